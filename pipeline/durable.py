@@ -1,0 +1,75 @@
+"""Files that are whole or absent: a temporary name beside the target, fsync, rename."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from turbomim.pipeline.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+
+
+@contextmanager
+def durable_file(path: Path, *, needed: int) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; on a clean exit fsync it and rename it to `path`.
+
+    needed: bytes about to be written, for the message when the disk is full.  On any error the temporary file
+    is removed and `path` is untouched.  Raises UserError when the system refuses the write, with bytes needed
+    and free.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(_refusal(path, needed, error)) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Write `content` as the whole of `path`.  Raises UserError as `durable_file` does."""
+    with durable_file(path, needed=len(content)) as out:
+        out.write(content)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames done in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise UserError if `needed` bytes do not fit on the disk of `folder`, or of its nearest parent that
+    exists."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise UserError(
+            f"not enough space for {str(folder)!r}: {needed:,} bytes needed, {free:,} free; "
+            "free some space or choose another disk"
+        )
+
+
+def _refusal(path: Path, needed: int, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno not in FULL:
+        return f"cannot write {str(path)!r}: {reason}; check the permissions, or choose another folder"
+    free = shutil.disk_usage(path.parent).free
+    return (
+        f"cannot write {str(path)!r}: {reason}: {needed:,} bytes needed, {free:,} free on that disk; "
+        "free some space (or raise the file size limit, `ulimit -f`), or choose another disk"
+    )

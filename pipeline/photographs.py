@@ -1,0 +1,234 @@
+"""Photographs in a folder: find them, give each a class and a key, and read one with its header checked.
+
+Nothing is decoded here and nothing is left out silently: every file is a photograph, a refused photograph
+with a reason, or counted among the other files by extension.
+"""
+
+import hashlib
+import io
+import os
+import re
+import stat
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from turbomim.pipeline.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+
+# Pillow's own limit against decompression bombs: 2 * 89,478,485
+MAX_PIXELS = 178_956_970
+
+# sizes and offsets of one image fit int32 in the sample index
+MAX_IMAGE_BYTES = 2**31 - 1
+
+MAX_KEY = 80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photograph:
+    """One image file. path: relative to the source, '/' separated. label: place in `Photographs.classes`."""
+
+    path: str
+    key: str
+    label: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photographs:
+    """The image files of a folder, sorted by path, and what else lay there (files by extension)."""
+
+    images: tuple[Photograph, ...]
+    classes: tuple[str, ...]
+    other_files: dict[str, int]
+
+
+class RefusedImage(Exception):
+    """An image file that must not go into a shard; the message is the reason, without the path."""
+
+
+def find_photographs(source: Path) -> Photographs:
+    """List the image files below `source`, with labels as in torchvision's ImageFolder.
+
+    Class folders: the sorted sub-folders, those without images included, so that labels agree between splits.
+    Images lying in `source` itself: one class, named as the folder.  Links are followed; names that begin
+    with a dot are not looked at.  Raises UserError: not a folder, unreadable, no images, or images both
+    beside and inside class folders.
+    """
+    if not source.is_dir():
+        problem = "is a file" if source.exists() else "does not exist"
+        raise UserError(f"{str(source)!r} {problem}: give a folder of images, or of one folder per class")
+    found, others = [], Counter[str]()
+    for path, size in _walk(source, "", ()):
+        extension = os.path.splitext(path)[1].lower()
+        if extension in EXTENSIONS:
+            found.append((path, size))
+        else:
+            others[extension] += 1
+    other_files = dict(sorted(others.items(), key=lambda item: (-item[1], os.fsencode(item[0]))))
+    if not found:
+        raise UserError(
+            f"no images below {str(source)!r}: looked for {' '.join(EXTENSIONS)}, "
+            f"found {describe_others(other_files)}"
+        )
+    found.sort(key=lambda item: os.fsencode(item[0]))
+    classes = _classes(source, [path for path, _ in found])
+    label_of = {name: label for label, name in enumerate(classes)}
+    keys = assign_keys([path for path, _ in found])
+    images = tuple(
+        Photograph(path=path, key=key, label=label_of.get(path.partition("/")[0], 0), bytes=size)
+        for (path, size), key in zip(found, keys, strict=True)
+    )
+    return Photographs(images=images, classes=classes, other_files=other_files)
+
+
+def describe_others(other_files: dict[str, int], most: int = 5) -> str:
+    """Say how many files of which extension, most frequent first: `12 .txt, 3 .heic`."""
+    # an extension comes from a file name: shown escaped, so that the message stays one line
+    shown = [
+        f"{count:,} {ascii(extension)[1:-1] if extension else 'without extension'}"
+        for extension, count in list(other_files.items())[:most]
+    ]
+    if len(other_files) > most:
+        shown.append(f"{sum(list(other_files.values())[most:]):,} others")
+    return ", ".join(shown) or "no files"
+
+
+def assign_keys(paths: list[str]) -> list[str]:
+    """Give each relative path a unique WebDataset key of at most 80 characters out of [A-Za-z0-9_-].
+
+    '/' becomes '_', anything else outside the set '-'.  A key that lost characters, or that several paths
+    would share (a.jpg and a.png), ends in a hash of its path: 8 hex digits, more where those are not enough.
+    """
+    plain = [os.path.splitext(path)[0].replace("/", "_") for path in paths]
+    keys = [re.sub(r"[^A-Za-z0-9_-]", "-", stem) for stem in plain]
+    hashed = _shared(keys) | {at for at, key in enumerate(keys) if key != plain[at] or len(key) > MAX_KEY}
+    stems = list(keys)
+    for digits in (8, 16, 32):
+        for at in hashed:
+            digest = hashlib.sha256(os.fsencode(paths[at])).hexdigest()[:digits]
+            keys[at] = f"{stems[at][: MAX_KEY - digits - 1]}-{digest}"
+        hashed = _shared(keys)
+        if not hashed:
+            return keys
+    at, *_ = sorted(hashed)
+    raise UserError(f"no unique key for {paths[at]!r}: rename the file")
+
+
+def read_image(path: str, min_side: int) -> tuple[bytes, str]:
+    """Read an image file whole and check its header: (bytes, true extension "jpg" | "png" | "webp").
+
+    Raises RefusedImage: unreadable, another format, a broken header, a short side under `min_side` pixels, or
+    more than 178,956,970 pixels.  The pixels are not decoded.
+    """
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise RefusedImage("not a regular file")
+        if status.st_size > MAX_IMAGE_BYTES:
+            raise RefusedImage(f"{status.st_size} bytes, over the limit of {MAX_IMAGE_BYTES}")
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise RefusedImage(f"unreadable: {error.strerror}") from error
+    extension = true_extension(content)
+    width, height = _header_size(content, extension)
+    if width * height > MAX_PIXELS:
+        raise RefusedImage(f"{width} x {height} pixels, over the limit of {MAX_PIXELS}")
+    if min(width, height) < min_side:
+        raise RefusedImage(f"{width} x {height} pixels, short side under {min_side}")
+    return content, extension
+
+
+def true_extension(content: bytes) -> str:
+    """Tell "jpg", "png" or "webp" from the first bytes.  Raises RefusedImage for anything else."""
+    if not content:
+        raise RefusedImage("empty file")
+    if content.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "webp"
+    raise RefusedImage("not a JPEG, PNG or WebP file")
+
+
+def _header_size(content: bytes, extension: str) -> tuple[int, int]:
+    plugin = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[extension]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=[plugin]) as image:
+                return image.size
+    except Image.DecompressionBombError as error:
+        raise RefusedImage(f"over the limit of {MAX_PIXELS} pixels") from error
+    # a parser given damaged bytes may raise anything, and one image must not stop a run of hours
+    except Exception as error:
+        raise RefusedImage(f"broken {plugin} header") from error
+
+
+def _walk(source: Path, folder: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
+    """Yield (relative path, bytes) of every file below; a link to a folder above is not entered again."""
+    here = source / folder
+    try:
+        status = here.stat()
+        with os.scandir(here) as listing:
+            entries = [entry for entry in listing if not entry.name.startswith(".")]
+    except OSError as error:
+        raise UserError(
+            f"cannot read the folder {str(here)!r}: {error.strerror}; check its permissions"
+        ) from error
+    identity = (status.st_dev, status.st_ino)
+    if identity in ancestors:
+        return
+    for entry in entries:
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        if _is_folder(entry):
+            yield from _walk(source, path, (*ancestors, identity))
+        else:
+            yield path, _bytes_of(entry)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # a link to itself
+        return False
+
+
+def _bytes_of(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        # a dangling link: reading it later gives the reason for bad.jsonl
+        return 0
+
+
+def _classes(source: Path, paths: list[str]) -> tuple[str, ...]:
+    beside = [path for path in paths if "/" not in path]
+    if not beside:
+        with os.scandir(source) as listing:
+            folders = [
+                entry.name for entry in listing if _is_folder(entry) and not entry.name.startswith(".")
+            ]
+        return tuple(sorted(folders, key=os.fsencode))
+    if len(beside) < len(paths):
+        inside = next(path for path in paths if "/" in path)
+        raise UserError(
+            f"{str(source)!r} holds images both outside ({len(beside):,}, as {beside[0]!r}) and inside class "
+            f"folders ({len(paths) - len(beside):,}, as {inside!r}): put all into class folders, or all into "
+            "one"
+        )
+    return (source.resolve().name,)
+
+
+def _shared(keys: list[str]) -> set[int]:
+    counts = Counter(keys)
+    return {at for at, key in enumerate(keys) if counts[key] > 1}

@@ -1,0 +1,270 @@
+"""A split: a folder of tar shards, the manifest that says what must be there, the index of every sample.
+
+Only shards made by `turbomim shard make` are opened: USTAR, two members a sample, KEY.cls then
+KEY.jpg|png|webp. Tar readers end early without a word when a shard is damaged, so nothing is read before the
+manifest has agreed.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.tar import BLOCK, check_layout, parse_index
+
+FORMAT = "turbomim-split-1"
+MANIFEST = "manifest.json"
+BAD = "bad.jsonl"
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-\d{6,}\.tar")
+REMEDY = "restore the file, or remake the split with `turbomim shard make`"
+
+# a network disk answers many small requests at once; a local one does not mind
+READ_THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shard:
+    """One tar file. name: its file name; sha256: hex, over the whole file."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a split holds. classes: by label; made: how, free-form JSON; fingerprint:
+    `fingerprint_of(shards)`."""
+
+    name: str
+    split: str
+    shards: tuple[Shard, ...]
+    classes: tuple[str, ...]
+    fingerprint: str
+    made: dict[str, Any]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Number of bytes of all tar files."""
+        return sum(shard.bytes for shard in self.shards)
+
+    def to_json(self) -> str:
+        """Write the manifest as JSON text: the same text for the same manifest."""
+        head = {"format": FORMAT, "name": self.name, "split": self.split, "samples": self.samples}
+        tail = {
+            "made": self.made,
+            "classes": self.classes,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+        return json.dumps({**head, "fingerprint": self.fingerprint, **tail}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Manifest":
+        """Read `to_json`'s text.  Raises ValueError that names what is wrong in it."""
+        tree = json.loads(text)
+        if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+            found = tree.get("format") if isinstance(tree, dict) else None
+            raise ValueError(f"format is {found!r}, not {FORMAT!r}")
+        try:
+            shards = tuple(
+                Shard(
+                    name=str(s["name"]),
+                    samples=int(s["samples"]),
+                    bytes=int(s["bytes"]),
+                    sha256=str(s["sha256"]),
+                )
+                for s in tree["shards"]
+            )
+            manifest = cls(
+                name=str(tree["name"]),
+                split=str(tree["split"]),
+                shards=shards,
+                classes=tuple(str(name) for name in tree["classes"]),
+                fingerprint=str(tree["fingerprint"]),
+                made=dict(tree["made"]),
+            )
+        except KeyError as error:
+            raise ValueError(f"{error.args[0]!r} is missing") from error
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"a field has the wrong type ({error})") from error
+        for shard in shards:
+            # the name is joined to a folder: a path in it could lead anywhere
+            if not SHARD_NAME.fullmatch(shard.name):
+                raise ValueError(f"{shard.name!r} is not a shard name (NAME-SPLIT-000000.tar)")
+        if fingerprint_of(shards) != manifest.fingerprint:
+            raise ValueError("the fingerprint does not belong to the shards listed (edited by hand?)")
+        return manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SampleIndex:
+    """Where each sample lies: one entry a sample, in shard order, then tar order. N = samples.
+
+    shard_N: int32, place in `Manifest.shards`.  offset_N: int64, first data byte of the .cls member;
+    label_bytes_N: int16, its size.  image_offset_N: int64, first data byte of the image; image_bytes_N:
+    int32, its size.
+    """
+
+    shard_N: npt.NDArray[np.int32]
+    offset_N: npt.NDArray[np.int64]
+    label_bytes_N: npt.NDArray[np.int16]
+    image_offset_N: npt.NDArray[np.int64]
+    image_bytes_N: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.shard_N)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """An opened split: its folder, what it must hold, and where each sample lies."""
+
+    path: Path
+    manifest: Manifest
+    index: SampleIndex
+
+    def shard_path(self, shard: int) -> Path:
+        """Give the path of a shard's tar file. shard: place in the manifest."""
+        return self.path / self.manifest.shards[shard].name
+
+    def locate(self, sample: int) -> str:
+        """Name a sample for people: `SHARD:KEY.jpg:OFFSET`, read from the image's own tar header."""
+        shard, offset = int(self.index.shard_N[sample]), int(self.index.image_offset_N[sample])
+        with open(self.shard_path(shard), "rb") as tar:
+            tar.seek(offset - BLOCK)
+            member = tar.read(100).rstrip(b"\0")
+        return f"{self.manifest.shards[shard].name}:{ascii(member.decode('latin-1'))[1:-1]}:{offset}"
+
+
+def open_split(path: str | os.PathLike[str]) -> Split:
+    """Open a split: read its manifest, check every shard against it, load the index.
+
+    A shard newer than the manifest is hashed.  Raises UserError: no manifest, no samples, a shard that is
+    missing, shorter, longer or changed, an index file that is missing or belongs to another tar.
+    """
+    folder = Path(path)
+    manifest = load_manifest(folder)
+    if manifest.samples == 0:
+        raise UserError(f"the split {str(folder)!r} holds 0 samples: make it from a folder with images")
+    check_shards(folder, manifest)
+    return Split(path=folder, manifest=manifest, index=load_index(folder, manifest))
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read `folder`/manifest.json.  Raises UserError if it is missing or not one of ours."""
+    path = folder / MANIFEST
+    try:
+        return Manifest.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        below = sorted(other.parent.name for other in folder.glob(f"*/{MANIFEST}"))
+        hint = f" (did you mean its sub-folder {below[0]!r}?)" if below else ""
+        raise UserError(
+            f"no {MANIFEST} in {str(folder)!r}{hint}: "
+            "PATH must be a folder made by `turbomim shard make SRC PATH`"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"cannot read {str(path)!r}: {error.strerror}; PATH must be a folder of shards"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{str(path)!r} is not a manifest of shards: {error}; {REMEDY}") from error
+
+
+def check_shards(folder: Path, manifest: Manifest) -> None:
+    """Compare every shard with the manifest: presence, size, and sha256 if it is newer than the manifest."""
+    manifest_ns = (folder / MANIFEST).stat().st_mtime_ns
+
+    def check(shard: Shard) -> tuple[int, str]:
+        """Give the time of the last change in ns, and what is wrong ("" for nothing)."""
+        path = folder / shard.name
+        try:
+            status = path.stat()
+            if status.st_size != shard.bytes:
+                how = "shorter" if status.st_size < shard.bytes else "longer"
+                problem = f"is {how} than the manifest says: {status.st_size:,} bytes, not {shard.bytes:,}"
+            elif status.st_mtime_ns > manifest_ns and file_sha256(path) != shard.sha256:
+                problem = "was changed after the manifest was written: its sha256 is another"
+            else:
+                problem = ""
+        except OSError as error:
+            return 0, _absence(error)
+        return status.st_mtime_ns, problem
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        outcomes = list(pool.map(check, manifest.shards))
+    problems = [(shard, text) for shard, (_, text) in zip(manifest.shards, outcomes, strict=True) if text]
+    if problems:
+        shard, text = problems[0]
+        count = (
+            f"; {len(problems)} of {len(manifest.shards)} shards are not as written" if problems[1:] else ""
+        )
+        raise UserError(f"shard {str(folder / shard.name)!r} {text}{count}; {REMEDY}")
+    newest_ns = max(changed_ns for changed_ns, _ in outcomes)
+    if newest_ns > manifest_ns:
+        _mark_checked(folder / MANIFEST, newest_ns)
+
+
+def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
+    """Read the .idx file of every shard.  Raises UserError if one is missing or does not fit its tar."""
+
+    def load(shard: Shard) -> npt.NDArray[np.int64]:
+        path = (folder / shard.name).with_suffix(".idx")
+        try:
+            columns_4N = parse_index(path.read_bytes())
+            check_layout(columns_4N, shard.samples, shard.bytes)
+        except OSError as error:
+            raise UserError(f"index file {str(path)!r} {_absence(error)}; {REMEDY}") from error
+        except ValueError as error:
+            raise UserError(f"index file {str(path)!r} does not fit its shard: {error}; {REMEDY}") from error
+        return columns_4N
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        columns_4N = np.concatenate(list(pool.map(load, manifest.shards)), axis=1)
+    samples = [shard.samples for shard in manifest.shards]
+    return SampleIndex(
+        shard_N=np.repeat(np.arange(len(samples), dtype=np.int32), samples),
+        offset_N=columns_4N[0],
+        label_bytes_N=columns_4N[1].astype(np.int16),
+        image_offset_N=columns_4N[2],
+        image_bytes_N=columns_4N[3].astype(np.int32),
+    )
+
+
+def fingerprint_of(shards: Iterable[Shard]) -> str:
+    """Identify a split's samples and their order: sha256 over the line `SAMPLES SHA256` of each shard."""
+    lines = "".join(f"{shard.samples} {shard.sha256}\n" for shard in shards)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file without holding it in memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _absence(error: OSError) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+
+
+def _mark_checked(manifest_path: Path, newest_ns: int) -> None:
+    """Date the manifest after the shards just hashed: a copied split is hashed once, not at every start."""
+    try:
+        os.utime(manifest_path, ns=(newest_ns, newest_ns))
+    except OSError:
+        # a read-only split is hashed at every start instead
+        return

@@ -1,0 +1,49 @@
+"""Fixtures of the whole suite: a folder of small photographs, and the same as a split of uneven shards."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from turbomim.pipeline.pack import make_shards
+from turbomim.pipeline.shards import Split, open_split
+
+CLASSES = ("ash", "birch", "cedar")
+PER_CLASS = 11
+SAMPLES_PER_SHARD = 9
+
+
+def texture(seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Smooth colour waves with some noise, (H, W, 3): compresses as photographs do, no two alike."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    frequency, phase = random.uniform(0.02, 0.4, (2, 3)), random.uniform(0, 6, 3)
+    waves = np.sin(y[..., None] * frequency[0] + x[..., None] * frequency[1] + phase)
+    pixels: npt.NDArray[np.uint8] = np.clip(
+        128 + 80 * waves + random.normal(0, 8, waves.shape), 0, 255
+    ).astype(np.uint8)
+    return pixels
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """3 class folders with 11 images each: JPEG of 40 to 200 pixels, one PNG a class, and one WebP in all."""
+    folder = tmp_path_factory.mktemp("photos") / "trees"
+    sizes = np.random.default_rng(0).integers(40, 200, (len(CLASSES) * PER_CLASS, 2))
+    for number, (height, width) in enumerate(sizes.tolist()):
+        label, place = divmod(number, PER_CLASS)
+        extension = "png" if place == 3 else "webp" if number == 5 else "jpg"
+        path = folder / CLASSES[label] / f"tree_{number:02d}.{extension}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(texture(number, height, width)).save(path, quality=90)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_split(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Split:
+    """`photo_folder` as a split of 33 samples in shards of 9, 9, 9 and 6.  Do not change its files."""
+    folder = tmp_path_factory.mktemp("shards") / "trees"
+    make_shards(photo_folder, folder, samples_per_shard=SAMPLES_PER_SHARD)
+    return open_split(folder)
