@@ -1,0 +1,161 @@
+"""`turbomim doctor`: what is installed, what this machine has, what will be slow here and why."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from turbomim.train import machine
+from turbomim.train.machine import Check
+
+_ESSENTIAL = (
+    "triton", "torchvision", "timm", "webdataset", "numpy", "Pillow", "safetensors", "tyro", "rich", "PyYAML",
+)  # fmt: skip
+_OPTIONAL = {"matplotlib": "plots", "mvtb-data": "demo", "scikit-image": "demo", "scikit-learn": "demo"}
+
+
+def examine() -> list[Check]:
+    """All checks, in the order of the report.  Takes seconds, most of them to import torch; never raises."""
+    parts: list[tuple[str, Callable[[], list[Check]]]] = [
+        ("python", _python),
+        ("packages", _packages),
+        ("torch", _torch),
+        ("GPU", machine.gpu),
+        ("CPU", machine.cpu),
+        ("matrix products", machine.matrix_products),
+        (
+            "C++ compiler",
+            lambda: [compiler_check(os.environ.get("CXX"), find_compiler(), shutil.which("clang++"))],
+        ),
+        ("Python headers", _headers),
+        ("memory", machine.memory),
+        ("disk", machine.disk),
+        ("/dev/shm", machine.shared_memory),
+        ("open files", machine.open_files),
+        ("OMP_NUM_THREADS", machine.threads),
+    ]
+    checks = []
+    for name, part in parts:
+        try:
+            checks += part()
+        # a report on a broken machine must come out whole: the failure is the line
+        except Exception as error:
+            checks.append(Check(name=name, value=f"not known ({_one_line(error)})"))
+    return checks
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def print_report(checks: list[Check], console: Console | None = None) -> None:
+    """Print the checks as a table, then the advice of those that are slow or missing."""
+    console = console or Console()
+    colours = {"ok": "green", "slow": "yellow", "missing": "red"}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        table.add_row(Text(check.status, style=colours[check.status]), Text(check.name), Text(check.value))
+    console.print(table)
+    advice = [check for check in checks if check.status != "ok"]
+    console.print(
+        "\nWhat will be slow or fail here, and why" if advice else "\nNothing here will be slow.",
+        style="bold",
+    )
+    for check in advice:
+        line = Text.assemble(("• ", colours[check.status]), (f"{check.name}: ", "bold"), check.advice)
+        console.print(line, soft_wrap=not console.is_terminal)
+
+
+def find_compiler() -> str | None:
+    """Path of the C++ compiler that torch.compile will call: $CXX where it is set, else g++.
+
+    None if not there.
+    """
+    named = os.environ.get("CXX", "").strip()
+    return shutil.which(shlex.split(named)[0] if named else "g++")
+
+
+def compiler_check(named: str | None, found: str | None, clang: str | None) -> Check:
+    """The line on the C++ compiler, from $CXX, what `find_compiler` found, and where clang++ is."""
+    name = "C++ compiler"
+    if found is not None:
+        return Check(name=name, value=found)
+    why = f"CXX={named} is not there" if named else "no g++"
+    if named:
+        remedy = "unset CXX"
+    elif clang is not None:
+        remedy = f"export CXX={clang}"
+    else:
+        remedy = "install one (apt-get install g++)"
+    advice = f"torch.compile needs one on a CPU: {remedy}, or go on without: --step.compile false (slower)"
+    return Check(name=name, value=why, status="slow", advice=advice)
+
+
+def _python() -> list[Check]:
+    value = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if sys.version_info < (3, 11):  # noqa: UP036 - a copied tree is not checked by pip
+        return [Check(name="python", value=value, status="missing", advice="needs 3.11 or newer")]
+    return [Check(name="python", value=value)]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> list[Check]:
+    checks = []
+    for name in _ESSENTIAL:
+        version = _version(name)
+        if version:
+            checks.append(Check(name=name, value=version))
+        else:
+            advice = "turbomim cannot run without it: pip install turbomim"
+            checks.append(Check(name=name, value="not installed", status="missing", advice=advice))
+    dali = [name for name in ("nvidia-dali-cuda130", "nvidia-dali-cuda120") if _version(name)]
+    if dali:
+        checks.append(Check(name="DALI", value=f"{_version(dali[0])} ({dali[0]})"))
+    else:
+        advice = "turbomim decodes with DALI: pip install nvidia-dali-cuda130 (works without a GPU too)"
+        checks.append(Check(name="DALI", value="not installed", status="missing", advice=advice))
+    for name, extra in _OPTIONAL.items():
+        missing = f'not installed; only for the extra "{extra}": pip install "turbomim[{extra}]"'
+        checks.append(Check(name=name, value=_version(name) or missing))
+    return checks
+
+
+def _torch() -> list[Check]:
+    try:
+        import torch
+    # a broken library under torch raises whatever it likes
+    except Exception as error:
+        advice = "torch cannot be imported: pip install --force-reinstall torch torchvision"
+        return [Check(name="torch", value=_one_line(error), status="missing", advice=advice)]
+    return [Check(name="torch", value=f"{torch.__version__}, built for CUDA {torch.version.cuda or 'none'}")]
+
+
+def _headers() -> list[Check]:
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if header.is_file():
+        return [Check(name="Python headers", value=str(header.parent))]
+    package = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
+    advice = (
+        f"Triton and torch.compile build against them: apt-get install {package}, or --step.compile false"
+    )
+    return [Check(name="Python headers", value=f"no {header}", status="slow", advice=advice)]
