@@ -1,0 +1,258 @@
+"""The loader: batches that follow from the position alone, read ahead, and errors that name the sample."""
+
+import gc
+import itertools
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import texture
+from crop_reference import by_definition
+from PIL import Image
+
+from turbomim.pipeline.dali import draw_src
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.loader import Batch, Loader
+from turbomim.pipeline.order import Turn, sample_ids
+from turbomim.pipeline.pack import make_shards
+from turbomim.pipeline.read import ShardFiles, read_samples
+from turbomim.pipeline.shards import Split, open_split
+
+SIZE = 48
+SEED = 2**40 + 5
+
+
+def load(split: Split, batches: int, **changes: Any) -> list[Batch]:
+    arguments: dict[str, Any] = {
+        "size": SIZE,
+        "seed": SEED,
+        "global_batch": 12,
+        "micro_batch": 6,
+        "threads": 2,
+        "readers": 2,
+        "prefetch": 2,
+    }
+    with Loader(split, **(arguments | changes)) as loader:
+        return list(itertools.islice(loader, batches))
+
+
+def by_position(batches: list[Batch]) -> dict[int, tuple[Any, ...]]:
+    """Every sample of the batches: position to (pixels, label, id, epoch)."""
+    return {
+        batch.position + i: (
+            batch.images_BHWC[i].numpy().tobytes(),
+            int(batch.labels_B[i]),
+            int(batch.ids_B[i]),
+            int(batch.epochs_B[i]),
+        )
+        for batch in batches
+        for i in range(len(batch.ids_B))
+    }
+
+
+def test_samples_labels_and_pixels_are_those_of_the_stream(tiny_split: Split) -> None:
+    """Everything in a batch follows from the position alone, here over an epoch's border."""
+    files = ShardFiles(tiny_split)
+    for batch in load(tiny_split, 7, start=10):
+        epochs, ids = sample_ids(np.arange(batch.position, batch.position + 6), 33, SEED)
+        assert batch.epochs_B.tolist() == epochs.tolist()
+        assert batch.ids_B.tolist() == ids.tolist()
+        samples = read_samples(tiny_split, files, ids)
+        assert batch.labels_B.tolist() == samples.labels_B.tolist()
+        words, flips = draw_src(SEED, Turn(position=batch.position, epochs_B=epochs, ids_B=ids))
+        for i in range(6):
+            expected = by_definition(samples.images[i], words[i], int(flips[i]), SIZE)
+            assert np.abs(batch.images_BHWC[i].numpy() - expected).max() < 0.85
+    files.close()
+
+
+def test_batch_form(tiny_split: Split) -> None:
+    (batch,) = load(tiny_split, 1)
+    assert batch.images_BHWC.shape == (6, SIZE, SIZE, 3)
+    assert batch.images_BHWC.dtype == torch.uint8
+    assert batch.images_BHWC.is_contiguous()
+    for numbers in (batch.labels_B, batch.ids_B, batch.epochs_B):
+        assert numbers.shape == (6,)
+        assert numbers.dtype == torch.int64
+        assert numbers.is_contiguous()
+
+
+def test_labels_are_the_classes(tiny_split: Split) -> None:
+    """By way of the file names: key ash_tree_00 has label 0."""
+    for batch in load(tiny_split, 6):
+        for sample, label in zip(batch.ids_B.tolist(), batch.labels_B.tolist(), strict=True):
+            assert tiny_split.manifest.classes[label] in tiny_split.locate(sample)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"readers": 1},
+        {"readers": 3},
+        {"threads": 1},
+        {"threads": 3},
+        {"prefetch": 1},
+        {"prefetch": 8},
+        {"micro_batch": 12},
+        {"micro_batch": 3},
+        {"global_batch": 24},
+    ],
+    ids=str,
+)
+def test_nothing_but_the_position_matters(tiny_split: Split, changes: dict[str, int]) -> None:
+    reference = by_position(load(tiny_split, 8))
+    micro_batch = changes.get("micro_batch", 6)
+    assert by_position(load(tiny_split, 48 // micro_batch, **changes)) == reference
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_together_equal_one(tiny_split: Split, world: int) -> None:
+    reference = by_position(load(tiny_split, 8))
+    ranks = [load(tiny_split, 16 // world, micro_batch=3, rank=rank, world=world) for rank in range(world)]
+    assert by_position([batch for rank in ranks for batch in rank]) == reference
+
+
+@pytest.mark.parametrize("start", [1, 6, 32, 33, 10**9])
+def test_resume_at_any_position(tiny_split: Split, start: int) -> None:
+    long = by_position(load(tiny_split, 8, start=start))
+    resumed = by_position(load(tiny_split, 6, start=start + 12))
+    assert resumed.items() <= long.items()
+
+
+def test_batches_stay_valid_while_held(tiny_split: Split) -> None:
+    with_copies = []
+    with Loader(
+        tiny_split, size=SIZE, seed=SEED, global_batch=6, micro_batch=6, threads=2, readers=2, prefetch=2
+    ) as loader:
+        for batch in itertools.islice(loader, 30):
+            with_copies.append((batch.images_BHWC, batch.images_BHWC.clone()))
+    gc.collect()
+    assert all(torch.equal(held, copy) for held, copy in with_copies)
+    assert len({held.data_ptr() for held, _ in with_copies}) == 30
+
+
+def test_decoding_goes_on_while_the_consumer_works(tiny_split: Split) -> None:
+    """After a pause longer than a batch takes, the next batches are ready."""
+    with Loader(
+        tiny_split, size=224, seed=1, global_batch=40, micro_batch=40, threads=1, readers=1, prefetch=2
+    ) as loader:
+        next(loader)
+        started = time.perf_counter()
+        next(loader)
+        next(loader)
+        next(loader)
+        waited = time.perf_counter() - started
+        time.sleep(2 * waited)
+        started = time.perf_counter()
+        next(loader)
+        assert time.perf_counter() - started < waited / 6
+
+
+@pytest.fixture
+def own_split(tiny_split: Split, tmp_path: Path) -> Split:
+    """A copy of the split whose files a test may damage."""
+    shutil.copytree(tiny_split.path, tmp_path / "split")
+    return open_split(tmp_path / "split")
+
+
+def damage(split: Split, sample: int) -> None:
+    """Overwrite the image of a sample; the tar stays whole."""
+    with open(split.shard_path(int(split.index.shard_N[sample])), "r+b") as tar:
+        tar.seek(int(split.index.image_offset_N[sample]))
+        tar.write(b"\7" * int(split.index.image_bytes_N[sample]))
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_images_that_do_not_decode_are_named(own_split: Split, prefetch: int) -> None:
+    bad = sample_ids(np.arange(33), 33, SEED)[1][[15, 17]].tolist()
+    for sample in bad:
+        damage(own_split, sample)
+    with Loader(
+        own_split,
+        size=SIZE,
+        seed=SEED,
+        global_batch=6,
+        micro_batch=6,
+        threads=2,
+        readers=2,
+        prefetch=prefetch,
+    ) as loader:
+        assert next(loader).position == 0
+        assert next(loader).position == 6
+        with pytest.raises(UserError) as caught:
+            next(loader)
+        with pytest.raises(RuntimeError, match="closed"):
+            next(loader)
+    message = str(caught.value)
+    for sample in bad:
+        assert own_split.locate(sample) in message
+    assert "remake the split" in message
+    assert "\n" not in message
+
+
+def test_a_truncated_jpeg_is_an_error_not_grey(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Image.fromarray(texture(0, 80, 80)).save(tmp_path / f"{name}.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    make_shards(tmp_path, tmp_path.with_name("cut"))
+    split = open_split(tmp_path.with_name("cut"))
+    with pytest.raises(UserError, match=r"cannot decode .*:a\.jpg:\d+"):
+        load(split, 1, global_batch=2, micro_batch=2)
+
+
+def test_a_shard_cut_under_a_running_job(own_split: Split) -> None:
+    with (
+        Loader(
+            own_split, size=SIZE, seed=1, global_batch=6, micro_batch=6, threads=1, readers=1, prefetch=1
+        ) as loader,
+        pytest.raises(UserError, match=r"\.tar' at byte \d+: the file ends"),
+    ):
+        next(loader)
+        for shard in range(4):
+            os.truncate(own_split.shard_path(shard), 512)
+        for _ in range(5):
+            next(loader)
+
+
+def test_closing_leaves_no_thread_and_no_file(tiny_split: Split) -> None:
+    load(tiny_split, 1)
+    gc.collect()
+    before = len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
+    load(tiny_split, 2, threads=3, readers=3)
+    with (
+        pytest.raises(KeyError),
+        Loader(tiny_split, size=SIZE, seed=1, global_batch=6, micro_batch=6, threads=3, readers=3) as loader,
+    ):
+        next(loader)
+        assert len(os.listdir("/proc/self/task")) > before[0] + 3
+        raise KeyError
+    loader.close()
+    assert (len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": 8}, "image size 8 is below 9"),
+        ({"seed": -1}, "seed -1"),
+        ({"start": -1}, "start position -1"),
+        ({"device": "tpu"}, "'tpu'"),
+        ({"threads": 0}, "threads 0"),
+        ({"readers": 0}, "readers 0"),
+        ({"prefetch": 0}, "prefetch 0"),
+        ({"micro_batch": 5}, "global batch 12"),
+        ({"rank": 1}, "rank 1"),
+    ],
+    ids=str,
+)
+def test_arguments_that_do_not_fit(tiny_split: Split, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load(tiny_split, 1, **changes)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("turbomim")]
