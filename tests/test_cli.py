@@ -1,0 +1,139 @@
+"""The commands as a user types them: exit codes, one-line errors, and the whole demo, small."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+from PIL import Image
+from rich.console import Console
+from safetensors.torch import load_file
+
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.shards import Split
+from turbomim.train.cli import main
+from turbomim.train.demo import demo
+from turbomim.train.log import read_metrics
+from turbomim.train.show import show
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "turbomim", *words], cwd=cwd, capture_output=True, text=True, timeout=120
+    )
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """The exit code of a command, in this process."""
+    monkeypatch.setattr(sys, "argv", ["turbomim", *words])
+    try:
+        main()
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        return end.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([], 2, "usage: turbomim COMMAND"),
+        (["--help"], 0, "usage: turbomim COMMAND"),
+        (["--version"], 0, "0."),
+        (["pretran"], 2, "unknown command 'pretran': did you mean pretrain?"),
+        (["recipes"], 0, "pixmim-ideal-vit-b16-300e"),
+        (["pretrain", "demo", "--data.path", "/nowhere"], 1, "/nowhere"),
+        (["pretrain", "pixmin"], 1, "unknown recipe 'pixmin': did you mean pixmim"),
+        (["shard", "mak"], 1, "unknown shard command 'mak': did you mean make?"),
+        (["shard", "inspect", "/nowhere"], 1, "/nowhere"),
+        (["show", "/nowhere"], 1, "/nowhere is not a run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_exit_codes_and_messages(
+    words: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, *words) == code
+    out, err = capsys.readouterr()
+    assert message in out + err
+    if code == 1:
+        assert err.startswith("turbomim: ") and err.count("\n") == 1, "one line"
+    assert "Traceback" not in err
+
+
+def test_shard_commands(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        call(monkeypatch, "shard", "make", str(photo_folder), str(tmp_path / "s"), "--shard-size", "8") == 0
+    )
+    assert "33 images of 3 classes in 5 shards" in capsys.readouterr().out
+    assert call(monkeypatch, "shard", "make", str(photo_folder), str(tmp_path / "s")) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert call(monkeypatch, "shard", "inspect", str(tmp_path / "s")) == 0
+    assert "33" in capsys.readouterr().out
+
+
+def test_dry_run_prices_a_run_and_trains_nothing(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = str(tiny_split.path)
+    assert call(monkeypatch, "pretrain", "demo", "--data.path", path, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "lr 0.00" in out and "x 64/256" in out and "nothing was trained" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_module_runs_from_any_folder(tmp_path: Path) -> None:
+    """`python -m turbomim`, the form that torchrun uses, without a traceback when something is wrong."""
+    done = run("pretrain", "demo", "--data.path", "shards", "--run.seed", "-1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "turbomim: run.seed = -1: must be 0 to 2^63 - 1\n")
+
+
+def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that `turbomim demo` leaves behind, with 32 photographs and two epochs, uncompiled."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("runs/demo")
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    demo(folder, epochs=6, images=96, compile_step=False, console=console)
+    for name in (
+        "ckpt/latest",
+        "metrics.jsonl",
+        "loss.png",
+        "reconstruction.png",
+        "export/encoder.safetensors",
+    ):
+        assert (folder / name).exists(), name
+    assert Image.open(folder / "reconstruction.png").width > 900
+    records = read_metrics(folder / "metrics.jsonl")
+    assert records[-1]["heldout_loss"] < 1.2
+    assert json.loads((folder / "status.json").read_text())["status"] == "done"
+    text = said.getvalue()
+    assert "img/s" in text and "waiting for data" in text and "next, with your own photographs" in text
+    call_line = next(
+        line.strip() for line in text.splitlines() if line.strip().startswith("timm.create_model")
+    )
+    encoder = eval(call_line, {"timm": timm})
+    assert set(encoder.state_dict()) == set(load_file(folder / "export/encoder.safetensors"))
+
+    before = {p: p.stat().st_mtime_ns for p in (folder / "ckpt").rglob("*")}
+    demo(folder, epochs=6, images=96, compile_step=False, console=console)
+    assert "is done: " in said.getvalue()
+    assert before == {p: p.stat().st_mtime_ns for p in (folder / "ckpt").rglob("*")}
+
+    assert show(folder, images=2).name.startswith("reconstruction-")
+    shutil.rmtree(folder / "ckpt")
+    with pytest.raises(UserError, match="has no whole checkpoint yet"):
+        show(folder)

@@ -1,0 +1,126 @@
+"""Settings: where they come from, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from turbomim.pipeline.errors import UserError
+from turbomim.train.cli import parse_config
+from turbomim.train.config import Config, ModelConfig, OptimConfig, RunConfig, differences, from_dict, to_dict
+from turbomim.train.recipes import RECIPES, recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_build_name_their_run_and_round_trip(name: str) -> None:
+    config = recipe(name)
+    assert config.run.name == name
+    assert from_dict(to_dict(config), Config(), "x.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "target", "start", "decay_tokens", "crop"),
+    [
+        ("mae-vit-b16-800e", 800, "raw", 0.0, True, "rrc"),
+        ("pixmim-vit-b16-300e", 300, "gaussian", 1e-4, False, "src"),
+        ("pixmim-vit-b16-800e", 800, "gaussian", 1e-9, False, "src"),
+        ("pixmim-ideal-vit-b16-300e", 300, "ideal", 1e-4, False, "src"),
+        ("pixmim-ideal-vit-b16-800e", 800, "ideal", 1e-9, False, "src"),
+    ],
+)
+def test_published_hyper_parameters(
+    name: str, epochs: int, target: str, start: float, decay_tokens: bool, crop: str
+) -> None:
+    config = recipe(name)
+    optim, model = config.optim, config.model
+    assert optim.lr == pytest.approx(2.4e-3)
+    assert (optim.global_batch, optim.epochs, optim.warmup_epochs) == (4096, epochs, 40)
+    assert (optim.beta1, optim.beta2, optim.weight_decay, optim.eps) == (0.9, 0.95, 0.05, 1e-8)
+    assert (optim.warmup_start, optim.decay_tokens, optim.min_lr) == (start, decay_tokens, 0.0)
+    assert (model.target, model.radius, model.norm_pix, model.mask_ratio) == (target, 40.0, True, 0.75)
+    assert (model.patch, model.width, model.depth, model.heads) == (16, 768, 12, 12)
+    assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (512, 8, 16)
+    assert (config.data.size, config.data.crop, config.keep) == (224, crop, 49)
+
+
+def test_order_of_sources(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text("optim:\n  base_lr: 1e-4\n  global_batch: 128\ndata: {path: from-file}\n")
+    words = [
+        "demo",
+        "--config",
+        str(file),
+        "--dry-run",
+        "--optim.global-batch",
+        "256",
+        "--step.compile=false",
+    ]
+    config, dry_run = parse_config(words)
+    assert dry_run
+    assert config.optim.base_lr == 1e-4
+    assert config.optim.global_batch == 256
+    assert config.data.path == "from-file"
+    assert config.step.compile is False
+    assert config.model == recipe("demo").model
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "pretrain needs a recipe first, one of: demo, "),
+        (["dmo"], "unknown recipe 'dmo': did you mean demo?"),
+        (["demo", "--data.pth", "x"], "flags: unknown key 'data.pth': did you mean data.path"),
+        (["demo", "--dat.path", "x"], "flags: unknown section 'dat': did you mean data?"),
+        (["demo", "--data.size", "9x"], "flags: data.size = 9x: must be a whole number"),
+        (["demo", "--data.size", "100"], "data.size = 100: must be a multiple of model.patch (8)"),
+        (["demo", "--data.crop", "rcc"], "flags: data.crop = rcc: must be one of src, rrc"),
+        (["demo", "--step.compile", "maybe"], "flags: step.compile = 'maybe': must be true or false"),
+        (["demo", "--optim.base_lr", "nan"], "flags: optim.base_lr = nan: must be a number"),
+        (["demo", "--optim.base_lr"], "--optim.base_lr needs a value"),
+        (["demo", "stray"], "'stray' is not a setting: write --section.key VALUE"),
+        (["demo", "--config", "/nowhere.yaml"], "--config /nowhere.yaml: No such file"),
+        (
+            ["demo", "--model.mask_ratio", "0.999"],
+            "model.mask_ratio = 0.999: must be a ratio that keeps 1 to 143",
+        ),
+        (["demo", "--run.keep", "1"], "run.keep = 1: must be at least 2"),
+        (["demo", "--model.width", "100"], "model.width = 100: must be a multiple of 4 x its 6 heads"),
+    ],
+)
+def test_bad_settings_are_one_line(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse_config(words)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n", "must be sections of key: value"),
+        ("data: 3\n", "section data must hold key: value lines, not 3"),
+        ("data: {size: big}\n", "data.size = big: must be a whole number"),
+        ("optim: {epochs: [1]}\n", "optim.epochs = [1]: must be a number"),
+        ("model: {norm_pix: 1}\n", "model.norm_pix = 1: must be true or false"),
+        ("data: [\n", "is not YAML"),
+        ("1: {}\n", "unknown section '1'"),
+    ],
+)
+def test_bad_files_are_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        parse_config(["demo", "--config", str(file)])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_differences_name_what_changes_the_numbers() -> None:
+    one = Config()
+    assert differences(one, dataclasses.replace(one, run=RunConfig(log_every=1, name="b"))) == []
+    two = dataclasses.replace(
+        one, model=ModelConfig(radius=10.0), optim=OptimConfig(micro_batch=8, epochs=900)
+    )
+    assert differences(one, two) == ["model.radius: 40.0 -> 10.0", "optim.epochs: 800 -> 900"]

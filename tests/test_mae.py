@@ -1,0 +1,230 @@
+"""The model against the textbook form, written out here from the paper, and the published pins."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig, RunConfig
+from turbomim.train.models.mae import MAE, flops_per_image
+from turbomim.train.models.vit import sincos_positions
+from turbomim.train.optim import decayed
+
+SMALL = Config(
+    data=DataConfig(size=48),
+    model=ModelConfig(
+        patch=8, width=48, depth=3, heads=4, decoder_width=32, decoder_depth=2, decoder_heads=2, radius=8.5
+    ),
+    run=RunConfig(seed=3),
+)
+
+
+def with_model(config: Config, **changes: object) -> Config:
+    model = dataclasses.replace(config.model, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(config, model=model)
+
+
+def textbook_target(images_BHWC: Tensor, config: Config) -> Tensor:
+    """All patches (B, N, P), in float64: blur in 0..1, normalise, patchify, normalise by patch."""
+    model, size = config.model, config.data.size
+    x_BCHW = images_BHWC.permute(0, 3, 1, 2).double() / 255
+    if model.target == "gaussian":
+        sigma = size / (2 * torch.pi * model.radius)
+        taps = 2 * int(-(-4 * sigma // 1)) + 1
+        x_BCHW = gaussian_blur(x_BCHW, [taps, taps], [sigma, sigma])
+    return textbook_patches(x_BCHW, config)
+
+
+def textbook_patches(x_BCHW: Tensor, config: Config) -> Tensor:
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    x_BCHW = (x_BCHW - mean) / std
+    p, side = config.model.patch, config.data.size // config.model.patch
+    cells = x_BCHW.reshape(len(x_BCHW), 3, side, p, side, p)
+    return cells.permute(0, 2, 4, 3, 5, 1).reshape(len(x_BCHW), side * side, p * p * 3)
+
+
+def textbook_loss(
+    net: MAE, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor, config: Config
+) -> Tensor:
+    """MAE as in the paper: embed every patch, drop the masked, un-shuffle, decode and predict everything."""
+    model = config.model
+    batch, patches = len(images_BHWC), config.patches
+    pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).double() / 255
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    tokens = net.patch_embed.proj((pixels_BCHW - mean) / std).flatten(2).transpose(1, 2)
+    tokens = tokens + net.pos_embed[:, 1:]
+    shuffle_BN = torch.cat([ids_keep_BK, ids_mask_BM], 1)
+    restore_BN = shuffle_BN.argsort(1)
+    tokens = torch.gather(tokens, 1, ids_keep_BK[..., None].expand(-1, -1, model.width))
+    cls = (net.cls_token + net.pos_embed[:, :1]).expand(batch, -1, -1)
+    tokens = torch.cat([cls, tokens], 1)
+    for block in net.blocks:
+        tokens = block(tokens)
+    tokens = net.decoder_embed(net.norm(tokens))
+    fill = net.mask_token.expand(batch, patches - config.keep, -1)
+    every = torch.cat([tokens[:, 1:], fill], 1)
+    every = torch.gather(every, 1, restore_BN[..., None].expand(-1, -1, model.decoder_width))
+    tokens = torch.cat([tokens[:, :1], every], 1) + net.decoder_pos_embed
+    for block in net.decoder_blocks:
+        tokens = block(tokens)
+    pred = net.decoder_pred(net.decoder_norm(tokens))[:, 1:]
+    target = textbook_target(images_BHWC, config)
+    if model.norm_pix:
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    mask_BN = torch.ones(batch, patches, dtype=torch.float64).scatter(1, ids_keep_BK, 0.0)
+    loss: Tensor = (((pred - target) ** 2).mean(-1) * mask_BN).sum() / mask_BN.sum()
+    return loss
+
+
+def inputs(config: Config, batch: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    size = config.data.size
+    images = torch.randint(0, 256, (batch, size, size, 3), generator=g, dtype=torch.uint8)
+    order = torch.rand(batch, config.patches, generator=g).argsort(1)
+    return images, order[:, : config.keep].contiguous(), order[:, config.keep :].contiguous()
+
+
+@pytest.mark.parametrize("norm_pix", [True, False], ids=["norm_pix", "pixels"])
+@pytest.mark.parametrize("target", ["raw", "gaussian"], ids=["mae", "pixmim"])
+def test_loss_and_every_gradient_equal_the_textbook_form(target: str, norm_pix: bool) -> None:
+    config = with_model(SMALL, target=target, norm_pix=norm_pix)
+    images, keep, mask = inputs(config)
+    fast = MAE(config)
+    book = MAE(config).double()
+    ours = fast(images, torch.zeros(5, dtype=torch.long), torch.arange(5), keep, mask)
+    theirs = textbook_loss(book, images, keep, mask, config)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+    torch.autograd.backward([ours, theirs])
+    compared = 0
+    for (name, a), b in zip(fast.named_parameters(), book.parameters(), strict=True):
+        if not a.requires_grad:
+            continue
+        assert a.grad is not None and b.grad is not None, name
+        scale = max(float(b.grad.abs().max()), 1e-3)
+        worst = float((a.grad - b.grad).abs().max()) / scale
+        assert worst < 1e-5, f"{name}: {worst:.1e} of the largest gradient"
+        compared += 1
+    assert compared == sum(p.requires_grad for p in fast.parameters())
+
+
+def test_compiled_step_equals_eager_and_keeps_one_graph() -> None:
+    config = with_model(SMALL, target="gaussian", depth=1, decoder_depth=1)
+    images, _, _ = inputs(config)
+    epochs, ids = torch.zeros(5, dtype=torch.long), torch.arange(5) + 10
+    eager, compiled = MAE(config), MAE(config)
+    fn = torch.compile(compiled, fullgraph=True, dynamic=False)
+    a, b = eager(images, epochs, ids), fn(images, epochs, ids)
+    torch.autograd.backward([a, b])
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+        if p.requires_grad:
+            assert p.grad is not None and q.grad is not None, name
+            assert float((p.grad - q.grad).abs().max()) < 1e-5 + 1e-4 * float(p.grad.abs().max()), name
+    assert torch.equal(a, eager(images, epochs, ids)), "same samples, same masks"
+    assert not torch.equal(a, eager(images, epochs + 1, ids)), "another epoch, other masks"
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "heads", "patch", "total", "trainable", "encoder"),
+    [
+        (768, 12, 12, 16, 111_907_840, 111_655_680, 85_798_656),
+        (1024, 24, 16, 16, 329_541_888, 329_239_296, 303_301_632),
+        (1280, 32, 16, 14, 657_074_508, 656_613_964, 630_764_800),
+    ],
+    ids=["base", "large", "huge"],
+)
+def test_parameter_counts(
+    width: int, depth: int, heads: int, patch: int, total: int, trainable: int, encoder: int
+) -> None:
+    config = Config(model=ModelConfig(width=width, depth=depth, heads=heads, patch=patch))
+    with torch.device("meta"):
+        net = meta_mae(config)
+    params = dict(net.named_parameters())
+    assert sum(p.numel() for p in params.values()) == total
+    assert sum(p.numel() for p in params.values() if p.requires_grad) == trainable
+    decoder = sum(p.numel() for n, p in params.items() if n.startswith(("decoder_", "mask_token")))
+    assert total - decoder == encoder
+    assert len(params) == {12: 254, 24: 398, 32: 494}[depth]
+
+
+def meta_mae(config: Config) -> MAE:
+    """The model without storage: initialisation is a no-op on the meta device."""
+    from unittest import mock
+
+    with (
+        mock.patch("turbomim.train.models.mae.initialise"),
+        mock.patch("turbomim.train.models.mae.initialise_patch_embed"),
+        mock.patch("torch.nn.init.normal_"),
+    ):
+        return MAE(config)
+
+
+def test_weight_decay_groups_of_vit_base() -> None:
+    with torch.device("meta"):
+        net = meta_mae(Config())
+    named = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
+    mae = [decayed(n, p, True) for n, p in named]
+    assert (mae.count(False), mae.count(True)) == (167, 85)
+    pixmim = {n for n, p in named if decayed(n, p, True) and not decayed(n, p, False)}
+    assert pixmim == {"cls_token", "mask_token"}
+
+
+def test_position_embedding_pins() -> None:
+    rows = sincos_positions(768, 14)[0].double()
+    assert rows.shape == (197, 768)
+    assert rows[0].abs().max() == 0
+    pins = {
+        (2, 0): 0.84147098, (2, 1): 0.81525065, (2, 192): 0.54030231, (2, 384): 0.0, (2, 576): 1.0,
+        (15, 0): 0.0, (15, 192): 1.0, (15, 384): 0.84147098, (15, 576): 0.54030231,
+    }  # fmt: skip
+    for (token, value), expected in pins.items():
+        assert abs(float(rows[token, value]) - expected) < 1e-7, (token, value)
+    assert abs(float(rows.sum()) - 69594.4939) < 1e-2
+    assert abs(float(rows[1:].norm(dim=1).min()) - 384**0.5) < 1e-4
+
+
+def test_initialisation_statistics_and_seed() -> None:
+    net, again, other = MAE(SMALL), MAE(SMALL), MAE(dataclasses.replace(SMALL, run=RunConfig(seed=4)))
+    for (name, a), b in zip(net.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert not torch.equal(net.cls_token, other.cls_token)
+    state = net.state_dict()
+    qkv, conv = state["blocks.0.attn.qkv.weight"], state["patch_embed.proj.weight"]
+    # the fused qkv is one matrix: its fan-out is 3 D
+    for weight, fans in ((qkv, sum(qkv.shape)), (conv, conv.shape[0] + conv[0].numel())):
+        bound = (6 / fans) ** 0.5
+        assert 0.95 * bound < float(weight.abs().max()) <= bound
+    assert float(state["patch_embed.proj.bias"].abs().max()) > 0
+    assert float(state["blocks.0.mlp.fc1.bias"].abs().max()) == 0
+
+
+def test_masks_keep_the_right_number() -> None:
+    epochs, ids = torch.zeros(4, dtype=torch.long), torch.arange(4)
+    net = MAE(with_model(SMALL, patch=16))
+    keep, mask = net.random_masking(epochs, ids)
+    assert (keep.shape, mask.shape) == ((4, 2), (4, 7))
+    assert Config().keep == 49 and Config(model=ModelConfig(patch=14, width=1280, heads=16)).keep == 64
+    assert torch.equal(torch.cat([keep, mask], 1).sort(1).values, torch.arange(9).expand(4, 9))
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "heads", "patch", "gflop"),
+    [(768, 12, 12, 16, 58.5), (1024, 24, 16, 16, 124.2), (1280, 32, 16, 14, 291.0)],
+    ids=["base", "large", "huge"],
+)
+def test_flops_per_image(width: int, depth: int, heads: int, patch: int, gflop: float) -> None:
+    config = Config(model=ModelConfig(width=width, depth=depth, heads=heads, patch=patch))
+    assert abs(flops_per_image(config) / 1e9 / gflop - 1) < 0.01
+
+
+def test_random_init_loss_on_noise() -> None:
+    config = with_model(SMALL, width=192, heads=4, decoder_width=128, decoder_heads=4)
+    images, keep, mask = inputs(config, 16)
+    with torch.no_grad():
+        loss = float(MAE(config)(images, torch.zeros(16, dtype=torch.long), torch.arange(16), keep, mask))
+    assert 1.3 < loss < 2.3

@@ -1,0 +1,250 @@
+"""`turbomim …`: argv to one function call.  Exit codes: 0 done or preempted, 1 error, 2 usage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+import yaml
+from rich.console import Console
+
+from turbomim import __version__
+from turbomim.pipeline.errors import UserError
+from turbomim.train.config import Config, from_dict, unknown
+from turbomim.train.recipes import RECIPES, recipe
+
+T = TypeVar("T")
+
+USAGE = """usage: turbomim COMMAND …
+
+  demo                          the whole way, from photographs to a pre-trained encoder, in minutes
+  shard make SRC DST            a folder of images to WebDataset shards
+  shard inspect PATH            what is in a split
+  pretrain RECIPE --data.path PATH [--section.field VALUE …] [--config FILE.yaml] [--dry-run]
+  recipes                       the recipes, with their sources and results
+  show RUN                      reconstruction pictures of a run
+  doctor                        versions, devices, and what will be slow on this machine and why
+
+`turbomim COMMAND --help` has the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardMake:
+    """Pack an ImageFolder tree (a folder a class) or a flat folder of images into WebDataset shards."""
+
+    src: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
+    """Folder of images."""
+    dst: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
+    """Empty or new folder for the shards of one split."""
+    name: str | None = None
+    """Data set name, first part of every shard's name; the source folder's name if not given."""
+    split: str = "train"
+    """Second part of every shard's name."""
+    shard_size: int = 1000
+    """Images a shard."""
+    workers: int = len(os.sched_getaffinity(0))
+    """Processes; the output is the same for any number."""
+    seed: int = 0
+    """Seed of the global shuffle."""
+    min_side: int = 32
+    """Images with a shorter side are left out and named in bad.jsonl, pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInspect:
+    """Print what is in a split: counts, sizes, classes, resolutions, formats."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder that `turbomim shard make` wrote."""
+    sample: int = 1000
+    """Images whose headers are read for the histograms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Draw reconstructions of a run's held-out photographs."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, runs/NAME."""
+    data: Path | None = None
+    """Split to draw from; the run's held-out split, else its training split, if not given."""
+    images: int = 6
+    """Photographs, one row each."""
+    out: Path | None = None
+    """Picture to write; RUN/images/reconstruction-STEP.png if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Cut photographs, shard them, pre-train PixMIM on them, draw what it learned, export the encoder."""
+
+    folder: Path = Path("runs/demo")
+    """Where everything goes; a second call resumes, or says that it is done."""
+    epochs: float | None = None
+    """Passes over the photographs; the recipe's if not given."""
+    compile: Annotated[bool, tyro.conf.FlagConversionOff] = True
+    """Compile the training step (on a CPU this needs a C++ compiler)."""
+
+
+def parse(kind: type[T], argv: list[str], prog: str) -> T:
+    """A dataclass out of flags; usage errors print a suggestion and exit with 2."""
+    return tyro.cli(kind, args=argv, prog=prog)
+
+
+def take(argv: list[str], flag: str) -> str | None:
+    """Remove `--flag VALUE` or `--flag=VALUE` from argv and return the value."""
+    for number, word in enumerate(argv):
+        if word == flag:
+            if number + 1 == len(argv):
+                raise UserError(f"{flag} needs a value")
+            value = argv[number + 1]
+            del argv[number : number + 2]
+            return value
+        if word.startswith(f"{flag}="):
+            del argv[number]
+            return word.split("=", 1)[1]
+    return None
+
+
+def read_yaml(path: str, base: Config) -> Config:
+    """`base` with the values of a YAML file laid over it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    return from_dict(values or {}, base, path)
+
+
+def read_flags(argv: list[str], base: Config) -> Config:
+    """`base` with --section.key VALUE pairs laid over it.  Errors are one line, as those of a file."""
+    values: dict[str, dict[str, object]] = {}
+    words = iter(argv)
+    for word in words:
+        flag, equals, text = word.partition("=")
+        section, dot, key = flag.removeprefix("--").replace("-", "_").partition(".")
+        if not word.startswith("--") or not dot:
+            raise UserError(
+                f"{word!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
+            )
+        value = text if equals else next(words, None)
+        if value is None:
+            raise UserError(f"{flag} needs a value")
+        values.setdefault(section, {})[key] = value
+    return from_dict(values, base, "flags")
+
+
+def parse_config(argv: list[str]) -> tuple[Config, bool]:
+    """RECIPE [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run)."""
+    if "--help" in argv or "-h" in argv:
+        base = recipe(argv[0]) if argv[0] in RECIPES else Config()
+        # prints every setting with its comment and value, and exits
+        tyro.cli(Config, args=["--help"], default=base, prog="turbomim pretrain RECIPE")
+    dry_run = "--dry-run" in argv
+    argv = [word for word in argv if word != "--dry-run"]
+    file = take(argv, "--config")
+    if not argv or argv[0].startswith("-"):
+        raise UserError(f"pretrain needs a recipe first, one of: {', '.join(RECIPES)}")
+    base = recipe(argv.pop(0))
+    if file is not None:
+        base = read_yaml(file, base)
+    return read_flags(argv, base), dry_run
+
+
+def _demo(argv: list[str]) -> None:
+    from turbomim.train.demo import demo
+
+    options = parse(Demo, argv, "turbomim demo")
+    demo(options.folder, epochs=options.epochs, compile_step=options.compile, console=Console())
+
+
+def _shard(argv: list[str]) -> None:
+    from turbomim.train import shard_command
+
+    verb = argv[0] if argv else ""
+    if verb == "make":
+        o = parse(ShardMake, argv[1:], "turbomim shard make")
+        shard_command.make(
+            o.src, o.dst, name=o.name, split=o.split, samples_per_shard=o.shard_size, workers=o.workers,
+            seed=o.seed, min_side=o.min_side, console=Console(),
+        )  # fmt: skip
+    elif verb == "inspect":
+        look = parse(ShardInspect, argv[1:], "turbomim shard inspect")
+        shard_command.inspect(look.path, look.sample)
+    else:
+        raise unknown("unknown shard command", verb, ("make", "inspect"))
+
+
+def _pretrain(argv: list[str]) -> None:
+    config, dry_run = parse_config(argv)
+    from turbomim.train.pretrain import pretrain
+
+    pretrain(config, dry_run=dry_run)
+
+
+def _recipes(argv: list[str]) -> None:
+    for name, function in RECIPES.items():
+        doc = (function.__doc__ or "").strip().splitlines()
+        print(name)
+        for line in doc:
+            print(f"    {line.strip()}" if line.strip() else "")
+        print()
+
+
+def _show(argv: list[str]) -> None:
+    from turbomim.train.show import show
+
+    options = parse(Show, argv, "turbomim show")
+    print(show(options.run, data=options.data, images=options.images, out=options.out))
+
+
+def _doctor(argv: list[str]) -> None:
+    from turbomim.train.doctor import examine, print_report
+
+    checks = examine()
+    print_report(checks)
+    if any(check.status == "missing" for check in checks):
+        raise SystemExit(1)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "demo": _demo,
+    "shard": _shard,
+    "pretrain": _pretrain,
+    "recipes": _recipes,
+    "show": _show,
+    "doctor": _doctor,
+}
+
+
+def main() -> None:
+    """Run one command; what a user caused ends as one line on stderr and exit code 1."""
+    argv = sys.argv[1:]
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        raise SystemExit(0 if argv else 2)
+    if argv[0] == "--version":
+        print(__version__)
+        return
+    try:
+        if argv[0] not in COMMANDS:
+            print(f"turbomim: {unknown('unknown command', argv[0], COMMANDS)}", file=sys.stderr)
+            raise SystemExit(2)
+        COMMANDS[argv[0]](argv[1:])
+    except UserError as error:
+        print(f"turbomim: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("turbomim: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # the reader of our output went away
+        sys.stderr.close()
+        raise SystemExit(1) from None

@@ -1,0 +1,276 @@
+"""The one tree of settings.
+
+Frozen dataclasses, their checks, and their way to and from plain dictionaries (YAML).
+
+Defaults < recipe < --config file < flags.  A value that cannot work is refused here, with the field, the
+value and what would be legal; nothing below this file checks settings again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from turbomim.pipeline.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def _need(ok: bool, name: str, value: object, legal: str) -> None:
+    if not ok:
+        raise UserError(f"{name} = {value}: must be {legal}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the samples come from and how they become a uint8 batch."""
+
+    # folder of one split, made by `turbomim shard make`
+    path: str = ""
+    # optional second split whose masked-patch loss is watched; never trained on
+    heldout: str = ""
+    # side of the square training image, pixels
+    size: int = 224
+    # src: simple resized crop (PixMIM, MFF); rrc: random resized crop (MAE)
+    crop: Literal["src", "rrc"] = "src"
+    # share of the image's area that rrc keeps, from this to 1 (MAE 0.2, SimMIM 0.67)
+    rrc_scale: float = 0.2
+    # decoding threads; 0 = as many as this process may use
+    threads: int = 0
+    # threads that read shards ahead of the decoder
+    readers: int = 2
+    # batches kept decoded ahead of the step
+    prefetch: int = 2
+
+    def __post_init__(self) -> None:
+        _need(self.size >= 8, "data.size", self.size, "at least 8 pixels")
+        _need(0 < self.rrc_scale <= 1, "data.rrc_scale", self.rrc_scale, "above 0 and at most 1")
+        _need(self.threads >= 0, "data.threads", self.threads, "0 (automatic) or more")
+        _need(self.readers >= 1, "data.readers", self.readers, "at least 1")
+        _need(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Encoder, decoder, mask and target.  Defaults: MAE ViT-B/16 (arXiv:2111.06377)."""
+
+    # pixels a side of a patch
+    patch: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    decoder_width: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    # share of the patches that are removed; int(patches * (1 - ratio)) are kept
+    mask_ratio: float = 0.75
+    # raw: the pixels (MAE); gaussian: low-passed (PixMIM here); ideal: by the published code's disc
+    target: Literal["raw", "gaussian", "ideal"] = "raw"
+    # cut-off of the low-pass targets, cycles per image
+    radius: float = 40.0
+    # normalise every target patch by its own mean and variance
+    norm_pix: bool = True
+
+    def __post_init__(self) -> None:
+        _need(4 <= self.patch <= 32, "model.patch", self.patch, "4 to 32 pixels")
+        _need(self.depth >= 1, "model.depth", self.depth, "at least 1")
+        _need(self.decoder_depth >= 1, "model.decoder_depth", self.decoder_depth, "at least 1")
+        for name, width, heads in (
+            ("model.width", self.width, self.heads),
+            ("model.decoder_width", self.decoder_width, self.decoder_heads),
+        ):
+            _need(heads >= 1, name.replace("width", "heads"), heads, "at least 1")
+            _need(width % (4 * heads) == 0, name, width, f"a multiple of 4 x its {heads} heads")
+        _need(0 < self.mask_ratio < 1, "model.mask_ratio", self.mask_ratio, "between 0 and 1")
+        _need(self.radius > 0, "model.radius", self.radius, "above 0 cycles per image")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW with the paper's groups and a cosine schedule (algorithms.
+
+    MAE main_pretrain's published numbers).
+    """
+
+    epochs: float = 800
+    warmup_epochs: float = 40
+    # lr reached after warm-up = base_lr * global_batch / 256
+    base_lr: float = 1.5e-4
+    min_lr: float = 0.0
+    # share of the full rate at which warm-up starts (MAE 0, PixMIM 1e-4 or 1e-9)
+    warmup_start: float = 0.0
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    # also spare cls_token and mask_token from decay (mmselfsup does, MAE does not)
+    decay_tokens: bool = True
+    # samples of one optimizer step, over all ranks
+    global_batch: int = 4096
+    # samples of one forward and backward on one rank; 0 = global_batch / ranks
+    micro_batch: int = 0
+
+    def __post_init__(self) -> None:
+        _need(self.epochs > 0, "optim.epochs", self.epochs, "above 0")
+        _need(
+            0 <= self.warmup_epochs <= self.epochs,
+            "optim.warmup_epochs",
+            self.warmup_epochs,
+            f"0 to optim.epochs ({self.epochs:g})",
+        )
+        _need(self.base_lr > 0, "optim.base_lr", self.base_lr, "above 0")
+        _need(0 <= self.warmup_start <= 1, "optim.warmup_start", self.warmup_start, "0 to 1")
+        _need(self.min_lr >= 0, "optim.min_lr", self.min_lr, "0 or more")
+        _need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        _need(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "0 to below 1")
+        _need(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 to below 1")
+        _need(self.eps > 0, "optim.eps", self.eps, "above 0")
+        _need(self.global_batch >= 1, "optim.global_batch", self.global_batch, "at least 1")
+        _need(self.micro_batch >= 0, "optim.micro_batch", self.micro_batch, "0 (automatic) or more")
+
+    @property
+    def lr(self) -> float:
+        """Rate after warm-up."""
+        return self.base_lr * self.global_batch / 256
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepConfig:
+    """Where and how the step runs."""
+
+    # auto: cuda where there is one
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # auto: bfloat16 on a GPU that has it, else float32; the weights stay float32
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    # torch.compile the forward and backward; needs a C++ compiler on a CPU
+    compile: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """The run directory and how often things happen, in optimizer steps."""
+
+    # runs/NAME; empty = the recipe's name
+    name: str = ""
+    folder: str = "runs"
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 500
+    # newest checkpoints kept; at least 2, so that a damaged one is never the only one
+    keep: int = 2
+    # steps between looks at data.heldout; 0 = only at the end
+    eval_every: int = 0
+
+    def __post_init__(self) -> None:
+        _need(0 <= self.seed < 2**63, "run.seed", self.seed, "0 to 2^63 - 1")
+        _need(self.log_every >= 1, "run.log_every", self.log_every, "at least 1 step")
+        _need(self.save_every >= 1, "run.save_every", self.save_every, "at least 1 step")
+        _need(self.keep >= 2, "run.keep", self.keep, "at least 2")
+        _need(self.eval_every >= 0, "run.eval_every", self.eval_every, "0 (only at the end) or more steps")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything that decides a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    step: StepConfig = field(default_factory=StepConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        size, patch = self.data.size, self.model.patch
+        _need(size % patch == 0, "data.size", size, f"a multiple of model.patch ({patch})")
+        patches = (size // patch) ** 2
+        keep = int(patches * (1 - self.model.mask_ratio))
+        legal = f"a ratio that keeps 1 to {patches - 1} of {patches} patches"
+        _need(0 < keep < patches, "model.mask_ratio", self.model.mask_ratio, legal)
+
+    @property
+    def patches(self) -> int:
+        """Patches of one image."""
+        return (self.data.size // self.model.patch) ** 2
+
+    @property
+    def keep(self) -> int:
+        """Patches kept visible; MAE's int(N * (1 - ratio))."""
+        return int(self.patches * (1 - self.model.mask_ratio))
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Plain nested dictionary: what config.yaml and checkpoints hold."""
+    return dataclasses.asdict(config)
+
+
+def unknown(what: str, name: str, known: typing.Iterable[str]) -> UserError:
+    """The error for an unknown name, `WHAT 'NAME': did you mean …`, with the nearest known ones."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5) or [k for k in known if k[:3] == name[:3]]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return UserError(f"{what} {name!r}: {hint}")
+
+
+def from_dict(values: object, base: Config, where: str) -> Config:
+    """`base` with the values of a nested dictionary laid over it.
+
+    Raises UserError for an unknown section or key, or a value of another type; `where` names the file.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: must be sections of key: value (data, model, optim, step, run)")
+    sections = {f.name: getattr(base, f.name) for f in fields(base)}
+    for name, section in values.items():
+        if name not in sections:
+            raise unknown(f"{where}: unknown section", str(name), sections)
+        if not isinstance(section, dict):
+            raise UserError(f"{where}: section {name} must hold key: value lines, not {section!r}")
+        types = typing.get_type_hints(type(sections[name]))
+        for key, value in section.items():
+            if key not in types:
+                raise unknown(f"{where}: unknown key", f"{name}.{key}", [f"{name}.{k}" for k in types])
+            section[key] = _typed(f"{where}: {name}.{key}", value, types[key])
+        sections[name] = dataclasses.replace(sections[name], **section)
+    return Config(**sections)
+
+
+def _typed(name: str, value: object, kind: Any) -> object:
+    """The value as `kind` (int, float, str, bool or a Literal of strings).
+
+    Flags bring every value as text.
+    """
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        _need(value in choices, name, value, f"one of {', '.join(choices)}")
+        return value
+    if kind is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kind in (int, float) and not isinstance(value, bool):
+        try:
+            number = kind(str(value))
+        except ValueError:
+            number = math.nan
+        _need(math.isfinite(number), name, value, "a whole number" if kind is int else "a number")
+        return number
+    _need(type(value) is kind, name, repr(value), "true or false" if kind is bool else "text")
+    return value
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Settings that decide the numbers of a run and differ: 'section.key: one -> other'."""
+    free = {
+        "data.path", "data.heldout", "data.threads", "data.readers", "data.prefetch", "optim.micro_batch",
+        "step.device", "step.compile", "step.precision",
+        "run.name", "run.folder", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
+    }  # fmt: skip
+    a, b = to_dict(one), to_dict(other)
+    return [
+        f"{section}.{key}: {a[section][key]} -> {b[section][key]}"
+        for section in a
+        for key in a[section]
+        if f"{section}.{key}" not in free and a[section][key] != b[section][key]
+    ]

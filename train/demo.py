@@ -1,0 +1,125 @@
+"""`turbomim demo`: the whole way on photographs that ordinary Python packages ship.
+
+With nothing to download.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from turbomim.pipeline.pack import make_shards
+from turbomim.train.config import Config
+from turbomim.train.distributed import cores
+from turbomim.train.export import create_call
+from turbomim.train.log import Record, duration, read_metrics
+from turbomim.train.photos import PhotosReport, cut_photos
+from turbomim.train.pictures import loss_png
+from turbomim.train.pretrain import pretrain, rates
+from turbomim.train.recipes import recipe
+from turbomim.train.show import show
+
+IMAGES = 480
+
+
+def demo(
+    folder: Path,
+    *,
+    epochs: float | None = None,
+    images: int = IMAGES,
+    compile_step: bool = True,
+    console: Console | None = None,
+) -> None:
+    """Photographs, shards, pre-training, pictures and export under `folder`.
+
+    A second call resumes or says done.
+
+    Raises UserError for anything a user or a machine caused.
+    """
+    console = console or Console()
+    begun = time.monotonic()
+    report = cut_photos(folder / "photographs", images=images)
+    say(console, "1/4", photographs(report))
+    for split in ("train", "heldout"):
+        shards(folder / "photographs" / split, folder / "shards" / split, split)
+    say(console, "2/4", f"shards for training and for looking in {folder / 'shards'}")
+    config = settings(folder, epochs, compile_step)
+    say(
+        console, "3/4", "pre-training PixMIM; the first step compiles the model, which takes a while on a CPU"
+    )
+    outcome = pretrain(config, console=console)
+    if outcome.status != "done":
+        return
+    records = read_metrics(folder / "metrics.jsonl")
+    loss_png(records, folder / "loss.png", "turbomim demo: PixMIM on photographs")
+    show(folder, images=5, out=folder / "reconstruction.png")
+    say(console, "4/4", f"pictures drawn, encoder exported; {duration(time.monotonic() - begun)} in all")
+    console.print(summary(folder, config, records), highlight=False, markup=False, soft_wrap=True)
+
+
+def say(console: Console, number: str, text: str) -> None:
+    """One line of progress."""
+    console.print(f"[{number}] {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def photographs(report: PhotosReport) -> str:
+    """What was cut, in a line."""
+    return (
+        f"{report.train_images} JPEGs of {len(report.train_sources)} photographs to train on, "
+        f"{report.heldout_images} of {len(report.heldout_sources)} others held out; "
+        f"{report.bytes / 1e6:.0f} MB"
+    )
+
+
+def shards(source: Path, target: Path, split: str) -> None:
+    """Make the shards of a split unless they are there; a half-made folder of ours is made anew."""
+    if (target / "manifest.json").exists():
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    make_shards(source, target, name="demo", split=split, samples_per_shard=100, workers=cores())
+
+
+def settings(folder: Path, epochs: float | None, compile_step: bool) -> Config:
+    """The demo recipe, its run folder being the demo's."""
+    config = recipe("demo")
+    optim = config.optim
+    if epochs is not None:
+        optim = dataclasses.replace(optim, epochs=epochs, warmup_epochs=min(optim.warmup_epochs, epochs / 4))
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data, path=str(folder / "shards" / "train"), heldout=str(folder / "shards" / "heldout")
+        ),
+        optim=optim,
+        step=dataclasses.replace(config.step, compile=compile_step),
+        run=dataclasses.replace(config.run, folder=str(folder.parent), name=folder.name),
+    )
+
+
+def summary(folder: Path, config: Config, records: list[Record]) -> str:
+    """What came out, where it is, and what to try next."""
+    heldout = [r["heldout_loss"] for r in records if r.get("heldout_loss") is not None]
+    encoder = folder / "export" / "encoder.safetensors"
+    return f"""
+done: {records[-1]["position"]} samples seen, {rates(records)}
+masked-patch loss: training {records[-1]["loss"]:.3f}; held-out photographs {heldout[0]:.3f} at step \
+{next(r["step"] for r in records if r.get("heldout_loss") is not None)}, {heldout[-1]:.3f} at the end \
+(1.0 is what predicting nothing scores)
+
+  {folder / "reconstruction.png"}   held-out photographs, masked, reconstructed: look at this first
+  {folder / "loss.png"}   the curves
+  {folder / "metrics.jsonl"}   every log line
+  {folder / "ckpt"}   checkpoints
+  {encoder}   the encoder, for timm:
+      {create_call(config, encoder)}
+
+next, with your own photographs:
+  turbomim shard make FOLDER shards/mine/train
+  turbomim pretrain demo --data.path shards/mine/train --run.name mine
+  turbomim show runs/mine
+  turbomim recipes          the published settings, for ImageNet and real GPUs
+  turbomim doctor           what this machine has, and what will be slow on it"""

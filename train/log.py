@@ -1,0 +1,122 @@
+"""What a run says: metrics.jsonl, the same as plain lines in train.log, and a live bar on a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from turbomim.pipeline.durable import write_durably
+
+Record = dict[str, Any]
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Records of a metrics.jsonl; a last line cut short by a kill is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+    return records
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as 1:02:03 or 2:03."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def line_of(record: Record) -> str:
+    """One log record as a line for people."""
+    parts = [
+        f"step {record['step']}/{record['steps']}",
+        f"epoch {record['epoch']:.2f}",
+        f"loss {record['loss']:.4f}",
+        f"lr {record['lr']:.2e}",
+        f"grad {record['grad_norm']:.2f}",
+        f"{record['img_per_s']:.0f} img/s",
+        f"wait {record['data_wait_pct']:.1f}%",
+    ]
+    if record.get("mfu") is not None:
+        parts.append(f"mfu {100 * record['mfu']:.1f}%")
+    if record.get("heldout_loss") is not None:
+        parts.append(f"held-out {record['heldout_loss']:.4f}")
+    if record["skipped"]:
+        parts.append(f"skipped {record['skipped']}")
+    parts.append(f"eta {duration(record['eta_s'])}")
+    return "  ".join(parts)
+
+
+class RunLog:
+    """Writes metrics.jsonl and train.log and moves the bar.  On ranks other than 0 it does nothing."""
+
+    def __init__(self, folder: Path, console: Console, *, active: bool) -> None:
+        self.console, self.active = console, active
+        self.metrics, self.plain = folder / "metrics.jsonl", folder / "train.log"
+        self._files: list[IO[str]] = []
+        self._bar: Progress | None = None
+
+    @contextmanager
+    def open(self, step: int, steps: int) -> Iterator[RunLog]:
+        """Keep the files and the bar open.
+
+        Records after `step` (a killed run wrote them) are dropped first.
+        """
+        if not self.active:
+            yield self
+            return
+        kept = [r for r in read_metrics(self.metrics) if r["step"] <= step]
+        write_durably(self.metrics, "".join(json.dumps(r) + "\n" for r in kept).encode())
+        self._files = [path.open("a", encoding="utf-8") for path in (self.metrics, self.plain)]
+        if self.console.is_terminal:
+            columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.add_task("compiling the step …", total=steps, completed=step)
+            self._bar.start()
+        try:
+            yield self
+        finally:
+            if self._bar is not None:
+                self._bar.stop()
+            for file in self._files:
+                file.close()
+
+    def say(self, text: str) -> None:
+        """One line for people, on the terminal and in train.log."""
+        if not self.active:
+            return
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        if self._files:
+            self._files[1].write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+            self._files[1].flush()
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step)
+
+    def record(self, record: Record) -> None:
+        """Write one record to both files and show it."""
+        if not self.active:
+            return
+        # strict JSON has no NaN or infinity
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self._files[0].write(json.dumps(clean) + "\n")
+        self._files[0].flush()
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=record["step"], description=line_of(record))
+            self._files[1].write(line_of(record) + "\n")
+            self._files[1].flush()
+        else:
+            self.say(line_of(record))

@@ -1,0 +1,165 @@
+"""Masked autoencoder; with a low-passed target and the simple resized crop it is PixMIM.
+
+Exact but shorter than the textbook form: only visible patches are embedded, the decoder runs on
+[class, visible, masked] with gathered positions instead of un-shuffling, and the last decoder block's MLP,
+the final norm and the prediction head run on masked tokens only.  Parameters carry the names of the published
+checkpoints, so the encoder's are timm's.  Source: arXiv:2111.06377 sec. 3, arXiv:2303.02416.
+
+Shapes: B batch, N patches, K kept, M masked, D encoder width, E decoder width, P values of a patch.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch.nn import functional
+
+from turbomim.kernels.masked_patches import masked_patches
+from turbomim.kernels.masking import random_masking
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.models.vit import (
+    LAYER_NORM,
+    initialise,
+    initialise_patch_embed,
+    make_blocks,
+    sincos_positions,
+)
+
+DECODER_PREFIXES = ("mask_token", "decoder_")
+
+
+class MAE(nn.Module):
+    """Images in, masked-patch loss out.
+
+    One method per step of the paper; a variant overrides one of them.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        model, size = config.model, config.data.size
+        self.patch, self.patches, self.keep = model.patch, config.patches, config.keep
+        self.target, self.radius, self.norm_pix = model.target, model.radius, model.norm_pix
+        self.seed = config.run.seed
+        values = 3 * model.patch**2
+        grid = size // model.patch
+
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, model.width))
+        positions = sincos_positions(model.width, grid)
+        self.pos_embed = nn.Parameter(positions, requires_grad=False)
+        self.patch_embed = PatchEmbed(size, model.patch, 3, model.width)
+        self.blocks = make_blocks(model.depth, model.width, model.heads)
+        self.norm = LAYER_NORM(model.width)
+
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, model.decoder_width))
+        decoder_positions = sincos_positions(model.decoder_width, grid)
+        self.decoder_pos_embed = nn.Parameter(decoder_positions, requires_grad=False)
+        self.decoder_embed = nn.Linear(model.width, model.decoder_width)
+        self.decoder_blocks = make_blocks(model.decoder_depth, model.decoder_width, model.decoder_heads)
+        self.decoder_norm = LAYER_NORM(model.decoder_width)
+        self.decoder_pred = nn.Linear(model.decoder_width, values)
+
+        generator = torch.Generator().manual_seed(self.seed)
+        initialise(self, generator)
+        initialise_patch_embed(self.patch_embed.proj, generator)
+        nn.init.normal_(self.cls_token, std=0.02, generator=generator)
+        nn.init.normal_(self.mask_token, std=0.02, generator=generator)
+
+    def random_masking(self, epochs_B: Tensor, ids_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Patch numbers to keep (B, K) and to remove (B, M), int64, drawn from (seed, epoch, sample id)."""
+        return random_masking(self.seed, epochs_B, ids_B, self.patches, self.keep)
+
+    def patchify(
+        self, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised visible patches (B, K, P) and the targets of the masked patches (B, M, P).
+
+        Both float32.
+        """
+        return masked_patches(
+            images_BHWC,
+            ids_keep_BK,
+            ids_mask_BM,
+            patch=self.patch,
+            target=self.target,
+            radius=self.radius,
+            norm_pix=self.norm_pix,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            dtype=torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32,
+        )
+
+    def forward_encoder(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
+        """Latent tokens (B, 1 + K, D), class token first, after the final norm."""
+        # the stored weight is a convolution's (D, channel, row, column); patches are (row, column, channel)
+        weight_DP = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        tokens_BKD = functional.linear(visible_BKP, weight_DP, self.patch_embed.proj.bias)
+        tokens_BKD = tokens_BKD + self.pos_embed[0, 1:][ids_keep_BK]
+        cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens_BKD), -1, -1)
+        tokens_BTD = torch.cat([cls_B1D.to(tokens_BKD.dtype), tokens_BKD], dim=1)
+        for block in self.blocks:
+            tokens_BTD = block(tokens_BTD)
+        latent_BTD: Tensor = self.norm(tokens_BTD)
+        return latent_BTD
+
+    def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
+        """Predicted patches at ids_mask (B, M, P)."""
+        seen_BTE = self.decoder_embed(latent_BTD)
+        places_BN = torch.cat([ids_keep_BK, ids_mask_BM], dim=1)
+        masked_BME = self.mask_token.to(seen_BTE.dtype).expand(len(seen_BTE), ids_mask_BM.shape[1], -1)
+        tokens_BTE = torch.cat([seen_BTE, masked_BME], dim=1)
+        positions_BNE = self.decoder_pos_embed[0, 1:][places_BN]
+        # the class token's position row is zero
+        tokens_BTE = tokens_BTE + functional.pad(positions_BNE, (0, 0, 1, 0))
+        for block in self.decoder_blocks[:-1]:
+            tokens_BTE = block(tokens_BTE)
+        last = self.decoder_blocks[-1]
+        assert isinstance(last, Block)
+        # the loss reads masked tokens only, so after the last attention the others are dropped
+        tokens_BTE = tokens_BTE + last.attn(last.norm1(tokens_BTE))
+        tokens_BME = tokens_BTE[:, seen_BTE.shape[1] :]
+        tokens_BME = tokens_BME + last.mlp(last.norm2(tokens_BME))
+        pred_BMP: Tensor = self.decoder_pred(self.decoder_norm(tokens_BME))
+        return pred_BMP
+
+    def forward_loss(self, pred_BMP: Tensor, target_BMP: Tensor) -> Tensor:
+        """Mean over masked patches of the mean squared error, () float32."""
+        return functional.mse_loss(pred_BMP.float(), target_BMP.float())
+
+    def forward(
+        self,
+        images_BHWC: Tensor,
+        epochs_B: Tensor,
+        ids_B: Tensor,
+        ids_keep_BK: Tensor | None = None,
+        ids_mask_BM: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of a batch.  A mask given as ids_keep and ids_mask replaces the drawn one."""
+        if ids_keep_BK is None or ids_mask_BM is None:
+            ids_keep_BK, ids_mask_BM = self.random_masking(epochs_B, ids_B)
+        visible_BKP, target_BMP = self.patchify(images_BHWC, ids_keep_BK, ids_mask_BM)
+        latent_BTD = self.forward_encoder(visible_BKP, ids_keep_BK)
+        return self.forward_loss(self.forward_decoder(latent_BTD, ids_keep_BK, ids_mask_BM), target_BMP)
+
+
+def flops_per_image(config: Config) -> float:
+    """Floating-point operations of one forward and backward, multiply-add = 2, matrix products only.
+
+    Backward counts twice the forward.  Counts what a textbook MAE needs (full last decoder block, head on
+    masked patches), so that savings of ours raise the rate instead of lowering the work.
+    """
+    model, kept, patches = config.model, config.keep, config.patches
+    values = 3 * model.patch**2
+
+    def block(tokens: int, width: int) -> float:
+        return 24 * tokens * width**2 + 4 * tokens**2 * width
+
+    forward = (
+        2 * patches * values * model.width
+        + model.depth * block(kept + 1, model.width)
+        + 2 * (kept + 1) * model.width * model.decoder_width
+        + model.decoder_depth * block(patches + 1, model.decoder_width)
+        + 2 * patches * model.decoder_width * values
+    )
+    return 3.0 * forward

@@ -1,0 +1,65 @@
+"""What every encoder here shares: timm's blocks, fixed sin-cos positions, the published initialisation."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+LAYER_NORM = functools.partial(nn.LayerNorm, eps=1e-6)
+
+
+def make_blocks(depth: int, width: int, heads: int) -> nn.ModuleList:
+    """Pre-norm ViT blocks as MAE has them: mlp ratio 4, qkv bias, exact GELU, LayerNorm eps 1e-6.
+
+    No drop-out.
+    """
+    return nn.ModuleList(
+        # timm's annotation asks for a class; its code calls whatever it gets
+        Block(width, heads, mlp_ratio=4.0, qkv_bias=True, norm_layer=LAYER_NORM)  # type: ignore[arg-type]
+        for _ in range(depth)
+    )
+
+
+def sincos_positions(width: int, grid: int) -> Tensor:
+    """Fixed 2-D sin-cos position embedding with a zero row for the class token.
+
+    Returns (1, 1 + grid*grid, width) float32, computed in float64.  Layout [sin x, cos x, sin y, cos y],
+    width/4 each, x the column and y the row, frequencies 10000^(-k / (width/4)).  Source: the layout of the
+    published MAE weights.
+    """
+    quarter = width // 4
+    frequency_Q = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    row_N, column_N = torch.meshgrid(*[torch.arange(grid, dtype=torch.float64)] * 2, indexing="ij")
+    x_NQ = column_N.reshape(-1, 1) * frequency_Q
+    y_NQ = row_N.reshape(-1, 1) * frequency_Q
+    positions_ND = torch.cat([x_NQ.sin(), x_NQ.cos(), y_NQ.sin(), y_NQ.cos()], dim=1)
+    return torch.cat([torch.zeros(1, width, dtype=torch.float64), positions_ND]).float()[None]
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Xavier-uniform linear layers with zero bias, LayerNorm 1 and 0, in the order of `named_modules`."""
+    for child in module.modules():
+        if isinstance(child, nn.Linear):
+            nn.init.xavier_uniform_(child.weight, generator=generator)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+        elif isinstance(child, nn.LayerNorm):
+            nn.init.ones_(child.weight)
+            nn.init.zeros_(child.bias)
+
+
+@torch.no_grad()
+def initialise_patch_embed(conv: nn.Conv2d, generator: torch.Generator) -> None:
+    """Xavier-uniform over the (D, 3*p*p) view of the weight.
+
+    The bias as torch's default for a convolution.
+    """
+    nn.init.xavier_uniform_(conv.weight.view(conv.weight.shape[0], -1), generator=generator)
+    assert conv.bias is not None
+    bound = 1 / math.sqrt(conv.weight[0].numel())
+    nn.init.uniform_(conv.bias, -bound, bound, generator=generator)

@@ -1,0 +1,99 @@
+"""The run directory.
+
+runs/NAME/{config.yaml, env.json, status.json, metrics.jsonl, train.log, ckpt/, images/, export/}
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import yaml
+
+from turbomim import __version__
+from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.errors import UserError
+from turbomim.train.config import Config, differences, from_dict, to_dict
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide numbers: turbomim, python, torch, triton, timm, DALI."""
+    found = {"turbomim": __version__, "python": platform.python_version()}
+    for name in ("torch", "triton", "timm", "nvidia-dali-cuda130"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def run_folder(config: Config) -> Path:
+    """Where a run keeps everything."""
+    return Path(config.run.folder) / config.run.name
+
+
+def read_config(folder: Path) -> Config:
+    """The settings of an existing run.  Raises UserError if there is no run in the folder."""
+    path = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{folder} is not a run: {path} cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    return from_dict(values, Config(), str(path))
+
+
+def check_same(folder: Path, config: Config) -> None:
+    """Raise UserError if the folder holds a run whose settings would give other numbers."""
+    if (folder / "config.yaml").exists():
+        changed = differences(read_config(folder), config)
+        if changed:
+            raise UserError(
+                f"{folder} holds a run with other settings ({'; '.join(changed)}): "
+                "give the old ones to resume it, or another --run.name to start a new one"
+            )
+
+
+def describe(folder: Path, config: Config, device: torch.device, world: int) -> None:
+    """Write config.yaml and env.json."""
+    write_durably(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False).encode())
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    env = {
+        "versions": versions(),
+        "command": sys.argv,
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "torch_threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": gpu,
+        "ranks": world,
+    }
+    write_durably(folder / "env.json", (json.dumps(env, indent=1) + "\n").encode())
+
+
+def set_status(folder: Path, status: str, step: int, position: int) -> None:
+    """Write status.json: running, done, preempted or failed, with the step and position reached."""
+    record = {"status": status, "step": step, "position": position}
+    write_durably(folder / "status.json", (json.dumps(record) + "\n").encode())
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second process out of the run.  The lock goes with the process, however it ends."""
+    with open(folder / "lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{folder} is in use by another process: wait for it, or give another --run.name"
+            ) from error
+        yield

@@ -1,0 +1,173 @@
+"""`turbomim show`: what a run's model makes of photographs whose masked patches it never saw.
+
+Shapes: B batch, N patches, K kept, M masked, P values of a patch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.loader import Batch, Loader
+from turbomim.pipeline.shards import open_split
+from turbomim.train import checkpoint, rundir
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.models.mae import MAE
+from turbomim.train.pictures import FloatArray, Row, denormalise, reconstruction_png, unpatchify
+
+HEADERS = ("photograph", "masked input", "reconstruction", "same, nothing borrowed", "target")
+# photographs looked through for different classes
+CANDIDATES = 64
+GREY = 0.5
+
+
+def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | None = None) -> Path:
+    """Draw reconstructions by the newest whole checkpoint of a run and return the picture's path.
+
+    Raises UserError where there is no run, no whole checkpoint or no data.
+    """
+    config = rundir.read_config(run)
+    found, _ = checkpoint.newest(run / "ckpt")
+    if found is None:
+        raise UserError(
+            f"{run}/ckpt has no whole checkpoint yet: let the run save one (run.save_every steps)"
+        )
+    if images < 1:
+        raise UserError(f"--images {images}: must be at least 1")
+    model = MAE(config)
+    checkpoint.load(found, model)
+    split = data or Path(config.data.heldout or config.data.path)
+    batch = pick(split, config, images)
+    out = out or run / "images" / f"reconstruction-{checkpoint.read_state(found).step:08d}.png"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    kind = f"{config.model.target} target" + (
+        f", radius {config.model.radius:g}" if config.model.target != "raw" else ""
+    )
+    reconstruction_png(reconstruct(model, batch, config), out, caption=caption(config, kind), headers=HEADERS)
+    return out
+
+
+def caption(config: Config, kind: str) -> str:
+    """What the picture shows and which statistics turned normalised patches into pixels."""
+    removed = config.patches - config.keep
+    text = f"{removed} of {config.patches} patches of {config.model.patch} pixels are masked; {kind}. "
+    if not config.model.norm_pix:
+        return text + "Predictions are pixels: both reconstructions are the same."
+    return text + (
+        "The model predicts patches normalised by their own mean and variance. Third column: shown with the "
+        "true patch's mean and variance, as is usual, though the model never saw them. Fourth column: with "
+        "mean and variance interpolated from visible patches, so nothing is borrowed from behind the mask."
+    )
+
+
+def pick(path: Path, config: Config, images: int) -> Batch:
+    """A batch of `images` samples at the run's size: different classes first, in stream order."""
+    split = open_split(path)
+    count = max(images, min(CANDIDATES, split.manifest.samples))
+    with Loader(
+        split,
+        size=config.data.size,
+        seed=config.run.seed,
+        global_batch=count,
+        micro_batch=count,
+        threads=2,
+        readers=1,
+        prefetch=1,
+    ) as loader:
+        batch = next(loader)
+    labels = batch.labels_B.tolist()
+    order = sorted(range(count), key=lambda n: (labels[:n].count(labels[n]), n))[:images]
+    chosen = torch.tensor(order)
+    return dataclasses.replace(
+        batch,
+        images_BHWC=batch.images_BHWC[chosen],
+        labels_B=batch.labels_B[chosen],
+        ids_B=batch.ids_B[chosen],
+        epochs_B=batch.epochs_B[chosen],
+    )
+
+
+@torch.no_grad()
+def reconstruct(model: MAE, batch: Batch, config: Config) -> list[Row]:
+    """One row of pictures a sample, in the order of HEADERS."""
+    model.eval()
+    keep_BK, mask_BM = model.random_masking(batch.epochs_B, batch.ids_B)
+    visible_BKP, _ = model.patchify(batch.images_BHWC, keep_BK, mask_BM)
+    pred_BMP = model.forward_decoder(model.forward_encoder(visible_BKP, keep_BK), keep_BK, mask_BM)
+    every_BN = torch.arange(config.patches).expand(len(keep_BK), -1)
+
+    def patches(target: Target) -> Tensor:
+        """All patches (B, N, P) of a target, in channel-normalised units."""
+        _, full_BNP = masked_patches(
+            batch.images_BHWC,
+            keep_BK,
+            every_BN.contiguous(),
+            patch=config.model.patch,
+            target=target,
+            radius=config.model.radius,
+            norm_pix=False,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            dtype=torch.float32,
+        )
+        return full_BNP
+
+    raw_BNP, target_BNP = patches("raw"), patches(config.model.target)
+    mean_BN1, var_BN1 = target_BNP.mean(-1, keepdim=True), target_BNP.var(-1, keepdim=True)
+    rows = []
+    for n in range(len(keep_BK)):
+        keep_K, mask_M = keep_BK[n], mask_BM[n]
+        true = fill(raw_BNP[n], pred_BMP[n], mask_M, mean_BN1[n, mask_M], var_BN1[n, mask_M], config)
+        near_MK = neighbour_weights(mask_M, keep_K, config.data.size // config.model.patch)
+        own = fill(
+            raw_BNP[n],
+            pred_BMP[n],
+            mask_M,
+            near_MK @ mean_BN1[n, keep_K],
+            near_MK @ var_BN1[n, keep_K],
+            config,
+        )
+        grey_NP = raw_BNP[n].clone()
+        grey_NP[mask_M] = channels(torch.full((1, raw_BNP.shape[-1]), GREY), to_pixels=False)
+        pictures = (raw_BNP[n], grey_NP, true, own, target_BNP[n])
+        rows.append(Row(pictures=tuple(to_picture(p_NP, config.model.patch) for p_NP in pictures)))
+    return rows
+
+
+def fill(
+    raw_NP: Tensor, pred_MP: Tensor, mask_M: Tensor, mean_M1: Tensor, var_M1: Tensor, config: Config
+) -> Tensor:
+    """The visible patches as they are, the masked ones as predicted (N, P)."""
+    filled_NP = raw_NP.clone()
+    if config.model.norm_pix:
+        pred_MP = torch.from_numpy(denormalise(pred_MP.numpy(), mean_M1.numpy(), var_M1.numpy()))
+    filled_NP[mask_M] = pred_MP
+    return filled_NP
+
+
+def neighbour_weights(mask_M: Tensor, keep_K: Tensor, side: int) -> Tensor:
+    """Rows of inverse-distance weights (M, K), summing to 1.
+
+    From visible patches to masked ones on a side x side grid.
+    """
+    at_M2 = torch.stack([mask_M // side, mask_M % side], 1).float()
+    at_K2 = torch.stack([keep_K // side, keep_K % side], 1).float()
+    near_MK = torch.cdist(at_M2, at_K2) ** -3
+    return near_MK / near_MK.sum(1, keepdim=True)
+
+
+def channels(patches_NP: Tensor, *, to_pixels: bool) -> Tensor:
+    """Patches between channel-normalised units and 0..1 pixels."""
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    cells = patches_NP.reshape(*patches_NP.shape[:-1], -1, 3)
+    return (cells * std + mean if to_pixels else (cells - mean) / std).reshape(patches_NP.shape)
+
+
+def to_picture(patches_NP: Tensor, patch: int) -> FloatArray:
+    """Picture (H, W, 3) float 0..1 of channel-normalised patches."""
+    return unpatchify(channels(patches_NP, to_pixels=True).clamp(0, 1).numpy(), patch)

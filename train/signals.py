@@ -1,0 +1,38 @@
+"""Being asked to stop: the first signal sets a flag that the loop reads, the second one ends at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+
+@dataclass(slots=True)
+class StopFlag:
+    """Name of the signal that asked for the end, or empty."""
+
+    name: str = ""
+
+
+@contextmanager
+def stop_flag() -> Iterator[StopFlag]:
+    """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; put the old handlers back at the end."""
+    flag = StopFlag()
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        flag.name = signal.Signals(number).name
+        # a second one means now
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, ask)
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,78 @@
+"""The training step: compiled forward and backward over micro-batches, finite check, one fused AdamW update.
+
+No host synchronisation: the metrics it returns are device tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from turbomim.pipeline.loader import Batch
+from turbomim.train.config import StepConfig
+from turbomim.train.distributed import World
+
+
+def autocast(step: StepConfig, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """bfloat16 matrix products where asked for or, with `auto`, where the GPU has them; float32 elsewhere."""
+    wanted = step.precision == "bfloat16"
+    if step.precision == "auto":
+        wanted = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+
+
+class Step:
+    """One optimizer step over the micro-batches of a rank."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: StepConfig,
+        world: World,
+        micro_steps: int,
+    ) -> None:
+        self.optimizer, self.config, self.world, self.micro_steps = optimizer, config, world, micro_steps
+        self.params = [p for p in model.parameters() if p.requires_grad]
+        self.loss_fn: nn.Module = model
+        if config.compile:
+            # inside DDP, so that the graph stays whole
+            self.loss_fn = torch.compile(model, fullgraph=True, dynamic=False)  # type: ignore[assignment]
+        if world.size > 1:
+            ids = [world.device.index] if world.device.type == "cuda" else None
+            self.loss_fn = DistributedDataParallel(self.loss_fn, device_ids=ids, gradient_as_bucket_view=True)
+
+    def __call__(self, batches: Iterable[Batch], lr: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Take one step.
+
+        Returns (loss, gradient norm, skipped), () float32 on the device, equal on every rank.
+
+        A step whose loss or gradient is not finite leaves weights and moments untouched and returns skipped =
+        1.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.world.device)
+        for number, batch in enumerate(batches, start=1):
+            with self._no_sync(number < self.micro_steps), autocast(self.config, self.world.device):
+                loss = self.loss_fn(batch.images_BHWC, batch.epochs_B, batch.ids_B) / self.micro_steps
+            with self._no_sync(number < self.micro_steps):
+                loss.backward()
+            total += loss.detach()
+        loss = self.world.mean(total)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
+        skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # the fused kernel reads this flag on the device and then leaves weights, moments and step count alone
+        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
+        self.optimizer.step()
+        return loss, norm, skipped
+
+    def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager[object]:
+        if wanted and isinstance(self.loss_fn, DistributedDataParallel):
+            return self.loss_fn.no_sync()
+        return contextlib.nullcontext()
