@@ -1,0 +1,228 @@
+"""PixMIM's low-frequency images: a Gaussian blur, and the published ideal disc filter.
+
+Both take uint8 images and return float32 ones in 0..1 units.  A radius is in cycles per image.
+Suffixes: B batch, C channels, H W pixels (H == W == S), R frequencies, Q waves (2 R).
+"""
+
+# Triton's arguments have no Python types.
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# The kernel's taps add up to this: their small halves stay above float16's smallest numbers, and 255 times
+# their sum below its largest.
+_TAP_SUM = 64
+
+
+def gaussian_extent(size: int, radius: float) -> tuple[float, int]:
+    """Return the blur's standard deviation in pixels, and its reach: the pixels it reads on each side.
+
+    The reach is at least four standard deviations; the kernel has 2 * reach + 1 taps.
+    Raises ValueError if the blur reaches past a reflected image.
+    """
+    if not radius > 0:
+        raise ValueError(f"radius is {radius}: choose a positive number of cycles per image")
+    sigma = size / (2 * math.pi * radius)
+    reach = math.ceil(4 * sigma)
+    if reach >= size:
+        smallest = 4 / (2 * math.pi * (1 - 1 / size))
+        raise ValueError(
+            f"radius is {radius}: a {size} pixel image needs more than {smallest:.2f} cycles per image"
+        )
+    return sigma, reach
+
+
+def gaussian_ref(images_BHWC: Tensor, radius: float) -> Tensor:
+    """Blur each channel with a Gaussian whose frequency response has the standard deviation `radius`.
+
+    images (B, S, S, 3) uint8; radius in cycles per image.  Returns (B, S, S, 3) float32 in 0..1 units.
+    The border is reflected and the edge pixel not repeated, as in torchvision's gaussian_blur.
+    Raises ValueError if the radius is too small for the image.
+    """
+    # The taps depend on the size, so a traced size becomes a constant here.
+    size = int(images_BHWC.shape[1])
+    sigma, reach = gaussian_extent(size, radius)
+    taps = [math.exp(-0.5 * (tap / sigma) ** 2) for tap in range(-reach, reach + 1)]
+    weights = [tap / math.fsum(taps) for tap in taps]
+    padded_BHWC = _reflect(_reflect(images_BHWC, reach, 1), reach, 2)
+    rows_BHWC = _weighted_sum(padded_BHWC, [weight / 255 for weight in weights], 1, size)
+    return _weighted_sum(rows_BHWC, weights, 2, size)
+
+
+def _reflect(x: Tensor, reach: int, dim: int) -> Tensor:
+    """Extend one dimension on both sides by its mirror image, without repeating the edge."""
+    if reach == 0:
+        return x
+    before = x.narrow(dim, 1, reach).flip(dim)
+    after = x.narrow(dim, x.shape[dim] - 1 - reach, reach).flip(dim)
+    return torch.cat([before, x, after], dim)
+
+
+def _weighted_sum(x: Tensor, weights: list[float], dim: int, size: int) -> Tensor:
+    """Correlate one dimension with the weights, in float32."""
+    total = x.narrow(dim, 0, size).float() * weights[0]
+    for tap, weight in enumerate(weights[1:], start=1):
+        total = total + x.narrow(dim, tap, size).float() * weight
+    return total
+
+
+def blur_scalars(size: int, radius: float) -> tuple[float, float, float]:
+    """Return the taps' exponent and scale that `blur_patch` needs, and `untap`, which undoes two scales."""
+    sigma, reach = gaussian_extent(size, radius)
+    exponent = -0.5 / sigma**2
+    total = math.fsum(math.exp(exponent * tap**2) for tap in range(-reach, reach + 1))
+    return exponent, _TAP_SUM / total, 1 / _TAP_SUM**2
+
+
+@triton.jit
+def blur_patch(
+    image_ptr,
+    cell,
+    inside,
+    value,
+    tap_exponent,
+    tap_scale,
+    S: tl.constexpr,
+    PATCH: tl.constexpr,
+    REACH: tl.constexpr,
+    SIDE: tl.constexpr,
+    WINDOW: tl.constexpr,
+):
+    """Return the blurred patch's values, in (row, column, channel) order.
+
+    cell is the patch's row-major number, and nothing is read unless inside; value (BLOCK,) are places in the
+    patch; SIDE and WINDOW are powers of two, at least PATCH and PATCH + 2 * REACH.
+    The three channels (of four, for the power of two) are stacked, so that one product with the banded matrix
+    of the taps blurs along the columns and another along the rows.
+    The result is as many times too large as `untap` of `blur_scalars` is small.
+    """
+    near = tl.arange(0, WINDOW)
+    tap = near[:, None] - tl.arange(0, SIDE)[None, :] - REACH
+    weight = tl.exp((tap * tap).to(tl.float32) * tap_exponent) * tap_scale
+    band = tl.where((tap >= -REACH) & (tap <= REACH), weight, 0.0)
+    band_high, band_low = _split(band)  # (WINDOW, SIDE)
+
+    stack = tl.arange(0, 4 * WINDOW)
+    row = _mirror((cell // (S // PATCH)).to(tl.int32) * PATCH - REACH + stack % WINDOW, S)
+    column = _mirror((cell % (S // PATCH)).to(tl.int32) * PATCH - REACH + near, S)
+    used = tl.where(inside, PATCH + 2 * REACH, 0)
+    valid = ((stack % WINDOW < used) & (stack < 3 * WINDOW))[:, None] & (near < used)[None, :]
+    window_ptr = image_ptr + (row * (S * 3) + stack // WINDOW)[:, None] + (column * 3)[None, :]
+
+    # Bytes are exact in float16.
+    window = tl.load(window_ptr, mask=valid, other=0).to(tl.float16)  # (channel, row | column)
+    half = tl.dot(window, band_high)
+    half = tl.dot(window, band_low, half)
+    half = tl.reshape(tl.permute(tl.reshape(half, (4, WINDOW, SIDE)), (0, 2, 1)), (4 * SIDE, WINDOW))
+    half_high, half_low = _split(half)  # (channel, column | row)
+    blurred = tl.dot(half_high, band_high)
+    blurred = tl.dot(half_high, band_low, blurred)
+    blurred = tl.dot(half_low, band_high, blurred)
+
+    place = ((value % 3) * SIDE + value % (PATCH * 3) // 3) * SIDE + value // (PATCH * 3)
+    place = tl.where(value < PATCH * PATCH * 3, place, 0)
+    return tl.gather(tl.reshape(blurred, (4 * SIDE * SIDE,)), place, 0)
+
+
+@triton.jit
+def _mirror(position, S: tl.constexpr):
+    """Reflect positions at both borders; the edge pixel is not repeated."""
+    return (S - 1) - tl.abs((S - 1) - tl.abs(position))
+
+
+@triton.jit
+def _split(x):
+    """Return two float16 tensors that add up to x, to 22 bits: tensor cores multiply them without loss."""
+    high = x.to(tl.float16)
+    return high, (x - high.to(tl.float32)).to(tl.float16)
+
+
+def ideal_ref(images_BHWC: Tensor, radius: float) -> Tensor:
+    """Keep the frequencies inside a disc and return the modulus, as PixMIM's published code does.
+
+    images (B, S, S, 3) uint8; radius in cycles per image.  Returns (B, S, S, 3) float32 in 0..1 units.
+    Only the kept frequencies are computed, as float32 products with cosines and sines; autocast is switched
+    off here, and on a GPU TF32 must be off (torch's default).
+    Raises ValueError if the disc keeps no frequency.
+    Source: LowFreqTargetGenerator of mmselfsup (arXiv:2303.02416), where the disc's centre is (S - 1) / 2 and
+    not the zero frequency at S // 2; we follow it.
+    """
+    # The matrices depend on the size, so a traced size becomes a constant here.
+    size = int(images_BHWC.shape[1])
+    batch, channels = images_BHWC.shape[0], images_BHWC.shape[3]
+    with torch.autocast(images_BHWC.device.type, enabled=False):
+        waves_QS, even_RR, odd_y_RR, odd_x_RR, odd_RR = _waves_and_disc(size, radius, images_BHWC.device)
+        count = waves_QS.shape[0]
+        images = (images_BHWC.float() / 255).reshape(batch, size, size * channels)
+        down = (waves_QS @ images).reshape(batch, count, size, channels)
+        spectrum_BQCQ = down.transpose(2, 3) @ waves_QS.T
+        cos_y, sin_y = spectrum_BQCQ.transpose(1, 2).chunk(2, dim=2)
+        (cc, cs), (sc, ss) = cos_y.chunk(2, dim=3), sin_y.chunk(2, dim=3)
+        # The disc times the spectrum, with exp(-ify) exp(-ifx) written out over the signs of fy and fx.
+        real = _blocks(
+            even_RR * cc - odd_RR * ss,
+            even_RR * cs + odd_RR * sc,
+            odd_RR * cs + even_RR * sc,
+            even_RR * ss - odd_RR * cc,
+        )
+        imag = _blocks(
+            -odd_x_RR * cs - odd_y_RR * sc,
+            odd_x_RR * cc - odd_y_RR * ss,
+            odd_y_RR * cc - odd_x_RR * ss,
+            odd_y_RR * cs + odd_x_RR * sc,
+        )
+        across_B2CQS = torch.stack([real, imag], dim=1) @ waves_QS
+        across = across_B2CQS.permute(0, 1, 3, 4, 2).reshape(batch, 2, count, size * channels)
+        out_real, out_imag = (waves_QS.T @ across).unbind(1)
+        modulus = (out_real.square() + out_imag.square()).sqrt() / size**2
+    return modulus.reshape(batch, size, size, channels)
+
+
+def ideal_disc(size: int, radius: float) -> Tensor:
+    """Return the published mask over the shifted spectrum: (S, S) float32, 1 = frequency kept."""
+    distance = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    return (distance[:, None] ** 2 + distance[None, :] ** 2 <= radius**2).float()
+
+
+def _waves_and_disc(
+    size: int, radius: float, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the waves that the disc keeps, and the disc's four parts.
+
+    waves (2R, S): the cosines, then the sines, of the frequencies 0, 1, ... R - 1.  Each part (R, R) adds the
+    disc at (±fy, ±fx): all four; times the sign of fy; times the sign of fx; times both signs.
+    """
+    centre = (size - 1) / 2
+    first = max(0, math.ceil(centre - radius))
+    last = min(size - 1, math.floor(centre + radius))
+    nearest = math.sqrt(2) * (centre % 1)
+    if radius < nearest:
+        raise ValueError(f"radius is {radius}: a disc that keeps a frequency needs at least {nearest:.3f}")
+    frequency = torch.arange(max(size // 2 - first, last - size // 2) + 1, device=device)
+    pixel = torch.arange(size, device=device)
+    # The product is reduced as an integer, so that the angle is exact.
+    angle = (frequency[:, None] * pixel[None, :] % size).double() * (2 * math.pi / size)
+    # Zero has two signs and is one frequency: half of it to each.
+    share = torch.where(frequency == 0, 0.5, 1.0)
+
+    def disc(sign_y: int, sign_x: int) -> Tensor:
+        y, x = sign_y * frequency + size // 2, sign_x * frequency + size // 2
+        distance = (y - centre).double().square()[:, None] + (x - centre).double().square()[None, :]
+        inside = (distance <= radius**2) & (y < size)[:, None] & (x < size)[None, :]
+        return inside * share[:, None] * share[None, :]
+
+    pp, pm, mp, mm = disc(1, 1), disc(1, -1), disc(-1, 1), disc(-1, -1)
+    waves_QS = torch.cat([angle.cos(), angle.sin()]).float()
+    return waves_QS, pp + pm + mp + mm, pp + pm - mp - mm, pp - pm + mp - mm, pp - pm - mp + mm
+
+
+def _blocks(cc: Tensor, cs: Tensor, sc: Tensor, ss: Tensor) -> Tensor:
+    """Join four (..., R, R) blocks to one (..., 2R, 2R) matrix."""
+    return torch.cat([torch.cat([cc, cs], dim=-1), torch.cat([sc, ss], dim=-1)], dim=-2)
