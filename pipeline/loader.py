@@ -16,7 +16,8 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
-from turbomim.pipeline.dali import MIN_SIZE, build_pipeline, draw_src, feed, find_undecodable, schedule, take
+from turbomim.pipeline.crops import GRAPHS, MIN_SIZE, Crop, draw
+from turbomim.pipeline.dali import build_pipeline, feed, find_undecodable, schedule, take
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.order import Turn, check_batches, turns
 from turbomim.pipeline.philox import SEEDS
@@ -41,9 +42,11 @@ class Batch:
 class Loader(Iterator[Batch]):
     """Micro-batches of one rank, endless; a context manager.
 
-    size: pixels of the crop's side; global_batch: samples a step, all ranks; micro_batch: samples a batch;
-    start: position of the first step; device: "cpu" or "cuda" (torch's current device); threads: DALI's;
-    readers: read-ahead threads; prefetch: batches being read and batches being decoded while one is used.
+    size: pixels of the crop's side; crop: simple ("src") or random ("rrc") resized crop; scale: the least
+    share of an image's area that rrc keeps, in (0, 1]; global_batch: samples a step, all ranks;
+    micro_batch: samples a batch; start: position of the first step; device: "cpu" or "cuda" (torch's current
+    device); threads: DALI's; readers: read-ahead threads; prefetch: batches being read and batches being
+    decoded while one is used.
     Raises UserError: arguments that do not fit, a shard that changed, an image that does not decode.
     """
 
@@ -52,6 +55,8 @@ class Loader(Iterator[Batch]):
         split: Split,
         *,
         size: int,
+        crop: Crop = "src",
+        scale: float = 0.2,
         seed: int,
         global_batch: int,
         micro_batch: int,
@@ -64,12 +69,14 @@ class Loader(Iterator[Batch]):
         prefetch: int = 2,
     ) -> None:
         check_batches(global_batch=global_batch, micro_batch=micro_batch, rank=rank, world=world)
-        _check(split, size=size, seed=seed, start=start, device=device)
+        _check(split, seed=seed, start=start, device=device)
+        _check_crop(crop, size=size, scale=scale)
         for name, value in (("threads", threads), ("readers", readers), ("prefetch", prefetch)):
             if value < 1:
                 raise UserError(f"{name} {value} is below 1: set it to at least 1")
         self._split = split
-        self._size = size
+        self._crop: Crop = crop
+        self._scale = scale
         self._seed = seed
         self._device = device
         self._prefetch = prefetch
@@ -84,7 +91,7 @@ class Loader(Iterator[Batch]):
         )
         self._running: deque[tuple[Turn, Samples]] = deque()
         self._pipeline: Pipeline | None = build_pipeline(
-            size, batch=micro_batch, device=device, threads=threads, prefetch=prefetch
+            crop, size, batch=micro_batch, device=device, threads=threads, prefetch=prefetch
         )
         self._ahead = ReadAhead(split, stream, readers=readers, prefetch=prefetch)
 
@@ -132,8 +139,7 @@ class Loader(Iterator[Batch]):
 
     def _feed(self, pipeline: Pipeline) -> None:
         turn, samples = next(self._ahead)
-        words_B2, flips_B = draw_src(self._seed, turn)
-        feed(pipeline, samples.images, words_B2, flips_B)
+        feed(pipeline, samples.images, draw(self._crop, self._scale, self._seed, turn))
         self._running.append((turn, samples))
 
     def _to_device(self, turn: Turn, samples: Samples) -> tuple[Tensor, ...]:
@@ -145,7 +151,7 @@ class Loader(Iterator[Batch]):
 
     def _name_undecodable(self, turn: Turn, samples: Samples, error: RuntimeError) -> None:
         """Raise UserError naming the samples that do not decode, which DALI does not; return if all do."""
-        failures = find_undecodable(samples.images, self._size, self._device)
+        failures = find_undecodable(samples.images, self._device)
         if not failures:
             return
         names = [
@@ -159,12 +165,10 @@ class Loader(Iterator[Batch]):
         ) from error
 
 
-def _check(split: Split, *, size: int, seed: int, start: int, device: str) -> None:
-    """Raise UserError for what the stream or the graph cannot serve."""
+def _check(split: Split, *, seed: int, start: int, device: str) -> None:
+    """Raise UserError for what the stream cannot serve."""
     if split.manifest.samples < 1:
         raise UserError(f"the split {str(split.path)!r} has no samples: make it from a folder with images")
-    if size < MIN_SIZE:
-        raise UserError(f"image size {size} is below {MIN_SIZE}, the least that reflect padding allows")
     if not 0 <= seed < SEEDS:
         raise UserError(f"seed {seed} is outside [0, 2**63): choose a seed in that range")
     if start < 0:
@@ -173,3 +177,15 @@ def _check(split: Split, *, size: int, seed: int, start: int, device: str) -> No
         raise UserError(f"device {device!r} is neither 'cpu' nor 'cuda'")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda' was asked for, but torch finds no GPU: check the driver or use 'cpu'")
+
+
+def _check_crop(crop: str, *, size: int, scale: float) -> None:
+    """Raise UserError for what no graph crops."""
+    if crop not in GRAPHS:
+        raise UserError(f"crop {crop!r} is none of {', '.join(GRAPHS)}: choose one of them")
+    if not 0 < scale <= 1:
+        raise UserError(f"scale {scale} is outside (0, 1]: it is the least share of the image's area")
+    if crop == "src" and size < MIN_SIZE:
+        raise UserError(f"image size {size} is below {MIN_SIZE}, the least that reflect padding allows")
+    if size < 1:
+        raise UserError(f"image size {size} is below 1: set it to at least 1 pixel")

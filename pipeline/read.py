@@ -26,7 +26,7 @@ from turbomim.pipeline.tar import BLOCK
 # half of the usual limit of 1024 descriptors a process stays free for everything else
 OPEN_SHARDS = 512
 
-REMEDY = "run `turbomim shard verify` on the split, then restore the shard or remake the split"
+REMEDY = "run `sha256sum -c SHA256SUMS` in the split's folder, then restore the shard or remake the split"
 
 # fields of a USTAR header
 SIZE_FIELD = slice(124, 136)

@@ -1,18 +1,25 @@
-"""Two references for the simple resized crop, and one run of the graph to compare with them.
+"""Two references for each crop, and one run of the graph to compare with them.
 
 `by_torchvision` is the pipeline of the papers, on PIL images.  `by_definition` resizes in float with the same
-cubic filter and the photograph's edge repeated: what the loader states.
+cubic filter and the edge repeated: what the loader states.  `rrc_` marks those of the random resized crop,
+whose windows torchvision itself finds from the sample's words.
 """
 
 import io
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
+import torch
 import torchvision.transforms.functional as tv
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms import RandomResizedCrop, transforms
 
-from turbomim.pipeline.dali import build_pipeline, feed, schedule, src_offsets, take
+from turbomim.pipeline.crops import Crop, Inputs, src_offsets
+from turbomim.pipeline.dali import build_pipeline, feed, schedule, take
 
 
 def encode(image: Image.Image, extension: str, **options: Any) -> NDArray[np.uint8]:
@@ -22,10 +29,10 @@ def encode(image: Image.Image, extension: str, **options: Any) -> NDArray[np.uin
 
 
 def run_graph(
-    images: list[NDArray[np.uint8]], words_B2: NDArray[np.int64], flips_B: NDArray[np.int32], size: int
+    images: list[NDArray[np.uint8]], inputs: Inputs, size: int, crop: Crop = "src"
 ) -> NDArray[np.uint8]:
-    pipeline = build_pipeline(size, batch=len(images), device="cpu", threads=2, prefetch=1)
-    feed(pipeline, images, words_B2, flips_B)
+    pipeline = build_pipeline(crop, size, batch=len(images), device="cpu", threads=2, prefetch=1)
+    feed(pipeline, images, inputs)
     schedule(pipeline)
     out: NDArray[np.uint8] = take(pipeline, "cpu").numpy()
     return out
@@ -46,6 +53,14 @@ def by_definition(
 ) -> NDArray[np.float32]:
     image = Image.open(io.BytesIO(encoded.tobytes())).convert("RGB")
     width, height = tv.resize(image, size, tv.InterpolationMode.NEAREST).size
+    y, x = src_offsets(word_2[None].astype(np.uint32), np.array([[height, width]]), size)[0] + 4
+    resized = np.pad(resize_in_float(image, height, width), ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    window = resized[y : y + size, x : x + size].clip(0, 255)
+    return np.asarray(window[:, ::-1] if flip else window, np.float32)
+
+
+def resize_in_float(image: Image.Image, height: int, width: int) -> NDArray[np.float32]:
+    """Resize with the edge repeated, neither rounded nor clipped."""
     # the filter reaches 2 pixels, times the scale, past the edge
     edge = int(2 * max(image.width / width, image.height / height, 1)) + 2
     pixels = np.pad(np.asarray(image, np.float32), ((edge, edge), (edge, edge), (0, 0)), mode="edge")
@@ -54,7 +69,51 @@ def by_definition(
         np.asarray(Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC, box=box))
         for channel in pixels.transpose(2, 0, 1)
     ]
-    y, x = src_offsets(word_2[None].astype(np.uint32), np.array([[height, width]]), size)[0] + 4
-    resized = np.pad(np.stack(channels, -1), ((4, 4), (4, 4), (0, 0)), mode="reflect")
-    window = resized[y : y + size, x : x + size].clip(0, 255)
-    return np.asarray(window[:, ::-1] if flip else window, np.float32)
+    return np.stack(channels, -1)
+
+
+class _Words:
+    """Stands in for torch inside torchvision's search of a window: each draw takes the word it should."""
+
+    def __init__(self, words: list[int]) -> None:
+        self.shapes: Iterator[int] = iter(words[:20])
+        self.places: Iterator[int] = iter(words[20:])
+        self.log, self.exp = torch.log, torch.exp
+
+    def tensor(self, numbers: list[float]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.float64)
+
+    def empty(self, _count: int) -> SimpleNamespace:
+        return SimpleNamespace(uniform_=self.uniform)
+
+    def uniform(self, low: float, high: float) -> torch.Tensor:
+        return torch.as_tensor(low + (high - low) * next(self.shapes) / 2**32, dtype=torch.float64)
+
+    def randint(self, low: int, high: int, size: tuple[int]) -> torch.Tensor:
+        return torch.tensor(low + ((high - low) * next(self.places) >> 32))
+
+
+def rrc_window_by_torchvision(
+    words: list[int], height: int, width: int, scale: float
+) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the window that 22 CROP words give."""
+    image = torch.empty(3, height, width, device="meta")
+    with patch.object(transforms, "torch", _Words(words)):
+        top, left, rows, columns = RandomResizedCrop.get_params(image, [scale, 1.0], [3 / 4, 4 / 3])
+    return top, left, rows, columns
+
+
+def rrc_by_torchvision(
+    encoded: NDArray[np.uint8], window: tuple[int, int, int, int], flip: int, size: int
+) -> NDArray[np.float32]:
+    image = Image.open(io.BytesIO(encoded.tobytes())).convert("RGB")
+    image = tv.resized_crop(image, *window, [size, size], tv.InterpolationMode.BICUBIC, antialias=True)
+    return np.asarray(tv.hflip(image) if flip else image, np.float32)
+
+
+def rrc_by_definition(
+    encoded: NDArray[np.uint8], window: tuple[int, int, int, int], flip: int, size: int
+) -> NDArray[np.float32]:
+    image = Image.open(io.BytesIO(encoded.tobytes())).convert("RGB")
+    crop = resize_in_float(tv.crop(image, *window), size, size).clip(0, 255)
+    return crop[:, ::-1] if flip else crop

@@ -10,7 +10,8 @@ from crop_reference import by_definition, by_torchvision, encode, run_graph
 from numpy.typing import NDArray
 from PIL import Image
 
-from turbomim.pipeline.dali import build_pipeline, draw_src, feed, schedule, src_offsets, take
+from turbomim.pipeline.crops import Inputs, draw, src_offsets
+from turbomim.pipeline.dali import build_pipeline, feed, schedule, take
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, FLIP, draw_u32
 
@@ -43,7 +44,7 @@ def test_pixels(extension: str) -> None:
     words = random.integers(0, 2**32, (40, 2))
     words[:4] = [[FIRST, FIRST], [FIRST, LAST], [LAST, FIRST], [LAST, LAST]]
     flips = random.integers(0, 2, 40).astype(np.int32)
-    pixels = run_graph(images, words, flips, SIZE).astype(np.float32)
+    pixels = run_graph(images, {"words": words, "flips": flips}, SIZE).astype(np.float32)
     samples = list(zip(images, words, flips.tolist(), strict=True))
     # half a grey level of rounding, and a third for DALI's table of filter weights; no more for JPEG, as it
     # decodes to Pillow's pixels
@@ -60,7 +61,9 @@ def test_pixels_inside_differ_from_torchvision_by_rounding_only() -> None:
     """Far from the photograph's edge and from black and white, PIL's extra rounding is all that is left."""
     image = encode(Image.fromarray(texture(3, 300, 400) // 2 + 64), "PNG")
     words = np.array([[2**31, 2**31]])
-    pixels = run_graph([image], words, np.zeros(1, np.int32), size=128)[0].astype(np.float32)
+    pixels = run_graph([image], {"words": words, "flips": np.zeros(1, np.int32)}, size=128)[0].astype(
+        np.float32
+    )
     inside = np.s_[8:-8, 8:-8]
     difference = np.abs(pixels - by_torchvision(image, words[0], 0, size=128))[inside]
     assert difference.max() <= 1
@@ -106,7 +109,7 @@ def test_odd_images(name: str) -> None:
     image = odd_images()[name]
     words = np.random.default_rng(5).integers(0, 2**32, (4, 2))
     flips = np.array([0, 1, 0, 1], np.int32)
-    pixels = run_graph([image] * 4, words, flips, SIZE)
+    pixels = run_graph([image] * 4, {"words": words, "flips": flips}, SIZE)
     for i in range(4):
         assert np.abs(pixels[i] - by_definition(image, words[i], int(flips[i]), SIZE)).max() < 0.85
 
@@ -114,16 +117,18 @@ def test_odd_images(name: str) -> None:
 def test_a_panorama_takes_no_memory_beyond_its_window() -> None:
     """The whole resize of 1 x 65500 to a short side of 224 would take 9.8 GB."""
     image = encode(Image.fromarray(texture(0, 1, 65500)), "JPEG")
-    pixels = run_graph([image], np.array([[0, 2**31]]), np.zeros(1, np.int32), size=224)
+    inputs = {"words": np.array([[0, 2**31]]), "flips": np.zeros(1, np.int32)}
+    pixels = run_graph([image], inputs, size=224)
     assert pixels.shape == (1, 224, 224, 3)
 
 
 def test_draws_written_out() -> None:
     """Crop: words 0 and 1, for y and x.  Flip: the lowest bit of word 0."""
     turn = Turn(position=0, epochs_B=np.arange(50), ids_B=np.arange(50) * 7)
-    words, flips = draw_src(SEED, turn)
-    assert words.tolist() == draw_u32(SEED, turn.epochs_B, turn.ids_B, CROP, 2).tolist()
-    assert flips.tolist() == [
+    inputs = draw("src", 0.2, SEED, turn)
+    assert sorted(inputs) == ["flips", "words"]
+    assert inputs["words"].tolist() == draw_u32(SEED, turn.epochs_B, turn.ids_B, CROP, 2).tolist()
+    assert inputs["flips"].tolist() == [
         word & 1 for word in draw_u32(SEED, turn.epochs_B, turn.ids_B, FLIP, 1)[:, 0].tolist()
     ]
 
@@ -131,7 +136,8 @@ def test_draws_written_out() -> None:
 def test_flips_are_fair_and_differ_between_epochs() -> None:
     ids = np.arange(10_000)
     flips = [
-        draw_src(1, Turn(position=0, epochs_B=np.full(10_000, epoch), ids_B=ids))[1] for epoch in range(2)
+        draw("src", 0.2, 1, Turn(position=0, epochs_B=np.full(10_000, epoch), ids_B=ids))["flips"]
+        for epoch in range(2)
     ]
     assert np.mean(flips, axis=1) == pytest.approx([0.5, 0.5], abs=0.02)
     assert (flips[0] == flips[1]).mean() == pytest.approx(0.5, abs=0.02)
@@ -139,16 +145,17 @@ def test_flips_are_fair_and_differ_between_epochs() -> None:
 
 def test_nothing_is_copied_on_the_way_in_or_out(monkeypatch: pytest.MonkeyPatch) -> None:
     image = encode(Image.fromarray(texture(0, 50, 60)), "PNG")
-    pipeline = build_pipeline(SIZE, batch=1, device="cpu", threads=1, prefetch=1)
+    pipeline = build_pipeline("src", SIZE, batch=1, device="cpu", threads=1, prefetch=1)
+    inputs: Inputs = {"words": np.zeros((1, 2), np.int64), "flips": np.zeros(1, np.int32)}
     references = sys.getrefcount(image)
-    feed(pipeline, [image], np.zeros((1, 2), np.int64), np.zeros(1, np.int32))
+    feed(pipeline, [image], inputs)
     # DALI keeps the array itself, until the run has used it
     assert sys.getrefcount(image) == references + 1
     schedule(pipeline)
     untyped: Any = pipeline
     (output,) = untyped.outputs()
     assert sys.getrefcount(image) == references
-    feed(pipeline, [image], np.zeros((1, 2), np.int64), np.zeros(1, np.int32))
+    feed(pipeline, [image], inputs)
     schedule(pipeline)
     monkeypatch.setattr(pipeline, "outputs", lambda stream: (output,))
     assert take(pipeline, "cpu").data_ptr() == output.as_tensor().data_ptr() == output[0].data_ptr()

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import texture
-from crop_reference import by_definition
+from crop_reference import by_definition, run_graph
 from PIL import Image
 
-from turbomim.pipeline.dali import draw_src
+from turbomim.pipeline.crops import Crop, draw
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Batch, Loader
 from turbomim.pipeline.order import Turn, sample_ids
@@ -65,11 +65,23 @@ def test_samples_labels_and_pixels_are_those_of_the_stream(tiny_split: Split) ->
         assert batch.ids_B.tolist() == ids.tolist()
         samples = read_samples(tiny_split, files, ids)
         assert batch.labels_B.tolist() == samples.labels_B.tolist()
-        words, flips = draw_src(SEED, Turn(position=batch.position, epochs_B=epochs, ids_B=ids))
+        inputs = draw("src", 0.2, SEED, Turn(position=batch.position, epochs_B=epochs, ids_B=ids))
+        words, flips = inputs["words"], inputs["flips"]
         for i in range(6):
             expected = by_definition(samples.images[i], words[i], int(flips[i]), SIZE)
             assert np.abs(batch.images_BHWC[i].numpy() - expected).max() < 0.85
     files.close()
+
+
+def test_random_crops_are_those_of_the_stream(tiny_split: Split) -> None:
+    """Below the least size of the simple crop too."""
+    (batch,) = load(tiny_split, 1, size=5, crop="rrc", scale=0.6, start=30)
+    epochs, ids = sample_ids(np.arange(30, 36), 33, SEED)
+    files = ShardFiles(tiny_split)
+    images = read_samples(tiny_split, files, ids).images
+    files.close()
+    inputs = draw("rrc", 0.6, SEED, Turn(position=30, epochs_B=epochs, ids_B=ids))
+    assert np.array_equal(batch.images_BHWC.numpy(), run_graph(images, inputs, 5, "rrc"))
 
 
 def test_batch_form(tiny_split: Split) -> None:
@@ -105,16 +117,21 @@ def test_labels_are_the_classes(tiny_split: Split) -> None:
     ],
     ids=str,
 )
-def test_nothing_but_the_position_matters(tiny_split: Split, changes: dict[str, int]) -> None:
-    reference = by_position(load(tiny_split, 8))
+@pytest.mark.parametrize("crop", ["src", "rrc"])
+def test_nothing_but_the_position_matters(tiny_split: Split, crop: str, changes: dict[str, int]) -> None:
+    reference = by_position(load(tiny_split, 8, crop=crop))
     micro_batch = changes.get("micro_batch", 6)
-    assert by_position(load(tiny_split, 48 // micro_batch, **changes)) == reference
+    assert by_position(load(tiny_split, 48 // micro_batch, crop=crop, **changes)) == reference
 
 
+@pytest.mark.parametrize("crop", ["src", "rrc"])
 @pytest.mark.parametrize("world", [2, 4])
-def test_ranks_together_equal_one(tiny_split: Split, world: int) -> None:
-    reference = by_position(load(tiny_split, 8))
-    ranks = [load(tiny_split, 16 // world, micro_batch=3, rank=rank, world=world) for rank in range(world)]
+def test_ranks_together_equal_one(tiny_split: Split, world: int, crop: str) -> None:
+    reference = by_position(load(tiny_split, 8, crop=crop))
+    ranks = [
+        load(tiny_split, 16 // world, micro_batch=3, rank=rank, world=world, crop=crop)
+        for rank in range(world)
+    ]
     assert by_position([batch for rank in ranks for batch in rank]) == reference
 
 
@@ -168,14 +185,15 @@ def damage(split: Split, sample: int) -> None:
         tar.write(b"\7" * int(split.index.image_bytes_N[sample]))
 
 
-@pytest.mark.parametrize("prefetch", [1, 3])
-def test_images_that_do_not_decode_are_named(own_split: Split, prefetch: int) -> None:
+@pytest.mark.parametrize(("prefetch", "crop"), [(1, "src"), (3, "src"), (2, "rrc")])
+def test_images_that_do_not_decode_are_named(own_split: Split, prefetch: int, crop: Crop) -> None:
     bad = sample_ids(np.arange(33), 33, SEED)[1][[15, 17]].tolist()
     for sample in bad:
         damage(own_split, sample)
     with Loader(
         own_split,
         size=SIZE,
+        crop=crop,
         seed=SEED,
         global_batch=6,
         micro_batch=6,
@@ -241,6 +259,10 @@ def test_closing_leaves_no_thread_and_no_file(tiny_split: Split) -> None:
     ("changes", "words"),
     [
         ({"size": 8}, "image size 8 is below 9"),
+        ({"size": 0, "crop": "rrc"}, "image size 0 is below 1"),
+        ({"crop": "rcc"}, "crop 'rcc' is none of src, rrc"),
+        ({"crop": "rrc", "scale": 0.0}, "scale 0.0 is outside"),
+        ({"crop": "rrc", "scale": 1.5}, "scale 1.5 is outside"),
         ({"seed": -1}, "seed -1"),
         ({"start": -1}, "start position -1"),
         ({"device": "tpu"}, "'tpu'"),

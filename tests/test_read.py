@@ -120,7 +120,7 @@ def test_a_shard_that_changed_is_named(
     files.close()
     message = str(caught.value)
     assert f"{path}' at byte {index.offset_N[sample]}:" in message
-    assert "turbomim shard verify" in message
+    assert "sha256sum -c SHA256SUMS" in message
     assert "\n" not in message
 
 

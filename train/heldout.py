@@ -31,6 +31,8 @@ def heldout_loss(model: nn.Module, split: Split, config: Config, micro_batch: in
     with Loader(
         split,
         size=config.data.size,
+        crop=config.data.crop,
+        scale=config.data.rrc_scale,
         seed=config.run.seed,
         global_batch=batch * world.size,
         micro_batch=batch,

@@ -242,6 +242,8 @@ class _Run:
         with Loader(
             self.split,
             size=data.size,
+            crop=data.crop,
+            scale=data.rrc_scale,
             seed=run.seed,
             global_batch=self.plan.global_batch,
             micro_batch=self.plan.micro_batch,

@@ -72,6 +72,8 @@ def pick(path: Path, config: Config, images: int) -> Batch:
     with Loader(
         split,
         size=config.data.size,
+        crop=config.data.crop,
+        scale=config.data.rrc_scale,
         seed=config.run.seed,
         global_batch=count,
         micro_batch=count,

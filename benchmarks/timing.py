@@ -1,0 +1,75 @@
+"""Time functions in turn, and say on what machine: JSON lines with value, unit, quantiles and versions."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from turbomim.train.rundir import versions
+
+
+def alternate(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each function, `rounds` times, one after the other in every round.
+
+    Each runs once before, uncounted: compilation and first allocations are not measured.
+    """
+    for function in functions.values():
+        function()
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            _wait()
+            begun = time.perf_counter()
+            function()
+            _wait()
+            seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def machine() -> dict[str, Any]:
+    """Device, threads, versions and commit, for every line of results."""
+    folder = Path(__file__).resolve().parent
+    commit = subprocess.run(
+        ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit.stdout.strip(),
+    }
+
+
+def report(name: str, seconds: list[float], images: int, baseline: list[float], **facts: Any) -> str:
+    """One JSON line: quantiles in µs per 1,000 images, and the ratio to the baseline, round by round."""
+    scale = 1e6 * 1000 / images
+    ratios = [b / s for b, s in zip(baseline, seconds, strict=True)]
+    p20, p50, p80 = (statistics.quantiles(seconds, n=10)[k] * scale for k in (1, 4, 7))
+    line = {
+        "name": name,
+        "unit": "us per 1000 images",
+        "p20": round(p20, 1),
+        "p50": round(p50, 1),
+        "p80": round(p80, 1),
+        "times_faster": round(statistics.median(ratios), 2),
+        "n": len(seconds),
+        **facts,
+        **machine(),
+    }
+    return json.dumps(line)
