@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint type format clean
+.PHONY: demo test lint type format bench clean
 
 demo: .venv/demo.done  ## photographs to a pre-trained encoder, in minutes
 	$(BIN)/turbomim demo
@@ -23,6 +23,9 @@ type: .venv/dev.done
 format: .venv/dev.done
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv/dev.done  ## ratios on a CPU, times on a GPU; JSON lines
+	$(BIN)/python -m turbomim.benchmarks.bench_masked_patches
 
 clean:  ## all but the shards and runs of yours
 	rm -rf .venv build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -154,10 +154,9 @@ class Loader(Iterator[Batch]):
         failures = find_undecodable(samples.images, self._device)
         if not failures:
             return
-        names = [
-            f"{self._split.locate(int(turn.ids_B[place]))} (DALI: {reason})"
-            for place, reason in failures.items()
-        ]
+        # an epoch's end and the next one's beginning may hold the same sample
+        reasons = {int(turn.ids_B[place]): reason for place, reason in failures.items()}
+        names = [f"{self._split.locate(sample)} (DALI: {reason})" for sample, reason in reasons.items()]
         more = f" and {len(names) - 1} more in its batch: {', '.join(names[1:4])}" if len(names) > 1 else ""
         raise UserError(
             f"cannot decode {names[0]}{more}, in {str(self._split.path)!r}; "

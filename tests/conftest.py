@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
+
+# the same cases every time, and no limit on a busy machine
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
 
 CLASSES = ("ash", "birch", "cedar")
 PER_CLASS = 11

@@ -20,19 +20,18 @@ def demo() -> Config:
         data=DataConfig(size=96),
         model=ModelConfig(
             patch=8,
-            width=192,
+            width=128,
             depth=6,
-            heads=6,
+            heads=4,
             decoder_width=128,
             decoder_depth=2,
             decoder_heads=4,
             target="gaussian",
             radius=17.0,
         ),
-        optim=OptimConfig(
-            epochs=120, warmup_epochs=6, base_lr=3e-3, global_batch=64, weight_decay=0.05, decay_tokens=False
-        ),
-        run=RunConfig(name="demo", log_every=10, save_every=100, eval_every=100),
+        # small batches: many steps matter more than smooth ones when minutes are few
+        optim=OptimConfig(epochs=80, warmup_epochs=4, base_lr=8e-3, global_batch=32, decay_tokens=False),
+        run=RunConfig(name="demo", log_every=20, save_every=100, eval_every=100),
     )
 
 

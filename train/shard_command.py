@@ -63,7 +63,7 @@ def describe(report: PackReport, seconds: float) -> str:
     lines = [
         f"{manifest.samples:,} images of {len(manifest.classes):,} classes in {len(manifest.shards):,} "
         "shards, "
-        f"{size / 1e9:.2f} GB, in {report.path} ({manifest.samples / seconds:,.0f} img/s)"
+        f"{size / 1e6:,.1f} MB, in {report.path} ({manifest.samples / seconds:,.0f} img/s)"
     ]
     if report.bad:
         reasons = f"first: {report.bad[0].path!r}, {report.bad[0].reason}"

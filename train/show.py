@@ -20,7 +20,7 @@ from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures import FloatArray, Row, denormalise, reconstruction_png, unpatchify
 
-HEADERS = ("photograph", "masked input", "reconstruction", "same, nothing borrowed", "target")
+HEADERS = ("photograph", "masked input", "reconstruction", "from visible patches only", "target")
 # photographs looked through for different classes
 CANDIDATES = 64
 GREY = 0.5

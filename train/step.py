@@ -6,6 +6,7 @@ No host synchronisation: the metrics it returns are device tensors.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable
 
 import torch
@@ -40,6 +41,8 @@ class Step:
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.loss_fn: nn.Module = model
         if config.compile:
+            # it warns on a CPU machine that has CUDA's compiler
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             # inside DDP, so that the graph stays whole
             self.loss_fn = torch.compile(model, fullgraph=True, dynamic=False)  # type: ignore[assignment]
         if world.size > 1:
