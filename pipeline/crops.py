@@ -1,16 +1,16 @@
 """The two crops: what is drawn for a sample, where its window lies, and the graph from pixels to the crop.
 
-Simple resized crop ("src"): short side to `size` (bicubic, antialiased), reflect padding of 4, a uniform
-integer size x size window.  Only the window is resampled: that is faster, and a panorama takes no more memory
-than a square.  It follows torchvision's Resize, pad(4, reflect) and crop on PIL images.
+Simple resized crop ("src"): short side to `size`, reflect padding of 4, a uniform integer size x size
+window.  Only the window is resampled: that is faster, and a panorama takes no more memory than a square.  It
+follows torchvision's Resize, pad(4, reflect) and crop on PIL images.
 
 Random resized crop ("rrc"): a window of uniform area, log-uniform aspect ratio and uniform place, resized to
-size x size (bicubic, antialiased); nothing outside the window shows.  It follows torchvision's
-RandomResizedCrop on PIL images, the central crop after ten windows that do not fit included; a side that
-ends in exactly one half is rounded up, not to even.
+size x size; nothing outside the window shows.  It follows torchvision's RandomResizedCrop on PIL images, the
+central crop after ten windows that do not fit included; a side that ends in exactly one half is rounded up,
+not to even.
 
-Unlike PIL, both do not round and clip between the two passes of a resize, and repeat the edge where PIL cuts
-its filter short.
+Both resize antialiased, bicubic or bilinear: published recipes use one or the other.  Unlike PIL, they do not
+round and clip between the two passes of a resize, and repeat the edge where PIL cuts its filter short.
 Shape suffixes: B samples, A attempts.
 """
 
@@ -29,6 +29,7 @@ from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, FLIP, draw_u32
 
 Crop = Literal["src", "rrc"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 # external sources of the graph by name, one entry a sample in each
 Inputs = dict[str, NDArray[Any]]
@@ -41,6 +42,8 @@ MIN_SIZE: Final = 2 * PAD + 1
 # rrc: windows drawn before the central crop; aspect ratios lie in [1 / RATIO, RATIO]
 ATTEMPTS: Final = 10
 RATIO: Final = 4 / 3
+
+FILTERS: Final = {"bicubic": DALIInterpType.INTERP_CUBIC, "bilinear": DALIInterpType.INTERP_LINEAR}
 
 Integers = TypeVar("Integers", NDArray[np.int64], DataNode)
 
@@ -118,7 +121,7 @@ def rrc_window(squares: DataNode, words: DataNode, sides: DataNode) -> tuple[Dat
     return start, shape
 
 
-def src_graph(pixels: DataNode, size: int) -> DataNode:
+def src_graph(pixels: DataNode, size: int, interpolation: Interpolation) -> DataNode:
     """Define the simple resized crop of decoded pixels.  Its input: `words`."""
     words = fn.external_source(name="words", no_copy=True)
     original = pixels.shape()[:2]
@@ -132,7 +135,7 @@ def src_graph(pixels: DataNode, size: int) -> DataNode:
         size=fn.cast(last - first, dtype=DALIDataType.FLOAT),
         roi_start=first * scale,
         roi_end=last * scale,
-        interp_type=DALIInterpType.INTERP_CUBIC,
+        interp_type=FILTERS[interpolation],
         antialias=True,
     )
     # typed for sequences of nodes too
@@ -146,7 +149,7 @@ def src_graph(pixels: DataNode, size: int) -> DataNode:
     )
 
 
-def rrc_graph(pixels: DataNode, size: int) -> DataNode:
+def rrc_graph(pixels: DataNode, size: int, interpolation: Interpolation) -> DataNode:
     """Define the random resized crop of decoded pixels.  Its inputs: `squares` and `words`."""
     squares = fn.external_source(name="squares", no_copy=True)
     words = fn.external_source(name="words", no_copy=True)
@@ -158,11 +161,11 @@ def rrc_graph(pixels: DataNode, size: int) -> DataNode:
         shape=fn.cast(shape, dtype=DALIDataType.INT32),
         axes=[0, 1],
     )
-    resized = fn.resize(window, size=[size, size], interp_type=DALIInterpType.INTERP_CUBIC, antialias=True)
+    resized = fn.resize(window, size=[size, size], interp_type=FILTERS[interpolation], antialias=True)
     # typed for sequences of nodes too
     assert isinstance(resized, DataNode)
     return resized
 
 
-# decoded pixels and the crop's side to the crop
+# decoded pixels, the crop's side and its interpolation to the crop
 GRAPHS: Final = {"src": src_graph, "rrc": rrc_graph}

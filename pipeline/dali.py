@@ -19,7 +19,7 @@ from nvidia.dali.types import DALIImageType
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from turbomim.pipeline.crops import GRAPHS, MIN_SIZE, Crop, Inputs
+from turbomim.pipeline.crops import GRAPHS, MIN_SIZE, Crop, Inputs, Interpolation
 
 # an extended WebP: a byte of flags after the header of its first chunk, VP8X
 WEBP_FLAGS: Final = 20
@@ -27,7 +27,14 @@ WEBP_EXIF: Final = np.uint8(8)
 
 
 def build_pipeline(
-    crop: Crop, size: int, *, batch: int, device: str, threads: int, prefetch: int
+    crop: Crop,
+    size: int,
+    *,
+    interpolation: Interpolation = "bicubic",
+    batch: int,
+    device: str,
+    threads: int,
+    prefetch: int,
 ) -> Pipeline:
     """Build the graph with its output `images_BHWC`.  device: "cpu", or "cuda" for torch's current device.
 
@@ -41,7 +48,7 @@ def build_pipeline(
         prefetch_queue_depth=prefetch,
     )
     with pipeline:
-        pipeline.set_outputs(_graph(crop, size, decoder="mixed" if on_gpu else "cpu"))
+        pipeline.set_outputs(_graph(crop, size, interpolation, decoder="mixed" if on_gpu else "cpu"))
     pipeline.build()
     return pipeline
 
@@ -87,7 +94,7 @@ def find_undecodable(images: list[NDArray[np.uint8]], device: str) -> dict[int, 
     return failures
 
 
-def _graph(crop: Crop, size: int, *, decoder: str) -> DataNode:
+def _graph(crop: Crop, size: int, interpolation: Interpolation, *, decoder: str) -> DataNode:
     """Define the graph.  Windows and flips are CPU nodes on both backends: no run waits for the GPU."""
     encoded = fn.external_source(name="images", no_copy=True)
     flips = fn.external_source(name="flips", no_copy=True)
@@ -99,7 +106,7 @@ def _graph(crop: Crop, size: int, *, decoder: str) -> DataNode:
         # the chroma interpolation of libjpeg, which nvJPEG otherwise skips; the CPU decoder always does it
         jpeg_fancy_upsampling=True,
     )
-    return fn.flip(GRAPHS[crop](pixels, size), horizontal=flips)
+    return fn.flip(GRAPHS[crop](pixels, size, interpolation), horizontal=flips)
 
 
 def _without_webp_exif(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ import torch
 from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
-from turbomim.pipeline.crops import GRAPHS, MIN_SIZE, Crop, draw
+from turbomim.pipeline.crops import FILTERS, GRAPHS, MIN_SIZE, Crop, Interpolation, draw
 from turbomim.pipeline.dali import build_pipeline, feed, find_undecodable, schedule, take
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.order import Turn, check_batches, turns
@@ -43,10 +43,10 @@ class Loader(Iterator[Batch]):
     """Micro-batches of one rank, endless; a context manager.
 
     size: pixels of the crop's side; crop: simple ("src") or random ("rrc") resized crop; scale: the least
-    share of an image's area that rrc keeps, in (0, 1]; global_batch: samples a step, all ranks;
-    micro_batch: samples a batch; start: position of the first step; device: "cpu" or "cuda" (torch's current
-    device); threads: DALI's; readers: read-ahead threads; prefetch: batches being read and batches being
-    decoded while one is used.
+    share of an image's area that rrc keeps, in (0, 1]; interpolation: the filter of the crop's resize,
+    "bicubic" or "bilinear"; global_batch: samples a step, all ranks; micro_batch: samples a batch; start:
+    position of the first step; device: "cpu" or "cuda" (torch's current device); threads: DALI's; readers:
+    read-ahead threads; prefetch: batches being read and batches being decoded while one is used.
     Raises UserError: arguments that do not fit, a shard that changed, an image that does not decode.
     """
 
@@ -57,6 +57,7 @@ class Loader(Iterator[Batch]):
         size: int,
         crop: Crop = "src",
         scale: float = 0.2,
+        interpolation: Interpolation = "bicubic",
         seed: int,
         global_batch: int,
         micro_batch: int,
@@ -70,7 +71,7 @@ class Loader(Iterator[Batch]):
     ) -> None:
         check_batches(global_batch=global_batch, micro_batch=micro_batch, rank=rank, world=world)
         _check(split, seed=seed, start=start, device=device)
-        _check_crop(crop, size=size, scale=scale)
+        _check_crop(crop, interpolation, size=size, scale=scale)
         for name, value in (("threads", threads), ("readers", readers), ("prefetch", prefetch)):
             if value < 1:
                 raise UserError(f"{name} {value} is below 1: set it to at least 1")
@@ -91,7 +92,13 @@ class Loader(Iterator[Batch]):
         )
         self._running: deque[tuple[Turn, Samples]] = deque()
         self._pipeline: Pipeline | None = build_pipeline(
-            crop, size, batch=micro_batch, device=device, threads=threads, prefetch=prefetch
+            crop,
+            size,
+            interpolation=interpolation,
+            batch=micro_batch,
+            device=device,
+            threads=threads,
+            prefetch=prefetch,
         )
         self._ahead = ReadAhead(split, stream, readers=readers, prefetch=prefetch)
 
@@ -178,10 +185,14 @@ def _check(split: Split, *, seed: int, start: int, device: str) -> None:
         raise UserError("device 'cuda' was asked for, but torch finds no GPU: check the driver or use 'cpu'")
 
 
-def _check_crop(crop: str, *, size: int, scale: float) -> None:
+def _check_crop(crop: str, interpolation: str, *, size: int, scale: float) -> None:
     """Raise UserError for what no graph crops."""
     if crop not in GRAPHS:
         raise UserError(f"crop {crop!r} is none of {', '.join(GRAPHS)}: choose one of them")
+    if interpolation not in FILTERS:
+        raise UserError(
+            f"interpolation {interpolation!r} is none of {', '.join(FILTERS)}: choose one of them"
+        )
     if not 0 < scale <= 1:
         raise UserError(f"scale {scale} is outside (0, 1]: it is the least share of the image's area")
     if crop == "src" and size < MIN_SIZE:

@@ -123,9 +123,7 @@ def plan_jobs(
     images = sorted(found.images, key=rank)
     starts = range(0, len(images), samples_per_shard)
     if len(starts) > MAX_SHARDS:
-        raise UserError(
-            f"{len(starts):,} shards, at most {MAX_SHARDS:,} are possible; raise --samples-per-shard"
-        )
+        raise UserError(f"{len(starts):,} shards, at most {MAX_SHARDS:,} are possible; raise --shard-size")
     return [
         ShardJob(
             source=str(source),
@@ -202,7 +200,7 @@ def _checked_name(source: Path, name: str | None, split: str) -> str:
 
 def _check_numbers(samples_per_shard: int, workers: int, seed: int, min_side: int) -> None:
     for option, value in (
-        ("--samples-per-shard", samples_per_shard),
+        ("--shard-size", samples_per_shard),
         ("--workers", workers),
         ("--min-side", min_side),
     ):

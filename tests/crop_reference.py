@@ -1,7 +1,7 @@
 """Two references for each crop, and one run of the graph to compare with them.
 
 `by_torchvision` is the pipeline of the papers, on PIL images.  `by_definition` resizes in float with the same
-cubic filter and the edge repeated: what the loader states.  `rrc_` marks those of the random resized crop,
+filter and the edge repeated: what the loader states.  `rrc_` marks those of the random resized crop,
 whose windows torchvision itself finds from the sample's words.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop, transforms
 
-from turbomim.pipeline.crops import Crop, Inputs, src_offsets
+from turbomim.pipeline.crops import Crop, Inputs, Interpolation, src_offsets
 from turbomim.pipeline.dali import build_pipeline, feed, schedule, take
 
 
@@ -29,9 +29,15 @@ def encode(image: Image.Image, extension: str, **options: Any) -> NDArray[np.uin
 
 
 def run_graph(
-    images: list[NDArray[np.uint8]], inputs: Inputs, size: int, crop: Crop = "src"
+    images: list[NDArray[np.uint8]],
+    inputs: Inputs,
+    size: int,
+    crop: Crop = "src",
+    interpolation: Interpolation = "bicubic",
 ) -> NDArray[np.uint8]:
-    pipeline = build_pipeline(crop, size, batch=len(images), device="cpu", threads=2, prefetch=1)
+    pipeline = build_pipeline(
+        crop, size, interpolation=interpolation, batch=len(images), device="cpu", threads=2, prefetch=1
+    )
     feed(pipeline, images, inputs)
     schedule(pipeline)
     out: NDArray[np.uint8] = take(pipeline, "cpu").numpy()
@@ -39,34 +45,47 @@ def run_graph(
 
 
 def by_torchvision(
-    encoded: NDArray[np.uint8], word_2: NDArray[np.int64], flip: int, size: int
+    encoded: NDArray[np.uint8],
+    word_2: NDArray[np.int64],
+    flip: int,
+    size: int,
+    interpolation: Interpolation = "bicubic",
 ) -> NDArray[np.float32]:
     image = Image.open(io.BytesIO(encoded.tobytes())).convert("RGB")
-    image = tv.resize(image, size, tv.InterpolationMode.BICUBIC, antialias=True)
+    image = tv.resize(image, size, tv.InterpolationMode(interpolation), antialias=True)
     y, x = src_offsets(word_2[None].astype(np.uint32), np.array([[image.height, image.width]]), size)[0]
     image = tv.crop(tv.pad(image, 4, padding_mode="reflect"), y + 4, x + 4, size, size)
     return np.asarray(tv.hflip(image) if flip else image, np.float32)
 
 
 def by_definition(
-    encoded: NDArray[np.uint8], word_2: NDArray[np.int64], flip: int, size: int
+    encoded: NDArray[np.uint8],
+    word_2: NDArray[np.int64],
+    flip: int,
+    size: int,
+    interpolation: Interpolation = "bicubic",
 ) -> NDArray[np.float32]:
     image = Image.open(io.BytesIO(encoded.tobytes())).convert("RGB")
     width, height = tv.resize(image, size, tv.InterpolationMode.NEAREST).size
     y, x = src_offsets(word_2[None].astype(np.uint32), np.array([[height, width]]), size)[0] + 4
-    resized = np.pad(resize_in_float(image, height, width), ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    resized = np.pad(
+        resize_in_float(image, height, width, interpolation), ((4, 4), (4, 4), (0, 0)), mode="reflect"
+    )
     window = resized[y : y + size, x : x + size].clip(0, 255)
     return np.asarray(window[:, ::-1] if flip else window, np.float32)
 
 
-def resize_in_float(image: Image.Image, height: int, width: int) -> NDArray[np.float32]:
+def resize_in_float(
+    image: Image.Image, height: int, width: int, interpolation: Interpolation
+) -> NDArray[np.float32]:
     """Resize with the edge repeated, neither rounded nor clipped."""
-    # the filter reaches 2 pixels, times the scale, past the edge
+    # the wider filter, bicubic, reaches 2 pixels, times the scale, past the edge
     edge = int(2 * max(image.width / width, image.height / height, 1)) + 2
     pixels = np.pad(np.asarray(image, np.float32), ((edge, edge), (edge, edge), (0, 0)), mode="edge")
     box = (edge, edge, edge + image.width, edge + image.height)
+    resampling = Image.Resampling[interpolation.upper()]
     channels = [
-        np.asarray(Image.fromarray(channel).resize((width, height), Image.Resampling.BICUBIC, box=box))
+        np.asarray(Image.fromarray(channel).resize((width, height), resampling, box=box))
         for channel in pixels.transpose(2, 0, 1)
     ]
     return np.stack(channels, -1)
@@ -104,16 +123,24 @@ def rrc_window_by_torchvision(
 
 
 def rrc_by_torchvision(
-    encoded: NDArray[np.uint8], window: tuple[int, int, int, int], flip: int, size: int
+    encoded: NDArray[np.uint8],
+    window: tuple[int, int, int, int],
+    flip: int,
+    size: int,
+    interpolation: Interpolation = "bicubic",
 ) -> NDArray[np.float32]:
     image = Image.open(io.BytesIO(encoded.tobytes())).convert("RGB")
-    image = tv.resized_crop(image, *window, [size, size], tv.InterpolationMode.BICUBIC, antialias=True)
+    image = tv.resized_crop(image, *window, [size, size], tv.InterpolationMode(interpolation), antialias=True)
     return np.asarray(tv.hflip(image) if flip else image, np.float32)
 
 
 def rrc_by_definition(
-    encoded: NDArray[np.uint8], window: tuple[int, int, int, int], flip: int, size: int
+    encoded: NDArray[np.uint8],
+    window: tuple[int, int, int, int],
+    flip: int,
+    size: int,
+    interpolation: Interpolation = "bicubic",
 ) -> NDArray[np.float32]:
     image = Image.open(io.BytesIO(encoded.tobytes())).convert("RGB")
-    crop = resize_in_float(tv.crop(image, *window), size, size).clip(0, 255)
+    crop = resize_in_float(tv.crop(image, *window), size, size, interpolation).clip(0, 255)
     return crop[:, ::-1] if flip else crop

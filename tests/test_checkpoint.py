@@ -116,6 +116,29 @@ def test_full_disk_keeps_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+def test_newer_damaged_ones_make_room_and_never_push_out_the_whole(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    for step in (1, 10, 20):
+        checkpoint.save(tmp_path, model, optimizer, state(step), keep=3)
+    for step in (10, 20):
+        (tmp_path / f"step-{step:08d}" / "state.json").write_text("")
+    assert checkpoint.newest(tmp_path)[0] == tmp_path / "step-00000001"
+    for step in (5, 6):
+        path = checkpoint.save(tmp_path, model, optimizer, state(step), keep=2)
+        assert checkpoint.newest(tmp_path) == (path, [])
+    assert [p.name for p in checkpoint.complete(tmp_path)] == ["step-00000006", "step-00000005"]
+
+
+def test_nothing_whole_is_an_error_and_not_a_new_start(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    path = checkpoint.save(tmp_path, model, optimizer, state(1), keep=2)
+    (path / "state.json").write_text("")
+    with pytest.raises(
+        UserError, match=r"no checkpoint in .* is whole \(step-00000001\): restore one, or remove"
+    ):
+        checkpoint.newest(tmp_path)
+
+
 def test_another_model_is_refused_in_one_line(tmp_path: Path) -> None:
     model, optimizer = trained()
     path = checkpoint.save(tmp_path, model, optimizer, state(1), keep=2)

@@ -43,6 +43,7 @@ def test_published_hyper_parameters(
     assert (model.patch, model.width, model.depth, model.heads) == (16, 768, 12, 12)
     assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (512, 8, 16)
     assert (config.data.size, config.data.crop, config.keep) == (224, crop, 49)
+    assert config.data.interpolation == ("bicubic" if crop == "rrc" else "bilinear")
 
 
 def test_order_of_sources(tmp_path: Path) -> None:
@@ -85,8 +86,14 @@ def test_order_of_sources(tmp_path: Path) -> None:
             ["demo", "--model.mask_ratio", "0.999"],
             "model.mask_ratio = 0.999: must be a ratio that keeps 1 to 143",
         ),
+        (["demo", "--run.name", ""], "run.name = : must be letters, digits"),
+        (["demo", "--run.name", "../x"], "run.name = ../x: must be letters, digits"),
+        (
+            ["demo", "--model.radius", "0.5"],
+            "model.radius = 0.5: must be large enough for a blur of less than 96",
+        ),
         (["demo", "--run.keep", "1"], "run.keep = 1: must be at least 2"),
-        (["demo", "--model.width", "100"], "model.width = 100: must be a multiple of 4 x its 6 heads"),
+        (["demo", "--model.width", "100"], "model.width = 100: must be a multiple of 4 x its 4 heads"),
     ],
 )
 def test_bad_settings_are_one_line(words: list[str], message: str) -> None:

@@ -10,7 +10,7 @@ from crop_reference import by_definition, by_torchvision, encode, run_graph
 from numpy.typing import NDArray
 from PIL import Image
 
-from turbomim.pipeline.crops import Inputs, draw, src_offsets
+from turbomim.pipeline.crops import Inputs, Interpolation, draw, src_offsets
 from turbomim.pipeline.dali import build_pipeline, feed, schedule, take
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, FLIP, draw_u32
@@ -36,36 +36,39 @@ def test_offsets_are_exact_for_long_sides() -> None:
     assert offset == word * (side - SIZE + 9) // 2**32 - 4
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("extension", ["PNG", "JPEG"])
-def test_pixels(extension: str) -> None:
+def test_pixels(extension: str, interpolation: Interpolation) -> None:
     random = np.random.default_rng(2)
     shapes = random.integers(20, 250, (40, 2)).tolist()
     images = [encode(Image.fromarray(texture(i, *shape)), extension) for i, shape in enumerate(shapes)]
     words = random.integers(0, 2**32, (40, 2))
     words[:4] = [[FIRST, FIRST], [FIRST, LAST], [LAST, FIRST], [LAST, LAST]]
     flips = random.integers(0, 2, 40).astype(np.int32)
-    pixels = run_graph(images, {"words": words, "flips": flips}, SIZE).astype(np.float32)
+    inputs: Inputs = {"words": words, "flips": flips}
+    pixels = run_graph(images, inputs, SIZE, "src", interpolation).astype(np.float32)
     samples = list(zip(images, words, flips.tolist(), strict=True))
     # half a grey level of rounding, and a third for DALI's table of filter weights; no more for JPEG, as it
     # decodes to Pillow's pixels
-    definition = np.stack([by_definition(*sample, SIZE) for sample in samples])
+    definition = np.stack([by_definition(*sample, SIZE, interpolation) for sample in samples])
     assert np.abs(pixels - definition).max() < 0.85
     # PIL rounds twice, clips in between, and cuts its filter at the edge
-    difference = np.abs(pixels - np.stack([by_torchvision(*sample, SIZE) for sample in samples]))
+    expected = np.stack([by_torchvision(*sample, SIZE, interpolation) for sample in samples])
+    difference = np.abs(pixels - expected)
     assert difference.mean() < 0.25
     assert difference.max() <= 8
     assert (difference > 1).mean() < 0.01
 
 
-def test_pixels_inside_differ_from_torchvision_by_rounding_only() -> None:
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pixels_inside_differ_from_torchvision_by_rounding_only(interpolation: Interpolation) -> None:
     """Far from the photograph's edge and from black and white, PIL's extra rounding is all that is left."""
     image = encode(Image.fromarray(texture(3, 300, 400) // 2 + 64), "PNG")
     words = np.array([[2**31, 2**31]])
-    pixels = run_graph([image], {"words": words, "flips": np.zeros(1, np.int32)}, size=128)[0].astype(
-        np.float32
-    )
+    inputs: Inputs = {"words": words, "flips": np.zeros(1, np.int32)}
+    pixels = run_graph([image], inputs, 128, "src", interpolation)[0].astype(np.float32)
     inside = np.s_[8:-8, 8:-8]
-    difference = np.abs(pixels - by_torchvision(image, words[0], 0, size=128))[inside]
+    difference = np.abs(pixels - by_torchvision(image, words[0], 0, 128, interpolation))[inside]
     assert difference.max() <= 1
     assert difference.mean() < 0.25
 

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from conftest import texture
 from crop_reference import by_definition, run_graph
 from PIL import Image
 
-from turbomim.pipeline.crops import Crop, draw
+from turbomim.pipeline.crops import Crop, Interpolation, draw
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Batch, Loader
 from turbomim.pipeline.order import Turn, sample_ids
@@ -82,6 +82,22 @@ def test_random_crops_are_those_of_the_stream(tiny_split: Split) -> None:
     files.close()
     inputs = draw("rrc", 0.6, SEED, Turn(position=30, epochs_B=epochs, ids_B=ids))
     assert np.array_equal(batch.images_BHWC.numpy(), run_graph(images, inputs, 5, "rrc"))
+
+
+@pytest.mark.parametrize("crop", ["src", "rrc"])
+def test_the_interpolation_reaches_the_graph(tiny_split: Split, crop: Crop) -> None:
+    """Bicubic unless asked otherwise."""
+    epochs, ids = sample_ids(np.arange(6), 33, SEED)
+    files = ShardFiles(tiny_split)
+    images = read_samples(tiny_split, files, ids).images
+    files.close()
+    inputs = draw(crop, 0.2, SEED, Turn(position=0, epochs_B=epochs, ids_B=ids))
+    bicubic, bilinear = (run_graph(images, inputs, SIZE, crop, name) for name in get_args(Interpolation))
+    assert not np.array_equal(bicubic, bilinear)
+    (default,) = load(tiny_split, 1, crop=crop)
+    assert np.array_equal(default.images_BHWC.numpy(), bicubic)
+    (chosen,) = load(tiny_split, 1, crop=crop, interpolation="bilinear")
+    assert np.array_equal(chosen.images_BHWC.numpy(), bilinear)
 
 
 def test_batch_form(tiny_split: Split) -> None:
@@ -265,6 +281,7 @@ def test_closing_leaves_no_thread_and_no_file(tiny_split: Split) -> None:
         ({"size": 8}, "image size 8 is below 9"),
         ({"size": 0, "crop": "rrc"}, "image size 0 is below 1"),
         ({"crop": "rcc"}, "crop 'rcc' is none of src, rrc"),
+        ({"interpolation": "cubic"}, "^interpolation 'cubic' is none of bicubic, bilinear: .*them$"),
         ({"crop": "rrc", "scale": 0.0}, "scale 0.0 is outside"),
         ({"crop": "rrc", "scale": 1.5}, "scale 1.5 is outside"),
         ({"seed": -1}, "seed -1"),

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from turbomim.pipeline import shard_job
+from turbomim.pipeline import pack, shard_job
 from turbomim.pipeline.durable import durable_file, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.inspect import format_summary, inspect_split
@@ -346,7 +346,7 @@ USER_ERRORS: dict[str, tuple[Callable[[Path, Path], PackReport], str]] = {
     "bad name": (with_options(name="my set"), "--name is 'my set'"),
     "path as name": (with_options(name="../x"), "--name is '../x'"),
     "bad split": (with_options(split="a.b"), r"--split is 'a\.b'"),
-    "no samples a shard": (with_options(samples_per_shard=0), "--samples-per-shard is 0"),
+    "no samples a shard": (with_options(samples_per_shard=0), "--shard-size is 0"),
     "no workers": (with_options(workers=0), "--workers is 0"),
     "negative seed": (with_options(seed=-1), "--seed is -1"),
 }
@@ -360,6 +360,14 @@ def test_user_errors(
         cause(tmp_path, photo_folder)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_more_shards_than_their_names_can_number(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "MAX_SHARDS", 6)
+    with pytest.raises(UserError, match=r"^7 shards, at most 6 are possible; raise --shard-size$"):
+        make_shards(photo_folder, tmp_path / "out", samples_per_shard=5)
 
 
 def test_an_unreadable_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

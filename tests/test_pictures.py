@@ -21,6 +21,8 @@ from turbomim.train.pictures import (
     wrap,
 )
 
+HEADERS = ("photograph", "masked input", "reconstruction", "target")
+
 
 def patchify_by_hand(picture: np.ndarray[Any, Any], patch: int) -> np.ndarray[Any, Any]:
     side = picture.shape[0] // patch
@@ -62,7 +64,7 @@ def test_grid_has_the_pictures_where_they_belong(tmp_path: Path, side: int, tile
     marked = flat(side, 0.5)
     marked[0, 0] = (1.0, 0.0, 0.0)
     rows = [Row(pictures=(marked, flat(side, 51, np.uint8), flat(side, 2.0), flat(side, -1.0)))] * 2
-    reconstruction_png(rows, tmp_path / "grid.png")
+    reconstruction_png(rows, tmp_path / "grid.png", headers=HEADERS)
     sheet = np.asarray(Image.open(tmp_path / "grid.png"))
     height, width, _ = sheet.shape
     assert width == 4 * tile + 3 * 10 + 2 * 28
@@ -81,7 +83,7 @@ def test_grid_has_the_pictures_where_they_belong(tmp_path: Path, side: int, tile
 def test_captions_make_room_for_themselves(tmp_path: Path) -> None:
     def height(caption: str, row_caption: str) -> int:
         row = Row(pictures=(flat(224, 1.0),) * 4, caption=row_caption)
-        reconstruction_png([row], tmp_path / "grid.png", caption=caption)
+        reconstruction_png([row], tmp_path / "grid.png", caption=caption, headers=HEADERS)
         return Image.open(tmp_path / "grid.png").height
 
     bare = height("", "")
@@ -92,11 +94,11 @@ def test_captions_make_room_for_themselves(tmp_path: Path) -> None:
 def test_grid_refuses_what_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "grid.png"
     with pytest.raises(ValueError, match="row 0 has 1 pictures, the headers are 4"):
-        reconstruction_png([Row(pictures=(flat(8, 0),))], path)
+        reconstruction_png([Row(pictures=(flat(8, 0),))], path, headers=HEADERS)
     with pytest.raises(ValueError, match="a grid needs one size"):
         reconstruction_png([Row(pictures=(flat(8, 0), flat(9, 0)))], path, headers=("a", "b"))
     with pytest.raises(ValueError, match="no rows"):
-        reconstruction_png([], path)
+        reconstruction_png([], path, headers=HEADERS)
     with pytest.raises(ValueError, match="int64"):
         to_uint8(np.zeros((2, 2, 3), dtype=np.int64))
     with pytest.raises(ValueError, match=r"must be \(H, W, 3\)"):

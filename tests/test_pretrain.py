@@ -35,7 +35,8 @@ from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, 
 from turbomim.train.distributed import start
 from turbomim.train.log import read_metrics
 from turbomim.train.models.mae import MAE
-from turbomim.train.pretrain import make_plan, pretrain
+from turbomim.train.plan import make_plan
+from turbomim.train.pretrain import MOST_SKIPPED, pretrain
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([__name__.split(".")[-1], "turbomim.train.pretrain"])
@@ -231,6 +232,29 @@ def test_two_ranks_and_accumulation_give_the_single_runs_losses(trees: Path, tmp
     assert losses["one"][-1][1] is not None
 
 
+def test_what_rank_0_refuses_ends_every_rank(trees: Path, tmp_path: Path) -> None:
+    """The other rank must not wait for one that is gone."""
+    pretrain(config_for(trees, tmp_path, optim={"epochs": 1}), console=quiet())
+    changed = config_for(trees, tmp_path, optim={"epochs": 1}, model={"radius": 5.0})
+    port = free_port()
+    begun = time.monotonic()
+    assert [finish(p) for p in [launch(ranked, changed, rank, 2, port) for rank in (0, 1)]] == [1, 1]
+    assert time.monotonic() - begun < 30
+
+
+def test_ranks_compile_too(trees: Path, tmp_path: Path) -> None:
+    """The compiled step inside DDP gives the losses of the plain one on a single rank."""
+    sections: dict[str, dict[str, Any]] = {"optim": {"epochs": 1}, "model": {"depth": 1}}
+    port = free_port()
+    compiled = config_for(trees, tmp_path / "two", step={"compile": True}, **sections)
+    assert [finish(p) for p in [launch(ranked, compiled, rank, 2, port) for rank in (0, 1)]] == [0, 0]
+    pretrain(config_for(trees, tmp_path / "one", **sections), console=quiet())
+    one, two = (
+        [r["loss"] for r in read_metrics(tmp_path / name / "r" / "metrics.jsonl")] for name in ("one", "two")
+    )
+    assert two == pytest.approx(one, abs=1e-5)
+
+
 def test_loss_falls_and_the_run_folder_is_complete(trees: Path, tmp_path: Path) -> None:
     config = config_for(trees, tmp_path, data={"heldout": str(trees)}, run={"eval_every": 10})
     result = pretrain(config, console=quiet())
@@ -276,11 +300,13 @@ def test_a_step_that_is_not_finite_never_reaches_the_weights(
 def test_a_run_of_steps_that_are_not_finite_stops_with_the_last_good_checkpoint(
     trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil(monkeypatch, lambda step: step >= 4, float("inf"))
-    with pytest.raises(UserError, match=r"not finite in every one of the last 1 steps \(up to step 4\)"):
+    last = 3 + MOST_SKIPPED
+    spoil(monkeypatch, lambda step: step > 3, float("inf"))
+    with pytest.raises(UserError, match=rf"not finite in {MOST_SKIPPED} steps in a row, up to step {last}"):
         pretrain(config_for(trees, tmp_path, run={"save_every": 1}), console=quiet())
     found, damaged = checkpoint.newest(tmp_path / "r" / "ckpt")
-    assert found is not None and damaged == [] and found.name == "step-00000003"
+    assert found is not None and damaged == [] and found.name == f"step-{last - 1:08d}"
+    assert all(bool(t.isfinite().all()) for t in load_file(found / checkpoint.FILES[0]).values())
     assert json.loads((tmp_path / "r" / "status.json").read_text())["status"] == "failed"
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from turbomim.pipeline.crops import Inputs, draw, rrc_squares, rrc_window
+from turbomim.pipeline.crops import Inputs, Interpolation, draw, rrc_squares, rrc_window
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, draw_u32
 from turbomim.pipeline.shards import Split
@@ -139,8 +139,9 @@ def test_draws_written_out() -> None:
     assert width / height == pytest.approx(np.exp(np.log(4 / 3) * (u32[:, 1:20:2] / 2**31 - 1)))
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("extension", ["PNG", "JPEG"])
-def test_pixels(extension: str) -> None:
+def test_pixels(extension: str, interpolation: Interpolation) -> None:
     """From one pixel, a line and a column to windows much larger than the crop."""
     random = np.random.default_rng(2)
     shapes = [[1, 1], [1, 300], [300, 1], [5, 200], *random.integers(20, 250, (36, 2)).tolist()]
@@ -152,7 +153,7 @@ def test_pixels(extension: str) -> None:
         "words": u32[:, 20:].astype(np.int64),
         "flips": flips,
     }
-    pixels = run_graph(images, inputs, SIZE, "rrc").astype(np.float32)
+    pixels = run_graph(images, inputs, SIZE, "rrc", interpolation).astype(np.float32)
     found = [
         rrc_window_by_torchvision(row, height, width, 0.2)
         for row, (height, width) in zip(u32.tolist(), shapes, strict=True)
@@ -160,13 +161,17 @@ def test_pixels(extension: str) -> None:
     samples = list(zip(images, found, flips.tolist(), strict=True))
     # half a grey level of rounding, and a third for DALI's table of filter weights; no more for JPEG, as it
     # decodes to Pillow's pixels
-    definition = np.stack([rrc_by_definition(*sample, SIZE) for sample in samples])
+    definition = np.stack([rrc_by_definition(*sample, SIZE, interpolation) for sample in samples])
     assert np.abs(pixels - definition).max() < 0.85
-    # PIL rounds twice, clips in between, and cuts its filter at the edge
-    difference = np.abs(pixels - np.stack([rrc_by_torchvision(*sample, SIZE) for sample in samples]))
+    # PIL rounds twice and clips in between; it cuts its filter at the edge, which shows in the outermost
+    # pixels, and more without the negative lobes of bicubic
+    expected = np.stack([rrc_by_torchvision(*sample, SIZE, interpolation) for sample in samples])
+    difference = np.abs(pixels - expected)
     assert difference.mean() < 0.25
-    assert difference.max() <= 8
-    assert (difference > 1).mean() < 0.01
+    assert difference.max() <= 12
+    inside = difference[:, 1:-1, 1:-1]
+    assert inside.max() <= 2
+    assert (inside > 1).mean() < 0.001
 
 
 def test_every_user_of_the_loader_passes_the_crop_on(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -78,10 +79,10 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     if is_whole(final):
         return final
+    weights = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+    moments = {n: t.detach().cpu().contiguous() for n, t in optimizer_tensors(model, optimizer).items()}
     try:
         temporary.mkdir()
-        weights = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
-        moments = {n: t.detach().cpu().contiguous() for n, t in optimizer_tensors(model, optimizer).items()}
         save_file(weights, temporary / FILES[0])
         save_file(moments, temporary / FILES[1])
         (temporary / FILES[2]).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
@@ -98,10 +99,10 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         os.rename(temporary, final)
         sync_folder(folder)
         write_durably(folder / "latest", f"{final.name}\n".encode())
-    except Exception as error:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         # safetensors wraps the operating system's error in its own
-        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+        if isinstance(error, (OSError, SafetensorError)):
             free = shutil.disk_usage(folder).free
             size = sum(t.numel() * t.element_size() for t in (*weights.values(), *moments.values()))
             raise UserError(
@@ -110,8 +111,11 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
                 "earlier checkpoints are intact: free some space and run the same command again"
             ) from error
         raise
-    for old in complete(folder)[keep:]:
-        shutil.rmtree(old)
+    # a newer one was passed over as damaged when the run resumed below it
+    older = [path for path in complete(folder) if path.name < final.name]
+    newer = [path for path in complete(folder) if path.name > final.name]
+    for path in (*older[keep - 1 :], *newer):
+        shutil.rmtree(path)
     return final
 
 
@@ -126,18 +130,26 @@ def is_whole(checkpoint: Path) -> bool:
         lines = (checkpoint / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         return set(sums) == set(FILES) and all(_sha256(checkpoint / n) == d for n, d in sums.items())
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return False
 
 
 def newest(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The newest whole checkpoint, or None, and the damaged ones that were passed over on the way to it."""
+    """The newest whole checkpoint, or None where there is none, and the damaged ones passed over.
+
+    Raises UserError if there are checkpoints and none of them is whole.
+    """
     damaged: list[Path] = []
     for checkpoint in complete(folder):
         if is_whole(checkpoint):
             return checkpoint, damaged
         damaged.append(checkpoint)
-    return None, damaged
+    if damaged:
+        names = ", ".join(path.name for path in damaged)
+        raise UserError(
+            f"no checkpoint in {folder} is whole ({names}): restore one, or remove them to start anew"
+        )
+    return None, []
 
 
 def read_state(checkpoint: Path) -> State:

@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from turbomim import __version__
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.train.config import Config, from_dict, unknown
 from turbomim.train.recipes import RECIPES, recipe
 
@@ -96,12 +96,17 @@ def parse(kind: type[T], argv: list[str], prog: str) -> T:
     return tyro.cli(kind, args=argv, prog=prog)
 
 
+def python_bools(argv: list[str]) -> list[str]:
+    """true and false as tyro wants them; people write them as in YAML."""
+    return [{"true": "True", "false": "False"}.get(word, word) for word in argv]
+
+
 def take(argv: list[str], flag: str) -> str | None:
     """Remove `--flag VALUE` or `--flag=VALUE` from argv and return the value."""
     for number, word in enumerate(argv):
         if word == flag:
             if number + 1 == len(argv):
-                raise UserError(f"{flag} needs a value")
+                raise UsageError(f"{flag} needs a value")
             value = argv[number + 1]
             del argv[number : number + 2]
             return value
@@ -118,7 +123,7 @@ def read_yaml(path: str, base: Config) -> Config:
             values = yaml.safe_load(file)
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
     return from_dict(values or {}, base, path)
 
@@ -131,12 +136,12 @@ def read_flags(argv: list[str], base: Config) -> Config:
         flag, equals, text = word.partition("=")
         section, dot, key = flag.removeprefix("--").replace("-", "_").partition(".")
         if not word.startswith("--") or not dot:
-            raise UserError(
+            raise UsageError(
                 f"{word!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
             )
         value = text if equals else next(words, None)
         if value is None:
-            raise UserError(f"{flag} needs a value")
+            raise UsageError(f"{flag} needs a value")
         values.setdefault(section, {})[key] = value
     return from_dict(values, base, "flags")
 
@@ -146,12 +151,13 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     if "--help" in argv or "-h" in argv:
         base = recipe(argv[0]) if argv[0] in RECIPES else Config()
         # prints every setting with its comment and value, and exits
-        tyro.cli(Config, args=["--help"], default=base, prog="turbomim pretrain RECIPE")
+        shown = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)
+        tyro.cli(shown, args=["--help"], default=base, prog="turbomim pretrain RECIPE")
     dry_run = "--dry-run" in argv
     argv = [word for word in argv if word != "--dry-run"]
     file = take(argv, "--config")
     if not argv or argv[0].startswith("-"):
-        raise UserError(f"pretrain needs a recipe first, one of: {', '.join(RECIPES)}")
+        raise UsageError(f"pretrain needs a recipe first, one of: {', '.join(RECIPES)}")
     base = recipe(argv.pop(0))
     if file is not None:
         base = read_yaml(file, base)
@@ -161,7 +167,7 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
 def _demo(argv: list[str]) -> None:
     from turbomim.train.demo import demo
 
-    options = parse(Demo, argv, "turbomim demo")
+    options = parse(Demo, python_bools(argv), "turbomim demo")
     demo(options.folder, epochs=options.epochs, compile_step=options.compile, console=Console())
 
 
@@ -235,16 +241,19 @@ def main() -> None:
         return
     try:
         if argv[0] not in COMMANDS:
-            print(f"turbomim: {unknown('unknown command', argv[0], COMMANDS)}", file=sys.stderr)
-            raise SystemExit(2)
+            raise unknown("unknown command", argv[0], COMMANDS)
         COMMANDS[argv[0]](argv[1:])
     except UserError as error:
         print(f"turbomim: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
     except KeyboardInterrupt:
         print("turbomim: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         # the reader of our output went away
         sys.stderr.close()
+        raise SystemExit(1) from None
+    except OSError as error:
+        # the system refused a file: its own words name the file and the reason
+        print(f"turbomim: {error}", file=sys.stderr)
         raise SystemExit(1) from None

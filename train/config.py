@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -23,7 +24,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 def _need(ok: bool, name: str, value: object, legal: str) -> None:
     if not ok:
-        raise UserError(f"{name} = {value}: must be {legal}")
+        raise UsageError(f"{name} = {value}: must be {legal}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +39,8 @@ class DataConfig:
     size: int = 224
     # src: simple resized crop (PixMIM, MFF); rrc: random resized crop (MAE)
     crop: Literal["src", "rrc"] = "src"
+    # bicubic: DeiT-III, MAE; bilinear: PixMIM's and MFF's released configurations
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     # share of the image's area that rrc keeps, from this to 1 (MAE 0.2, SimMIM 0.67)
     rrc_scale: float = 0.2
     # decoding threads; 0 = as many as this process may use
@@ -48,7 +51,7 @@ class DataConfig:
     prefetch: int = 2
 
     def __post_init__(self) -> None:
-        _need(self.size >= 8, "data.size", self.size, "at least 8 pixels")
+        _need(self.size >= 16, "data.size", self.size, "at least 16 pixels")
         _need(0 < self.rrc_scale <= 1, "data.rrc_scale", self.rrc_scale, "above 0 and at most 1")
         _need(self.threads >= 0, "data.threads", self.threads, "0 (automatic) or more")
         _need(self.readers >= 1, "data.readers", self.readers, "at least 1")
@@ -155,8 +158,8 @@ class StepConfig:
 class RunConfig:
     """The run directory and how often things happen, in optimizer steps."""
 
-    # runs/NAME; empty = the recipe's name
-    name: str = ""
+    # runs/NAME
+    name: str = "run"
     folder: str = "runs"
     seed: int = 0
     log_every: int = 20
@@ -167,6 +170,10 @@ class RunConfig:
     eval_every: int = 0
 
     def __post_init__(self) -> None:
+        legal = "letters, digits, '.', '_' and '-', beginning with none of the last three"
+        _need(
+            re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None, "run.name", self.name, legal
+        )
         _need(0 <= self.seed < 2**63, "run.seed", self.seed, "0 to 2^63 - 1")
         _need(self.log_every >= 1, "run.log_every", self.log_every, "at least 1 step")
         _need(self.save_every >= 1, "run.save_every", self.save_every, "at least 1 step")
@@ -187,10 +194,19 @@ class Config:
     def __post_init__(self) -> None:
         size, patch = self.data.size, self.model.patch
         _need(size % patch == 0, "data.size", size, f"a multiple of model.patch ({patch})")
-        patches = (size // patch) ** 2
-        keep = int(patches * (1 - self.model.mask_ratio))
-        legal = f"a ratio that keeps 1 to {patches - 1} of {patches} patches"
-        _need(0 < keep < patches, "model.mask_ratio", self.model.mask_ratio, legal)
+        legal = f"a ratio that keeps 1 to {self.patches - 1} of {self.patches} patches"
+        _need(0 < self.keep < self.patches, "model.mask_ratio", self.model.mask_ratio, legal)
+        target, radius = self.model.target, self.model.radius
+        if target == "gaussian":
+            # four standard deviations, size / (2 pi radius) each, must fit into the mirrored image
+            reach = math.ceil(4 * size / (2 * math.pi * radius))
+            legal = (
+                f"large enough for a blur of less than {size} pixels, {4 / (2 * math.pi) + 0.01:.2f} at least"
+            )
+            _need(reach < size, "model.radius", radius, legal)
+        _need(
+            target != "ideal" or radius >= 1, "model.radius", radius, "at least 1 cycle for the ideal target"
+        )
 
     @property
     def patches(self) -> int:
@@ -208,27 +224,27 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     return dataclasses.asdict(config)
 
 
-def unknown(what: str, name: str, known: typing.Iterable[str]) -> UserError:
+def unknown(what: str, name: str, known: typing.Iterable[str]) -> UsageError:
     """The error for an unknown name, `WHAT 'NAME': did you mean …`, with the nearest known ones."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5) or [k for k in known if k[:3] == name[:3]]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return UserError(f"{what} {name!r}: {hint}")
+    return UsageError(f"{what} {name!r}: {hint}")
 
 
 def from_dict(values: object, base: Config, where: str) -> Config:
     """`base` with the values of a nested dictionary laid over it.
 
-    Raises UserError for an unknown section or key, or a value of another type; `where` names the file.
+    Raises UsageError for an unknown section or key, or a value of another type; `where` names the file.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{where}: must be sections of key: value (data, model, optim, step, run)")
+        raise UsageError(f"{where}: must be sections of key: value (data, model, optim, step, run)")
     sections = {f.name: getattr(base, f.name) for f in fields(base)}
     for name, section in values.items():
         if name not in sections:
             raise unknown(f"{where}: unknown section", str(name), sections)
         if not isinstance(section, dict):
-            raise UserError(f"{where}: section {name} must hold key: value lines, not {section!r}")
+            raise UsageError(f"{where}: section {name} must hold key: value lines, not {section!r}")
         types = typing.get_type_hints(type(sections[name]))
         for key, value in section.items():
             if key not in types:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack import make_shards
 from turbomim.train.config import Config
 from turbomim.train.distributed import cores
@@ -19,9 +20,10 @@ from turbomim.train.export import create_call
 from turbomim.train.log import Record, duration, read_metrics
 from turbomim.train.photos import PhotosReport, cut_photos
 from turbomim.train.pictures import loss_png
-from turbomim.train.pretrain import pretrain, rates
+from turbomim.train.pretrain import pretrain
 from turbomim.train.recipes import recipe
 from turbomim.train.show import show
+from turbomim.train.window import rates
 
 IMAGES = 480
 
@@ -76,11 +78,19 @@ def photographs(report: PhotosReport) -> str:
 
 
 def shards(source: Path, target: Path, split: str) -> None:
-    """Make the shards of a split unless they are there; a half-made folder of ours is made anew."""
+    """Make the shards of a split unless they are there: whole or not at all.
+
+    Raises UserError if the folder holds something else.
+    """
     if (target / "manifest.json").exists():
         return
-    shutil.rmtree(target, ignore_errors=True)
-    make_shards(source, target, name="demo", split=split, samples_per_shard=100, workers=cores())
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    make_shards(source, part, name="demo", split=split, samples_per_shard=100, workers=cores())
+    try:
+        part.rename(target)
+    except OSError as error:
+        raise UserError(f"{target} holds something else: choose another --folder, or remove it") from error
 
 
 def settings(folder: Path, epochs: float | None, compile_step: bool) -> Config:

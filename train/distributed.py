@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from turbomim.pipeline.errors import UserError
 
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
 
 
@@ -45,6 +47,25 @@ class World:
             dist.all_reduce(value, dist.ReduceOp.SUM)
             value = value / self.size
         return value
+
+    def from_main(self, choose: Callable[[], T]) -> T:
+        """What rank 0's call returns, on every rank; what it refuses is refused everywhere.
+
+        The result must be plain: it travels between the ranks.
+        """
+        if self.control is None:
+            return choose()
+        answer: list[T | UserError | None] = [None]
+        if self.main:
+            try:
+                answer = [choose()]
+            except UserError as error:
+                answer = [error]
+        dist.broadcast_object_list(answer, src=0, group=self.control)
+        (result,) = answer
+        if isinstance(result, UserError):
+            raise result
+        return cast(T, result)
 
     def wait(self) -> None:
         """Return when every rank has come here."""

@@ -5,6 +5,9 @@ Same crops and same masks every time it is asked.
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 from torch import nn
 
@@ -19,13 +22,9 @@ MOST = 4096
 
 @torch.no_grad()
 def heldout_loss(model: nn.Module, split: Split, config: Config, micro_batch: int, world: World) -> float:
-    """Mean loss over the first MOST held-out samples, whole batches only (at least one).
-
-    Equal on every rank.
-    """
-    samples = split.manifest.samples
+    """Mean loss over the first MOST held-out samples, equal on every rank and for any batch size."""
+    samples = min(split.manifest.samples, MOST)
     batch = max(1, min(micro_batch, samples // world.size))
-    count = max(1, min(samples, MOST) // (batch * world.size))
     total = torch.zeros((), device=world.device)
     model.eval()
     with Loader(
@@ -33,6 +32,7 @@ def heldout_loss(model: nn.Module, split: Split, config: Config, micro_batch: in
         size=config.data.size,
         crop=config.data.crop,
         scale=config.data.rrc_scale,
+        interpolation=config.data.interpolation,
         seed=config.run.seed,
         global_batch=batch * world.size,
         micro_batch=batch,
@@ -43,8 +43,12 @@ def heldout_loss(model: nn.Module, split: Split, config: Config, micro_batch: in
         readers=1,
         prefetch=1,
     ) as loader:
-        for _, item in zip(range(count), loader, strict=False):
-            with autocast(config.step, world.device):
-                total += model(item.images_BHWC, item.epochs_B, item.ids_B)
+        for item in itertools.islice(loader, math.ceil(samples / (batch * world.size))):
+            # the last batches reach into the stream's next epoch
+            count = min(batch, max(0, samples - item.position))
+            if count:
+                with autocast(config.step, world.device):
+                    loss = model(item.images_BHWC[:count], item.epochs_B[:count], item.ids_B[:count])
+                total += loss * count
     model.train()
-    return float(world.mean(total / count))
+    return float(world.mean(total) * world.size / samples)

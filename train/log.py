@@ -64,42 +64,42 @@ class RunLog:
     def __init__(self, folder: Path, console: Console, *, active: bool) -> None:
         self.console, self.active = console, active
         self.metrics, self.plain = folder / "metrics.jsonl", folder / "train.log"
-        self._files: list[IO[str]] = []
+        self._files: tuple[IO[str], IO[str]] | None = None
         self._bar: Progress | None = None
 
     @contextmanager
-    def open(self, step: int, steps: int) -> Iterator[RunLog]:
-        """Keep the files and the bar open.
-
-        Records after `step` (a killed run wrote them) are dropped first.
-        """
+    def open(self, step: int) -> Iterator[None]:
+        """Keep the files open; metrics after `step`, which a killed run wrote, are dropped first."""
         if not self.active:
-            yield self
+            yield
             return
         kept = [r for r in read_metrics(self.metrics) if r["step"] <= step]
         write_durably(self.metrics, "".join(json.dumps(r) + "\n" for r in kept).encode())
-        self._files = [path.open("a", encoding="utf-8") for path in (self.metrics, self.plain)]
-        if self.console.is_terminal:
-            columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
-            self._bar = Progress(*columns, console=self.console, transient=True)
+        with (
+            self.metrics.open("a", encoding="utf-8") as metrics,
+            self.plain.open("a", encoding="utf-8") as plain,
+        ):
+            self._files = (metrics, plain)
+            yield
+        self._files = None
+
+    @contextmanager
+    def bar(self, step: int, steps: int) -> Iterator[None]:
+        """Show a bar while the loop runs, on a terminal."""
+        if not (self.active and self.console.is_terminal):
+            yield
+            return
+        columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+        with Progress(*columns, console=self.console, transient=True) as self._bar:
             self._bar.add_task("compiling the step …", total=steps, completed=step)
-            self._bar.start()
-        try:
-            yield self
-        finally:
-            if self._bar is not None:
-                self._bar.stop()
-            for file in self._files:
-                file.close()
+            yield
+        self._bar = None
 
     def say(self, text: str) -> None:
         """One line for people, on the terminal and in train.log."""
-        if not self.active:
-            return
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
-        if self._files:
-            self._files[1].write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
-            self._files[1].flush()
+        if self.active:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._write(text)
 
     def advance(self, step: int) -> None:
         """Move the bar."""
@@ -108,15 +108,19 @@ class RunLog:
 
     def record(self, record: Record) -> None:
         """Write one record to both files and show it."""
-        if not self.active:
+        if self._files is None:
             return
         # strict JSON has no NaN or infinity
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._files[0].write(json.dumps(clean) + "\n")
         self._files[0].flush()
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=record["step"], description=line_of(record))
-            self._files[1].write(line_of(record) + "\n")
-            self._files[1].flush()
-        else:
+        if self._bar is None:
             self.say(line_of(record))
+        else:
+            self._bar.update(self._bar.task_ids[0], description=line_of(record))
+            self._write(line_of(record))
+
+    def _write(self, text: str) -> None:
+        if self._files is not None:
+            self._files[1].write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+            self._files[1].flush()

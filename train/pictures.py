@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.floating[Any]]
 
-HEADERS = ("photograph", "masked input", "reconstruction", "low-passed target")
 _INK, _SOFT, _BLUE, _ORANGE, _GREEN = "#1c1c1c", "#6b6b6b", "#1f5fa8", "#d9660a", "#2c7a3f"
 # pixels: picture side aimed at, gap between pictures, margin around the sheet
 _SIDE, _GAP, _MARGIN = 224, 10, 28
@@ -62,9 +61,7 @@ def denormalise(
     return pixels_NP
 
 
-def reconstruction_png(
-    rows: Sequence[Row], path: Path, *, caption: str = "", headers: Sequence[str] = HEADERS
-) -> None:
+def reconstruction_png(rows: Sequence[Row], path: Path, *, headers: Sequence[str], caption: str = "") -> None:
     """Write rows of pictures under column headers, on white; `caption` below says how the pixels were made.
 
     Pictures have one size and are enlarged by the whole factor that brings them nearest to 224 pixels.

@@ -1,4 +1,4 @@
-"""`turbomim show`: what a run's model makes of photographs whose masked patches it never saw.
+"""`turbomim show`: what a run's model makes of masked photographs.
 
 Shapes: B batch, N patches, K kept, M masked, P values of a patch.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Batch, Loader
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.shards import Manifest, open_split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.models.mae import MAE
@@ -45,23 +45,25 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     batch = pick(split, config, images)
     out = out or run / "images" / f"reconstruction-{checkpoint.read_state(found).step:08d}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
-    kind = f"{config.model.target} target" + (
-        f", radius {config.model.radius:g}" if config.model.target != "raw" else ""
-    )
-    reconstruction_png(reconstruct(model, batch, config), out, caption=caption(config, kind), headers=HEADERS)
+    text = caption(config, open_split(split).manifest)
+    reconstruction_png(reconstruct(model, batch, config), out, caption=text, headers=HEADERS)
     return out
 
 
-def caption(config: Config, kind: str) -> str:
-    """What the picture shows and which statistics turned normalised patches into pixels."""
-    removed = config.patches - config.keep
-    text = f"{removed} of {config.patches} patches of {config.model.patch} pixels are masked; {kind}. "
-    if not config.model.norm_pix:
+def caption(config: Config, data: Manifest) -> str:
+    """What the picture shows, and which statistics turned normalised patches into pixels."""
+    model = config.model
+    blur = "" if model.target == "raw" else f", radius {model.radius:g}"
+    text = (
+        f"Split {data.name}-{data.split}. {config.patches - config.keep} of {config.patches} patches "
+        f"of {model.patch} pixels are masked; {model.target} target{blur}. "
+    )
+    if not model.norm_pix:
         return text + "Predictions are pixels: both reconstructions are the same."
     return text + (
-        "The model predicts patches normalised by their own mean and variance. Third column: shown with the "
-        "true patch's mean and variance, as is usual, though the model never saw them. Fourth column: with "
-        "mean and variance interpolated from visible patches, so nothing is borrowed from behind the mask."
+        "The model predicts patches normalised by their own mean and variance. Third column: shown with "
+        "the true patch's mean and variance, as is usual, though they are behind the mask. Fourth column: "
+        "with mean and variance interpolated from visible patches, so nothing is borrowed."
     )
 
 
@@ -74,6 +76,7 @@ def pick(path: Path, config: Config, images: int) -> Batch:
         size=config.data.size,
         crop=config.data.crop,
         scale=config.data.rrc_scale,
+        interpolation=config.data.interpolation,
         seed=config.run.seed,
         global_batch=count,
         micro_batch=count,

@@ -18,12 +18,18 @@ from turbomim.train.config import StepConfig
 from turbomim.train.distributed import World
 
 
-def autocast(step: StepConfig, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 matrix products where asked for or, with `auto`, where the GPU has them; float32 elsewhere."""
-    wanted = step.precision == "bfloat16"
+def uses_bfloat16(step: StepConfig, device: torch.device) -> bool:
+    """Whether matrix products are in bfloat16: where asked for or, with `auto`, on a GPU that has it."""
     if step.precision == "auto":
-        wanted = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.autocast(device.type, torch.bfloat16) if wanted else contextlib.nullcontext()
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return step.precision == "bfloat16"
+
+
+def autocast(step: StepConfig, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """The context of forward passes.  The weights stay float32."""
+    if uses_bfloat16(step, device):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 class Step:
@@ -40,10 +46,11 @@ class Step:
         self.optimizer, self.config, self.world, self.micro_steps = optimizer, config, world, micro_steps
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.loss_fn: nn.Module = model
+        self.bfloat16 = uses_bfloat16(config, world.device)
         if config.compile:
             # it warns on a CPU machine that has CUDA's compiler
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            # inside DDP, so that the graph stays whole
+            # DDP splits the graph at its buckets, so that gradients are exchanged while others are computed
             self.loss_fn = torch.compile(model, fullgraph=True, dynamic=False)  # type: ignore[assignment]
         if world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None

@@ -1,0 +1,62 @@
+"""How a global batch is cut, and how long a run is: pure numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from turbomim.pipeline.errors import UserError
+from turbomim.train.config import Config
+from turbomim.train.schedule import total_steps
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The cut of a global batch over ranks and micro-batches, and the number of steps."""
+
+    samples: int
+    steps: int
+    global_batch: int
+    micro_batch: int
+    micro_steps: int
+    world: int
+
+    @property
+    def local_batch(self) -> int:
+        """Samples of one step on one rank."""
+        return self.micro_batch * self.micro_steps
+
+    def equation(self, config: Config) -> str:
+        """The batch and the learning rate, written out."""
+        optim = config.optim
+        return (
+            f"effective batch {self.global_batch} = {self.micro_batch} x {self.micro_steps} x {self.world} "
+            f"(micro-batch x accumulation x ranks); lr {optim.lr:g} = {optim.base_lr:g} x "
+            f"{self.global_batch}/256; "
+            f"{self.steps} steps = {optim.epochs:g} epochs of {self.samples} samples"
+        )
+
+
+def make_plan(config: Config, samples: int, world: int) -> Plan:
+    """Cut the global batch over ranks and micro-batches.  Raises UserError where it does not divide."""
+    total, micro = config.optim.global_batch, config.optim.micro_batch
+    if total % world:
+        raise UserError(
+            f"optim.global_batch = {total} does not divide over {world} ranks: use a multiple of {world}"
+        )
+    local = total // world
+    micro = micro or local
+    if local % micro:
+        near = [n for n in range(1, local + 1) if local % n == 0 and n <= micro][-1]
+        raise UserError(
+            f"optim.micro_batch = {micro} does not divide the {local} samples of a rank "
+            f"(global batch {total} / {world} ranks): use a divisor, {near} for example"
+        )
+    steps = total_steps(config.optim.epochs, samples, total)
+    return Plan(
+        samples=samples,
+        steps=steps,
+        global_batch=total,
+        micro_batch=micro,
+        micro_steps=local // micro,
+        world=world,
+    )

@@ -1,0 +1,90 @@
+"""What is measured between two log lines, without making the device wait."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from turbomim.train.config import Config
+from turbomim.train.distributed import World
+from turbomim.train.log import Record, duration
+from turbomim.train.models.mae import flops_per_image
+from turbomim.train.peak import peak_flops
+from turbomim.train.plan import Plan
+
+
+@dataclass(slots=True)
+class Window:
+    """Sums over the steps since the last log line; the tensors stay on the device until `record`."""
+
+    config: Config
+    plan: Plan
+    world: World
+    bfloat16: bool
+    # whether it holds this process's first step, and so the compilation
+    first: bool = False
+    begun: float = field(default_factory=time.perf_counter)
+    steps: int = 0
+    wait_s: float = 0.0
+    # loss of the steps that counted, steps skipped, skipped in a row now, most of that, gradient norm
+    sums: Tensor = field(default_factory=lambda: torch.zeros(5))
+
+    def add(self, wait_s: float, loss: Tensor, norm: Tensor, skipped: Tensor) -> None:
+        """Count a step.  A skipped one leaves the loss out."""
+        self.steps += 1
+        self.wait_s += wait_s
+        total, count, row, most, _ = self.sums.to(loss.device, non_blocking=True).unbind()
+        row = (row + 1) * skipped
+        total = total + torch.where(skipped > 0, 0.0, loss)
+        self.sums = torch.stack([total, count + skipped, row, torch.maximum(most, row), norm])
+
+    def record(self, step: int, lr: float) -> Record:
+        """The log record of the window that ends with `step`.  Only here the loop waits for the device."""
+        loss, skipped, _, most, norm = self.sums.tolist()
+        elapsed = time.perf_counter() - self.begun
+        rate = self.steps * self.plan.global_batch / elapsed
+        peak = peak_flops(self.world.device, bfloat16=self.bfloat16)
+        position = step * self.plan.global_batch
+        return {
+            "step": step,
+            "steps": self.plan.steps,
+            "position": position,
+            "epoch": position / self.plan.samples,
+            "loss": loss / max(self.steps - skipped, 1),
+            "lr": lr,
+            "grad_norm": norm,
+            "img_per_s": rate,
+            "data_wait_pct": 100 * self.wait_s / elapsed,
+            "step_ms": 1000 * elapsed / self.steps,
+            "mfu": rate / self.world.size * flops_per_image(self.config) / peak if peak else None,
+            "skipped": int(skipped),
+            "skipped_in_a_row": int(most),
+            "window": self.steps,
+            "first": self.first,
+            "eta_s": (self.plan.steps - step) * elapsed / self.steps,
+        }
+
+    def next(self) -> Window:
+        """An empty window; a row of skipped steps goes on."""
+        row = self.sums[2]
+        zero = torch.zeros_like(row)
+        return Window(
+            self.config, self.plan, self.world, self.bfloat16, sums=torch.stack([zero, zero, row, row, zero])
+        )
+
+
+def rates(records: list[Record]) -> str:
+    """img/s and data-wait % over a run, in words; each process's first log line is left out.
+
+    As it holds compilation.
+    """
+    timed = [r for r in records if not r["first"]] or records
+    seconds = [r["step_ms"] * r["window"] / 1000 for r in timed]
+    total = sum(seconds)
+    images = sum(r["img_per_s"] * s for r, s in zip(timed, seconds, strict=True))
+    wait = sum(r["data_wait_pct"] * s for r, s in zip(timed, seconds, strict=True)) / total
+    waiting = f"{wait:.1f} % of the time waiting for data"
+    return f"{images / total:.0f} img/s, {waiting}, {duration(total)} of training"
