@@ -179,7 +179,7 @@ def test_every_user_of_the_loader_passes_the_crop_on(
 ) -> None:
     """Training, held-out loss and `show` see the same crops."""
     config = Config(
-        data=DataConfig(path=str(tiny_split.path), size=32, crop="rrc", rrc_scale=0.6),
+        data=DataConfig(path=str(tiny_split.path), size=32, crop="rrc", rrc_scale=0.6, interpolation="bilinear"),
         model=ModelConfig(
             patch=8, width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2
         ),
@@ -187,13 +187,13 @@ def test_every_user_of_the_loader_passes_the_crop_on(
         step=StepConfig(device="cpu", compile=False),
         run=RunConfig(folder=str(tmp_path), name="r"),
     )
-    passed: list[tuple[object, object]] = []
+    passed: list[tuple[object, ...]] = []
 
     class Stop(Exception):
         pass
 
     def loader(split: Split, **arguments: object) -> None:
-        passed.append((arguments["crop"], arguments["scale"]))
+        passed.append((arguments["crop"], arguments["scale"], arguments["interpolation"]))
         raise Stop
 
     for module in (heldout, pretrain, show):
@@ -204,4 +204,4 @@ def test_every_user_of_the_loader_passes_the_crop_on(
         pretrain.pretrain(config, console=Console(file=io.StringIO()))
     with pytest.raises(Stop):
         show.pick(tiny_split.path, config, 2)
-    assert passed == [("rrc", 0.6)] * 3
+    assert passed == [("rrc", 0.6, "bilinear")] * 3
