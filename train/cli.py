@@ -30,7 +30,7 @@ USAGE = """usage: turbomim COMMAND …
   show RUN                      reconstruction pictures of a run
   doctor                        versions, devices, and what will be slow on this machine and why
 
-`turbomim COMMAND --help` has the rest."""
+`turbomim pretrain --help` lists every setting; demo, shard make, shard inspect and show have --help too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +184,8 @@ def _shard(argv: list[str]) -> None:
     elif verb == "inspect":
         look = parse(ShardInspect, argv[1:], "turbomim shard inspect")
         shard_command.inspect(look.path, look.sample)
+    elif verb in ("", "-h", "--help"):
+        raise UsageError("shard needs a command: shard make SRC DST, or shard inspect PATH (each has --help)")
     else:
         raise unknown("unknown shard command", verb, ("make", "inspect"))
 
@@ -195,7 +197,14 @@ def _pretrain(argv: list[str]) -> None:
     pretrain(config, dry_run=dry_run)
 
 
+def no_arguments(argv: list[str], command: str) -> None:
+    """Refuse arguments of a command that has none."""
+    if argv:
+        raise UsageError(f"{command} takes no arguments, not {argv[0]!r}: see turbomim --help")
+
+
 def _recipes(argv: list[str]) -> None:
+    no_arguments(argv, "recipes")
     for name, function in RECIPES.items():
         doc = (function.__doc__ or "").strip().splitlines()
         print(name)
@@ -214,6 +223,7 @@ def _show(argv: list[str]) -> None:
 def _doctor(argv: list[str]) -> None:
     from turbomim.train.doctor import examine, print_report
 
+    no_arguments(argv, "doctor")
     checks = examine()
     print_report(checks)
     if any(check.status == "missing" for check in checks):

@@ -64,11 +64,17 @@ class ModelConfig:
 
     # pixels a side of a patch
     patch: int = 16
+    # of the encoder's tokens
     width: int = 768
+    # blocks of the encoder
     depth: int = 12
+    # attention heads of an encoder block
     heads: int = 12
+    # of the decoder's tokens
     decoder_width: int = 512
+    # blocks of the decoder
     decoder_depth: int = 8
+    # attention heads of a decoder block
     decoder_heads: int = 16
     # share of the patches that are removed; int(patches * (1 - ratio)) are kept
     mask_ratio: float = 0.75
@@ -95,23 +101,27 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW with the paper's groups and a cosine schedule (algorithms.
+    """AdamW with the paper's groups and a cosine schedule."""
 
-    MAE main_pretrain's published numbers).
-    """
-
+    # passes over the data
     epochs: float = 800
+    # passes with a rising lr
     warmup_epochs: float = 40
     # lr reached after warm-up = base_lr * global_batch / 256
     base_lr: float = 1.5e-4
+    # lr at the end of the cosine
     min_lr: float = 0.0
     # share of the full rate at which warm-up starts (MAE 0, PixMIM 1e-4 or 1e-9)
     warmup_start: float = 0.0
+    # not applied to vectors and biases
     weight_decay: float = 0.05
+    # AdamW's decay of the mean of gradients
     beta1: float = 0.9
+    # AdamW's decay of the mean of squared gradients
     beta2: float = 0.95
+    # AdamW's addition to the denominator
     eps: float = 1e-8
-    # also spare cls_token and mask_token from decay (mmselfsup does, MAE does not)
+    # decay cls_token and mask_token too (MAE does, mmselfsup does not)
     decay_tokens: bool = True
     # samples of one optimizer step, over all ranks
     global_batch: int = 4096
@@ -160,9 +170,13 @@ class RunConfig:
 
     # runs/NAME
     name: str = "run"
+    # where runs are kept
     folder: str = "runs"
+    # of weights, order, crops, flips and masks
     seed: int = 0
+    # steps between log lines
     log_every: int = 20
+    # steps between checkpoints
     save_every: int = 500
     # newest checkpoints kept; at least 2, so that a damaged one is never the only one
     keep: int = 2

@@ -35,7 +35,7 @@ def timm_arguments(config: Config) -> dict[str, Any]:
 def create_call(config: Config, path: Path) -> str:
     """The Python expression that loads an export."""
     arguments = ", ".join(f"{k}={v}" for k, v in timm_arguments(config).items())
-    return f"timm.create_model({TIMM_NAME!r}, {arguments}, checkpoint_path={str(path)!r})"
+    return f"timm.create_model({TIMM_NAME!r}, {arguments}, checkpoint_path={str(path.resolve())!r})"
 
 
 def export_encoder(model: MAE, config: Config, folder: Path) -> Path:

@@ -248,7 +248,8 @@ class _Run:
 
     def _finish(self) -> Outcome:
         if self.world.main:
-            export_encoder(self.model, self.config, self.folder / "export")
+            path = export_encoder(self.model, self.config, self.folder / "export")
+            self.log.say(f"the encoder is in {path}; encoder.json beside it has the call that loads it")
         self._status("done")
         self.world.wait()
         return self._outcome("done")

@@ -42,6 +42,8 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     model = MAE(config)
     checkpoint.load(found, model)
     split = data or Path(config.data.heldout or config.data.path)
+    if not split.is_dir():
+        raise UserError(f"{split}, the data of {run}, is not a folder seen from here: give --data FOLDER")
     batch = pick(split, config, images)
     out = out or run / "images" / f"reconstruction-{checkpoint.read_state(found).step:08d}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
