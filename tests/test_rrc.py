@@ -205,5 +205,5 @@ def test_every_user_of_the_loader_passes_the_crop_on(
     with pytest.raises(Stop):
         pretrain.pretrain(config, console=Console(file=io.StringIO()))
     with pytest.raises(Stop):
-        show.pick(tiny_split.path, config, 2)
+        show.pick(tiny_split, config, 2)
     assert passed == [("rrc", 0.6, "bilinear")] * 3

@@ -8,7 +8,6 @@ ckpt/latest (text). Nothing here is pickled, and loading runs no code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from turbomim.pipeline.durable import sync_folder, write_durably
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.shards import file_sha256
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
@@ -39,11 +39,6 @@ class State:
     # the resolved settings, as config.to_dict gives them
     config: dict[str, Any]
     versions: dict[str, str]
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -86,7 +81,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         save_file(weights, temporary / FILES[0])
         save_file(moments, temporary / FILES[1])
         (temporary / FILES[2]).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        sums = "".join(f"{_sha256(temporary / name)}  {name}\n" for name in FILES)
+        sums = "".join(f"{file_sha256(temporary / name)}  {name}\n" for name in FILES)
         (temporary / "SHA256SUMS").write_text(sums, encoding="utf-8")
         (temporary / "COMPLETE").write_text("", encoding="utf-8")
         for path in temporary.iterdir():
@@ -129,7 +124,7 @@ def is_whole(checkpoint: Path) -> bool:
     try:
         lines = (checkpoint / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-        return set(sums) == set(FILES) and all(_sha256(checkpoint / n) == d for n, d in sums.items())
+        return set(sums) == set(FILES) and all(file_sha256(checkpoint / n) == d for n, d in sums.items())
     except (FileNotFoundError, ValueError):
         return False
 

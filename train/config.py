@@ -260,11 +260,12 @@ def from_dict(values: object, base: Config, where: str) -> Config:
         if not isinstance(section, dict):
             raise UsageError(f"{where}: section {name} must hold key: value lines, not {section!r}")
         types = typing.get_type_hints(type(sections[name]))
+        typed = {}
         for key, value in section.items():
             if key not in types:
                 raise unknown(f"{where}: unknown key", f"{name}.{key}", [f"{name}.{k}" for k in types])
-            section[key] = _typed(f"{where}: {name}.{key}", value, types[key])
-        sections[name] = dataclasses.replace(sections[name], **section)
+            typed[key] = _typed(f"{where}: {name}.{key}", value, types[key])
+        sections[name] = dataclasses.replace(sections[name], **typed)
     return Config(**sections)
 
 

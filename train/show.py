@@ -14,7 +14,7 @@ from torch import Tensor
 from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Batch, Loader
-from turbomim.pipeline.shards import Manifest, open_split
+from turbomim.pipeline.shards import Manifest, Split, open_split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.models.mae import MAE
@@ -41,13 +41,14 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
         raise UserError(f"--images {images}: must be at least 1")
     model = MAE(config)
     checkpoint.load(found, model)
-    split = data or Path(config.data.heldout or config.data.path)
-    if not split.is_dir():
-        raise UserError(f"{split}, the data of {run}, is not a folder seen from here: give --data FOLDER")
+    path = data or Path(config.data.heldout or config.data.path)
+    if not path.is_dir():
+        raise UserError(f"{path}, the data of {run}, is not a folder seen from here: give --data FOLDER")
+    split = open_split(path)
     batch = pick(split, config, images)
     out = out or run / "images" / f"reconstruction-{checkpoint.read_state(found).step:08d}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = caption(config, open_split(split).manifest)
+    text = caption(config, split.manifest)
     reconstruction_png(reconstruct(model, batch, config), out, caption=text, headers=HEADERS)
     return out
 
@@ -69,9 +70,8 @@ def caption(config: Config, data: Manifest) -> str:
     )
 
 
-def pick(path: Path, config: Config, images: int) -> Batch:
+def pick(split: Split, config: Config, images: int) -> Batch:
     """A batch of `images` samples at the run's size: different classes first, in stream order."""
-    split = open_split(path)
     count = max(images, min(CANDIDATES, split.manifest.samples))
     with Loader(
         split,

@@ -79,7 +79,7 @@ class Window:
 def rates(records: list[Record]) -> str:
     """img/s and data-wait % over a run, in words; each process's first log line is left out.
 
-    As it holds compilation.
+    That one holds the compilation.
     """
     timed = [r for r in records if not r["first"]] or records
     seconds = [r["step_ms"] * r["window"] / 1000 for r in timed]
