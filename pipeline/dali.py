@@ -7,23 +7,17 @@ Shape suffixes: B samples, H W pixels, C channels.
 # DALI types its operators but not its Pipeline
 # mypy: allow-untyped-calls
 
-from typing import Final
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from nvidia.dali import fn
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
-from nvidia.dali.types import DALIImageType
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from turbomim.pipeline.crops import GRAPHS, MIN_SIZE, Crop, Inputs, Interpolation
-
-# an extended WebP: a byte of flags after the header of its first chunk, VP8X
-WEBP_FLAGS: Final = 20
-WEBP_EXIF: Final = np.uint8(8)
+from turbomim.pipeline.decode import Backend, decode_node, failure_reason, without_webp_exif
 
 
 def build_pipeline(
@@ -58,7 +52,7 @@ def feed(pipeline: Pipeline, images: list[NDArray[np.uint8]], inputs: Inputs) ->
 
     Nothing is copied: DALI holds each array until the run has used it.
     """
-    pipeline.feed_input("images", [_without_webp_exif(image) for image in images])
+    pipeline.feed_input("images", [without_webp_exif(image) for image in images])
     for name, array in inputs.items():
         pipeline.feed_input(name, array)
 
@@ -90,38 +84,13 @@ def find_undecodable(images: list[NDArray[np.uint8]], device: str) -> dict[int, 
         try:
             take(pipeline, device)
         except RuntimeError as error:
-            failures[place] = _reason(str(error))
+            failures[place] = failure_reason(error)
     return failures
 
 
-def _graph(crop: Crop, size: int, interpolation: Interpolation, *, decoder: str) -> DataNode:
+def _graph(crop: Crop, size: int, interpolation: Interpolation, *, decoder: Backend) -> DataNode:
     """Define the graph.  Windows and flips are CPU nodes on both backends: no run waits for the GPU."""
     encoded = fn.external_source(name="images", no_copy=True)
     flips = fn.external_source(name="flips", no_copy=True)
-    pixels = fn.decoders.image(
-        encoded,
-        device=decoder,
-        output_type=DALIImageType.RGB,
-        adjust_orientation=False,
-        # the chroma interpolation of libjpeg, which nvJPEG otherwise skips; the CPU decoder always does it
-        jpeg_fancy_upsampling=True,
-    )
+    pixels = decode_node(encoded, decoder)
     return fn.flip(GRAPHS[crop](pixels, size, interpolation), horizontal=flips)
-
-
-def _without_webp_exif(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the image, or if it is a WebP that announces EXIF a copy that does not.
-
-    On its way to the EXIF, nvImageCodec 0.9 forgets the padding of chunks of odd size, and fails there.
-    """
-    if image[8:16].tobytes() != b"WEBPVP8X" or not (image[WEBP_FLAGS : WEBP_FLAGS + 1] & WEBP_EXIF).any():
-        return image
-    image = image.copy()
-    image[WEBP_FLAGS] &= ~WEBP_EXIF
-    return image
-
-
-def _reason(message: str) -> str:
-    """Return the line of a DALI error that says what happened."""
-    text = message.partition("encountered:")[2] or message
-    return next((line.strip(" :") for line in text.splitlines() if line.strip()), "no reason given")

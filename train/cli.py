@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import tyro
 import yaml
@@ -16,9 +15,8 @@ from rich.console import Console
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.train.config import Config, from_dict, unknown
+from turbomim.train.options import no_arguments, parse, python_bools, take
 from turbomim.train.recipes import RECIPES, recipe
-
-T = TypeVar("T")
 
 USAGE = """usage: turbomim COMMAND …
 
@@ -31,38 +29,6 @@ USAGE = """usage: turbomim COMMAND …
   doctor                        versions, devices, and what will be slow on this machine and why
 
 `turbomim pretrain --help` lists every setting; demo, shard make, shard inspect and show have --help too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardMake:
-    """Pack an ImageFolder tree (a folder a class) or a flat folder of images into WebDataset shards."""
-
-    src: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
-    """Folder of images."""
-    dst: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
-    """Empty or new folder for the shards of one split."""
-    name: str | None = None
-    """Data set name, first part of every shard's name; the source folder's name if not given."""
-    split: str = "train"
-    """Second part of every shard's name."""
-    shard_size: int = 1000
-    """Images a shard."""
-    workers: int = len(os.sched_getaffinity(0))
-    """Processes; the output is the same for any number."""
-    seed: int = 0
-    """Seed of the global shuffle."""
-    min_side: int = 32
-    """Images with a shorter side are left out and named in bad.jsonl, pixels."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardInspect:
-    """Print what is in a split: counts, sizes, classes, resolutions, formats."""
-
-    path: tyro.conf.Positional[Path]
-    """Folder that `turbomim shard make` wrote."""
-    sample: int = 1000
-    """Images whose headers are read for the histograms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,31 +55,6 @@ class Demo:
     """Passes over the photographs; the recipe's if not given."""
     compile: Annotated[bool, tyro.conf.FlagConversionOff] = True
     """Compile the training step (on a CPU this needs a C++ compiler)."""
-
-
-def parse(kind: type[T], argv: list[str], prog: str) -> T:
-    """A dataclass out of flags; usage errors print a suggestion and exit with 2."""
-    return tyro.cli(kind, args=argv, prog=prog)
-
-
-def python_bools(argv: list[str]) -> list[str]:
-    """true and false as tyro wants them; people write them as in YAML."""
-    return [{"true": "True", "false": "False"}.get(word, word) for word in argv]
-
-
-def take(argv: list[str], flag: str) -> str | None:
-    """Remove `--flag VALUE` or `--flag=VALUE` from argv and return the value."""
-    for number, word in enumerate(argv):
-        if word == flag:
-            if number + 1 == len(argv):
-                raise UsageError(f"{flag} needs a value")
-            value = argv[number + 1]
-            del argv[number : number + 2]
-            return value
-        if word.startswith(f"{flag}="):
-            del argv[number]
-            return word.split("=", 1)[1]
-    return None
 
 
 def read_yaml(path: str, base: Config) -> Config:
@@ -172,22 +113,18 @@ def _demo(argv: list[str]) -> None:
 
 
 def _shard(argv: list[str]) -> None:
-    from turbomim.train import shard_command
+    from turbomim.train import shard_make_command, shard_read_commands
 
+    verbs = {
+        "make": shard_make_command.make,
+        "inspect": shard_read_commands.inspect,
+    }
     verb = argv[0] if argv else ""
-    if verb == "make":
-        o = parse(ShardMake, argv[1:], "turbomim shard make")
-        shard_command.make(
-            o.src, o.dst, name=o.name, split=o.split, samples_per_shard=o.shard_size, workers=o.workers,
-            seed=o.seed, min_side=o.min_side, console=Console(),
-        )  # fmt: skip
-    elif verb == "inspect":
-        look = parse(ShardInspect, argv[1:], "turbomim shard inspect")
-        shard_command.inspect(look.path, look.sample)
-    elif verb in ("", "-h", "--help"):
-        raise UsageError("shard needs a command: shard make SRC DST, or shard inspect PATH (each has --help)")
-    else:
-        raise unknown("unknown shard command", verb, ("make", "inspect"))
+    if verb in ("", "-h", "--help"):
+        raise UsageError(f"shard needs a command: {', '.join(verbs)} (each has --help)")
+    if verb not in verbs:
+        raise unknown("unknown shard command", verb, verbs)
+    verbs[verb](argv[1:])
 
 
 def _pretrain(argv: list[str]) -> None:
@@ -195,12 +132,6 @@ def _pretrain(argv: list[str]) -> None:
     from turbomim.train.pretrain import pretrain
 
     pretrain(config, dry_run=dry_run)
-
-
-def no_arguments(argv: list[str], command: str) -> None:
-    """Refuse arguments of a command that has none."""
-    if argv:
-        raise UsageError(f"{command} takes no arguments, not {argv[0]!r}: see turbomim --help")
 
 
 def _recipes(argv: list[str]) -> None:

@@ -1,30 +1,49 @@
-"""`turbomim shard make` and `turbomim shard inspect`, as people see them."""
+"""`turbomim shard make`, as people see it."""
 
 from __future__ import annotations
 
-import sys
+import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from turbomim.pipeline.inspect import format_summary, inspect_split
 from turbomim.pipeline.pack import PackReport, make_shards
+from turbomim.train.options import parse
 
 
-def make(
-    src: Path,
-    dst: Path,
-    *,
-    name: str | None,
-    split: str,
-    samples_per_shard: int,
-    workers: int,
-    seed: int,
-    min_side: int,
-    console: Console,
-) -> PackReport:
+@dataclass(frozen=True, kw_only=True)
+class ShardMake:
+    """Pack an ImageFolder tree (a folder a class) or a flat folder of images into WebDataset shards."""
+
+    src: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
+    """Folder of images."""
+    dst: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
+    """Empty or new folder for the shards of one split."""
+    name: str | None = None
+    """Data set name, first part of every shard's name; the source folder's name if not given."""
+    split: str = "train"
+    """Second part of every shard's name."""
+    shard_size: int = 1000
+    """Images a shard."""
+    workers: int = len(os.sched_getaffinity(0))
+    """Processes; the output is the same for any number."""
+    seed: int = 0
+    """Seed of the global shuffle."""
+    min_side: int = 32
+    """Images with a shorter side are left out and named in bad.jsonl, pixels."""
+
+
+def make(argv: list[str]) -> None:
+    """`turbomim shard make SRC DST …`.  Raises UserError."""
+    pack(parse(ShardMake, argv, "turbomim shard make"), Console())
+
+
+def pack(options: ShardMake, console: Console) -> PackReport:
     """Make shards with a bar, and say what was written and what was left out.  Raises UserError."""
     begun = time.perf_counter()
     columns = (
@@ -40,14 +59,14 @@ def make(
             bar.update(task, completed=done, total=total)
 
         report = make_shards(
-            src,
-            dst,
-            name=name,
-            split=split,
-            samples_per_shard=samples_per_shard,
-            workers=workers,
-            seed=seed,
-            min_side=min_side,
+            options.src,
+            options.dst,
+            name=options.name,
+            split=options.split,
+            samples_per_shard=options.shard_size,
+            workers=options.workers,
+            seed=options.seed,
+            min_side=options.min_side,
             progress=progress,
         )
     console.print(
@@ -74,8 +93,3 @@ def describe(report: PackReport, seconds: float) -> str:
     if report.empty_classes:
         lines.append(f"classes without an image: {', '.join(map(repr, report.empty_classes[:10]))}")
     return "\n".join(lines)
-
-
-def inspect(path: Path, sample: int) -> None:
-    """Print what is in a split.  Raises UserError."""
-    sys.stdout.write(format_summary(inspect_split(path, sample)) + "\n")

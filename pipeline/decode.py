@@ -1,0 +1,95 @@
+"""Encoded photographs to pixels: the one decoder behind the loader, the stores and the checks.
+
+One rule on every backend: 8 bits, RGB, the first frame, EXIF orientation ignored, as nvImageCodec decodes.
+Shape suffixes: H W pixels, C channels.
+"""
+
+# DALI types its operators but not its Pipeline
+# mypy: allow-untyped-calls
+
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from nvidia.dali import fn
+from nvidia.dali.data_node import DataNode
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.types import DALIImageType
+
+Backend = Literal["cpu", "mixed"]
+
+# an extended WebP: a byte of flags after the header of its first chunk, VP8X
+WEBP_FLAGS: Final = 20
+WEBP_EXIF: Final = np.uint8(8)
+
+
+def decode_node(encoded: DataNode, backend: Backend) -> DataNode:
+    """Define the decoding of encoded images to (H, W, 3) uint8 RGB.  "mixed" leaves the pixels on the GPU."""
+    return fn.decoders.image(
+        encoded,
+        device=backend,
+        output_type=DALIImageType.RGB,
+        adjust_orientation=False,
+        # the chroma interpolation of libjpeg, which nvJPEG otherwise skips; the CPU decoder always does it
+        jpeg_fancy_upsampling=True,
+    )
+
+
+def without_webp_exif(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the image, or if it is a WebP that announces EXIF a copy that does not.
+
+    On its way to the EXIF, nvImageCodec 0.9 forgets the padding of chunks of odd size, and fails there.
+    """
+    if image[8:16].tobytes() != b"WEBPVP8X" or not (image[WEBP_FLAGS : WEBP_FLAGS + 1] & WEBP_EXIF).any():
+        return image
+    image = image.copy()
+    image[WEBP_FLAGS] &= ~WEBP_EXIF
+    return image
+
+
+class Decoder:
+    """Decodes images on the CPU, some at a time; one that cannot be decoded harms no other."""
+
+    def __init__(self, *, threads: int = 1, batch: int = 16) -> None:
+        self._batch = batch
+        self._pipeline = Pipeline(
+            batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=1
+        )
+        with self._pipeline:
+            encoded = fn.external_source(name="images", no_copy=True)
+            self._pipeline.set_outputs(decode_node(encoded, "cpu"))
+        self._pipeline.build()
+
+    def decode(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8] | str]:
+        """Return the pixels of each image, (H, W, 3) uint8 RGB, or the reason why it has none.
+
+        images: encoded, (bytes,) uint8 each.
+        """
+        results: list[NDArray[np.uint8] | str] = []
+        for start in range(0, len(images), self._batch):
+            some = images[start : start + self._batch]
+            try:
+                results += self._run(some)
+            except RuntimeError:
+                # DALI gives up the whole batch for one bad image and does not always say which
+                results += [self._run_alone(image) for image in some]
+        return results
+
+    def _run(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        self._pipeline.feed_input("images", [without_webp_exif(image) for image in images])
+        (pixels,) = self._pipeline.run()
+        # the memory goes back to DALI with its output
+        return [np.array(pixels.at(place)) for place in range(len(images))]
+
+    def _run_alone(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | str:
+        try:
+            return self._run([image])[0]
+        except RuntimeError as error:
+            return failure_reason(error)
+
+
+def failure_reason(error: RuntimeError) -> str:
+    """Return the line of a DALI error that says what happened."""
+    message = str(error)
+    text = message.partition("encountered:")[2] or message
+    return next((line.strip(" :") for line in text.splitlines() if line.strip()), "no reason given")

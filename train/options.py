@@ -1,0 +1,42 @@
+"""Flags of the small commands: a dataclass out of argv, and what argv may not hold."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import tyro
+
+from turbomim.pipeline.errors import UsageError
+
+T = TypeVar("T")
+
+
+def parse(kind: type[T], argv: list[str], prog: str) -> T:
+    """A dataclass out of flags; usage errors print a suggestion and exit with 2."""
+    return tyro.cli(kind, args=argv, prog=prog)
+
+
+def python_bools(argv: list[str]) -> list[str]:
+    """true and false as tyro wants them; people write them as in YAML."""
+    return [{"true": "True", "false": "False"}.get(word, word) for word in argv]
+
+
+def take(argv: list[str], flag: str) -> str | None:
+    """Remove `--flag VALUE` or `--flag=VALUE` from argv and return the value."""
+    for number, word in enumerate(argv):
+        if word == flag:
+            if number + 1 == len(argv):
+                raise UsageError(f"{flag} needs a value")
+            value = argv[number + 1]
+            del argv[number : number + 2]
+            return value
+        if word.startswith(f"{flag}="):
+            del argv[number]
+            return word.split("=", 1)[1]
+    return None
+
+
+def no_arguments(argv: list[str], command: str) -> None:
+    """Refuse arguments of a command that has none."""
+    if argv:
+        raise UsageError(f"{command} takes no arguments, not {argv[0]!r}: see turbomim --help")
