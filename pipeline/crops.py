@@ -17,6 +17,7 @@ Shape suffixes: B samples, A attempts.
 # DALI does not type all of its operators
 # mypy: allow-untyped-calls
 
+from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
@@ -25,10 +26,13 @@ from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.types import Constant, DALIDataType, DALIInterpType
 
+from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, FLIP, draw_u32
+from turbomim.pipeline.store import Store
 
 Crop = Literal["src", "rrc"]
+Device = Literal["cpu", "gpu"]
 Interpolation = Literal["bicubic", "bilinear"]
 
 # external sources of the graph by name, one entry a sample in each
@@ -62,6 +66,35 @@ def draw(crop: Crop, scale: float, seed: int, turn: Turn) -> Inputs:
     if crop == "rrc":
         inputs["squares"] = rrc_squares(u32_BW[:, :shape_words].reshape(-1, ATTEMPTS, 2), scale)
     return inputs
+
+
+def check_crop(crop: str, interpolation: str, *, size: int, scale: float, store: Store) -> None:
+    """Raise UserError for what no graph crops, or not out of this store."""
+    if crop not in GRAPHS:
+        raise UserError(f"crop {crop!r} is none of {', '.join(GRAPHS)}: choose one of them")
+    if interpolation not in FILTERS:
+        raise UserError(
+            f"interpolation {interpolation!r} is none of {', '.join(FILTERS)}: choose one of them"
+        )
+    if not 0 < scale <= 1:
+        raise UserError(f"scale {scale} is outside (0, 1]: it is the least share of the image's area")
+    if crop == "src" and size < MIN_SIZE:
+        raise UserError(f"image size {size} is below {MIN_SIZE}, the least that reflect padding allows")
+    if size < 1:
+        raise UserError(f"image size {size} is below 1: set it to at least 1 pixel")
+    if store.short_side is None:
+        return
+    if crop == "src" and (store.short_side, store.resampling) != (size, interpolation):
+        raise UserError(
+            f"crop 'src' of {size} pixels, {interpolation}, cannot come out of a store of short side "
+            f"{store.short_side}, {store.resampling}: remake the split with `--short-side {size}`, or use "
+            "the store's values"
+        )
+    if store.short_side < size:
+        raise UserError(
+            f"image size {size} is above the store's short side of {store.short_side}: remake the split with "
+            f"`--short-side {size}`, or use a smaller size"
+        )
 
 
 def resized_sides(sides: Integers, short: Integers, size: int) -> Integers:
@@ -121,8 +154,8 @@ def rrc_window(squares: DataNode, words: DataNode, sides: DataNode) -> tuple[Dat
     return start, shape
 
 
-def src_graph(pixels: DataNode, size: int, interpolation: Interpolation) -> DataNode:
-    """Define the simple resized crop of decoded pixels.  Its input: `words`."""
+def src_graph(pixels: DataNode, size: int, interpolation: Interpolation, device: Device) -> DataNode:
+    """Define the simple resized crop of decoded pixels, resized on `device`.  Its input: `words`."""
     words = fn.external_source(name="words", no_copy=True)
     original = pixels.shape()[:2]
     sides = resized_sides(original, fn.reductions.min(original), size)
@@ -131,7 +164,7 @@ def src_graph(pixels: DataNode, size: int, interpolation: Interpolation) -> Data
     last = math.min(start + size, sides)
     scale = fn.cast(original, dtype=DALIDataType.FLOAT) / fn.cast(sides, dtype=DALIDataType.FLOAT)
     inside = fn.resize(
-        pixels,
+        _on(device, pixels),
         size=fn.cast(last - first, dtype=DALIDataType.FLOAT),
         roi_start=first * scale,
         roi_end=last * scale,
@@ -140,17 +173,24 @@ def src_graph(pixels: DataNode, size: int, interpolation: Interpolation) -> Data
     )
     # typed for sequences of nodes too
     assert isinstance(inside, DataNode)
-    return fn.slice(
-        inside,
-        start=fn.cast(start - first, dtype=DALIDataType.INT32),
-        shape=[size, size],
-        axes=[0, 1],
-        out_of_bounds_policy="reflect_101",
-    )
+    return _window(inside, start - first, size)
 
 
-def rrc_graph(pixels: DataNode, size: int, interpolation: Interpolation) -> DataNode:
-    """Define the random resized crop of decoded pixels.  Its inputs: `squares` and `words`."""
+def stored_src_graph(pixels: DataNode, size: int, _interpolation: Interpolation, device: Device) -> DataNode:
+    """Define the simple resized crop of pixels whose short side is `size` already.  Its input: `words`.
+
+    The window is that of the original photograph, as a store's sides are its `resized_sides`.
+    """
+    words = fn.external_source(name="words", no_copy=True)
+    # cut first: only the window goes to the GPU
+    return _on(device, _window(pixels, window_starts(words, pixels.shape()[:2], size), size))
+
+
+def rrc_graph(pixels: DataNode, size: int, interpolation: Interpolation, device: Device) -> DataNode:
+    """Define the random resized crop of decoded pixels, resized on `device`.
+
+    Its inputs: `squares` and `words`.
+    """
     squares = fn.external_source(name="squares", no_copy=True)
     words = fn.external_source(name="words", no_copy=True)
     start, shape = rrc_window(squares, words, pixels.shape()[:2])
@@ -161,11 +201,32 @@ def rrc_graph(pixels: DataNode, size: int, interpolation: Interpolation) -> Data
         shape=fn.cast(shape, dtype=DALIDataType.INT32),
         axes=[0, 1],
     )
-    resized = fn.resize(window, size=[size, size], interp_type=FILTERS[interpolation], antialias=True)
+    resized = fn.resize(
+        _on(device, window), size=[size, size], interp_type=FILTERS[interpolation], antialias=True
+    )
     # typed for sequences of nodes too
     assert isinstance(resized, DataNode)
     return resized
 
 
-# decoded pixels, the crop's side and its interpolation to the crop
-GRAPHS: Final = {"src": src_graph, "rrc": rrc_graph}
+# decoded pixels, the crop's side, its interpolation and where to resize, to the crop
+Graph = Callable[[DataNode, int, Interpolation, Device], DataNode]
+GRAPHS: Final[dict[Crop, Graph]] = {"src": src_graph, "rrc": rrc_graph}
+# the same crops out of a store whose photographs were resized
+STORED_GRAPHS: Final[dict[Crop, Graph]] = {"src": stored_src_graph, "rrc": rrc_graph}
+
+
+def _window(pixels: DataNode, start: DataNode, size: int) -> DataNode:
+    """Cut the window that starts at (y, x), reflected where it lies outside."""
+    return fn.slice(
+        pixels,
+        start=fn.cast(start, dtype=DALIDataType.INT32),
+        shape=[size, size],
+        axes=[0, 1],
+        out_of_bounds_policy="reflect_101",
+    )
+
+
+def _on(device: Device, pixels: DataNode) -> DataNode:
+    """Copy to the GPU what is not there yet, if it should be."""
+    return pixels.gpu() if device == "gpu" and pixels.device == "cpu" else pixels

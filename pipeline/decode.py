@@ -7,6 +7,7 @@ Shape suffixes: H W pixels, C channels.
 # DALI types its operators but not its Pipeline
 # mypy: allow-untyped-calls
 
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -17,17 +18,34 @@ from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.types import DALIImageType
 
 Backend = Literal["cpu", "mixed"]
+BACKENDS: tuple[Backend, ...] = ("cpu", "mixed")
 
 # an extended WebP: a byte of flags after the header of its first chunk, VP8X
 WEBP_FLAGS: Final = 20
 WEBP_EXIF: Final = np.uint8(8)
 
 
-def decode_node(encoded: DataNode, backend: Backend) -> DataNode:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GpuDecoding:
+    """What only "mixed" uses. hw_decoder_load: share of the JPEGs for the hardware engine, 0 to 1.
+
+    height, width: pixels for which the engine's memory is taken at the start; a larger image takes more then.
+    """
+
+    hw_decoder_load: float = 0.65
+    height: int = 0
+    width: int = 0
+
+
+def decode_node(encoded: DataNode, backend: Backend, gpu: GpuDecoding | None = None) -> DataNode:
     """Define the decoding of encoded images to (H, W, 3) uint8 RGB.  "mixed" leaves the pixels on the GPU."""
+    gpu = gpu or GpuDecoding()
     return fn.decoders.image(
         encoded,
         device=backend,
+        hw_decoder_load=gpu.hw_decoder_load,
+        preallocate_height_hint=gpu.height,
+        preallocate_width_hint=gpu.width,
         output_type=DALIImageType.RGB,
         adjust_orientation=False,
         # the chroma interpolation of libjpeg, which nvJPEG otherwise skips; the CPU decoder always does it
@@ -47,18 +65,22 @@ def without_webp_exif(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return image
 
 
+def decoding_pipeline(*, batch: int, threads: int, prefetch: int) -> Pipeline:
+    """Build the graph that only decodes, on the CPU: from `images`, encoded, to pixels of any sides."""
+    pipeline = Pipeline(batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch)
+    with pipeline:
+        encoded = fn.external_source(name="images", no_copy=True)
+        pipeline.set_outputs(decode_node(encoded, "cpu"))
+    pipeline.build()
+    return pipeline
+
+
 class Decoder:
     """Decodes images on the CPU, some at a time; one that cannot be decoded harms no other."""
 
     def __init__(self, *, threads: int = 1, batch: int = 16) -> None:
         self._batch = batch
-        self._pipeline = Pipeline(
-            batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=1
-        )
-        with self._pipeline:
-            encoded = fn.external_source(name="images", no_copy=True)
-            self._pipeline.set_outputs(decode_node(encoded, "cpu"))
-        self._pipeline.build()
+        self._pipeline = decoding_pipeline(batch=batch, threads=threads, prefetch=1)
 
     def decode(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8] | str]:
         """Return the pixels of each image, (H, W, 3) uint8 RGB, or the reason why it has none.
@@ -79,7 +101,7 @@ class Decoder:
         self._pipeline.feed_input("images", [without_webp_exif(image) for image in images])
         (pixels,) = self._pipeline.run()
         # the memory goes back to DALI with its output
-        return [np.array(pixels.at(place)) for place in range(len(images))]
+        return [np.array(pixels[place]) for place in range(len(images))]
 
     def _run_alone(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | str:
         try:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +15,15 @@ FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @contextmanager
-def durable_file(path: Path, *, needed: int) -> Iterator[BinaryIO]:
+def durable_file(path: Path, *, needed: int, unique: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on a clean exit fsync it and rename it to `path`.
 
-    needed: bytes about to be written, for the message when the disk is full.  On any error the temporary file
-    is removed and `path` is untouched.  Raises UserError when the system refuses the write, with bytes needed
-    and free.
+    needed: bytes about to be written, for the message when the disk is full.  unique: give each writer a
+    temporary name of its own, where a killed run's worker may still write the same file.  On any error the
+    temporary file is removed and `path` is untouched.  Raises UserError when the system refuses the write,
+    with bytes needed and free.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp" if unique else f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as out:
             yield out
@@ -37,9 +39,9 @@ def durable_file(path: Path, *, needed: int) -> Iterator[BinaryIO]:
         raise
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes, *, unique: bool = False) -> None:
     """Write `content` as the whole of `path`.  Raises UserError as `durable_file` does."""
-    with durable_file(path, needed=len(content)) as out:
+    with durable_file(path, needed=len(content), unique=unique) as out:
         out.write(content)
 
 

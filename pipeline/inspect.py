@@ -1,21 +1,27 @@
-"""What is in a split: counts, classes, sizes and formats, from the manifest and some image headers."""
+"""What is in a split: counts, classes, sizes and formats, from its manifest, index and some image headers."""
 
 import json
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.ContainerIO import ContainerIO
 
+from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import BAD, Split, open_split
+from turbomim.pipeline.store import Store
+from turbomim.pipeline.tar import Members
 
-# pixels of the short side: upper edges of the histogram's bins, around the usual training sizes
+# upper edges of the histograms' bins. Bytes of an image
+BYTE_EDGES = (10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 5_000_000)
+# pixels of the short side, around the usual training sizes
 EDGES = (64, 128, 192, 224, 256, 384, 512, 768, 1024)
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 BAR = 30
+FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "TIFF")
 TOP_CLASSES = 5
 FIRST_BAD = 3
 
@@ -25,8 +31,10 @@ class SplitSummary:
     """A split in numbers. Fields on sides and formats are of the `sampled` images whose header was read.
 
     classes: (name, samples), most samples first; samples is None where the manifest does not count them.
-    short_side, long_side: pixels at `QUANTILES`.  histogram: images by short side, below each of `EDGES`,
-    then the rest.  unreadable: sampled images without a readable header.  first_bad: (path, reason).
+    label: extension of the label's members, None for no labels.  byte_histogram: all images by their bytes,
+    below each of `BYTE_EDGES`, then the rest.  short_side, long_side: pixels at `QUANTILES`.  histogram:
+    images by short side, below each of `EDGES`, then the rest.  unreadable: sampled images without a readable
+    header.  first_bad: (path, reason).
     """
 
     path: Path
@@ -35,7 +43,10 @@ class SplitSummary:
     samples: int
     shards: int
     shard_bytes: int
+    store: Store
     image_bytes_mean: float
+    byte_histogram: tuple[int, ...]
+    label: str | None
     classes: tuple[tuple[str, int | None], ...]
     sampled: int
     unreadable: int
@@ -49,13 +60,19 @@ class SplitSummary:
 
 
 def inspect_split(path: Path | str, sample: int = 1000) -> SplitSummary:
+    """Open a split and summarise it.  Raises UserError as `open_split` and `summarise` do."""
+    return summarise(open_split(path), sample)
+
+
+def summarise(split: Split, sample: int = 1000) -> SplitSummary:
     """Summarise a split; at most `sample` image headers are read, evenly spaced over all samples.
 
-    Raises UserError as `open_split` does.
+    Raises UserError if `sample` is below 1, or bad.jsonl is not ours.
     """
-    split = open_split(path)
+    if sample < 1:
+        raise UserError(f"--sample is {sample}: it must be at least 1")
     manifest, index = split.manifest, split.index
-    ids = np.unique(np.linspace(0, len(index) - 1, max(1, min(sample, len(index)))).astype(np.int64))
+    ids = np.unique(np.linspace(0, len(index) - 1, min(sample, len(index))).astype(np.int64))
     headers = [_read_header(split, int(sample_id)) for sample_id in ids]
     readable = [header for header in headers if header is not None]
     sides = np.array([sorted(size) for _, size in readable], np.int64).reshape(-1, 2)
@@ -69,13 +86,16 @@ def inspect_split(path: Path | str, sample: int = 1000) -> SplitSummary:
         samples=manifest.samples,
         shards=len(manifest.shards),
         shard_bytes=manifest.bytes,
+        store=Store.of(manifest.made),
         image_bytes_mean=float(index.image_bytes_N.mean()),
+        byte_histogram=_histogram(index.image_bytes_N, BYTE_EDGES),
+        label=Members.of(manifest.made).label,
         classes=tuple(classes),
         sampled=len(ids),
         unreadable=len(headers) - len(readable),
         short_side=_quantiles(sides[:, 0]),
         long_side=_quantiles(sides[:, 1]),
-        histogram=tuple(np.bincount(np.digitize(sides[:, 0], EDGES), minlength=len(EDGES) + 1).tolist()),
+        histogram=_histogram(sides[:, 0], EDGES),
         formats=dict(Counter(form for form, _ in readable).most_common()),
         bad=len(bad),
         first_bad=tuple(bad[:FIRST_BAD]),
@@ -84,17 +104,20 @@ def inspect_split(path: Path | str, sample: int = 1000) -> SplitSummary:
 
 
 def format_summary(summary: SplitSummary) -> str:
-    """Write a summary as plain text of some twenty lines, safe to print whatever the names in it."""
+    """Write a summary as plain text of some thirty lines, safe to print whatever the names in it."""
     s = summary
+    store = ", ".join(f"{name} {value}" for name, value in s.store.to_json().items() if name != "kind")
     lines = [
         f"{s.name}-{s.split}  {str(s.path)!a}",
-        f"samples      {s.samples:,} in {s.shards:,} shards, {s.shard_bytes:,} bytes",
-        f"images       {s.image_bytes_mean:,.0f} bytes each (mean)",
-        f"classes      {len(s.classes):,}: {_class_line(s)}",
+        f"samples      {s.samples:,} in {s.shards:,} shard{'s' * (s.shards != 1)}, {s.shard_bytes:,} bytes",
+        f"store        {s.store.kind}{': ' * bool(store)}{store}",
+        f"classes      {_class_line(s)}",
         f"fingerprint  {s.fingerprint}",
-        f"left out     {s.bad:,} image files{' (bad.jsonl), first:' if s.bad else ''}",
+        f"left out     {s.bad:,} image{'s' * (s.bad != 1)}{' (bad.jsonl), first:' if s.bad else ''}",
     ]
     lines += [f"             {path!a}: {ascii(reason)[1:-1]}" for path, reason in s.first_bad]
+    lines += [f"image bytes, all images (mean {s.image_bytes_mean:,.0f}):"]
+    lines += _bars(_bin_labels([f"{edge // 1000} kB" for edge in BYTE_EDGES]), s.byte_histogram)
     lines += [f"headers      {s.sampled:,} read, evenly spaced; {s.unreadable:,} unreadable"]
     if not s.formats:
         return "\n".join(lines)
@@ -104,24 +127,39 @@ def format_summary(summary: SplitSummary) -> str:
         f"pixels       {percent}",
         f"short side   {''.join(f'{side:>8}' for side in s.short_side)}",
         f"long side    {''.join(f'{side:>8}' for side in s.long_side)}",
-        "short side, images:",
+        "short side in pixels, images read:",
+        *_bars(_bin_labels([str(edge) for edge in EDGES]), s.histogram),
     ]
-    for label, count in zip(_bin_labels(), s.histogram, strict=True):
-        lines.append(f"{label:>11}  {'#' * round(BAR * count / max(s.histogram)):<{BAR}} {count:,}")
     return "\n".join(lines)
 
 
 def _class_line(s: SplitSummary) -> str:
+    if s.label is None:
+        return "no labels"
+    if not s.classes:
+        return f"not named, labels from .{s.label}"
     shown = [
         ascii(name)[1:-1] + (f" {count:,}" if count is not None else "")
         for name, count in s.classes[:TOP_CLASSES]
     ]
-    return ", ".join(shown) + (", …" if len(s.classes) > TOP_CLASSES else "")
+    return f"{len(s.classes):,}: {', '.join(shown)}{', …' * (len(s.classes) > TOP_CLASSES)}"
 
 
-def _bin_labels() -> list[str]:
-    between = [f"{low}-{high - 1}" for low, high in pairwise(EDGES)]
-    return [f"under {EDGES[0]}", *between, f"{EDGES[-1]} up"]
+def _bin_labels(edges: list[str]) -> list[str]:
+    return [f"under {edges[0]}", *(f"{low} up" for low in edges)]
+
+
+def _bars(labels: list[str], counts: tuple[int, ...]) -> list[str]:
+    return [
+        f"{label:>13}  {'#' * round(BAR * count / max(1, *counts)):<{BAR}} {count:,}"
+        for label, count in zip(labels, counts, strict=True)
+    ]
+
+
+def _histogram(
+    values_N: np.ndarray[tuple[int, ...], np.dtype[np.integer[Any]]], edges: tuple[int, ...]
+) -> tuple[int, ...]:
+    return tuple(np.bincount(np.digitize(values_N, edges), minlength=len(edges) + 1).tolist())
 
 
 def _quantiles(side_N: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> tuple[int, ...]:
@@ -136,7 +174,7 @@ def _read_header(split: Split, sample_id: int) -> tuple[str, tuple[int, int]] | 
     offset, size = int(index.image_offset_N[sample_id]), int(index.image_bytes_N[sample_id])
     with open(split.shard_path(int(index.shard_N[sample_id])), "rb") as tar:
         try:
-            with Image.open(ContainerIO(tar, offset, size), formats=("JPEG", "PNG", "WEBP")) as image:
+            with Image.open(ContainerIO(tar, offset, size), formats=FORMATS) as image:
                 # Pillow calls a JPEG with more pictures behind the first MPO
                 return "JPEG" if image.format == "MPO" else str(image.format), image.size
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
@@ -148,5 +186,9 @@ def _read_bad(folder: Path) -> list[tuple[str, str]]:
         lines = (folder / BAD).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
-    entries = [json.loads(line) for line in lines]
-    return [(str(entry["path"]), str(entry["reason"])) for entry in entries]
+    try:
+        entries = [json.loads(line) for line in lines]
+        return [(str(entry["path"]), str(entry["reason"])) for entry in entries]
+    except (ValueError, KeyError, TypeError) as error:
+        path = str(folder / BAD)
+        raise UserError(f"{path!r} has a line without a path and a reason: restore the file") from error

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.durable import write_durably
-from turbomim.pipeline.shard_job import BadImage
+from turbomim.pipeline.photographs import BadImage
 from turbomim.pipeline.shards import BAD, MANIFEST, Manifest
 
 
-def write_listings(folder: Path, manifest: Manifest, bad: tuple[BadImage, ...]) -> None:
-    """Write what other tools and people read; manifest.json last, since it says that the split is whole."""
+def write_listings(
+    folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], index_sums: dict[str, str]
+) -> list[str]:
+    """Write what other tools and people read, and give the file names; manifest.json is the last.
+
+    index_sums: sha256 of each index file, hex, by its name.
+    """
     shards = manifest.shards
     lengths = {shard.name: shard.samples for shard in shards}
     timm_split = {
@@ -21,21 +26,30 @@ def write_listings(folder: Path, manifest: Manifest, bad: tuple[BadImage, ...]) 
         "filenames": list(lengths),
         "shard_lengths": list(lengths.values()),
     }
+    # md5sum is optional there, and would cost as much as the sha256
+    wids = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": f"{manifest.name}-{manifest.split}",
+        "shardlist": [
+            {"url": shard.name, "nsamples": shard.samples, "filesize": shard.bytes} for shard in shards
+        ],
+    }
     listings = {
         "classes.json": _json(manifest.classes),
         "_info.json": _json({"splits": {manifest.split: timm_split}}),
         "sizes.json": _json(lengths),
+        "wids.json": _json(wids),
         BAD: "".join(json.dumps(asdict(image)) + "\n" for image in bad).encode(),
         MANIFEST: manifest.to_json().encode(),
     }
-    sums = {shard.name: shard.sha256 for shard in shards}
-    for shard in shards:
-        index = Path(shard.name).with_suffix(".idx").name
-        sums[index] = hashlib.sha256((folder / index).read_bytes()).hexdigest()
+    sums = {shard.name: shard.sha256 for shard in shards} | index_sums
     sums |= {name: hashlib.sha256(content).hexdigest() for name, content in listings.items()}
     lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
-    for name, content in {"SHA256SUMS": lines.encode(), **listings}.items():
+    files = {"SHA256SUMS": lines.encode(), **listings}
+    for name, content in files.items():
         write_durably(folder / name, content)
+    return list(files)
 
 
 def _json(tree: Any) -> bytes:

@@ -1,28 +1,39 @@
 """The loader: a split and a position to batches on the training device, for ever.
 
-sample stream (order.py) -> read ahead (read.py) -> decode, crop, flip (dali.py) -> torch, by DLPack.
-A batch is a pure function of split, seed and position: threads, readers and prefetch change nothing in it.
-Shape suffixes: B samples, H W pixels, C channels.
+sample stream (order.py) -> read ahead (read.py) -> stand-ins (repair.py) -> decode, crop, flip (dali.py) ->
+torch, by DLPack.  A batch is a pure function of split, seed and position: threads, readers and prefetch
+change nothing in it.  Shape suffixes: B samples, H W pixels, C channels.
 """
 
+import sys
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
-from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
-from turbomim.pipeline.crops import FILTERS, GRAPHS, MIN_SIZE, Crop, Interpolation, draw
-from turbomim.pipeline.dali import build_pipeline, feed, find_undecodable, schedule, take
+from turbomim.pipeline.crops import Crop, Interpolation, check_crop, draw
+from turbomim.pipeline.dali import CropGraph, find_undecodable
+from turbomim.pipeline.decode import BACKENDS, Backend, GpuDecoding, failure_reason
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.header import check_header, image_size
 from turbomim.pipeline.order import Turn, check_batches, turns
 from turbomim.pipeline.philox import SEEDS
-from turbomim.pipeline.read import ReadAhead, Samples
+from turbomim.pipeline.read import ReadAhead, Samples, ShardFiles, read_samples
+from turbomim.pipeline.repair import Repair
 from turbomim.pipeline.shards import Split
+from turbomim.pipeline.store import Store
+from turbomim.pipeline.window_order import window_turns
+from turbomim.pipeline.windows import StoredWindows
+
+Shuffle = Literal["full", "window"]
+SHUFFLES = ("full", "window")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,6 +50,33 @@ class Batch:
     position: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoaderStats:
+    """What a loader did since it began, on this rank.
+
+    samples: handed out; replaced: of these, stand-ins of samples that cannot be decoded; read_wait_s and
+    decode_wait_s: seconds its consumer was blocked for reads and for decoding.
+    """
+
+    samples: int = 0
+    replaced: int = 0
+    read_wait_s: float = 0.0
+    decode_wait_s: float = 0.0
+
+
+def to_stderr(line: str) -> None:
+    """Say one line to whoever watches the run."""
+    print(f"turbomim: {line}", file=sys.stderr, flush=True)
+
+
+class _Run(NamedTuple):
+    """A batch that DALI works on: what was read, and what was fed, with stand-ins."""
+
+    turn: Turn
+    read: Samples
+    fed: Samples
+
+
 class Loader(Iterator[Batch]):
     """Micro-batches of one rank, endless; a context manager.
 
@@ -47,7 +85,12 @@ class Loader(Iterator[Batch]):
     "bicubic" or "bilinear"; global_batch: samples a step, all ranks; micro_batch: samples a batch; start:
     position of the first step; device: "cpu" or "cuda" (torch's current device); threads: DALI's; readers:
     read-ahead threads; prefetch: batches being read and batches being decoded while one is used.
-    Raises UserError: arguments that do not fit, a shard that changed, an image that does not decode.
+    decode: where photographs are decoded for "cuda", "mixed" or "cpu"; hw_decoder_load: the share of "mixed"
+    that the GPU's JPEG engine takes.  shuffle: order of an epoch, of all samples or of `window` shards.
+    A sample that cannot be decoded is replaced, see repair.py; max_bad_share, max_bad_row: how many may be.
+    notify: takes one line an event: a sample replaced, a read that is waited for.
+    Raises UserError: arguments that do not fit each other or the split's store, a shard that changed, too
+    many images that do not decode.
     """
 
     def __init__(
@@ -68,45 +111,78 @@ class Loader(Iterator[Batch]):
         threads: int,
         readers: int,
         prefetch: int = 2,
+        decode: Backend = "mixed",
+        hw_decoder_load: float = 0.65,
+        shuffle: Shuffle = "full",
+        window: int = 16,
+        max_bad_share: float = 0.05,
+        max_bad_row: int = 100,
+        notify: Callable[[str], None] = to_stderr,
     ) -> None:
         check_batches(global_batch=global_batch, micro_batch=micro_batch, rank=rank, world=world)
         _check(split, seed=seed, start=start, device=device)
-        _check_crop(crop, interpolation, size=size, scale=scale)
-        for name, value in (("threads", threads), ("readers", readers), ("prefetch", prefetch)):
+        counts = {"threads": threads, "readers": readers, "prefetch": prefetch, "window": window}
+        for name, value in (counts | {"max_bad_row": max_bad_row}).items():
             if value < 1:
                 raise UserError(f"{name} {value} is below 1: set it to at least 1")
+        for name, share in (("hw_decoder_load", hw_decoder_load), ("max_bad_share", max_bad_share)):
+            if not 0 <= share <= 1:
+                raise UserError(f"{name} {share} is outside [0, 1]: it is a share")
+        for name, choice, choices in (("decode", decode, BACKENDS), ("shuffle", shuffle, SHUFFLES)):
+            if choice not in choices:
+                raise UserError(f"{name} {choice!r} is none of {', '.join(choices)}: choose one of them")
+        store = Store.of(split.manifest.made)
+        check_crop(crop, interpolation, size=size, scale=scale, store=store)
         self._split = split
-        self._crop: Crop = crop
-        self._scale = scale
-        self._seed = seed
+        self._draw = partial(draw, crop, scale, seed)
         self._device = device
         self._prefetch = prefetch
-        stream = turns(
-            split.manifest.samples,
-            seed,
-            start=start,
-            global_batch=global_batch,
-            micro_batch=micro_batch,
-            rank=rank,
-            world=world,
+        self._read_wait_s = self._decode_wait_s = 0.0
+        on_host = store.kind == "raw" or (store.kind == "resized" and (device, decode) != ("cuda", "mixed"))
+        self._build: Callable[[], CropGraph | StoredWindows]
+        if crop == "src" and on_host:
+            self._build = partial(
+                StoredWindows,
+                size,
+                encoded=store.kind == "resized",
+                batch=micro_batch,
+                device=device,
+                threads=threads,
+                prefetch=prefetch,
+            )
+        else:
+            self._build = partial(
+                CropGraph,
+                crop,
+                size,
+                interpolation=interpolation,
+                store=store.kind,
+                decode=decode,
+                gpu=_gpu_decoding(split, hw_decoder_load) if device == "cuda" else None,
+                batch=micro_batch,
+                device=device,
+                threads=threads,
+                prefetch=prefetch,
+            )
+        self._repair = Repair(
+            split,
+            store=store.kind,
+            find_undecodable=partial(find_undecodable, device=device, decode=decode, threads=threads),
+            max_share=max_bad_share,
+            max_row=max_bad_row,
+            notify=notify,
         )
-        self._running: deque[tuple[Turn, Samples]] = deque()
-        self._pipeline: Pipeline | None = build_pipeline(
-            crop,
-            size,
-            interpolation=interpolation,
-            batch=micro_batch,
-            device=device,
-            threads=threads,
-            prefetch=prefetch,
-        )
-        self._ahead = ReadAhead(split, stream, readers=readers, prefetch=prefetch)
+        self._running: deque[_Run] = deque()
+        self._graph: CropGraph | StoredWindows | None = self._build()
+        cut = {"start": start, "global_batch": global_batch, "micro_batch": micro_batch}
+        stream = _stream(split, seed, shuffle, window)(**cut, rank=rank, world=world)
+        self._ahead = ReadAhead(split, stream, readers=readers, prefetch=prefetch, on_wait=notify)
 
     def __next__(self) -> Batch:
-        if self._pipeline is None:
+        if self._graph is None:
             raise RuntimeError("the loader is closed")
         try:
-            return self._advance(self._pipeline)
+            return self._advance()
         except BaseException:
             # going on would skip a batch without a word
             self.close()
@@ -120,34 +196,78 @@ class Loader(Iterator[Batch]):
     ) -> None:
         self.close()
 
+    @property
+    def stats(self) -> LoaderStats:
+        """What it did up to now."""
+        return LoaderStats(
+            samples=self._repair.samples,
+            replaced=self._repair.replaced,
+            read_wait_s=self._read_wait_s,
+            decode_wait_s=self._decode_wait_s,
+        )
+
     def close(self) -> None:
         """End every thread and close every file; batches handed out stay valid."""
         self._ahead.close()
+        self._repair.close()
         self._running.clear()
-        self._pipeline = None
+        if self._graph is not None:
+            self._graph.close()
+        self._graph = None
 
-    def _advance(self, pipeline: Pipeline) -> Batch:
+    def _advance(self) -> Batch:
+        assert self._graph is not None
         if not self._running:
             for _ in range(self._prefetch):
-                self._feed(pipeline)
-            schedule(pipeline)
-        turn, samples = self._running.popleft()
-        try:
-            images_BHWC = take(pipeline, self._device)
-        except RuntimeError as error:
-            self._name_undecodable(turn, samples, error)
-            raise
-        self._feed(pipeline)
-        schedule(pipeline)
+                self._feed(*self._read())
+            self._graph.schedule()
+        begun = time.perf_counter()
+        images_BHWC = self._take()
+        self._decode_wait_s += time.perf_counter() - begun
+        turn, _, samples = self._running.popleft()
+        self._repair.count(turn)
+        self._feed(*self._read())
+        self._graph.schedule()
         labels_B, ids_B, epochs_B = self._to_device(turn, samples)
         return Batch(
             images_BHWC=images_BHWC, labels_B=labels_B, ids_B=ids_B, epochs_B=epochs_B, position=turn.position
         )
 
-    def _feed(self, pipeline: Pipeline) -> None:
-        turn, samples = next(self._ahead)
-        feed(pipeline, samples.images, draw(self._crop, self._scale, self._seed, turn))
-        self._running.append((turn, samples))
+    def _read(self) -> tuple[Turn, Samples]:
+        begun = time.perf_counter()
+        turn_and_samples = next(self._ahead)
+        self._read_wait_s += time.perf_counter() - begun
+        return turn_and_samples
+
+    def _feed(self, turn: Turn, read: Samples) -> None:
+        assert self._graph is not None
+        fed = self._repair.replace(turn, read)
+        self._graph.feed(fed.images, self._draw(turn))
+        self._running.append(_Run(turn, read, fed))
+
+    def _take(self) -> Tensor:
+        """Wait for the oldest run; if it failed, replace what does not decode and run all again."""
+        while True:
+            assert self._graph is not None
+            try:
+                return self._graph.take()
+            except RuntimeError as error:
+                turn, _, fed = self._running[0]
+                if not self._repair.learn(turn, fed):
+                    raise UserError(
+                        f"DALI failed on the batch at position {turn.position}, whose images decode one by "
+                        f"one: {failure_reason(error)}; if memory ran out, use a smaller micro-batch or "
+                        "prefetch"
+                    ) from error
+            # DALI calls a pipeline that failed no longer valid: a new one takes the batches that were under
+            # way, in their order
+            runs = list(self._running)
+            self._running.clear()
+            self._graph.close()
+            self._graph = self._build()
+            for turn, read, _ in runs:
+                self._feed(turn, read)
+            self._graph.schedule()
 
     def _to_device(self, turn: Turn, samples: Samples) -> tuple[Tensor, ...]:
         numbers_3B = torch.from_numpy(np.stack([samples.labels_B, turn.ids_B, turn.epochs_B]))
@@ -156,19 +276,25 @@ class Loader(Iterator[Batch]):
             numbers_3B = numbers_3B.pin_memory().to("cuda", non_blocking=True)
         return numbers_3B.unbind()
 
-    def _name_undecodable(self, turn: Turn, samples: Samples, error: RuntimeError) -> None:
-        """Raise UserError naming the samples that do not decode, which DALI does not; return if all do."""
-        failures = find_undecodable(samples.images, self._device)
-        if not failures:
-            return
-        # an epoch's end and the next one's beginning may hold the same sample
-        reasons = {int(turn.ids_B[place]): reason for place, reason in failures.items()}
-        names = [f"{self._split.locate(sample)} (DALI: {reason})" for sample, reason in reasons.items()]
-        more = f" and {len(names) - 1} more in its batch: {', '.join(names[1:4])}" if len(names) > 1 else ""
-        raise UserError(
-            f"cannot decode {names[0]}{more}, in {str(self._split.path)!r}; "
-            "mend or remove the photograph and remake the split with `turbomim shard make`"
-        ) from error
+
+def _stream(split: Split, seed: int, shuffle: Shuffle, window: int) -> Callable[..., Iterator[Turn]]:
+    if shuffle == "full":
+        return partial(turns, split.manifest.samples, seed)
+    return partial(window_turns, [shard.samples for shard in split.manifest.shards], seed, window=window)
+
+
+def _gpu_decoding(split: Split, hw_decoder_load: float) -> GpuDecoding:
+    """Settings of the GPU's decoder; its memory is that of the image of most bytes."""
+    files = ShardFiles(split)
+    largest = read_samples(split, files, np.array([split.index.image_bytes_N.argmax()]))
+    files.close()
+    try:
+        check_header(largest.images[0])
+        height, width = image_size(largest.images[0])
+    except ValueError:
+        # it will be replaced, or it is of the raw store
+        height = width = 0
+    return GpuDecoding(hw_decoder_load=hw_decoder_load, height=height, width=width)
 
 
 def _check(split: Split, *, seed: int, start: int, device: str) -> None:
@@ -183,19 +309,3 @@ def _check(split: Split, *, seed: int, start: int, device: str) -> None:
         raise UserError(f"device {device!r} is neither 'cpu' nor 'cuda'")
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda' was asked for, but torch finds no GPU: check the driver or use 'cpu'")
-
-
-def _check_crop(crop: str, interpolation: str, *, size: int, scale: float) -> None:
-    """Raise UserError for what no graph crops."""
-    if crop not in GRAPHS:
-        raise UserError(f"crop {crop!r} is none of {', '.join(GRAPHS)}: choose one of them")
-    if interpolation not in FILTERS:
-        raise UserError(
-            f"interpolation {interpolation!r} is none of {', '.join(FILTERS)}: choose one of them"
-        )
-    if not 0 < scale <= 1:
-        raise UserError(f"scale {scale} is outside (0, 1]: it is the least share of the image's area")
-    if crop == "src" and size < MIN_SIZE:
-        raise UserError(f"image size {size} is below {MIN_SIZE}, the least that reflect padding allows")
-    if size < 1:
-        raise UserError(f"image size {size} is below 1: set it to at least 1 pixel")

@@ -1,37 +1,74 @@
-"""Photographs into shards: `make_shards` plans pure jobs, one a shard, and runs them on worker processes.
+"""Photographs into shards: `make_shards` plans pure jobs, one a shard, runs them anywhere, and can be killed.
 
-What is written depends on the photographs, the name, the seed and the sizes asked for, and on nothing else:
-no clock, no path outside the source, no worker count.
+What is written depends on the photographs and on the settings, and on nothing else: no clock, no path outside
+the source, no worker count, no executor, no kill.
 """
 
-import hashlib
+import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import Executor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from turbomim import __version__
-from turbomim.pipeline.durable import check_space
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.durable import check_space, write_durably
+from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.executors import local_processes, run_jobs
 from turbomim.pipeline.listings import write_listings
-from turbomim.pipeline.photographs import Photograph, Photographs, find_photographs
-from turbomim.pipeline.shard_job import BadImage, Progress, ShardJob, ShardResult, job_bytes, run_jobs
-from turbomim.pipeline.shards import Manifest, Shard, fingerprint_of
-
-WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
-MAX_SHARDS = 1_000_000
+from turbomim.pipeline.making import (
+    MAKING,
+    PUBLISHING,
+    agree_on_plan,
+    difference,
+    is_whole,
+    making,
+    open_journal,
+    publish,
+    read_journal,
+    record,
+    whole,
+)
+from turbomim.pipeline.pack_plan import (
+    SHARD_SIZE,
+    Settings,
+    at_least_one,
+    default_name,
+    describe_plan,
+    find_source,
+    plan_jobs,
+    source_times,
+)
+from turbomim.pipeline.photographs import BadImage, Photographs
+from turbomim.pipeline.shard_job import (
+    Check,
+    OnBad,
+    Progress,
+    ShardJob,
+    ShardResult,
+    bad_image_error,
+    job_bytes,
+    pack_shard,
+)
+from turbomim.pipeline.shards import (
+    BAD,
+    MANIFEST,
+    Manifest,
+    Shard,
+    check_shards,
+    fingerprint_of,
+    load_manifest,
+)
+from turbomim.pipeline.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackReport:
     """What `make_shards` wrote and what it left out.
 
-    bad: image files that were refused.  empty_classes: classes without a sample.  other_files: number of
-    files that are no images, by extension.
+    bad: images that were refused.  empty_classes: classes without a sample.  other_files: number of files
+    that are no images, by extension.  kept: shards that an earlier run of the same command had finished.
     """
 
     path: Path
@@ -39,6 +76,7 @@ class PackReport:
     bad: tuple[BadImage, ...]
     empty_classes: tuple[str, ...]
     other_files: dict[str, int]
+    kept: int
 
 
 def make_shards(
@@ -47,108 +85,189 @@ def make_shards(
     *,
     name: str | None = None,
     split: str = "train",
-    samples_per_shard: int = 1000,
-    workers: int = 1,
-    seed: int = 0,
+    root: str | os.PathLike[str] | None = None,
+    samples_per_shard: int | None = None,
+    shard_count: int | None = None,
+    store: Store | None = None,
+    check: Check = "header",
+    on_bad: OnBad = "quarantine",
     min_side: int = 32,
+    seed: int = 0,
+    workers: int = 1,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> PackReport:
-    """Pack the image files of `src` into one split in the new or empty folder `dst`.
+    """Pack the images of `src`, a folder or a .csv or .tsv list, into one split in the folder `dst`.
 
-    name: of the data set (default: the folder's name).  min_side: pixels; images with a shorter side are left
-    out.  workers: processes; 1 works in this one.  The image bytes are copied as they are, in an order
-    shuffled over all classes; images that are not fit are listed in bad.jsonl.  When anything fails, what was
-    written is removed.  Raises UserError for everything that a user, a file or the disk can cause.
+    name: of the data set (default: the source's).  root: what a list's paths start from.  samples_per_shard:
+    1000 unless shard_count says how many shards of equal size to make.  store: what is kept of an image, its
+    own bytes by default.  check: "header", or "full" to decode every pixel.  on_bad: list images that are not
+    fit in bad.jsonl ("quarantine") or stop at the first ("fail").  min_side: pixels; images with a shorter
+    side are not fit.  seed: of the shuffle over all classes.  workers: processes; 1 works in this one.
+    executor: where jobs run instead; its workers must see `src` and `dst` under the same absolute paths.
+
+    `dst` is new, empty, or what an unfinished run of the same call left: that is resumed, and a finished one
+    is left as it is.  Raises UserError for everything that a user, a file or the disk can cause.
     """
     source, folder = Path(src), Path(dst)
-    name = _checked_name(source, name, split)
-    _check_numbers(samples_per_shard, workers, seed, min_side)
-    _check_folder(source, folder)
-    found = find_photographs(source)
-    jobs = plan_jobs(found, source, folder, f"{name}-{split}", samples_per_shard, seed, min_side)
-    check_space(folder, sum(job_bytes(job) for job in jobs))
-    with _new_folder(folder):
-        results = run_jobs(jobs, workers, progress)
-        shards, bad = _close_gaps(folder, jobs, results), _all_bad(results)
-        if not shards:
-            first = f"the first is {bad[0].path!r}: {bad[0].reason}"
-            raise UserError(f"all {len(bad):,} images in {str(source)!r} are unusable; {first}")
-        class_samples = _count_classes(found, results)
-        made: dict[str, Any] = {
-            "by": f"turbomim {__version__}",
-            "source": source.resolve().name,
-            "store": "original",
-            "seed": seed,
-            "samples_per_shard": samples_per_shard,
-            "min_side": min_side,
-            "images_found": len(found.images),
-            "images_bad": len(bad),
-            "other_files": found.other_files,
-            "class_samples": class_samples,
-        }
-        manifest = Manifest(
-            name=name,
-            split=split,
-            shards=shards,
-            classes=found.classes,
-            fingerprint=fingerprint_of(shards),
-            made=made,
-        )
-        write_listings(folder, manifest, bad)
-    empty = tuple(c for c, count in zip(found.classes, class_samples, strict=True) if count == 0)
-    return PackReport(
-        path=folder, manifest=manifest, bad=bad, empty_classes=empty, other_files=found.other_files
+    at_least_one("--workers", workers)
+    if on_bad not in ("quarantine", "fail"):
+        raise UsageError(f"--on-bad is {on_bad!r}: give quarantine or fail")
+    settings = Settings(
+        name=default_name(source) if name is None else name,
+        split=split,
+        samples_per_shard=SHARD_SIZE
+        if samples_per_shard is None and shard_count is None
+        else samples_per_shard,
+        shard_count=shard_count,
+        seed=seed,
+        min_side=min_side,
+        check=check,
+        store=store or Store(),
     )
+    found = find_source(source, None if root is None else Path(root))
+    _check_folder(source, folder)
+    if found.refused and on_bad == "fail":
+        raise bad_image_error(found.refused[0])
+    plan = describe_plan(settings, source, found)
+    if (folder / MANIFEST).exists() and not (folder / MAKING).exists():
+        return _finished(folder, settings, plan)
+    with making(folder) as work:
+        # an earlier run was killed while it cleaned up
+        if (folder / MANIFEST).exists():
+            return _finished(folder, settings, plan)
+        jobs = plan_jobs(found, work, settings, on_bad)
+        words = {"name": settings.name, "split": settings.split}
+        agree_on_plan(work, {**words, **plan, "source_times_sha256": source_times(found)})
+        results = whole(work, read_journal(work))
+        kept = sum(result.shard is not None for result in results.values())
+        check_space(folder, sum(job_bytes(job) for job in jobs if job.number not in results))
+        pool = local_processes(min(workers, len(jobs))) if executor is None else nullcontext(executor)
+        with pool as place:
+            _run(work, jobs, results, place, progress)
+        return _finish(work, settings, plan, found, [results[job.number] for job in jobs], kept)
 
 
-def plan_jobs(
+def _run(
+    work: Path,
+    jobs: list[ShardJob],
+    results: dict[int, ShardResult],
+    executor: Executor | None,
+    progress: Progress | None,
+) -> None:
+    """Run the jobs without a result, and add theirs.  Raises UserError, with what is kept."""
+    left = [job for job in jobs if job.number not in results]
+    total = sum(len(job.images) for job in jobs)
+    done = total - sum(len(job.images) for job in left)
+    bad = next((image for result in results.values() for image in result.bad), None)
+    if bad is not None and jobs[0].on_bad == "fail":
+        raise bad_image_error(bad)
+    try:
+        if progress is not None:
+            progress(done, total)
+        with open_journal(work, results) as journal, closing(run_jobs(pack_shard, left, executor)) as ended:
+            for result in ended:
+                if not is_whole(work, result):
+                    raise UserError(
+                        f"a worker wrote a shard into {str(work)!r} that is not there: give workers the same "
+                        "disk under the same path"
+                    )
+                record(journal, result)
+                results[result.number] = result
+                done += len(jobs[result.number].images)
+                if progress is not None:
+                    progress(done, total)
+    except UserError as error:
+        kept = sum(result.shard is not None for result in results.values())
+        if not kept:
+            raise
+        raise UserError(f"{error} (shards kept: {kept:,}; the same command resumes)") from error
+
+
+def _finish(
+    work: Path,
+    settings: Settings,
+    plan: dict[str, Any],
     found: Photographs,
-    source: Path,
-    folder: Path,
-    stem: str,
-    samples_per_shard: int,
-    seed: int,
-    min_side: int,
-) -> list[ShardJob]:
-    """Shuffle the images and cut them into jobs: a pure function of its arguments.
+    results: list[ShardResult],
+    kept: int,
+) -> PackReport:
+    """Write the listings, and move everything into place."""
+    bad = sorted(
+        (*found.refused, *(image for result in results for image in result.bad)),
+        key=lambda image: (image.path, image.reason),
+    )
+    names, shards = _close_gaps(settings, results)
+    if not shards:
+        first = f"the first is {bad[0].path!r}: {bad[0].reason}"
+        raise UserError(f"all {len(bad):,} images in {plan['source']!r} are unusable; {first}")
+    counts = _count_classes(found, results)
+    made = {
+        **plan,
+        "images_found": len(found.images),
+        "images_bad": len(bad),
+        "other_files": found.other_files,
+        "class_samples": counts,
+    }
+    manifest = Manifest(
+        name=settings.name,
+        split=settings.split,
+        shards=shards,
+        classes=found.classes,
+        fingerprint=fingerprint_of(shards),
+        made=made,
+    )
+    sums = {names[_index(r.shard.name)]: r.index_sha256 for r in results if r.shard}
+    *listings, last = write_listings(work, manifest, tuple(bad), sums)
+    write_durably(work / PUBLISHING, b"")
+    publish(work, names | {name: name for name in listings})
+    publish(work, {last: last})
+    return _report(work.parent, manifest, tuple(bad), kept)
 
-    The order is that of a keyed hash of each path, so it is the same on every machine and library version.
-    """
-    salt = seed.to_bytes(8, "little")
 
-    def rank(image: Photograph) -> tuple[bytes, bytes]:
-        path = os.fsencode(image.path)
-        return hashlib.blake2b(path, digest_size=8, key=salt).digest(), path
-
-    images = sorted(found.images, key=rank)
-    starts = range(0, len(images), samples_per_shard)
-    if len(starts) > MAX_SHARDS:
-        raise UserError(f"{len(starts):,} shards, at most {MAX_SHARDS:,} are possible; raise --shard-size")
-    return [
-        ShardJob(
-            source=str(source),
-            folder=str(folder),
-            stem=f"{stem}-{number:06d}",
-            images=tuple(images[start : start + samples_per_shard]),
-            min_side=min_side,
-        )
-        for number, start in enumerate(starts)
-    ]
-
-
-def _close_gaps(folder: Path, jobs: list[ShardJob], results: list[ShardResult]) -> tuple[Shard, ...]:
-    """Renumber the shards where a job wrote none, so that the numbers have no holes."""
+def _close_gaps(settings: Settings, results: list[ShardResult]) -> tuple[dict[str, str], tuple[Shard, ...]]:
+    """Renumber the shards where a job wrote none: the final name of each file, and the shards so named."""
+    names: dict[str, str] = {}
     shards: list[Shard] = []
     for result in results:
-        if result.shard is None:
-            continue
-        stem = jobs[len(shards)].stem
-        old = folder / result.shard.name
-        if old.stem != stem:
-            for suffix in (".idx", ".tar"):
-                os.replace(old.with_suffix(suffix), folder / f"{stem}{suffix}")
-        shards.append(replace(result.shard, name=f"{stem}.tar"))
-    return tuple(shards)
+        if result.shard is not None:
+            name = f"{settings.name}-{settings.split}-{len(shards):06d}.tar"
+            names |= {result.shard.name: name, _index(result.shard.name): _index(name)}
+            shards.append(replace(result.shard, name=name))
+    return names, tuple(shards)
+
+
+def _index(tar_name: str) -> str:
+    return tar_name.removesuffix(".tar") + ".idx"
+
+
+def _finished(folder: Path, settings: Settings, plan: dict[str, Any]) -> PackReport:
+    """Report a split that is whole.  Raises UserError if other settings or other images made it."""
+    manifest = load_manifest(folder)
+    # a new version, or new libraries, do not make a finished split another one
+    new = {key: value for key, value in plan.items() if key not in ("by", "encoders")}
+    words = {"name": settings.name, "split": settings.split}
+    other = difference(
+        {"name": manifest.name, "split": manifest.split, **manifest.made}, json.loads(json.dumps(words | new))
+    )
+    if other:
+        raise UserError(f"{str(folder)!r} holds finished shards with {other}: choose another folder")
+    check_shards(folder, manifest)
+    lines = (folder / BAD).read_text(encoding="utf-8").splitlines()
+    bad = tuple(BadImage(**json.loads(line)) for line in lines)
+    return _report(folder, manifest, bad, len(manifest.shards))
+
+
+def _report(folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], kept: int) -> PackReport:
+    counts = manifest.made["class_samples"]
+    return PackReport(
+        path=folder,
+        manifest=manifest,
+        bad=bad,
+        empty_classes=tuple(name for name, n in zip(manifest.classes, counts, strict=True) if n == 0),
+        other_files=manifest.made["other_files"],
+        kept=kept,
+    )
 
 
 def _count_classes(found: Photographs, results: list[ShardResult]) -> list[int]:
@@ -159,56 +278,12 @@ def _count_classes(found: Photographs, results: list[ShardResult]) -> list[int]:
 
 
 def _check_folder(source: Path, folder: Path) -> None:
-    if folder.resolve().is_relative_to(source.resolve()):
+    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{str(folder)!r} lies in the source {str(source)!r}: choose a folder outside it")
     try:
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{str(folder)!r} exists and is not empty: empty it, or choose another folder")
+        empty = not folder.exists() or not any(folder.iterdir())
+        ours = (folder / MAKING).exists() or (folder / MANIFEST).exists()
     except OSError as error:
         raise UserError(f"cannot use {str(folder)!r}: {error.strerror}; choose another folder") from error
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[None]:
-    """Make `folder`, new or empty, for this run; leave it as it was found if the run fails."""
-    existed = folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {str(folder)!r}: {error.strerror}; choose another folder") from error
-    try:
-        yield
-    except BaseException:
-        for file in folder.iterdir():
-            file.unlink()
-        if not existed:
-            folder.rmdir()
-        raise
-
-
-def _checked_name(source: Path, name: str | None, split: str) -> str:
-    if name is None:
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", source.resolve().name).strip("-_") or "images"
-    for option, word in (("--name", name), ("--split", split)):
-        if not WORD.fullmatch(word):
-            raise UserError(
-                f"{option} is {word!r}, which goes into file names: give at most 100 letters, digits, "
-                "'-' and '_', with a letter or digit first"
-            )
-    return name
-
-
-def _check_numbers(samples_per_shard: int, workers: int, seed: int, min_side: int) -> None:
-    for option, value in (
-        ("--shard-size", samples_per_shard),
-        ("--workers", workers),
-        ("--min-side", min_side),
-    ):
-        if value < 1:
-            raise UserError(f"{option} is {value}: it must be at least 1")
-    if not 0 <= seed < 2**63:
-        raise UserError(f"--seed is {seed}: it must be at least 0 and below 2**63")
-
-
-def _all_bad(results: list[ShardResult]) -> tuple[BadImage, ...]:
-    return tuple(sorted((image for result in results for image in result.bad), key=lambda image: image.path))
+    if not empty and not ours:
+        raise UserError(f"{str(folder)!r} exists and is not empty: empty it, or choose another folder")

@@ -1,21 +1,16 @@
-"""Photographs in a folder: find them, give each a class and a key, and read one with its header checked.
+"""Photographs to pack: what is known of each, and how a folder is searched for them.
 
-Nothing is decoded here and nothing is left out silently: every file is a photograph, a refused photograph
-with a reason, or counted among the other files by extension.
+Nothing is opened here and nothing is left out silently: every file is a photograph, or counted among the
+other files by extension.
 """
 
 import hashlib
-import io
 import os
 import re
-import stat
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
 
 from turbomim.pipeline.errors import UserError
 
@@ -32,25 +27,38 @@ MAX_KEY = 80
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Photograph:
-    """One image file. path: relative to the source, '/' separated. label: place in `Photographs.classes`."""
+    """One image file. path: relative to the root, '/' separated. label: place in `Photographs.classes`.
+
+    bytes, mtime_ns: size and time of the last change when it was listed; 0 where that could not be seen.
+    """
 
     path: str
     key: str
     label: int
     bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadImage:
+    """An image that was left out. path: relative to the root."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Photographs:
-    """The image files of a folder, sorted by path, and what else lay there (files by extension)."""
+    """The image files below a root, sorted by path.
 
+    other_files: what else lay there, files by extension.  refused: what a list named and cannot be packed.
+    """
+
+    root: Path
     images: tuple[Photograph, ...]
     classes: tuple[str, ...]
     other_files: dict[str, int]
-
-
-class RefusedImage(Exception):
-    """An image file that must not go into a shard; the message is the reason, without the path."""
+    refused: tuple[BadImage, ...] = ()
 
 
 def find_photographs(source: Path) -> Photographs:
@@ -63,12 +71,15 @@ def find_photographs(source: Path) -> Photographs:
     """
     if not source.is_dir():
         problem = "is a file" if source.exists() else "does not exist"
-        raise UserError(f"{str(source)!r} {problem}: give a folder of images, or of one folder per class")
+        raise UserError(
+            f"{str(source)!r} {problem}: give a folder of images, or of one folder per class, or a .csv or "
+            ".tsv list"
+        )
     found, others = [], Counter[str]()
-    for path, size in _walk(source, "", ()):
+    for path, file_stamp in _walk(source, "", ()):
         extension = os.path.splitext(path)[1].lower()
         if extension in EXTENSIONS:
-            found.append((path, size))
+            found.append((path, *file_stamp))
         else:
             others[extension] += 1
     other_files = dict(sorted(others.items(), key=lambda item: (-item[1], os.fsencode(item[0]))))
@@ -78,14 +89,26 @@ def find_photographs(source: Path) -> Photographs:
             f"found {describe_others(other_files)}"
         )
     found.sort(key=lambda item: os.fsencode(item[0]))
-    classes = _classes(source, [path for path, _ in found])
+    paths = [path for path, _, _ in found]
+    classes = _classes(source, paths)
     label_of = {name: label for label, name in enumerate(classes)}
-    keys = assign_keys([path for path, _ in found])
     images = tuple(
-        Photograph(path=path, key=key, label=label_of.get(path.partition("/")[0], 0), bytes=size)
-        for (path, size), key in zip(found, keys, strict=True)
+        Photograph(
+            path=path, key=key, label=label_of.get(path.partition("/")[0], 0), bytes=size, mtime_ns=mtime_ns
+        )
+        for (path, size, mtime_ns), key in zip(found, assign_keys(paths), strict=True)
     )
-    return Photographs(images=images, classes=classes, other_files=other_files)
+    return Photographs(root=source, images=images, classes=classes, other_files=other_files)
+
+
+def stamp(file: str | os.DirEntry[str]) -> tuple[int, int]:
+    """Give a file's size in bytes and the time of its last change in ns: 0, 0 where they cannot be seen."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):
+        # reading it later gives the reason for bad.jsonl
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def describe_others(other_files: dict[str, int], most: int = 5) -> str:
@@ -121,60 +144,10 @@ def assign_keys(paths: list[str]) -> list[str]:
     raise UserError(f"no unique key for {paths[at]!r}: rename the file")
 
 
-def read_image(path: str, min_side: int) -> tuple[bytes, str]:
-    """Read an image file whole and check its header: (bytes, true extension "jpg" | "png" | "webp").
-
-    Raises RefusedImage: unreadable, another format, a broken header, a short side under `min_side` pixels, or
-    more than 178,956,970 pixels.  The pixels are not decoded.
-    """
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise RefusedImage("not a regular file")
-        if status.st_size > MAX_IMAGE_BYTES:
-            raise RefusedImage(f"{status.st_size} bytes, over the limit of {MAX_IMAGE_BYTES}")
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise RefusedImage(f"unreadable: {error.strerror}") from error
-    extension = true_extension(content)
-    width, height = _header_size(content, extension)
-    if width * height > MAX_PIXELS:
-        raise RefusedImage(f"{width} x {height} pixels, over the limit of {MAX_PIXELS}")
-    if min(width, height) < min_side:
-        raise RefusedImage(f"{width} x {height} pixels, short side under {min_side}")
-    return content, extension
-
-
-def true_extension(content: bytes) -> str:
-    """Tell "jpg", "png" or "webp" from the first bytes.  Raises RefusedImage for anything else."""
-    if not content:
-        raise RefusedImage("empty file")
-    if content.startswith(b"\xff\xd8\xff"):
-        return "jpg"
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "webp"
-    raise RefusedImage("not a JPEG, PNG or WebP file")
-
-
-def _header_size(content: bytes, extension: str) -> tuple[int, int]:
-    plugin = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[extension]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=[plugin]) as image:
-                return image.size
-    except Image.DecompressionBombError as error:
-        raise RefusedImage(f"over the limit of {MAX_PIXELS} pixels") from error
-    # a parser given damaged bytes may raise anything, and one image must not stop a run of hours
-    except Exception as error:
-        raise RefusedImage(f"broken {plugin} header") from error
-
-
-def _walk(source: Path, folder: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, int]]:
-    """Yield (relative path, bytes) of every file below; a link to a folder above is not entered again."""
+def _walk(
+    source: Path, folder: str, ancestors: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield (relative path, stamp) of every file below; a link to a folder above is not entered again."""
     here = source / folder
     try:
         status = here.stat()
@@ -192,7 +165,7 @@ def _walk(source: Path, folder: str, ancestors: tuple[tuple[int, int], ...]) -> 
         if _is_folder(entry):
             yield from _walk(source, path, (*ancestors, identity))
         else:
-            yield path, _bytes_of(entry)
+            yield path, stamp(entry)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -201,14 +174,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     except OSError:
         # a link to itself
         return False
-
-
-def _bytes_of(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        # a dangling link: reading it later gives the reason for bad.jsonl
-        return 0
 
 
 def _classes(source: Path, paths: list[str]) -> tuple[str, ...]:

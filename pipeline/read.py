@@ -1,15 +1,17 @@
 """Indexed reads: sample ids to encoded images and labels, a few batches ahead of whoever consumes them.
 
-Each sample is one pread over its .cls member, the image's tar header and the image.  The header is compared
-with the index, so a shard that was cut or replaced under a running job is an error, never a wrong picture.
+Each sample is one pread over its label, the image's tar header and the image; a label that lies elsewhere is
+a second one.  The header is compared with the index, so a shard that was cut or replaced under a running job
+is an error, never a wrong picture.
 Shape suffixes: B samples.
 """
 
 import os
 import threading
+import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.memory import Memory
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.tar import BLOCK
@@ -28,6 +31,9 @@ OPEN_SHARDS = 512
 
 REMEDY = "run `sha256sum -c SHA256SUMS` in the split's folder, then restore the shard or remake the split"
 
+# bytes that one read may span between a label and its image: more headers, a short member
+NEAR = 4096
+
 # fields of a USTAR header
 SIZE_FIELD = slice(124, 136)
 MAGIC_FIELD = slice(257, 262)
@@ -35,7 +41,7 @@ MAGIC_FIELD = slice(257, 262)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Samples:
-    """Encoded images, one uint8 array each, views of what was read; labels (B,) int64."""
+    """Encoded images, one uint8 array each, views of what was read; labels (B,) int64, -1 for none."""
 
     images: list[NDArray[np.uint8]]
     labels_B: NDArray[np.int64]
@@ -56,18 +62,34 @@ class ShardFiles:
     def __init__(self, split: Split, limit: int = OPEN_SHARDS) -> None:
         self._split = split
         self._limit = limit
+        self.memory = Memory()
         self._lock = threading.Lock()
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        # by thread, oldest first
+        self._reading: dict[int, tuple[int, int]] = {}
 
-    def read(self, shard: int, length: int, offset: int) -> bytes:
-        """Read up to `length` bytes of a shard; fewer only where the file ends.  Raises OSError."""
-        # pread, not mmap: 8 µs a photograph against 3 µs from the page cache, but a shard that is cut under a
-        # running job is a short read here and SIGBUS there
-        file = self._take(shard)
+    def read(self, shard: int, buffer: memoryview, offset: int) -> int:
+        """Fill `buffer` from a shard; return the bytes read, fewer only where the file ends.
+
+        Raises OSError.
+        """
+        # pread, not mmap: it copies, some 10 µs a photograph, but a shard that is cut under a running job is
+        # a short read here and SIGBUS there
+        thread = threading.get_ident()
+        self._reading[thread] = shard, offset
         try:
-            return os.pread(file.descriptor, length, offset)
+            file = self._take(shard)
+            try:
+                return os.preadv(file.descriptor, (buffer,), offset)
+            finally:
+                self._give_back(file)
         finally:
-            self._give_back(file)
+            del self._reading[thread]
+
+    def oldest_read(self) -> str | None:
+        """Name the shard and the offset of the read that began first of those under way."""
+        oldest = next(iter(list(self._reading.values())), None)
+        return oldest and f"{str(self._split.shard_path(oldest[0]))!r} at byte {oldest[1]}"
 
     def close(self) -> None:
         """Close every descriptor; a later read opens its shard again."""
@@ -101,55 +123,90 @@ def read_samples(split: Split, files: ShardFiles, ids_B: NDArray[np.int64]) -> S
     Raises UserError naming shard and offset if a shard cannot be read, ends early or holds something else.
     """
     index = split.index
-    columns = (index.shard_N, index.offset_N, index.label_bytes_N, index.image_offset_N, index.image_bytes_N)
-    rows = zip(*(column_N[ids_B].tolist() for column_N in columns), strict=True)
+    shard_B, label_B, label_bytes_B = index.shard_N[ids_B], index.offset_N[ids_B], index.label_bytes_N[ids_B]
+    image_B, image_bytes_B = index.image_offset_N[ids_B], index.image_bytes_N[ids_B]
+    gap_B = image_B - label_B - label_bytes_B
+    joined_B = (label_bytes_B > 0) & (gap_B >= BLOCK) & (gap_B <= NEAR)
+    begin_B = np.where(joined_B, label_B, image_B - BLOCK)
+    end_B = np.cumsum(image_B + image_bytes_B - begin_B)
+    memory = files.memory.take(int(end_B[-1]) if len(ids_B) else 0)
+    content, buffer = memory.view(), memory.data
+    # the images are views of it, and nobody's to change
+    content.flags.writeable = False
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
-    for shard, offset, label_bytes, image_offset, image_bytes in rows:
-        length = image_offset + image_bytes - offset
-        try:
-            content = files.read(shard, length, offset)
-        except OSError as error:
-            path = str(split.shard_path(shard))
-            raise UserError(f"cannot read {path!r} at byte {offset}: {error.strerror}; {REMEDY}") from error
-        image_start = image_offset - offset
-        problem = _find_problem(content, length, label_bytes, image_start, image_bytes)
+    columns = (shard_B, label_B, label_bytes_B, joined_B, begin_B, image_B - begin_B, image_bytes_B, end_B)
+    start = 0
+    for shard, label_at, label_bytes, joined, begin, lead, image_bytes, end in zip(
+        *(column_B.tolist() for column_B in columns), strict=True
+    ):
+        _fill(split, files, shard, buffer[start:end], begin)
+        head = content[start : start + lead].tobytes()
+        label = head[:label_bytes]
+        if label_bytes and not joined:
+            apart = bytearray(label_bytes)
+            _fill(split, files, shard, memoryview(apart), label_at)
+            label = bytes(apart)
+        problem = _find_problem(head[-BLOCK:], image_bytes, label)
         if problem:
-            where = f"{str(split.shard_path(shard))!r} at byte {offset}"
-            raise UserError(f"{where}: {problem}, so the shard is not the one that was indexed; {REMEDY}")
-        images.append(np.frombuffer(content, np.uint8, image_bytes, image_start))
-        labels.append(int(content[:label_bytes]))
+            raise _changed(split, shard, begin, problem)
+        images.append(content[start + lead : end])
+        labels.append(int(label) if label else -1)
+        start = end
     return Samples(images=images, labels_B=np.array(labels, np.int64))
 
 
-def _find_problem(
-    content: bytes, length: int, label_bytes: int, image_start: int, image_bytes: int
-) -> str | None:
+def _fill(split: Split, files: ShardFiles, shard: int, buffer: memoryview, offset: int) -> None:
+    """Fill `buffer` from a shard, or raise UserError."""
+    try:
+        size = files.read(shard, buffer, offset)
+    except OSError as error:
+        path = str(split.shard_path(shard))
+        raise UserError(f"cannot read {path!r} at byte {offset}: {error.strerror}; {REMEDY}") from error
+    if size != len(buffer):
+        raise _changed(split, shard, offset, f"the file ends after {size} of {len(buffer)} bytes")
+
+
+def _changed(split: Split, shard: int, offset: int, problem: str) -> UserError:
+    where = f"{str(split.shard_path(shard))!r} at byte {offset}"
+    return UserError(f"{where}: {problem}, so the shard is not the one that was indexed; {REMEDY}")
+
+
+def _find_problem(header: bytes, image_bytes: int, label: bytes) -> str | None:
     """Say what differs between the bytes read and what the index promised; None if nothing does."""
-    if len(content) != length:
-        return f"the file ends after {len(content)} of {length} bytes"
-    header = content[image_start - BLOCK : image_start]
     if header[MAGIC_FIELD] != b"ustar":
         return f"no tar header stands before the image ({header[MAGIC_FIELD]!r}, not b'ustar')"
-    size = header[SIZE_FIELD].rstrip(b"\0 ")
-    if size.lstrip(b"0") != b"%o" % image_bytes:
+    size = header[SIZE_FIELD].strip(b"\0 ")
+    if (size.lstrip(b"0") or b"0") != b"%o" % image_bytes:
         return f"the image's tar header says {size!r} bytes in octal, not {image_bytes:o}"
-    if not content[:label_bytes].isdigit():
-        return f"the label is {content[:label_bytes][:20]!r}, not a decimal number"
+    if label and not label.strip().isdigit():
+        return f"the label is {label!r}, not a decimal number"
     return None
 
 
 class ReadAhead(Iterator[tuple[Turn, Samples]]):
     """Turns with their samples, strictly in order, while `readers` threads read the next `prefetch` turns.
 
+    on_wait: called every `wait_s` seconds while `next` waits for a read, with a line that names it.
     Raises whatever a read raised, when its turn comes.  Reading begins at the first `next`.
     """
 
-    def __init__(self, split: Split, turns: Iterable[Turn], *, readers: int, prefetch: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        turns: Iterable[Turn],
+        *,
+        readers: int,
+        prefetch: int,
+        on_wait: Callable[[str], None] | None = None,
+        wait_s: float = 5.0,
+    ) -> None:
         self._split = split
         self._turns = iter(turns)
         self._readers = readers
         self._prefetch = prefetch
+        self._on_wait = on_wait
+        self._wait_s = wait_s
         self._files = ShardFiles(split)
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="turbomim-read")
         self._queue: deque[tuple[Turn, list[Future[Samples]]]] = deque()
@@ -163,9 +220,18 @@ class ReadAhead(Iterator[tuple[Turn, Samples]]):
         if not self._queue:
             raise StopIteration
         turn, reads = self._queue.popleft()
+        begun = time.monotonic()
+        for read in reads:
+            while not wait((read,), self._wait_s).done:
+                self._tell(time.monotonic() - begun)
         shares = [read.result() for read in reads]
         images = [image for share in shares for image in share.images]
         return turn, Samples(images=images, labels_B=np.concatenate([share.labels_B for share in shares]))
+
+    def _tell(self, seconds: float) -> None:
+        read = self._files.oldest_read()
+        if self._on_wait is not None and read is not None:
+            self._on_wait(f"waiting for {read}, {seconds:.0f} s so far: slow or unreachable storage?")
 
     def __enter__(self) -> Self:
         return self

@@ -1,31 +1,36 @@
 """A split: a folder of tar shards, the manifest that says what must be there, the index of every sample.
 
-Only shards made by `turbomim shard make` are opened: USTAR, two members a sample, KEY.cls then
-KEY.jpg|png|webp. Tar readers end early without a word when a shard is damaged, so nothing is read before the
-manifest has agreed.
+The shards are those of `turbomim shard make`, or foreign ones that `turbomim shard index` has listed.  Tar
+readers end early without a word when a shard is damaged, so nothing is read before the manifest has agreed.
 """
 
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.tar import BLOCK, check_layout, parse_index
+from turbomim.pipeline.tar import BLOCK, Members, check_bounds, check_layout, parse_index
 
 FORMAT = "turbomim-split-1"
 MANIFEST = "manifest.json"
 BAD = "bad.jsonl"
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-\d{6,}\.tar")
-REMEDY = "restore the file, or remake the split with `turbomim shard make`"
+# a file name without control characters; surrogates only as Python writes bytes that are no UTF-8
+FOREIGN_NAME = re.compile(r"(?!\.)[^/\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]+\.tar")
+REMEDY = "restore the file, or remake the split with `turbomim shard make` (foreign: `turbomim shard index`)"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # a network disk answers many small requests at once; a local one does not mind
 READ_THREADS = 16
@@ -62,6 +67,11 @@ class Manifest:
     def bytes(self) -> int:
         """Number of bytes of all tar files."""
         return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the tar files were only indexed, not made, by turbomim."""
+        return "indexed" in self.made
 
     def to_json(self) -> str:
         """Write the manifest as JSON text: the same text for the same manifest."""
@@ -102,10 +112,15 @@ class Manifest:
             raise ValueError(f"{error.args[0]!r} is missing") from error
         except (TypeError, OverflowError) as error:
             raise ValueError(f"a field has the wrong type ({error})") from error
+        Members.of(manifest.made)
+        pattern = FOREIGN_NAME if manifest.foreign else SHARD_NAME
         for shard in shards:
             # the name is joined to a folder: a path in it could lead anywhere
-            if not SHARD_NAME.fullmatch(shard.name):
-                raise ValueError(f"{shard.name!r} is not a shard name (NAME-SPLIT-000000.tar)")
+            if not pattern.fullmatch(shard.name):
+                form = "a file's name with .tar" if manifest.foreign else "NAME-SPLIT-000000.tar"
+                raise ValueError(f"{shard.name!r} is not a shard name ({form})")
+            if not 0 <= shard.samples <= shard.bytes // BLOCK:
+                raise ValueError(f"{shard.samples:,} samples do not fit in {shard.name!r}")
         if fingerprint_of(shards) != manifest.fingerprint:
             raise ValueError("the fingerprint does not belong to the shards listed (edited by hand?)")
         return manifest
@@ -115,9 +130,9 @@ class Manifest:
 class SampleIndex:
     """Where each sample lies: one entry a sample, in shard order, then tar order. N = samples.
 
-    shard_N: int32, place in `Manifest.shards`.  offset_N: int64, first data byte of the .cls member;
-    label_bytes_N: int16, its size.  image_offset_N: int64, first data byte of the image; image_bytes_N:
-    int32, its size.
+    shard_N: int32, place in `Manifest.shards`.  offset_N: int64, first data byte of the label's member;
+    label_bytes_N: int16, its size, 0 where there is no label: offset_N is then the image's.  image_offset_N:
+    int64, first data byte of the image; image_bytes_N: int32, its size.
     """
 
     shard_N: npt.NDArray[np.int32]
@@ -175,7 +190,7 @@ def load_manifest(folder: Path) -> Manifest:
         hint = f" (did you mean its sub-folder {below[0]!r}?)" if below else ""
         raise UserError(
             f"no {MANIFEST} in {str(folder)!r}{hint}: "
-            "PATH must be a folder made by `turbomim shard make SRC PATH`"
+            "PATH must be a folder made by `turbomim shard make SRC PATH` or `turbomim shard index PATH`"
         ) from error
     except OSError as error:
         raise UserError(
@@ -205,8 +220,7 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
             return 0, _absence(error)
         return status.st_mtime_ns, problem
 
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        outcomes = list(pool.map(check, manifest.shards))
+    outcomes = _on_threads(check, manifest.shards)
     problems = [(shard, text) for shard, (_, text) in zip(manifest.shards, outcomes, strict=True) if text]
     if problems:
         shard, text = problems[0]
@@ -221,28 +235,41 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
 
 def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
     """Read the .idx file of every shard.  Raises UserError if one is missing or does not fit its tar."""
+    members = Members.of(manifest.made)
+    check = check_bounds if manifest.foreign else check_layout
+    starts = np.cumsum([0, *(shard.samples for shard in manifest.shards)]).tolist()
+    # filled shard by shard: to join lists of int64 would take five times the memory of the index
+    index = SampleIndex(
+        shard_N=np.empty(starts[-1], np.int32),
+        offset_N=np.empty(starts[-1], np.int64),
+        label_bytes_N=np.empty(starts[-1], np.int16),
+        image_offset_N=np.empty(starts[-1], np.int64),
+        image_bytes_N=np.empty(starts[-1], np.int32),
+    )
+    columns: tuple[npt.NDArray[Any], ...] = (
+        index.offset_N,
+        index.label_bytes_N,
+        index.image_offset_N,
+        index.image_bytes_N,
+    )
 
-    def load(shard: Shard) -> npt.NDArray[np.int64]:
-        path = (folder / shard.name).with_suffix(".idx")
+    def load(number: int) -> None:
+        shard = manifest.shards[number]
+        path = folder / f"{shard.name.removesuffix('.tar')}.idx"
         try:
-            columns_4N = parse_index(path.read_bytes())
-            check_layout(columns_4N, shard.samples, shard.bytes)
+            columns_4N = parse_index(path.read_bytes(), members)
+            check(columns_4N, shard.samples, shard.bytes)
         except OSError as error:
             raise UserError(f"index file {str(path)!r} {_absence(error)}; {REMEDY}") from error
         except ValueError as error:
             raise UserError(f"index file {str(path)!r} does not fit its shard: {error}; {REMEDY}") from error
-        return columns_4N
+        rows = slice(starts[number], starts[number + 1])
+        index.shard_N[rows] = number
+        for column_N, parsed_N in zip(columns, columns_4N, strict=True):
+            column_N[rows] = parsed_N
 
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        columns_4N = np.concatenate(list(pool.map(load, manifest.shards)), axis=1)
-    samples = [shard.samples for shard in manifest.shards]
-    return SampleIndex(
-        shard_N=np.repeat(np.arange(len(samples), dtype=np.int32), samples),
-        offset_N=columns_4N[0],
-        label_bytes_N=columns_4N[1].astype(np.int16),
-        image_offset_N=columns_4N[2],
-        image_bytes_N=columns_4N[3].astype(np.int32),
-    )
+    _on_threads(load, range(len(manifest.shards)))
+    return index
 
 
 def fingerprint_of(shards: Iterable[Shard]) -> str:
@@ -255,6 +282,17 @@ def file_sha256(path: Path) -> str:
     """Hash a file without holding it in memory."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Map on READ_THREADS threads; the first error in the order of the items is raised.
+
+    Each thread takes runs of items: a task for each of 100,000 shards would cost more than its work.
+    """
+    edges = np.linspace(0, len(items), min(len(items), 4 * READ_THREADS) + 1).astype(int).tolist()
+    runs = [items[first:last] for first, last in pairwise(edges)]
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        return [result for run in pool.map(lambda run: [*map(function, run)], runs) for result in run]
 
 
 def _absence(error: OSError) -> str:

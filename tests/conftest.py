@@ -1,5 +1,6 @@
 """Fixtures of the whole suite: a folder of small photographs, and the same as a split of uneven shards."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,12 @@ def texture(seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:
         128 + 80 * waves + random.normal(0, 8, waves.shape), 0, 255
     ).astype(np.uint8)
     return pixels
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test sees, or changes, what was tuned on this machine."""
+    os.environ["TURBOMIM_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

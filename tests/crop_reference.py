@@ -19,7 +19,7 @@ from PIL import Image
 from torchvision.transforms import RandomResizedCrop, transforms
 
 from turbomim.pipeline.crops import Crop, Inputs, Interpolation, src_offsets
-from turbomim.pipeline.dali import build_pipeline, feed, schedule, take
+from turbomim.pipeline.dali import CropGraph
 
 
 def encode(image: Image.Image, extension: str, **options: Any) -> NDArray[np.uint8]:
@@ -35,12 +35,12 @@ def run_graph(
     crop: Crop = "src",
     interpolation: Interpolation = "bicubic",
 ) -> NDArray[np.uint8]:
-    pipeline = build_pipeline(
+    graph = CropGraph(
         crop, size, interpolation=interpolation, batch=len(images), device="cpu", threads=2, prefetch=1
     )
-    feed(pipeline, images, inputs)
-    schedule(pipeline)
-    out: NDArray[np.uint8] = take(pipeline, "cpu").numpy()
+    graph.feed(images, inputs)
+    graph.schedule()
+    out: NDArray[np.uint8] = graph.take().numpy()
     return out
 
 

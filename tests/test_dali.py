@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from turbomim.pipeline.crops import Inputs, Interpolation, draw, src_offsets
-from turbomim.pipeline.dali import build_pipeline, feed, schedule, take
+from turbomim.pipeline.dali import CropGraph
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, FLIP, draw_u32
 
@@ -148,17 +148,17 @@ def test_flips_are_fair_and_differ_between_epochs() -> None:
 
 def test_nothing_is_copied_on_the_way_in_or_out(monkeypatch: pytest.MonkeyPatch) -> None:
     image = encode(Image.fromarray(texture(0, 50, 60)), "PNG")
-    pipeline = build_pipeline("src", SIZE, batch=1, device="cpu", threads=1, prefetch=1)
+    graph = CropGraph("src", SIZE, batch=1, device="cpu", threads=1, prefetch=1)
     inputs: Inputs = {"words": np.zeros((1, 2), np.int64), "flips": np.zeros(1, np.int32)}
     references = sys.getrefcount(image)
-    feed(pipeline, [image], inputs)
+    graph.feed([image], inputs)
     # DALI keeps the array itself, until the run has used it
     assert sys.getrefcount(image) == references + 1
-    schedule(pipeline)
-    untyped: Any = pipeline
+    graph.schedule()
+    untyped: Any = graph._pipeline
     (output,) = untyped.outputs()
     assert sys.getrefcount(image) == references
-    feed(pipeline, [image], inputs)
-    schedule(pipeline)
-    monkeypatch.setattr(pipeline, "outputs", lambda stream: (output,))
-    assert take(pipeline, "cpu").data_ptr() == output.as_tensor().data_ptr() == output[0].data_ptr()
+    graph.feed([image], inputs)
+    graph.schedule()
+    monkeypatch.setattr(untyped, "outputs", lambda stream: (output,))
+    assert graph.take().data_ptr() == output.as_tensor().data_ptr() == output[0].data_ptr()

@@ -6,22 +6,21 @@ import os
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from conftest import texture
 from crop_reference import by_definition, run_graph
-from PIL import Image
 
+from turbomim.pipeline import loader
 from turbomim.pipeline.crops import Crop, Interpolation, draw
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Batch, Loader
 from turbomim.pipeline.order import Turn, sample_ids
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.read import ShardFiles, read_samples
+from turbomim.pipeline.read import ReadAhead, ShardFiles, read_samples
 from turbomim.pipeline.shards import Split, open_split
 
 SIZE = 48
@@ -198,53 +197,6 @@ def own_split(tiny_split: Split, tmp_path: Path) -> Split:
     return open_split(tmp_path / "split")
 
 
-def damage(split: Split, sample: int) -> None:
-    """Overwrite the image of a sample; the tar stays whole."""
-    with open(split.shard_path(int(split.index.shard_N[sample])), "r+b") as tar:
-        tar.seek(int(split.index.image_offset_N[sample]))
-        tar.write(b"\7" * int(split.index.image_bytes_N[sample]))
-
-
-@pytest.mark.parametrize(("prefetch", "crop"), [(1, "src"), (3, "src"), (2, "rrc")])
-def test_images_that_do_not_decode_are_named(own_split: Split, prefetch: int, crop: Crop) -> None:
-    bad = sample_ids(np.arange(33), 33, SEED)[1][[15, 17]].tolist()
-    for sample in bad:
-        damage(own_split, sample)
-    with Loader(
-        own_split,
-        size=SIZE,
-        crop=crop,
-        seed=SEED,
-        global_batch=6,
-        micro_batch=6,
-        threads=2,
-        readers=2,
-        prefetch=prefetch,
-    ) as loader:
-        assert next(loader).position == 0
-        assert next(loader).position == 6
-        with pytest.raises(UserError) as caught:
-            next(loader)
-        with pytest.raises(RuntimeError, match="closed"):
-            next(loader)
-    message = str(caught.value)
-    for sample in bad:
-        assert own_split.locate(sample) in message
-    assert "remake the split" in message
-    assert "\n" not in message
-
-
-def test_a_truncated_jpeg_is_an_error_not_grey(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        Image.fromarray(texture(0, 80, 80)).save(tmp_path / f"{name}.jpg")
-    content = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
-    make_shards(tmp_path, tmp_path.with_name("cut"))
-    split = open_split(tmp_path.with_name("cut"))
-    with pytest.raises(UserError, match=r"cannot decode .*:a\.jpg:\d+"):
-        load(split, 1, global_batch=2, micro_batch=2)
-
-
 def test_a_shard_cut_under_a_running_job(own_split: Split) -> None:
     with (
         Loader(
@@ -257,6 +209,40 @@ def test_a_shard_cut_under_a_running_job(own_split: Split) -> None:
             os.truncate(own_split.shard_path(shard), 512)
         for _ in range(5):
             next(loader)
+
+
+def test_a_slow_read_is_named_while_it_lasts(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every 5 s, here 0.05 s; the time goes to the reads, not to the decoder."""
+    preadv, lines = os.preadv, list[tuple[float, str]]()
+
+    def slowly(descriptor: int, buffers: Any, offset: int) -> int:
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("2.tar"):
+            time.sleep(0.2)
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", slowly)
+    monkeypatch.setattr(loader, "ReadAhead", partial(ReadAhead, wait_s=0.05))
+    begun = time.monotonic()
+    arguments: dict[str, Any] = {
+        "size": SIZE,
+        "seed": SEED,
+        "global_batch": 6,
+        "micro_batch": 6,
+        "threads": 1,
+    }
+    with Loader(
+        tiny_split,
+        **arguments,
+        readers=1,
+        prefetch=1,
+        notify=lambda line: lines.append((time.monotonic(), line)),
+    ) as batches:
+        next(batches)
+        stats = batches.stats
+    assert lines[0][0] - begun < 10
+    assert all(str(tiny_split.shard_path(2)) in line and "at byte" in line for _, line in lines)
+    assert stats.read_wait_s > 0.3
+    assert stats.decode_wait_s < stats.read_wait_s
 
 
 def test_closing_leaves_no_thread_and_no_file(tiny_split: Split) -> None:
@@ -288,6 +274,12 @@ def test_closing_leaves_no_thread_and_no_file(tiny_split: Split) -> None:
         ({"start": -1}, "start position -1"),
         ({"device": "tpu"}, "'tpu'"),
         ({"threads": 0}, "threads 0"),
+        ({"window": 0}, "window 0"),
+        ({"max_bad_row": 0}, "max_bad_row 0"),
+        ({"max_bad_share": -0.1}, "max_bad_share -0.1 is outside"),
+        ({"hw_decoder_load": 1.1}, "hw_decoder_load 1.1 is outside"),
+        ({"decode": "gpu"}, "decode 'gpu' is none of cpu, mixed"),
+        ({"shuffle": "none"}, "shuffle 'none' is none of full, window"),
         ({"readers": 0}, "readers 0"),
         ({"prefetch": 0}, "prefetch 0"),
         ({"micro_batch": 5}, "global batch 12"),

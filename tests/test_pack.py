@@ -4,7 +4,6 @@ import errno
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -23,13 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from turbomim.pipeline import pack, shard_job
+from turbomim.pipeline import pack_plan
 from turbomim.pipeline.durable import durable_file, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.inspect import format_summary, inspect_split
 from turbomim.pipeline.pack import PackReport, make_shards
 from turbomim.pipeline.photographs import assign_keys, find_photographs
 from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.store import Store
 from turbomim.pipeline.tar import tar_end, tar_member
 
 
@@ -61,7 +61,7 @@ def test_output_is_the_same_for_any_worker_count(photo_folder: Path, tmp_path: P
     for workers in (1, 2):
         make_shards(photo_folder, tmp_path / f"{workers}", samples_per_shard=5, workers=workers)
     first = contents(tmp_path / "1")
-    assert len(first) == 2 * 7 + 6
+    assert len(first) == 2 * 7 + 7
     assert first == contents(tmp_path / "2")
 
 
@@ -269,12 +269,42 @@ def test_min_side(tmp_path: Path) -> None:
     assert bad_entries(tmp_path / "out") == {"small.jpg": "63 x 63 pixels, short side under 64"}
 
 
+def test_a_shard_count_gives_equal_shards(photo_folder: Path, tmp_path: Path) -> None:
+    report = make_shards(photo_folder, tmp_path / "out", shard_count=4)
+    assert [shard.samples for shard in report.manifest.shards] == [8, 8, 8, 9]
+
+
+def test_on_bad_fail_names_the_image(tmp_path: Path) -> None:
+    save_image(tmp_path / "src" / "a.jpg")
+    (tmp_path / "src" / "b\x1b[31m\n.jpg").write_bytes(b"GIF89a")
+    with pytest.raises(
+        UserError, match=r"^'b\\x1b\[31m\\n.jpg': not a JPEG, PNG or WebP file; mend .*"
+    ) as raised:
+        make_shards(tmp_path / "src", tmp_path / "out", on_bad="fail")
+    assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
+def test_listings_agree(tiny_split: Split) -> None:
+    def read(name: str) -> Any:
+        return json.loads((tiny_split.path / name).read_text())
+
+    shards = tiny_split.manifest.shards
+    assert read("sizes.json") == {shard.name: shard.samples for shard in shards}
+    assert read("wids.json")["shardlist"] == [
+        {"url": shard.name, "nsamples": shard.samples, "filesize": shard.bytes} for shard in shards
+    ]
+    sums = dict(line.split("  ")[::-1] for line in (tiny_split.path / "SHA256SUMS").read_text().splitlines())
+    everything = contents(tiny_split.path)
+    del everything["SHA256SUMS"]
+    assert sums == {name: hashlib.sha256(content).hexdigest() for name, content in everything.items()}
+
+
 def test_progress_counts_images(photo_folder: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     make_shards(
         photo_folder, tmp_path / "out", samples_per_shard=20, progress=lambda *step: seen.append(step)
     )
-    assert seen == [(20, 33), (33, 33)]
+    assert seen == [(0, 33), (20, 33), (33, 33)]
 
 
 def no_source(tmp: Path, photos: Path) -> PackReport:
@@ -322,13 +352,24 @@ def all_bad(tmp: Path, photos: Path) -> PackReport:
     return make_shards(tmp / "src", tmp / "out", samples_per_shard=1)
 
 
+def both_sizes(tmp: Path, photos: Path) -> PackReport:
+    return make_shards(photos, tmp / "out", samples_per_shard=3, shard_count=3)
+
+
+def root_of_a_folder(tmp: Path, photos: Path) -> PackReport:
+    return make_shards(photos, tmp / "out", root=tmp)
+
+
 def with_options(**options: Any) -> Callable[[Path, Path], PackReport]:
     return lambda tmp, photos: make_shards(photos, tmp / "out", **options)
 
 
 USER_ERRORS: dict[str, tuple[Callable[[Path, Path], PackReport], str]] = {
     "no source": (no_source, "nowhere' does not exist: give a folder of images"),
-    "source is a file": (source_is_a_file, "a.jpg' is a file: give a folder"),
+    "source is a file": (
+        source_is_a_file,
+        "a.jpg' is a file: give a folder of images.*or a .csv or .tsv list",
+    ),
     "no images": (
         no_images,
         r"no images below .*: looked for \.jpg \.jpeg \.png \.webp, "
@@ -348,6 +389,19 @@ USER_ERRORS: dict[str, tuple[Callable[[Path, Path], PackReport], str]] = {
     "bad split": (with_options(split="a.b"), r"--split is 'a\.b'"),
     "no samples a shard": (with_options(samples_per_shard=0), "--shard-size is 0"),
     "no workers": (with_options(workers=0), "--workers is 0"),
+    "no shard": (with_options(shard_count=0), "--shard-count is 0"),
+    "more shards than images": (with_options(shard_count=34), "--shard-count is 34, over the 33 images"),
+    "both sizes": (both_sizes, "--shard-size and --shard-count exclude each other"),
+    "root of a folder": (root_of_a_folder, "--root belongs to a .csv or .tsv list"),
+    "another check": (with_options(check="no"), "--check is 'no': give header or full"),
+    "another policy": (with_options(on_bad="skip"), "--on-bad is 'skip': give quarantine or fail"),
+    "quality": (with_options(store=Store(kind="resized", quality=101)), "--quality is 101"),
+    "half a store": (
+        with_options(store=Store(kind="resized", short_side=32)),
+        "a store of kind 'resized' has short_side, resampling, quality, subsampling, not short_side$",
+    ),
+    "short side": (with_options(store=Store(kind="raw", short_side=0)), "--short-side is 0"),
+    "resampling": (with_options(store=Store(kind="raw", resampling="box")), "--resampling is 'box'"),
     "negative seed": (with_options(seed=-1), "--seed is -1"),
 }
 
@@ -365,7 +419,7 @@ def test_user_errors(
 def test_more_shards_than_their_names_can_number(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack, "MAX_SHARDS", 6)
+    monkeypatch.setattr(pack_plan, "MAX_SHARDS", 6)
     with pytest.raises(UserError, match=r"^7 shards, at most 6 are possible; raise --shard-size$"):
         make_shards(photo_folder, tmp_path / "out", samples_per_shard=5)
 
@@ -440,27 +494,3 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
             assert path.read_bytes() == b"old"
             raise cause
         assert contents(tmp_path) == {"file": b"old"}
-
-
-def die(job: shard_job.ShardJob) -> None:
-    os._exit(9)
-
-
-def test_a_worker_that_dies(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_job, "pack_shard", die)
-    with pytest.raises(UserError, match="one of 2 worker processes died"):
-        make_shards(photo_folder, tmp_path / "out", samples_per_shard=9, workers=2)
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_interrupted_run_leaves_nothing(photo_folder: Path, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    for workers in (1, 2):
-        with pytest.raises(KeyboardInterrupt):
-            make_shards(
-                photo_folder, tmp_path / "out", samples_per_shard=2, workers=workers, progress=interrupt
-            )
-        assert not multiprocessing.active_children()
-        assert not (tmp_path / "out").exists()

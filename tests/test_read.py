@@ -1,19 +1,25 @@
 """Indexed reads: the right bytes, a changed shard is named, reading ahead keeps order and cleans up."""
 
+import hashlib
+import io
 import os
 import shutil
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.memory import Memory
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.read import ReadAhead, ShardFiles, read_samples
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.shards import Manifest, Shard, Split, fingerprint_of, open_split
+from turbomim.pipeline.tar import index_text
 
 
 def turn_of(*ids: int) -> Turn:
@@ -182,3 +188,168 @@ def test_closing_early_leaves_no_thread_and_no_file(tiny_split: Split) -> None:
         assert open_tars() == 4
     assert reader_threads() == 0
     assert open_tars() == 0
+
+
+def foreign_split(folder: Path, form: int, samples: list[list[tuple[str, bytes]]]) -> Split:
+    """Index one tar of these (name, content) members, in a tar format of the standard library, as a split."""
+    folder.mkdir()
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=form) as tar:
+        for name, content in (member for sample in samples for member in sample):
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            tar.addfile(header, io.BytesIO(content))
+    (folder / "photos [a].tar").write_bytes(stream.getvalue())
+    with tarfile.open(folder / "photos [a].tar") as tar:
+        at = {
+            member.name: f"{member.name.split('.')[-1]} {member.offset_data} {member.size} x"
+            for member in tar
+        }
+    lines = [" ".join(at[name] for name, _ in sample) for sample in samples]
+    (folder / "photos [a].idx").write_bytes(index_text(lines))
+    digest = hashlib.sha256(stream.getvalue()).hexdigest()
+    shards = (
+        Shard(name="photos [a].tar", samples=len(samples), bytes=len(stream.getvalue()), sha256=digest),
+    )
+    manifest = Manifest(
+        name="photos",
+        split="train",
+        shards=shards,
+        classes=(),
+        fingerprint=fingerprint_of(shards),
+        made={"by": "test", "indexed": {"image": ["jpg", "jpeg"], "label": "cls"}},
+    )
+    (folder / "manifest.json").write_text(manifest.to_json())
+    return open_split(folder)
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_foreign_tars(tmp_path: Path, form: int) -> None:
+    """Labels right before, far before, after or nowhere; long names, for which PAX and GNU add blocks."""
+    long = "k" * (90 if form == tarfile.USTAR_FORMAT else 300)
+    split = foreign_split(
+        tmp_path / "split",
+        form,
+        [
+            [("a.cls", b"7\n"), ("a.jpg", b"first")],
+            [("b.cls", b"3"), ("b.json", b"{}" * 5000), ("b.jpeg", b"second" * 200)],
+            [("c.jpg", b"third"), ("c.txt", b""), ("c.cls", b"0")],
+            [("d.txt", b"no label"), ("d.jpg", b"")],
+            [(f"{long}.cls", b"12"), (f"{long}.jpg", b"fifth")],
+        ],
+    )
+    files = ShardFiles(split)
+    samples = read_samples(split, files, np.array([4, 0, 1, 2, 3, 0]))
+    files.close()
+    assert [image.tobytes() for image in samples.images] == [
+        b"fifth",
+        b"first",
+        b"second" * 200,
+        b"third",
+        b"",
+        b"first",
+    ]
+    assert samples.labels_B.tolist() == [12, 7, 3, 0, -1, 7]
+
+
+@pytest.mark.parametrize("label", [b"cat", b"", b"-1", b"1 2"])
+def test_a_foreign_label_is_a_number(tmp_path: Path, label: bytes) -> None:
+    split = foreign_split(
+        tmp_path / "split", tarfile.PAX_FORMAT, [[("a.jpg", b"x"), ("a.txt", b""), ("a.cls", label)]]
+    )
+    files = ShardFiles(split)
+    if label:
+        with pytest.raises(UserError, match="not a decimal number"):
+            read_samples(split, files, np.array([0]))
+    else:
+        assert read_samples(split, files, np.array([0])).labels_B.tolist() == [-1]
+    files.close()
+
+
+def endless(split: Split) -> Iterator[Turn]:
+    while True:
+        yield turn_of(*range(split.manifest.samples))
+
+
+def overwrite(path: Path) -> None:
+    with open(path, "r+b") as tar:
+        tar.write(b"\7" * path.stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (lambda path: os.truncate(path, 0), "the file ends after 0 of"),
+        (lambda path: os.truncate(path, path.stat().st_size // 2), "the file ends after"),
+        (overwrite, "no tar header"),
+    ],
+    ids=["emptied", "cut to half", "overwritten"],
+)
+def test_damage_under_a_running_reader(
+    own_split: Split, damage: Callable[[Path], object], problem: str
+) -> None:
+    path = own_split.shard_path(2)
+    with ReadAhead(own_split, endless(own_split), readers=2, prefetch=2) as ahead:
+        for _ in range(3):
+            next(ahead)
+        damage(path)
+        with pytest.raises(UserError, match=rf"000002\.tar' at byte \d+: {problem}"):
+            for _ in range(4):
+                next(ahead)
+
+
+def rename_over(path: Path) -> None:
+    path.with_name("other").write_bytes(b"\7" * path.stat().st_size)
+    os.replace(path.with_name("other"), path)
+
+
+@pytest.mark.parametrize("change", [rename_over, Path.unlink])
+def test_an_open_shard_outlives_its_name(own_split: Split, change: Callable[[Path], None]) -> None:
+    """Whoever renames over a shard or deletes it leaves the old file to those who have it open."""
+    with ReadAhead(own_split, endless(own_split), readers=2, prefetch=1) as ahead:
+        before = [image.tobytes() for image in next(ahead)[1].images]
+        change(own_split.shard_path(2))
+        for _ in range(5):
+            assert [image.tobytes() for image in next(ahead)[1].images] == before
+
+
+def test_memory_is_used_again_but_never_under_a_view(tiny_split: Split) -> None:
+    files = ShardFiles(tiny_split)
+    kept = read_samples(tiny_split, files, np.array([5])).images[0]
+    content = kept.tobytes()
+    for sample in (7, 8, 9, 10):
+        assert read_samples(tiny_split, files, np.array([sample])).images[0].ctypes.data != kept.ctypes.data
+    assert kept.tobytes() == content
+    files.close()
+    memory = Memory()
+    first = memory.take(1000)
+    first[:] = 7
+    view = torch.from_numpy(first)[500:]
+    del first
+    assert not memory.take(1000).any()
+    del view
+    assert (memory.take(900) == 7).all()
+
+
+def test_a_long_wait_is_told(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, told = os.preadv, list[str]()
+
+    def slow(*arguments: object) -> int:
+        time.sleep(0.3)
+        return read(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "preadv", slow)
+    with ReadAhead(
+        tiny_split, [turn_of(13)], readers=1, prefetch=1, on_wait=told.append, wait_s=0.1
+    ) as ahead:
+        next(ahead)
+    assert told
+    where = f"{str(tiny_split.shard_path(1))!r} at byte {tiny_split.index.offset_N[13]}"
+    assert all(line.startswith(f"waiting for {where}, 0 s so far") for line in told)
+
+
+def test_a_short_wait_is_not_told(tiny_split: Split) -> None:
+    told: list[str] = []
+    with ReadAhead(tiny_split, [turn_of(13)], readers=1, prefetch=1, on_wait=told.append) as ahead:
+        next(ahead)
+    assert not told

@@ -27,9 +27,10 @@ from turbomim.pipeline.crops import Inputs, Interpolation, draw, rrc_squares, rr
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, draw_u32
 from turbomim.pipeline.shards import Split
-from turbomim.train import heldout, pretrain, show
+from turbomim.train import data, heldout, pretrain, show
 from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.distributed import start
+from turbomim.train.tuned import default_settings
 
 SIZE = 48
 SEED = 2**40 + 5
@@ -198,10 +199,9 @@ def test_every_user_of_the_loader_passes_the_crop_on(
         passed.append((arguments["crop"], arguments["scale"], arguments["interpolation"]))
         raise Stop
 
-    for module in (heldout, pretrain, show):
-        monkeypatch.setattr(module, "Loader", loader)
+    monkeypatch.setattr(data, "Loader", loader)
     with pytest.raises(Stop), start("cpu") as world:
-        heldout.heldout_loss(nn.Linear(1, 1), tiny_split, config, 4, world)
+        heldout.heldout_loss(nn.Linear(1, 1), tiny_split, config, default_settings(), 4, world, print)
     with pytest.raises(Stop):
         pretrain.pretrain(config, console=Console(file=io.StringIO()))
     with pytest.raises(Stop):

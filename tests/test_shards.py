@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from turbomim.pipeline import shards
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.inspect import format_summary, inspect_split
-from turbomim.pipeline.shards import Manifest, Split, fingerprint_of, load_manifest, open_split
-from turbomim.pipeline.tar import check_layout, parse_index, round_up
+from turbomim.pipeline.shards import Manifest, Shard, Split, fingerprint_of, load_manifest, open_split
 
 Sample = tuple[str, int, bytes]
 
@@ -149,52 +146,6 @@ def test_manifest_survives_json(tiny_split: Split) -> None:
     assert tiny_split.manifest.fingerprint == fingerprint_of(tiny_split.manifest.shards)
 
 
-sizes = st.tuples(st.integers(1, 6), st.integers(0, 2**31))
-
-
-@given(st.lists(sizes, max_size=30))
-def test_any_index_is_parsed_as_split_does(pairs: list[tuple[int, int]]) -> None:
-    lines, place, expected = [f"v1.2 {len(pairs)}"], 0, []
-    for number, (label, image) in enumerate(pairs):
-        label_at = place + 512
-        image_at = label_at + 512 + 512
-        place = round_up(image_at + image, 512)
-        lines.append(f"cls {label_at} {label} k{number}.cls jpg {image_at} {image} k{number}.jpg")
-        expected.append((label_at, label, image_at, image))
-    columns_4N = parse_index("".join(f"{line}\n" for line in lines).encode())
-    assert columns_4N.T.tolist() == [list(entry) for entry in expected]
-    check_layout(columns_4N, len(pairs), round_up(place + 1024, 10240))
-    with pytest.raises(ValueError, match="another tar"):
-        check_layout(columns_4N, len(pairs), round_up(place + 1024, 10240) + 10240)
-
-
-GOOD_LINE = b"cls 512 1 a.cls jpg 1536 700 a.jpg\n"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"v1.1 1\n" + GOOD_LINE,
-        b"v1.2 -1\n",
-        b"v1.2 2\n" + GOOD_LINE,
-        b"v1.2 0\n" + GOOD_LINE,
-        b"v1.2 1\n" + GOOD_LINE[:-1],
-        b"v1.2 1\n" + GOOD_LINE[:-1] + b" ",
-        b"v1.2 1\n" + GOOD_LINE.replace(b" 512", b" 5x2"),
-        b"v1.2 1\n" + GOOD_LINE.replace(b" 512", b" -12"),
-        b"v1.2 1\n" + GOOD_LINE.replace(b" 512", b" "),
-        b"v1.2 1\n" + GOOD_LINE.replace(b" 700", b" " + b"7" * 19),
-        b"v1.2 1\njpg 1536 700 a.jpg cls 512 1 a.cls\n",
-        b"v1.2 1\ncls 512 1 a.cls\n",
-    ],
-)
-def test_a_damaged_index_is_refused(text: bytes) -> None:
-    assert parse_index(b"v1.2 1\n" + GOOD_LINE).tolist() == [[512], [1], [1536], [700]]
-    with pytest.raises(ValueError, match=r"line|offset"):
-        parse_index(text)
-
-
 def make_newer(path: Path) -> None:
     later = (path.parent / "manifest.json").stat().st_mtime_ns + 1
     os.utime(path, ns=(later, later))
@@ -283,8 +234,13 @@ def test_a_folder_without_a_manifest(tmp_path: Path, tiny_split: Split) -> None:
         ('"turbomim-split-1"', '"other"', "format is 'other'"),
         ('"samples": 9,', '"samples": 8,', "fingerprint does not belong"),
         ('"trees-train-000000.tar"', '"../trees-train-000000.tar"', "is not a shard name"),
+        ('"trees-train-000000.tar"', '"trees.tar"', "is not a shard name"),
         ('"classes"', '"klasses"', "'classes' is missing"),
         ("{", "[", "is not a manifest"),
+        ('"samples": 9,', '"samples": 9000,', "9,000 samples do not fit"),
+        ('"made": {', '"made": {"indexed": 5, ', "indexed is 5"),
+        ('"made": {', '"made": {"indexed": {"image": ["a b"], "label": null}, ', "not the extensions"),
+        ('"made": {', '"made": {"indexed": {"image": 7}, ', "not the extensions"),
         ('"made": {', '"made": 7, "x": {', "wrong type"),
     ],
 )
@@ -295,6 +251,34 @@ def test_an_edited_manifest_is_refused(copy: Path, old: str, new: str, words: st
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=words):
         load_manifest(copy)
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        ("photos [a].v2.tar", True),
+        ("\u00e4\udcff.tar", True),
+        ("a/b.tar", False),
+        ("../a.tar", False),
+        (".tar", False),
+        (".hidden.tar", False),
+        ("a\n.tar", False),
+        ("a\u009b.tar", False),
+        ("a\ud800.tar", False),
+        ("a.tgz", False),
+    ],
+)
+def test_names_of_foreign_shards(name: str, fits: bool) -> None:
+    shards = (Shard(name=name, samples=1, bytes=10240, sha256="0"),)
+    made = {"indexed": {"image": ["jpg"], "label": None}}
+    manifest = Manifest(
+        name="a", split="b", shards=shards, classes=(), fingerprint=fingerprint_of(shards), made=made
+    )
+    if fits:
+        assert Manifest.from_json(manifest.to_json()) == manifest
+        return
+    with pytest.raises(ValueError, match="is not a shard name"):
+        Manifest.from_json(manifest.to_json())
 
 
 def test_no_samples(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""One image file: read whole, its header checked; nothing is decoded."""
+
+import io
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+
+from PIL import Image
+
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.photographs import MAX_IMAGE_BYTES, MAX_PIXELS, Photograph
+
+PLUGINS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+class RefusedImage(Exception):
+    """An image that must not go into a shard; the message is the reason, without the path."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedImage:
+    """An image as a file holds it. extension: "jpg", "png", "webp" or "ppm"; height, width: pixels."""
+
+    content: bytes
+    extension: str
+    height: int
+    width: int
+
+
+def read_image(root: str, image: Photograph, min_side: int) -> EncodedImage:
+    """Read an image file whole, check its header, and tell its true extension from its first bytes.
+
+    Raises RefusedImage: unreadable, another format, a broken header, a short side under `min_side` pixels, or
+    more than 178,956,970 pixels.  Raises UserError if it is not the file that was listed.
+    """
+    content = _read_unchanged(os.path.join(root, image.path), image)
+    extension = true_extension(content)
+    width, height = _header_size(content, extension)
+    if width * height > MAX_PIXELS:
+        raise RefusedImage(f"{width} x {height} pixels, over the limit of {MAX_PIXELS}")
+    if min(width, height) < min_side:
+        raise RefusedImage(f"{width} x {height} pixels, short side under {min_side}")
+    return EncodedImage(content=content, extension=extension, height=height, width=width)
+
+
+def true_extension(content: bytes) -> str:
+    """Tell "jpg", "png" or "webp" from the first bytes.  Raises RefusedImage for anything else."""
+    if not content:
+        raise RefusedImage("empty file")
+    if content.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+        return "webp"
+    raise RefusedImage("not a JPEG, PNG or WebP file")
+
+
+def _read_unchanged(path: str, image: Photograph) -> bytes:
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise RefusedImage("not a regular file")
+        seen = (status.st_size, status.st_mtime_ns)
+        if status.st_size > MAX_IMAGE_BYTES:
+            raise RefusedImage(f"{status.st_size} bytes, over the limit of {MAX_IMAGE_BYTES}")
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        # what was there is gone; anything else was there and unreadable at the start too
+        if isinstance(error, FileNotFoundError) and image.mtime_ns:
+            raise _changed(path, "it is gone") from error
+        raise RefusedImage(f"unreadable: {error.strerror}") from error
+    if seen != (image.bytes, image.mtime_ns) or len(content) != image.bytes:
+        raise _changed(path, f"it had {image.bytes:,} bytes, now {len(content):,}, or was written again")
+    return content
+
+
+def _changed(path: str, how: str) -> UserError:
+    return UserError(
+        f"{path!r} is not the file that was listed at the start: {how}; leave the source as it is until the "
+        "end, and start again in a new folder"
+    )
+
+
+def _header_size(content: bytes, extension: str) -> tuple[int, int]:
+    plugin = PLUGINS[extension]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=[plugin]) as image:
+                return image.size
+    except Image.DecompressionBombError as error:
+        raise RefusedImage(f"over the limit of {MAX_PIXELS} pixels") from error
+    # a parser given damaged bytes may raise anything, and one image must not stop a run of hours
+    except Exception as error:
+        raise RefusedImage(f"broken {plugin} header") from error

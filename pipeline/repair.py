@@ -1,0 +1,160 @@
+"""Stand-ins: a sample that cannot be decoded is replaced by the next one in storage order that can.
+
+Which sample stands in for which follows from the split's bytes and the decoder alone, so the stream is the
+same on any ranks, threads and prefetch.  Only pixels and label are the stand-in's: the batch keeps its ids,
+and with them its crops, flips and masks.  Each bad sample is named once; too many of them end the run.
+Shape suffixes: B samples, N bytes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.header import check_header
+from turbomim.pipeline.order import Turn
+from turbomim.pipeline.ppm import ppm_pixels
+from turbomim.pipeline.read import Samples, ShardFiles, read_samples
+from turbomim.pipeline.shards import Split
+from turbomim.pipeline.store import Kind
+
+# the share of replaced samples says nothing before
+MIN_SAMPLES = 200
+
+# place and reason of each image that does not decode, of some images that passed `admit`
+FindUndecodable = Callable[[list[NDArray[np.uint8]]], dict[int, str]]
+
+
+def admit(image_N: NDArray[np.uint8], store: Kind) -> NDArray[np.uint8]:
+    """Return what the graph is fed for a stored image: its bytes, or of the raw store its pixels, uncopied.
+
+    Raises ValueError with the reason: another format, a broken header, more than MAX_PIXELS pixels.
+    """
+    if store == "raw":
+        return ppm_pixels(image_N)
+    check_header(image_N)
+    return image_N
+
+
+class Repair:
+    """Replaces the samples of one rank's batches, and counts them.
+
+    samples, replaced: handed out so far, and how many of these were stand-ins.  max_share: the most that may
+    be, counted from 200 samples on; max_row: as many in a row, of the stream or of the storage, end the run.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        store: Kind,
+        find_undecodable: FindUndecodable,
+        max_share: float,
+        max_row: int,
+        notify: Callable[[str], None],
+    ) -> None:
+        self._split = split
+        self._store = store
+        # raw pixels need no decoder
+        self._find_undecodable = find_undecodable if store != "raw" else lambda _: {}
+        self._max_share = max_share
+        self._max_row = max_row
+        self._notify = notify
+        self._files = ShardFiles(split)
+        # of each bad sample known
+        self._stand_ins: dict[int, int] = {}
+        self._reasons: dict[int, str] = {}
+        self._row = 0
+        self.samples = 0
+        self.replaced = 0
+
+    def replace(self, turn: Turn, samples: Samples) -> Samples:
+        """Return the samples as the graph takes them: stand-ins for those known, or seen, to be bad."""
+        images, labels_B = list(samples.images), samples.labels_B.copy()
+        for place, sample in enumerate(turn.ids_B.tolist()):
+            if sample not in self._stand_ins:
+                try:
+                    images[place] = admit(images[place], self._store)
+                    continue
+                except ValueError as error:
+                    self._find_stand_in(sample, str(error))
+            other = self._read(self._stand_ins[sample])
+            images[place], labels_B[place] = admit(other.images[0], self._store), other.labels_B[0]
+        return Samples(images=images, labels_B=labels_B)
+
+    def learn(self, turn: Turn, fed: Samples) -> bool:
+        """Find which samples of a batch that failed do not decode; whether `replace` knows more now."""
+        known = len(self._stand_ins)
+        for place, reason in self._find_undecodable(fed.images).items():
+            sample = int(turn.ids_B[place])
+            if sample not in self._stand_ins:
+                self._find_stand_in(sample, reason)
+        return len(self._stand_ins) > known
+
+    def count(self, turn: Turn) -> None:
+        """Count a batch that is handed out.  Raises UserError: too many samples were replaced by now."""
+        for sample in turn.ids_B.tolist():
+            self.samples += 1
+            if sample not in self._stand_ins:
+                self._row = 0
+                continue
+            self.replaced += 1
+            self._row += 1
+            if self._row >= self._max_row:
+                raise self._too_many(f"{self._row:,} samples in a row, {self._row_limit}")
+            if self.samples >= MIN_SAMPLES and self.replaced > self._max_share * self.samples:
+                share = self.replaced / self.samples
+                limit = f"the limit is max_bad_share {self._max_share:.1%}"
+                raise self._too_many(f"{self.replaced:,} of {self.samples:,} samples ({share:.1%}), {limit},")
+
+    def close(self) -> None:
+        """Close the shards."""
+        self._files.close()
+
+    def _read(self, sample: int) -> Samples:
+        return read_samples(self._split, self._files, np.array([sample], np.int64))
+
+    def _find_stand_in(self, sample: int, reason: str) -> None:
+        """Remember a bad sample's stand-in, and that of each bad one between the two."""
+        total = self._split.manifest.samples
+        bad, candidate = [sample], sample
+        self._reasons[sample] = reason
+        while True:
+            if len(bad) == total:
+                raise self._too_many(f"all {total:,} samples of the split")
+            if len(bad) >= self._max_row:
+                raise self._too_many(f"{len(bad):,} samples in a row of the storage, {self._row_limit}")
+            candidate = (candidate + 1) % total
+            if candidate in self._stand_ins:
+                candidate = self._stand_ins[candidate]
+                break
+            fault = self._fault(candidate)
+            if fault is None:
+                break
+            bad.append(candidate)
+            self._reasons[candidate] = fault
+        for sample in bad:
+            self._stand_ins[sample] = candidate
+            name, other = self._split.locate(sample), self._split.locate(candidate)
+            self._notify(f"{name} cannot be decoded ({self._reasons[sample]}): replaced by {other}")
+
+    def _fault(self, sample: int) -> str | None:
+        """Say why a sample cannot be decoded, None if it can."""
+        try:
+            image = admit(self._read(sample).images[0], self._store)
+        except ValueError as error:
+            return str(error)
+        return self._find_undecodable([image]).get(0)
+
+    @property
+    def _row_limit(self) -> str:
+        return f"the limit is max_bad_row {self._max_row},"
+
+    def _too_many(self, what: str) -> UserError:
+        first, reason = next(iter(self._reasons.items()))
+        where = f"first {self._split.locate(first)} ({reason}), in {str(self._split.path)!r}"
+        return UserError(
+            f"{what} cannot be decoded, {where}: mend the photographs and remake the split with "
+            "`turbomim shard make`, or raise the limit"
+        )
