@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,14 +23,19 @@ from turbomim.train.recipes import RECIPES, recipe
 USAGE = """usage: turbomim COMMAND …
 
   demo                          the whole way, from photographs to a pre-trained encoder, in minutes
-  shard make SRC DST            a folder of images to WebDataset shards
-  shard inspect PATH            what is in a split
+  shard make SRC DST            a folder or a list (.csv, .tsv) of images to WebDataset shards; resumes
+  shard index PATH              what foreign WebDataset shards need to be trained on
+  shard verify PATH             every checksum, every header and, with --images, every pixel
+  shard inspect PATH            what is in a split, and with --sheet FILE.png some of it to look at
+  shard cat PATH SHARD:KEY      one image's bytes
   pretrain RECIPE --data.path PATH [--section.field VALUE …] [--config FILE.yaml] [--dry-run]
   recipes                       the recipes, with their sources and results
-  show RUN                      reconstruction pictures of a run
+  show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
+  tune loader|kernels           measure this machine's best settings
+  bench loader|kernels          measure against others
   doctor                        versions, devices, and what will be slow on this machine and why
 
-`turbomim pretrain --help` lists every setting; demo, shard make, shard inspect and show have --help too."""
+`turbomim pretrain --help` lists every setting; most other commands have --help too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +124,37 @@ def _shard(argv: list[str]) -> None:
 
     verbs = {
         "make": shard_make_command.make,
+        "index": shard_read_commands.index,
+        "verify": shard_read_commands.verify,
         "inspect": shard_read_commands.inspect,
+        "cat": shard_read_commands.cat,
     }
+    _verb("shard", verbs, argv)
+
+
+def _tune(argv: list[str]) -> None:
+    from turbomim.train import tune_kernels, tune_loader
+
+    _verb("tune", {"loader": tune_loader.loader, "kernels": tune_kernels.kernels}, argv)
+
+
+def _bench(argv: list[str]) -> None:
+    # training code imports no benchmark, so they are known by name
+    names = {"loader": "bench_loader", "kernels": "bench_kernels"}
+
+    def run(module: str, rest: list[str]) -> None:
+        importlib.import_module(f"turbomim.benchmarks.{module}").main(rest)
+
+    _verb("bench", {verb: partial(run, module) for verb, module in names.items()}, argv)
+
+
+def _verb(command: str, verbs: Mapping[str, Callable[[list[str]], None]], argv: list[str]) -> None:
+    """Call the verb that argv begins with.  Raises UsageError if there is none of that name."""
     verb = argv[0] if argv else ""
     if verb in ("", "-h", "--help"):
-        raise UsageError(f"shard needs a command: {', '.join(verbs)} (each has --help)")
+        raise UsageError(f"{command} needs a command: {', '.join(verbs)} (each has --help)")
     if verb not in verbs:
-        raise unknown("unknown shard command", verb, verbs)
+        raise unknown(f"unknown {command} command", verb, verbs)
     verbs[verb](argv[1:])
 
 
@@ -145,6 +176,11 @@ def _recipes(argv: list[str]) -> None:
 
 
 def _show(argv: list[str]) -> None:
+    if any(word.partition("=")[0] == "--targets" for word in argv):
+        from turbomim.train.targets_picture import targets
+
+        targets(argv)
+        return
     from turbomim.train.show import show
 
     options = parse(Show, argv, "turbomim show")
@@ -167,6 +203,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "recipes": _recipes,
     "show": _show,
+    "tune": _tune,
+    "bench": _bench,
     "doctor": _doctor,
 }
 

@@ -43,19 +43,37 @@ class DataConfig:
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     # share of the image's area that rrc keeps, from this to 1 (MAE 0.2, SimMIM 0.67)
     rrc_scale: float = 0.2
-    # decoding threads; 0 = as many as this process may use
+    # full: an epoch is a permutation of all samples; window: of shards, then of samples in windows of shards,
+    # for storage that hates random reads
+    shuffle: Literal["full", "window"] = "full"
+    # shards of a window
+    window: int = 16
+    # decoding threads of a rank; 0 = automatic: tuned for this machine, else its cores shared by its ranks
     threads: int = 0
-    # threads that read shards ahead of the decoder
-    readers: int = 2
-    # batches kept decoded ahead of the step
-    prefetch: int = 2
+    # threads that read shards ahead of the decoder; 0 = automatic: tuned, else 2
+    readers: int = 0
+    # batches read ahead, and batches decoded ahead of the step; 0 = automatic: tuned, else 2
+    prefetch: int = 0
+    # where a GPU's photographs are decoded: cpu, or mixed (JPEG engine, CUDA cores); auto: tuned, else mixed
+    decode: Literal["auto", "cpu", "mixed"] = "auto"
+    # share of the photographs that the GPU's JPEG engine takes in mixed; -1 = automatic: tuned, else 0.65
+    hw_decoder_load: float = -1.0
+    # share of a rank's samples that may be replaced because they cannot be decoded
+    max_bad_share: float = 0.05
+    # samples in a row that are replaced before the run ends
+    max_bad_row: int = 100
 
     def __post_init__(self) -> None:
         _need(self.size >= 16, "data.size", self.size, "at least 16 pixels")
         _need(0 < self.rrc_scale <= 1, "data.rrc_scale", self.rrc_scale, "above 0 and at most 1")
+        _need(self.window >= 1, "data.window", self.window, "at least 1 shard")
         _need(self.threads >= 0, "data.threads", self.threads, "0 (automatic) or more")
-        _need(self.readers >= 1, "data.readers", self.readers, "at least 1")
-        _need(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
+        _need(self.readers >= 0, "data.readers", self.readers, "0 (automatic) or more")
+        _need(self.prefetch >= 0, "data.prefetch", self.prefetch, "0 (automatic) or more")
+        load = self.hw_decoder_load
+        _need(load == -1 or 0 <= load <= 1, "data.hw_decoder_load", load, "0 to 1, or -1 (automatic)")
+        _need(0 <= self.max_bad_share <= 1, "data.max_bad_share", self.max_bad_share, "0 to 1")
+        _need(self.max_bad_row >= 1, "data.max_bad_row", self.max_bad_row, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -294,10 +312,13 @@ def _typed(name: str, value: object, kind: Any) -> object:
 def differences(one: Config, other: Config) -> list[str]:
     """Settings that decide the numbers of a run and differ: 'section.key: one -> other'."""
     free = {
-        "data.path", "data.heldout", "data.threads", "data.readers", "data.prefetch", "optim.micro_batch",
+        "data.path", "data.heldout", "data.threads", "data.readers", "data.prefetch", "data.decode",
+        "data.hw_decoder_load", "data.max_bad_share", "data.max_bad_row", "optim.micro_batch",
         "step.device", "step.compile", "step.precision",
         "run.name", "run.folder", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
     }  # fmt: skip
+    if one.data.shuffle == other.data.shuffle == "full":
+        free.add("data.window")
     a, b = to_dict(one), to_dict(other)
     return [
         f"{section}.{key}: {a[section][key]} -> {b[section][key]}"

@@ -15,9 +15,9 @@ from rich.console import Console
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack import make_shards
 from turbomim.train.config import Config
-from turbomim.train.distributed import cores
 from turbomim.train.export import create_call
 from turbomim.train.log import Record, duration, read_metrics
+from turbomim.train.machine import cores
 from turbomim.train.photos import PhotosReport, cut_photos
 from turbomim.train.pictures import loss_png
 from turbomim.train.pretrain import pretrain

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UsageError, UserError
 
 T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
@@ -26,20 +27,52 @@ class World:
     size: int
     device: torch.device
     # CPU-side group for decisions, so that agreeing never waits for the GPU; None for a single process
-    control: dist.ProcessGroup | None
+    control: dist.ProcessGroup | None = None
+    # processes that share this machine
+    local_size: int = 1
 
     @property
     def main(self) -> bool:
         """Whether this rank writes files and the terminal."""
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; every rank gets the same answer."""
+    def agree(self, *, stop: bool = False, error: UserError | None = None) -> bool:
+        """Whether any rank is to stop; every rank gets the same answer.
+
+        Every rank calls it, also one that met an error.  Then rank 0 raises the first such rank's UserError,
+        and the others, so that it is said once, SystemExit.
+        """
         if self.control is None:
-            return flag
-        value = torch.tensor(int(flag))
-        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.control)
-        return bool(value)
+            if error is not None:
+                raise error
+            return stop
+        worst = torch.tensor(2 if error else int(stop))
+        dist.all_reduce(worst, dist.ReduceOp.MAX, group=self.control)
+        if worst == 2:
+            errors: list[UserError | None] = [None] * self.size
+            dist.all_gather_object(errors, error, group=self.control)
+            rank, first = next((rank, each) for rank, each in enumerate(errors) if each is not None)
+            self._refuse(type(first)(f"rank {rank}: {first}"))
+        return bool(worst)
+
+    def together(self, act: Callable[[], T]) -> T:
+        """What this rank's call returns; what any rank's call refuses ends every rank, as in `agree`."""
+        try:
+            result = act()
+        except UserError as error:
+            self.agree(error=error)
+            raise
+        self.agree()
+        return result
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """The values of every rank, in order of rank, on every rank."""
+        if self.control is None:
+            return [list(values)]
+        mine = torch.tensor(values, dtype=torch.float64)
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(every, mine, group=self.control)
+        return [each.tolist() for each in every]
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean over ranks, on the tensor's device."""
@@ -49,7 +82,7 @@ class World:
         return value
 
     def from_main(self, choose: Callable[[], T]) -> T:
-        """What rank 0's call returns, on every rank; what it refuses is refused everywhere.
+        """What rank 0's call returns, on every rank; what it refuses ends every rank, as in `agree`.
 
         The result must be plain: it travels between the ranks.
         """
@@ -64,7 +97,7 @@ class World:
         dist.broadcast_object_list(answer, src=0, group=self.control)
         (result,) = answer
         if isinstance(result, UserError):
-            raise result
+            self._refuse(result)
         return cast(T, result)
 
     def wait(self) -> None:
@@ -72,10 +105,14 @@ class World:
         if self.control is not None:
             dist.barrier(group=self.control)
 
-
-def cores() -> int:
-    """CPU cores this process may use, shared fairly among the processes of this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    def _refuse(self, error: UserError) -> NoReturn:
+        """Raise an error that every rank knows: rank 0 says it."""
+        if self.main:
+            raise error
+        # torchrun ends all ranks when one is gone: stay until rank 0 has left, which breaks this off
+        with contextlib.suppress(RuntimeError):
+            self.wait()
+        raise SystemExit(2 if isinstance(error, UsageError) else 1)
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:
@@ -100,13 +137,14 @@ def start(device: str) -> Iterator[World]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
-        yield World(rank=0, size=1, device=chosen, control=None)
+        yield World(rank=0, size=1, device=chosen)
         return
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         control = dist.new_group(backend="gloo", timeout=TIMEOUT)
         assert isinstance(control, dist.ProcessGroup), "this rank is in the group of all ranks"
-        yield World(rank=rank, size=size, device=chosen, control=control)
+        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        yield World(rank=rank, size=size, device=chosen, control=control, local_size=local_size)
     finally:
         dist.destroy_process_group()

@@ -44,6 +44,7 @@ def examine() -> list[Check]:
         ("/dev/shm", machine.shared_memory),
         ("open files", machine.open_files),
         ("OMP_NUM_THREADS", machine.threads),
+        ("loader", machine.loader),
     ]
     checks = []
     for name, part in parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -54,24 +55,31 @@ def line_of(record: Record) -> str:
         parts.append(f"held-out {record['heldout_loss']:.4f}")
     if record["skipped"]:
         parts.append(f"skipped {record['skipped']}")
+    if record["replaced"]:
+        parts.append(f"replaced {record['replaced']}")
     parts.append(f"eta {duration(record['eta_s'])}")
     return "  ".join(parts)
 
 
 class RunLog:
-    """Writes metrics.jsonl and train.log and moves the bar.  On ranks other than 0 it does nothing."""
+    """Writes metrics.jsonl and train.log and moves the bar.  Other ranks than 0 only add notes."""
 
-    def __init__(self, folder: Path, console: Console, *, active: bool) -> None:
-        self.console, self.active = console, active
+    def __init__(self, folder: Path, console: Console, *, rank: int = 0, world: int = 1) -> None:
+        self.console, self.active = console, rank == 0
         self.metrics, self.plain = folder / "metrics.jsonl", folder / "train.log"
+        self._who = f"rank {rank}: " if world > 1 else ""
+        self._noted: set[str] = set()
         self._files: tuple[IO[str], IO[str]] | None = None
         self._bar: Progress | None = None
 
     @contextmanager
-    def open(self, step: int) -> Iterator[None]:
-        """Keep the files open; metrics after `step`, which a killed run wrote, are dropped first."""
+    def open(self, step: int) -> Iterator[list[Record]]:
+        """Keep the files open; metrics after `step`, which a killed run wrote, are dropped first.
+
+        Yields the metrics that stay; none on ranks other than 0.
+        """
         if not self.active:
-            yield
+            yield []
             return
         kept = [r for r in read_metrics(self.metrics) if r["step"] <= step]
         write_durably(self.metrics, "".join(json.dumps(r) + "\n" for r in kept).encode())
@@ -80,8 +88,10 @@ class RunLog:
             self.plain.open("a", encoding="utf-8") as plain,
         ):
             self._files = (metrics, plain)
-            yield
-        self._files = None
+            try:
+                yield kept
+            finally:
+                self._files = None
 
     @contextmanager
     def bar(self, step: int, steps: int) -> Iterator[None]:
@@ -92,13 +102,33 @@ class RunLog:
         columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
         with Progress(*columns, console=self.console, transient=True) as self._bar:
             self._bar.add_task("compiling the step …", total=steps, completed=step)
-            yield
-        self._bar = None
+            try:
+                yield
+            finally:
+                self._bar = None
 
     def say(self, text: str) -> None:
         """One line for people, on the terminal and in train.log."""
         if self.active:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._write(text)
+
+    def note(self, text: str) -> None:
+        """One line about this rank's data, said by any rank, at once, and only the first time."""
+        if text in self._noted:
+            return
+        self._noted.add(text)
+        if self.active:
+            self.say(self._who + text)
+            return
+        self.console.print(self._who + text, highlight=False, markup=False, soft_wrap=True)
+        # on another machine there may be no such folder; then the terminal has it alone
+        with contextlib.suppress(FileNotFoundError), self.plain.open("a", encoding="utf-8") as plain:
+            plain.write(_dated(self._who + text))
+
+    def keep(self, text: str) -> None:
+        """One line in train.log alone."""
+        if self.active:
             self._write(text)
 
     def advance(self, step: int) -> None:
@@ -122,5 +152,9 @@ class RunLog:
 
     def _write(self, text: str) -> None:
         if self._files is not None:
-            self._files[1].write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
+            self._files[1].write(_dated(text))
             self._files[1].flush()
+
+
+def _dated(text: str) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n"

@@ -142,13 +142,19 @@ def _gflops(dtype: torch.dtype) -> float:
     return 2 * side**3 / min(seconds) / 1e9
 
 
+def cpu_model(cpuinfo: str | None = None) -> str:
+    """The processor's name in the text of /proc/cpuinfo, this machine's if not given."""
+    text = _read("/proc/cpuinfo") if cpuinfo is None else cpuinfo
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1].strip() if model else platform.machine()
+
+
 def cpu_check(cpuinfo: str, cores: int) -> Check:
     """The line on the processor, from the text of /proc/cpuinfo."""
-    model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     flags_line = re.search(r"^flags\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     flags = set(flags_line[1].split()) if flags_line else set()
     known = [label for flag, label in _FLAGS.items() if flag in flags]
-    value = f"{model[1].strip() if model else platform.machine()}, {cores} cores for this process"
+    value = f"{cpu_model(cpuinfo)}, {cores} cores for this process"
     if known:
         value += f", {' '.join(known)}"
     # only x86 has a flags line; elsewhere nothing is known and nothing is said
@@ -217,6 +223,24 @@ def open_files() -> list[Check]:
     few = soft != resource.RLIM_INFINITY and soft < 1024
     advice = "shards stay open while they are read: ulimit -n 4096" if few else ""
     return [Check(name="open files", value=value, status="slow" if few else "ok", advice=advice)]
+
+
+def loader() -> list[Check]:
+    """Whether the loader was measured here."""
+    import torch
+
+    from turbomim.train.tuned import machine_name, read_tuned, tuned_file
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tuned = read_tuned(machine_name(device))
+    if tuned is None:
+        value = "not tuned: defaults are used; `turbomim tune loader --data PATH` measures what is fastest"
+    else:
+        value = (
+            f"tuned on {tuned.date}: {tuned.settings.text(device.type)}, {tuned.img_per_s:,.0f} img/s; "
+            f"see {tuned_file()}"
+        )
+    return [Check(name="loader", value=value)]
 
 
 def _read(path: str) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from turbomim.pipeline.errors import UserError
@@ -273,7 +274,7 @@ def _cut_source(path: Path, folder: Path, count: int, seed: int) -> int:
 
 
 def rectangle(
-    photograph: tuple[int, int], draws: Sequence[float] | np.ndarray
+    photograph: tuple[int, int], draws: Sequence[float] | npt.NDArray[np.float64]
 ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
     """A 4:3 or 3:4 rectangle of a photograph and the size to reduce it to.
 

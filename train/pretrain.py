@@ -17,11 +17,12 @@ from rich.console import Console
 from torch import Tensor
 
 from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.loader import Batch, Loader
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.loader import Batch, Loader, LoaderStats
+from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.config import Config, to_dict
-from turbomim.train.distributed import World, cores, start
+from turbomim.train.data import describe, open_data, open_loader, slow_stage
+from turbomim.train.distributed import World, start
 from turbomim.train.doctor import find_compiler
 from turbomim.train.export import export_encoder
 from turbomim.train.heldout import heldout_loss
@@ -32,10 +33,13 @@ from turbomim.train.plan import Plan, make_plan
 from turbomim.train.schedule import lr_at
 from turbomim.train.signals import StopFlag, stop_flag
 from turbomim.train.step import Step
+from turbomim.train.tuned import LoaderSettings, machine_name, read_tuned, resolve
 from turbomim.train.window import Window
 
 # steps in a row that may be skipped as not finite before the run ends
 MOST_SKIPPED = 10
+# log lines between two that say what the steps wait for
+SILENCE = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,27 +62,20 @@ def pretrain(config: Config, *, dry_run: bool = False, console: Console | None =
                 "no C++ compiler found: torch.compile needs one on a CPU; "
                 "install g++, or go on more slowly with --step.compile false (demo: --compile false)"
             )
-        split = _open(config.data.path, world)
-        heldout = _open(config.data.heldout, world) if config.data.heldout else None
-        plan = make_plan(config, split.manifest.samples, world.size)
+        data = config.data
+        split = open_data(data.path, "--data.path", data, world)
+        heldout = open_data(data.heldout, "--data.heldout", data, world) if data.heldout else None
+        plan = world.from_main(lambda: make_plan(config, split.manifest.samples, world.size))
+        tuned = world.together(lambda: read_tuned(machine_name(world.device)))
+        settings = resolve(data, tuned, world.local_size)
+        about_data = describe(data, split, settings, tuned, world)
         if dry_run:
-            return _dry_run(config, plan, world, console)
+            return _dry_run(config, plan, about_data, world, console)
         folder = rundir.run_folder(config)
         with contextlib.ExitStack() as held:
             found, damaged = world.from_main(lambda: _prepare(folder, config, split, held))
-            run = _Run(config, plan, split, heldout, world, console)
-            return run.go(found, damaged)
-
-
-def _open(path: str, world: World) -> Split:
-    """The split, checked by the main rank first, so that changed shards are hashed once."""
-    if not path:
-        raise UserError(
-            "data.path is empty: give the folder that `turbomim shard make` wrote, --data.path FOLDER"
-        )
-    opened: list[Split] = []
-    world.from_main(lambda: opened.append(open_split(path)))
-    return opened[0] if opened else open_split(path)
+            run = _Run(config, plan, split, heldout, settings, world, console)
+            return run.go(found, damaged, about_data)
 
 
 def _prepare(
@@ -99,12 +96,12 @@ def _prepare(
     return (str(found) if found else None), [str(path) for path in damaged]
 
 
-def _dry_run(config: Config, plan: Plan, world: World, console: Console) -> Outcome:
+def _dry_run(config: Config, plan: Plan, about_data: str, world: World, console: Console) -> Outcome:
     count = sum(p.numel() for p in MAE(config).parameters())
     if world.main:
         text = (
             f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"
-            f"{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
+            f"{about_data}\n{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
             f"device {world.device}; dry run: nothing was trained"
         )
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -115,25 +112,38 @@ class _Run:
     """One process of one run."""
 
     def __init__(
-        self, config: Config, plan: Plan, split: Split, heldout: Split | None, world: World, console: Console
+        self,
+        config: Config,
+        plan: Plan,
+        split: Split,
+        heldout: Split | None,
+        settings: LoaderSettings,
+        world: World,
+        console: Console,
     ) -> None:
         self.config, self.plan, self.split, self.heldout, self.world = config, plan, split, heldout, world
+        self.settings = settings
         self.folder = rundir.run_folder(config)
-        self.log = RunLog(self.folder, console, active=world.main)
+        self.log = RunLog(self.folder, console, rank=world.rank, world=world.size)
         self.model = MAE(config).to(world.device)
         self.optimizer = make_optimizer(self.model, config.optim)
         self.step = 0
+        # samples of the run up to the last log line
+        self.replaced = 0
+        # log lines that say nothing about waiting
+        self.silence = 0
 
     @property
     def position(self) -> int:
         return self.step * self.plan.global_batch
 
-    def go(self, found: str | None, damaged: list[str]) -> Outcome:
+    def go(self, found: str | None, damaged: list[str], about_data: str) -> Outcome:
         """Train from a checkpoint, or from the start, to the end or a signal."""
         if found is not None:
             checkpoint.load(Path(found), self.model, self.optimizer)
             self.step = checkpoint.read_state(Path(found)).step
-        with self.log.open(self.step):
+        with self.log.open(self.step) as kept:
+            self.replaced = sum(record.get("replaced", 0) for record in kept)
             for path in damaged:
                 self.log.say(f"{path} is damaged and was passed over")
             if self.step >= self.plan.steps:
@@ -141,51 +151,43 @@ class _Run:
                 return self._finish()
             if self.world.main:
                 rundir.describe(self.folder, self.config, self.world.device, self.world.size)
-            self._say_what(found)
+            self._say_what(found, about_data)
             self._status("running")
             try:
                 return self._train()
-            except BaseException:
+            except BaseException as error:
+                self.log.keep(f"failed at step {self.step}: {' '.join(str(error).split())}")
                 # on a full disk this fails too, and the first error is the one to show
                 with contextlib.suppress(UserError):
                     self._status("failed")
                 raise
 
-    def _say_what(self, found: str | None) -> None:
+    def _say_what(self, found: str | None, about_data: str) -> None:
         sections = to_dict(self.config)
         for name, section in sections.items():
             self.log.say(f"{name}: " + ", ".join(f"{key} {value}" for key, value in section.items()))
         self.log.say(self.plan.equation(self.config))
+        self.log.say(about_data)
         self.log.say(
-            f"{self.split.manifest.samples} samples in {len(self.split.manifest.shards)} shards, "
             f"device {self.world.device}, {f'resumed from {found}' if found else 'a new run'}: "
             f"step {self.step} of {self.plan.steps}"
         )
 
     def _train(self) -> Outcome:
-        data = self.config.data
         step = Step(self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps)
-        with (
-            Loader(
+        loader = self.world.together(
+            lambda: open_loader(
+                self.config,
                 self.split,
-                size=data.size,
-                crop=data.crop,
-                scale=data.rrc_scale,
-                interpolation=data.interpolation,
-                seed=self.config.run.seed,
+                self.settings,
+                self.world,
                 global_batch=self.plan.global_batch,
                 micro_batch=self.plan.micro_batch,
-                rank=self.world.rank,
-                world=self.world.size,
                 start=self.position,
-                device=self.world.device.type,
-                threads=data.threads or cores(),
-                readers=data.readers,
-                prefetch=data.prefetch,
-            ) as loader,
-            self.log.bar(self.step, self.plan.steps),
-            stop_flag() as flag,
-        ):
+                notify=self.log.note,
+            )
+        )
+        with loader, self.log.bar(self.step, self.plan.steps), stop_flag() as flag:
             stopped = self._loop(loader, step, flag)
         if not stopped:
             return self._finish()
@@ -201,27 +203,51 @@ class _Run:
         window = Window(self.config, self.plan, self.world, step.bfloat16, first=True)
         while self.step < self.plan.steps:
             waited = -time.perf_counter()
-            batches = list(itertools.islice(loader, self.plan.micro_steps))
+            batches, error = self._next(loader)
             waited += time.perf_counter()
+            if self.world.agree(stop=bool(flag.name), error=error):
+                if window.steps:
+                    self._report(window, loader.stats)
+                if self.step:
+                    self._save()
+                return True
             assert batches[0].position == self.position + self.world.rank * self.plan.local_batch
             lr = lr_at(self.position / self.plan.samples, self.config.optim)
             window.add(waited, *self._step(step, batches, lr))
             self.step += 1
             self.log.advance(self.step)
-            stopping = self.world.any(bool(flag.name))
             end = self.step == self.plan.steps
-            if self.step % run.log_every == 0 or stopping or end:
-                record = window.record(self.step, lr)
-                if end or (run.eval_every and self.step % run.eval_every == 0 and not stopping):
-                    record["heldout_loss"] = self._heldout_loss()
-                self.log.record(record)
-                self._check_skipped(record["skipped_in_a_row"])
-                window = window.next()
-            if self.step % run.save_every == 0 or stopping or end:
+            if self.step % run.log_every == 0 or end:
+                self._report(window, loader.stats)
+                window = window.next(loader.stats)
+            if self.step % run.save_every == 0 or end:
                 self._save()
-            if stopping:
-                return not end
         return False
+
+    def _next(self, loader: Loader) -> tuple[list[Batch], UserError | None]:
+        """The micro-batches of a step, or why there are none: the other ranks must hear of it."""
+        try:
+            return list(itertools.islice(loader, self.plan.micro_steps)), None
+        except UserError as error:
+            return [], error
+
+    def _report(self, window: Window, stats: LoaderStats) -> None:
+        """Log the window that ends with this step, with the held-out loss where it is due."""
+        run = self.config.run
+        record = window.record(self.step, self.optimizer.param_groups[0]["lr"], stats)
+        due = run.eval_every and self.step % run.eval_every == 0 and self.step % run.log_every == 0
+        if self.step == self.plan.steps or due:
+            record["heldout_loss"] = self._heldout_loss()
+        self.replaced += record["replaced"]
+        record["replaced_total"] = self.replaced
+        self.log.record(record)
+        self._check_skipped(record["skipped_in_a_row"])
+        slow = slow_stage(record, self.split, self.settings, self.world.local_size)
+        self.silence -= 1
+        # a process's first steps wait for the loader to start
+        if slow and not record["first"] and self.silence < 0:
+            self.log.say(slow)
+            self.silence = SILENCE
 
     def _step(self, step: Step, batches: list[Batch], lr: float) -> tuple[Tensor, Tensor, Tensor]:
         try:
@@ -236,7 +262,8 @@ class _Run:
     def _heldout_loss(self) -> float | None:
         if self.heldout is None:
             return None
-        return heldout_loss(self.model, self.heldout, self.config, self.plan.micro_batch, self.world)
+        batch, note = self.plan.micro_batch, self.log.note
+        return heldout_loss(self.model, self.heldout, self.config, self.settings, batch, self.world, note)
 
     def _check_skipped(self, in_a_row: int) -> None:
         if in_a_row >= MOST_SKIPPED:
@@ -250,6 +277,11 @@ class _Run:
         if self.world.main:
             path = export_encoder(self.model, self.config, self.folder / "export")
             self.log.say(f"the encoder is in {path}; encoder.json beside it has the call that loads it")
+        if self.replaced:
+            self.log.say(
+                f"{self.replaced} of {self.position} samples could not be decoded and were replaced; "
+                f"each such photograph is named in {self.log.plain}"
+            )
         self._status("done")
         self.world.wait()
         return self._outcome("done")

@@ -6,36 +6,67 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
+from turbomim.pipeline.executors import open_executor
+from turbomim.pipeline.making import MAKING
 from turbomim.pipeline.pack import PackReport, make_shards
+from turbomim.pipeline.photographs import describe_others
+from turbomim.pipeline.store import Kind, Store, Subsampling
+from turbomim.train.log import duration
 from turbomim.train.options import parse
+
+# seconds between lines where there is no terminal to draw a bar on
+LINE_INTERVAL = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardMake:
-    """Pack an ImageFolder tree (a folder a class) or a flat folder of images into WebDataset shards."""
+    """Pack images into WebDataset shards.
+
+    The same command resumes a run that was killed or failed, and does nothing after one that is done.
+    """
 
     src: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
-    """Folder of images."""
+    """Folder with a folder of images a class, or a folder of images, or a .csv or .tsv list of path,label."""
     dst: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
-    """Empty or new folder for the shards of one split."""
+    """Folder for the shards of one split: new, empty, or of an unfinished run."""
     name: str | None = None
-    """Data set name, first part of every shard's name; the source folder's name if not given."""
+    """Data set name, first part of every shard's name; the source's name if not given."""
     split: str = "train"
     """Second part of every shard's name."""
-    shard_size: int = 1000
-    """Images a shard."""
-    workers: int = len(os.sched_getaffinity(0))
-    """Processes; the output is the same for any number."""
+    root: Path | None = None
+    """What the paths of a list start from; the list's folder if not given."""
+    shard_size: int | None = None
+    """Images a shard; 1000 if neither this nor --shard-count is given."""
+    shard_count: int | None = None
+    """Shards in all, of equal size."""
+    store: Kind = "original"
+    """What is kept: original bytes, or images with the short side resized, JPEG (resized) or pixels (raw)."""
+    short_side: int = 224
+    """Of resized and raw images, pixels: the size that training crops to."""
+    resampling: Literal["bicubic", "bilinear"] = "bicubic"
+    """Filter of the resize, antialiased: the one that the recipe names."""
+    quality: int = 95
+    """Of resized JPEGs, 1 to 100."""
+    subsampling: Subsampling = "4:4:4"
+    """Of the colours of resized JPEGs: 4:4:4 keeps them all, 4:2:0 a quarter."""
+    check: Literal["header", "full"] = "header"
+    """Whether every image's header is checked, or every pixel is decoded."""
+    on_bad: Literal["quarantine", "fail"] = "quarantine"
+    """What to do with an image that is not fit: name it in bad.jsonl, or stop."""
+    min_side: int = 32
+    """Images with a shorter side are not fit, pixels."""
     seed: int = 0
     """Seed of the global shuffle."""
-    min_side: int = 32
-    """Images with a shorter side are left out and named in bad.jsonl, pixels."""
+    workers: int = len(os.sched_getaffinity(0))
+    """Processes; the output is the same for any number."""
+    executor: str = "local"
+    """Where the work is done: local, or dask:ADDRESS of a Dask scheduler whose workers see SRC and DST."""
 
 
 def make(argv: list[str]) -> None:
@@ -44,52 +75,109 @@ def make(argv: list[str]) -> None:
 
 
 def pack(options: ShardMake, console: Console) -> PackReport:
-    """Make shards with a bar, and say what was written and what was left out.  Raises UserError."""
+    """Make shards, show how far it is, and say what was written and left out.  Raises UserError."""
     begun = time.perf_counter()
-    columns = (
-        TextColumn("images"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        report = make_shards(
-            options.src,
-            options.dst,
-            name=options.name,
-            split=options.split,
-            samples_per_shard=options.shard_size,
-            workers=options.workers,
-            seed=options.seed,
-            min_side=options.min_side,
-            progress=progress,
-        )
-    console.print(
-        describe(report, time.perf_counter() - begun), highlight=False, markup=False, soft_wrap=True
-    )
+    columns = (TextColumn("images"), BarColumn(), TextColumn("{task.description}"))
+    with (
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
+        open_executor(options.executor) as executor,
+    ):
+        pace = Pace(console, bar)
+        try:
+            report = make_shards(
+                options.src,
+                options.dst,
+                name=options.name,
+                split=options.split,
+                root=options.root,
+                samples_per_shard=options.shard_size,
+                shard_count=options.shard_count,
+                store=store_of(options),
+                check=options.check,
+                on_bad=options.on_bad,
+                min_side=options.min_side,
+                seed=options.seed,
+                workers=options.workers,
+                executor=executor,
+                progress=pace.show,
+            )
+        except KeyboardInterrupt:
+            if (options.dst / MAKING).exists():
+                say(console, "finished shards are kept: the same command resumes")
+            raise
+    say(console, describe(report, time.perf_counter() - begun))
     return report
+
+
+def store_of(options: ShardMake) -> Store:
+    """The store that the flags describe."""
+    if options.store == "original":
+        return Store()
+    store = Store(kind=options.store, short_side=options.short_side, resampling=options.resampling)
+    if options.store == "raw":
+        return store
+    return Store(
+        kind=options.store,
+        short_side=options.short_side,
+        resampling=options.resampling,
+        quality=options.quality,
+        subsampling=options.subsampling,
+    )
+
+
+class Pace:
+    """Shows progress: a bar on a terminal, elsewhere a line every ten seconds."""
+
+    def __init__(self, console: Console, bar: Progress) -> None:
+        self.console, self.bar, self.task = console, bar, bar.add_task("", total=None)
+        self.begun: float | None = None
+        self.said, self.before = 0.0, 0
+
+    def show(self, done: int, total: int) -> None:
+        """Take note of `done` of `total` images; the first call tells where this run begins."""
+        now = time.monotonic()
+        if self.begun is None:
+            self.begun = self.said = now
+            self.before = done
+        text = progress_text(done, total, done - self.before, now - self.begun)
+        self.bar.update(self.task, completed=done, total=total, description=text)
+        if not self.console.is_terminal and now - self.said >= LINE_INTERVAL:
+            say(self.console, text)
+            self.said = now
+
+
+def progress_text(done: int, total: int, now_done: int, seconds: float) -> str:
+    """Images done, the rate of this run in img/s, and the time left."""
+    rate = now_done / seconds if seconds else 0.0
+    left = f", {duration((total - done) / rate)} left" if rate else ""
+    return f"{done:,} of {total:,} images, {rate:,.0f} img/s{left}"
+
+
+def say(console: Console, text: str) -> None:
+    """Print without markup or wrapping."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe(report: PackReport, seconds: float) -> str:
     """What was written and what was left out, in lines."""
     manifest = report.manifest
     size = sum(shard.bytes for shard in manifest.shards)
-    lines = [
+    what = (
         f"{manifest.samples:,} images of {len(manifest.classes):,} classes in {len(manifest.shards):,} "
-        "shards, "
-        f"{size / 1e6:,.1f} MB, in {report.path} ({manifest.samples / seconds:,.0f} img/s)"
-    ]
+        f"shards, {size / 1e6:,.1f} MB, in {report.path}"
+    )
+    if report.kept == len(manifest.shards):
+        lines = [f"already whole, nothing to do: {what}"]
+    elif report.kept:
+        lines = [f"{what} ({report.kept:,} shards were kept from an earlier run)"]
+    else:
+        lines = [f"{what} ({manifest.samples / seconds:,.0f} img/s)"]
     if report.bad:
         reasons = f"first: {report.bad[0].path!r}, {report.bad[0].reason}"
         lines.append(f"left out: {len(report.bad):,} images, named in {report.path / 'bad.jsonl'}; {reasons}")
     if report.other_files:
-        others = ", ".join(f"{count:,} {extension}" for extension, count in report.other_files.items())
-        lines.append(f"not images by their names: {others}")
+        lines.append(f"not images by their names: {describe_others(report.other_files, most=20)}")
     if report.empty_classes:
-        lines.append(f"classes without an image: {', '.join(map(repr, report.empty_classes[:10]))}")
+        more = f" and {len(report.empty_classes) - 10:,} others" if len(report.empty_classes) > 10 else ""
+        lines.append(f"classes without an image: {', '.join(map(repr, report.empty_classes[:10]))}{more}")
     return "\n".join(lines)

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from turbomim.kernels.masked_patches import Target, masked_patches
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.loader import Batch, Loader
+from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.loader import Batch, to_stderr
 from turbomim.pipeline.shards import Manifest, Split, open_split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.data import check_store, open_loader
+from turbomim.train.distributed import World
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures import FloatArray, Row, denormalise, reconstruction_png, unpatchify
+from turbomim.train.tuned import LoaderSettings
 
 HEADERS = ("photograph", "masked input", "reconstruction", "from visible patches only", "target")
 # photographs looked through for different classes
@@ -31,20 +34,25 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
 
     Raises UserError where there is no run, no whole checkpoint or no data.
     """
+    if not 1 <= images <= CANDIDATES:
+        raise UsageError(f"--images {images}: must be 1 to {CANDIDATES}")
+    if out is not None and (out.suffix.lower() != ".png" or out.is_dir()):
+        raise UsageError(f"--out {out}: must be a file whose name ends in .png")
     config = rundir.read_config(run)
     found, _ = checkpoint.newest(run / "ckpt")
     if found is None:
         raise UserError(
             f"{run}/ckpt has no whole checkpoint yet: let the run save one (run.save_every steps)"
         )
-    if images < 1:
-        raise UserError(f"--images {images}: must be at least 1")
     model = MAE(config)
     checkpoint.load(found, model)
     path = data or Path(config.data.heldout or config.data.path)
     if not path.is_dir():
         raise UserError(f"{path}, the data of {run}, is not a folder seen from here: give --data FOLDER")
     split = open_split(path)
+    check_store(config.data, split, "--data")
+    if images > split.manifest.samples:
+        raise UsageError(f"--images {images}: {path} has only {split.manifest.samples} samples")
     batch = pick(split, config, images)
     out = out or run / "images" / f"reconstruction-{checkpoint.read_state(found).step:08d}.png"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,19 +80,15 @@ def caption(config: Config, data: Manifest) -> str:
 
 def pick(split: Split, config: Config, images: int) -> Batch:
     """A batch of `images` samples at the run's size: different classes first, in stream order."""
-    count = max(images, min(CANDIDATES, split.manifest.samples))
-    with Loader(
+    count = min(CANDIDATES, split.manifest.samples)
+    with open_loader(
+        config,
         split,
-        size=config.data.size,
-        crop=config.data.crop,
-        scale=config.data.rrc_scale,
-        interpolation=config.data.interpolation,
-        seed=config.run.seed,
+        LoaderSettings(threads=2, readers=1, prefetch=1),
+        World(rank=0, size=1, device=torch.device("cpu")),
         global_batch=count,
         micro_batch=count,
-        threads=2,
-        readers=1,
-        prefetch=1,
+        notify=to_stderr,
     ) as loader:
         batch = next(loader)
     labels = batch.labels_B.tolist()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from turbomim.pipeline.loader import LoaderStats
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.log import Record, duration
@@ -26,6 +27,8 @@ class Window:
     bfloat16: bool
     # whether it holds this process's first step, and so the compilation
     first: bool = False
+    # of the loader, when the window began
+    stats: LoaderStats = field(default_factory=LoaderStats)
     begun: float = field(default_factory=time.perf_counter)
     steps: int = 0
     wait_s: float = 0.0
@@ -41,8 +44,20 @@ class Window:
         total = total + torch.where(skipped > 0, 0.0, loss)
         self.sums = torch.stack([total, count + skipped, row, torch.maximum(most, row), norm])
 
-    def record(self, step: int, lr: float) -> Record:
-        """The log record of the window that ends with `step`.  Only here the loop waits for the device."""
+    def record(self, step: int, lr: float, stats: LoaderStats) -> Record:
+        """The log record of the window that ends with `step`.  Only here the loop waits for the device.
+
+        Every rank comes here.  Waits are those of the rank that waited longest, as the others wait for it.
+        """
+        ranks = self.world.gather(
+            [
+                self.wait_s,
+                stats.read_wait_s - self.stats.read_wait_s,
+                stats.decode_wait_s - self.stats.decode_wait_s,
+                stats.replaced - self.stats.replaced,
+            ]
+        )
+        wait_s, read_s, decode_s, _ = max(ranks)
         loss, skipped, _, most, norm = self.sums.tolist()
         elapsed = time.perf_counter() - self.begun
         rate = self.steps * self.plan.global_batch / elapsed
@@ -57,7 +72,10 @@ class Window:
             "lr": lr,
             "grad_norm": norm,
             "img_per_s": rate,
-            "data_wait_pct": 100 * self.wait_s / elapsed,
+            "data_wait_pct": 100 * wait_s / elapsed,
+            "read_wait_pct": 100 * read_s / elapsed,
+            "decode_wait_pct": 100 * decode_s / elapsed,
+            "replaced": int(sum(replaced for *_, replaced in ranks)),
             "step_ms": 1000 * elapsed / self.steps,
             "mfu": rate / self.world.size * flops_per_image(self.config) / peak if peak else None,
             "skipped": int(skipped),
@@ -67,13 +85,12 @@ class Window:
             "eta_s": (self.plan.steps - step) * elapsed / self.steps,
         }
 
-    def next(self) -> Window:
+    def next(self, stats: LoaderStats) -> Window:
         """An empty window; a row of skipped steps goes on."""
         row = self.sums[2]
         zero = torch.zeros_like(row)
-        return Window(
-            self.config, self.plan, self.world, self.bfloat16, sums=torch.stack([zero, zero, row, row, zero])
-        )
+        sums = torch.stack([zero, zero, row, row, zero])
+        return Window(self.config, self.plan, self.world, self.bfloat16, stats=stats, sums=sums)
 
 
 def rates(records: list[Record]) -> str:

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
+from turbomim.kernels.masked_loss import masked_mse
 from turbomim.kernels.masked_patches import masked_patches
 from turbomim.kernels.masking import random_masking
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
@@ -125,7 +126,7 @@ class MAE(nn.Module):
 
     def forward_loss(self, pred_BMP: Tensor, target_BMP: Tensor) -> Tensor:
         """Mean over masked patches of the mean squared error, () float32."""
-        return functional.mse_loss(pred_BMP.float(), target_BMP.float())
+        return masked_mse(pred_BMP, target_BMP)
 
     def forward(
         self,

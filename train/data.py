@@ -1,0 +1,140 @@
+"""The data of a run: its splits checked against the settings, the one place that opens a Loader, and what
+holds it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from turbomim.pipeline.crops import check_crop
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.store import Store
+from turbomim.train.config import Config, DataConfig
+from turbomim.train.distributed import World
+from turbomim.train.log import Record
+from turbomim.train.machine import cores
+from turbomim.train.tuned import LoaderSettings, Tuned, origin
+
+# % of the time that a step may wait for data before a log says what to do
+LONG_WAIT = 5.0
+
+
+def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
+    """The split of a flag, fit for the crops.  The main rank checks it first: changed shards are hashed once.
+
+    Raises UserError that names the flag.
+    """
+    if not path:
+        raise UserError(
+            f"data.path is empty: give the folder that `turbomim shard make` wrote, {flag} FOLDER"
+        )
+    opened: list[Split] = []
+
+    def check() -> None:
+        if not Path(path).exists():
+            raise UserError(f"{flag} {path} does not exist: give the folder that `turbomim shard make` wrote")
+        opened.append(open_split(path))
+        check_store(data, opened[0], flag)
+
+    world.from_main(check)
+    return world.together(lambda: opened[0] if opened else open_split(path))
+
+
+def check_store(data: DataConfig, split: Split, flag: str) -> None:
+    """Raise UserError if the split's store cannot give the crops that are asked for."""
+    store = Store.of(split.manifest.made)
+    if store.short_side is None:
+        return
+    try:
+        check_crop(data.crop, data.interpolation, size=data.size, scale=data.rrc_scale, store=store)
+    except UserError as error:
+        fitting = f"data.size {store.short_side}"
+        if data.crop == "src":
+            fitting += f", data.interpolation {store.resampling}"
+        raise UserError(f"{flag} {split.path}: {error} ({fitting})") from error
+
+
+def store_text(data: DataConfig, split: Split) -> str:
+    """How the split keeps its photographs, and what that means for the crops."""
+    store = Store.of(split.manifest.made)
+    if store.kind == "original":
+        return "original photographs"
+    facts = [f"short side {store.short_side}", f"{store.resampling}"]
+    if store.kind == "resized":
+        facts += [f"JPEG quality {store.quality}", f"{store.subsampling}"]
+    text = f"{store.kind} store ({', '.join(facts)})"
+    if data.crop == "rrc":
+        text += f": random crops come from images resized to {store.short_side}, not from the originals"
+    return text
+
+
+def describe(
+    data: DataConfig, split: Split, settings: LoaderSettings, tuned: Tuned | None, world: World
+) -> str:
+    """What is read and how: two lines."""
+    return (
+        f"{split.manifest.samples} samples in {len(split.manifest.shards)} shards, "
+        f"{store_text(data, split)}\n"
+        f"loader of a rank: {settings.text(world.device.type)}; {origin(tuned)}"
+    )
+
+
+def open_loader(
+    config: Config,
+    split: Split,
+    settings: LoaderSettings,
+    world: World,
+    *,
+    global_batch: int,
+    micro_batch: int,
+    start: int = 0,
+    notify: Callable[[str], None],
+) -> Loader:
+    """The Loader of a rank: every crop that training, held-out loss and pictures see."""
+    data = config.data
+    return Loader(
+        split,
+        size=data.size,
+        crop=data.crop,
+        scale=data.rrc_scale,
+        interpolation=data.interpolation,
+        seed=config.run.seed,
+        global_batch=global_batch,
+        micro_batch=micro_batch,
+        rank=world.rank,
+        world=world.size,
+        start=start,
+        device=world.device.type,
+        threads=settings.threads,
+        readers=settings.readers,
+        prefetch=settings.prefetch,
+        decode=settings.decode,
+        hw_decoder_load=settings.hw_decoder_load,
+        shuffle=data.shuffle,
+        window=data.window,
+        max_bad_share=data.max_bad_share,
+        max_bad_row=data.max_bad_row,
+        notify=notify,
+    )
+
+
+def slow_stage(record: Record, split: Split, settings: LoaderSettings, local_size: int) -> str | None:
+    """Which stage of the loader the steps of a log record waited for, with one remedy; None if for little."""
+    if record["data_wait_pct"] <= LONG_WAIT:
+        return None
+    tune = f"`turbomim tune loader --data {split.path}` measures what is fastest here"
+    share = max(1, cores() // local_size)
+    stage = "reading" if record["read_wait_pct"] >= record["decode_wait_pct"] else "decoding"
+    if stage == "reading":
+        remedy = tune
+    elif settings.threads < share:
+        remedy = f"more threads may help, --data.threads {share}"
+    elif Store.of(split.manifest.made).kind == "original":
+        remedy = "`turbomim shard make --store resized` makes shards that decode several times faster"
+    else:
+        remedy = tune
+    return (
+        f"{record['data_wait_pct']:.0f} % of the time was spent waiting for data, most for {stage}: {remedy}"
+    )
