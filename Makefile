@@ -25,7 +25,7 @@ format: .venv/dev.done
 	$(BIN)/ruff format .
 
 bench: .venv/dev.done  ## ratios on a CPU, times on a GPU; JSON lines
-	$(BIN)/python -m turbomim.benchmarks.bench_masked_patches
+	$(BIN)/python -m turbomim.benchmarks.bench_kernels
 
 clean:  ## all but the shards and runs of yours
 	rm -rf .venv build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
