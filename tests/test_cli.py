@@ -79,7 +79,7 @@ def test_shard_commands(
     )
     assert "33 images of 3 classes in 5 shards" in capsys.readouterr().out
     assert call(monkeypatch, "shard", "make", str(photo_folder), str(tmp_path / "s")) == 1
-    assert "not empty" in capsys.readouterr().err
+    assert "(8, now 1000)" in capsys.readouterr().err
     assert call(monkeypatch, "shard", "inspect", str(tmp_path / "s")) == 0
     assert "33" in capsys.readouterr().out
 

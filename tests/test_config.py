@@ -9,7 +9,16 @@ import pytest
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train.cli import parse_config
-from turbomim.train.config import Config, ModelConfig, OptimConfig, RunConfig, differences, from_dict, to_dict
+from turbomim.train.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    differences,
+    from_dict,
+    to_dict,
+)
 from turbomim.train.recipes import RECIPES, recipe
 
 
@@ -92,6 +101,12 @@ def test_order_of_sources(tmp_path: Path) -> None:
             ["demo", "--model.radius", "0.5"],
             "model.radius = 0.5: must be large enough for a blur of less than 96",
         ),
+        (["demo", "--data.shuffle", "windows"], "flags: data.shuffle = windows: must be one of full, window"),
+        (["demo", "--data.window", "0"], "data.window = 0: must be at least 1 shard"),
+        (["demo", "--data.readers", "-1"], "data.readers = -1: must be 0 (automatic) or more"),
+        (["demo", "--data.hw_decoder_load", "1.5"], "data.hw_decoder_load = 1.5: must be 0 to 1, or -1"),
+        (["demo", "--data.max_bad_share", "2"], "data.max_bad_share = 2.0: must be 0 to 1"),
+        (["demo", "--data.max_bad_row", "0"], "data.max_bad_row = 0: must be at least 1"),
         (["demo", "--run.keep", "1"], "run.keep = 1: must be at least 2"),
         (["demo", "--model.width", "100"], "model.width = 100: must be a multiple of 4 x its 4 heads"),
     ],
@@ -131,3 +146,16 @@ def test_differences_name_what_changes_the_numbers() -> None:
         one, model=ModelConfig(radius=10.0), optim=OptimConfig(micro_batch=8, epochs=900)
     )
     assert differences(one, two) == ["model.radius: 40.0 -> 10.0", "optim.epochs: 800 -> 900"]
+
+
+def test_how_fast_data_comes_may_change_on_resume_but_not_its_order() -> None:
+    one = Config()
+    fast = DataConfig(
+        threads=3, readers=4, prefetch=5, decode="cpu", hw_decoder_load=0.5, max_bad_share=0.5, max_bad_row=9
+    )
+    assert differences(one, Config(data=fast)) == []
+    assert differences(one, Config(data=DataConfig(window=3))) == []
+    other = Config(data=DataConfig(shuffle="window", window=3))
+    assert differences(one, other) == ["data.shuffle: full -> window", "data.window: 16 -> 3"]
+    wider = Config(data=DataConfig(shuffle="window", window=4))
+    assert differences(other, wider) == ["data.window: 3 -> 4"]

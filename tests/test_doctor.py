@@ -25,7 +25,7 @@ def test_report_mentions_all_that_decides_speed() -> None:
     for name in (
         "python", "torch", "triton", "DALI", "timm", "torchvision", "numpy", "Pillow", "GPU", "CPU",
         "C++ compiler", "Python headers", "matrix products", "memory", "disk", "/dev/shm", "open files",
-        "OMP_NUM_THREADS",
+        "OMP_NUM_THREADS", "loader",
     ):  # fmt: skip
         assert names.count(name) >= 1, name
     text = printed(checks)

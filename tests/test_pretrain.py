@@ -315,10 +315,11 @@ def test_a_run_of_steps_that_are_not_finite_stops_with_the_last_good_checkpoint(
     [
         ({"optim": {"micro_batch": 3}}, r"optim.micro_batch = 3 does not divide the 8 samples of a rank"),
         ({"data": {"path": ""}}, r"data.path is empty: give the folder"),
-        ({"data": {"path": "/nowhere"}}, r"/nowhere"),
+        ({"data": {"path": "/nowhere"}}, r"--data.path /nowhere does not exist: give the folder"),
+        ({"data": {"heldout": "/nowhere"}}, r"--data.heldout /nowhere does not exist: give the folder"),
         ({"step": {"device": "cuda"}}, r"step.device = cuda: no CUDA device is visible"),
     ],
-    ids=["micro-batch", "no path", "nowhere", "no gpu"],
+    ids=["micro-batch", "no path", "nowhere", "held-out nowhere", "no gpu"],
 )
 def test_bad_runs_are_one_line(
     trees: Path, tmp_path: Path, sections: dict[str, dict[str, Any]], message: str

@@ -1,0 +1,97 @@
+"""`turbomim shard make` as people see it: flags, progress, and what is said at the end."""
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+from test_pack import save_image
+
+from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.store import Store
+from turbomim.train.options import parse
+from turbomim.train.shard_make_command import Pace, ShardMake, make, pack, progress_text, store_of
+
+
+def said(options: ShardMake) -> str:
+    out = io.StringIO()
+    pack(options, Console(file=out))
+    return out.getvalue()
+
+
+def test_flags_reach_the_shards(photo_folder: Path, tmp_path: Path) -> None:
+    words = "--store resized --short-side 32 --resampling bilinear --quality 80 --subsampling 4:2:0"
+    words += " --shard-count 3 --check full --min-side 41 --seed 3 --split val --name oaks --workers 1"
+    make([str(photo_folder), str(tmp_path / "out"), *words.split()])
+    manifest = open_split(tmp_path / "out").manifest
+    assert Store.of(manifest.made) == Store(
+        kind="resized", short_side=32, resampling="bilinear", quality=80, subsampling="4:2:0"
+    )
+    wanted = {"shard_count": 3, "samples_per_shard": None, "check": "full", "min_side": 41, "seed": 3}
+    assert {key: manifest.made[key] for key in wanted} == wanted
+    assert manifest.shards[0].name == "oaks-val-000000.tar"
+
+
+def test_a_raw_store_has_no_quality() -> None:
+    options = parse(ShardMake, ["a", "b", "--store", "raw"], "test")
+    assert store_of(options).to_json() == {"kind": "raw", "short_side": 224, "resampling": "bicubic"}
+
+
+def test_sizes_exclude_each_other(photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        make([str(photo_folder), str(tmp_path / "out"), "--shard-size", "3", "--shard-count", "3"])
+
+
+def test_what_is_said(tmp_path: Path) -> None:
+    for number in range(6):
+        save_image(tmp_path / "src" / "a\x1b[31m" / f"{number}.jpg", seed=number)
+    (tmp_path / "src" / "a\x1b[31m" / "bad\n\x1b[31m.jpg").touch()
+    (tmp_path / "src" / "a\x1b[31m" / "x.\x1b[31m").touch()
+    (tmp_path / "src" / "empty\x1b[0m").mkdir()
+    options = ShardMake(src=tmp_path / "src", dst=tmp_path / "out", shard_size=2, workers=1)
+    text = said(options)
+    assert "6 images of 2 classes in " in text and "img/s)" in text
+    assert r"first: 'a\x1b[31m/bad\n\x1b[31m.jpg', empty file" in text
+    assert r"not images by their names: 1 .\x1b[31m" in text
+    assert r"classes without an image: 'empty\x1b[0m'" in text
+    assert "\x1b" not in text and text.count("\n") == 4
+    assert said(options).startswith("already whole, nothing to do: 6 images of 2 classes")
+
+
+def test_a_resumed_run_says_what_it_kept(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ShardMake(src=photo_folder, dst=tmp_path / "out", shard_size=9, workers=1)
+
+    def interrupt(self: Pace, done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    out = io.StringIO()
+    with monkeypatch.context() as patch:
+        patch.setattr(Pace, "show", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pack(options, Console(file=out))
+    assert out.getvalue() == "finished shards are kept: the same command resumes\n"
+    assert "(1 shards were kept from an earlier run)" in said(options)
+
+
+def test_without_a_terminal_a_line_comes_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, clock = io.StringIO(), iter([100.0, 104.0, 111.0, 112.0, 122.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    console = Console(file=out)
+    pace = Pace(console, Progress(console=console, disable=True))
+    # a resumed run: 500 images were there
+    for done in (500, 900, 1600, 1700, 2700):
+        pace.show(done, 4900)
+    assert out.getvalue().splitlines() == [
+        "1,600 of 4,900 images, 100 img/s, 0:33 left",
+        "2,700 of 4,900 images, 100 img/s, 0:22 left",
+    ]
+
+
+def test_the_first_moment_has_no_rate() -> None:
+    assert progress_text(5, 10, 0, 0.0) == "5 of 10 images, 0 img/s"
