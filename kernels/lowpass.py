@@ -1,7 +1,6 @@
-"""PixMIM's low-frequency images: a Gaussian blur, and the published ideal disc filter.
+"""PixMIM's low-frequency images by a Gaussian blur: few and near taps.  The published filter is in `ideal`.
 
-Both take uint8 images and return float32 ones in 0..1 units.  A radius is in cycles per image.
-Suffixes: B batch, C channels, H W pixels (H == W == S), R frequencies, Q waves (2 R).
+Suffixes: B batch, C channels, H W pixels (H == W == S).
 """
 
 # Triton's arguments have no Python types.
@@ -101,6 +100,8 @@ def blur_patch(
     patch; SIDE and WINDOW are powers of two, at least PATCH and PATCH + 2 * REACH.
     The three channels (of four, for the power of two) are stacked, so that one product with the banded matrix
     of the taps blurs along the columns and another along the rows.
+    The other way, a shifted load for every tap, was compiled too: for a patch of 16 and a reach of 4 each of
+    its threads loads 650 times and holds 128 registers; here 12 times and 64 (sm_80).
     The result is as many times too large as `untap` of `blur_scalars` is small.
     """
     near = tl.arange(0, WINDOW)
@@ -142,87 +143,3 @@ def _split(x):
     """Return two float16 tensors that add up to x, to 22 bits: tensor cores multiply them without loss."""
     high = x.to(tl.float16)
     return high, (x - high.to(tl.float32)).to(tl.float16)
-
-
-def ideal_ref(images_BHWC: Tensor, radius: float) -> Tensor:
-    """Keep the frequencies inside a disc and return the modulus, as PixMIM's published code does.
-
-    images (B, S, S, 3) uint8; radius in cycles per image.  Returns (B, S, S, 3) float32 in 0..1 units.
-    Only the kept frequencies are computed, as float32 products with cosines and sines; autocast is switched
-    off here, and on a GPU TF32 must be off (torch's default).
-    Raises ValueError if the disc keeps no frequency.
-    Source: LowFreqTargetGenerator of mmselfsup (arXiv:2303.02416), where the disc's centre is (S - 1) / 2 and
-    not the zero frequency at S // 2; we follow it.
-    """
-    # The matrices depend on the size, so a traced size becomes a constant here.
-    size = int(images_BHWC.shape[1])
-    batch, channels = images_BHWC.shape[0], images_BHWC.shape[3]
-    with torch.autocast(images_BHWC.device.type, enabled=False):
-        waves_QS, even_RR, odd_y_RR, odd_x_RR, odd_RR = _waves_and_disc(size, radius, images_BHWC.device)
-        count = waves_QS.shape[0]
-        images = (images_BHWC.float() / 255).reshape(batch, size, size * channels)
-        down = (waves_QS @ images).reshape(batch, count, size, channels)
-        spectrum_BQCQ = down.transpose(2, 3) @ waves_QS.T
-        cos_y, sin_y = spectrum_BQCQ.transpose(1, 2).chunk(2, dim=2)
-        (cc, cs), (sc, ss) = cos_y.chunk(2, dim=3), sin_y.chunk(2, dim=3)
-        # The disc times the spectrum, with exp(-ify) exp(-ifx) written out over the signs of fy and fx.
-        real = _blocks(
-            even_RR * cc - odd_RR * ss,
-            even_RR * cs + odd_RR * sc,
-            odd_RR * cs + even_RR * sc,
-            even_RR * ss - odd_RR * cc,
-        )
-        imag = _blocks(
-            -odd_x_RR * cs - odd_y_RR * sc,
-            odd_x_RR * cc - odd_y_RR * ss,
-            odd_y_RR * cc - odd_x_RR * ss,
-            odd_y_RR * cs + odd_x_RR * sc,
-        )
-        across_B2CQS = torch.stack([real, imag], dim=1) @ waves_QS
-        across = across_B2CQS.permute(0, 1, 3, 4, 2).reshape(batch, 2, count, size * channels)
-        out_real, out_imag = (waves_QS.T @ across).unbind(1)
-        modulus = (out_real.square() + out_imag.square()).sqrt() / size**2
-    return modulus.reshape(batch, size, size, channels)
-
-
-def ideal_disc(size: int, radius: float) -> Tensor:
-    """Return the published mask over the shifted spectrum: (S, S) float32, 1 = frequency kept."""
-    distance = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    return (distance[:, None] ** 2 + distance[None, :] ** 2 <= radius**2).float()
-
-
-def _waves_and_disc(
-    size: int, radius: float, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the waves that the disc keeps, and the disc's four parts.
-
-    waves (2R, S): the cosines, then the sines, of the frequencies 0, 1, ... R - 1.  Each part (R, R) adds the
-    disc at (±fy, ±fx): all four; times the sign of fy; times the sign of fx; times both signs.
-    """
-    centre = (size - 1) / 2
-    first = max(0, math.ceil(centre - radius))
-    last = min(size - 1, math.floor(centre + radius))
-    nearest = math.sqrt(2) * (centre % 1)
-    if radius < nearest:
-        raise ValueError(f"radius is {radius}: a disc that keeps a frequency needs at least {nearest:.3f}")
-    frequency = torch.arange(max(size // 2 - first, last - size // 2) + 1, device=device)
-    pixel = torch.arange(size, device=device)
-    # The product is reduced as an integer, so that the angle is exact.
-    angle = (frequency[:, None] * pixel[None, :] % size).double() * (2 * math.pi / size)
-    # Zero has two signs and is one frequency: half of it to each.
-    share = torch.where(frequency == 0, 0.5, 1.0)
-
-    def disc(sign_y: int, sign_x: int) -> Tensor:
-        y, x = sign_y * frequency + size // 2, sign_x * frequency + size // 2
-        distance = (y - centre).double().square()[:, None] + (x - centre).double().square()[None, :]
-        inside = (distance <= radius**2) & (y < size)[:, None] & (x < size)[None, :]
-        return inside * share[:, None] * share[None, :]
-
-    pp, pm, mp, mm = disc(1, 1), disc(1, -1), disc(-1, 1), disc(-1, -1)
-    waves_QS = torch.cat([angle.cos(), angle.sin()]).float()
-    return waves_QS, pp + pm + mp + mm, pp + pm - mp - mm, pp - pm + mp - mm, pp - pm - mp + mm
-
-
-def _blocks(cc: Tensor, cs: Tensor, sc: Tensor, ss: Tensor) -> Tensor:
-    """Join four (..., R, R) blocks to one (..., 2R, 2R) matrix."""
-    return torch.cat([torch.cat([cc, cs], dim=-1), torch.cat([sc, ss], dim=-1)], dim=-2)

@@ -18,13 +18,18 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from turbomim.kernels.philox import PURPOSE_MASK, draw_u32_ref, philox_words
+from turbomim.kernels.source import SOURCE
 
 # A sort key is noise << 31 | unit: equal noise is ordered by unit, and the key stays a positive int64.
 _UNIT_BITS = 31
 
+# Rectangles that `block_masking` draws, and the bits of a patch in its sort key.
+_BLOCKS = 32
+_PATCH_BITS = 24
+
 # Units ranked by one program, and Philox blocks (of four units) they are compared with at a time.
 TILE = 64
-CHUNK = 32
+CHUNK = 16
 NUM_WARPS = 4
 
 
@@ -35,12 +40,20 @@ def random_masking(
 
     epochs (B,) and ids (B,) int64, 0 <= epoch < 2**32, 0 <= id < 2**48; 0 <= seed < 2**63.
     Returns ids_keep (B, keep) and ids_mask (B, units - keep), int64, both in shuffled order.
-    Raises ValueError if the shapes, dtypes or numbers do not fit.
+    A unit is one patch, or several: see `patches_of_units`.
+    Raises ValueError if the shapes, dtypes, devices or numbers do not fit.
     Source: arXiv:2111.06377 sec. 3 and MAE's random_masking; here the noise is a 32-bit integer that belongs
     to the sample, and equal noise is ordered by unit number.
     """
     if not 0 < keep < units:
         raise ValueError(f"keep is {keep}: keep at least 1 and fewer than all {units} units of a sample")
+    _check(seed, epochs_B, ids_B)
+    ids_keep_BK, ids_mask_BM = random_masking_op(seed, epochs_B, ids_B, units, keep, SOURCE)
+    return ids_keep_BK, ids_mask_BM
+
+
+def _check(seed: int, epochs_B: Tensor, ids_B: Tensor) -> None:
+    """Raise ValueError if these name no samples."""
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed}: choose 0 <= seed < 2**63")
     if ids_B.ndim != 1 or epochs_B.shape != ids_B.shape:
@@ -49,8 +62,71 @@ def random_masking(
         )
     if ids_B.dtype != torch.int64 or epochs_B.dtype != torch.int64:
         raise ValueError(f"epochs are {epochs_B.dtype} and ids {ids_B.dtype}: give torch.int64")
-    ids_keep_BK, ids_mask_BM = random_masking_op(seed, epochs_B, ids_B, units, keep)
-    return ids_keep_BK, ids_mask_BM
+    if ids_B.device != epochs_B.device:
+        raise ValueError(f"epochs are on {epochs_B.device} and ids on {ids_B.device}: move one")
+
+
+def patches_of_units(ids: Tensor, grid: int, unit: int) -> Tensor:
+    """Replace each mask unit by its patches, column by column as LSMAE does.
+
+    ids (B, K) int64, row-major numbers of the units of `unit` x `unit` patches in an image of grid x grid
+    patches.  Returns (B, K * unit * unit) int64, row-major patch numbers.
+    Raises ValueError if the units do not tile the image.
+    Source: long_seq_mae (2 x 2); SimMIM (32 pixels: 2 x 2 patches of 16, 8 x 8 of 4).
+    """
+    if unit < 1 or grid % unit:
+        raise ValueError(f"unit is {unit}: choose a divisor of the image's {grid} patches a side")
+    near = torch.arange(unit, device=ids.device)
+    inner = near[None, :] * grid + near[:, None]  # (column, row)
+    corner = ids // (grid // unit) * (grid * unit) + ids % (grid // unit) * unit
+    return (corner[..., None, None] + inner).flatten(1)
+
+
+def block_masking(seed: int, epochs_B: Tensor, ids_B: Tensor, grid: int, keep: int) -> tuple[Tensor, Tensor]:
+    """Remove rectangles of patches until `keep` of the grid x grid patches of each sample are left.
+
+    epochs, ids and seed as in `random_masking`; returns the same, ids_keep (B, keep) and ids_mask int64.
+    A rectangle has one of all sizes of 16 patches (of 1, if fewer go) to as many as are removed, height /
+    width from 0.3 to 1 / 0.3, and lies anywhere, each equally likely.  Patches go in the order of the first
+    rectangle that covers them, in one by rows, so the last may go in part.  What 32 rectangles leave goes at
+    random.
+    Raises ValueError if the shapes, dtypes, devices or numbers do not fit.
+    Source: arXiv:2106.08254 sec. 2.3; there the number removed varies.
+    """
+    patches = grid * grid
+    if not 0 < keep < patches:
+        raise ValueError(f"keep is {keep}: keep at least 1 and fewer than all {patches} patches of a sample")
+    _check(seed, epochs_B, ids_B)
+    words = draw_u32_ref(seed, epochs_B, ids_B, PURPOSE_MASK, 3 * _BLOCKS + patches)
+    first_BN = _first_rectangle(words[:, : 3 * _BLOCKS].reshape(-1, _BLOCKS, 3), grid, patches - keep)
+    noise_BN = torch.where(first_BN == _BLOCKS, words[:, 3 * _BLOCKS :], 0)
+    patch_N = torch.arange(patches, device=ids_B.device)
+    order_BN = (((first_BN << 32) | noise_BN) << _PATCH_BITS | patch_N).argsort(dim=1)
+    return order_BN[:, patches - keep :].contiguous(), order_BN[:, : patches - keep].contiguous()
+
+
+def _first_rectangle(words_BR3: Tensor, grid: int, most: int) -> Tensor:
+    """Return the number (B, N) int64 of the first rectangle that covers each patch, or R if none does.
+
+    words (B, R, 3): for each rectangle, what draws its shape, top and left.  All is integers, so that every
+    device draws the same: a 32-bit word times n, without its low 32 bits, is one of 0 ... n - 1.
+    """
+    shape, y, x = words_BR3.unbind(2)
+    side = torch.arange(grid, device=words_BR3.device)
+    height, width = (side + 1)[:, None], (side + 1)[None, :]
+    area = height * width
+    allowed = (area >= (16 if most >= 16 else 1)) & (area <= most)
+    allowed &= (3 * width <= 10 * height) & (3 * height <= 10 * width)
+    numbered = allowed.flatten().cumsum(0)
+    cell = torch.searchsorted(numbered, (shape * numbered[-1] >> 32) + 1)
+    height, width = cell // grid + 1, cell % grid + 1
+    top, left = y * (grid - height + 1) >> 32, x * (grid - width + 1) >> 32
+    row, column = side - top[..., None], side - left[..., None]
+    rows = (row >= 0) & (row < height[..., None])
+    columns = (column >= 0) & (column < width[..., None])
+    number = torch.arange(_BLOCKS, dtype=torch.uint8, device=side.device)[:, None, None]
+    covered_by = torch.where(rows[..., :, None] & columns[..., None, :], number, _BLOCKS)
+    return covered_by.amin(1).flatten(1).long()
 
 
 def random_masking_ref(
@@ -150,7 +226,7 @@ def kernel_constants(units: int, keep: int) -> dict[str, int]:
 
 @triton_op("turbomim::random_masking", mutates_args={})
 def random_masking_op(
-    seed: int, epochs_B: Tensor, ids_B: Tensor, units: int, keep: int
+    seed: int, epochs_B: Tensor, ids_B: Tensor, units: int, keep: int, source: str
 ) -> tuple[Tensor, Tensor]:
     """Run the kernel on a GPU and the reference elsewhere; `random_masking` checks the arguments."""
     if not ids_B.is_cuda:

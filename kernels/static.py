@@ -1,97 +1,104 @@
 """Ahead-of-time compilation: what each Triton kernel costs on A100, H100 and B200, without a GPU.
 
-`python -m turbomim.kernels.static` prints one line for each kernel, configuration and architecture.
+Counted, not measured: registers, shared memory, spills, the warps that fit a multiprocessor, and bytes.
+`python -m turbomim.kernels.static [--markdown]` prints a table of each.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from turbomim.kernels import masked_patches, masking
-
-# compute capability: A100; H100 and H200; B200
-ARCHITECTURES = (80, 90, 100)
+from turbomim.kernels.configurations import Configuration, configurations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Configuration:
-    """One kernel as a recipe launches it."""
+class Architecture:
+    """What a multiprocessor has.  Source: CUDA C++ Programming Guide, compute capabilities."""
 
     name: str
-    # the @triton.jit function
-    kernel: Any
-    # Triton types of the run-time arguments, in order
-    types: tuple[str, ...]
-    # compile-time arguments and num_warps
-    constants: dict[str, int]
+    shared_bytes: int
+    warps: int = 64
+    blocks: int = 32
+    registers: int = 65536
+
+
+# by compute capability
+ARCHITECTURES: Final = {
+    80: Architecture(name="A100", shared_bytes=164 * 1024),
+    90: Architecture(name="H100, H200", shared_bytes=228 * 1024),
+    100: Architecture(name="B200", shared_bytes=228 * 1024),
+}
+
+# TB/s of A100-80G and of H200, for the floors
+BANDWIDTHS: Final = (2.0, 4.3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
     """What a compiled kernel takes of a multiprocessor."""
 
-    name: str
+    configuration: Configuration
+    # compute capability
     architecture: int
-    warps: int
     # of 255, a thread
     registers: int
+    # a block
     shared_bytes: int
     # local memory a thread: spilled registers and stack
     spill_bytes: int
     # machine code
     cubin_bytes: int
 
+    def warps(self) -> int:
+        """Warps of a block."""
+        return self.configuration.constants["num_warps"]
 
-def configurations() -> tuple[Configuration, ...]:
-    """Return the configurations that the recipes use: 224 pixels, and the demo's 96 with patch 8."""
-    return (
-        _masking(units=196, keep=49),
-        _masking(units=144, keep=36),
-        _patches(size=224, patch=16, target="raw", radius=40, visible="bf16"),
-        _patches(size=224, patch=16, target="raw", radius=40, visible="fp32"),
-        _patches(size=224, patch=16, target="gaussian", radius=40, visible="bf16"),
-        _patches(size=224, patch=16, target="gaussian", radius=40, visible="fp32"),
-        _patches(size=224, patch=14, target="gaussian", radius=40, visible="bf16"),
-        _patches(size=224, patch=32, target="gaussian", radius=40, visible="bf16"),
-        _patches(size=96, patch=8, target="raw", radius=17, visible="fp32"),
-        _patches(size=96, patch=8, target="gaussian", radius=17, visible="fp32"),
-    )
+    def resident_warps(self) -> tuple[int, str]:
+        """The most warps that a multiprocessor holds at once, and what allows no more.
 
-
-def _masking(*, units: int, keep: int) -> Configuration:
-    """Return `random_masking` of so many units."""
-    return Configuration(
-        name=f"random_masking units={units} keep={keep}",
-        kernel=masking._random_masking_kernel,
-        types=("*i64", "*i64", "*i64", "*i64", "i64"),
-        constants=masking.kernel_constants(units, keep),
-    )
+        Source: the CUDA occupancy calculator: a warp's registers come in 256s, warps that registers allow in
+        fours, a block's shared memory in 128 bytes and 1 KiB for the system.
+        """
+        has = ARCHITECTURES[self.architecture]
+        warp_registers = _round_up(self.registers * 32, 256)
+        shared = _round_up(self.shared_bytes, 128) + 1024
+        blocks = {
+            "registers": has.registers // warp_registers // 4 * 4 // self.warps(),
+            "shared memory": has.shared_bytes // shared,
+            "blocks": has.blocks,
+            "warps": has.warps // self.warps(),
+        }
+        # of equals the last: fewer registers would gain nothing then
+        limit = min(reversed(blocks), key=lambda name: blocks[name])
+        return blocks[limit] * self.warps(), limit
 
 
-def _patches(*, size: int, patch: int, target: str, radius: float, visible: str) -> Configuration:
-    """Return `masked_patches` with norm_pix; `visible` is the Triton name of its dtype."""
-    return Configuration(
-        name=f"masked_patches S={size} patch={patch} {target} {visible}",
-        kernel=masked_patches._masked_patches_kernel,
-        types=("*u8", "*i64", "*i64", f"*{visible}", "*fp32", "i32", "i32", *["fp32"] * 9),
-        constants=masked_patches.kernel_constants(size, patch, target, radius, norm_pix=True),
-    )
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+@functools.cache
+def usages() -> tuple[Usage, ...]:
+    """Compile every configuration for every architecture, once a process."""
+    return tuple(compile_kernel(c, arch) for c in configurations() for arch in ARCHITECTURES)
 
 
 def compile_kernel(configuration: Configuration, architecture: int) -> Usage:
     """Compile one kernel to machine code and read what it uses.
 
-    architecture: compute capability as two digits or three (80, 90, 100).
+    architecture: compute capability as a number, one of ARCHITECTURES.
     Raises RuntimeError in a process that runs Triton's interpreter, which cannot compile.
     """
     kernel = configuration.kernel
@@ -113,9 +120,8 @@ def compile_kernel(configuration: Configuration, architecture: int) -> Usage:
     compiled = triton.compile(source, target=target, options={"num_warps": warps})
     registers, spill_bytes = _resources(compiled.asm["cubin"])
     return Usage(
-        name=configuration.name,
+        configuration=configuration,
         architecture=architecture,
-        warps=warps,
         registers=registers,
         shared_bytes=compiled.metadata.shared,
         spill_bytes=spill_bytes,
@@ -137,22 +143,50 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
 
 
-def table(usages: Sequence[Usage]) -> str:
-    """Return the usages as aligned text, one a line, under a header."""
-    width = max(len(usage.name) for usage in usages)
-    lines = [f"{'kernel':{width}}  arch    warps  registers  shared B  spill B  cubin B"]
-    for u in usages:
-        lines.append(
-            f"{u.name:{width}}  sm_{u.architecture:<3}  {u.warps:5}  {u.registers:9}"
-            f"  {u.shared_bytes:8}  {u.spill_bytes:7}  {u.cubin_bytes:7}"
-        )
-    return "\n".join(lines)
+def resource_table(compiled: Sequence[Usage], *, markdown: bool = False) -> str:
+    """What each kernel takes on each architecture, one a line: aligned text, or markdown."""
+    rows = [
+        ["kernel", "arch", "warps", "registers", "shared B", "spill B", "cubin B", "warps on an SM", "limit"]
+    ]
+    for usage in compiled:
+        resident, limit = usage.resident_warps()
+        counts = (usage.warps(), usage.registers, usage.shared_bytes, usage.spill_bytes, usage.cubin_bytes)
+        numbers = [f"{count:,}" for count in (*counts, resident)]
+        rows.append([usage.configuration.name, f"sm_{usage.architecture}", *numbers, limit])
+    return _lines(rows, markdown)
 
 
-def main() -> None:
-    """Compile everything and print the table."""
-    print(table([compile_kernel(c, arch) for c in configurations() for arch in ARCHITECTURES]))
+def traffic_table(counted: Sequence[Configuration], *, markdown: bool = False) -> str:
+    """The bytes that each kernel moves an image, and the time of the fewest: aligned text, or markdown."""
+    times = [f"µs at {bandwidth} TB/s" for bandwidth in BANDWIDTHS]
+    rows = [["kernel", "fewest B", "loaded B", "stored B", *times]]
+    for configuration in counted:
+        traffic = configuration.traffic
+        numbers = [f"{count:,}" for count in (traffic.floor, traffic.loads, traffic.stores)]
+        numbers += [f"{traffic.floor_us(bandwidth):,.1f}" for bandwidth in BANDWIDTHS]
+        rows.append([configuration.name, *numbers])
+    return _lines(rows, markdown)
+
+
+def _lines(rows: list[list[str]], markdown: bool) -> str:
+    """Lay out a header and lines; every column but the first is aligned to the right."""
+    if markdown:
+        rule = ["---", *["--:"] * (len(rows[0]) - 1)]
+        return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)])
+        for row in rows
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Compile everything and print both tables."""
+    markdown = "--markdown" in argv
+    print(resource_table(usages(), markdown=markdown))
+    print("\nBytes an image; microseconds of the fewest bytes for 1,000 images:\n")
+    print(traffic_table(configurations(), markdown=markdown))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

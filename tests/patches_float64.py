@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torchvision.transforms.functional as tvf
 from torch import Tensor
@@ -33,12 +34,13 @@ class Case:
     radius: float = 40.0
     norm_pix: bool = True
     dtype: torch.dtype = torch.float32
+    target_dtype: torch.dtype = torch.float32
 
     def __str__(self) -> str:
         norm = "norm" if self.norm_pix else "plain"
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype, target_dtype = (str(d).removeprefix("torch.") for d in (self.dtype, self.target_dtype))
         shape = f"{self.batch}x{self.size}-p{self.patch}-k{self.keep}"
-        return f"{shape}-{self.target}-r{self.radius:g}-{norm}-{dtype}"
+        return f"{shape}-{self.target}-r{self.radius:g}-{norm}-{dtype}-{target_dtype}"
 
     @property
     def patches(self) -> int:
@@ -92,20 +94,22 @@ def blurred(images: Tensor, radius: float) -> Tensor:
     return result.permute(0, 2, 3, 1)
 
 
-def disc_filtered(images: np.ndarray, radius: float) -> np.ndarray:
+def disc_filtered(images: npt.NDArray[np.float64], radius: float) -> npt.NDArray[np.float64]:
     """Filter (B, S, S, 3) as PixMIM's published code does: shifted FFT, off-centre disc, modulus."""
     size = images.shape[1]
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     disc = (y**2 + x**2 <= radius**2)[None, :, :, None]
     spectrum = np.fft.fftshift(np.fft.fft2(images, axes=(1, 2)), axes=(1, 2))
-    return np.abs(np.fft.ifft2(spectrum * disc, axes=(1, 2)))
+    filtered: npt.NDArray[np.float64] = np.abs(np.fft.ifft2(spectrum * disc, axes=(1, 2)))
+    return filtered
 
 
 def check(case: Case, visible: Tensor, target: Tensor, want: tuple[Tensor, Tensor]) -> None:
     """Compare a result with `expected`: every value, so an unwritten one (NaN) fails."""
     assert visible.dtype == case.dtype
-    assert target.dtype == torch.float32
+    assert target.dtype == case.target_dtype
     tolerance = VISIBLE_TOLERANCE[case.dtype]
     torch.testing.assert_close(visible.cpu().double(), want[0], rtol=tolerance, atol=tolerance)
     tolerance = NORM_PIX_TOLERANCE if case.norm_pix else TARGET_TOLERANCE
-    torch.testing.assert_close(target.cpu().double(), want[1], rtol=0, atol=tolerance)
+    rounding = 0.0 if case.target_dtype == torch.float32 else VISIBLE_TOLERANCE[case.target_dtype]
+    torch.testing.assert_close(target.cpu().double(), want[1], rtol=rounding, atol=tolerance)

@@ -1,6 +1,12 @@
 """Every Triton kernel compiles to machine code for A100, H100 and B200, and spills nothing.
 
 Without a GPU.  A kernel that takes one argument more, or uses what an architecture lacks, fails here.
+
+Which test fails for which mistake (each was made once, on purpose):
+too few warps, so that registers spill: test_compiles_without_spilling;
+a recipe whose sizes nobody compiles: test_every_recipe_is_compiled;
+registers not rounded up, the kibibyte of a block left out, warps not in fours: test_warps_that_fit;
+a floor above what is stored, or in other units: test_bytes_of_mae.
 """
 
 from dataclasses import replace
@@ -8,46 +14,135 @@ from typing import Any
 
 import pytest
 
-from turbomim.kernels import masked_patches, masking, static
-from turbomim.kernels.static import ARCHITECTURES, Configuration, compile_kernel, configurations, table
+from turbomim.kernels import ideal, masked_patches, masking, static
+from turbomim.kernels.configurations import Configuration, Traffic, configurations
+from turbomim.kernels.static import (
+    ARCHITECTURES,
+    Usage,
+    compile_kernel,
+    resource_table,
+    traffic_table,
+    usages,
+)
+from turbomim.train.recipes import RECIPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
+CONFIGURATIONS = {configuration.name: configuration for configuration in configurations()}
+
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("configuration", configurations(), ids=lambda configuration: configuration.name)
-def test_compiles_without_spilling(configuration: Configuration, architecture: int) -> None:
-    usage = compile_kernel(configuration, architecture)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_compiles_without_spilling(name: str, architecture: int) -> None:
+    usage = next(u for u in usages() if (u.configuration.name, u.architecture) == (name, architecture))
     assert usage.spill_bytes == 0, usage
     assert 0 < usage.registers <= 128, usage
     # Two blocks a multiprocessor, on the smallest of them (A100: 163 KiB a block).
     assert usage.shared_bytes <= 80 * 1024, usage
     assert usage.cubin_bytes > 0
+    resident, _ = usage.resident_warps()
+    # enough warps that some compute while others wait for memory
+    assert 12 <= resident <= 64 and resident % usage.warps() == 0, usage
 
 
 def test_spills_are_seen() -> None:
-    wide = next(c for c in configurations() if "patch=32 gaussian" in c.name)
-    # Two warps cannot hold a window of 64 x 64 x 4.
-    assert compile_kernel(replace(wide, constants=wide.constants | {"num_warps": 2}), 90).spill_bytes > 0
+    ranks = configurations()[0]
+    # One warp cannot hold 128 x 64 comparisons.
+    wide = replace(ranks, constants=ranks.constants | {"TILE": 128, "CHUNK": 64, "num_warps": 1})
+    assert compile_kernel(wide, 90).spill_bytes > 0
 
 
 def test_every_kernel_is_compiled() -> None:
     compiled = {configuration.kernel for configuration in configurations()}
     launched = {
         value
-        for module in (masking, masked_patches)
+        for module in (masking, masked_patches, ideal)
         for name, value in vars(module).items()
         if name.endswith("_kernel")
     } - {masked_patches.has_kernel}
     assert compiled == launched
 
 
-def test_table_has_a_line_for_each() -> None:
-    usage = compile_kernel(configurations()[0], 90)
-    lines = table([usage, replace(usage, name="other", registers=7)]).splitlines()
-    assert len(lines) == 3
-    assert len({len(line) for line in lines}) == 1
-    assert lines[2].split()[:4] == ["other", "sm_90", "4", "7"]
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_is_compiled(recipe: str) -> None:
+    config = RECIPES[recipe]()
+    compiled = [configuration.constants for configuration in configurations()]
+    model, size = config.model, config.data.size
+    assert masking.kernel_constants(config.patches, config.keep) in compiled
+    if masked_patches.has_kernel(size, model.patch, model.target, model.radius):
+        needed = masked_patches.kernel_constants(
+            size, model.patch, model.target, model.radius, model.norm_pix
+        )
+        assert needed in compiled
+    if model.target == "ideal":
+        assert ideal.ideal_constants(size, model.patch, model.radius, model.norm_pix) in compiled
+
+
+def usage(*, warps: int, registers: int, shared: int = 0, architecture: int = 80) -> Usage:
+    nothing = Traffic(floor=0, loads=0, stores=0)
+    configuration = Configuration(
+        name="any", kernel=None, types=(), constants={"num_warps": warps}, traffic=nothing
+    )
+    return Usage(
+        configuration=configuration,
+        architecture=architecture,
+        registers=registers,
+        shared_bytes=shared,
+        spill_bytes=0,
+        cubin_bytes=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "warps", "limit"),
+    [
+        # 2,048 threads of 32 registers are all 65,536
+        (usage(warps=4, registers=32), 64, "warps"),
+        # 33 become 40: 1,280 a warp, 51 warps, 48 in fours
+        (usage(warps=4, registers=33), 48, "registers"),
+        (usage(warps=2, registers=33), 48, "registers"),
+        (usage(warps=8, registers=128), 16, "registers"),
+        # 2,560 a warp: 25 warps, 24 in fours, three blocks of 8
+        (usage(warps=8, registers=80), 24, "registers"),
+        (usage(warps=1, registers=255), 8, "registers"),
+        # 32 blocks at most
+        (usage(warps=1, registers=32), 32, "blocks"),
+        # 40 KiB and one more of 164: four blocks; of 228: five
+        (usage(warps=4, registers=32, shared=40 * 1024), 16, "shared memory"),
+        (usage(warps=4, registers=32, shared=40 * 1024, architecture=90), 20, "shared memory"),
+    ],
+)
+def test_warps_that_fit(kernel: Usage, warps: int, limit: str) -> None:
+    assert kernel.resident_warps() == (warps, limit)
+
+
+def test_bytes_of_mae() -> None:
+    mae = next(c for c in configurations() if "224 px, patch 16, raw, bf16" in c.name).traffic
+    image, visible, hidden = 224 * 224 * 3, 49 * 768 * 2, 147 * 768 * 2
+    # the patch numbers are read too
+    assert visible + hidden == mae.stores
+    assert mae.floor == image + visible + hidden + 196 * 8
+    assert mae.floor <= mae.loads + mae.stores
+    assert mae.floor_us(2.0) == pytest.approx(mae.floor / 2e12 * 1000 * 1e6)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_no_kernel_moves_less_than_its_floor(name: str) -> None:
+    traffic = CONFIGURATIONS[name].traffic
+    assert 0 < traffic.stores < traffic.floor <= traffic.loads + traffic.stores
+
+
+def test_tables_have_a_line_for_each() -> None:
+    text = resource_table([usage(warps=4, registers=77), usage(warps=8, registers=7)]).splitlines()
+    assert len(text) == 3 and len({len(line) for line in text}) == 1
+    assert text[2].split()[:4] == ["any", "sm_80", "8", "7"]
+    traffic = Traffic(floor=2_000_000, loads=5, stores=6)
+    marked = traffic_table(
+        [replace(CONFIGURATIONS[n], traffic=traffic) for n in CONFIGURATIONS], markdown=True
+    )
+    lines = marked.splitlines()
+    assert len(lines) == 2 + len(CONFIGURATIONS) and len({line.count("|") for line in lines}) == 1
+    assert lines[2].endswith("| 2,000,000 | 5 | 6 | 1,000.0 | 465.1 |")
 
 
 def test_the_interpreter_cannot_compile() -> None:

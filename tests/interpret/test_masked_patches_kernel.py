@@ -2,9 +2,12 @@
 
 Which test fails for which mistake (each was made once, on purpose):
 a wrong tap, a halo off by one, a repeated edge pixel, the low half of the taps or of the first blur left out,
-rows and columns swapped, a biased variance, padding in the mean, another epsilon, ids_keep and ids_mask
-swapped, a last value not stored: test_kernel_equals_float64;
-a patch outside the image not marked: test_a_patch_outside_the_image_is_nan.
+rows and columns swapped, channels in another order, a biased variance, padding in the mean, another epsilon,
+ids_keep and ids_mask swapped, a last value not stored, the last waves of a disc left out, the real part for
+the modulus: test_kernel_equals_float64;
+the last rows, columns or terms of a product, its operands' strides mixed up: test_product_equals_torch;
+a patch outside the image not marked: test_a_patch_outside_the_image_is_nan;
+no epsilon: test_flat_image_has_a_zero_target.
 Only a GPU can show an image offset in 32 bits: test_offsets_pass_two_gigabytes.
 """
 
@@ -16,6 +19,7 @@ import torch
 from patches_float64 import MEAN, STD, Case, check, expected, inputs
 from torch import Tensor
 
+from turbomim.kernels.ideal import _launch_product
 from turbomim.kernels.masked_patches import _launch_masked_patches, masked_patches
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
@@ -43,6 +47,13 @@ CASES = (
     Case(batch=1, size=32, patch=16, keep=1, target="gaussian", radius=2.2, norm_pix=False),
     Case(batch=1, size=224, patch=16, keep=49, target="gaussian", radius=40),
     Case(batch=1, size=224, patch=16, keep=195, target="gaussian", radius=40, norm_pix=False),
+    Case(batch=64, size=16, patch=4, keep=4, target="gaussian", radius=4, target_dtype=torch.float16),
+    Case(batch=3, size=63, patch=7, keep=20, target="gaussian", radius=13, target_dtype=torch.bfloat16),
+    Case(batch=3, size=48, patch=4, keep=100, target="ideal", radius=9),
+    Case(batch=3, size=45, patch=9, keep=5, target="ideal", radius=9, norm_pix=False),
+    Case(batch=1, size=56, patch=14, keep=5, target="ideal", radius=10, target_dtype=torch.bfloat16),
+    Case(batch=1, size=96, patch=32, keep=2, target="ideal", radius=17, dtype=torch.bfloat16),
+    Case(batch=1, size=224, patch=16, keep=186, target="ideal", radius=40),
 )
 
 
@@ -59,7 +70,15 @@ def nan_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 def launch(case: Case, images: Tensor, ids_keep: Tensor, ids_mask: Tensor) -> tuple[Tensor, Tensor]:
     tensors = (images.to(DEVICE), ids_keep.to(DEVICE), ids_mask.to(DEVICE))
     return _launch_masked_patches(
-        *tensors, case.patch, case.target, float(case.radius), case.norm_pix, MEAN, STD, case.dtype
+        *tensors,
+        case.patch,
+        case.target,
+        float(case.radius),
+        case.norm_pix,
+        MEAN,
+        STD,
+        case.dtype,
+        case.target_dtype,
     )
 
 
@@ -70,19 +89,41 @@ def test_kernel_equals_float64(case: Case) -> None:
     check(case, *launch(case, *tensors), expected(case, *tensors))
 
 
-@pytest.mark.parametrize("target", ["raw", "gaussian"])
-def test_flat_image_has_a_zero_target(target: Literal["raw", "gaussian"]) -> None:
+@pytest.mark.parametrize("target", ["raw", "gaussian", "ideal"])
+def test_flat_image_has_a_zero_target(target: Literal["raw", "gaussian", "ideal"]) -> None:
     case = Case(batch=1, size=48, patch=8, keep=9, target=target, radius=9, norm_pix=False)
     _, ids_keep, ids_mask = inputs(case)
     images = torch.full((1, 48, 48, 3), 255, dtype=torch.uint8)
     _, plain = launch(case, images, ids_keep, ids_mask)
     white = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
     torch.testing.assert_close(plain.cpu(), white.repeat(64).expand(1, 27, 192), rtol=0, atol=5e-6)
+    gray = torch.full_like(images, 51)
+    _, flat = _launch_masked_patches(
+        gray.to(DEVICE), ids_keep.to(DEVICE), ids_mask.to(DEVICE), 8, target, 9.0, True, (0.5,) * 3,
+        (0.5,) * 3, torch.float32, torch.float32,
+    )  # fmt: skip
+    # The square root of 1e-6 magnifies float32 rounding a thousand times.
+    assert flat.abs().max() < 2e-3
 
 
 @pytest.mark.usefixtures("nan_filled")
-@pytest.mark.parametrize("target", ["raw", "gaussian"])
-def test_a_patch_outside_the_image_is_nan(target: Literal["raw", "gaussian"]) -> None:
+@pytest.mark.parametrize(("rows", "terms", "columns"), [(82, 57, 82), (3, 130, 65), (64, 16, 64), (65, 1, 1)])
+def test_product_equals_torch(rows: int, terms: int, columns: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    a = torch.randn(terms, rows, generator=generator).T
+    b = torch.randint(0, 256, (2, terms, columns, 3), dtype=torch.uint8, generator=generator)
+    b = b.permute(0, 3, 1, 2)
+    want = a.double() @ b.double()
+    got = _launch_product(a.to(DEVICE), b.to(DEVICE))
+    torch.testing.assert_close(got.cpu().double(), want, rtol=0, atol=5e-7 * 255 * terms)
+    # The other way round, a stack comes first.
+    got = _launch_product(b.mT.to(DEVICE), a.T.to(DEVICE))
+    torch.testing.assert_close(got.cpu().double(), want.mT, rtol=0, atol=5e-7 * 255 * terms)
+
+
+@pytest.mark.usefixtures("nan_filled")
+@pytest.mark.parametrize("target", ["raw", "gaussian", "ideal"])
+def test_a_patch_outside_the_image_is_nan(target: Literal["raw", "gaussian", "ideal"]) -> None:
     case = Case(batch=1, size=48, patch=8, keep=2, target=target, radius=9)
     images, _, _ = inputs(case)
     ids_keep, ids_mask = torch.tensor([[0, 36]]), torch.tensor([[-1, 35, 2**40]])
@@ -93,9 +134,11 @@ def test_a_patch_outside_the_image_is_nan(target: Literal["raw", "gaussian"]) ->
     assert not hidden[0, 1].isnan().any()
 
 
+@pytest.mark.usefixtures("nan_filled")
+@pytest.mark.parametrize("target", ["gaussian", "ideal"])
 @pytest.mark.parametrize("kept", [0, 36])
-def test_all_or_nothing_visible(kept: int) -> None:
-    case = Case(batch=1, size=48, patch=8, keep=kept, target="gaussian", radius=9)
+def test_all_or_nothing_visible(kept: int, target: Literal["gaussian", "ideal"]) -> None:
+    case = Case(batch=1, size=48, patch=8, keep=kept, target=target, radius=9)
     images, ids_keep, ids_mask = inputs(case)
     visible, hidden = launch(case, images, ids_keep, ids_mask)
     assert (visible.shape, hidden.shape) == ((1, kept, 192), (1, 36 - kept, 192))
@@ -110,7 +153,7 @@ if not INTERPRET:
         images[-1] = 255
         ids = torch.zeros(15000, 1, dtype=torch.int64, device=DEVICE)
         visible, _ = _launch_masked_patches(
-            images, ids, ids, 16, "raw", 40.0, False, (0.0,) * 3, (1.0,) * 3, torch.bfloat16
+            images, ids, ids, 16, "raw", 40.0, False, (0.0,) * 3, (1.0,) * 3, torch.bfloat16, torch.float32
         )
         assert visible[-1].eq(1).all()
         assert visible[:-1].eq(0).all()

@@ -1,0 +1,147 @@
+"""The Triton kernels as the recipes launch them, with the bytes that each moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import triton
+
+from turbomim.kernels import ideal, masked_patches, masking
+
+_TRITON_TYPES: Final = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+    """Bytes an image."""
+
+    # every input byte once and every output byte once: no kernel can move fewer through DRAM
+    floor: int
+    # all loads of all programs, most of them from caches; all stores
+    loads: int
+    stores: int
+
+    def floor_us(self, terabytes_per_s: float) -> float:
+        """The floor's time at a memory bandwidth, in µs per 1,000 images."""
+        return self.floor / (terabytes_per_s * 1000)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Configuration:
+    """One kernel as a recipe launches it."""
+
+    name: str
+    # the @triton.jit function
+    kernel: Any
+    # Triton types of the run-time arguments, in order
+    types: tuple[str, ...]
+    # compile-time arguments and num_warps
+    constants: dict[str, int]
+    traffic: Traffic
+
+
+def configurations() -> tuple[Configuration, ...]:
+    """Return the configurations that the recipes use, and a wider and a finer one at their limits."""
+    bf16, fp32 = torch.bfloat16, torch.float32
+    return (
+        _masking(units=196, keep=49),
+        _masking(units=144, keep=36),
+        _masking(units=256, keep=64),
+        _masking(units=36, keep=14),
+        # MAE, PixMIM
+        _patches(size=224, patch=16, keep=49, target="raw", dtypes=(bf16, bf16)),
+        _patches(size=224, patch=16, keep=49, target="raw", dtypes=(fp32, fp32)),
+        _patches(size=224, patch=16, keep=49, target="gaussian", dtypes=(bf16, bf16)),
+        _patches(size=224, patch=16, keep=49, target="gaussian", dtypes=(fp32, fp32)),
+        # ViT-H/14
+        _patches(size=224, patch=14, keep=64, target="raw", dtypes=(bf16, bf16)),
+        _patches(size=224, patch=14, keep=64, target="gaussian", dtypes=(bf16, bf16)),
+        _patches(size=224, patch=32, keep=12, target="gaussian", dtypes=(bf16, bf16)),
+        # SimMIM: 14 of 36 units of 32 pixels stay
+        _patches(size=192, patch=4, keep=896, target="raw", norm_pix=False, dtypes=(bf16, bf16)),
+        # LSMAE
+        _patches(size=448, patch=16, keep=196, target="raw", dtypes=(bf16, bf16)),
+        _patches(size=448, patch=16, keep=196, target="gaussian", dtypes=(bf16, bf16)),
+        # PixMIM with the published disc
+        _product(rows=82, terms=224, columns=224, operand="u8"),
+        _product(rows=224, terms=82, columns=82, operand="fp32"),
+        _ideal(size=224, patch=16, keep=49, dtype=bf16),
+        _ideal(size=224, patch=16, keep=49, dtype=fp32),
+        # the demo
+        _patches(size=96, patch=8, keep=36, target="raw", dtypes=(fp32, fp32)),
+        _patches(size=96, patch=8, keep=36, target="gaussian", radius=17, dtypes=(fp32, fp32)),
+    )
+
+
+def _masking(*, units: int, keep: int) -> Configuration:
+    """Return `random_masking` of so many units."""
+    # an epoch and an id, int64, by every program; a number for every unit
+    programs, numbers = triton.cdiv(units, masking.TILE), 8 * units
+    return Configuration(
+        name=f"random_masking, {keep} of {units} units stay",
+        kernel=masking._random_masking_kernel,
+        types=("*i64", "*i64", "*i64", "*i64", "i64"),
+        constants=masking.kernel_constants(units, keep),
+        traffic=Traffic(floor=16 + numbers, loads=16 * programs, stores=numbers),
+    )
+
+
+def _patches(
+    *,
+    size: int,
+    patch: int,
+    keep: int,
+    target: str,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    radius: float = 40,
+    norm_pix: bool = True,
+) -> Configuration:
+    """Return `masked_patches`; `dtypes` of visible patches and of targets."""
+    visible, hidden = (_TRITON_TYPES[dtype] for dtype in dtypes)
+    floor, loads, stores = masked_patches.load_store_bytes(size, patch, keep, target, radius, *dtypes)
+    return Configuration(
+        name=f"masked_patches {size} px, patch {patch}, {target}, {visible}",
+        kernel=masked_patches._masked_patches_kernel,
+        types=("*u8", "*i64", "*i64", f"*{visible}", f"*{hidden}", "i32", "i32", *["fp32"] * 9),
+        constants=masked_patches.kernel_constants(size, patch, target, radius, norm_pix),
+        traffic=Traffic(floor=floor, loads=loads, stores=stores),
+    )
+
+
+def _product(*, rows: int, terms: int, columns: int, operand: str) -> Configuration:
+    """Return a product of the ideal filter: one matrix for all, times three an image of type `operand`."""
+    item = 1 if operand == "u8" else 4
+    tiles = triton.cdiv(rows, ideal.ROWS) * triton.cdiv(columns, ideal.COLUMNS)
+    stores = 3 * rows * columns * 4
+    return Configuration(
+        name=f"product {rows} x {terms} x {columns}, {operand}",
+        kernel=ideal._product_kernel,
+        types=("*fp32", f"*{operand}", "*fp32", *["i32"] * 12),
+        constants=ideal.product_constants(),
+        traffic=Traffic(
+            floor=3 * terms * columns * item + stores,
+            loads=3 * tiles * terms * (4 * ideal.ROWS + item * ideal.COLUMNS),
+            stores=stores,
+        ),
+    )
+
+
+def _ideal(*, size: int, patch: int, keep: int, dtype: torch.dtype) -> Configuration:
+    """Return the kernel that writes ideal targets, with norm_pix, at radius 40."""
+    constants = ideal.ideal_constants(size, patch, 40, norm_pix=True)
+    waves, masked = constants["WAVES"], (size // patch) ** 2 - keep
+    parts, stores = 2 * 3 * size * waves * 4, masked * patch * patch * 3 * dtype.itemsize
+    return Configuration(
+        name=f"ideal targets {size} px, patch {patch}, {_TRITON_TYPES[dtype]}",
+        kernel=ideal._ideal_patches_kernel,
+        types=("*fp32", "*fp32", "*fp32", "*i64", f"*{_TRITON_TYPES[dtype]}", "i32", *["fp32"] * 6),
+        constants=constants,
+        traffic=Traffic(
+            floor=parts + masked * 8 + stores,
+            # a patch's rows of both parts in three channels, and its columns of the waves
+            loads=masked * (7 * patch * waves * 4 + 8),
+            stores=stores,
+        ),
+    )

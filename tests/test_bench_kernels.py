@@ -1,0 +1,80 @@
+"""The kernel benchmark's own forms against each other, and that it times no wrong result.
+
+Which test fails for which mistake (each was made once, on purpose):
+no modulus: test_two_ways_to_filter_agree; a disc centred on the zero frequency,
+an edge pixel repeated, taps that do not add up to 1: test_filters_are_the_kernels;
+an error that nobody looks at: test_a_wrong_result_is_not_timed;
+time of one call for time of all: test_rows_are_microseconds_of_a_thousand_images.
+"""
+
+import json
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from turbomim.benchmarks.bench_kernels import Form, Question, difference, main, measure, table
+from turbomim.benchmarks.eager_targets import convolutions, dft_products, fft_disc, patches_and_targets
+from turbomim.kernels import static
+from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.pipeline.errors import UsageError
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
+
+
+@pytest.mark.parametrize("radius", [5.0, 17.0])
+def test_two_ways_to_filter_agree(radius: float) -> None:
+    images = torch.rand(2, 3, 48, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(dft_products(radius)(images), fft_disc(radius)(images), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("target", "filtered"), [("gaussian", convolutions(9)), ("ideal", fft_disc(9))])
+def test_filters_are_the_kernels(target: Target, filtered: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 48, 48, 3), dtype=torch.uint8, generator=generator)
+    order = torch.stack([torch.randperm(36, generator=generator) for _ in range(2)])
+    keep, mask = order[:, :9].contiguous(), order[:, 9:].contiguous()
+    exact = patches_and_targets(images, keep, mask, filtered, 8, torch.float64)
+    settings = {"patch": 8, "target": target, "radius": 9.0, "norm_pix": True, "dtype": torch.float32}
+    ours = masked_patches(images, keep, mask, mean=IMAGENET_MEAN, std=IMAGENET_STD, **settings)  # type: ignore[arg-type]
+    assert max(difference(a, b) for a, b in zip(ours, exact, strict=True)) < 1e-4
+
+
+def question(*forms: Form) -> Question:
+    return Question(name="two", forms=forms, floor=1000, error=lambda result: abs(result - 2), tolerance=0.5)
+
+
+def test_a_wrong_result_is_not_timed() -> None:
+    with pytest.raises(RuntimeError, match=r"two, wrong: off by 1 from float64, more than 0\.5: not timed"):
+        list(measure(question(Form(name="wrong", run=lambda: 3)), 4, 2, 1, 1e9))
+    (measured,) = measure(question(Form(name="else", run=lambda: 3, other=True)), 4, 2, 1, 1e9)
+    assert measured[1][-1] == "another filter"
+
+
+def test_rows_are_microseconds_of_a_thousand_images() -> None:
+    def slow() -> int:
+        time.sleep(0.004)
+        return 2
+
+    forms = (Form(name="slow", run=slow), Form(name="fast", run=lambda: 2))
+    (line, row), (_, fast) = measure(question(*forms), 4, 3, 5, 1e6)
+    # 4 ms for 4 images, 1,000 bytes each
+    assert 1_000_000 <= json.loads(line)["p50"] < 1_500_000
+    assert 1_000_000 <= float(row[2].replace(",", "")) < 1_500_000
+    assert 0.67e-3 < json.loads(line)["floor_gb_per_s"] <= 1e-3 or json.loads(line)["floor_gb_per_s"] == 0
+    assert 0.6 < json.loads(line)["share_of_copy"] <= 1
+    assert row[3] == "1.00" and float(fast[3]) > 10
+    assert len(table([row, fast]).splitlines()) == 3
+
+
+def test_static_tables_need_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(static, "main", calls.append)
+    main(["--static", "--markdown"])
+    main(["--static"])
+    assert calls == [["--markdown"], []]
+
+
+def test_one_round_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least 2 rounds"):
+        main(["--rounds", "1"])
