@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +32,9 @@ def durable_file(path: Path, *, needed: int, unique: bool = False) -> Iterator[B
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        # where it could not be made, on a read-only disk say, it cannot be removed either
+        with suppress(OSError):
+            temporary.unlink()
         raise UserError(_refusal(path, needed, error)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -35,7 +35,8 @@ def run_jobs(
     if the executor breaks.
     """
     if executor is None:
-        yield from map(function, jobs)
+        for job in jobs:
+            yield function(job)
         return
     ended: SimpleQueue[Future[Result]] = SimpleQueue()
     running: set[Future[Result]] = set()

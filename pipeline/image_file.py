@@ -6,9 +6,11 @@ import stat
 import warnings
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.header import check_header
 from turbomim.pipeline.photographs import MAX_IMAGE_BYTES, MAX_PIXELS, Photograph
 
 PLUGINS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -37,8 +39,11 @@ def read_image(root: str, image: Photograph, min_side: int) -> EncodedImage:
     content = _read_unchanged(os.path.join(root, image.path), image)
     extension = true_extension(content)
     width, height = _header_size(content, extension)
-    if width * height > MAX_PIXELS:
-        raise RefusedImage(f"{width} x {height} pixels, over the limit of {MAX_PIXELS}")
+    try:
+        # what the loader refuses must not go into a shard
+        check_header(np.frombuffer(content, np.uint8))
+    except ValueError as error:
+        raise RefusedImage(str(error)) from error
     if min(width, height) < min_side:
         raise RefusedImage(f"{width} x {height} pixels, short side under {min_side}")
     return EncodedImage(content=content, extension=extension, height=height, width=width)

@@ -1,14 +1,15 @@
 """The loader: a split and a position to batches on the training device, for ever.
 
-sample stream (order.py) -> read ahead (read.py) -> stand-ins (repair.py) -> decode, crop, flip (dali.py) ->
-torch, by DLPack.  A batch is a pure function of split, seed and position: threads, readers and prefetch
-change nothing in it.  Shape suffixes: B samples, H W pixels, C channels.
+sample stream (order.py) -> read ahead (read.py) -> stand-ins (repair.py) -> decode, crop, flip (dali.py, or
+windows.py on the host) -> torch.  A batch is a pure function of split, seed and position: threads, readers
+and prefetch change nothing in it.  Shape suffixes: B samples, H W pixels, C channels.
 """
 
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -23,14 +24,20 @@ from turbomim.pipeline.dali import CropGraph, find_undecodable
 from turbomim.pipeline.decode import BACKENDS, Backend, GpuDecoding, failure_reason
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.header import check_header, image_size
+from turbomim.pipeline.loader_checks import (
+    check_choice,
+    check_counts,
+    check_device,
+    check_shares,
+    check_stream,
+)
 from turbomim.pipeline.order import Turn, check_batches, turns
-from turbomim.pipeline.philox import SEEDS
 from turbomim.pipeline.read import ReadAhead, Samples, ShardFiles, read_samples
 from turbomim.pipeline.repair import Repair
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.store import Store
 from turbomim.pipeline.window_order import window_turns
-from turbomim.pipeline.windows import StoredWindows
+from turbomim.pipeline.windows import HostWindows
 
 Shuffle = Literal["full", "window"]
 SHUFFLES = ("full", "window")
@@ -70,7 +77,7 @@ def to_stderr(line: str) -> None:
 
 
 class _Run(NamedTuple):
-    """A batch that DALI works on: what was read, and what was fed, with stand-ins."""
+    """A batch under way: what was read, and what was fed, with stand-ins."""
 
     turn: Turn
     read: Samples
@@ -83,8 +90,9 @@ class Loader(Iterator[Batch]):
     size: pixels of the crop's side; crop: simple ("src") or random ("rrc") resized crop; scale: the least
     share of an image's area that rrc keeps, in (0, 1]; interpolation: the filter of the crop's resize,
     "bicubic" or "bilinear"; global_batch: samples a step, all ranks; micro_batch: samples a batch; start:
-    position of the first step; device: "cpu" or "cuda" (torch's current device); threads: DALI's; readers:
-    read-ahead threads; prefetch: batches being read and batches being decoded while one is used.
+    position of the first step; device: "cpu" or "cuda" (torch's current device); threads: that decode, and as
+    many that cut windows; readers: read-ahead threads; prefetch: batches being read and batches being
+    decoded while one is used.
     decode: where photographs are decoded for "cuda", "mixed" or "cpu"; hw_decoder_load: the share of "mixed"
     that the GPU's JPEG engine takes.  shuffle: order of an epoch, of all samples or of `window` shards.
     A sample that cannot be decoded is replaced, see repair.py; max_bad_share, max_bad_row: how many may be.
@@ -120,17 +128,14 @@ class Loader(Iterator[Batch]):
         notify: Callable[[str], None] = to_stderr,
     ) -> None:
         check_batches(global_batch=global_batch, micro_batch=micro_batch, rank=rank, world=world)
-        _check(split, seed=seed, start=start, device=device)
-        counts = {"threads": threads, "readers": readers, "prefetch": prefetch, "window": window}
-        for name, value in (counts | {"max_bad_row": max_bad_row}).items():
-            if value < 1:
-                raise UserError(f"{name} {value} is below 1: set it to at least 1")
-        for name, share in (("hw_decoder_load", hw_decoder_load), ("max_bad_share", max_bad_share)):
-            if not 0 <= share <= 1:
-                raise UserError(f"{name} {share} is outside [0, 1]: it is a share")
-        for name, choice, choices in (("decode", decode, BACKENDS), ("shuffle", shuffle, SHUFFLES)):
-            if choice not in choices:
-                raise UserError(f"{name} {choice!r} is none of {', '.join(choices)}: choose one of them")
+        check_stream(split, seed=seed, start=start)
+        check_device(device)
+        check_counts(
+            threads=threads, readers=readers, prefetch=prefetch, window=window, max_bad_row=max_bad_row
+        )
+        check_shares(hw_decoder_load=hw_decoder_load, max_bad_share=max_bad_share)
+        check_choice("decode", decode, BACKENDS)
+        check_choice("shuffle", shuffle, SHUFFLES)
         store = Store.of(split.manifest.made)
         check_crop(crop, interpolation, size=size, scale=scale, store=store)
         self._split = split
@@ -138,32 +143,25 @@ class Loader(Iterator[Batch]):
         self._device = device
         self._prefetch = prefetch
         self._read_wait_s = self._decode_wait_s = 0.0
-        on_host = store.kind == "raw" or (store.kind == "resized" and (device, decode) != ("cuda", "mixed"))
-        self._build: Callable[[], CropGraph | StoredWindows]
+        on_gpu = (device, decode) == ("cuda", "mixed")
+        # a GPU resizes what is not resized yet, and cuts what it decoded
+        on_host = device == "cpu" or store.kind == "raw" or (store.kind == "resized" and not on_gpu)
+        make: Callable[..., CropGraph | HostWindows]
         if crop == "src" and on_host:
-            self._build = partial(
-                StoredWindows,
-                size,
-                encoded=store.kind == "resized",
-                batch=micro_batch,
-                device=device,
-                threads=threads,
-                prefetch=prefetch,
-            )
+            make = partial(HostWindows, size, interpolation=interpolation, store=store.kind)
         else:
-            self._build = partial(
+            gpu = _gpu_decoding(split, hw_decoder_load) if on_gpu else None
+            make = partial(
                 CropGraph,
                 crop,
                 size,
                 interpolation=interpolation,
                 store=store.kind,
                 decode=decode,
-                gpu=_gpu_decoding(split, hw_decoder_load) if device == "cuda" else None,
-                batch=micro_batch,
-                device=device,
-                threads=threads,
+                gpu=gpu,
                 prefetch=prefetch,
             )
+        self._build = partial(make, batch=micro_batch, device=device, threads=threads)
         self._repair = Repair(
             split,
             store=store.kind,
@@ -173,7 +171,7 @@ class Loader(Iterator[Batch]):
             notify=notify,
         )
         self._running: deque[_Run] = deque()
-        self._graph: CropGraph | StoredWindows | None = self._build()
+        self._graph: CropGraph | HostWindows | None = self._build()
         cut = {"start": start, "global_batch": global_batch, "micro_batch": micro_batch}
         stream = _stream(split, seed, shuffle, window)(**cut, rank=rank, world=world)
         self._ahead = ReadAhead(split, stream, readers=readers, prefetch=prefetch, on_wait=notify)
@@ -255,7 +253,7 @@ class Loader(Iterator[Batch]):
                 turn, _, fed = self._running[0]
                 if not self._repair.learn(turn, fed):
                     raise UserError(
-                        f"DALI failed on the batch at position {turn.position}, whose images decode one by "
+                        f"no batch could be made at position {turn.position}, whose images decode one by "
                         f"one: {failure_reason(error)}; if memory ran out, use a smaller micro-batch or "
                         "prefetch"
                     ) from error
@@ -285,9 +283,8 @@ def _stream(split: Split, seed: int, shuffle: Shuffle, window: int) -> Callable[
 
 def _gpu_decoding(split: Split, hw_decoder_load: float) -> GpuDecoding:
     """Settings of the GPU's decoder; its memory is that of the image of most bytes."""
-    files = ShardFiles(split)
-    largest = read_samples(split, files, np.array([split.index.image_bytes_N.argmax()]))
-    files.close()
+    with closing(ShardFiles(split)) as files:
+        largest = read_samples(split, files, np.array([split.index.image_bytes_N.argmax()]))
     try:
         check_header(largest.images[0])
         height, width = image_size(largest.images[0])
@@ -295,17 +292,3 @@ def _gpu_decoding(split: Split, hw_decoder_load: float) -> GpuDecoding:
         # it will be replaced, or it is of the raw store
         height = width = 0
     return GpuDecoding(hw_decoder_load=hw_decoder_load, height=height, width=width)
-
-
-def _check(split: Split, *, seed: int, start: int, device: str) -> None:
-    """Raise UserError for what the stream cannot serve."""
-    if split.manifest.samples < 1:
-        raise UserError(f"the split {str(split.path)!r} has no samples: make it from a folder with images")
-    if not 0 <= seed < SEEDS:
-        raise UserError(f"seed {seed} is outside [0, 2**63): choose a seed in that range")
-    if start < 0:
-        raise UserError(f"start position {start} is below 0: positions count samples from 0")
-    if device not in ("cpu", "cuda"):
-        raise UserError(f"device {device!r} is neither 'cpu' nor 'cuda'")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda' was asked for, but torch finds no GPU: check the driver or use 'cpu'")

@@ -61,6 +61,7 @@ from turbomim.pipeline.shards import (
     load_manifest,
 )
 from turbomim.pipeline.store import Store
+from turbomim.pipeline.tar_folder import index_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,11 +132,11 @@ def make_shards(
         raise bad_image_error(found.refused[0])
     plan = describe_plan(settings, source, found)
     if (folder / MANIFEST).exists() and not (folder / MAKING).exists():
-        return _finished(folder, settings, plan)
+        return _finished(folder, settings, plan, on_bad)
     with making(folder) as work:
         # an earlier run was killed while it cleaned up
         if (folder / MANIFEST).exists():
-            return _finished(folder, settings, plan)
+            return _finished(folder, settings, plan, on_bad)
         jobs = plan_jobs(found, work, settings, on_bad)
         words = {"name": settings.name, "split": settings.split}
         agree_on_plan(work, {**words, **plan, "source_times_sha256": source_times(found)})
@@ -217,7 +218,7 @@ def _finish(
         fingerprint=fingerprint_of(shards),
         made=made,
     )
-    sums = {names[_index(r.shard.name)]: r.index_sha256 for r in results if r.shard}
+    sums = {names[index_name(r.shard.name)]: r.index_sha256 for r in results if r.shard}
     *listings, last = write_listings(work, manifest, tuple(bad), sums)
     write_durably(work / PUBLISHING, b"")
     publish(work, names | {name: name for name in listings})
@@ -232,17 +233,13 @@ def _close_gaps(settings: Settings, results: list[ShardResult]) -> tuple[dict[st
     for result in results:
         if result.shard is not None:
             name = f"{settings.name}-{settings.split}-{len(shards):06d}.tar"
-            names |= {result.shard.name: name, _index(result.shard.name): _index(name)}
+            names |= {result.shard.name: name, index_name(result.shard.name): index_name(name)}
             shards.append(replace(result.shard, name=name))
     return names, tuple(shards)
 
 
-def _index(tar_name: str) -> str:
-    return tar_name.removesuffix(".tar") + ".idx"
-
-
-def _finished(folder: Path, settings: Settings, plan: dict[str, Any]) -> PackReport:
-    """Report a split that is whole.  Raises UserError if other settings or other images made it."""
+def _finished(folder: Path, settings: Settings, plan: dict[str, Any], on_bad: OnBad) -> PackReport:
+    """Report a split that is whole.  Raises UserError: other settings or images made it, unwanted gaps."""
     manifest = load_manifest(folder)
     # a new version, or new libraries, do not make a finished split another one
     new = {key: value for key, value in plan.items() if key not in ("by", "encoders")}
@@ -255,6 +252,8 @@ def _finished(folder: Path, settings: Settings, plan: dict[str, Any]) -> PackRep
     check_shards(folder, manifest)
     lines = (folder / BAD).read_text(encoding="utf-8").splitlines()
     bad = tuple(BadImage(**json.loads(line)) for line in lines)
+    if bad and on_bad == "fail":
+        raise bad_image_error(bad[0])
     return _report(folder, manifest, bad, len(manifest.shards))
 
 

@@ -72,7 +72,7 @@ class Settings:
                 raise UsageError(f"{option} is {value!r}: give {' or '.join(filter(None, choices))}")
         given = tuple(store.to_json())[1:]
         if given != STORE_FIELDS[store.kind]:
-            wanted = ", ".join(STORE_FIELDS[store.kind]) or "nothing else"
+            wanted = ", ".join(STORE_FIELDS[store.kind]) or "no settings"
             raise UsageError(
                 f"a store of kind {store.kind!r} has {wanted}, not {', '.join(given) or 'nothing'}"
             )
@@ -97,7 +97,7 @@ def default_name(source: Path) -> str:
     """Make the source's name fit for file names."""
     resolved = source.resolve()
     name = resolved.name if resolved.is_dir() else resolved.stem
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "images"
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:100] or "images"
 
 
 def describe_plan(settings: Settings, source: Path, found: Photographs) -> dict[str, Any]:

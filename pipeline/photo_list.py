@@ -67,7 +67,7 @@ def _rows(source: Path, refused: list[BadImage]) -> Iterator[Row]:
                 if not cells:
                     continue
                 if not columns:
-                    columns = _header(source, cells)
+                    columns = _header(source, reader.line_num, cells)
                     if "path" in cells:
                         continue
                 line, path = reader.line_num, cells[columns.index("path")] if len(cells) else ""
@@ -94,13 +94,18 @@ def _rows(source: Path, refused: list[BadImage]) -> Iterator[Row]:
         ) from error
 
 
-def _header(source: Path, cells: list[str]) -> list[str]:
+def _header(source: Path, line: int, cells: list[str]) -> list[str]:
     """Name the columns, from the first row."""
     if "path" in cells:
         return cells
+    if {"path", "label"} & {cell.strip().lower() for cell in cells}:
+        raise UserError(
+            f"{str(source)!r}, line {line}: a header without a column path ({', '.join(cells)!a}); write "
+            "path, and label if there is one, above the columns"
+        )
     if len(cells) > 2:
         raise UserError(
-            f"{str(source)!r}, line 1: {len(cells)} columns and no header; write path,label above them"
+            f"{str(source)!r}, line {line}: {len(cells)} columns and no header; write path,label above them"
         )
     return ["path", "label"][: len(cells)]
 

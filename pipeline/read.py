@@ -80,7 +80,14 @@ class ShardFiles:
         try:
             file = self._take(shard)
             try:
-                return os.preadv(file.descriptor, (buffer,), offset)
+                done = 0
+                # some file systems in user space give less at a time, and Linux never 2 GiB
+                while done < len(buffer):
+                    size = os.preadv(file.descriptor, (buffer[done:],), offset + done)
+                    if size == 0:
+                        break
+                    done += size
+                return done
             finally:
                 self._give_back(file)
         finally:

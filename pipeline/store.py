@@ -36,7 +36,7 @@ class Store:
         """Read the store out of a manifest's `made`.  Raises UserError if a newer version wrote it."""
         record = made.get("store", "original")
         # the first version wrote only the kind
-        store = {"kind": record} if isinstance(record, str) else dict(record)
+        store = dict(record) if isinstance(record, Mapping) else {"kind": record}
         if store.get("kind") not in KINDS or not store.keys() <= {field.name for field in fields(cls)}:
             raise UserError(
                 f"the manifest's store is {record!r}, which this version cannot read: update turbomim"

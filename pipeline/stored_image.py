@@ -9,7 +9,7 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import load_manifest
 from turbomim.pipeline.tar import Members
 from turbomim.pipeline.tar_folder import index_name
-from turbomim.pipeline.tar_walk import BadTar, open_tar
+from turbomim.pipeline.tar_walk import open_tar
 
 PLACE = re.compile(r"(?P<shard>.+?\.tar):(?P<name>.+?)(:(?P<offset>\d+))?")
 
@@ -24,11 +24,16 @@ class StoredImage:
 
 
 def stored_images(lines: list[str], extensions: tuple[str, ...]) -> list[StoredImage]:
-    """List the images of a tar by the lines of its index; extensions: of the image members."""
+    """List the images of a tar by the lines of its index; extensions: of the image members.
+
+    Raises ValueError for a line without an image.
+    """
     images = []
-    for line in lines:
+    for number, line in enumerate(lines, 2):
         words = line.split(" ")
-        at = next(at for at in range(0, len(words), 4) if words[at] in extensions)
+        at = next((at for at in range(0, len(words) - 3, 4) if words[at] in extensions), None)
+        if at is None:
+            raise ValueError(f"line {number:,} of its index names no image ({' or '.join(extensions)})")
         images.append(StoredImage(name=words[at + 3], offset=int(words[at + 1]), size=int(words[at + 2])))
     return images
 
@@ -45,7 +50,7 @@ def read_named_image(folder: Path, place: str) -> bytes:
             f"{place!a} names no image of {str(folder)!r}: give SHARD.tar:KEY, as `verify` prints it"
         )
     try:
-        lines = (folder / index_name(parts["shard"])).read_text("latin-1").splitlines()[1:]
+        lines = (folder / index_name(parts["shard"])).read_bytes().decode("latin-1").split("\n")[1:-1]
         images = stored_images(lines, Members.of(manifest.made).image)
         for image in images:
             key = re.sub(r"\.[^/]*$", "", image.name)
@@ -57,7 +62,7 @@ def read_named_image(folder: Path, place: str) -> bytes:
             ):
                 with open_tar(folder / parts["shard"]) as descriptor:
                     return os.pread(descriptor, image.size, image.offset)
-    except (OSError, BadTar, ValueError, IndexError, StopIteration) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {place!a}: {error}; `turbomim shard verify` says more") from error
     raise UserError(
         f"no sample {parts['name']!a} in the index of {parts['shard']!r}, {len(images):,} samples"

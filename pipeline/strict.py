@@ -6,7 +6,7 @@ a checksum.  Shape suffixes: H W pixels, C channels.
 """
 
 import os
-import tempfile
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,9 @@ from turbomim.pipeline.decode import Decoder
 
 STDERR: Final = 2
 # what libjpeg prints when it goes on in spite of damage
-LIBJPEG: Final = ("Corrupt JPEG data", "Premature end of JPEG file", "Inconsistent progression sequence")
+LIBJPEG: Final = re.compile(
+    "(Corrupt JPEG data|Premature end of JPEG file|Inconsistent progression sequence).*"
+)
 # standard error belongs to the process: one decoder at a time
 LOCK: Final = threading.Lock()
 
@@ -33,7 +35,9 @@ def decode_strictly(decoder: Decoder, images: list[NDArray[np.uint8]]) -> list[N
         return []
     with LOCK, _caught_stderr() as caught:
         results = decoder.decode(images)
-        said = next((line for line in caught() if line.startswith(LIBJPEG)), None)
+        # anywhere in a line: a thread that draws a progress bar leaves one without an end
+        warning = LIBJPEG.search(caught())
+    said = warning and warning[0]
     if said and len(images) > 1:
         # one of these, or several: each is decoded alone
         return [result for image_N in images for result in decode_strictly(decoder, [image_N])]
@@ -41,13 +45,14 @@ def decode_strictly(decoder: Decoder, images: list[NDArray[np.uint8]]) -> list[N
 
 
 @contextmanager
-def _caught_stderr() -> Iterator[Callable[[], list[str]]]:
-    """Send what libraries print to a file; yields the function that returns its lines."""
+def _caught_stderr() -> Iterator[Callable[[], str]]:
+    """Send what libraries print to a file in memory; yields the function that returns its text."""
     kept = os.dup(STDERR)
     try:
-        with tempfile.TemporaryFile() as file:
+        # no disk: on a full one the warning would be lost
+        with open(os.memfd_create("stderr"), "rb") as file:
             os.dup2(file.fileno(), STDERR)
-            yield lambda: os.pread(file.fileno(), 1 << 20, 0).decode(errors="replace").splitlines()
+            yield lambda: os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
     finally:
         os.dup2(kept, STDERR)
         os.close(kept)

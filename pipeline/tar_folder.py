@@ -6,11 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.pack_plan import WORD, default_name
 from turbomim.pipeline.shards import BAD, MANIFEST, load_manifest
 
 LISTINGS = (MANIFEST, "SHA256SUMS", "_info.json", BAD, "classes.json", "sizes.json", "wids.json")
 SPLIT_WORDS = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
-WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -53,7 +53,7 @@ def name_split(folder: Path, tars: list[str], name: str | None, split: str | Non
             "make a folder of links to the tars of each and index that, or name the one split with --split"
         )
     if name is None:
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-_")[:100] or "images"
+        name = default_name(folder)
     if split is None:
         split = words.pop() if words else "train"
     for option, word in (("--name", name), ("--split", split)):

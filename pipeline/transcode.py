@@ -1,7 +1,6 @@
 """Encoded images to what a store keeps: the deterministic half of the simple resized crop, done once.
 
-The decoder and the sides are the loader's.  The resize is torch's antialiased uint8 one, which follows
-Pillow's within one grey level, but for one value in 25 million of photographs made smaller, off by two.
+The decoder, the sides and the resize are the loader's.
 Shape suffixes: B batch, C channels, H W pixels.
 """
 
@@ -16,7 +15,6 @@ import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image, features
-from torch.nn.functional import interpolate
 
 from turbomim.pipeline.crops import resized_sides
 from turbomim.pipeline.decode import Decoder
@@ -24,6 +22,7 @@ from turbomim.pipeline.header import check_header
 from turbomim.pipeline.image_file import EncodedImage, RefusedImage
 from turbomim.pipeline.photographs import MAX_PIXELS
 from turbomim.pipeline.ppm import ppm_bytes
+from turbomim.pipeline.resize import resize
 from turbomim.pipeline.store import Store
 from turbomim.pipeline.strict import decode_strictly
 
@@ -71,7 +70,7 @@ def store_pixels(pixels_HWC: NDArray[np.uint8], store: Store) -> EncodedImage:
 
     Raises RefusedImage if its sides after the resize are too long.
     """
-    resized_HWC = resize(pixels_HWC, store)
+    resized_HWC = resize_for(pixels_HWC, store)
     height, width, _ = resized_HWC.shape
     if store.kind == "raw":
         return EncodedImage(content=ppm_bytes(resized_HWC), extension="ppm", height=height, width=width)
@@ -82,7 +81,7 @@ def store_pixels(pixels_HWC: NDArray[np.uint8], store: Store) -> EncodedImage:
     return EncodedImage(content=out.getvalue(), extension="jpg", height=height, width=width)
 
 
-def resize(pixels_HWC: NDArray[np.uint8], store: Store) -> NDArray[np.uint8]:
+def resize_for(pixels_HWC: NDArray[np.uint8], store: Store) -> NDArray[np.uint8]:
     """Resize the short side to the store's, the other to the same scale, rounded down.
 
     Pixels (H, W, 3) uint8 in and out.  Raises RefusedImage for sides that cannot be stored.
@@ -94,13 +93,7 @@ def resize(pixels_HWC: NDArray[np.uint8], store: Store) -> NDArray[np.uint8]:
         raise RefusedImage(
             f"{width} x {height} pixels after the resize, over the limit of {MAX_JPEG_SIDE} a side"
         )
-    if (height, width) == pixels_HWC.shape[:2]:
-        return pixels_HWC
-    # channels last: the path that works on uint8 without a float copy
-    pixels_BCHW = torch.from_numpy(pixels_HWC)[None].permute(0, 3, 1, 2)
-    resized_BCHW = interpolate(pixels_BCHW, (height, width), mode=store.resampling, antialias=True)
-    resized_HWC: NDArray[np.uint8] = np.ascontiguousarray(resized_BCHW[0].permute(1, 2, 0).numpy())
-    return resized_HWC
+    return resize(pixels_HWC, height, width, store.resampling)
 
 
 def encoders(store: Store) -> dict[str, str]:

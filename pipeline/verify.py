@@ -126,7 +126,8 @@ def verify_shard(check: ShardCheck) -> tuple[int, list[Problem], int]:
         problems.append(wrong(reason="is missing"))
     except OSError as error:
         problems.append(wrong(reason=f"cannot be read: {error.strerror}"))
-    except BadTar as error:
+    # BadTar, or a line of the index
+    except ValueError as error:
         problems.append(wrong(reason=str(error)))
     return check.number, problems, len(entries)
 
@@ -145,7 +146,7 @@ def _compare_bytes(descriptor: int, shard: Shard) -> list[Problem]:
 
 
 def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[Problem]]:
-    """Compare headers, index and count.  Returns the index's lines, of the file or else of the headers."""
+    """Compare headers, index and count.  Returns the index's lines, of the headers or else of the file."""
     problems: list[Problem] = []
     shard, members = check.shard, check.members
     walked: list[str] | None = None
@@ -169,14 +170,15 @@ def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[
         return walked or [], [*problems, wrong(reason=f"cannot be read: {error.strerror}")]
     except ValueError as error:
         return walked or [], [*problems, wrong(reason=f"does not fit its tar: {error}")]
-    lines = text.decode("latin-1").splitlines()[1:]
+    # the lines that `parse_index` has counted: splitlines would end them at other bytes too
+    lines = text.decode("latin-1").split("\n")[1:-1]
     if walked is not None and text != index_text(walked):
         pairs = enumerate(zip(lines, walked, strict=False), 2)
         line = next((number for number, (said, true) in pairs if said != true), len(walked) + 2)
         problems.append(
             wrong(reason=f"does not fit its tar: line {line:,} is not what the tar's headers say")
         )
-    return lines, problems
+    return lines if walked is None else walked, problems
 
 
 def _verify_listings(folder: Path, manifest: Manifest) -> list[Problem]:
@@ -191,13 +193,16 @@ def _verify_listings(folder: Path, manifest: Manifest) -> list[Problem]:
     required = [MANIFEST, *(index_name(shard.name) for shard in manifest.shards)]
     problems = []
     # a name in the file must not lead out of the folder
-    for name in [*required, *(name for name in sums if "/" not in name and name not in expected)]:
+    others = (name for name in sums if "/" not in name and name not in expected)
+    for name in dict.fromkeys([*required, *others]):
         try:
             expected[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError as error:
             # a missing index is named with its shard
             if name not in required:
                 problems.append(Problem(file=name, reason=f"cannot be read: {error.strerror}"))
+        except ValueError:
+            problems.append(Problem(file=SUMS, reason="is damaged: it lists a name with a zero byte"))
     for name, digest in expected.items():
         if sums.get(name) != digest:
             why = f"is not the file that {SUMS} lists" if name in sums else f"is not in {SUMS}"

@@ -1,8 +1,9 @@
-"""The simple resized crop out of a store whose short sides are resized already, on the host.
+"""The simple resized crop on the host: decoded by DALI, resized by torch, cut by numpy.
 
-A window is a copy of rows, about 20 µs with its flip; DALI's CPU operators take 170 µs for it, so here it is
-numpy's and torch's.  On a GPU the batch of windows is one copy from pinned memory: no more pixels travel than
-are used.  Shape suffixes: B samples, H W pixels, S the crop's side, C channels.
+DALI's CPU operators take five times as long for the resize and as long again for slice and flip, which are
+copies of rows; on a GPU they are the ones that are used (dali.py), but for pixels that the host holds without
+decoding, or has decoded to the crop's size: of these a batch of windows is one copy from pinned memory.
+Shape suffixes: B samples, H W pixels, S the crop's side, C channels.
 """
 
 # DALI types its operators but not its Pipeline
@@ -11,90 +12,144 @@ are used.  Shape suffixes: B samples, H W pixels, S the crop's side, C channels.
 import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from turbomim.pipeline.crops import Inputs, src_offsets
+from turbomim.pipeline.crops import Inputs, Interpolation, resized_sides, src_offsets
 from turbomim.pipeline.decode import decoding_pipeline, without_webp_exif
+from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.memory import Memory
+from turbomim.pipeline.resize import resize, resize_region
+from turbomim.pipeline.store import Kind
 
 Pixels = NDArray[np.uint8]
 
+# an image of more windows than this is resized only where its window lies
+PANORAMA: Final = 16
 
-class StoredWindows:
+# bytes: on more, torch starts as many threads as there are cores, for each thread that cuts
+ALONE: Final = 32768
+
+
+# windows being filled, and the threads' parts of that
+_Cutting = tuple[Tensor, list[Future[None]]]
+
+
+class HostWindows:
     """Batches of windows in order, a few under way: the counterpart of `dali.CropGraph`.
 
-    size: the crop's side and the store's short side; encoded: whether images are JPEGs (resized) or pixels
-    (raw); device: "cpu" or "cuda"; threads: of the decoder, and as many that cut; prefetch: decoded ahead.
+    size: the crop's side; store: "raw" images are pixels, "resized" ones JPEGs, of a short side of `size`;
+    "original" ones are resized here, by `interpolation`; device: "cpu" or "cuda"; threads: of the decoder,
+    and as many that resize and cut.
     """
 
     def __init__(
-        self, size: int, *, encoded: bool, batch: int, device: str, threads: int, prefetch: int
+        self,
+        size: int,
+        *,
+        interpolation: Interpolation = "bicubic",
+        store: Kind = "original",
+        batch: int,
+        device: str,
+        threads: int,
     ) -> None:
         self._size = size
-        self._device = device
+        self._interpolation = interpolation
+        self._stored = store != "original"
         self._threads = threads
+        # a batch is decoded while the one before it is cut
         self._decoding = (
-            decoding_pipeline(batch=batch, threads=threads, prefetch=prefetch) if encoded else None
+            decoding_pipeline(batch=batch, threads=threads, prefetch=1) if store != "raw" else None
         )
+        self._in_order = ThreadPoolExecutor(1, thread_name_prefix="turbomim-decode")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="turbomim-cut")
         self._copies = torch.cuda.Stream() if device == "cuda" else None
         self._memory = Memory()
-        self._inputs: deque[Inputs] = deque()
-        self._cut: deque[tuple[Tensor, list[Future[None]]]] = deque()
+        self._batches: deque[Future[_Cutting]] = deque()
 
     def feed(self, images: list[Pixels], inputs: Inputs) -> None:
-        """Queue a batch: encoded images, (bytes,) each, or pixels, (H, W, 3) each; inputs of `crops.draw`."""
-        if self._decoding is None:
-            self._cut.append(self._start(images, inputs))
-            return
-        self._decoding.feed_input("images", [without_webp_exif(image) for image in images])
-        self._inputs.append(inputs)
+        """Start a batch: encoded images, (bytes,) each, or pixels, (H, W, 3) each; inputs of `crops.draw`."""
+        self._batches.append(self._in_order.submit(self._start, images, inputs))
 
     def schedule(self) -> None:
-        """Start the next batch, if it has to be decoded; the first call starts `prefetch` of them."""
-        if self._decoding is not None:
-            self._decoding.schedule_run()
+        """Nothing to do: a batch begins when it is fed."""
 
     def take(self) -> Tensor:
         """Wait for the oldest batch; return its images_BHWC, uint8, contiguous, on the device.
 
-        Raises RuntimeError if DALI failed to decode it.
+        Raises RuntimeError if DALI failed to decode it, UserError if a stored side is not the crop's.
         """
-        if self._decoding is not None:
-            (pixels,) = self._decoding.outputs()
-            # views: `at` copies
-            decoded = [np.asarray(pixels[place]) for place in range(len(pixels))]
-            self._cut.append(self._start(decoded, self._inputs.popleft()))
-        windows_BSSC, parts = self._cut.popleft()
+        windows_BSSC, parts = self._batches.popleft().result()
         for part in parts:
             part.result()
         return windows_BSSC if self._copies is None else _to_gpu(windows_BSSC, self._copies)
 
     def close(self) -> None:
-        """End the threads that cut."""
+        """Wait for what is under way, drop the rest, end the threads."""
+        self._in_order.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
-    def _start(self, images: list[Pixels], inputs: Inputs) -> tuple[Tensor, list[Future[None]]]:
-        """Let every thread cut a part of a batch."""
+    def _start(self, images: list[Pixels], inputs: Inputs) -> _Cutting:
+        """Decode a batch, if it is not; then let every thread resize and cut a part of it."""
+        if self._decoding is not None:
+            self._decoding.feed_input("images", [without_webp_exif(image) for image in images])
+            (decoded,) = self._decoding.run()
+            # views, which keep DALI's memory: `at` copies
+            images = [np.asarray(decoded[place]) for place in range(len(decoded))]
         sides_B2 = np.array([image.shape[:2] for image in images])
+        if self._stored:
+            self._check_stored(sides_B2)
+        else:
+            sides_B2 = resized_sides(sides_B2, sides_B2.min(1, keepdims=True), self._size)
         starts_B2 = src_offsets(inputs["words"], sides_B2, self._size)
         shape = (len(images), self._size, self._size, 3)
-        if self._device == "cuda":
-            windows_BSSC = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        else:
+        if self._copies is None:
             windows_BSSC = torch.from_numpy(self._memory.take(math.prod(shape)).reshape(shape))
+        else:
+            windows_BSSC = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         flips_B = inputs["flips"]
 
         def cut(places: NDArray[np.int64]) -> None:
             for place in places:
-                cut_window(images[place], starts_B2[place], bool(flips_B[place]), windows_BSSC[place])
+                pixels, start_2 = resize_for_window(
+                    images[place], sides_B2[place], starts_B2[place], self._size, self._interpolation
+                )
+                cut_window(pixels, start_2, bool(flips_B[place]), windows_BSSC[place])
 
         parts = np.array_split(np.arange(len(images)), self._threads)
         return windows_BSSC, [self._pool.submit(cut, places) for places in parts]
+
+    def _check_stored(self, sides_B2: NDArray[np.int64]) -> None:
+        (others,) = np.nonzero(sides_B2.min(1) != self._size)
+        if len(others):
+            height, width = sides_B2[others[0]].tolist()
+            raise UserError(
+                f"a photograph of the store has {width} x {height} pixels, its short side is not the "
+                f"{self._size} of the crop: remake the split with `turbomim shard make`"
+            )
+
+
+def resize_for_window(
+    pixels_HWC: Pixels,
+    sides_2: NDArray[np.int64],
+    start_2: NDArray[np.int64],
+    size: int,
+    interpolation: Interpolation,
+) -> tuple[Pixels, NDArray[np.int64]]:
+    """Resize an image to (height, width) `sides`; of a panorama, only what the window at `start` shows.
+
+    Returns the pixels and where the window starts in them.
+    """
+    height, width = sides_2.tolist()
+    if height * width <= PANORAMA * size * size:
+        return resize(pixels_HWC, height, width, interpolation), start_2
+    low_2, high_2 = np.maximum(start_2, 0), np.minimum(start_2 + size, sides_2)
+    region = (int(low_2[0]), int(low_2[1]), int(high_2[0]), int(high_2[1]))
+    return resize_region(pixels_HWC, height, width, region, interpolation), start_2 - low_2
 
 
 def cut_window(pixels_HWC: Pixels, start_2: NDArray[np.int64], flip: bool, window_SSC: Tensor) -> None:
@@ -113,9 +168,9 @@ def cut_window(pixels_HWC: Pixels, start_2: NDArray[np.int64], flip: bool, windo
         lines[:first] = lines[first + 1 : 2 * first + 1][::-1]
         lines[last:] = lines[2 * last - size - 1 : last - 1][::-1]
     if flip:
-        # torch's flip has a fast path for channels-last bytes; numpy's reversed copy takes ten times as long
-        window_CSS = window_SSC.permute(2, 0, 1)
-        window_CSS.copy_(window_CSS[None].flip(3)[0])
+        # torch's flip has a fast path for channels-last bytes; numpy's reversed copy takes six times as long
+        for rows_1CHW in window_SSC.permute(2, 0, 1)[None].split(max(1, ALONE // out[0].size), 2):
+            rows_1CHW.copy_(rows_1CHW.flip(3))
 
 
 def _to_gpu(windows_BSSC: Tensor, copies: torch.cuda.Stream) -> Tensor:

@@ -20,6 +20,7 @@ from torchvision.transforms import RandomResizedCrop, transforms
 
 from turbomim.pipeline.crops import Crop, Inputs, Interpolation, src_offsets
 from turbomim.pipeline.dali import CropGraph
+from turbomim.pipeline.windows import HostWindows
 
 
 def encode(image: Image.Image, extension: str, **options: Any) -> NDArray[np.uint8]:
@@ -41,6 +42,17 @@ def run_graph(
     graph.feed(images, inputs)
     graph.schedule()
     out: NDArray[np.uint8] = graph.take().numpy()
+    return out
+
+
+def run_windows(
+    images: list[NDArray[np.uint8]], inputs: Inputs, size: int, interpolation: Interpolation = "bicubic"
+) -> NDArray[np.uint8]:
+    """Crop as the loader does on a CPU."""
+    windows = HostWindows(size, interpolation=interpolation, batch=len(images), device="cpu", threads=2)
+    windows.feed(images, inputs)
+    out: NDArray[np.uint8] = windows.take().numpy()
+    windows.close()
     return out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -110,6 +111,20 @@ def test_a_refused_file_is_one_line(
     assert call(monkeypatch, "pretrain", "demo", "--config", str(tmp_path / "binary.yaml")) == 1
     err = capsys.readouterr().err
     assert err.count("\n") == 2 and "is not YAML" in err and "Traceback" not in err
+
+
+def test_output_that_nobody_takes(tiny_split: Split) -> None:
+    words = [sys.executable, "-m", "turbomim", "shard", "inspect", str(tiny_split.path)]
+    # buffered, so that the write fails at the end
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=env, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "turbomim: [Errno 28] No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, env=env, text=True, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_the_demo_leaves_other_files_alone(tmp_path: Path) -> None:

@@ -156,6 +156,14 @@ def test_an_executor_that_was_shut_down() -> None:
         list(run_jobs(abs, [1], executor))
 
 
+def test_a_job_that_stops_an_iteration_does_not_end_the_jobs() -> None:
+    def job(number: int) -> int:
+        return next(iter(())) if number == 1 else number
+
+    with pytest.raises(RuntimeError):
+        list(run_jobs(job, range(3), None))
+
+
 def test_one_worker_is_this_process() -> None:
     with local_processes(1) as one, local_processes(2) as two:
         assert one is None and isinstance(two, Executor)

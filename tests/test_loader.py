@@ -13,7 +13,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from crop_reference import by_definition, run_graph
+from crop_reference import by_torchvision, run_graph, run_windows
 
 from turbomim.pipeline import loader
 from turbomim.pipeline.crops import Crop, Interpolation, draw
@@ -67,8 +67,10 @@ def test_samples_labels_and_pixels_are_those_of_the_stream(tiny_split: Split) ->
         inputs = draw("src", 0.2, SEED, Turn(position=batch.position, epochs_B=epochs, ids_B=ids))
         words, flips = inputs["words"], inputs["flips"]
         for i in range(6):
-            expected = by_definition(samples.images[i], words[i], int(flips[i]), SIZE)
-            assert np.abs(batch.images_BHWC[i].numpy() - expected).max() < 0.85
+            expected = by_torchvision(samples.images[i], words[i], int(flips[i]), SIZE)
+            # the published crops', but for rounding: one value in a million is off by two
+            assert np.abs(batch.images_BHWC[i].numpy() - expected).max() <= 2
+            assert np.abs(batch.images_BHWC[i].numpy() - expected).mean() < 0.3
     files.close()
 
 
@@ -91,7 +93,12 @@ def test_the_interpolation_reaches_the_graph(tiny_split: Split, crop: Crop) -> N
     images = read_samples(tiny_split, files, ids).images
     files.close()
     inputs = draw(crop, 0.2, SEED, Turn(position=0, epochs_B=epochs, ids_B=ids))
-    bicubic, bilinear = (run_graph(images, inputs, SIZE, crop, name) for name in get_args(Interpolation))
+    bicubic, bilinear = (
+        run_graph(images, inputs, SIZE, crop, name)
+        if crop == "rrc"
+        else run_windows(images, inputs, SIZE, name)
+        for name in get_args(Interpolation)
+    )
     assert not np.array_equal(bicubic, bilinear)
     (default,) = load(tiny_split, 1, crop=crop)
     assert np.array_equal(default.images_BHWC.numpy(), bicubic)

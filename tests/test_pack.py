@@ -284,6 +284,33 @@ def test_on_bad_fail_names_the_image(tmp_path: Path) -> None:
     assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
 
 
+def test_on_bad_fail_is_not_content_with_a_finished_split_that_left_images_out(tmp_path: Path) -> None:
+    save_image(tmp_path / "src" / "a.jpg")
+    (tmp_path / "src" / "b.jpg").write_bytes(b"GIF89a")
+    make_shards(tmp_path / "src", tmp_path / "out")
+    with pytest.raises(UserError, match=r"^'b.jpg': not a JPEG, PNG or WebP file; mend"):
+        make_shards(tmp_path / "src", tmp_path / "out", on_bad="fail")
+
+
+def test_what_the_loader_refuses_is_refused(tmp_path: Path) -> None:
+    """Pillow reads a PNG whose first chunk is not IHDR."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    png, text = file.getvalue(), b"tEXta\0b"
+    chunk = struct.pack(">I", 3) + text + struct.pack(">I", zlib.crc32(text))
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "b.png").write_bytes(png[:8] + chunk + png[8:])
+    save_image(tmp_path / "src" / "a.jpg")
+    report = make_shards(tmp_path / "src", tmp_path / "out")
+    assert [image.path for image in report.bad] == ["b.png"]
+
+
+def test_a_long_folder_name_makes_a_name(tmp_path: Path) -> None:
+    save_image(tmp_path / ("x" * 120) / "a.jpg")
+    report = make_shards(tmp_path / ("x" * 120), tmp_path / "out")
+    assert report.manifest.name == "x" * 100
+
+
 def test_listings_agree(tiny_split: Split) -> None:
     def read(name: str) -> Any:
         return json.loads((tiny_split.path / name).read_text())
@@ -481,6 +508,13 @@ def test_no_space_when_syncing(photo_folder: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(UserError, match=r"cannot write .*No space left on device: [\d,]+ bytes needed"):
         make_shards(photo_folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["file/below", "x" * 255])
+def test_a_file_that_can_be_neither_made_nor_removed(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*; check the permissions"):
+        write_durably(tmp_path / name, b"")
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:

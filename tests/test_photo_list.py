@@ -119,6 +119,10 @@ USER_ERRORS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "root's neighbour": (write("../photos2/a.jpg,a"), "line 1: '../photos2/a.jpg' leads out of"),
     "the root itself": (write(".,a"), "line 1: '.' leads out of"),
     "no header": (write("x/a.jpg,a,b"), "line 1: 3 columns and no header; write path,label above them"),
+    "another header": (
+        write("\nfilename,label\nx/a.jpg,10\n"),
+        "line 2: a header without a column path .'filename, label'",
+    ),
     "latin-1": (write(b"x/a.jpg,cat\nx/b.jpg,caf\xe9\n"), "line 2: not UTF-8 text; save it as UTF-8"),
     "utf-16": (write("x/a.jpg,cat\n".encode("utf-16")), "line 1: not UTF-8 text"),
     "open quote": (write('x/a.jpg,a\n"x/b.jpg,a\n'), "line 2: unexpected end of data; quote cells"),

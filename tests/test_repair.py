@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crop_reference import run_graph
+from crop_reference import run_windows
 from test_loader import SEED, SIZE, by_position, load
 
 from turbomim.pipeline.crops import draw
-from turbomim.pipeline.dali import CropGraph
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.order import Turn, sample_ids
 from turbomim.pipeline.read import ShardFiles, read_samples
 from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.windows import HostWindows
 
 N = 33
 # one alone, two in a row, the last of the storage, whose stand-in is the first
@@ -85,7 +85,7 @@ def test_a_stand_in_is_cropped_as_the_sample_it_stands_for(own_split: Split) -> 
     images = read_samples(own_split, files, np.array([5])).images
     files.close()
     turn = Turn(position=int(position), epochs_B=np.array([0]), ids_B=np.array([4]))
-    expected = run_graph(images, draw("src", 0.2, SEED, turn), SIZE)
+    expected = run_windows(images, draw("src", 0.2, SEED, turn), SIZE)
     assert np.array_equal(batch.images_BHWC.numpy(), expected)
     assert (batch.ids_B.tolist(), batch.epochs_B.tolist()) == ([4], [0])
 
@@ -179,7 +179,7 @@ def test_a_failure_that_no_image_explains(tiny_split: Split, monkeypatch: pytest
     def fail(*_: object) -> None:
         raise RuntimeError("Critical error in pipeline:\nencountered:\n\nCUDA allocation failed\nmore")
 
-    monkeypatch.setattr(CropGraph, "take", fail)
+    monkeypatch.setattr(HostWindows, "take", fail)
     with pytest.raises(
         UserError, match=r"position 12, .* one by one: CUDA allocation failed; if memory"
     ) as caught:

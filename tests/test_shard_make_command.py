@@ -40,6 +40,15 @@ def test_a_raw_store_has_no_quality() -> None:
     assert store_of(options).to_json() == {"kind": "raw", "short_side": 224, "resampling": "bicubic"}
 
 
+@pytest.mark.parametrize("flags", [["--short-side", "256"], ["--store", "raw", "--quality", "80"]])
+def test_a_flag_that_the_store_has_no_use_for_is_refused(
+    flags: list[str], photo_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="a store of kind"):
+        make([str(photo_folder), str(tmp_path / "out"), *flags])
+    assert not (tmp_path / "out").exists()
+
+
 def test_sizes_exclude_each_other(photo_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         make([str(photo_folder), str(tmp_path / "out"), "--shard-size", "3", "--shard-count", "3"])

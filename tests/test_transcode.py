@@ -1,6 +1,7 @@
 """Stores made of decoded pixels, and the full check: what passes decodes in the loader."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import texture
+from numpy.typing import NDArray
 from PIL import Image
 from test_pack import bad_entries, contents, members, save_image
 
@@ -17,7 +19,8 @@ from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.ppm import ppm_pixels
 from turbomim.pipeline.shards import open_split
 from turbomim.pipeline.store import Store, Subsampling
-from turbomim.pipeline.transcode import Transcoder, one_thread, resize, store_pixels
+from turbomim.pipeline.strict import decode_strictly
+from turbomim.pipeline.transcode import Transcoder, one_thread, resize_for, store_pixels
 
 RAW = Store(kind="raw", short_side=32, resampling="bicubic")
 RESIZED = Store(kind="resized", short_side=32, resampling="bicubic", quality=95, subsampling="4:4:4")
@@ -40,7 +43,7 @@ def encoded(pixels: Any, form: str = "JPEG", **options: Any) -> EncodedImage:
 @pytest.mark.parametrize(("height", "width"), [(333, 500), (500, 333), (64, 64), (20, 31), (32, 47)])
 def test_the_resize_is_pillow_s(height: int, width: int, resampling: str) -> None:
     pixels = texture(height, height, width)
-    ours = resize(pixels, Store(kind="raw", short_side=32, resampling=resampling))
+    ours = resize_for(pixels, Store(kind="raw", short_side=32, resampling=resampling))
     sides = width * 32 // min(height, width), height * 32 // min(height, width)
     theirs = np.asarray(Image.fromarray(pixels).resize(sides, FILTERS[resampling]))
     assert ours.shape == theirs.shape
@@ -92,7 +95,7 @@ def test_a_resized_jpeg_looks_like_its_pixels() -> None:
     pixels = texture(1, 60, 90)
     stored = store_pixels(pixels, RESIZED)
     with Image.open(io.BytesIO(stored.content)) as image:
-        difference = np.asarray(image).astype(int) - resize(pixels, RESIZED)
+        difference = np.asarray(image).astype(int) - resize_for(pixels, RESIZED)
     assert (stored.height, stored.width) == (32, 48) and np.abs(difference).mean() < 3
 
 
@@ -160,6 +163,18 @@ def test_the_full_check_finds_what_the_header_does_not_show(tmp_path: Path) -> N
     assert not any(isinstance(outcome, str) for outcome in outcomes)
     originals = {path.read_bytes() for path in (tmp_path / "src").iterdir()}
     assert set(passed.values()) <= originals and len(passed) >= 3
+
+
+def test_a_warning_behind_an_unfinished_line_is_found() -> None:
+    """As a progress bar leaves it, drawn by a thread of its own."""
+
+    class Noisy(Decoder):
+        def decode(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8] | str]:
+            os.write(2, b"\r\x1b[2K 50%Corrupt JPEG data: bad Huffman code\n")
+            return super().decode(images)
+
+    content = np.frombuffer(encoded(texture(3, 64, 80)).content, np.uint8)
+    assert decode_strictly(Noisy(), [content]) == ["Corrupt JPEG data: bad Huffman code"]
 
 
 def test_an_image_that_does_not_decode_goes_into_no_store(tmp_path: Path) -> None:

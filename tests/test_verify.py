@@ -125,6 +125,10 @@ DAMAGE: dict[str, tuple[Damage, list[str]]] = {
         lambda f: edit(f / "SHA256SUMS", TAR, "x.tar"),
         [f"{TAR} is not in SHA256SUMS", "x.tar cannot"],
     ),
+    "sums with zeros": (
+        lambda f: (f / "SHA256SUMS").open("ab").write(b"00  a\0b\n"),
+        ["SHA256SUMS is damaged: it lists a name with a zero byte"],
+    ),
     "stray shard": (lambda f: shutil.copy(f / TAR, f / "stray.tar"), ["stray.tar is not in manifest.json"]),
     "a folder instead": (folder_instead, ["at byte 0: it is not a regular file"]),
     "a fifo instead": (fifo_instead, ["at byte 0: it is not a regular file"]),
@@ -183,6 +187,19 @@ def test_images_behind_a_damaged_header_are_still_decoded(copy: Path) -> None:
     assert [problem.offset for problem in report.problems if problem.offset] == [
         split.index.image_offset_N[15]
     ]
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"_", b"\x85"), (b" jpg ", b" jpg\0 ")])
+def test_a_damaged_index_line_hides_no_other_shard(old: bytes, new: bytes, copy: Path) -> None:
+    """The damage is in what no reader of the index looks at: to it the offsets still fit."""
+    path = copy / "trees-train-000000.idx"
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
+    flip(copy / f"{OTHER}.tar", 3000)
+    report = verify_split(copy, images=True)
+    assert report.images == 33
+    found = [str(problem) for problem in report.problems]
+    for words in ("000000.idx does not fit its tar: line ", f"{OTHER}.tar has changed"):
+        assert any(words in line for line in found), (words, found)
 
 
 def encoded(form: str = "JPEG", side: int = 64) -> bytes:

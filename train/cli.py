@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -209,19 +210,35 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 }
 
 
+def _run(argv: list[str]) -> None:
+    """Call what argv names.  Raises UserError, OSError, SystemExit."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        if not argv:
+            raise SystemExit(2)
+    elif argv[0] == "--version":
+        print(__version__)
+    elif argv[0] in COMMANDS:
+        COMMANDS[argv[0]](argv[1:])
+    else:
+        raise unknown("unknown command", argv[0], COMMANDS)
+
+
+def _drop_output() -> None:
+    """Let what standard output still holds go nowhere, if nobody takes it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """Run one command; what a user caused ends as one line on stderr and exit code 1."""
     argv = sys.argv[1:]
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE)
-        raise SystemExit(0 if argv else 2)
-    if argv[0] == "--version":
-        print(__version__)
-        return
     try:
-        if argv[0] not in COMMANDS:
-            raise unknown("unknown command", argv[0], COMMANDS)
-        COMMANDS[argv[0]](argv[1:])
+        _run(argv)
+        # what cannot be written is said here, not by the interpreter on its way out
+        sys.stdout.flush()
     except UserError as error:
         print(f"turbomim: {error}", file=sys.stderr)
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
@@ -230,9 +247,10 @@ def main() -> None:
         raise SystemExit(130) from None
     except BrokenPipeError:
         # the reader of our output went away
-        sys.stderr.close()
+        _drop_output()
         raise SystemExit(1) from None
     except OSError as error:
         # the system refused a file: its own words name the file and the reason
         print(f"turbomim: {error}", file=sys.stderr)
+        _drop_output()
         raise SystemExit(1) from None

@@ -3,7 +3,7 @@
 Frozen dataclasses, their checks, and their way to and from plain dictionaries (YAML).
 
 Defaults < recipe < --config file < flags.  A value that cannot work is refused here, with the field, the
-value and what would be legal; nothing below this file checks settings again.
+value and what would be legal.
 """
 
 from __future__ import annotations

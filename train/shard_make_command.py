@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from turbomim.pipeline.executors import open_executor
 from turbomim.pipeline.making import MAKING
 from turbomim.pipeline.pack import PackReport, make_shards
+from turbomim.pipeline.pack_plan import STORE_FIELDS
 from turbomim.pipeline.photographs import describe_others
 from turbomim.pipeline.store import Kind, Store, Subsampling
 from turbomim.train.log import duration
@@ -22,6 +23,9 @@ from turbomim.train.options import parse
 
 # seconds between lines where there is no terminal to draw a bar on
 LINE_INTERVAL = 10.0
+
+# of a store's settings, where they are not given
+USUAL = {"short_side": 224, "resampling": "bicubic", "quality": 95, "subsampling": "4:4:4"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +51,14 @@ class ShardMake:
     """Shards in all, of equal size."""
     store: Kind = "original"
     """What is kept: original bytes, or images with the short side resized, JPEG (resized) or pixels (raw)."""
-    short_side: int = 224
-    """Of resized and raw images, pixels: the size that training crops to."""
-    resampling: Literal["bicubic", "bilinear"] = "bicubic"
-    """Filter of the resize, antialiased: the one that the recipe names."""
-    quality: int = 95
-    """Of resized JPEGs, 1 to 100."""
-    subsampling: Subsampling = "4:4:4"
-    """Of the colours of resized JPEGs: 4:4:4 keeps them all, 4:2:0 a quarter."""
+    short_side: int | None = None
+    """Of resized and raw images, pixels: the size that training crops to; 224 if not given."""
+    resampling: Literal["bicubic", "bilinear"] | None = None
+    """Filter of the resize, antialiased: the one that the recipe names; bicubic if not given."""
+    quality: int | None = None
+    """Of resized JPEGs, 1 to 100; 95 if not given."""
+    subsampling: Subsampling | None = None
+    """Of the colours of resized JPEGs: 4:4:4 keeps them all, 4:2:0 a quarter; 4:4:4 if not given."""
     check: Literal["header", "full"] = "header"
     """Whether every image's header is checked, or every pixel is decoded."""
     on_bad: Literal["quarantine", "fail"] = "quarantine"
@@ -110,19 +114,10 @@ def pack(options: ShardMake, console: Console) -> PackReport:
 
 
 def store_of(options: ShardMake) -> Store:
-    """The store that the flags describe."""
-    if options.store == "original":
-        return Store()
-    store = Store(kind=options.store, short_side=options.short_side, resampling=options.resampling)
-    if options.store == "raw":
-        return store
-    return Store(
-        kind=options.store,
-        short_side=options.short_side,
-        resampling=options.resampling,
-        quality=options.quality,
-        subsampling=options.subsampling,
-    )
+    """The store that the flags describe; one that its kind does not have is `make_shards`' to refuse."""
+    values: dict[str, Any] = {name: USUAL[name] for name in STORE_FIELDS[options.store]}
+    values |= {name: value for name in USUAL if (value := getattr(options, name)) is not None}
+    return Store(kind=options.store, **values)
 
 
 class Pace:

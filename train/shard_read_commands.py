@@ -76,7 +76,7 @@ class ShardVerify:
     images: bool = False
     """Decode every image too."""
     workers: int = len(os.sched_getaffinity(0))
-    """Threads, a tar each."""
+    """Tars at a time: on threads, with --images on processes."""
     report: Path | None = None
     """JSON lines file for all problems; the terminal shows the first 20."""
 
