@@ -1,16 +1,16 @@
 """The two crops: what is drawn for a sample, where its window lies, and the graph from pixels to the crop.
 
 Simple resized crop ("src"): short side to `size`, reflect padding of 4, a uniform integer size x size
-window.  Only the window is resampled: that is faster, and a panorama takes no more memory than a square.  It
-follows torchvision's Resize, pad(4, reflect) and crop on PIL images.
+window.  It follows torchvision's Resize, pad(4, reflect) and crop on PIL images.  The graph, which a GPU runs,
+resamples only the window, so a panorama takes no more memory than a square; on a CPU see windows.py.
 
 Random resized crop ("rrc"): a window of uniform area, log-uniform aspect ratio and uniform place, resized to
 size x size; nothing outside the window shows.  It follows torchvision's RandomResizedCrop on PIL images, the
 central crop after ten windows that do not fit included; a side that ends in exactly one half is rounded up,
 not to even.
 
-Both resize antialiased, bicubic or bilinear: published recipes use one or the other.  Unlike PIL, they do not
-round and clip between the two passes of a resize, and repeat the edge where PIL cuts its filter short.
+Both resize antialiased, bicubic or bilinear: published recipes use one or the other.  Unlike PIL, the graphs
+do not round and clip between the two passes of a resize, and repeat the edge where PIL cuts its filter short.
 Shape suffixes: B samples, A attempts.
 """
 
@@ -182,7 +182,6 @@ def stored_src_graph(pixels: DataNode, size: int, _interpolation: Interpolation,
     The window is that of the original photograph, as a store's sides are its `resized_sides`.
     """
     words = fn.external_source(name="words", no_copy=True)
-    # cut first: only the window goes to the GPU
     return _on(device, _window(pixels, window_starts(words, pixels.shape()[:2], size), size))
 
 

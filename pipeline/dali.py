@@ -1,4 +1,4 @@
-"""The DALI graph: photographs as stored to uint8 crops.  One definition for CPU and GPU.
+"""The DALI graph: photographs as stored to uint8 crops; for a CPU, the loader uses it for rrc only.
 
 Decode, one of the crops of crops.py, and a flip with probability 0.5; EXIF orientation is ignored.
 Shape suffixes: B samples, H W pixels, C channels.

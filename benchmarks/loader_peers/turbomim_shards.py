@@ -47,6 +47,6 @@ def _loader(job: Job) -> Loader:
         micro_batch=job.batch,
         device=job.device,
         threads=job.workers or job.cores,
-        readers=1,
+        readers=2,
         **gpu,
     )
