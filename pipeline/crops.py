@@ -1,8 +1,8 @@
 """The two crops: what is drawn for a sample, where its window lies, and the graph from pixels to the crop.
 
 Simple resized crop ("src"): short side to `size`, reflect padding of 4, a uniform integer size x size
-window.  It follows torchvision's Resize, pad(4, reflect) and crop on PIL images.  The graph, which a GPU runs,
-resamples only the window, so a panorama takes no more memory than a square; on a CPU see windows.py.
+window.  It follows torchvision's Resize, pad(4, reflect) and crop on PIL images.  The graph, which a GPU
+runs, resamples only the window, so a panorama takes no more memory than a square; on a CPU see windows.py.
 
 Random resized crop ("rrc"): a window of uniform area, log-uniform aspect ratio and uniform place, resized to
 size x size; nothing outside the window shows.  It follows torchvision's RandomResizedCrop on PIL images, the
