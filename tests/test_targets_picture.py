@@ -40,7 +40,8 @@ def photograph() -> torch.Tensor:
 
 def distance() -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     along = np.arange(SIZE) - SIZE / 2
-    return np.hypot(along[:, None], along[None, :])
+    from_zero: np.ndarray[tuple[int, int], np.dtype[np.float64]] = np.hypot(along[:, None], along[None, :])
+    return from_zero
 
 
 def test_raw_target_is_the_photograph() -> None:
