@@ -25,14 +25,12 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.memory import Memory
 from turbomim.pipeline.resize import resize, resize_region
 from turbomim.pipeline.store import Kind
+from turbomim.pipeline.threads import serial_pool
 
 Pixels = NDArray[np.uint8]
 
 # an image of more windows than this is resized only where its window lies
 PANORAMA: Final = 16
-
-# bytes: on more, torch starts as many threads as there are cores, for each thread that cuts
-ALONE: Final = 32768
 
 
 # windows being filled, and the threads' parts of that
@@ -44,7 +42,7 @@ class HostWindows:
 
     size: the crop's side; store: "raw" images are pixels, "resized" ones JPEGs, of a short side of `size`;
     "original" ones are resized here, by `interpolation`; device: "cpu" or "cuda"; threads: of the decoder,
-    and as many that resize and cut.
+    and as many that resize.
     """
 
     def __init__(
@@ -60,13 +58,14 @@ class HostWindows:
         self._size = size
         self._interpolation = interpolation
         self._stored = store != "original"
-        self._threads = threads
+        # a copy is so short that a second thread waits for the interpreter more than it copies
+        self._cutters = 1 if self._stored else threads
         # a batch is decoded while the one before it is cut
         self._decoding = (
             decoding_pipeline(batch=batch, threads=threads, prefetch=1) if store != "raw" else None
         )
         self._in_order = ThreadPoolExecutor(1, thread_name_prefix="turbomim-decode")
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="turbomim-cut")
+        self._pool = serial_pool(self._cutters, "turbomim-cut")
         self._copies = torch.cuda.Stream() if device == "cuda" else None
         self._memory = Memory()
         self._batches: deque[Future[_Cutting]] = deque()
@@ -120,7 +119,7 @@ class HostWindows:
                 )
                 cut_window(pixels, start_2, bool(flips_B[place]), windows_BSSC[place])
 
-        parts = np.array_split(np.arange(len(images)), self._threads)
+        parts = np.array_split(np.arange(len(images)), self._cutters)
         return windows_BSSC, [self._pool.submit(cut, places) for places in parts]
 
     def _check_stored(self, sides_B2: NDArray[np.int64]) -> None:
@@ -169,8 +168,8 @@ def cut_window(pixels_HWC: Pixels, start_2: NDArray[np.int64], flip: bool, windo
         lines[last:] = lines[2 * last - size - 1 : last - 1][::-1]
     if flip:
         # torch's flip has a fast path for channels-last bytes; numpy's reversed copy takes six times as long
-        for rows_1CHW in window_SSC.permute(2, 0, 1)[None].split(max(1, ALONE // out[0].size), 2):
-            rows_1CHW.copy_(rows_1CHW.flip(3))
+        window_1CSS = window_SSC.permute(2, 0, 1)[None]
+        window_1CSS.copy_(window_1CSS.flip(3))
 
 
 def _to_gpu(windows_BSSC: Tensor, copies: torch.cuda.Stream) -> Tensor:

@@ -46,7 +46,9 @@ def _loader(job: Job) -> Loader:
         global_batch=job.batch,
         micro_batch=job.batch,
         device=job.device,
-        threads=job.workers or job.cores,
-        readers=2,
+        # the best of a few: while DALI waits for one batch to be cut, one thread more decodes the next;
+        # what lies in the system's cache needs one reader
+        threads=job.workers or job.cores + 1,
+        readers=1,
         **gpu,
     )
