@@ -88,7 +88,7 @@ def check_crop(crop: str, interpolation: str, *, size: int, scale: float, store:
         raise UserError(
             f"crop 'src' of {size} pixels, {interpolation}, cannot come out of a store of short side "
             f"{store.short_side}, {store.resampling}: remake the split with `--short-side {size}` "
-            f" and `--resampling {interpolation}`, or use the store's values"
+            f"and `--resampling {interpolation}`, or use the store's values"
         )
     if store.short_side < size:
         raise UserError(

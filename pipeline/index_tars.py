@@ -16,11 +16,12 @@ from turbomim import __version__
 from turbomim.pipeline.durable import write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.listings import write_listings
+from turbomim.pipeline.pack_plan import at_least_one
 from turbomim.pipeline.photographs import BadImage
-from turbomim.pipeline.shards import Manifest, Shard, fingerprint_of
+from turbomim.pipeline.shards import Manifest, Shard, fingerprint_of, index_name
 from turbomim.pipeline.store import Store
 from turbomim.pipeline.tar import index_text
-from turbomim.pipeline.tar_folder import check_listings, find_tars, index_name, name_split, tar_bytes
+from turbomim.pipeline.tar_folder import check_listings, find_tars, name_split, tar_bytes
 from turbomim.pipeline.tar_samples import IMAGE_EXTENSIONS, Choice, TarSamples, read_samples_of
 from turbomim.pipeline.tar_walk import BadTar, open_tar
 
@@ -146,8 +147,7 @@ def _index_all(
     progress: Progress | None,
 ) -> list[IndexedTar]:
     """Index every tar; raise UserError for the first that cannot be, and count the others."""
-    if workers < 1:
-        raise UserError(f"--workers is {workers}: it must be at least 1")
+    at_least_one("--workers", workers)
     report = progress or (lambda *_: None)
     total = sum(tar_bytes(folder / tar) for tar in tars)
 

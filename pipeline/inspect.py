@@ -1,6 +1,5 @@
 """What is in a split: counts, classes, sizes and formats, from its manifest, index and some image headers."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.ContainerIO import ContainerIO
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import BAD, Split, open_split
+from turbomim.pipeline.listings import read_bad
+from turbomim.pipeline.pack_plan import at_least_one
+from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.store import Store
 from turbomim.pipeline.tar import Members
 
@@ -69,14 +69,13 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
 
     Raises UserError if `sample` is below 1, or bad.jsonl is not ours.
     """
-    if sample < 1:
-        raise UserError(f"--sample is {sample}: it must be at least 1")
+    at_least_one("--sample", sample)
     manifest, index = split.manifest, split.index
     ids = np.unique(np.linspace(0, len(index) - 1, min(sample, len(index))).astype(np.int64))
     headers = [_read_header(split, int(sample_id)) for sample_id in ids]
     readable = [header for header in headers if header is not None]
     sides = np.array([sorted(size) for _, size in readable], np.int64).reshape(-1, 2)
-    bad = _read_bad(split.path)
+    bad = read_bad(split.path)
     counts = manifest.made.get("class_samples") or [None] * len(manifest.classes)
     classes = sorted(zip(manifest.classes, counts, strict=True), key=lambda item: -(item[1] or 0))
     return SplitSummary(
@@ -98,7 +97,7 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
         histogram=_histogram(sides[:, 0], EDGES),
         formats=dict(Counter(form for form, _ in readable).most_common()),
         bad=len(bad),
-        first_bad=tuple(bad[:FIRST_BAD]),
+        first_bad=tuple((image.path, image.reason) for image in bad[:FIRST_BAD]),
         fingerprint=manifest.fingerprint,
     )
 
@@ -179,16 +178,3 @@ def _read_header(split: Split, sample_id: int) -> tuple[str, tuple[int, int]] | 
                 return "JPEG" if image.format == "MPO" else str(image.format), image.size
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
             return None
-
-
-def _read_bad(folder: Path) -> list[tuple[str, str]]:
-    try:
-        lines = (folder / BAD).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return []
-    try:
-        entries = [json.loads(line) for line in lines]
-        return [(str(entry["path"]), str(entry["reason"])) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        path = str(folder / BAD)
-        raise UserError(f"{path!r} has a line without a path and a reason: restore the file") from error

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.photographs import BadImage
-from turbomim.pipeline.shards import BAD, MANIFEST, Manifest
+from turbomim.pipeline.shards import BAD, MANIFEST, SUMS, Manifest
 
 
 def write_listings(
@@ -46,7 +47,7 @@ def write_listings(
     sums = {shard.name: shard.sha256 for shard in shards} | index_sums
     sums |= {name: hashlib.sha256(content).hexdigest() for name, content in listings.items()}
     lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
-    files = {"SHA256SUMS": lines.encode(), **listings}
+    files = {SUMS: lines.encode(), **listings}
     for name, content in files.items():
         write_durably(folder / name, content)
     return list(files)
@@ -54,3 +55,15 @@ def write_listings(
 
 def _json(tree: Any) -> bytes:
     return (json.dumps(tree, indent=1) + "\n").encode()
+
+
+def read_bad(folder: Path) -> tuple[BadImage, ...]:
+    """Read what was refused; nothing without such a file.  Raises UserError if it is not ours."""
+    path = folder / BAD
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return tuple(BadImage(**json.loads(line)) for line in lines)
+    except FileNotFoundError:
+        return ()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{str(path)!r} has a line without a path and a reason: restore the file") from error

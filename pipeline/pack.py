@@ -16,7 +16,7 @@ from typing import Any
 from turbomim.pipeline.durable import check_space, write_durably
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.executors import local_processes, run_jobs
-from turbomim.pipeline.listings import write_listings
+from turbomim.pipeline.listings import read_bad, write_listings
 from turbomim.pipeline.making import (
     MAKING,
     PUBLISHING,
@@ -52,16 +52,15 @@ from turbomim.pipeline.shard_job import (
     pack_shard,
 )
 from turbomim.pipeline.shards import (
-    BAD,
     MANIFEST,
     Manifest,
     Shard,
     check_shards,
     fingerprint_of,
+    index_name,
     load_manifest,
 )
 from turbomim.pipeline.store import Store
-from turbomim.pipeline.tar_folder import index_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -250,8 +249,7 @@ def _finished(folder: Path, settings: Settings, plan: dict[str, Any], on_bad: On
     if other:
         raise UserError(f"{str(folder)!r} holds finished shards with {other}: choose another folder")
     check_shards(folder, manifest)
-    lines = (folder / BAD).read_text(encoding="utf-8").splitlines()
-    bad = tuple(BadImage(**json.loads(line)) for line in lines)
+    bad = read_bad(folder)
     if bad and on_bad == "fail":
         raise bad_image_error(bad[0])
     return _report(folder, manifest, bad, len(manifest.shards))

@@ -24,6 +24,7 @@ from turbomim.pipeline.tar import BLOCK, Members, check_bounds, check_layout, pa
 FORMAT = "turbomim-split-1"
 MANIFEST = "manifest.json"
 BAD = "bad.jsonl"
+SUMS = "SHA256SUMS"
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-\d{6,}\.tar")
 # a file name without control characters; surrogates only as Python writes bytes that are no UTF-8
 FOREIGN_NAME = re.compile(r"(?!\.)[^/\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]+\.tar")
@@ -233,6 +234,11 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
         _mark_checked(folder / MANIFEST, newest_ns)
 
 
+def index_name(tar: str) -> str:
+    """Give the name of a tar's index file."""
+    return f"{tar.removesuffix('.tar')}.idx"
+
+
 def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
     """Read the .idx file of every shard.  Raises UserError if one is missing or does not fit its tar."""
     members = Members.of(manifest.made)
@@ -255,7 +261,7 @@ def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
 
     def load(number: int) -> None:
         shard = manifest.shards[number]
-        path = folder / f"{shard.name.removesuffix('.tar')}.idx"
+        path = folder / index_name(shard.name)
         try:
             columns_4N = parse_index(path.read_bytes(), members)
             check(columns_4N, shard.samples, shard.bytes)

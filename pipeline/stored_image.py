@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import load_manifest
+from turbomim.pipeline.shards import index_name, load_manifest
 from turbomim.pipeline.tar import Members
-from turbomim.pipeline.tar_folder import index_name
 from turbomim.pipeline.tar_walk import open_tar
 
 PLACE = re.compile(r"(?P<shard>.+?\.tar):(?P<name>.+?)(:(?P<offset>\d+))?")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack_plan import WORD, default_name
-from turbomim.pipeline.shards import BAD, MANIFEST, load_manifest
+from turbomim.pipeline.shards import BAD, MANIFEST, SUMS, load_manifest
 
-LISTINGS = (MANIFEST, "SHA256SUMS", "_info.json", BAD, "classes.json", "sizes.json", "wids.json")
+LISTINGS = (MANIFEST, SUMS, "_info.json", BAD, "classes.json", "sizes.json", "wids.json")
 SPLIT_WORDS = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(?![a-z])", re.IGNORECASE)
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -89,11 +89,6 @@ def check_listings(folder: Path, force: bool) -> None:
         )
         what = "is indexed already" if foreign else f"holds files that would be replaced ({', '.join(there)})"
         raise UserError(f"{str(folder)!r} {what}: {remedy}")
-
-
-def index_name(tar: str) -> str:
-    """Give the name of a tar's index file."""
-    return f"{tar.removesuffix('.tar')}.idx"
 
 
 def tar_bytes(path: Path) -> int:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
+from turbomim.pipeline.photographs import MAX_IMAGE_BYTES
 from turbomim.pipeline.tar import LABEL_BYTES
 from turbomim.pipeline.tar_walk import BadTar, TarMember, walk_tar
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
-MAX_IMAGE_BYTES: Final = 2**31 - 1
 
 # what webdataset passes over: `__meta__` and what lies in such a folder
 META: Final = re.compile(r"__[^/]*__(/|$)")

@@ -11,19 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.executors import local_processes, run_jobs
 from turbomim.pipeline.index_tars import Progress, sha256_of
-from turbomim.pipeline.shards import MANIFEST, Manifest, Shard, load_manifest
+from turbomim.pipeline.pack_plan import at_least_one
+from turbomim.pipeline.shards import MANIFEST, SUMS, Manifest, Shard, index_name, load_manifest
 from turbomim.pipeline.store import Kind, Store
 from turbomim.pipeline.stored_image import StoredImage, stored_images
 from turbomim.pipeline.tar import Members, check_bounds, check_layout, index_text, parse_index
-from turbomim.pipeline.tar_folder import index_name
 from turbomim.pipeline.tar_samples import Choice, read_samples_of
 from turbomim.pipeline.tar_walk import BadTar, open_tar
 from turbomim.pipeline.verify_images import check_images
-
-SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +74,7 @@ def verify_split(
     """
     folder = Path(path)
     manifest = load_manifest(folder)
-    if workers < 1:
-        raise UserError(f"--workers is {workers}: it must be at least 1")
+    at_least_one("--workers", workers)
     checks = [
         ShardCheck(
             number=number,

@@ -12,11 +12,13 @@ Shape suffixes: B samples, H W pixels, S the crop's side, C channels.
 import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
 from turbomim.pipeline.crops import Inputs, Interpolation, resized_sides, src_offsets
@@ -60,11 +62,13 @@ class HostWindows:
         self._stored = store != "original"
         # a copy is so short that a second thread waits for the interpreter more than it copies
         self._cutters = 1 if self._stored else threads
-        # a batch is decoded while the one before it is cut
-        self._decoding = (
-            decoding_pipeline(batch=batch, threads=threads, prefetch=1) if store != "raw" else None
-        )
-        self._in_order = ThreadPoolExecutor(1, thread_name_prefix="turbomim-decode")
+        # two share the threads: while one's batch is handed over, the other decodes
+        shares = [threads - threads // 2, threads // 2] if threads > 1 else [1]
+        self._decoders: SimpleQueue[Pipeline | None] = SimpleQueue()
+        for share in shares:
+            raw = store == "raw"
+            self._decoders.put(None if raw else decoding_pipeline(batch=batch, threads=share, prefetch=1))
+        self._starters = ThreadPoolExecutor(len(shares), thread_name_prefix="turbomim-decode")
         self._pool = serial_pool(self._cutters, "turbomim-cut")
         self._copies = torch.cuda.Stream() if device == "cuda" else None
         self._memory = Memory()
@@ -72,7 +76,7 @@ class HostWindows:
 
     def feed(self, images: list[Pixels], inputs: Inputs) -> None:
         """Start a batch: encoded images, (bytes,) each, or pixels, (H, W, 3) each; inputs of `crops.draw`."""
-        self._batches.append(self._in_order.submit(self._start, images, inputs))
+        self._batches.append(self._starters.submit(self._start, images, inputs))
 
     def schedule(self) -> None:
         """Nothing to do: a batch begins when it is fed."""
@@ -89,16 +93,20 @@ class HostWindows:
 
     def close(self) -> None:
         """Wait for what is under way, drop the rest, end the threads."""
-        self._in_order.shutdown(cancel_futures=True)
+        self._starters.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
     def _start(self, images: list[Pixels], inputs: Inputs) -> _Cutting:
         """Decode a batch, if it is not; then let every thread resize and cut a part of it."""
-        if self._decoding is not None:
-            self._decoding.feed_input("images", [without_webp_exif(image) for image in images])
-            (decoded,) = self._decoding.run()
-            # views, which keep DALI's memory: `at` copies
-            images = [np.asarray(decoded[place]) for place in range(len(decoded))]
+        decoder = self._decoders.get()
+        try:
+            if decoder is not None:
+                decoder.feed_input("images", [without_webp_exif(image) for image in images])
+                (decoded,) = decoder.run()
+                # views, which keep DALI's memory: `at` copies
+                images = [np.asarray(decoded[place]) for place in range(len(decoded))]
+        finally:
+            self._decoders.put(decoder)
         sides_B2 = np.array([image.shape[:2] for image in images])
         if self._stored:
             self._check_stored(sides_B2)

@@ -46,9 +46,9 @@ def _loader(job: Job) -> Loader:
         global_batch=job.batch,
         micro_batch=job.batch,
         device=job.device,
-        # the best of a few: while DALI waits for one batch to be cut, one thread more decodes the next;
-        # what lies in the system's cache needs one reader
-        threads=job.workers or job.cores + 1,
+        threads=job.workers or job.cores,
+        # the best of a few: what lies in the system's cache needs one reader
         readers=1,
+        prefetch=3,
         **gpu,
     )
