@@ -18,9 +18,8 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.folder_lock import LOCK, folder_lock
 from turbomim.pipeline.photographs import BadImage
 from turbomim.pipeline.shard_job import ShardResult
-from turbomim.pipeline.shards import Shard
+from turbomim.pipeline.shards import MAKING, Shard
 
-MAKING = ".making"
 PLAN = "plan.json"
 JOURNAL = "journal.jsonl"
 PUBLISHING = "publishing"

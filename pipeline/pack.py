@@ -18,7 +18,6 @@ from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.executors import local_processes, run_jobs
 from turbomim.pipeline.listings import read_bad, write_listings
 from turbomim.pipeline.making import (
-    MAKING,
     PUBLISHING,
     agree_on_plan,
     difference,
@@ -52,6 +51,7 @@ from turbomim.pipeline.shard_job import (
     pack_shard,
 )
 from turbomim.pipeline.shards import (
+    MAKING,
     MANIFEST,
     Manifest,
     Shard,

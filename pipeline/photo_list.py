@@ -107,6 +107,11 @@ def _header(source: Path, line: int, cells: list[str]) -> list[str]:
         raise UserError(
             f"{str(source)!r}, line {line}: {len(cells)} columns and no header; write path,label above them"
         )
+    if cells[0].isidentifier():
+        raise UserError(
+            f"{str(source)!r}, line {line}: {cells[0]!a} is no image file's name; if the line is a header, "
+            "its columns must be called path and label; if not, write path,label above it"
+        )
     return ["path", "label"][: len(cells)]
 
 

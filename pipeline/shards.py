@@ -25,6 +25,8 @@ FORMAT = "turbomim-split-1"
 MANIFEST = "manifest.json"
 BAD = "bad.jsonl"
 SUMS = "SHA256SUMS"
+# what `shard make` has not finished
+MAKING = ".making"
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-\d{6,}\.tar")
 # a file name without control characters; surrogates only as Python writes bytes that are no UTF-8
 FOREIGN_NAME = re.compile(r"(?!\.)[^/\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]+\.tar")
@@ -187,6 +189,11 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if (folder / MAKING).is_dir():
+            raise UserError(
+                f"{str(folder)!r} holds shards that are not finished: run the same `turbomim shard make` "
+                "again, it goes on where it was stopped"
+            ) from error
         below = sorted(other.parent.name for other in folder.glob(f"*/{MANIFEST}"))
         hint = f" (did you mean its sub-folder {below[0]!r}?)" if below else ""
         raise UserError(

@@ -17,9 +17,8 @@ from test_pack import contents
 from turbomim.pipeline import executors
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.executors import local_processes, open_executor, run_jobs
-from turbomim.pipeline.making import MAKING
 from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.shards import MAKING, Split
 from turbomim.pipeline.store import Store
 
 

@@ -18,10 +18,10 @@ from test_pack import bad_entries, contents, save_image
 from turbomim.benchmarks.kill_shard_make import digest, draw_photographs, fork
 from turbomim.pipeline import pack
 from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.making import MAKING, read_journal
+from turbomim.pipeline.making import read_journal
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shard_job import ShardJob, ShardResult, pack_shard
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.shards import MAKING, Split, open_split
 
 KILLED = 9
 
@@ -275,6 +275,12 @@ def test_an_interrupted_run_keeps_what_is_done(workers: int, photo_folder: Path,
     assert make_shards(photo_folder, folder, samples_per_shard=2).kept >= 1
     make_shards(photo_folder, tmp_path / "whole", samples_per_shard=2)
     assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_an_unfinished_split_says_so(photo_folder: Path, tmp_path: Path) -> None:
+    interrupted(photo_folder, tmp_path / "out", 2, samples_per_shard=2)
+    with pytest.raises(UserError, match="not finished: run the same `turbomim shard make` again"):
+        open_split(tmp_path / "out")
 
 
 def test_a_run_interrupted_before_its_first_shard_leaves_nothing(photo_folder: Path, tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ USER_ERRORS: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "absolute": (write("/etc/hosts,a"), "line 1: '/etc/hosts' leads out of .*holds all images as --root"),
     "root's neighbour": (write("../photos2/a.jpg,a"), "line 1: '../photos2/a.jpg' leads out of"),
+    "a header of other words": (write("file,class\na.jpg,b"), "line 1: 'file' is no image file's name"),
     "the root itself": (write(".,a"), "line 1: '.' leads out of"),
     "no header": (write("x/a.jpg,a,b"), "line 1: 3 columns and no header; write path,label above them"),
     "another header": (
