@@ -24,8 +24,8 @@ format: .venv/dev.done
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/dev.done  ## ratios on a CPU, times on a GPU; JSON lines
-	$(BIN)/python -m turbomim.benchmarks.bench_kernels
+bench: .venv/dev.done  ## loader, kernels, step and training, in under ten minutes on a GPU
+	$(BIN)/python -m turbomim.benchmarks.bench_all
 
 clean:  ## all but the shards and runs of yours
 	rm -rf .venv build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

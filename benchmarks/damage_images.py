@@ -32,9 +32,10 @@ from torchvision.io import ImageReadMode, decode_image
 
 from turbomim.benchmarks.image_kinds import Kind, by_pillow, encode, kinds, photograph
 from turbomim.benchmarks.timing import machine
+from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.image_file import RefusedImage, read_image
-from turbomim.pipeline.loader import Batch, Loader
+from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.photographs import find_photographs
 from turbomim.pipeline.shards import MANIFEST, Manifest, Shard, Split, fingerprint_of, open_split
 from turbomim.pipeline.tar import BLOCK, index_text, tar_end, tar_member

@@ -49,6 +49,7 @@ def configurations() -> tuple[Configuration, ...]:
         _masking(units=196, keep=49),
         _masking(units=144, keep=36),
         _masking(units=256, keep=64),
+        _masking(units=64, keep=16),
         _masking(units=36, keep=14),
         # MAE, PixMIM
         _patches(size=224, patch=16, keep=49, target="raw", dtypes=(bf16, bf16)),
@@ -69,6 +70,9 @@ def configurations() -> tuple[Configuration, ...]:
         _product(rows=224, terms=82, columns=82, operand="fp32"),
         _ideal(size=224, patch=16, keep=49, dtype=bf16),
         _ideal(size=224, patch=16, keep=49, dtype=fp32),
+        # CIFAR-10
+        _patches(size=32, patch=4, keep=16, target="raw", dtypes=(bf16, bf16)),
+        _patches(size=32, patch=4, keep=16, target="gaussian", radius=5.7, dtypes=(bf16, bf16)),
         # the demo
         _patches(size=96, patch=8, keep=36, target="raw", dtypes=(fp32, fp32)),
         _patches(size=96, patch=8, keep=36, target="gaussian", radius=17, dtypes=(fp32, fp32)),

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.crops import Crop, Interpolation, check_crop, draw
 from turbomim.pipeline.dali import CropGraph, find_undecodable
 from turbomim.pipeline.decode import BACKENDS, Backend, GpuDecoding, failure_reason
@@ -41,20 +42,6 @@ from turbomim.pipeline.windows import HostWindows
 
 Shuffle = Literal["full", "window"]
 SHUFFLES = ("full", "window")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Batch:
-    """A micro-batch on the training device; it stays valid as long as it is held.
-
-    images (B, H, W, C) uint8 RGB, contiguous; labels, ids, epochs (B,) int64; position: of its first sample.
-    """
-
-    images_BHWC: Tensor
-    labels_B: Tensor
-    ids_B: Tensor
-    epochs_B: Tensor
-    position: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,9 +16,10 @@ import torch
 from crop_reference import by_torchvision, run_graph, run_windows
 
 from turbomim.pipeline import loader
+from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.crops import Crop, Interpolation, draw
 from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.loader import Batch, Loader
+from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.order import Turn, sample_ids
 from turbomim.pipeline.read import ReadAhead, ShardFiles, read_samples
 from turbomim.pipeline.shards import Split, open_split

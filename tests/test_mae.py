@@ -1,4 +1,4 @@
-"""The model against the textbook form, written out here from the paper, and the published pins."""
+"""The model against the textbook form of the benchmarks, in float64, and the published pins."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig, RunConfig
+from turbomim.benchmarks.textbook_mae import TextbookMAE, noise_of, normalised
+from turbomim.train.config import Config, DataConfig, ModelConfig, RunConfig
 from turbomim.train.models.mae import MAE, flops_per_image
 from turbomim.train.models.vit import sincos_positions
 from turbomim.train.optim import decayed
@@ -28,55 +29,17 @@ def with_model(config: Config, **changes: object) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def textbook_target(images_BHWC: Tensor, config: Config) -> Tensor:
-    """All patches (B, N, P), in float64: blur in 0..1, normalise, patchify, normalise by patch."""
+def textbook_loss(
+    net: TextbookMAE, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor, config: Config
+) -> Tensor:
+    """In float64.  Blurring normalised images is normalising blurred ones: both are linear."""
     model, size = config.model, config.data.size
-    x_BCHW = images_BHWC.permute(0, 3, 1, 2).double() / 255
+    images_BCHW = target_BCHW = normalised(images_BHWC, torch.float64)
     if model.target == "gaussian":
         sigma = size / (2 * torch.pi * model.radius)
         taps = 2 * int(-(-4 * sigma // 1)) + 1
-        x_BCHW = gaussian_blur(x_BCHW, [taps, taps], [sigma, sigma])
-    return textbook_patches(x_BCHW, config)
-
-
-def textbook_patches(x_BCHW: Tensor, config: Config) -> Tensor:
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    x_BCHW = (x_BCHW - mean) / std
-    p, side = config.model.patch, config.data.size // config.model.patch
-    cells = x_BCHW.reshape(len(x_BCHW), 3, side, p, side, p)
-    return cells.permute(0, 2, 4, 3, 5, 1).reshape(len(x_BCHW), side * side, p * p * 3)
-
-
-def textbook_loss(
-    net: MAE, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor, config: Config
-) -> Tensor:
-    """MAE as in the paper: embed every patch, drop the masked, un-shuffle, decode and predict everything."""
-    model = config.model
-    batch, patches = len(images_BHWC), config.patches
-    pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).double() / 255
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    tokens = net.patch_embed.proj((pixels_BCHW - mean) / std).flatten(2).transpose(1, 2)
-    tokens = tokens + net.pos_embed[:, 1:]
-    shuffle_BN = torch.cat([ids_keep_BK, ids_mask_BM], 1)
-    restore_BN = shuffle_BN.argsort(1)
-    tokens = torch.gather(tokens, 1, ids_keep_BK[..., None].expand(-1, -1, model.width))
-    cls = (net.cls_token + net.pos_embed[:, :1]).expand(batch, -1, -1)
-    tokens = torch.cat([cls, tokens], 1)
-    for block in net.blocks:
-        tokens = block(tokens)
-    tokens = net.decoder_embed(net.norm(tokens))
-    fill = net.mask_token.expand(batch, patches - config.keep, -1)
-    every = torch.cat([tokens[:, 1:], fill], 1)
-    every = torch.gather(every, 1, restore_BN[..., None].expand(-1, -1, model.decoder_width))
-    tokens = torch.cat([tokens[:, :1], every], 1) + net.decoder_pos_embed
-    for block in net.decoder_blocks:
-        tokens = block(tokens)
-    pred = net.decoder_pred(net.decoder_norm(tokens))[:, 1:]
-    target = textbook_target(images_BHWC, config)
-    if model.norm_pix:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    mask_BN = torch.ones(batch, patches, dtype=torch.float64).scatter(1, ids_keep_BK, 0.0)
-    loss: Tensor = (((pred - target) ** 2).mean(-1) * mask_BN).sum() / mask_BN.sum()
+        target_BCHW = gaussian_blur(images_BCHW, [taps, taps], [sigma, sigma])
+    loss: Tensor = net(images_BCHW, noise_of(ids_keep_BK, ids_mask_BM), target_BCHW)
     return loss
 
 
@@ -94,14 +57,17 @@ def test_loss_and_every_gradient_equal_the_textbook_form(target: str, norm_pix: 
     config = with_model(SMALL, target=target, norm_pix=norm_pix)
     images, keep, mask = inputs(config)
     fast = MAE(config)
-    book = MAE(config).double()
+    book = TextbookMAE(config)
+    book.load_state_dict(fast.state_dict())
+    book.double()
     ours = fast(images, torch.zeros(5, dtype=torch.long), torch.arange(5), keep, mask)
     theirs = textbook_loss(book, images, keep, mask, config)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
     torch.autograd.backward([ours, theirs])
     compared = 0
-    for (name, a), b in zip(fast.named_parameters(), book.parameters(), strict=True):
+    for name, a in fast.named_parameters():
+        b = book.get_parameter(name)
         if not a.requires_grad:
             continue
         assert a.grad is not None and b.grad is not None, name

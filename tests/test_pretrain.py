@@ -1,4 +1,4 @@
-"""The loop: killed and resumed it is bit-identical; ranks, threads and accumulation change no sample.
+"""The loop: stopped and resumed it is bit-identical; ranks and threads change no sample.
 
 Attempts run in processes forked from a server that has imported everything once, so that a launch takes well
 under a second and a kill hits only the attempt.
@@ -6,40 +6,28 @@ under a second and a kill hits only the attempt.
 
 from __future__ import annotations
 
-import dataclasses
-import io
-import itertools
 import json
-import multiprocessing
 import os
-import random
 import signal
 import time
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
-from safetensors.torch import load_file
+from runs import attempt, config_for, finish, free_port, launch, outcome, quiet, ranked
 
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train import checkpoint
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.distributed import start
 from turbomim.train.log import read_metrics
 from turbomim.train.models.mae import MAE
 from turbomim.train.plan import make_plan
-from turbomim.train.pretrain import MOST_SKIPPED, pretrain
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload([__name__.split(".")[-1], "turbomim.train.pretrain"])
+from turbomim.train.pretrain import pretrain
 
 
 @pytest.fixture
@@ -52,82 +40,6 @@ def shuffled(photo_folder: Path, tmp_path: Path) -> Path:
     """The same photographs in another order: another data set."""
     make_shards(photo_folder, tmp_path / "shuffled", seed=1)
     return tmp_path / "shuffled"
-
-
-def config_for(data: Path, runs: Path, /, **sections: dict[str, Any]) -> Config:
-    """A model of a few thousand weights, 32 px, uncompiled; `sections` lay over it."""
-    base: dict[str, Any] = {
-        "data": DataConfig(path=str(data), size=32, threads=1, readers=1),
-        "model": ModelConfig(
-            patch=8, width=32, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2,
-            target="gaussian", radius=6.0,
-        ),
-        "optim": OptimConfig(epochs=10, warmup_epochs=1, base_lr=0.05, global_batch=8),
-        "step": StepConfig(device="cpu", compile=False),
-        "run": RunConfig(folder=str(runs), name="r", log_every=1, save_every=3),
-    }  # fmt: skip
-    return Config(**{name: dataclasses.replace(s, **sections.get(name, {})) for name, s in base.items()})
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO(), width=200)
-
-
-def attempt(config: Config) -> None:
-    """One process of one attempt; a user's error is exit code 1."""
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    try:
-        pretrain(config, console=quiet())
-    except UserError:
-        os._exit(1)
-
-
-def launch(target: Callable[..., None], *args: object) -> BaseProcess:
-    process = SERVER.Process(target=target, args=args)
-    process.start()
-    return process
-
-
-def finish(process: BaseProcess) -> int | None:
-    process.join(120)
-    assert process.exitcode is not None, "the process hangs"
-    return process.exitcode
-
-
-def outcome(folder: Path) -> tuple[dict[str, bytes], list[tuple[int, str]]]:
-    """Bytes of the last checkpoint's tensors, and (step, loss as hex) of every log line."""
-    last = folder / "ckpt" / (folder / "ckpt" / "latest").read_text().strip()
-    files = {name: (last / name).read_bytes() for name in checkpoint.FILES[:2]}
-    return files, [(r["step"], float(r["loss"]).hex()) for r in read_metrics(folder / "metrics.jsonl")]
-
-
-def test_killed_three_times_and_resumed_is_bit_identical(trees: Path, tmp_path: Path) -> None:
-    """R1: SIGKILL at random moments, the same command again, the same bits at the end."""
-    whole = config_for(trees, tmp_path / "whole")
-    assert finish(launch(attempt, whole)) == 0
-    broken = config_for(trees, tmp_path / "broken")
-    folder = tmp_path / "broken" / "r"
-    steps = make_plan(broken, open_split(trees).manifest.samples, 1).steps
-    moments = random.Random(time.time_ns())
-    kills = 0
-    for aim in sorted(moments.sample(range(1, steps - 3), 3)):
-        process = launch(attempt, broken)
-        deadline = time.monotonic() + 60
-        while process.is_alive() and time.monotonic() < deadline:
-            lines = read_metrics(folder / "metrics.jsonl")
-            if lines and lines[-1]["step"] >= aim:
-                break
-            time.sleep(0.002)
-        time.sleep(moments.random() * 0.01)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        kills += finish(process) == -signal.SIGKILL
-    assert kills >= 2, "the attempts ended before they were killed: the test tests nothing"
-    assert finish(launch(attempt, broken)) == 0
-    assert json.loads((folder / "status.json").read_text())["status"] == "done"
-    assert outcome(folder) == outcome(tmp_path / "whole" / "r")
-    assert [step for step, _ in outcome(folder)[1]] == list(range(1, steps + 1))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2], ids=lambda n: n.name)
@@ -197,41 +109,6 @@ def test_samples_crops_and_masks_do_not_depend_on_threads_or_ranks(trees: Path, 
         assert np.array_equal(single[key], together), key
 
 
-def ranked(config: Config, rank: int, world: int, port: int) -> None:
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    attempt(config)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def test_two_ranks_and_accumulation_give_the_single_runs_losses(trees: Path, tmp_path: Path) -> None:
-    sections: dict[str, dict[str, Any]] = {"optim": {"epochs": 4}, "data": {"heldout": str(trees)}}
-    assert finish(launch(attempt, config_for(trees, tmp_path / "one", **sections))) == 0
-    port = free_port()
-    two = config_for(trees, tmp_path / "two", **sections)
-    assert [finish(p) for p in [launch(ranked, two, rank, 2, port) for rank in (0, 1)]] == [0, 0]
-    sections["optim"]["micro_batch"] = 2
-    assert finish(launch(attempt, config_for(trees, tmp_path / "four", **sections))) == 0
-    losses = {
-        name: [
-            (r["loss"], r.get("heldout_loss")) for r in read_metrics(tmp_path / name / "r" / "metrics.jsonl")
-        ]
-        for name in ("one", "two", "four")
-    }
-    assert len(losses["one"]) > 10
-    for name in ("two", "four"):
-        for (loss, _), (other, _) in zip(losses["one"], losses[name], strict=True):
-            assert other == pytest.approx(loss, abs=2e-6), name
-    assert losses["one"][-1][1] is not None
-
-
 def test_what_rank_0_refuses_ends_every_rank(trees: Path, tmp_path: Path) -> None:
     """The other rank must not wait for one that is gone."""
     pretrain(config_for(trees, tmp_path, optim={"epochs": 1}), console=quiet())
@@ -270,44 +147,6 @@ def test_loss_falls_and_the_run_folder_is_complete(trees: Path, tmp_path: Path) 
     again = pretrain(config, console=quiet())
     assert (again.status, again.step) == ("done", result.steps)
     assert read_metrics(result.folder / "metrics.jsonl") == records
-
-
-def spoil(monkeypatch: pytest.MonkeyPatch, bad: Callable[[int], bool], factor: float) -> None:
-    """Multiply the loss of the steps for which `bad(step)` by `factor`."""
-    real, calls = MAE.forward_loss, itertools.count(1)
-
-    def forward_loss(self: MAE, *args: torch.Tensor) -> torch.Tensor:
-        return real(self, *args) * (factor if bad(next(calls)) else 1.0)
-
-    monkeypatch.setattr(MAE, "forward_loss", forward_loss)
-
-
-@pytest.mark.parametrize("factor", [float("inf"), float("nan")])
-def test_a_step_that_is_not_finite_never_reaches_the_weights(
-    trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
-) -> None:
-    """R14: step 4 is spoiled; it is skipped and counted, and the weights stay finite."""
-    spoil(monkeypatch, lambda step: step == 4, factor)
-    pretrain(config_for(trees, tmp_path, run={"log_every": 5}), console=quiet())
-    records = read_metrics(tmp_path / "r" / "metrics.jsonl")
-    assert [r["skipped"] for r in records] == [1] + [0] * (len(records) - 1)
-    found, _ = checkpoint.newest(tmp_path / "r" / "ckpt")
-    assert found is not None
-    for name in checkpoint.FILES[:2]:
-        assert all(bool(t.isfinite().all()) for t in load_file(found / name).values()), name
-
-
-def test_a_run_of_steps_that_are_not_finite_stops_with_the_last_good_checkpoint(
-    trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    last = 3 + MOST_SKIPPED
-    spoil(monkeypatch, lambda step: step > 3, float("inf"))
-    with pytest.raises(UserError, match=rf"not finite in {MOST_SKIPPED} steps in a row, up to step {last}"):
-        pretrain(config_for(trees, tmp_path, run={"save_every": 1}), console=quiet())
-    found, damaged = checkpoint.newest(tmp_path / "r" / "ckpt")
-    assert found is not None and damaged == [] and found.name == f"step-{last - 1:08d}"
-    assert all(bool(t.isfinite().all()) for t in load_file(found / checkpoint.FILES[0]).values())
-    assert json.loads((tmp_path / "r" / "status.json").read_text())["status"] == "failed"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,9 @@
-"""Tuning of the loader: the search on made-up rates, the file of this machine, and who reads it."""
+"""Tuning of the loader: the search on made-up rates, the file of this machine, and who reads it.
+
+Planted bugs, and the test that each makes fail: a change made without a comparison (`wins` left out of
+`descend`): `test_a_change_wins_most_rounds_or_is_not_made`; the same setting first in every round:
+`test_rounds_are_judged_one_by_one`.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,7 @@ from turbomim.train import tune_loader
 from turbomim.train.config import DataConfig
 from turbomim.train.machine import cores, cpu_model
 from turbomim.train.machine import loader as doctors_line
+from turbomim.train.paired import paired, wins
 from turbomim.train.tune_loader import Space, decide, descend, loader, search_space
 from turbomim.train.tuned import (
     LoaderSettings,
@@ -58,7 +64,8 @@ def test_every_setting_is_searched_on_a_gpu() -> None:
     )
     best = descend(rates, BASE, search_space("cuda", 4))
     assert best == LoaderSettings(threads=6, readers=8, prefetch=4, hw_decoder_load=0.8)
-    assert len(rates.asked) == len(set(rates.asked)), "no point is measured twice"
+    # each of the four changes wins three rounds of two
+    assert len(rates.asked) == len(set(rates.asked)) + 24, "no point is tried twice"
 
 
 def test_what_a_decoder_or_a_cpu_does_not_use_is_not_searched() -> None:
@@ -85,13 +92,43 @@ def test_defaults_stay_where_the_gain_may_be_noise() -> None:
     assert descend(rates, BASE, search_space("cpu", 4)) == BASE
 
 
-def test_a_lucky_point_does_not_win() -> None:
+def test_a_change_wins_most_rounds_or_is_not_made() -> None:
+    """A value was lucky once, or is faster in two rounds of five: the search leaves it alone."""
+    lucky = dataclasses.replace(BASE, threads=6)
+    first = itertools.chain([2.0], itertools.repeat(1.0))
+    assert descend(lambda s: 100 * (next(first) if s == lucky else 1.0), BASE, search_space("cpu", 4)) == BASE
+    sometimes = itertools.chain([2.0, 2.0, 0.9, 2.0, 0.9, 0.9], itertools.repeat(1.0))
+    assert (
+        descend(lambda s: 100 * (next(sometimes) if s == lucky else 1.0), BASE, {"threads": (4, 6)}) == BASE
+    )
+    mostly = itertools.chain([2.0, 2.0, 0.9, 2.0, 0.9, 2.0], itertools.repeat(1.0))
+    assert descend(lambda s: 100 * (next(mostly) if s == lucky else 1.0), BASE, {"threads": (4, 6)}) == lucky
+
+
+def test_rounds_are_judged_one_by_one() -> None:
+    assert wins([(100, 104), (100, 104), (100, 90), (50, 52), (200, 1)])
+    assert not wins([(100, 104), (100, 104), (100, 90), (50, 51), (200, 1000), (1, 1.02)])
+    order: list[str] = []
+
+    def measure(name: str) -> float:
+        order.append(name)
+        # a machine that gets slower and slower
+        return 100.0 - len(order)
+
+    rounds = paired(measure, "base", "other")
+    assert order == ["base", "other", "other", "base", "base", "other"], "three lost rounds of five settle it"
+    assert not wins(rounds) and not wins([(theirs, ours) for ours, theirs in rounds]), (
+        "a drift favours neither"
+    )
+
+
+def test_a_lucky_best_does_not_win() -> None:
     """Measured again, it is no faster than the defaults."""
     lucky = dataclasses.replace(BASE, threads=6)
     best, rates = decide(lambda settings: 100.0 if settings == BASE else 102.0, BASE, lucky)
     assert best == BASE and rates == {BASE: 100.0, lucky: 102.0}
-    # one round of three is disturbed
-    noisy = itertools.cycle([1.0, 10.0, 1.1])
+    # one round of five is disturbed
+    noisy = itertools.cycle([1.0, 1.0, 1.0, 0.1, 1.0])
     best, _ = decide(lambda settings: next(noisy) * (1.5 if settings == lucky else 1.0), BASE, lucky)
     assert best == lucky
 

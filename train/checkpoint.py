@@ -3,7 +3,8 @@
 Built under a temporary name, fsynced, renamed, then `latest` replaced.
 
 ckpt/step-00012500/{model.safetensors, optimizer.safetensors, state.json, SHA256SUMS, COMPLETE} and
-ckpt/latest (text). Nothing here is pickled, and loading runs no code.
+ckpt/latest (text).  Whole tensors whatever the number of ranks, so any other number can go on from them.
+Nothing here is pickled, and loading runs no code.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,11 @@ from torch import Tensor, nn
 from turbomim.pipeline.durable import sync_folder, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import file_sha256
+from turbomim.train.sharding import host_copies, placed_like
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+# bytes; a whole one has some kilobytes
+MOST_STATE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,13 +38,31 @@ class State:
     """What a checkpoint knows besides tensors.  `position` is the whole state of the data pipeline."""
 
     step: int
-    # samples of the stream that the weights have seen
+    # samples of the stream that the run has come through
     position: int
     # fingerprint of the data set's manifest
     fingerprint: str
     # the resolved settings, as config.to_dict gives them
     config: dict[str, Any]
     versions: dict[str, str]
+    # step of the checkpoint to roll back to; 0 = the weights at the start
+    good: int = 0
+    # times that the run has rolled back
+    rollbacks: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A checkpoint in host memory: nothing that the next step changes."""
+
+    state: State
+    weights: Mapping[str, Tensor]
+    moments: Mapping[str, Tensor]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the tensors."""
+        return sum(t.numel() * t.element_size() for t in (*self.weights.values(), *self.moments.values()))
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -50,37 +74,58 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     return tensors
 
 
-def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave.  Raises UserError where a trainable parameter has no state."""
-    params = dict(model.named_parameters())
-    for name, param in params.items():
-        if param.requires_grad and f"{name}/exp_avg" not in tensors:
-            raise UserError(f"checkpoint's optimizer has no state for {name}: it belongs to another model")
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `optimizer_tensors` gave.  Raises UserError where it is not this model's."""
+    params = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    expected = {f"{name}/{key}" for name in params for key in ("exp_avg", "exp_avg_sq", "step")}
+    if other := sorted(expected ^ set(tensors)):
+        raise UserError(
+            f"checkpoint's optimizer belongs to another model: {len(other)} tensors do not match, "
+            f"{other[0]!r} first"
+        )
     for full, value in tensors.items():
         name, key = full.rsplit("/", 1)
+        param = params[name]
+        shape = () if key == "step" else tuple(param.shape)
+        if tuple(value.shape) != shape or value.dtype != torch.float32:
+            raise UserError(
+                f"checkpoint's optimizer belongs to another model: {full} is {tuple(value.shape)} "
+                f"{value.dtype}, must be {shape} torch.float32"
+            )
         # the step count of a fused optimizer lives on the parameter's device, as float32
-        optimizer.state[params[name]][key] = value.to(params[name].device)
+        optimizer.state[param][key] = value.to(param.device) if key == "step" else placed_like(value, param)
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, keep: int) -> Path:
-    """Write a checkpoint under folder/step-XXXXXXXX, point `latest` at it, keep the newest `keep`.
+def capture(
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, keep: bool = True
+) -> Snapshot:
+    """Copy everything to host memory.  Every rank calls it; those without `keep` get no tensors."""
+    return Snapshot(
+        state=state,
+        weights=host_copies(model.state_dict(), keep=keep),
+        moments=host_copies(optimizer_tensors(model, optimizer), keep=keep),
+    )
+
+
+def write(folder: Path, snapshot: Snapshot, keep: int) -> Path:
+    """Write folder/step-XXXXXXXX, point `latest` at it, keep the newest `keep` and the one to roll back to.
 
     Raises UserError if the disk is full; the checkpoints before it stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"step-{state.step:08d}"
+    final = folder / _name(snapshot.state.step)
     temporary = folder / f".tmp-{final.name}"
     for left in folder.glob(".tmp-*"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        _remove(left)
     if is_whole(final):
         return final
-    weights = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
-    moments = {n: t.detach().cpu().contiguous() for n, t in optimizer_tensors(model, optimizer).items()}
     try:
         temporary.mkdir()
-        save_file(weights, temporary / FILES[0])
-        save_file(moments, temporary / FILES[1])
-        (temporary / FILES[2]).write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
+        save_file(dict(snapshot.weights), temporary / FILES[0])
+        save_file(dict(snapshot.moments), temporary / FILES[1])
+        (temporary / FILES[2]).write_text(json.dumps(asdict(snapshot.state), indent=1), encoding="utf-8")
         sums = "".join(f"{file_sha256(temporary / name)}  {name}\n" for name in FILES)
         (temporary / "SHA256SUMS").write_text(sums, encoding="utf-8")
         (temporary / "COMPLETE").write_text("", encoding="utf-8")
@@ -90,7 +135,7 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         sync_folder(temporary)
         if final.exists():
             # it is damaged, and its replacement is on the disk
-            shutil.rmtree(final)
+            _remove(final)
         os.rename(temporary, final)
         sync_folder(folder)
         write_durably(folder / "latest", f"{final.name}\n".encode())
@@ -99,10 +144,9 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
         # safetensors wraps the operating system's error in its own
         if isinstance(error, (OSError, SafetensorError)):
             free = shutil.disk_usage(folder).free
-            size = sum(t.numel() * t.element_size() for t in (*weights.values(), *moments.values()))
             raise UserError(
-                f"cannot write checkpoint {final}: {error}; it needs {size / 1e6:.0f} MB, {free / 1e6:.0f} "
-                "MB are free; "
+                f"cannot write checkpoint {final}: {error}; it needs {snapshot.bytes / 1e6:.0f} MB, "
+                f"{free / 1e6:.0f} MB are free; "
                 "earlier checkpoints are intact: free some space and run the same command again"
             ) from error
         raise
@@ -110,8 +154,21 @@ def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state
     older = [path for path in complete(folder) if path.name < final.name]
     newer = [path for path in complete(folder) if path.name > final.name]
     for path in (*older[keep - 1 :], *newer):
-        shutil.rmtree(path)
+        if path.name != _name(snapshot.state.good):
+            _remove(path)
     return final
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _remove(path: Path) -> None:
+    # what a link points at is not ours
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def complete(folder: Path) -> list[Path]:
@@ -120,12 +177,15 @@ def complete(folder: Path) -> list[Path]:
 
 
 def is_whole(checkpoint: Path) -> bool:
-    """Whether every file is there and has its recorded checksum."""
+    """Whether every file is there, is a plain file and no link, and has its recorded checksum."""
     try:
+        modes = [(checkpoint / name).lstat().st_mode for name in (*FILES, "SHA256SUMS", "COMPLETE")]
+        if checkpoint.is_symlink() or not all(map(stat.S_ISREG, modes)):
+            return False
         lines = (checkpoint / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
         sums = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
         return set(sums) == set(FILES) and all(file_sha256(checkpoint / n) == d for n, d in sums.items())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
 
 
@@ -147,20 +207,57 @@ def newest(folder: Path) -> tuple[Path | None, list[Path]]:
     return None, []
 
 
+def at_step(folder: Path, step: int) -> Path:
+    """The checkpoint of a step.  Raises UserError if it is not there or not whole."""
+    checkpoint = folder / _name(step)
+    if not is_whole(checkpoint):
+        raise UserError(
+            f"{checkpoint} is needed to roll back to and is not whole: restore it, or start a new run"
+        )
+    return checkpoint
+
+
 def read_state(checkpoint: Path) -> State:
-    """The state.json of a checkpoint."""
+    """The state.json of a checkpoint.  Raises UserError if it is not what `write` writes."""
+    path = checkpoint / "state.json"
     try:
-        return State(**json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{checkpoint}/state.json cannot be read: {error}") from error
+        if path.stat().st_size > MOST_STATE:
+            raise ValueError(f"it has more than {MOST_STATE:,} bytes")
+        state = State(**json.loads(path.read_text(encoding="utf-8")))
+        for name, value in asdict(state).items():
+            kind = {"fingerprint": str, "config": dict, "versions": dict}.get(name, int)
+            if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
+                raise ValueError(f"{name} = {str(value)[:40]!r}")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    return state
 
 
 def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Fill model and optimizer from a checkpoint.  Raises UserError if the parameters do not match."""
+    """Fill model and optimizer from a checkpoint, whatever ranks they are split over.
+
+    Raises UserError if a file is damaged, the parameters do not match, or a number is not finite.
+    """
+    weights = _read_tensors(checkpoint / FILES[0])
+    ours = model.state_dict()
     try:
-        model.load_state_dict(load_file(checkpoint / FILES[0]))
+        placed = {name: placed_like(t, ours[name]) if name in ours else t for name, t in weights.items()}
+        model.load_state_dict(placed)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:300]
         raise UserError(f"{checkpoint} does not fit this model: {first}") from error
     if optimizer is not None:
-        restore_optimizer(model, optimizer, load_file(checkpoint / FILES[1]))
+        restore_optimizer(model, optimizer, _read_tensors(checkpoint / FILES[1]))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"{path}: {name!r} holds numbers that are not finite: no run writes that; do not use it"
+            )
+    return tensors

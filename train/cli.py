@@ -18,7 +18,7 @@ from rich.console import Console
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.train.config import Config, from_dict, unknown
-from turbomim.train.options import no_arguments, parse, python_bools, take
+from turbomim.train.options import no_arguments, parse, python_bools, take, take_number
 from turbomim.train.recipes import RECIPES, recipe
 
 USAGE = """usage: turbomim COMMAND …
@@ -29,12 +29,15 @@ USAGE = """usage: turbomim COMMAND …
   shard verify PATH             every checksum, every header and, with --images, every pixel
   shard inspect PATH            what is in a split, and with --sheet FILE.png some of it to look at
   shard cat PATH SHARD:KEY      one image's bytes
-  pretrain RECIPE --data.path PATH [--section.field VALUE …] [--config FILE.yaml] [--dry-run]
+  pretrain RECIPE --data.path PATH [--section.field VALUE …] [--config FILE.yaml] [--preset GPU]
+                  [--profile steps=10:15] [--dry-run [--world-size 64 [--img-per-s 2000]]]
   recipes                       the recipes, with their sources and results
   show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
-  tune loader|kernels           measure this machine's best settings
-  bench loader|kernels          measure against others
-  doctor                        versions, devices, and what will be slow on this machine and why
+  eval knn|linear RUN           what the encoder's features are worth, beside untrained ones and raw pixels
+  tune loader|step|kernels      measure this machine's best settings
+  bench loader|kernels|step|train|all|report
+                                measure against others; report: tables and a plot of the results
+  doctor [--measure]            versions, devices, and what will be slow on this machine and why
 
 `turbomim pretrain --help` lists every setting; most other commands have --help too."""
 
@@ -134,14 +137,21 @@ def _shard(argv: list[str]) -> None:
 
 
 def _tune(argv: list[str]) -> None:
-    from turbomim.train import tune_kernels, tune_loader
+    from turbomim.train import tune_kernels, tune_loader, tune_step
 
-    _verb("tune", {"loader": tune_loader.loader, "kernels": tune_kernels.kernels}, argv)
+    verbs = {"loader": tune_loader.loader, "step": tune_step.step, "kernels": tune_kernels.kernels}
+    _verb("tune", verbs, argv)
+
+
+def _eval(argv: list[str]) -> None:
+    from turbomim.train import eval_command
+
+    _verb("eval", {"knn": eval_command.knn_command, "linear": eval_command.linear_command}, argv)
 
 
 def _bench(argv: list[str]) -> None:
     # training code imports no benchmark, so they are known by name
-    names = {"loader": "bench_loader", "kernels": "bench_kernels"}
+    names = {verb: f"bench_{verb}" for verb in ("loader", "kernels", "step", "train", "all", "report")}
 
     def run(module: str, rest: list[str]) -> None:
         importlib.import_module(f"turbomim.benchmarks.{module}").main(rest)
@@ -160,10 +170,29 @@ def _verb(command: str, verbs: Mapping[str, Callable[[list[str]], None]], argv: 
 
 
 def _pretrain(argv: list[str]) -> None:
-    config, dry_run = parse_config(argv)
-    from turbomim.train.pretrain import pretrain
+    words = list(argv)
+    preset, steps = take(words, "--preset"), take(words, "--profile")
+    ranks = take_number(words, "--world-size", int)
+    img_per_s = take_number(words, "--img-per-s", float)
+    config, dry_run = parse_config(words)
+    if img_per_s is not None and ranks is None:
+        raise UsageError("--img-per-s prices a run: give --dry-run --world-size RANKS too")
+    if ranks is not None and not dry_run:
+        raise UsageError("--world-size prices a run: give --dry-run too (torchrun says how many ranks train)")
+    if preset is not None:
+        from turbomim.train.distributed import world_size
+        from turbomim.train.presets import apply_preset
 
-    pretrain(config, dry_run=dry_run)
+        config = apply_preset(config, preset, ranks or world_size())
+    if ranks is not None:
+        from turbomim.train.price import price
+
+        price(config, ranks=ranks, img_per_s=img_per_s, preset=preset)
+        return
+    from turbomim.train.pretrain import pretrain
+    from turbomim.train.profiling import parse_steps
+
+    pretrain(config, dry_run=dry_run, profile=range(0) if steps is None else parse_steps(steps))
 
 
 def _recipes(argv: list[str]) -> None:
@@ -189,8 +218,11 @@ def _show(argv: list[str]) -> None:
 
 
 def _doctor(argv: list[str]) -> None:
-    from turbomim.train.doctor import examine, print_report
+    from turbomim.train.doctor import examine, measure, print_report
 
+    if argv == ["--measure"]:
+        measure()
+        return
     no_arguments(argv, "doctor")
     checks = examine()
     print_report(checks)
@@ -204,6 +236,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "recipes": _recipes,
     "show": _show,
+    "eval": _eval,
     "tune": _tune,
     "bench": _bench,
     "doctor": _doctor,

@@ -80,6 +80,9 @@ class DataConfig:
 class ModelConfig:
     """Encoder, decoder, mask and target.  Defaults: MAE ViT-B/16 (arXiv:2111.06377)."""
 
+    # timm's name of a plain ViT, vit_small_patch16_224 for example: sets patch, width, depth and heads, but
+    # not those given beside it
+    encoder: str = ""
     # pixels a side of a patch
     patch: int = 16
     # of the encoder's tokens
@@ -145,6 +148,9 @@ class OptimConfig:
     global_batch: int = 4096
     # samples of one forward and backward on one rank; 0 = global_batch / ranks
     micro_batch: int = 0
+    # steps in a row, up to a log line, with a loss or gradient that is not finite, before the weights go back
+    # to the last good checkpoint and the data since then is passed over
+    max_skipped: int = 10
 
     def __post_init__(self) -> None:
         _need(self.epochs > 0, "optim.epochs", self.epochs, "above 0")
@@ -163,6 +169,7 @@ class OptimConfig:
         _need(self.eps > 0, "optim.eps", self.eps, "above 0")
         _need(self.global_batch >= 1, "optim.global_batch", self.global_batch, "at least 1")
         _need(self.micro_batch >= 0, "optim.micro_batch", self.micro_batch, "0 (automatic) or more")
+        _need(self.max_skipped >= 1, "optim.max_skipped", self.max_skipped, "at least 1 step")
 
     @property
     def lr(self) -> float:
@@ -180,6 +187,17 @@ class StepConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     # torch.compile the forward and backward; needs a C++ compiler on a CPU
     compile: bool = True
+    # reduce-overhead: the compiled step as CUDA graphs, which helps small steps on a GPU
+    compile_mode: Literal["default", "reduce-overhead"] = "default"
+    # keep only block inputs and compute the rest again in the backward pass: less memory, a third more work
+    recompute: bool = False
+    # split weights, gradients and moments over the ranks (FSDP2) instead of keeping all on each (DDP)
+    shard: bool = False
+    # how long a rank waits for the others before the run ends with the name of the missing one, seconds
+    rank_timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        _need(self.rank_timeout >= 1, "step.rank_timeout", self.rank_timeout, "at least 1 second")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,8 +216,16 @@ class RunConfig:
     save_every: int = 500
     # newest checkpoints kept; at least 2, so that a damaged one is never the only one
     keep: int = 2
+    # write checkpoints beside the steps, from a copy in host memory
+    save_in_background: bool = True
     # steps between looks at data.heldout; 0 = only at the end
     eval_every: int = 0
+    # steps between reconstruction pictures of fixed photographs (held-out ones where there are any); 0 = none
+    picture_every: int = 0
+    # scalars and pictures for TensorBoard in the run folder's tb/; needs turbomim[tensorboard]
+    tensorboard: bool = False
+    # project at Weights & Biases that gets scalars and pictures; empty = none; needs turbomim[wandb]
+    wandb: str = ""
 
     def __post_init__(self) -> None:
         legal = "letters, digits, '.', '_' and '-', beginning with none of the last three"
@@ -211,6 +237,7 @@ class RunConfig:
         _need(self.save_every >= 1, "run.save_every", self.save_every, "at least 1 step")
         _need(self.keep >= 2, "run.keep", self.keep, "at least 2")
         _need(self.eval_every >= 0, "run.eval_every", self.eval_every, "0 (only at the end) or more steps")
+        _need(self.picture_every >= 0, "run.picture_every", self.picture_every, "0 (none) or more steps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,6 +304,8 @@ def from_dict(values: object, base: Config, where: str) -> Config:
             raise unknown(f"{where}: unknown section", str(name), sections)
         if not isinstance(section, dict):
             raise UsageError(f"{where}: section {name} must hold key: value lines, not {section!r}")
+        if name == "model":
+            section = _with_encoder(section)
         types = typing.get_type_hints(type(sections[name]))
         typed = {}
         for key, value in section.items():
@@ -285,6 +314,17 @@ def from_dict(values: object, base: Config, where: str) -> Config:
             typed[key] = _typed(f"{where}: {name}.{key}", value, types[key])
         sections[name] = dataclasses.replace(sections[name], **typed)
     return Config(**sections)
+
+
+def _with_encoder(section: dict[str, Any]) -> dict[str, Any]:
+    """A model section with the sizes of the timm encoder that it names, if any; sizes in the section win."""
+    encoder = section.get("encoder")
+    if not isinstance(encoder, str) or not encoder or {"patch", "width", "depth", "heads"} <= section.keys():
+        return section
+    # timm takes seconds to import, and few settings need it
+    from turbomim.train.models.timm_sizes import encoder_sizes
+
+    return {**encoder_sizes(encoder), **section}
 
 
 def _typed(name: str, value: object, kind: Any) -> object:
@@ -313,9 +353,12 @@ def differences(one: Config, other: Config) -> list[str]:
     """Settings that decide the numbers of a run and differ: 'section.key: one -> other'."""
     free = {
         "data.path", "data.heldout", "data.threads", "data.readers", "data.prefetch", "data.decode",
-        "data.hw_decoder_load", "data.max_bad_share", "data.max_bad_row", "optim.micro_batch",
-        "step.device", "step.compile", "step.precision",
+        "data.hw_decoder_load", "data.max_bad_share", "data.max_bad_row", "model.encoder",
+        "optim.micro_batch",
+        "step.device", "step.compile", "step.compile_mode", "step.precision", "step.recompute", "step.shard",
+        "step.rank_timeout",
         "run.name", "run.folder", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
+        "run.save_in_background", "run.picture_every", "run.tensorboard", "run.wandb",
     }  # fmt: skip
     if one.data.shuffle == other.data.shuffle == "full":
         free.add("data.window")

@@ -126,12 +126,15 @@ def slow_stage(record: Record, split: Split, settings: LoaderSettings, local_siz
         return None
     tune = f"`turbomim tune loader --data {split.path}` measures what is fastest here"
     share = max(1, cores() // local_size)
-    stage = "reading" if record["read_wait_pct"] >= record["decode_wait_pct"] else "decoding"
-    if stage == "reading":
+    kind = Store.of(split.manifest.made).kind
+    reading = record["read_wait_pct"] >= record["decode_wait_pct"]
+    # raw pixels are not decoded: what cuts their windows reads them
+    stage = "reading" if reading or kind == "raw" else "decoding"
+    if reading:
         remedy = tune
     elif settings.threads < share:
         remedy = f"more threads may help, --data.threads {share}"
-    elif Store.of(split.manifest.made).kind == "original":
+    elif kind == "original":
         remedy = "`turbomim shard make --store resized` makes shards that decode several times faster"
     else:
         remedy = tune

@@ -12,11 +12,12 @@ from typing import NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.train.peers import Peers
 
 T = TypeVar("T")
-TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +31,8 @@ class World:
     control: dist.ProcessGroup | None = None
     # processes that share this machine
     local_size: int = 1
+    # watches over the other ranks; None for a single process
+    peers: Peers | None = None
 
     @property
     def main(self) -> bool:
@@ -46,6 +49,8 @@ class World:
             if error is not None:
                 raise error
             return stop
+        if self.peers is not None:
+            self.peers.enter()
         worst = torch.tensor(2 if error else int(stop))
         dist.all_reduce(worst, dist.ReduceOp.MAX, group=self.control)
         if worst == 2:
@@ -105,6 +110,10 @@ class World:
         if self.control is not None:
             dist.barrier(group=self.control)
 
+    def explaining(self) -> contextlib.AbstractContextManager[None]:
+        """Within it an exchange that fails ends with the name of the rank that is missing, see `Peers`."""
+        return contextlib.nullcontext() if self.peers is None else self.peers.explaining()
+
     def _refuse(self, error: UserError) -> NoReturn:
         """Raise an error that every rank knows: rank 0 says it."""
         if self.main:
@@ -129,9 +138,17 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def world_size() -> int:
+    """Ranks that the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @contextmanager
-def start(device: str) -> Iterator[World]:
-    """Join the process group that torchrun describes, or stand alone; leave it at the end."""
+def start(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
+    """Join the process group that torchrun describes, or stand alone; leave it, together, at the end.
+
+    rank_timeout: seconds that a rank waits for the others.  Raises UserError that names the missing ones.
+    """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
@@ -139,12 +156,29 @@ def start(device: str) -> Iterator[World]:
     if size == 1:
         yield World(rank=0, size=1, device=chosen)
         return
-    backend = "nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    timeout = timedelta(seconds=rank_timeout)
     try:
-        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+    except dist.DistError as error:
+        raise UserError(
+            f"rank {rank}: the {size} ranks did not come together within {rank_timeout:g} s "
+            f"({' '.join(str(error).split())[:160]}): start them all, or raise --step.rank_timeout"
+        ) from error
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    with Peers(store, rank, size, rank_timeout) as peers, peers.explaining():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        control = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(control, dist.ProcessGroup), "this rank is in the group of all ranks"
-        local_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        yield World(rank=rank, size=size, device=chosen, control=control, local_size=local_size)
-    finally:
-        dist.destroy_process_group()
+        world = World(
+            rank=rank,
+            size=size,
+            device=chosen,
+            control=control,
+            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            peers=peers,
+        )
+        yield world
+        # one that leaves early would look lost to the others
+        world.wait()
+    # after an error it may wait for ranks that are gone; the process ends anyway
+    dist.destroy_process_group()

@@ -22,7 +22,10 @@ from turbomim.train.machine import Check
 _ESSENTIAL = (
     "triton", "torchvision", "timm", "webdataset", "numpy", "Pillow", "safetensors", "tyro", "rich", "PyYAML",
 )  # fmt: skip
-_OPTIONAL = {"matplotlib": "plots", "mvtb-data": "demo", "scikit-image": "demo", "scikit-learn": "demo"}
+_OPTIONAL = {
+    "matplotlib": "plots", "tensorboard": "tensorboard", "wandb": "wandb", "mvtb-data": "demo",
+    "scikit-image": "demo", "scikit-learn": "demo",
+}  # fmt: skip
 
 
 def examine() -> list[Check]:
@@ -45,6 +48,7 @@ def examine() -> list[Check]:
         ("open files", machine.open_files),
         ("OMP_NUM_THREADS", machine.threads),
         ("loader", machine.loader),
+        ("matmul rate", machine.matmul_rate),
     ]
     checks = []
     for name, part in parts:
@@ -58,6 +62,27 @@ def examine() -> list[Check]:
 
 def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def measure(console: Console | None = None) -> None:
+    """Measure the matrix products of the device that trains here, keep the rate for its MFU, and say it.
+
+    Raises UserError if it cannot be kept.
+    """
+    import torch
+
+    from turbomim.train.config import StepConfig
+    from turbomim.train.distributed import choose_device
+    from turbomim.train.matmul_rate import keep_rate, measure_rate
+    from turbomim.train.peak import about_peak
+    from turbomim.train.step import uses_bfloat16
+
+    device = choose_device("auto", 0)
+    bfloat16 = uses_bfloat16(StepConfig(), device)
+    path = keep_rate(device, measure_rate(device, bfloat16=bfloat16), bfloat16=bfloat16)
+    threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    line = f"{about_peak(device, bfloat16=bfloat16)}{threads}; written to {path}"
+    (console or Console()).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_report(checks: list[Check], console: Console | None = None) -> None:

@@ -54,9 +54,11 @@ def heldout_loss(
             for item in itertools.islice(loader, math.ceil(samples / (batch * world.size))):
                 # the last batches reach into the stream's next epoch
                 count = min(batch, max(0, samples - item.position))
+                # a rank without any left runs one too: a sharded model needs every rank
+                some = max(count, 1)
+                with autocast(config.step, world.device):
+                    loss = model(item.images_BHWC[:some], item.epochs_B[:some], item.ids_B[:some])
                 if count:
-                    with autocast(config.step, world.device):
-                        loss = model(item.images_BHWC[:count], item.epochs_B[:count], item.ids_B[:count])
                     total += loss * count
 
     world.together(add_losses)

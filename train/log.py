@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl, the same as plain lines in train.log, and a live bar on a terminal."""
+"""What a run says: metrics.jsonl, the same as plain lines in train.log, a panel on a terminal, and sinks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from turbomim.pipeline.durable import write_durably
+from turbomim.train.config import Config
+from turbomim.train.live import LivePanel, Parts, live_panel
+from turbomim.train.sinks import Sink, open_sinks, scalars_of
 
 Record = dict[str, Any]
 
@@ -38,43 +40,69 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
+def parts_of(record: Record) -> Parts:
+    """What one log record says to people, as (name, value)."""
+    rate, device_rate = record["img_per_s"], record["img_per_s_per_gpu"]
+    # on one rank they are the same
+    share = f" ({_rate(device_rate)}/GPU)" if device_rate < rate else ""
+    parts = [
+        ("loss", f"{record['loss']:.4f}"),
+        ("lr", f"{record['lr']:.2e}"),
+        ("grad", f"{record['grad_norm']:.2f}"),
+        ("img/s", f"{_rate(rate)}{share}"),
+        ("wait", f"{record['data_wait_pct']:.1f}%"),
+    ]
+    if record.get("mfu") is not None:
+        parts.append(("mfu", f"{100 * record['mfu']:.1f}%"))
+    parts.append(("mem", f"{record['memory_gib']:.1f}GiB"))
+    if record.get("heldout_loss") is not None:
+        parts.append(("held-out", f"{record['heldout_loss']:.4f}"))
+    if record["skipped"]:
+        parts.append(("skipped", f"{record['skipped']}"))
+    parts += [("replaced", f"{record['replaced_total']}"), ("eta", duration(record["eta_s"]))]
+    return parts
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
 def line_of(record: Record) -> str:
     """One log record as a line for people."""
     parts = [
-        f"step {record['step']}/{record['steps']}",
-        f"epoch {record['epoch']:.2f}",
-        f"loss {record['loss']:.4f}",
-        f"lr {record['lr']:.2e}",
-        f"grad {record['grad_norm']:.2f}",
-        f"{record['img_per_s']:.0f} img/s",
-        f"wait {record['data_wait_pct']:.1f}%",
+        ("step", f"{record['step']}/{record['steps']}"),
+        ("epoch", f"{record['epoch']:.2f}"),
+        *parts_of(record),
     ]
-    if record.get("mfu") is not None:
-        parts.append(f"mfu {100 * record['mfu']:.1f}%")
-    if record.get("heldout_loss") is not None:
-        parts.append(f"held-out {record['heldout_loss']:.4f}")
-    if record["skipped"]:
-        parts.append(f"skipped {record['skipped']}")
-    if record["replaced"]:
-        parts.append(f"replaced {record['replaced']}")
-    parts.append(f"eta {duration(record['eta_s'])}")
-    return "  ".join(parts)
+    return "  ".join(f"{name} {value}" for name, value in parts)
 
 
 class RunLog:
-    """Writes metrics.jsonl and train.log and moves the bar.  Other ranks than 0 only add notes."""
+    """Writes metrics.jsonl and train.log, moves the panel and feeds the sinks that `config` names.
 
-    def __init__(self, folder: Path, console: Console, *, rank: int = 0, world: int = 1) -> None:
-        self.console, self.active = console, rank == 0
+    Other ranks than 0 only add notes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        config: Config | None = None,
+    ) -> None:
+        self.folder, self.console, self.config, self.active = folder, console, config, rank == 0
         self.metrics, self.plain = folder / "metrics.jsonl", folder / "train.log"
         self._who = f"rank {rank}: " if world > 1 else ""
         self._noted: set[str] = set()
         self._files: tuple[IO[str], IO[str]] | None = None
-        self._bar: Progress | None = None
+        self._panel: LivePanel | None = None
+        self._sinks: list[Sink] = []
 
     @contextmanager
     def open(self, step: int) -> Iterator[list[Record]]:
-        """Keep the files open; metrics after `step`, which a killed run wrote, are dropped first.
+        """Keep files and sinks open; what a killed run wrote there after `step` is dropped first.
 
         Yields the metrics that stay; none on ranks other than 0.
         """
@@ -86,26 +114,30 @@ class RunLog:
         with (
             self.metrics.open("a", encoding="utf-8") as metrics,
             self.plain.open("a", encoding="utf-8") as plain,
+            self._open_sinks(step, kept) as self._sinks,
         ):
             self._files = (metrics, plain)
             try:
                 yield kept
             finally:
-                self._files = None
+                self._files, self._sinks = None, []
+
+    def _open_sinks(self, step: int, kept: list[Record]) -> contextlib.AbstractContextManager[list[Sink]]:
+        if self.config is None:
+            return contextlib.nullcontext([])
+        return open_sinks(self.config, self.folder, step, kept)
 
     @contextmanager
     def bar(self, step: int, steps: int) -> Iterator[None]:
-        """Show a bar while the loop runs, on a terminal."""
+        """Show a panel with a bar while the loop runs, on a terminal."""
         if not (self.active and self.console.is_terminal):
             yield
             return
-        columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
-        with Progress(*columns, console=self.console, transient=True) as self._bar:
-            self._bar.add_task("compiling the step …", total=steps, completed=step)
+        with live_panel(self.console, str(self.folder), step, steps) as self._panel:
             try:
                 yield
             finally:
-                self._bar = None
+                self._panel = None
 
     def say(self, text: str) -> None:
         """One line for people, on the terminal and in train.log."""
@@ -133,26 +165,33 @@ class RunLog:
 
     def advance(self, step: int) -> None:
         """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step)
+        if self._panel is not None:
+            self._panel.show(step)
 
     def record(self, record: Record) -> None:
-        """Write one record to both files and show it."""
+        """Write one record to both files, show it, and pass its numbers on."""
         if self._files is None:
             return
         # strict JSON has no NaN or infinity
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
         self._files[0].write(json.dumps(clean) + "\n")
         self._files[0].flush()
-        if self._bar is None:
+        if self._panel is None:
             self.say(line_of(record))
         else:
-            self._bar.update(self._bar.task_ids[0], description=line_of(record))
+            self._panel.show(record["step"], parts_of(record))
             self._write(line_of(record))
+        for sink in self._sinks:
+            sink.scalars(record["step"], scalars_of(clean))
+
+    def picture(self, step: int, path: Path) -> None:
+        """Pass a PNG file on."""
+        for sink in self._sinks:
+            sink.picture(step, path)
 
     def _write(self, text: str) -> None:
         if self._files is not None:
-            self._files[1].write(_dated(text))
+            self._files[1].writelines(_dated(line) for line in text.splitlines())
             self._files[1].flush()
 
 

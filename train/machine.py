@@ -243,6 +243,17 @@ def loader() -> list[Check]:
     return [Check(name="loader", value=value)]
 
 
+def matmul_rate() -> list[Check]:
+    """What MFU will be a share of."""
+    from turbomim.train.config import StepConfig
+    from turbomim.train.distributed import choose_device
+    from turbomim.train.peak import about_peak
+    from turbomim.train.step import uses_bfloat16
+
+    device = choose_device("auto", 0)
+    return [Check(name="matmul rate", value=about_peak(device, bfloat16=uses_bfloat16(StepConfig(), device)))]
+
+
 def _read(path: str) -> str:
     """Text of a small system file, empty if there is none."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import tyro
@@ -9,6 +10,7 @@ import tyro
 from turbomim.pipeline.errors import UsageError
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 
 def parse(kind: type[T], argv: list[str], prog: str) -> T:
@@ -34,6 +36,20 @@ def take(argv: list[str], flag: str) -> str | None:
             del argv[number]
             return word.split("=", 1)[1]
     return None
+
+
+def take_number(argv: list[str], flag: str, kind: type[N]) -> N | None:
+    """Remove `--flag NUMBER` from argv and return the number, int or float, above 0.  Raises UsageError."""
+    text = take(argv, flag)
+    if text is None:
+        return None
+    try:
+        number = kind(text)
+    except ValueError:
+        number = kind(0)
+    if not 0 < number < math.inf:
+        raise UsageError(f"{flag} {text}: must be a {'whole ' * (kind is int)}number above 0")
+    return number
 
 
 def no_arguments(argv: list[str], command: str) -> None:

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from turbomim.pipeline.executors import open_executor
-from turbomim.pipeline.making import MAKING
 from turbomim.pipeline.pack import PackReport, make_shards
 from turbomim.pipeline.pack_plan import STORE_FIELDS
 from turbomim.pipeline.photographs import describe_others
+from turbomim.pipeline.shards import MAKING
 from turbomim.pipeline.store import Kind, Store, Subsampling
 from turbomim.train.log import duration
 from turbomim.train.options import parse

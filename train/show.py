@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.loader import Batch, to_stderr
+from turbomim.pipeline.loader import to_stderr
 from turbomim.pipeline.shards import Manifest, Split, open_split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
@@ -26,6 +27,8 @@ from turbomim.train.tuned import LoaderSettings
 HEADERS = ("photograph", "masked input", "reconstruction", "from visible patches only", "target")
 # photographs looked through for different classes
 CANDIDATES = 64
+# photographs drawn again and again while a run trains
+FIXED = 6
 GREY = 0.5
 
 
@@ -54,11 +57,36 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     if images > split.manifest.samples:
         raise UsageError(f"--images {images}: {path} has only {split.manifest.samples} samples")
     batch = pick(split, config, images)
-    out = out or run / "images" / f"reconstruction-{checkpoint.read_state(found).step:08d}.png"
+    out = out or picture_path(run, checkpoint.read_state(found).step)
     out.parent.mkdir(parents=True, exist_ok=True)
     text = caption(config, split.manifest)
     reconstruction_png(reconstruct(model, batch, config), out, caption=text, headers=HEADERS)
     return out
+
+
+def picture_path(run: Path, step: int) -> Path:
+    """Where a run's picture of a step is."""
+    return run / "images" / f"reconstruction-{step:08d}.png"
+
+
+class FixedPictures:
+    """The same photographs behind the same masks, drawn again while the model learns.  Changes no number.
+
+    Raises UserError if the split cannot be read.
+    """
+
+    def __init__(self, config: Config, split: Split, folder: Path) -> None:
+        self._config, self._folder = config, folder
+        self._batch = pick(split, config, min(FIXED, split.manifest.samples))
+        self._caption = caption(config, split.manifest)
+
+    def draw(self, model: MAE, step: int) -> Path:
+        """Write what the model makes of them after `step` and return the picture's path."""
+        out = picture_path(self._folder, step)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        rows = reconstruct(model, self._batch, self._config)
+        reconstruction_png(rows, out, caption=f"Step {step}. {self._caption}", headers=HEADERS)
+        return out
 
 
 def caption(config: Config, data: Manifest) -> str:
@@ -105,17 +133,20 @@ def pick(split: Split, config: Config, images: int) -> Batch:
 
 @torch.no_grad()
 def reconstruct(model: MAE, batch: Batch, config: Config) -> list[Row]:
-    """One row of pictures a sample, in the order of HEADERS."""
+    """One row of pictures a sample, in the order of HEADERS.  The model stays where and as it is."""
+    device, training = model.cls_token.device, model.training
     model.eval()
-    keep_BK, mask_BM = model.random_masking(batch.epochs_B, batch.ids_B)
-    visible_BKP, _ = model.patchify(batch.images_BHWC, keep_BK, mask_BM)
-    pred_BMP = model.forward_decoder(model.forward_encoder(visible_BKP, keep_BK), keep_BK, mask_BM)
-    every_BN = torch.arange(config.patches).expand(len(keep_BK), -1)
+    images_BHWC = batch.images_BHWC.to(device)
+    keep_BK, mask_BM = model.random_masking(batch.epochs_B.to(device), batch.ids_B.to(device))
+    visible_BKP, _ = model.patchify(images_BHWC, keep_BK, mask_BM)
+    pred_BMP = model.forward_decoder(model.forward_encoder(visible_BKP, keep_BK), keep_BK, mask_BM).cpu()
+    model.train(training)
+    every_BN = torch.arange(config.patches, device=device).expand(len(keep_BK), -1)
 
     def patches(target: Target) -> Tensor:
         """All patches (B, N, P) of a target, in channel-normalised units."""
         _, full_BNP = masked_patches(
-            batch.images_BHWC,
+            images_BHWC,
             keep_BK,
             every_BN.contiguous(),
             patch=config.model.patch,
@@ -126,9 +157,10 @@ def reconstruct(model: MAE, batch: Batch, config: Config) -> list[Row]:
             std=IMAGENET_STD,
             dtype=torch.float32,
         )
-        return full_BNP
+        return full_BNP.cpu()
 
     raw_BNP, target_BNP = patches("raw"), patches(config.model.target)
+    keep_BK, mask_BM = keep_BK.cpu(), mask_BM.cpu()
     mean_BN1, var_BN1 = target_BNP.mean(-1, keepdim=True), target_BNP.var(-1, keepdim=True)
     rows = []
     for n in range(len(keep_BK)):

@@ -1,14 +1,18 @@
-"""Being asked to stop: the first signal sets a flag that the loop reads, the second one ends at once."""
+"""Being asked to stop: the first signal sets a flag that the loop reads, a later one ends at once."""
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+# seconds in which a second one is the same request: torchrun passes on a Ctrl-C that its ranks had already
+ECHO = 2.0
 
 
 @dataclass(slots=True)
@@ -22,12 +26,17 @@ class StopFlag:
 def stop_flag() -> Iterator[StopFlag]:
     """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; put the old handlers back at the end."""
     flag = StopFlag()
+    asked = 0.0
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        flag.name = signal.Signals(number).name
-        # a second one means now
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        nonlocal asked
+        if not flag.name:
+            flag.name, asked = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - asked > ECHO:
+            # now
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     for number in STOP_SIGNALS:
         signal.signal(number, ask)

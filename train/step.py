@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from turbomim.pipeline.loader import Batch
+from turbomim.pipeline.batch import Batch
 from turbomim.train.config import StepConfig
 from turbomim.train.distributed import World
+from turbomim.train.profiling import part
+from turbomim.train.sharding import whole
 
 
 def uses_bfloat16(step: StepConfig, device: torch.device) -> bool:
@@ -50,11 +54,23 @@ class Step:
         if config.compile:
             # it warns on a CPU machine that has CUDA's compiler
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        if isinstance(model, FSDPModule):
+            # its blocks are compiled already, and it exchanges gradients itself
+            return
+        if config.compile:
             # DDP splits the graph at its buckets, so that gradients are exchanged while others are computed
-            self.loss_fn = torch.compile(model, fullgraph=True, dynamic=False)  # type: ignore[assignment]
+            mode = config.compile_mode
+            self.loss_fn = torch.compile(model, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[assignment]
         if world.size > 1:
-            ids = [world.device.index] if world.device.type == "cuda" else None
-            self.loss_fn = DistributedDataParallel(self.loss_fn, device_ids=ids, gradient_as_bucket_view=True)
+            # it means tensors of one row, like the class token, whose stride is of no matter
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            self.loss_fn = DistributedDataParallel(
+                self.loss_fn,
+                device_ids=[world.device.index] if world.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                # the split of a compiled graph, and micro-steps without an exchange, need it off
+                static_graph=not config.compile and micro_steps == 1,
+            )
 
     def __call__(self, batches: Iterable[Batch], lr: float) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step.
@@ -67,19 +83,24 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.world.device)
         for number, batch in enumerate(batches, start=1):
-            with self._no_sync(number < self.micro_steps), autocast(self.config, self.world.device):
+            with (
+                part("forward"),
+                self._no_sync(number < self.micro_steps),
+                autocast(self.config, self.world.device),
+            ):
                 loss = self.loss_fn(batch.images_BHWC, batch.epochs_B, batch.ids_B) / self.micro_steps
-            with self._no_sync(number < self.micro_steps):
+            with part("backward"), self._no_sync(number < self.micro_steps):
                 loss.backward()
             total += loss.detach()
         loss = self.world.mean(total)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
-        skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        # the fused kernel reads this flag on the device and then leaves weights, moments and step count alone
-        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
-        self.optimizer.step()
+        with part("optimizer"):
+            norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None]))
+            skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            # the fused kernel reads this flag on the device and leaves weights, moments and step count alone
+            self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
+            self.optimizer.step()
         return loss, norm, skipped
 
     def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager[object]:

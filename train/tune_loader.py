@@ -1,6 +1,7 @@
 """`turbomim tune loader`: which loader settings are fastest on this machine, by a short measured search.
 
-Coordinate descent: one setting after the other takes the value of the highest rate, a few seconds a point.
+Coordinate descent: one setting after the other takes the value of the highest rate, a few seconds a point, if
+it also wins against the best so far in most rounds of a comparison.
 """
 
 from __future__ import annotations
@@ -22,16 +23,13 @@ from turbomim.train.data import open_data, open_loader, store_text
 from turbomim.train.distributed import World, choose_device
 from turbomim.train.machine import cores
 from turbomim.train.options import parse
+from turbomim.train.paired import GAIN, ROUNDS, paired, wins
 from turbomim.train.recipes import recipe
 from turbomim.train.rundir import versions
 from turbomim.train.tuned import LoaderSettings, Tuned, default_settings, machine_name, write_tuned
 
-# a setting changes only for a rate this much higher: less may be noise
-GAIN = 1.03
 # times that all settings are gone through
 PASSES = 2
-# times that the best and the defaults are compared at the end
-ROUNDS = 3
 # parts of a measurement; the median of their rates counts
 PARTS = 3
 # samples a batch where neither recipe nor flag says less
@@ -90,7 +88,8 @@ def tune(options: TuneLoader) -> Tuned:
         f"{config.data.interpolation}, batches of {batch}"
     )
     space = search_space(world.device.type, cores())
-    points = 2 + PASSES * sum(len(values) - 1 for values in space.values()) + 2 * ROUNDS
+    # with as many comparisons as there are settings; more of them take longer
+    points = 2 + PASSES * sum(len(values) - 1 for values in space.values()) + 2 * ROUNDS * len(space)
     positions = itertools.count(0, POINT_POSITIONS)
 
     def measure(settings: LoaderSettings) -> float:
@@ -144,7 +143,10 @@ def search_space(device: str, cores: int) -> Space:
 
 
 def descend(measure: Measure, start: LoaderSettings, space: Space) -> LoaderSettings:
-    """The settings that no change of a single one makes GAIN times faster, or those after PASSES passes."""
+    """The settings that no change of a single one makes GAIN times faster, or those after PASSES passes.
+
+    A value that was faster once must win a comparison, as the highest of many noisy rates is too high.
+    """
     best, rates = start, {start: measure(start)}
     for _ in range(PASSES):
         before = best
@@ -153,7 +155,7 @@ def descend(measure: Measure, start: LoaderSettings, space: Space) -> LoaderSett
                 if candidate not in rates:
                     rates[candidate] = measure(candidate)
             fastest = max(neighbours(best, name, space), key=rates.__getitem__, default=best)
-            if rates[fastest] > GAIN * rates[best]:
+            if rates[fastest] > GAIN * rates[best] and wins(paired(measure, best, fastest)):
                 best = fastest
         if best == before:
             break
@@ -172,15 +174,12 @@ def neighbours(settings: LoaderSettings, name: str, space: Space) -> Iterator[Lo
 def decide(
     measure: Measure, base: LoaderSettings, best: LoaderSettings
 ) -> tuple[LoaderSettings, dict[LoaderSettings, float]]:
-    """The better of two, the first unless the second is GAIN times faster, and their rates.
-
-    They are measured in turn once more, as the highest of many noisy rates is too high.
-    """
+    """The second if it wins a comparison, else the first, and the median rates of both."""
     if best == base:
         return base, {base: measure(base)}
-    rounds = [(measure(base), measure(best)) for _ in range(ROUNDS)]
+    rounds = paired(measure, base, best)
     rates = dict(zip((base, best), map(statistics.median, zip(*rounds, strict=True)), strict=True))
-    return (best if rates[best] > GAIN * rates[base] else base), rates
+    return (best if wins(rounds) else base), rates
 
 
 def measured(

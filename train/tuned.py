@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,15 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from turbomim.pipeline.durable import write_durably
-from turbomim.pipeline.errors import UserError
 from turbomim.train.config import DataConfig
+from turbomim.train.kept import KeptFile
 from turbomim.train.machine import cores, cpu_model
 
 if TYPE_CHECKING:
     from turbomim.pipeline.decode import Backend
 
-FORMAT = "turbomim-loader-1"
+_KEPT = KeptFile(name="loader.json", format="turbomim-loader-1", made_by="`turbomim tune loader`")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,22 +88,20 @@ def machine_name(device: torch.device) -> str:
 
 
 def tuned_file() -> Path:
-    """`$TURBOMIM_CACHE_DIR`, else turbomim's folder in the user's cache; in it loader.json."""
-    own = os.environ.get("TURBOMIM_CACHE_DIR")
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return (Path(own) if own else Path(cache) / "turbomim") / "loader.json"
+    """Where loader.json is: `kept.cache_folder`."""
+    return _KEPT.path
 
 
 def read_tuned(machine: str) -> Tuned | None:
     """What was measured on a machine, None if nothing was.  Raises UserError if the file is damaged."""
-    entry = _machines().get(machine)
+    entry = _KEPT.read(machine)
     if entry is None:
         return None
     try:
         settings = LoaderSettings(**{f.name: entry[f.name] for f in fields(LoaderSettings)})
         return Tuned(settings=settings, img_per_s=float(entry["img_per_s"]), date=str(entry["date"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(error) from error
+        raise _KEPT.damaged(error) from error
 
 
 def write_tuned(machine: str, tuned: Tuned, facts: Mapping[str, Any]) -> Path:
@@ -114,37 +109,5 @@ def write_tuned(machine: str, tuned: Tuned, facts: Mapping[str, Any]) -> Path:
 
     facts: JSON values for whoever reads the file.  Raises UserError if it cannot be written.
     """
-    entry = {**asdict(tuned.settings), "img_per_s": tuned.img_per_s, "date": tuned.date, **facts}
-    tree = {"format": FORMAT, "machines": {**_machines(), machine: entry}}
-    path = tuned_file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot make {str(path.parent)!r}: {error.strerror}; set TURBOMIM_CACHE_DIR to a folder of yours"
-        ) from error
-    write_durably(path, (json.dumps(tree, indent=1) + "\n").encode())
-    return path
-
-
-def _machines() -> dict[str, Any]:
-    try:
-        tree = json.loads(tuned_file().read_text(encoding="utf-8"))
-        if tree["format"] != FORMAT:
-            raise ValueError(f"its format is not {FORMAT}")
-        return dict(tree["machines"])
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise UserError(
-            f"cannot read {str(tuned_file())!r}: {error.strerror}; set TURBOMIM_CACHE_DIR to your own folder"
-        ) from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise _damaged(error) from error
-
-
-def _damaged(error: Exception) -> UserError:
-    why = " ".join(str(error).split())
-    return UserError(
-        f"{str(tuned_file())!r} is damaged ({why}): remove it; `turbomim tune loader` makes a new one"
-    )
+    own = {**asdict(tuned.settings), "img_per_s": tuned.img_per_s, "date": tuned.date}
+    return _KEPT.write(machine, own | dict(facts))

@@ -12,8 +12,8 @@ from turbomim.pipeline.loader import LoaderStats
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.log import Record, duration
+from turbomim.train.memory import peak_bytes
 from turbomim.train.models.mae import flops_per_image
-from turbomim.train.peak import peak_flops
 from turbomim.train.plan import Plan
 
 
@@ -24,7 +24,8 @@ class Window:
     config: Config
     plan: Plan
     world: World
-    bfloat16: bool
+    # FLOP/s of a rank that MFU is a share of, where it is known
+    peak: float | None
     # whether it holds this process's first step, and so the compilation
     first: bool = False
     # of the loader, when the window began
@@ -32,17 +33,17 @@ class Window:
     begun: float = field(default_factory=time.perf_counter)
     steps: int = 0
     wait_s: float = 0.0
-    # loss of the steps that counted, steps skipped, skipped in a row now, most of that, gradient norm
-    sums: Tensor = field(default_factory=lambda: torch.zeros(5))
+    # loss of the steps that counted, steps skipped, skipped in a row up to now, gradient norm
+    sums: Tensor = field(default_factory=lambda: torch.zeros(4))
 
     def add(self, wait_s: float, loss: Tensor, norm: Tensor, skipped: Tensor) -> None:
         """Count a step.  A skipped one leaves the loss out."""
         self.steps += 1
         self.wait_s += wait_s
-        total, count, row, most, _ = self.sums.to(loss.device, non_blocking=True).unbind()
+        total, count, row, _ = self.sums.to(loss.device, non_blocking=True).unbind()
         row = (row + 1) * skipped
         total = total + torch.where(skipped > 0, 0.0, loss)
-        self.sums = torch.stack([total, count + skipped, row, torch.maximum(most, row), norm])
+        self.sums = torch.stack([total, count + skipped, row, norm])
 
     def record(self, step: int, lr: float, stats: LoaderStats) -> Record:
         """The log record of the window that ends with `step`.  Only here the loop waits for the device.
@@ -55,13 +56,14 @@ class Window:
                 stats.read_wait_s - self.stats.read_wait_s,
                 stats.decode_wait_s - self.stats.decode_wait_s,
                 stats.replaced - self.stats.replaced,
+                peak_bytes(self.world.device),
             ]
         )
-        wait_s, read_s, decode_s, _ = max(ranks)
-        loss, skipped, _, most, norm = self.sums.tolist()
+        wait_s, read_s, decode_s, *_ = max(ranks)
+        loss, skipped, row, norm = self.sums.tolist()
         elapsed = time.perf_counter() - self.begun
         rate = self.steps * self.plan.global_batch / elapsed
-        peak = peak_flops(self.world.device, bfloat16=self.bfloat16)
+        rank_rate = rate / self.world.size
         position = step * self.plan.global_batch
         return {
             "step": step,
@@ -72,25 +74,31 @@ class Window:
             "lr": lr,
             "grad_norm": norm,
             "img_per_s": rate,
+            "img_per_s_per_gpu": rank_rate,
             "data_wait_pct": 100 * wait_s / elapsed,
             "read_wait_pct": 100 * read_s / elapsed,
             "decode_wait_pct": 100 * decode_s / elapsed,
-            "replaced": int(sum(replaced for *_, replaced in ranks)),
+            "replaced": int(sum(replaced for *_, replaced, _ in ranks)),
             "step_ms": 1000 * elapsed / self.steps,
-            "mfu": rate / self.world.size * flops_per_image(self.config) / peak if peak else None,
+            "mfu": rank_rate * flops_per_image(self.config) / self.peak if self.peak else None,
+            "memory_gib": max(memory for *_, memory in ranks) / 2**30,
             "skipped": int(skipped),
-            "skipped_in_a_row": int(most),
+            "skipped_in_a_row": int(row),
             "window": self.steps,
             "first": self.first,
             "eta_s": (self.plan.steps - step) * elapsed / self.steps,
         }
 
+    @property
+    def in_a_row(self) -> int:
+        """Steps in a row, up to the last one, that were skipped; waits for the device."""
+        return int(self.sums[2])
+
     def next(self, stats: LoaderStats) -> Window:
         """An empty window; a row of skipped steps goes on."""
-        row = self.sums[2]
-        zero = torch.zeros_like(row)
-        sums = torch.stack([zero, zero, row, row, zero])
-        return Window(self.config, self.plan, self.world, self.bfloat16, stats=stats, sums=sums)
+        sums = torch.zeros_like(self.sums)
+        sums[2] = self.sums[2]
+        return Window(self.config, self.plan, self.world, self.peak, stats=stats, sums=sums)
 
 
 def rates(records: list[Record]) -> str:

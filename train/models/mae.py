@@ -10,12 +10,16 @@ Shapes: B batch, N patches, K kept, M masked, D encoder width, E decoder width, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_mse
 from turbomim.kernels.masked_patches import masked_patches
 from turbomim.kernels.masking import random_masking
@@ -26,6 +30,7 @@ from turbomim.train.models.vit import (
     initialise_patch_embed,
     make_blocks,
     sincos_positions,
+    use_linear,
 )
 
 DECODER_PREFIXES = ("mask_token", "decoder_")
@@ -42,7 +47,7 @@ class MAE(nn.Module):
         model, size = config.model, config.data.size
         self.patch, self.patches, self.keep = model.patch, config.patches, config.keep
         self.target, self.radius, self.norm_pix = model.target, model.radius, model.norm_pix
-        self.seed = config.run.seed
+        self.seed, self.recompute = config.run.seed, config.step.recompute
         values = 3 * model.patch**2
         grid = size // model.patch
 
@@ -60,6 +65,7 @@ class MAE(nn.Module):
         self.decoder_blocks = make_blocks(model.decoder_depth, model.decoder_width, model.decoder_heads)
         self.decoder_norm = LAYER_NORM(model.decoder_width)
         self.decoder_pred = nn.Linear(model.decoder_width, values)
+        use_linear(self)
 
         generator = torch.Generator().manual_seed(self.seed)
         initialise(self, generator)
@@ -76,8 +82,9 @@ class MAE(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Normalised visible patches (B, K, P) and the targets of the masked patches (B, M, P).
 
-        Both float32.
+        Both float32, or autocast's type on a GPU.
         """
+        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
         return masked_patches(
             images_BHWC,
             ids_keep_BK,
@@ -88,19 +95,22 @@ class MAE(nn.Module):
             norm_pix=self.norm_pix,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
-            dtype=torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32,
+            dtype=dtype,
+            target_dtype=dtype,
         )
 
     def forward_encoder(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
         """Latent tokens (B, 1 + K, D), class token first, after the final norm."""
         # the stored weight is a convolution's (D, channel, row, column); patches are (row, column, channel)
         weight_DP = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
-        tokens_BKD = functional.linear(visible_BKP, weight_DP, self.patch_embed.proj.bias)
+        bias_D = self.patch_embed.proj.bias
+        assert bias_D is not None
+        tokens_BKD = linear(visible_BKP, weight_DP, bias_D)
         tokens_BKD = tokens_BKD + self.pos_embed[0, 1:][ids_keep_BK]
         cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens_BKD), -1, -1)
         tokens_BTD = torch.cat([cls_B1D.to(tokens_BKD.dtype), tokens_BKD], dim=1)
         for block in self.blocks:
-            tokens_BTD = block(tokens_BTD)
+            tokens_BTD = self._through(block, tokens_BTD)
         latent_BTD: Tensor = self.norm(tokens_BTD)
         return latent_BTD
 
@@ -113,16 +123,29 @@ class MAE(nn.Module):
         positions_BNE = self.decoder_pos_embed[0, 1:][places_BN]
         # the class token's position row is zero
         tokens_BTE = tokens_BTE + functional.pad(positions_BNE, (0, 0, 1, 0))
-        for block in self.decoder_blocks[:-1]:
-            tokens_BTE = block(tokens_BTE)
+        for block in list(self.decoder_blocks)[:-1]:
+            tokens_BTE = self._through(block, tokens_BTE)
+        tokens_BME = self._through(self._last_block, tokens_BTE, seen_BTE.shape[1])
+        pred_BMP: Tensor = self.decoder_pred(self.decoder_norm(tokens_BME))
+        return pred_BMP
+
+    def _last_block(self, tokens_BTE: Tensor, seen: int) -> Tensor:
+        """Masked tokens (B, M, E) after the last decoder block; the first `seen` tokens are not masked."""
         last = self.decoder_blocks[-1]
         assert isinstance(last, Block)
         # the loss reads masked tokens only, so after the last attention the others are dropped
         tokens_BTE = tokens_BTE + last.attn(last.norm1(tokens_BTE))
-        tokens_BME = tokens_BTE[:, seen_BTE.shape[1] :]
-        tokens_BME = tokens_BME + last.mlp(last.norm2(tokens_BME))
-        pred_BMP: Tensor = self.decoder_pred(self.decoder_norm(tokens_BME))
-        return pred_BMP
+        tokens_BME = tokens_BTE[:, seen:]
+        masked_BME: Tensor = tokens_BME + last.mlp(last.norm2(tokens_BME))
+        return masked_BME
+
+    def _through(self, block: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
+        """The block's output; with `recompute` only its inputs are kept for the backward pass."""
+        if not self.recompute:
+            return block(*inputs)
+        # no block draws random numbers, so there is no generator to put back
+        out: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return out
 
     def forward_loss(self, pred_BMP: Tensor, target_BMP: Tensor) -> Tensor:
         """Mean over masked patches of the mean squared error, () float32."""

@@ -1,0 +1,179 @@
+"""The training steps that are compared: the same weights, batch, masks and optimizer in every form.
+
+A form is made from a task in the process that runs it, and is then a function without arguments: one step of
+the optimizer on the batch, giving its loss.  Shape suffixes: B batch, N patches, K kept, M masked.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from turbomim.benchmarks.textbook_mae import TextbookMAE, noise_of, normalised
+from turbomim.kernels.masking import random_masking
+from turbomim.pipeline.batch import Batch
+from turbomim.train.config import Config
+from turbomim.train.distributed import World
+from turbomim.train.models.mae import MAE
+from turbomim.train.optim import make_optimizer
+from turbomim.train.step import Step, autocast
+
+LR: Final = 1e-4
+
+OneStep = Callable[[], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What every form does: `batch` synthetic images of a configuration on a device, cpu or cuda."""
+
+    config: Config
+    batch: int
+    device: str
+
+    def make_batch(self) -> Batch:
+        """Images of noise, which a model takes as long for as for photographs."""
+        size = self.config.data.size
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.batch, size, size, 3)
+        images_BHWC = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(self.device)
+        ids_B = torch.arange(self.batch, device=self.device)
+        zeros_B = torch.zeros_like(ids_B)
+        return Batch(images_BHWC=images_BHWC, labels_B=zeros_B, ids_B=ids_B, epochs_B=zeros_B, position=0)
+
+
+def turbomim(task: Task) -> OneStep:
+    """The step of training, masks drawn and patches cut in it."""
+    model = MAE(task.config).to(task.device)
+    world = World(rank=0, size=1, device=torch.device(task.device))
+    optimizer = make_optimizer(model, task.config.optim)
+    step = Step(model, optimizer, task.config.step, world, micro_steps=1)
+    batch = task.make_batch()
+    return lambda: step([batch], LR)[0]
+
+
+def textbook(task: Task) -> OneStep:
+    """The textbook's form, eager."""
+    model = TextbookMAE(task.config)
+    model.load_state_dict(MAE(task.config).state_dict())
+    return plain_step(model, model, task)
+
+
+def textbook_compiled(task: Task) -> OneStep:
+    """The textbook's form through torch.compile."""
+    model = TextbookMAE(task.config)
+    model.load_state_dict(MAE(task.config).state_dict())
+    return plain_step(model, torch.compile(model), task)
+
+
+def hugging_face(task: Task) -> OneStep:
+    """transformers' ViTMAEForPreTraining, with the attention it chooses itself."""
+    transformers = importlib.import_module("transformers")
+    model, size = task.config.model, task.config.data.size
+    theirs = transformers.ViTMAEForPreTraining(
+        transformers.ViTMAEConfig(
+            image_size=size,
+            patch_size=model.patch,
+            hidden_size=model.width,
+            num_hidden_layers=model.depth,
+            num_attention_heads=model.heads,
+            intermediate_size=4 * model.width,
+            decoder_hidden_size=model.decoder_width,
+            decoder_num_hidden_layers=model.decoder_depth,
+            decoder_num_attention_heads=model.decoder_heads,
+            decoder_intermediate_size=4 * model.decoder_width,
+            layer_norm_eps=1e-6,
+            mask_ratio=model.mask_ratio,
+            norm_pix_loss=model.norm_pix,
+        )
+    )
+    theirs.load_state_dict(hugging_face_state(MAE(task.config).state_dict()))
+
+    def loss_fn(images_BCHW: Tensor, noise_BN: Tensor) -> Tensor:
+        loss: Tensor = theirs(pixel_values=images_BCHW, noise=noise_BN).loss
+        return loss
+
+    return plain_step(theirs, loss_fn, task)
+
+
+def plain_step(model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], task: Task) -> OneStep:
+    """A step as people write it, on a batch that is normalised in it and masks that are given."""
+    model.to(task.device).train()
+    batch = task.make_batch()
+    config = task.config
+    # those that our step draws
+    masks = random_masking(config.run.seed, batch.epochs_B, batch.ids_B, config.patches, config.keep)
+    noise_BN = noise_of(*masks)
+    optim = config.optim
+    trained = [param for param in model.parameters() if param.requires_grad]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": optim.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=LR,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+    )
+    device = torch.device(task.device)
+
+    def step() -> Tensor:
+        with autocast(config.step, device):
+            loss = loss_fn(normalised(batch.images_BHWC), noise_BN)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def hugging_face_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights under transformers' names; it keeps query, key and value apart."""
+    theirs: dict[str, Tensor] = {}
+    for name, value in state.items():
+        renamed = _hugging_face_name(name)
+        if ".qkv." in renamed:
+            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                theirs[renamed.replace(".qkv.", f".{part}.")] = third
+        else:
+            theirs[renamed] = value
+    return theirs
+
+
+_NAMES: Final = {
+    "attn.qkv": "attention.attention.qkv",
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+}
+
+
+def _hugging_face_name(name: str) -> str:
+    for ours, theirs in _NAMES.items():
+        name = name.replace(f".{ours}.", f".{theirs}.")
+    if name.startswith(("decoder_", "mask_token")):
+        return f"decoder.{name.replace('decoder_blocks.', 'decoder_layers.')}"
+    name = name.replace("blocks.", "encoder.layer.").replace(
+        "patch_embed.proj", "patch_embeddings.projection"
+    )
+    name = name.replace("pos_embed", "position_embeddings")
+    if name.startswith("norm."):
+        return f"vit.layer{name}"
+    inside = "" if name.startswith("encoder.") else "embeddings."
+    return f"vit.{inside}{name}"
+
+
+FORMS: Final[dict[str, Callable[[Task], OneStep]]] = {
+    "textbook": textbook,
+    "textbook compiled": textbook_compiled,
+    "Hugging Face": hugging_face,
+    "turbomim": turbomim,
+}

@@ -1,0 +1,132 @@
+"""Small runs for tests: settings, processes forked after the imports, and what a run left behind.
+
+A launch takes well under a second, and a kill hits only the attempt.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from turbomim.pipeline.errors import UserError
+from turbomim.train import checkpoint
+from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.log import Record, read_metrics
+from turbomim.train.pretrain import pretrain
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["runs"])
+
+
+def config_for(data: Path, runs: Path, /, **sections: dict[str, Any]) -> Config:
+    """A model of a few thousand weights, 32 px, uncompiled; `sections` lay over it."""
+    base: dict[str, Any] = {
+        "data": DataConfig(path=str(data), size=32, threads=1, readers=1),
+        "model": ModelConfig(
+            patch=8, width=32, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2,
+            target="gaussian", radius=6.0,
+        ),
+        "optim": OptimConfig(epochs=10, warmup_epochs=1, base_lr=0.05, global_batch=8),
+        "step": StepConfig(device="cpu", compile=False),
+        "run": RunConfig(folder=str(runs), name="r", log_every=1, save_every=3),
+    }  # fmt: skip
+    return Config(**{name: dataclasses.replace(s, **sections.get(name, {})) for name, s in base.items()})
+
+
+def quiet() -> Console:
+    """Where nobody looks."""
+    return Console(file=io.StringIO(), width=200)
+
+
+def attempt(config: Config) -> None:
+    """One process of one attempt; a user's error is exit code 1, and its words are in said-RANK."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        pretrain(config, console=quiet())
+    except UserError as error:
+        Path(config.run.folder, f"said-{os.environ.get('RANK', 0)}").write_text(str(error))
+        os._exit(1)
+
+
+def launch(target: Callable[..., None], *args: object) -> BaseProcess:
+    """Start `target(*args)` in a process of its own."""
+    process = SERVER.Process(target=target, args=args)
+    process.start()
+    return process
+
+
+def finish(process: BaseProcess, seconds: float = 120) -> int | None:
+    """The exit code of a process; minus the signal, if one ended it."""
+    process.join(seconds)
+    assert process.exitcode is not None, "the process hangs"
+    return process.exitcode
+
+
+def outcome(folder: Path) -> tuple[dict[str, bytes], list[tuple[int, str]]]:
+    """Bytes of the last checkpoint's tensors, and (step, loss as hex) of every log line."""
+    last = folder / "ckpt" / (folder / "ckpt" / "latest").read_text().strip()
+    files = {name: (last / name).read_bytes() for name in checkpoint.FILES[:2]}
+    return files, [(r["step"], float(r["loss"]).hex()) for r in read_metrics(folder / "metrics.jsonl")]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def as_rank(rank: int, world: int, port: int) -> None:
+    """Make this process one of `world` ranks on this machine."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def ranked(config: Config, rank: int, world: int, port: int) -> None:
+    """`attempt` as one of several ranks."""
+    as_rank(rank, world, port)
+    attempt(config)
+
+
+def launch_ranks(target: Callable[..., None], world: int, *args: object) -> list[BaseProcess]:
+    """`target(*args, rank, world, port)` on every rank."""
+    port = free_port()
+    return [launch(target, *args, rank, world, port) for rank in range(world)]
+
+
+def run(config: Config, world: int = 1) -> None:
+    """Run to the end in `world` processes."""
+    processes = launch_ranks(ranked, world, config) if world > 1 else [launch(attempt, config)]
+    assert [finish(process) for process in processes] == [0] * world
+
+
+def records(folder: Path) -> list[Record]:
+    """The log records of a run folder."""
+    return read_metrics(folder / "metrics.jsonl")
+
+
+def status(folder: Path) -> dict[str, Any]:
+    """The status.json of a run folder."""
+    found: dict[str, Any] = json.loads((folder / "status.json").read_text())
+    return found
+
+
+def wait_for(true: Callable[[], bool], process: BaseProcess, seconds: float = 60) -> None:
+    """Return when it is true; fail if the process ends before."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert process.is_alive() and time.monotonic() < deadline, "it did not come so far"
+        time.sleep(0.002)

@@ -1,0 +1,102 @@
+"""The benchmark of training on shards: what it counts as waiting, and what it leaves out.
+
+Which test fails for which mistake (each was made once, on purpose):
+the wait of the uncounted steps counted, none left uncounted, the synthetic batch taken from the loader:
+test_waits_are_those_of_the_counted_steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from turbomim.benchmarks import bench_train
+from turbomim.benchmarks.bench_step_forms import Task
+from turbomim.benchmarks.bench_train import BenchTrain, main, measure, settings
+from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.shards import Split
+from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
+from turbomim.train.distributed import start
+
+SMALL = Config(
+    data=DataConfig(size=32, prefetch=3),
+    model=ModelConfig(
+        patch=8, width=32, depth=1, heads=2, decoder_width=32, decoder_depth=1, decoder_heads=2
+    ),
+    step=StepConfig(device="cpu", compile=False),
+)
+WAIT = 0.05
+
+
+def test_waits_are_those_of_the_counted_steps(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+
+    @contextmanager
+    def slow_loader(*_: object, **__: object) -> Iterator[Iterator[Batch]]:
+        def batches() -> Iterator[Batch]:
+            nonlocal taken
+            while True:
+                time.sleep(WAIT)
+                taken += 1
+                yield Task(config=SMALL, batch=4, device="cpu").make_batch()
+
+        yield batches()
+
+    monkeypatch.setattr(bench_train, "open_loader", slow_loader)
+    config = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, path=str(tiny_split.path)))
+    options = BenchTrain(data=tiny_split.path, rounds=2, steps=5)
+    with start("cpu") as world:
+        rounds, store = measure(config, 4, options, world)
+    assert store == "original photographs"
+    # 2 x prefetch are thrown away before the counted ones
+    assert taken == 2 * (2 * 3 + 5)
+    for each in rounds:
+        assert 5 * WAIT <= each.wait < 10 * WAIT
+        assert each.wait < each.real
+    assert min(each.synthetic for each in rounds) < 5 * WAIT
+
+
+def test_it_trains_on_shards(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_train, "configure", lambda name, options: SMALL)
+    out = tmp_path / "new" / "train.jsonl"
+    common = [
+        "--data",
+        str(tiny_split.path),
+        "--device",
+        "cpu",
+        "--steps",
+        "2",
+        "--rounds",
+        "2",
+        "--batch",
+        "3",
+    ]
+    main([*common, "--out", str(out)])
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["name"] for row in rows] == [
+        "train, vit-tiny: synthetic batch",
+        "train, vit-tiny: end to end",
+    ]
+    assert rows[0]["data_wait_pct"] == 0 and 0 < rows[1]["data_wait_pct"] < 100
+    assert rows[1]["ratio_to_synthetic"] < 2
+    assert "| vit-tiny: end to end |" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--data nowhere does not exist"):
+        main(["--data", "nowhere", *common[2:]])
+    with pytest.raises(UserError, match="unknown recipe 'mae': did you mean"):
+        main([*common, "--recipe", "mae"])
+
+
+def test_a_recipe_gives_model_and_crops() -> None:
+    options = BenchTrain(data=Path("shards"), recipe="demo", device="cpu")
+    config = settings(options, "demo")
+    assert (config.data.path, config.data.size, config.step.device) == ("shards", 96, "cpu")
+    assert config.model.target == "gaussian"

@@ -1,0 +1,152 @@
+"""Frozen features against timm's own model, and the crops they are made of against torchvision's.
+
+Planted, each seen to fail the test named: the class token in the mean, the mask's patches left out, or no
+final norm (`test_features_are_those_of_timms_model`); the window half a pixel off, or a flip
+(`test_centre_crops_are_torchvisions`); samples in storage order (`test_ids_decide_the_order`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import texture
+from numpy.typing import NDArray
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+from torchvision.transforms import functional as vision
+
+from turbomim.pipeline.centre_crops import centre_crop, centre_crops
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.pack import make_shards
+from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.store import Store
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig
+from turbomim.train.export import TIMM_NAME, timm_arguments
+from turbomim.train.features import encode, extract, pixels
+from turbomim.train.models.mae import DECODER_PREFIXES, MAE
+
+CONFIG = Config(
+    data=DataConfig(size=40),
+    model=ModelConfig(
+        patch=8, width=48, depth=3, heads=4, decoder_width=16, decoder_depth=1, decoder_heads=2,
+        target="gaussian", radius=7.0,
+    ),
+)  # fmt: skip
+
+
+def images(count: int, size: int = 40) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def test_features_are_those_of_timms_model() -> None:
+    """Exported weights in timm's ViT, whole images normalised as timm's transforms do."""
+    model = MAE(CONFIG)
+    # a class token and norms that do something
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+                parameter.add_(0.05 * noise)
+    theirs = cast(VisionTransformer, timm.create_model(TIMM_NAME, **timm_arguments(CONFIG)).eval())
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith(DECODER_PREFIXES)}
+    theirs.load_state_dict(weights)
+    batch = images(5)
+    inputs = torch.stack(
+        [vision.normalize(vision.to_tensor(image), IMAGENET_MEAN, IMAGENET_STD) for image in batch]
+    )
+    with torch.no_grad():
+        tokens = theirs.forward_features(inputs)
+    cls, mean = encode(model.eval(), torch.from_numpy(batch))
+    assert cls.dtype == mean.dtype == torch.float32
+    torch.testing.assert_close(cls, tokens[:, 0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mean, tokens[:, 1:].mean(1), rtol=1e-4, atol=1e-4)
+
+
+def test_batches_do_not_change_features() -> None:
+    batch, labels = images(7), np.arange(7)
+    encoders = {"one": MAE(CONFIG), "two": MAE(dataclasses.replace(CONFIG, run=CONFIG.run))}
+    device = torch.device("cpu")
+    whole = extract([(batch, labels)], encoders, device)
+    parts = extract([(batch[:3], labels[:3]), (batch[3:], labels[3:])], encoders, device)
+    assert set(whole.by_name) == {
+        *(f"{name}: {kind}" for name in encoders for kind in ("class token", "mean of patch tokens")),
+        "raw pixels",
+    }
+    assert torch.equal(parts.labels_N, torch.arange(7))
+    for name, features in whole.by_name.items():
+        torch.testing.assert_close(parts.by_name[name], features, rtol=1e-4, atol=1e-5)
+
+
+def test_pixels_are_the_images_and_large_ones_are_averaged_down() -> None:
+    small = images(2, 16)
+    expected = torch.from_numpy(small).permute(0, 3, 1, 2).flatten(1) / 255
+    torch.testing.assert_close(pixels(torch.from_numpy(small)), expected)
+    large = images(2, 64)
+    averaged = torch.from_numpy(large).reshape(2, 32, 2, 32, 2, 3).float().mean((2, 4)) / 255
+    torch.testing.assert_close(pixels(torch.from_numpy(large)), averaged.permute(0, 3, 1, 2).flatten(1))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("height", "width"), [(50, 50), (61, 90), (97, 43), (40, 57), (40, 40)])
+def test_centre_crops_are_torchvisions(height: int, width: int, interpolation: str) -> None:
+    image = texture(height, height, width)
+    mode = vision.InterpolationMode(interpolation)
+    expected = vision.center_crop(vision.resize(Image.fromarray(image), 40, mode), [40, 40])
+    found = centre_crop(image, 40, interpolation)  # type: ignore[arg-type]
+    # torch's uint8 kernel rounds as Pillow does but for one grey level
+    assert np.abs(found.astype(int) - np.asarray(expected).astype(int)).max() <= 1
+
+
+def test_ids_decide_the_order(tiny_split: Split) -> None:
+    """Every sample in a scrambled order, in batches that do not divide them: labels and pixels of each id."""
+    ids = np.random.default_rng(0).permutation(33)
+    args = {"size": 40, "interpolation": "bicubic", "threads": 1}
+    got = list(centre_crops(tiny_split, ids, batch=7, **args))  # type: ignore[arg-type]
+    assert [len(labels) for _, labels in got] == [7, 7, 7, 7, 5]
+    pixels_N, labels_N = (np.concatenate(each) for each in zip(*got, strict=True))
+    assert np.bincount(labels_N).tolist() == [11, 11, 11]
+    for place in (0, 6, 7, 32):
+        one = list(centre_crops(tiny_split, ids[place : place + 1], batch=1, **args))  # type: ignore[arg-type]
+        assert np.array_equal(one[0][0][0], pixels_N[place]) and one[0][1][0] == labels_N[place]
+
+
+@pytest.mark.parametrize("kind", ["raw", "resized"])
+def test_stores_give_the_crops_of_the_originals(
+    photo_folder: Path, tiny_split: Split, tmp_path: Path, kind: str
+) -> None:
+    """Also at another size than the store's, where they are resized again, and so only about the same."""
+    quality = {"quality": 100, "subsampling": "4:4:4"} if kind == "resized" else {}
+    store = Store(kind=kind, short_side=40, resampling="bicubic", **quality)  # type: ignore[arg-type]
+    make_shards(photo_folder, tmp_path / "s", samples_per_shard=9, store=store)
+    stored, ids = open_split(tmp_path / "s"), np.arange(33)
+    for size, tolerance in ((40, 0.0 if kind == "raw" else 2.0), (24, 8.0)):
+        crops = [
+            next(iter(centre_crops(each, ids, size=size, interpolation="bicubic", batch=33, threads=1)))[0]
+            for each in (tiny_split, stored)
+        ]
+        assert np.abs(crops[0].astype(float) - crops[1]).mean() <= tolerance
+
+
+def test_an_image_that_cannot_be_decoded_or_has_no_label_ends_it(tiny_split: Split, tmp_path: Path) -> None:
+    place = int(tiny_split.index.image_offset_N[4])
+    for name in tiny_split.path.iterdir():
+        (tmp_path / name.name).write_bytes(name.read_bytes())
+    shard = tmp_path / tiny_split.manifest.shards[0].name
+    broken = open_split(tmp_path)
+    content = bytearray(shard.read_bytes())
+    content[place : place + 64] = bytes(64)
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=r"-000000.tar:.* cannot be decoded \(.*leaves no image out"):
+        list(centre_crops(broken, np.arange(9), size=40, interpolation="bicubic", batch=4, threads=1))
+    index = dataclasses.replace(
+        tiny_split.index, label_bytes_N=np.where(np.arange(33) == 5, 0, tiny_split.index.label_bytes_N)
+    )
+    unlabelled = dataclasses.replace(tiny_split, index=index)
+    with pytest.raises(UserError, match="has no label: make the split from a folder"):
+        list(centre_crops(unlabelled, np.arange(9), size=40, interpolation="bicubic", batch=4, threads=1))

@@ -1,0 +1,114 @@
+"""The losses of every family of recipes, kept in golden/*.txt: a change of the mathematics shows.
+
+The photographs are drawn from integers and stored without loss, the recipe's model and batch are made small,
+the rest of it stays.  `python tests/test_golden_losses.py` writes the files anew; a commit that changes them
+says why.  Planted bugs that fail it: another beta2, another start of the warm-up, targets that are not
+normalised.  A hash of strings that reaches the stream, or a seed that does not, fails
+`test_processes_agree_and_seeds_differ`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import attempt, finish, launch, outcome, records
+
+from turbomim.pipeline.pack import make_shards
+from turbomim.train.config import Config, RunConfig, StepConfig
+from turbomim.train.recipes import recipe
+
+GOLDEN = Path(__file__).parent / "golden"
+# one of each family; those of other lengths and sizes share its mathematics
+FAMILIES = ("demo", "mae-vit-b16-800e", "pixmim-vit-b16-300e", "pixmim-ideal-vit-b16-300e")
+STEPS = 20
+
+
+def draw(folder: Path) -> Path:
+    """24 PNGs of coloured squares, 64 to 100 pixels, in shards of 10."""
+    random = np.random.default_rng(7)
+    for number in range(24):
+        height, width = random.integers(16, 26, 2)
+        squares = random.integers(0, 256, (height, width, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)
+        path = folder / "photographs" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(squares).save(path)
+    make_shards(folder / "photographs", folder / "shards", samples_per_shard=10)
+    return folder / "shards"
+
+
+def small(name: str, data: Path, runs: Path) -> Config:
+    """The recipe with a small model, batch, image and schedule: 20 steps, half of them warm-up."""
+    config = recipe(name)
+    model = dataclasses.replace(
+        config.model, patch=8, width=32, depth=2, heads=2, decoder_width=32, decoder_depth=2, decoder_heads=2
+    )
+    # the cut-off is in cycles per image: the same in pixels
+    model = dataclasses.replace(model, radius=max(1.0, model.radius * 48 / config.data.size))
+    epochs = STEPS * 8 / 24
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, path=str(data), size=48, threads=1, readers=1),
+        model=model,
+        optim=dataclasses.replace(
+            config.optim, epochs=epochs, warmup_epochs=epochs / 2, base_lr=0.05, global_batch=8, micro_batch=0
+        ),
+        step=StepConfig(device="cpu", compile=False),
+        run=RunConfig(folder=str(runs), name="r", seed=config.run.seed, log_every=1, save_every=1000),
+    )
+
+
+def losses(name: str, data: Path, runs: Path) -> list[float]:
+    assert finish(launch(attempt, small(name, data, runs))) == 0
+    return [r["loss"] for r in records(runs / "r")]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_losses_are_those_kept(name: str, tmp_path: Path) -> None:
+    """Within 2e-5 of the value: processors round differently, mathematics differs by more."""
+    kept = [float(line) for line in (GOLDEN / f"{name}.txt").read_text().split()]
+    assert len(kept) == STEPS
+    assert losses(name, draw(tmp_path), tmp_path) == pytest.approx(kept, rel=2e-5)
+
+
+def test_every_kept_file_has_its_test() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(FAMILIES)
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from runs import attempt, config_for
+from pathlib import Path
+attempt(config_for(Path({data!r}), Path({runs!r}), optim={{"epochs": 2}}, run={{"seed": {seed}}}))
+"""
+
+
+def test_processes_agree_and_seeds_differ(tmp_path: Path) -> None:
+    """Fresh interpreters with other hashes of strings give the same bits, another seed others."""
+    data = draw(tmp_path)
+    results = []
+    for place, (hashes, seed) in enumerate([("0", 3), ("12345", 3), ("0", 4)]):
+        runs = tmp_path / f"run-{place}"
+        runs.mkdir()
+        program = PROGRAM.format(tests=str(Path(__file__).parent), data=str(data), runs=str(runs), seed=seed)
+        environment = {**os.environ, "PYTHONHASHSEED": hashes, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+        results.append(outcome(runs / "r"))
+    assert results[0] == results[1]
+    assert results[0][1] != results[2][1]
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for family in FAMILIES:
+        with tempfile.TemporaryDirectory() as folder:
+            values = losses(family, draw(Path(folder)), Path(folder))
+        (GOLDEN / f"{family}.txt").write_text("".join(f"{value!r}\n" for value in values))

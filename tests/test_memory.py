@@ -1,0 +1,134 @@
+"""Predicted memory against what torch's autograd really keeps, and parameter counts against real models.
+
+Planted bugs, and the test that each makes fail: GELU's output or the loss's difference left out:
+`test_activations_are_what_autograd_keeps`; recomputed blocks counted as kept:
+`test_recomputation_keeps_block_inputs_and_one_block`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
+from turbomim.train.memory import GIB, count_parameters, device_bytes, peak_bytes, predicted_bytes
+from turbomim.train.models.mae import MAE
+from turbomim.train.optim import make_optimizer
+
+TINY = ModelConfig(width=192, depth=12, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4)
+SMALL = ModelConfig(width=384, depth=12, heads=6, decoder_width=256, decoder_depth=4, decoder_heads=8)
+LITTLE = ModelConfig(
+    patch=8, width=64, depth=2, heads=4, decoder_width=32, decoder_depth=1, decoder_heads=4,
+    target="gaussian", radius=10.0,
+)  # fmt: skip
+
+
+def kept_bytes(model: MAE, run: Callable[[], Tensor]) -> int:
+    """Bytes of the storages, other than the model's own, that a forward leaves for its backward."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    storages: dict[int, int] = {}
+    held: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage.nbytes()
+            # so that no address is used twice
+            held.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(storages.values())
+
+
+def forward(config: Config, batch: int, *, bfloat16: bool) -> tuple[MAE, Callable[[], Tensor]]:
+    model, size = MAE(config), config.data.size
+    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
+    numbers = torch.arange(batch)
+
+    def run() -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss: Tensor = model(images, 0 * numbers, numbers)
+        return loss
+
+    return model, run
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "batch", "bfloat16"),
+    [
+        (TINY, 224, 2, False),
+        (SMALL, 224, 2, False),
+        (LITTLE, 32, 8, False),
+        (LITTLE, 64, 8, True),
+        (dataclasses.replace(TINY, depth=2), 96, 4, True),
+    ],
+    ids=["tiny", "small", "little", "little bfloat16", "tiny bfloat16"],
+)
+def test_activations_are_what_autograd_keeps(
+    model: ModelConfig, size: int, batch: int, bfloat16: bool
+) -> None:
+    config = Config(model=model, data=DataConfig(size=size))
+    predicted = predicted_bytes(config, batch, bfloat16=bfloat16, recompute=False).activations
+    assert predicted == pytest.approx(kept_bytes(*forward(config, batch, bfloat16=bfloat16)), rel=0.15)
+
+
+def test_recomputation_keeps_block_inputs_and_one_block() -> None:
+    shallow, deep = (
+        Config(model=dataclasses.replace(TINY, depth=depth), step=StepConfig(recompute=True))
+        for depth in (2, 8)
+    )
+    kept = [kept_bytes(*forward(config, 2, bfloat16=False)) for config in (shallow, deep)]
+    predicted = [
+        predicted_bytes(config, 2, bfloat16=False, recompute=True).activations for config in (shallow, deep)
+    ]
+    assert predicted[1] - predicted[0] == pytest.approx(kept[1] - kept[0], rel=0.15), "six blocks' inputs"
+    plain = dataclasses.replace(shallow, step=StepConfig())
+    # the largest block, in full: computed again while the others wait
+    whole = kept_bytes(*forward(plain, 2, bfloat16=False))
+    assert kept[0] < predicted[0] < whole
+
+
+@pytest.mark.parametrize("model", [TINY, LITTLE])
+def test_parameters_gradients_and_moments(model: ModelConfig) -> None:
+    config = Config(model=model, data=DataConfig(size=32))
+    net = MAE(config)
+    count = count_parameters(config)
+    assert count.trained == sum(p.numel() for p in net.parameters() if p.requires_grad)
+    assert count.fixed == sum(p.numel() for p in net.parameters() if not p.requires_grad)
+    optimizer = make_optimizer(net, config.optim)
+    for param in net.parameters():
+        if param.requires_grad:
+            param.grad = torch.zeros_like(param)
+    optimizer.step()
+    moments = sum(
+        state[key].nbytes for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")
+    )
+    parts = predicted_bytes(config, 4, bfloat16=False, recompute=False)
+    assert (parts.weights, parts.moments) == (sum(p.nbytes for p in net.parameters()), moments)
+    assert parts.gradients == sum(p.grad.nbytes for p in net.parameters() if p.grad is not None)
+    assert parts.batch == 4 * 32 * 32 * 3
+    halves = predicted_bytes(config, 4, bfloat16=False, recompute=False, shards=2)
+    assert (halves.weights, halves.activations) == (parts.weights // 2, parts.activations)
+
+
+def test_the_published_sizes() -> None:
+    """Parameters of MAE's encoders and decoder as published: 111.9, 329.5 and 657.1 million."""
+    sizes: list[dict[str, Any]] = [
+        {},
+        {"width": 1024, "depth": 24, "heads": 16},
+        {"width": 1280, "depth": 32, "heads": 16, "patch": 14},
+    ]
+    counts = [count_parameters(Config(model=ModelConfig(**size))) for size in sizes]
+    assert [round((c.trained + c.fixed) / 1e6, 1) for c in counts] == [111.9, 329.5, 657.1]
+
+
+def test_this_process_and_this_machine() -> None:
+    cpu = torch.device("cpu")
+    assert peak_bytes(cpu) > 0.05 * GIB and 0.1 * GIB < device_bytes(cpu) < 2**50

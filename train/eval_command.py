@@ -1,0 +1,201 @@
+"""`turbomim eval`: what a pre-trained encoder's features are worth, beside what they must be better than.
+
+Every score is given for the trained encoder, for the same encoder with random weights, and for raw pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from turbomim.pipeline.centre_crops import centre_crops
+from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.order import sample_ids
+from turbomim.pipeline.shards import Split, open_split
+from turbomim.train.config import Config
+from turbomim.train.distributed import choose_device
+from turbomim.train.features import Features, extract, load_run
+from turbomim.train.knn import NEIGHBOURS, knn
+from turbomim.train.machine import cores
+from turbomim.train.models.mae import MAE
+from turbomim.train.options import parse
+from turbomim.train.probe import linear_probe
+
+# scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1
+Measure = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, float]]
+Scores = dict[str, dict[str, float]]
+
+
+def knn_scores(train_ND: Tensor, labels_N: Tensor, test_MD: Tensor, labels_M: Tensor) -> dict[str, float]:
+    """Nearest neighbours, both votes."""
+    scores = knn(train_ND, labels_N, test_MD, labels_M)
+    return {f"{NEIGHBOURS} neighbours": scores.majority, "weighted": scores.weighted}
+
+
+def linear_scores(train_ND: Tensor, labels_N: Tensor, test_MD: Tensor, labels_M: Tensor) -> dict[str, float]:
+    """The linear probe."""
+    return {"linear probe": linear_probe(train_ND, labels_N, test_MD, labels_M).accuracy}
+
+
+MEASURES: dict[str, Measure] = {"knn": knn_scores, "linear": linear_scores}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval:
+    """Score a run's frozen encoder on labelled splits: nothing of it is trained."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, runs/NAME; its newest whole checkpoint counts."""
+    train: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    """Labelled split that is learned from."""
+    test: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    """Labelled split that is scored, all of it."""
+    samples: int = 10_000
+    """Train samples, drawn once and for all; 0 = all."""
+    batch: int = 128
+    """Images encoded at once: decides speed and memory alone."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where images are encoded."""
+    json: Path | None = None
+    """File for the scores, if wanted."""
+
+
+def knn_command(argv: list[str]) -> None:
+    """`turbomim eval knn …`.  Raises UserError."""
+    command("knn", argv)
+
+
+def linear_command(argv: list[str]) -> None:
+    """`turbomim eval linear …`.  Raises UserError."""
+    command("linear", argv)
+
+
+def command(name: str, argv: list[str]) -> None:
+    """Score a run by one measure, print a table, write the JSON file."""
+    options = parse(Eval, argv, f"turbomim eval {name}")
+    if options.json is not None and options.json.is_dir():
+        raise UsageError(f"--json {options.json} is a folder: give a file")
+    result = evaluate(options, {name: MEASURES[name]})
+    print_table(result)
+    if options.json is not None:
+        write_durably(options.json, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def evaluate(options: Eval, measures: Mapping[str, Measure]) -> dict[str, Any]:
+    """Scores of a run by some measures, and what they were measured on.
+
+    Raises UserError: no run, no checkpoint, splits that cannot be compared.
+    """
+    if options.samples != 0 and options.samples < NEIGHBOURS:
+        raise UsageError(f"--samples {options.samples}: must be 0 (all) or at least {NEIGHBOURS}")
+    if options.batch < 1:
+        raise UsageError(f"--batch {options.batch}: must be at least 1")
+    config, model, step = load_run(options.run)
+    return {
+        "run": str(options.run),
+        "step": step,
+        "images_seen": step * config.optim.global_batch,
+        **evaluate_model(model, config, options, measures),
+    }
+
+
+def evaluate_model(
+    model: MAE, config: Config, options: Eval, measures: Mapping[str, Measure]
+) -> dict[str, Any]:
+    """Scores of a model in memory, of the same encoder with random weights, and of raw pixels."""
+    device = choose_device(options.device, 0)
+    train, test = open_split(options.train), open_split(options.test)
+    check_splits(train, test)
+    encoders = {"trained": model, "random weights": MAE(config)}
+
+    def features(split: Split, ids_N: NDArray[np.int64]) -> Features:
+        batches = centre_crops(
+            split,
+            ids_N,
+            size=config.data.size,
+            interpolation=config.data.interpolation,
+            batch=options.batch,
+            threads=cores(),
+        )
+        return extract(batches, encoders, device)
+
+    learned = features(train, choose_ids(train, options.samples))
+    scored = features(test, np.arange(test.manifest.samples))
+    return {
+        "train": str(options.train),
+        "train_samples": len(learned.labels_N),
+        "test": str(options.test),
+        "test_samples": len(scored.labels_N),
+        "encoder": describe(config),
+        "scores": score(learned, scored, measures),
+    }
+
+
+def check_splits(train: Split, test: Split) -> None:
+    """Raise UserError if the splits' labels do not mean the same, or neighbours cannot be found."""
+    if train.manifest.classes != test.manifest.classes:
+        raise UserError(
+            f"{train.path} and {test.path} have other classes ({len(train.manifest.classes)} and "
+            f"{len(test.manifest.classes)}, or other names): make both from folders with the same names"
+        )
+    if train.manifest.samples < NEIGHBOURS:
+        raise UserError(
+            f"{train.path} has {train.manifest.samples} samples: {NEIGHBOURS} are needed for the neighbours"
+        )
+
+
+def choose_ids(split: Split, samples: int) -> NDArray[np.int64]:
+    """Ids of so many samples of a split, 0 = all, always the same ones, in no order of class."""
+    total = split.manifest.samples
+    count = min(samples or total, total)
+    return sample_ids(np.arange(count), total, 0)[1]
+
+
+def score(learned: Features, scored: Features, measures: Mapping[str, Measure]) -> Scores:
+    """Scores of every feature by every measure."""
+    return {
+        name: {
+            key: value
+            for measure in measures.values()
+            for key, value in measure(
+                train_ND, learned.labels_N, scored.by_name[name], scored.labels_N
+            ).items()
+        }
+        for name, train_ND in learned.by_name.items()
+    }
+
+
+def describe(config: Config) -> str:
+    """The encoder's size, in words."""
+    model = config.model
+    return f"{config.data.size} px, patch {model.patch}, {model.width}x{model.depth}, {model.heads} heads"
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """The scores in %, one feature a line."""
+    scores: Scores = result["scores"]
+    columns = list(next(iter(scores.values())))
+    table = Table(
+        title=(
+            f"{result['run']}, step {result['step']}: {result['train_samples']:,} samples of "
+            f"{result['train']} to learn from, {result['test_samples']:,} of {result['test']} scored, %"
+        ),
+        title_justify="left",
+    )
+    table.add_column("features")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, values in scores.items():
+        table.add_row(name, *(f"{100 * values[column]:.1f}" for column in columns))
+    Console().print(table, markup=False)

@@ -1,0 +1,108 @@
+"""Frozen features: what an encoder makes of whole images, without a mask, and plain pixels beside it.
+
+Suffixes: B batch, N samples, S the image's side, K patches (all of them are kept), D encoder width, V values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from turbomim.kernels.masked_patches import masked_patches
+from turbomim.pipeline.errors import UserError
+from turbomim.train import checkpoint, rundir
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.models.mae import MAE
+
+# raw pixels are compared at no more than this side: a baseline, not a test of memory
+PIXELS_SIDE = 32
+PIXELS = "raw pixels"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Features:
+    """Features of the same N samples by name, each (N, D) float32 on the CPU; labels (N,) int64."""
+
+    by_name: dict[str, Tensor]
+    labels_N: Tensor
+
+
+def load_run(run: Path) -> tuple[Config, MAE, int]:
+    """The settings, the model and the step of a run's newest whole checkpoint.
+
+    Raises UserError where there is no run or no whole checkpoint.
+    """
+    config = rundir.read_config(run)
+    found, _ = checkpoint.newest(run / "ckpt")
+    if found is None:
+        raise UserError(
+            f"{run}/ckpt has no whole checkpoint yet: let the run save one (run.save_every steps)"
+        )
+    model = MAE(config)
+    checkpoint.load(found, model)
+    return config, model, checkpoint.read_state(found).step
+
+
+@torch.no_grad()
+def encode(model: MAE, images_BHWC: Tensor) -> tuple[Tensor, Tensor]:
+    """The class token and the mean of the patch tokens, (B, D) float32 each, after the final norm.
+
+    images (B, S, S, 3) uint8 on the model's device.  Nothing is masked.
+    """
+    every_BK = torch.arange(model.patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
+    visible_BKP, _ = masked_patches(
+        images_BHWC,
+        every_BK,
+        # no target is wanted, and the kernel wants one
+        every_BK[:, :1].contiguous(),
+        patch=model.patch,
+        target="raw",
+        radius=model.radius,
+        norm_pix=False,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        dtype=torch.float32,
+    )
+    latent_BTD = model.forward_encoder(visible_BKP, every_BK)
+    return latent_BTD[:, 0], latent_BTD[:, 1:].mean(1)
+
+
+def pixels(images_BHWC: Tensor) -> Tensor:
+    """Images as vectors (B, V) float32 in 0..1, averaged down to PIXELS_SIDE where they are larger."""
+    scaled_BCHW = images_BHWC.permute(0, 3, 1, 2).float() / 255
+    if scaled_BCHW.shape[-1] > PIXELS_SIDE:
+        scaled_BCHW = functional.adaptive_avg_pool2d(scaled_BCHW, PIXELS_SIDE)
+    return scaled_BCHW.flatten(1)
+
+
+def extract(
+    batches: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]],
+    encoders: Mapping[str, MAE],
+    device: torch.device,
+) -> Features:
+    """Features of every batch of images (B, S, S, 3) uint8 and labels (B,) int64, by every encoder.
+
+    Names are `ENCODER: class token`, `ENCODER: mean of patch tokens` and `raw pixels`.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    labels: list[Tensor] = []
+    for model in encoders.values():
+        model.to(device).eval()
+    for images, labels_B in batches:
+        images_BHWC = torch.from_numpy(images).to(device)
+        for name, model in encoders.items():
+            cls_BD, mean_BD = encode(model, images_BHWC)
+            parts.setdefault(f"{name}: class token", []).append(cls_BD.cpu())
+            parts.setdefault(f"{name}: mean of patch tokens", []).append(mean_BD.cpu())
+        parts.setdefault(PIXELS, []).append(pixels(images_BHWC).cpu())
+        labels.append(torch.from_numpy(labels_B))
+    return Features(
+        by_name={name: torch.cat(some) for name, some in parts.items()}, labels_N=torch.cat(labels)
+    )

@@ -1,0 +1,82 @@
+"""Out of memory: how much there was, what took it, and three flags to try."""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+import torch
+
+from turbomim.pipeline.errors import UserError
+from turbomim.train.config import Config
+from turbomim.train.distributed import World
+from turbomim.train.plan import Plan
+from turbomim.train.step import uses_bfloat16
+from turbomim.train.tuned import LoaderSettings
+
+GIB = 2**30
+# what torch's allocator and oneDNN say when the host has no more
+REFUSED = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host refused memory: torch has no error of its own for the host's."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in REFUSED)
+
+
+def memory_error(
+    error: BaseException, config: Config, plan: Plan, settings: LoaderSettings, world: World
+) -> UserError:
+    """The line for a step that ran out of memory."""
+    return UserError(
+        f"rank {world.rank} ran out of memory with a micro-batch of {plan.micro_batch} images of "
+        f"{config.data.size} pixels; {memory_text(world.device)}; "
+        f"it says: {' '.join(str(error).split())[:160]}; "
+        f"try {', '.join(flags_to_try(config, plan, settings, world))}"
+    )
+
+
+def memory_text(device: torch.device) -> str:
+    """Memory there is and memory taken, of the device or else of this process on the host."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        taken = torch.cuda.memory_allocated(device)
+        return (
+            f"{device} has {total / GIB:.1f} GiB, {free / GIB:.1f} free, {taken / GIB:.1f} taken by tensors"
+        )
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = {"machine": total}
+    if CGROUP_LIMIT.exists() and (text := CGROUP_LIMIT.read_text().strip()) != "max":
+        limits["control group"] = int(text)
+    if (soft := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        limits["ulimit -v"] = soft
+    which = min(limits, key=lambda name: limits[name])
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    limit = f"{limits[which] / GIB:.1f} GiB ({which})"
+    return f"the host's limit is {limit}, this process took up to {most / GIB:.1f} GiB"
+
+
+def flags_to_try(config: Config, plan: Plan, settings: LoaderSettings, world: World) -> list[str]:
+    """Three flags, the best first, that need less memory and are not set yet."""
+    smaller = max((n for n in range(1, plan.micro_batch) if plan.local_batch % n == 0), default=0)
+    size, patch = config.data.size, config.model.patch
+    on_gpu = world.device.type == "cuda"
+    bfloat16 = uses_bfloat16(config.step, world.device)
+    wanted = {
+        f"--optim.micro_batch {smaller}": smaller > 0,
+        "--step.recompute true": not config.step.recompute,
+        "--step.shard true": world.size > 1 and not config.step.shard,
+        "--data.decode cpu": on_gpu and settings.decode == "mixed",
+        "--step.precision bfloat16": on_gpu and not bfloat16,
+        f"--data.prefetch {max(1, settings.prefetch // 2)}": settings.prefetch > 1,
+        f"--data.threads {max(1, settings.threads // 2)}": settings.threads > 1,
+        "--run.save_in_background false": config.run.save_in_background,
+        # the last resort: another run
+        f"--data.size {max(2 * patch, size // 2 // patch * patch)} in a new run": True,
+        f"--model.decoder_depth {max(1, config.model.decoder_depth // 2)} in a new run": True,
+    }
+    return [flag for flag, useful in wanted.items() if useful][:3]

@@ -1,0 +1,191 @@
+"""Signs of life between ranks: a run that loses one ends within a stated time, and says which.
+
+Every rank renews its sign in the launcher's key-value store once a second and reads those of the others.  A
+rank that died or raised is named within seconds; one that is stopped, or that does not come to where the
+others wait, after `step.rank_timeout`.  It needs no exchange among ranks, so it works while one hangs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+
+from turbomim.pipeline.errors import UserError
+
+# seconds between signs of life
+BEAT = 1.0
+# seconds without one after which a rank is held for lost, once an exchange has failed
+SILENT = 5.0
+# seconds that a process has to end by itself
+GRACE = 10.0
+# what an exchange says when the other side is gone or does not come
+EXCHANGE = re.compile(r"gloo|nccl|tcpstore|connection|broken pipe|timed out", re.IGNORECASE)
+
+
+class Sign(NamedTuple):
+    """What a rank tells of itself."""
+
+    host: str
+    # counts up as long as the process lives
+    beats: int
+    # exchanges at step boundaries that it has come to
+    entered: int
+    # how it ended: None while it runs, empty if not by an error of its own
+    left: str | None
+
+
+def missing(signs: Sequence[Sign], silent_s: Sequence[float], limit: float) -> dict[int, str]:
+    """Rank and fate of those that ended with an error, else of those silent for `limit` seconds or more."""
+    named = [f"rank {rank} on {sign.host}" for rank, sign in enumerate(signs)]
+    ended = {r: f"{named[r]} ended: {sign.left}" for r, sign in enumerate(signs) if sign.left}
+    return ended or {
+        r: f"{named[r]} has given no sign of life for {seconds:.0f} s: it was killed or stopped, or its "
+        "machine is gone"
+        for r, (sign, seconds) in enumerate(zip(signs, silent_s, strict=True))
+        if sign.left is None and seconds >= limit
+    }
+
+
+def late(signs: Sequence[Sign]) -> dict[int, str]:
+    """Rank and fate of those that are alive but have not come as far as others."""
+    furthest = max(sign.entered for sign in signs)
+    return {
+        r: f"rank {r} on {sign.host} is alive but did not come to where the others waited"
+        for r, sign in enumerate(signs)
+        if sign.left is None and sign.entered < furthest
+    }
+
+
+class Peers:
+    """This rank's sign of life, and its watch over the others' in a thread.  A context manager.
+
+    store: of the launcher; timeout_s: silence after which a rank is held for lost though nothing has failed.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int, timeout_s: float) -> None:
+        # a connection of its own: the other one may be blocked in an exchange
+        own = store.clone()
+        own.set_timeout(timedelta(seconds=min(timeout_s, GRACE)))
+        self._store = PrefixStore("turbomim", own)
+        self._rank, self._timeout_s = rank, timeout_s
+        self._keys = [f"sign/{each}" for each in range(size)]
+        self._lock = threading.Lock()
+        self._mine = Sign(socket.gethostname(), 0, 0, None)
+        self._signs = [self._mine] * size
+        self._changed = [time.monotonic()] * size
+        self._lost: dict[int, str] = {}
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        # called with the reason before the watch ends a process that hangs
+        self.last_words: Callable[[str], None] = lambda text: None
+
+    def __enter__(self) -> Peers:
+        self._tell()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        own = kind is not None and not issubclass(kind, SystemExit) and not self._lost
+        self._mine = self._mine._replace(left=" ".join(str(error or kind).split()) if own else "")
+        self._tell()
+        if own:
+            # the store may end with this process: let the others read first
+            time.sleep(1.5 * BEAT)
+        self._end.set()
+        self._thread.join(BEAT)
+
+    def enter(self) -> None:
+        """Note that this rank has come to one more exchange."""
+        self._mine = self._mine._replace(entered=self._mine.entered + 1)
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Turn a failed exchange into the name of the rank that it failed for.
+
+        The first rank that is left raises UserError; the others, so that it is said once, SystemExit.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not (isinstance(error, dist.DistError) or EXCHANGE.search(str(error))):
+                raise
+            self._lost = self._lost or self._who()
+            if not self._lost:
+                raise
+            if self._speaks():
+                raise UserError(self._text()) from error
+            # a launcher ends every rank when one is gone: let the other speak first
+            time.sleep(BEAT)
+            raise SystemExit(1) from error
+
+    def _who(self) -> dict[int, str]:
+        """Who is missing after a failed exchange; takes a few seconds."""
+        deadline = time.monotonic() + SILENT + 3 * BEAT
+        while time.monotonic() < deadline:
+            if found := self._lost or missing(self._signs, self._silent_s(), SILENT):
+                return found
+            time.sleep(BEAT / 10)
+        return late(self._signs)
+
+    def _silent_s(self) -> list[float]:
+        now = time.monotonic()
+        return [0.0 if rank == self._rank else now - then for rank, then in enumerate(self._changed)]
+
+    def _speaks(self) -> bool:
+        here = (r for r, sign in enumerate(self._signs) if r not in self._lost and sign.left is None)
+        return self._rank == min(here, default=self._rank)
+
+    def _text(self) -> str:
+        return "; ".join(self._lost.values()) + ": the same command goes on from the last checkpoint"
+
+    def _tell(self) -> None:
+        # not for ever: the store may be that of a rank that hangs
+        if self._lock.acquire(timeout=BEAT):
+            try:
+                with contextlib.suppress(RuntimeError):
+                    self._store.set(self._keys[self._rank], json.dumps(self._mine))
+            finally:
+                self._lock.release()
+
+    def _watch(self) -> None:
+        while not self._end.wait(BEAT) and not self._lost:
+            self._mine = self._mine._replace(beats=self._mine.beats + 1)
+            self._tell()
+            self._lost = self._look()
+        if self._lost and not self._end.wait(GRACE):
+            # the main thread waits for something that will not come
+            with contextlib.suppress(Exception):
+                self.last_words(self._text())
+            if self._speaks():
+                print(f"turbomim: {self._text()}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    def _look(self) -> dict[int, str]:
+        """Read every sign; return who is lost."""
+        now = time.monotonic()
+        try:
+            with self._lock:
+                signs = [Sign(*json.loads(value)) for value in self._store.multi_get(self._keys)]
+        except dist.DistStoreError:
+            # no answer in time: rank 0, which may keep the store, is silent; of the others nothing is known
+            self._changed[1:] = [now] * (len(self._keys) - 1)
+            signs = self._signs
+        except RuntimeError:
+            return {0: "rank 0 is gone, or the launcher that kept the store of the ranks"}
+        for rank, (before, sign) in enumerate(zip(self._signs, signs, strict=True)):
+            if sign != before:
+                self._changed[rank] = now
+        self._signs = signs
+        return missing(signs, self._silent_s(), self._timeout_s)

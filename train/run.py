@@ -1,0 +1,343 @@
+"""The loop of a run: shards in, checkpoints out.
+
+Resumes by itself, stops on a signal with a checkpoint, rolls back when steps go wrong, says what it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shutil import disk_usage
+
+from rich.console import Console
+from torch import Tensor
+
+from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.durable import FULL
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.loader import Loader, LoaderStats
+from turbomim.pipeline.shards import Split
+from turbomim.train import checkpoint, rundir
+from turbomim.train.config import Config, to_dict
+from turbomim.train.data import open_loader, slow_stage
+from turbomim.train.distributed import World
+from turbomim.train.export import export_encoder
+from turbomim.train.heldout import heldout_loss
+from turbomim.train.log import RunLog
+from turbomim.train.models.mae import MAE
+from turbomim.train.optim import make_optimizer
+from turbomim.train.out_of_memory import is_out_of_memory, memory_error
+from turbomim.train.peak import rank_peak
+from turbomim.train.plan import Plan
+from turbomim.train.profiling import Profile, part
+from turbomim.train.rollback import MOST, check_rollbacks, roll_back
+from turbomim.train.saver import Saver
+from turbomim.train.schedule import lr_at
+from turbomim.train.sharding import shard, whole_weights
+from turbomim.train.show import FixedPictures
+from turbomim.train.signals import StopFlag, stop_flag
+from turbomim.train.step import Step
+from turbomim.train.tuned import LoaderSettings
+from turbomim.train.window import Window
+
+# log lines between two that say what the steps wait for
+SILENCE = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a call of `pretrain` ended."""
+
+    folder: Path
+    # done, preempted or dry-run
+    status: str
+    step: int
+    steps: int
+
+
+class Run:
+    """One process of one run."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        split: Split,
+        heldout: Split | None,
+        settings: LoaderSettings,
+        world: World,
+        console: Console,
+        profile: range,
+    ) -> None:
+        self.config, self.plan, self.split, self.heldout, self.world = config, plan, split, heldout, world
+        self.settings, self.profile = settings, profile
+        self.folder = rundir.run_folder(config)
+        self.log = RunLog(self.folder, console, rank=world.rank, world=world.size, config=config)
+        self.model = MAE(config).to(world.device)
+        self.sharded = config.step.shard and world.size > 1
+        if self.sharded:
+            shard(self.model, world, config.step)
+        self.optimizer = make_optimizer(self.model, config.optim)
+        self.saver = Saver(
+            self.folder / "ckpt", keep=config.run.keep, background=config.run.save_in_background
+        )
+        self.step = 0
+        # the step to roll back to, and how often the run did
+        self.good = self.rollbacks = 0
+        # samples replaced and steps skipped up to the last log line
+        self.replaced = self.skipped = 0
+        # log lines that say nothing about waiting
+        self.silence = 0
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream up to here."""
+        return self.step * self.plan.global_batch
+
+    def go(self, found: str | None, damaged: list[str], about_data: str) -> Outcome:
+        """Train from a checkpoint, or from the start, to the end or a signal."""
+        try:
+            return self._go(found, damaged, about_data)
+        except OSError as error:
+            # also what closing the logs of a full disk says, and hides the first error with
+            if error.errno not in FULL:
+                raise
+            raise UserError(
+                f"{self.folder} cannot be written: {error}; {disk_usage(self.folder).free:,} bytes are free "
+                "there; checkpoints are intact: free some space and run the same command again"
+            ) from error
+
+    def _go(self, found: str | None, damaged: list[str], about_data: str) -> Outcome:
+        if found is not None:
+            state = self.world.together(lambda: self._resume(Path(found)))
+            self.step, self.good, self.rollbacks = state.step, state.good, state.rollbacks
+        with self.log.open(self.step) as kept, stop_flag() as flag:
+            self.replaced = sum(record.get("replaced", 0) for record in kept)
+            self.skipped = sum(record.get("skipped", 0) for record in kept)
+            for path in damaged:
+                self.log.say(f"{path} is damaged and was passed over")
+            if self.step >= self.plan.steps:
+                self.log.say(f"{self.folder} is done: {self.step} of {self.plan.steps} steps; nothing to do")
+                return self._finish()
+            if self.world.main:
+                rundir.describe(self.folder, self.config, self.world.device, self.world.size)
+            self._say_what(found, about_data)
+            self._status("running")
+            if self.world.peers is not None:
+                self.world.peers.last_words = self._fail
+            try:
+                with self.world.explaining(), self.saver:
+                    return self._train(flag)
+            except BaseException as error:
+                self._fail(str(error) or type(error).__name__)
+                raise
+
+    def _resume(self, found: Path) -> checkpoint.State:
+        checkpoint.load(found, self.model, self.optimizer)
+        return checkpoint.read_state(found)
+
+    def _fail(self, text: str) -> None:
+        """Note how the run failed; on a full disk this fails too, and the first error is the one to show."""
+        with contextlib.suppress(UserError):
+            self._status("failed")
+        with contextlib.suppress(OSError):
+            self.log.keep(f"failed at step {self.step}: {' '.join(text.split())}")
+
+    def _say_what(self, found: str | None, about_data: str) -> None:
+        sections = to_dict(self.config)
+        for name, section in sections.items():
+            self.log.say(f"{name}: " + ", ".join(f"{key} {value}" for key, value in section.items()))
+        self.log.say(self.plan.equation(self.config))
+        self.log.say(about_data)
+        self.log.say(
+            f"device {self.world.device}, {f'resumed from {found}' if found else 'a new run'}: "
+            f"step {self.step} of {self.plan.steps}"
+        )
+
+    def _train(self, flag: StopFlag) -> Outcome:
+        step = Step(self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps)
+        loader = self.world.together(
+            lambda: open_loader(
+                self.config,
+                self.split,
+                self.settings,
+                self.world,
+                global_batch=self.plan.global_batch,
+                micro_batch=self.plan.micro_batch,
+                start=self.position,
+                notify=self.log.note,
+            )
+        )
+        profile = Profile(
+            self.profile if self.world.main else range(0), self.folder, self.plan.local_batch, self.log.say
+        )
+        with loader, contextlib.closing(profile), self.log.bar(self.step, self.plan.steps):
+            stopped = self._loop(loader, step, profile, flag)
+        self.world.together(self.saver.wait)
+        if not stopped:
+            return self._finish()
+        self._status("preempted")
+        self.log.say(
+            f"stopped by {flag.name or 'another rank'} at step {self.step}; the same command goes on"
+        )
+        return self._outcome("preempted")
+
+    def _loop(self, loader: Loader, step: Step, profile: Profile, flag: StopFlag) -> bool:
+        """Step until the end or until any rank was asked to stop; whether it was stopped short of the end."""
+        run = self.config.run
+        peak = rank_peak(self.world, bfloat16=step.bfloat16)
+        window = Window(self.config, self.plan, self.world, peak, first=True)
+        pictures = self._pictures()
+        while self.step < self.plan.steps:
+            profile.begin(loader.stats)
+            waited = -time.perf_counter()
+            with part("wait"):
+                batches, error = self._next(loader)
+            waited += time.perf_counter()
+            if self.world.agree(stop=bool(flag.name), error=error or self.saver.error()):
+                if window.steps:
+                    self._report(window, loader.stats)
+                if self.step:
+                    self._save(window)
+                return True
+            assert batches[0].position == self.position + self.world.rank * self.plan.local_batch
+            lr = lr_at(self.position / self.plan.samples, self.config.optim)
+            window.add(waited, *self._step(step, batches, lr))
+            profile.end(loader.stats)
+            self.step += 1
+            self.log.advance(self.step)
+            end = self.step == self.plan.steps
+            if self.step % run.log_every == 0 or end:
+                bad = self._report(window, loader.stats) >= self.config.optim.max_skipped
+                # the same on every rank, as loss and gradient are; still it is one that decides
+                bad = self.world.from_main(partial(bool, bad))
+                window = window.next(loader.stats)
+                if bad:
+                    self._roll_back()
+                    window.sums.zero_()
+            if self.step % run.save_every == 0 or end:
+                self._save(window)
+            if run.picture_every and (self.step % run.picture_every == 0 or end):
+                model = self._whole_model()
+                if pictures is not None:
+                    self.log.picture(self.step, pictures.draw(model, self.step))
+        return False
+
+    def _pictures(self) -> FixedPictures | None:
+        """What draws the pictures that the settings ask for, on the main rank."""
+        if not self.config.run.picture_every:
+            return None
+        split = self.heldout or self.split
+        make = partial(FixedPictures, self.config, split, self.folder)
+        return self.world.together(lambda: make() if self.world.main else None)
+
+    def _next(self, loader: Loader) -> tuple[list[Batch], UserError | None]:
+        """The micro-batches of a step, or why there are none: the other ranks must hear of it."""
+        try:
+            return list(itertools.islice(loader, self.plan.micro_steps)), None
+        except UserError as error:
+            return [], error
+
+    def _report(self, window: Window, stats: LoaderStats) -> int:
+        """Log the window that ends with this step, with the held-out loss where it is due.
+
+        Returns the steps in a row, up to this one, that were not finite.
+        """
+        run = self.config.run
+        record = window.record(self.step, self.optimizer.param_groups[0]["lr"], stats)
+        due = run.eval_every and self.step % run.eval_every == 0 and self.step % run.log_every == 0
+        if self.step == self.plan.steps or due:
+            record["heldout_loss"] = self._heldout_loss()
+        self.replaced += record["replaced"]
+        self.skipped += record["skipped"]
+        record["replaced_total"], record["skipped_total"] = self.replaced, self.skipped
+        record["rollbacks"] = self.rollbacks
+        self.log.record(record)
+        slow = slow_stage(record, self.split, self.settings, self.world.local_size)
+        self.silence -= 1
+        # a process's first steps wait for the loader to start
+        if slow and not record["first"] and self.silence < 0:
+            self.log.say(slow)
+            self.silence = SILENCE
+        return int(record["skipped_in_a_row"])
+
+    def _step(self, step: Step, batches: list[Batch], lr: float) -> tuple[Tensor, Tensor, Tensor]:
+        try:
+            return step(batches, lr)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise memory_error(error, self.config, self.plan, self.settings, self.world) from error
+
+    def _heldout_loss(self) -> float | None:
+        if self.heldout is None:
+            return None
+        batch, note = self.plan.micro_batch, self.log.note
+        return heldout_loss(self.model, self.heldout, self.config, self.settings, batch, self.world, note)
+
+    def _roll_back(self) -> None:
+        """Take the last good weights and go on with the data that comes next; every rank comes here."""
+        self.world.from_main(lambda: check_rollbacks(self.rollbacks, self.step, self.config))
+        # what it goes back to may be under way to the disk
+        self.world.together(self.saver.wait)
+        ckpt = self.folder / "ckpt"
+        to = self.world.together(lambda: roll_back(ckpt, self.good, self.config, self.model, self.optimizer))
+        self.rollbacks += 1
+        self.log.say(
+            f"step {self.step}: {self.config.optim.max_skipped} steps or more in a row were not finite; "
+            f"rolled back to {to}, roll-back {self.rollbacks} of {MOST}; samples "
+            f"{self.good * self.plan.global_batch} to {self.position - 1} of the stream are passed over"
+        )
+
+    def _whole_model(self) -> MAE:
+        """The model, or a copy of it put together from all ranks; every rank comes here."""
+        if not self.sharded:
+            return self.model
+        model = MAE(self.config).to(self.world.device)
+        model.load_state_dict(whole_weights(self.model))
+        return model
+
+    def _finish(self) -> Outcome:
+        model = self._whole_model()
+        if self.world.main:
+            path = export_encoder(model, self.config, self.folder / "export")
+            self.log.say(f"the encoder is in {path}; encoder.json beside it has the call that loads it")
+        if self.replaced:
+            self.log.say(
+                f"{self.replaced} of {self.position} samples could not be decoded and were replaced; "
+                f"each such photograph is named in {self.log.plain}"
+            )
+        self._status("done")
+        self.world.wait()
+        return self._outcome("done")
+
+    def _outcome(self, status: str) -> Outcome:
+        return Outcome(folder=self.folder, status=status, step=self.step, steps=self.plan.steps)
+
+    def _save(self, window: Window) -> None:
+        """Copy everything to the host and hand it to the saver; every rank comes here."""
+        end = self.step == self.plan.steps
+        # in a row of skipped steps the weights may be what is wrong: resume before it, as a roll-back would
+        if self.world.from_main(lambda: window.in_a_row > 0 and not end):
+            return
+        if end or self.step % self.config.run.save_every == 0:
+            self.good = self.step
+        state = checkpoint.State(
+            step=self.step,
+            position=self.position,
+            fingerprint=self.split.manifest.fingerprint,
+            config=to_dict(self.config),
+            versions=rundir.versions(),
+            good=self.good,
+            rollbacks=self.rollbacks,
+        )
+        snapshot = checkpoint.capture(self.model, self.optimizer, state, keep=self.world.main)
+        self.world.together(lambda: self.saver.save(snapshot) if self.world.main else None)
+
+    def _status(self, status: str) -> None:
+        if self.world.main:
+            rundir.set_status(self.folder, status, self.step, self.position)

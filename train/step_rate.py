@@ -1,0 +1,92 @@
+"""The rate of the training step with given settings, measured in a process of its own.
+
+`python -m turbomim.train.step_rate` takes a job as JSON from standard input and prints the answer as JSON: a
+process that runs out of memory takes nothing else with it, and leaves no memory behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.loader import to_stderr
+from turbomim.train.config import Config, from_dict
+from turbomim.train.data import open_data, open_loader
+from turbomim.train.distributed import World, choose_device
+from turbomim.train.memory import peak_bytes
+from turbomim.train.models.mae import MAE
+from turbomim.train.optim import make_optimizer
+from turbomim.train.out_of_memory import is_out_of_memory
+from turbomim.train.step import Step
+from turbomim.train.tuned import default_settings
+
+# exit code of a process that ran out of memory
+NO_MEMORY = 3
+# steps that compile and settle before the clock starts
+WARM = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRate:
+    """What a step does: img/s, loss of the last step before the clock started, most bytes held."""
+
+    img_per_s: float
+    loss: float
+    peak_bytes: int
+
+
+def step_rate(config: Config, seconds: float) -> StepRate:
+    """Measure the step of the settings on one rank, over whole steps of the global batch.
+
+    The first batch of data.path is used again and again, so that nothing waits for data.
+    """
+    world = World(rank=0, size=1, device=choose_device(config.step.device, 0))
+    batches = first_batches(config, world)
+    model = MAE(config).to(world.device)
+    step = Step(model, make_optimizer(model, config.optim), config.step, world, len(batches))
+    for _ in range(WARM):
+        loss, _, _ = step(batches, config.optim.lr)
+    # reading a number waits for the device
+    last = float(loss)
+    steps, begun = 0, time.perf_counter()
+    while steps < 2 or time.perf_counter() - begun < seconds:
+        loss, _, _ = step(batches, config.optim.lr)
+        steps += 1
+        float(loss)
+    took = time.perf_counter() - begun
+    rate = steps * config.optim.global_batch / took
+    return StepRate(img_per_s=rate, loss=last, peak_bytes=peak_bytes(world.device))
+
+
+def first_batches(config: Config, world: World) -> list[Batch]:
+    """The micro-batches of the run's first step."""
+    split = open_data(config.data.path, "--data", config.data, world)
+    with open_loader(
+        config,
+        split,
+        default_settings(),
+        world,
+        global_batch=config.optim.global_batch,
+        micro_batch=config.optim.micro_batch,
+        notify=to_stderr,
+    ) as loader:
+        return list(itertools.islice(loader, config.optim.global_batch // config.optim.micro_batch))
+
+
+def main() -> None:
+    """Answer the job on standard input: {"config": …, "seconds": …}."""
+    job = json.load(sys.stdin)
+    try:
+        print(json.dumps(asdict(step_rate(from_dict(job["config"], Config(), "job"), job["seconds"]))))
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise SystemExit(NO_MEMORY) from None
+        raise
+
+
+if __name__ == "__main__":
+    main()
