@@ -142,7 +142,7 @@ def result(folder: Path) -> tuple[Curve, dict[str, str]]:
 
 def killed_once(config: Config, folder: Path, rng: random.Random, duration_s: float, tally: Tally) -> bool:
     """One attempt that is to be killed; whether it was."""
-    place = rng.choice(("moment", *PLACES))
+    place = "moment" if rng.random() < 0.5 else rng.choice(list(PLACES))
     limit = rng.uniform(0, duration_s) if place == "moment" else None
     call, delay_s = rng.randint(1, PLACES.get(place, (0, 0, 1))[2]), rng.uniform(0, DELAY)
 

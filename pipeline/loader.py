@@ -32,6 +32,7 @@ from turbomim.pipeline.loader_checks import (
     check_shares,
     check_stream,
 )
+from turbomim.pipeline.memory import share_heaps
 from turbomim.pipeline.order import Turn, check_batches, turns
 from turbomim.pipeline.read import ReadAhead, Samples, ShardFiles, read_samples
 from turbomim.pipeline.repair import Repair
@@ -125,6 +126,7 @@ class Loader(Iterator[Batch]):
         check_choice("shuffle", shuffle, SHUFFLES)
         store = Store.of(split.manifest.made)
         check_crop(crop, interpolation, size=size, scale=scale, store=store)
+        share_heaps()
         self._split = split
         self._draw = partial(draw, crop, scale, seed)
         self._device = device

@@ -1,10 +1,11 @@
 """Checkpoints are whole or not listed.
 
-Planted bugs and the test that fails on each: writing under the final name, and checksums that nobody looks
-at, fail `test_a_kill_anywhere_in_the_write_leaves_a_whole_one`; a snapshot that shares memory with the
-model fails `test_a_snapshot_is_not_changed_by_the_next_step`; a saver that does not wait for the one
-before, or drops its error, fails `test_the_saver_writes_beside_one_at_a_time_and_tells_what_failed`; a
-clean-up that counts only the newest fails `test_the_one_to_roll_back_to_is_kept`.
+Planted bugs and the test that fails on each: writing under the final name fails
+`test_a_kill_anywhere_in_the_write_leaves_a_whole_one`; checksums that nobody looks at fail
+`test_damage_is_noticed_and_the_one_before_is_taken`; a snapshot that shares memory with the model fails
+`test_a_snapshot_is_not_changed_by_the_next_step`; a saver that does not wait for the one before fails
+`test_the_saver_writes_beside_one_at_a_time_and_tells_what_failed`; a clean-up that counts only the newest
+fails `test_the_one_to_roll_back_to_is_kept`.
 """
 
 from __future__ import annotations

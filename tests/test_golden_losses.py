@@ -2,9 +2,7 @@
 
 The photographs are drawn from integers and stored without loss, the recipe's model and batch are made small,
 the rest of it stays.  `python tests/test_golden_losses.py` writes the files anew; a commit that changes them
-says why.  Planted bugs that fail it: another beta2, another start of the warm-up, targets that are not
-normalised.  A hash of strings that reaches the stream, or a seed that does not, fails
-`test_processes_agree_and_seeds_differ`.
+says why.  Planted bugs that fail it: another beta2, another start of the warm-up, targets not normalised.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The checksums are right, as whoever made the files made those too.  Planted bugs and the test that fails on
 each: `torch.load(weights_only=False)` as a way out where safetensors refuses fails
-`test_a_pickle_is_refused_and_does_not_run` and `test_no_code_of_ours_unpickles_files`; an error of
-safetensors or JSON that is not caught fails the tests of headers and of state.json; links that are followed
-fail those of links; a check of numbers left out fails `test_numbers_that_are_not_finite_are_refused`.
+`test_a_pickle_is_refused_and_does_not_run`; JSON whose depth is not caught fails
+`test_bad_states_are_refused`; links that are followed fail `test_links_are_not_followed`; a check of numbers
+left out fails `test_numbers_that_are_not_finite_are_refused`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Killed at random moments and resumed, a run ends with the same bits: ten kills of the benchmark.
 
-Planted bugs that fail it: moments that are not restored, log lines after the checkpoint that a resumed run
-leaves in place, and a stream that begins one step late.
+Planted bugs that fail it: moments that are not restored, and log lines after the checkpoint that a resumed
+run leaves in place.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """Ranks, accumulation, sharding and recomputing change no number.
 
-Planted bugs and the test that fails on each: a loss that is not divided by the micro-steps, gradients summed
-instead of averaged over ranks, and a rank that reads another's samples fail `test_fifty_steps_are_the_same`;
-moments that are restored for one rank only, and a snapshot that holds one rank's shard, fail
-`test_a_checkpoint_of_two_ranks_goes_on_on_one_and_on_four`; a block run without its inputs' gradient fails
-`test_recomputing_is_exact`.
+Planted bugs and the test that fails on each: a loss that is not divided by the micro-steps fails
+`test_fifty_steps_are_the_same`; a snapshot that holds one rank's part fails
+`test_a_checkpoint_of_two_ranks_goes_on_on_one_and_on_four`.
 """
 
 from __future__ import annotations
@@ -64,20 +62,10 @@ def one_rank(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Pat
         (1, {"optim": {"micro_batch": 2}}),
         (2, {}),
         (2, {"optim": {"micro_batch": 1}}),
-        (4, {}),
         (2, {"step": {"shard": True}}),
         (2, {"step": {"shard": True, "recompute": True}, "optim": {"micro_batch": 2}}),
-        (1, {"step": {"recompute": True}}),
     ],
-    ids=[
-        "accumulated",
-        "2 ranks",
-        "2 ranks accumulated",
-        "4 ranks",
-        "sharded",
-        "sharded, recomputed",
-        "recomputed",
-    ],
+    ids=["accumulated", "2 ranks", "2 ranks accumulated", "sharded", "sharded, recomputed"],
 )
 def test_fifty_steps_are_the_same(
     trees: Path, one_rank: Path, tmp_path: Path, world: int, sections: dict[str, dict[str, Any]]
