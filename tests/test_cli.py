@@ -172,3 +172,21 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
     shutil.rmtree(folder / "ckpt")
     with pytest.raises(UserError, match="has no whole checkpoint yet"):
         show(folder)
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ("bench step --rouns 3", "Unrecognized options: --rouns, 3: did you mean --rounds?"),
+        ("bench step --models a b", "Unrecognized options: b; see turbomim bench step --help"),
+        ("show x --images many", "Error parsing --images: invalid literal"),
+        ("bench step --device gpu", "invalid choice 'gpu' for argument '--device'"),
+        ("shard verify", "Missing from turbomim shard verify: PATH"),
+    ],
+)
+def test_wrong_flags_of_small_commands_are_one_line(
+    argv: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, *argv.split()) == 2
+    said = capsys.readouterr().err
+    assert line in said and said.count("\n") == 1 and "─" not in said

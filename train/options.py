@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
+import re
 from typing import TypeVar
 
 import tyro
@@ -14,8 +17,24 @@ N = TypeVar("N", int, float)
 
 
 def parse(kind: type[T], argv: list[str], prog: str) -> T:
-    """A dataclass out of flags; usage errors print a suggestion and exit with 2."""
-    return tyro.cli(kind, args=argv, prog=prog)
+    """A dataclass out of flags.  Raises UsageError for flags that it has not, and values of another type."""
+    if any(word in ("-h", "--help") for word in argv):
+        return tyro.cli(kind, args=argv, prog=prog)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=argv, prog=prog)
+    except SystemExit as error:
+        raise UsageError(f"{_one_line(said.getvalue())}; see {prog} --help") from error
+
+
+def _one_line(box: str) -> str:
+    """What a box of tyro's says: below its title, with rules between, the error and flags that were meant."""
+    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
+    parts = [" ".join(part.split()) for part in re.split(r"\n[─-]{4,}\n", "\n".join(["", *lines[1:]]))]
+    error, *rest = [part for part in parts if part]
+    meant = re.search(r"(?<!\S)--[\w.-]+", rest[0]) if len(rest) > 1 and "Perhaps" in rest[0] else None
+    return f"{error}: did you mean {meant[0]}?" if meant and error.startswith("Unrecognized") else error
 
 
 def python_bools(argv: list[str]) -> list[str]:
