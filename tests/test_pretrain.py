@@ -88,7 +88,7 @@ def stream(path: Path, out: Path, rank: int, world: int, port: int, threads: int
 
 
 def test_samples_crops_and_masks_do_not_depend_on_threads_or_ranks(trees: Path, tmp_path: Path) -> None:
-    """R4, R5: 1, 2 and 3 loader threads, 1 and 2 gloo ranks."""
+    """Of 1, 2 and 3 loader threads, 1 and 2 gloo ranks."""
     steps = 9
     cases = [(1, 1), (2, 1), (3, 1), (1, 2)]
     for threads, world in cases:

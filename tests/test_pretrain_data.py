@@ -64,7 +64,7 @@ def spoil(split: Split, samples: Iterable[int], how: str) -> None:
 
 
 def test_damaged_photographs_are_replaced_counted_and_named(own_split: Split, tmp_path: Path) -> None:
-    """R12: as many steps as without damage, every stand-in accounted for, the same losses on two ranks."""
+    """As many steps as without damage, every stand-in accounted for, the same losses on two ranks."""
     sections: dict[str, dict[str, Any]] = {"optim": {"epochs": 3}, "data": {"max_bad_share": 0.5}}
     assert finish(launch(attempt, config_for(own_split.path, tmp_path / "whole", **sections))) == 0
     spoil(own_split, BAD, "cut")
@@ -101,7 +101,6 @@ def test_damaged_photographs_are_replaced_counted_and_named(own_split: Split, tm
 
 
 def test_a_third_of_bad_photographs_ends_the_run(own_split: Split, tmp_path: Path) -> None:
-    """R13."""
     spoil(own_split, range(0, own_split.manifest.samples, 3), "cut")
     begun = time.monotonic()
     with pytest.raises(UserError) as error:
@@ -114,7 +113,6 @@ def test_a_third_of_bad_photographs_ends_the_run(own_split: Split, tmp_path: Pat
 
 
 def test_no_usable_photograph_ends_the_run(own_split: Split, tmp_path: Path) -> None:
-    """R13."""
     spoil(own_split, range(own_split.manifest.samples), "zeros")
     begun = time.monotonic()
     with pytest.raises(UserError, match="all 33 samples of the split cannot be decoded") as error:
@@ -197,7 +195,7 @@ def test_a_run_of_a_version_before_resumes(tiny_split: Split, tmp_path: Path) ->
 def test_slow_data_is_explained_now_and_then(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R13: a loader slowed by sleep."""
+    """A loader slowed by sleep."""
     real = ReadAhead.__next__
 
     def slow(self: ReadAhead) -> Any:
