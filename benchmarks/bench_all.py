@@ -4,15 +4,13 @@ Loader, kernels, step and training, each in a process of its own with its share 
 here costs one line; what was measured up to then is kept.  All results end up in one file of JSON lines.
 """
 
-# Only Python's own modules at the top: a machine that lacks a package must hear of it part by part.
+# Only what needs no more than Python at the top: a machine that lacks a package must hear of it part by part.
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
+from turbomim.benchmarks.bench_loader_process import kill_group
 from turbomim.pipeline.errors import UsageError, UserError
 
 # photographs that are cut out of the embedded ones
@@ -155,7 +154,7 @@ def run(part: Part, seconds: float, work: Path) -> Result:
             code = None
         finally:
             # workers of a part may outlive it
-            _kill_group(process.pid)
+            kill_group(process.pid)
             process.wait()
     errors = complaints.read_text(encoding="utf-8", errors="replace")
     rows = _rows(part.rows or output)
@@ -193,13 +192,6 @@ def _reason(complaints: str) -> str:
 def _last(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else ""
-
-
-def _kill_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def _has_gpu() -> bool:

@@ -34,7 +34,7 @@ def ask(request: dict[str, Any], seconds: float) -> dict[str, float]:
         raise RuntimeError(f"no answer after {START_S + seconds:.0f} s") from None
     finally:
         # a loader's workers may outlive it
-        _kill_group(process.pid)
+        kill_group(process.pid)
         process.wait()
     if process.returncode != 0:
         raise RuntimeError(reason(complaints) or f"exit code {process.returncode}")
@@ -47,7 +47,8 @@ def reason(complaints: str) -> str:
     return next((line for line in reversed(lines) if ERROR.match(line)), lines[-1] if lines else "")
 
 
-def _kill_group(group: int) -> None:
+def kill_group(group: int) -> None:
+    """Kill every process of a group that is left."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:

@@ -20,7 +20,7 @@ import torch
 from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.bench_step_forms import FORMS, Task
 from turbomim.benchmarks.bench_step_process import FormProcess, Turn
-from turbomim.benchmarks.timing import report
+from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.errors import UsageError
 from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
 from turbomim.train.distributed import choose_device
@@ -119,11 +119,7 @@ def main(argv: list[str]) -> None:
             if row.failure:
                 print(f"{model}: {row.name}: {row.failure}", file=sys.stderr, flush=True)
         for text in json_lines(model, task, rows):
-            print(text, flush=True)
-            if options.out:
-                options.out.parent.mkdir(parents=True, exist_ok=True)
-                with options.out.open("a", encoding="utf-8") as file:
-                    file.write(text + "\n")
+            emit(text, options.out)
         lines += table_rows(model, task, rows)
     print(table(lines))
     if not on_gpu:

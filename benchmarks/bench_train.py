@@ -18,7 +18,7 @@ import torch
 from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.bench_step import BenchStep, configure
 from turbomim.benchmarks.bench_step_forms import LR, Task
-from turbomim.benchmarks.timing import report
+from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.loader import Loader
@@ -97,11 +97,7 @@ def main(argv: list[str]) -> None:
             data=store,
             **facts,
         )
-        print(line, flush=True)
-        if options.out:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            with options.out.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        emit(line, options.out)
         rows.append((f"{name}: {form}", f"{speed:,.1f}", f"{share:.3f}", f"{waited:.2f} %"))
     print(f"{table(rows)}\n\n{store}")
 

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from turbomim.benchmarks.kill_shard_make import draw_photographs, fork
+from turbomim.benchmarks.kill_shard_make import draw_photographs, ended_within, fork
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.pack import make_shards
@@ -109,27 +109,6 @@ def arm(place: str, call: int, delay_s: float) -> None:
     setattr(owner, name, counted)
 
 
-def wait(pid: int, seconds: float | None) -> bool:
-    """Wait for a process; kill it after some seconds.  Returns whether it was killed.
-
-    Raises RuntimeError if it failed.
-    """
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            break
-        if deadline is not None and time.monotonic() >= deadline:
-            os.kill(pid, signal.SIGKILL)
-            deadline = None
-        time.sleep(0.0005)
-    if os.WIFSIGNALED(status):
-        return True
-    if os.WEXITSTATUS(status):
-        raise RuntimeError(f"an attempt ended with exit code {os.WEXITSTATUS(status)}")
-    return False
-
-
 def result(folder: Path) -> tuple[Curve, dict[str, str]]:
     """Step and loss, as hexadecimal, of every log line; position and sha256s of the last checkpoint."""
     found, damaged = checkpoint.newest(folder / "ckpt")
@@ -151,7 +130,7 @@ def killed_once(config: Config, folder: Path, rng: random.Random, duration_s: fl
             arm(place, call, delay_s)
         attempt(config)
 
-    if not wait(fork(armed), limit):
+    if ended_within(fork(armed), limit):
         return False
     tally.kills += 1
     tally.resumed += any((folder / "ckpt").glob("step-*/COMPLETE"))
@@ -165,7 +144,7 @@ def kill_runs(data: Path, work: Path, kills: int, seed: int) -> tuple[Tally, Cur
     """Kill runs until `kills` kills have hit; the tally, and the curve of the undisturbed run."""
     rng = random.Random(seed)
     begun = time.monotonic()
-    wait(fork(lambda: attempt(settings(data, work / "undisturbed"))), None)
+    ended_within(fork(lambda: attempt(settings(data, work / "undisturbed"))), None)
     duration_s = time.monotonic() - begun
     expected = result(work / "undisturbed" / "run")
     tally = Tally()
@@ -176,7 +155,7 @@ def kill_runs(data: Path, work: Path, kills: int, seed: int) -> tuple[Tally, Cur
             if not killed_once(config, folder, rng, duration_s, tally):
                 # it came to its end first
                 break
-        wait(fork(partial(attempt, config)), None)
+        ended_within(fork(partial(attempt, config)), None)
         found = result(folder)
         tally.runs += 1
         tally.different += found != expected

@@ -56,8 +56,8 @@ def fork(action: Callable[[], object]) -> int:
     return pid
 
 
-def ended_within(pid: int, seconds: float, begun: Callable[[], bool]) -> bool:
-    """Wait for a process; kill it `seconds` after `begun`.  Returns whether it ended by itself.
+def ended_within(pid: int, seconds: float | None, begun: Callable[[], bool] = lambda: True) -> bool:
+    """Wait for a process; kill it `seconds` after `begun`, None: never.  Returns whether it ended by itself.
 
     Raises RuntimeError if it failed.
     """
@@ -66,7 +66,7 @@ def ended_within(pid: int, seconds: float, begun: Callable[[], bool]) -> bool:
         done, status = os.waitpid(pid, os.WNOHANG)
         if done:
             break
-        if deadline is None and begun():
+        if seconds is not None and deadline is None and begun():
             deadline = time.monotonic() + seconds
         if deadline is not None and time.monotonic() >= deadline:
             os.kill(pid, signal.SIGKILL)

@@ -56,6 +56,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def emit(line: str, out: Path | None) -> None:
+    """Print a line of results, and add it to a file if one is given."""
+    print(line, flush=True)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
 def report(name: str, seconds: list[float], images: int, baseline: list[float], **facts: Any) -> str:
     """One JSON line: quantiles in µs per 1,000 images, and the ratio to the baseline, round by round."""
     scale = 1e6 * 1000 / images

@@ -59,3 +59,9 @@ def tiny_split(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("shards") / "trees"
     make_shards(photo_folder, folder, samples_per_shard=SAMPLES_PER_SHARD)
     return open_split(folder)
+
+
+@pytest.fixture
+def trees(tiny_split: Split) -> Path:
+    """The folder of `tiny_split`."""
+    return tiny_split.path

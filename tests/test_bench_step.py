@@ -49,8 +49,6 @@ TASK = Task(config=SMALL, batch=5, device="cpu")
 
 @pytest.mark.parametrize("name", ["Hugging Face", "turbomim"])
 def test_forms_are_the_same_training(name: str) -> None:
-    if name == "Hugging Face":
-        pytest.importorskip("transformers")
     reference, form = FORMS["textbook"](TASK), FORMS[name](TASK)
     # every step but the first also tells gradients, weight decay and rate
     for _ in range(4):

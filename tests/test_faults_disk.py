@@ -16,15 +16,9 @@ from typing import Any
 import pytest
 from runs import attempt, config_for, finish, launch, outcome, records, run, status
 
-from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.step import Step
-
-
-@pytest.fixture
-def trees(tiny_split: Split) -> Path:
-    return tiny_split.path
 
 
 def limited(config: Config, most: int) -> None:

@@ -53,11 +53,6 @@ from turbomim.train.tuned import LoaderSettings
 ROW = 4
 
 
-@pytest.fixture
-def trees(tiny_split: Split) -> Path:
-    return tiny_split.path
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """As in the attempts, whose bits are compared with those of this process."""

@@ -33,7 +33,6 @@ from runs import (
     wait_for,
 )
 
-from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.peers import Sign, late, missing
@@ -42,11 +41,6 @@ from turbomim.train.step import Step
 
 # seconds that a rank waits for the others in these tests
 TIMEOUT = 4.0
-
-
-@pytest.fixture
-def trees(tiny_split: Split) -> Path:
-    return tiny_split.path
 
 
 def lively(config: Config, slow_s: float, rank: int, world: int, port: int) -> None:

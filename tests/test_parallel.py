@@ -24,11 +24,6 @@ from turbomim.train.models.mae import MAE
 STEPS = 50
 
 
-@pytest.fixture
-def trees(tiny_split: Split) -> Path:
-    return tiny_split.path
-
-
 def settings(**sections: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Fifty steps of 8 samples, 12 epochs, from one checkpoint to the next."""
     return {

@@ -21,18 +21,13 @@ from runs import attempt, config_for, finish, free_port, launch, outcome, quiet,
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.shards import open_split
 from turbomim.train import checkpoint
 from turbomim.train.distributed import start
 from turbomim.train.log import read_metrics
 from turbomim.train.models.mae import MAE
 from turbomim.train.plan import make_plan
 from turbomim.train.pretrain import pretrain
-
-
-@pytest.fixture
-def trees(tiny_split: Split) -> Path:
-    return tiny_split.path
 
 
 @pytest.fixture

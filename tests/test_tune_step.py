@@ -30,12 +30,12 @@ from turbomim.train.config import Config, StepConfig, from_dict
 from turbomim.train.distributed import World
 from turbomim.train.log import read_metrics
 from turbomim.train.memory import GIB
+from turbomim.train.plan import largest_divisor
 from turbomim.train.pretrain import pretrain
 from turbomim.train.tune_step import fitting, measured, search
 from turbomim.train.tuned_step import (
     StepSettings,
     TunedStep,
-    largest_divisor,
     read_step,
     resolve_step,
     step_key,

@@ -141,5 +141,11 @@ def device_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     free = int(re.findall(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(), re.MULTILINE)[0]) * 1024
+    limit = container_limit()
+    return free if limit is None else min(free, limit)
+
+
+def container_limit() -> int | None:
+    """Bytes that this process's control group may hold, None without a limit."""
     limit = _CONTAINER.read_text().strip() if _CONTAINER.exists() else "max"
-    return min(free, int(limit)) if limit.isdecimal() else free
+    return int(limit) if limit.isdecimal() else None

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import resource
-from pathlib import Path
 
 import torch
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
-from turbomim.train.plan import Plan
+from turbomim.train.memory import GIB, container_limit, peak_bytes
+from turbomim.train.plan import Plan, largest_divisor
 from turbomim.train.step import uses_bfloat16
 from turbomim.train.tuned import LoaderSettings
 
-GIB = 2**30
 # what torch's allocator and oneDNN say when the host has no more
 REFUSED = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
-CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -50,24 +48,23 @@ def memory_text(device: torch.device) -> str:
         )
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = {"machine": total}
-    if CGROUP_LIMIT.exists() and (text := CGROUP_LIMIT.read_text().strip()) != "max":
-        limits["control group"] = int(text)
+    if (container := container_limit()) is not None:
+        limits["control group"] = container
     if (soft := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
         limits["ulimit -v"] = soft
     which = min(limits, key=lambda name: limits[name])
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     limit = f"{limits[which] / GIB:.1f} GiB ({which})"
-    return f"the host's limit is {limit}, this process took up to {most / GIB:.1f} GiB"
+    return f"the host's limit is {limit}, this process took up to {peak_bytes(device) / GIB:.1f} GiB"
 
 
 def flags_to_try(config: Config, plan: Plan, settings: LoaderSettings, world: World) -> list[str]:
     """Three flags, the best first, that need less memory and are not set yet."""
-    smaller = max((n for n in range(1, plan.micro_batch) if plan.local_batch % n == 0), default=0)
+    smaller = largest_divisor(plan.local_batch, plan.micro_batch - 1)
     size, patch = config.data.size, config.model.patch
     on_gpu = world.device.type == "cuda"
     bfloat16 = uses_bfloat16(config.step, world.device)
     wanted = {
-        f"--optim.micro_batch {smaller}": smaller > 0,
+        f"--optim.micro_batch {smaller}": plan.micro_batch > 1,
         "--step.recompute true": not config.step.recompute,
         "--step.shard true": world.size > 1 and not config.step.shard,
         "--data.decode cpu": on_gpu and settings.decode == "mixed",

@@ -46,7 +46,7 @@ def make_plan(config: Config, samples: int, world: int) -> Plan:
     local = total // world
     micro = micro or local
     if local % micro:
-        near = [n for n in range(1, local + 1) if local % n == 0 and n <= micro][-1]
+        near = largest_divisor(local, micro)
         raise UserError(
             f"optim.micro_batch = {micro} does not divide the {local} samples of a rank "
             f"(global batch {total} / {world} ranks): use a divisor, {near} for example"
@@ -60,3 +60,8 @@ def make_plan(config: Config, samples: int, world: int) -> Plan:
         micro_steps=local // micro,
         world=world,
     )
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of a number above 0 that is at most `most`; 1 for 0."""
+    return next((n for n in range(min(number, most), 0, -1) if number % n == 0), 1)

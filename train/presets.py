@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from turbomim.pipeline.errors import UsageError
 from turbomim.train.config import Config, ModelConfig, unknown
-from turbomim.train.tuned_step import largest_divisor
+from turbomim.train.plan import largest_divisor
 
 # what the predicted memory may fill of a GPU, and the largest micro-batch
 SHARE, MOST = 0.8, 512

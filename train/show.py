@@ -16,10 +16,10 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import to_stderr
 from turbomim.pipeline.shards import Manifest, Split, open_split
-from turbomim.train import checkpoint, rundir
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.data import check_store, open_loader
 from turbomim.train.distributed import World
+from turbomim.train.features import load_run
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures import FloatArray, Row, denormalise, reconstruction_png, unpatchify
 from turbomim.train.tuned import LoaderSettings
@@ -41,14 +41,7 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
         raise UsageError(f"--images {images}: must be 1 to {CANDIDATES}")
     if out is not None and (out.suffix.lower() != ".png" or out.is_dir()):
         raise UsageError(f"--out {out}: must be a file whose name ends in .png")
-    config = rundir.read_config(run)
-    found, _ = checkpoint.newest(run / "ckpt")
-    if found is None:
-        raise UserError(
-            f"{run}/ckpt has no whole checkpoint yet: let the run save one (run.save_every steps)"
-        )
-    model = MAE(config)
-    checkpoint.load(found, model)
+    config, model, step = load_run(run)
     path = data or Path(config.data.heldout or config.data.path)
     if not path.is_dir():
         raise UserError(f"{path}, the data of {run}, is not a folder seen from here: give --data FOLDER")
@@ -57,7 +50,7 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     if images > split.manifest.samples:
         raise UsageError(f"--images {images}: {path} has only {split.manifest.samples} samples")
     batch = pick(split, config, images)
-    out = out or picture_path(run, checkpoint.read_state(found).step)
+    out = out or picture_path(run, step)
     out.parent.mkdir(parents=True, exist_ok=True)
     text = caption(config, split.manifest)
     reconstruction_png(reconstruct(model, batch, config), out, caption=text, headers=HEADERS)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.kept import KeptFile
+from turbomim.train.plan import largest_divisor
 from turbomim.train.step import uses_bfloat16
 from turbomim.train.tuned import machine_name
 
@@ -65,11 +66,6 @@ def resolve_step(config: Config, tuned: TunedStep | None, ranks: int) -> Config:
         return config
     micro_batch = largest_divisor(config.optim.global_batch // ranks, tuned.settings.micro_batch)
     return with_settings(config, dataclasses.replace(tuned.settings, micro_batch=micro_batch))
-
-
-def largest_divisor(number: int, most: int) -> int:
-    """The largest divisor of a number above 0 that is at most `most`; 1 for 0."""
-    return next((n for n in range(min(number, most), 0, -1) if number % n == 0), 1)
 
 
 def tuned_config(config: Config, world: World) -> tuple[Config, list[str]]:
