@@ -52,13 +52,24 @@ def _product_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | N
     """Gradients of x, weight and bias: products too."""
     x, weight_OI = ctx.saved_tensors
     for_x, for_weight, for_bias, _ = ctx.needs_input_grad
-    grad_TO, x_TI = grad.flatten(0, -2), x.flatten(0, -2)
+    grad_TO = grad.flatten(0, -2)
     return (
         product_op(grad, weight_OI.t(), None, SOURCE) if for_x else None,
-        product_op(grad_TO.t(), x_TI.t(), None, SOURCE) if for_weight else None,
+        _weight_gradient(grad_TO, x.flatten(0, -2)) if for_weight else None,
         grad_TO.sum(0) if for_bias else None,
         None,
     )
+
+
+def _weight_gradient(grad_TO: Tensor, x_TI: Tensor) -> Tensor:
+    """Gradient of the weight (O, I): a sum over rows, which oneDNN's linear wants in rows of one operand.
+
+    The narrower one is transposed, and here, where torch's compiler sees it and uses every core.
+    """
+    wide_out = grad_TO.shape[1] > x_TI.shape[1]
+    narrow, wide = (x_TI, grad_TO) if wide_out else (grad_TO, x_TI)
+    gradient: Tensor = product_op(narrow.t().contiguous(), wide.t(), None, SOURCE)
+    return gradient.t().contiguous() if wide_out else gradient
 
 
 def _product_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, str], output: Tensor) -> None:

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.memory import keep_freed
 from turbomim.train.config import StepConfig
 from turbomim.train.distributed import World
 from turbomim.train.profiling import part
@@ -51,6 +52,8 @@ class Step:
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.loss_fn: nn.Module = model
         self.bfloat16 = uses_bfloat16(config, world.device)
+        if world.device.type == "cpu":
+            keep_freed()
         if config.compile:
             # it warns on a CPU machine that has CUDA's compiler
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
