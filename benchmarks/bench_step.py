@@ -24,7 +24,7 @@ from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.errors import UsageError
 from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
 from turbomim.train.distributed import choose_device
-from turbomim.train.models.mae import flops_per_image
+from turbomim.train.models.methods import flops_per_image
 from turbomim.train.options import parse
 from turbomim.train.peak import peak_flops
 from turbomim.train.step import uses_bfloat16

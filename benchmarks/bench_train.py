@@ -25,7 +25,7 @@ from turbomim.pipeline.loader import Loader
 from turbomim.train.config import Config
 from turbomim.train.data import open_data, open_loader, store_text
 from turbomim.train.distributed import World, start
-from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer
 from turbomim.train.options import parse
 from turbomim.train.recipes import recipe
@@ -116,7 +116,7 @@ def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tu
     """Both, round by round, after the compilation; and how the photographs are stored."""
     split = open_data(config.data.path, "--data", config.data, world)
     loader_settings = resolve(config.data, read_tuned(machine_name(world.device)), world.local_size)
-    model = MAE(config).to(world.device)
+    model = make_model(config).to(world.device)
     step = Step(model, make_optimizer(model, config.optim), config.step, world, micro_steps=1)
     synthetic = Task(config=config, batch=batch, device=world.device.type).make_batch()
     with open_loader(

@@ -35,7 +35,7 @@ from turbomim.benchmarks.bench_step_process import FormProcess, Turn
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.train.cli import _bench as bench
 from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
-from turbomim.train.models.mae import flops_per_image
+from turbomim.train.models.methods import flops_per_image
 
 SMALL = Config(
     data=DataConfig(size=48),

@@ -29,7 +29,7 @@ from turbomim.pipeline.store import Store
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig
 from turbomim.train.export import TIMM_NAME, timm_arguments
 from turbomim.train.features import encode, extract, pixels
-from turbomim.train.models.mae import DECODER_PREFIXES, MAE
+from turbomim.train.models.mae import MAE
 
 CONFIG = Config(
     data=DataConfig(size=40),
@@ -54,7 +54,7 @@ def test_features_are_those_of_timms_model() -> None:
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
                 parameter.add_(0.05 * noise)
     theirs = cast(VisionTransformer, timm.create_model(TIMM_NAME, **timm_arguments(CONFIG)).eval())
-    weights = {k: v for k, v in model.state_dict().items() if not k.startswith(DECODER_PREFIXES)}
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith(MAE.decoder_names)}
     theirs.load_state_dict(weights)
     batch = images(5)
     inputs = torch.stack(
@@ -62,7 +62,7 @@ def test_features_are_those_of_timms_model() -> None:
     )
     with torch.no_grad():
         tokens = theirs.forward_features(inputs)
-    cls, mean = encode(model.eval(), torch.from_numpy(batch))
+    cls, mean = encode(model.eval(), torch.from_numpy(batch)).values()
     assert cls.dtype == mean.dtype == torch.float32
     torch.testing.assert_close(cls, tokens[:, 0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(mean, tokens[:, 1:].mean(1), rtol=1e-4, atol=1e-4)

@@ -25,7 +25,7 @@ from turbomim.train.distributed import World
 from turbomim.train.log import read_metrics
 from turbomim.train.machine import matmul_rate as doctors_line
 from turbomim.train.matmul_rate import keep_rate, measure_rate, measured_rate
-from turbomim.train.models.mae import flops_per_image
+from turbomim.train.models.methods import flops_per_image
 from turbomim.train.peak import about_peak, flops_text, peak_flops, rank_peak
 from turbomim.train.pretrain import pretrain
 

@@ -80,6 +80,8 @@ class DataConfig:
 class ModelConfig:
     """Encoder, decoder, mask and target.  Defaults: MAE ViT-B/16 (arXiv:2111.06377)."""
 
+    # mae, mff, convmae, simmim, simmim-swin or simmim-swinv2 (docs/methods.md)
+    method: str = "mae"
     # timm's name of a plain ViT, vit_small_patch16_224 for example: sets patch, width, depth and heads, but
     # not those given beside it
     encoder: str = ""
@@ -97,8 +99,12 @@ class ModelConfig:
     decoder_depth: int = 8
     # attention heads of a decoder block
     decoder_heads: int = 16
-    # share of the patches that are removed; int(patches * (1 - ratio)) are kept
+    # share of the mask units that are removed; int(units * (1 - ratio)) are kept
     mask_ratio: float = 0.75
+    # patches a side of a mask unit, which is kept or removed as one (LSMAE 2, SimMIM 32 pixels)
+    mask_unit: int = 1
+    # random: each unit alike; block: rectangles of patches, as BEiT
+    mask: Literal["random", "block"] = "random"
     # raw: the pixels (MAE); gaussian: low-passed (PixMIM here); ideal: by the published code's disc
     target: Literal["raw", "gaussian", "ideal"] = "raw"
     # cut-off of the low-pass targets, cycles per image
@@ -117,6 +123,9 @@ class ModelConfig:
             _need(heads >= 1, name.replace("width", "heads"), heads, "at least 1")
             _need(width % (4 * heads) == 0, name, width, f"a multiple of 4 x its {heads} heads")
         _need(0 < self.mask_ratio < 1, "model.mask_ratio", self.mask_ratio, "between 0 and 1")
+        _need(self.mask_unit >= 1, "model.mask_unit", self.mask_unit, "at least 1 patch")
+        legal = "1 with model.mask block, whose rectangles are made of patches"
+        _need(self.mask == "random" or self.mask_unit == 1, "model.mask_unit", self.mask_unit, legal)
         _need(self.radius > 0, "model.radius", self.radius, "above 0 cycles per image")
 
 
@@ -253,7 +262,11 @@ class Config:
     def __post_init__(self) -> None:
         size, patch = self.data.size, self.model.patch
         _need(size % patch == 0, "data.size", size, f"a multiple of model.patch ({patch})")
-        legal = f"a ratio that keeps 1 to {self.patches - 1} of {self.patches} patches"
+        unit = self.model.mask_unit
+        legal = f"a divisor of the image's {self.grid} patches a side"
+        _need(self.grid % unit == 0, "model.mask_unit", unit, legal)
+        units = self.patches // unit**2
+        legal = f"a ratio that keeps 1 to {units - 1} of {units} mask units"
         _need(0 < self.keep < self.patches, "model.mask_ratio", self.model.mask_ratio, legal)
         target, radius = self.model.target, self.model.radius
         if target == "gaussian":
@@ -268,14 +281,20 @@ class Config:
         )
 
     @property
+    def grid(self) -> int:
+        """Patches a side of one image."""
+        return self.data.size // self.model.patch
+
+    @property
     def patches(self) -> int:
         """Patches of one image."""
-        return (self.data.size // self.model.patch) ** 2
+        return self.grid**2
 
     @property
     def keep(self) -> int:
-        """Patches kept visible; MAE's int(N * (1 - ratio))."""
-        return int(self.patches * (1 - self.model.mask_ratio))
+        """Patches kept visible: those of MAE's int(N * (1 - ratio)) of N mask units."""
+        area = self.model.mask_unit**2
+        return int(self.patches // area * (1 - self.model.mask_ratio)) * area
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:

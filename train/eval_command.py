@@ -29,6 +29,7 @@ from turbomim.train.features import Features, extract, load_run
 from turbomim.train.knn import NEIGHBOURS, knn
 from turbomim.train.machine import cores
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 from turbomim.train.options import parse
 from turbomim.train.probe import linear_probe
 
@@ -117,7 +118,7 @@ def evaluate_model(
     device = choose_device(options.device, 0)
     train, test = open_split(options.train), open_split(options.test)
     check_splits(train, test)
-    encoders = {"trained": model, "random weights": MAE(config)}
+    encoders = {"trained": model, "random weights": make_model(config)}
 
     def features(split: Split, ids_N: NDArray[np.int64]) -> Features:
         batches = centre_crops(

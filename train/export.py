@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from turbomim import __version__
 from turbomim.pipeline.errors import UserError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from turbomim.train.models.mae import DECODER_PREFIXES, MAE
+from turbomim.train.models.mae import MAE
 
 # any plain timm ViT name will do: the keyword arguments below replace its sizes
 TIMM_NAME = "vit_base_patch16_224"
@@ -46,7 +46,7 @@ def export_encoder(model: MAE, config: Config, folder: Path) -> Path:
     weights = {
         name: tensor.detach().cpu().float().contiguous()
         for name, tensor in model.state_dict().items()
-        if not name.startswith(DECODER_PREFIXES)
+        if not name.startswith(model.decoder_names)
     }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "encoder.safetensors"

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from turbomim.kernels.masked_patches import masked_patches
 from turbomim.pipeline.errors import UserError
 from turbomim.train import checkpoint, rundir
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.config import Config
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 
 # raw pixels are compared at no more than this side: a baseline, not a test of memory
 PIXELS_SIDE = 32
@@ -45,33 +45,20 @@ def load_run(run: Path) -> tuple[Config, MAE, int]:
         raise UserError(
             f"{run}/ckpt has no whole checkpoint yet: let the run save one (run.save_every steps)"
         )
-    model = MAE(config)
+    model = make_model(config)
     checkpoint.load(found, model)
     return config, model, checkpoint.read_state(found).step
 
 
 @torch.no_grad()
-def encode(model: MAE, images_BHWC: Tensor) -> tuple[Tensor, Tensor]:
-    """The class token and the mean of the patch tokens, (B, D) float32 each, after the final norm.
+def encode(model: MAE, images_BHWC: Tensor) -> dict[str, Tensor]:
+    """The class token, if there is one, and the mean of the patch tokens, (B, D) float32 each.
 
-    images (B, S, S, 3) uint8 on the model's device.  Nothing is masked.
+    images (B, S, S, 3) uint8 on the model's device.  Nothing is masked; both are taken after the final norm.
     """
-    every_BK = torch.arange(model.patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
-    visible_BKP, _ = masked_patches(
-        images_BHWC,
-        every_BK,
-        # no target is wanted, and the kernel wants one
-        every_BK[:, :1].contiguous(),
-        patch=model.patch,
-        target="raw",
-        radius=model.radius,
-        norm_pix=False,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        dtype=torch.float32,
-    )
-    latent_BTD = model.forward_encoder(visible_BKP, every_BK)
-    return latent_BTD[:, 0], latent_BTD[:, 1:].mean(1)
+    tokens_BTD = model.features(images_BHWC)
+    mean = {"mean of patch tokens": tokens_BTD[:, model.prefix :].mean(1)}
+    return {"class token": tokens_BTD[:, 0], **mean} if model.prefix else mean
 
 
 def pixels(images_BHWC: Tensor) -> Tensor:
@@ -98,9 +85,8 @@ def extract(
     for images, labels_B in batches:
         images_BHWC = torch.from_numpy(images).to(device)
         for name, model in encoders.items():
-            cls_BD, mean_BD = encode(model, images_BHWC)
-            parts.setdefault(f"{name}: class token", []).append(cls_BD.cpu())
-            parts.setdefault(f"{name}: mean of patch tokens", []).append(mean_BD.cpu())
+            for kind, features_BD in encode(model, images_BHWC).items():
+                parts.setdefault(f"{name}: {kind}", []).append(features_BD.cpu())
         parts.setdefault(PIXELS, []).append(pixels(images_BHWC).cpu())
         labels.append(torch.from_numpy(labels_B))
     return Features(

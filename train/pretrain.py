@@ -15,7 +15,7 @@ from turbomim.train.config import Config, to_dict
 from turbomim.train.data import describe, open_data
 from turbomim.train.distributed import World, start
 from turbomim.train.doctor import find_compiler
-from turbomim.train.models.mae import MAE, flops_per_image
+from turbomim.train.models.methods import flops_per_image, make_model
 from turbomim.train.plan import Plan, make_plan
 from turbomim.train.price import about_device
 from turbomim.train.run import Outcome, Run
@@ -76,7 +76,7 @@ def _prepare(
 
 
 def _dry_run(config: Config, plan: Plan, about_data: str, world: World, console: Console) -> Outcome:
-    count = sum(p.numel() for p in MAE(config).parameters())
+    count = sum(p.numel() for p in make_model(config).parameters())
     if world.main:
         text = (
             f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"

@@ -9,7 +9,7 @@ from turbomim.train.config import Config
 from turbomim.train.data import open_data
 from turbomim.train.distributed import World, choose_device
 from turbomim.train.memory import GIB, MemoryParts, count_parameters, device_bytes, predicted_bytes
-from turbomim.train.models.mae import flops_per_image
+from turbomim.train.models.methods import flops_per_image
 from turbomim.train.peak import BF16_FLOPS, about_peak, flops_text
 from turbomim.train.plan import Plan, make_plan
 from turbomim.train.presets import find_gpu

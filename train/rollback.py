@@ -20,6 +20,7 @@ from turbomim.train import checkpoint
 from turbomim.train.checkpoint import optimizer_tensors
 from turbomim.train.config import Config
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 from turbomim.train.sharding import placed_like
 
 # of one run; more means that no data is to blame
@@ -46,7 +47,7 @@ def roll_back(folder: Path, good: int, config: Config, model: MAE, optimizer: to
         path = checkpoint.at_step(folder, good)
         checkpoint.load(path, model, optimizer)
         return str(path)
-    start, ours = MAE(config).state_dict(), model.state_dict()
+    start, ours = make_model(config).state_dict(), model.state_dict()
     model.load_state_dict({name: placed_like(tensor, ours[name]) for name, tensor in start.items()})
     # a moment of zero after zero steps is what a new optimizer has
     for moment in optimizer_tensors(model, optimizer).values():

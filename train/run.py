@@ -29,6 +29,7 @@ from turbomim.train.export import export_encoder
 from turbomim.train.heldout import heldout_loss
 from turbomim.train.log import RunLog
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer
 from turbomim.train.out_of_memory import is_out_of_memory, memory_error
 from turbomim.train.peak import rank_peak
@@ -77,7 +78,7 @@ class Run:
         self.settings, self.profile = settings, profile
         self.folder = rundir.run_folder(config)
         self.log = RunLog(self.folder, console, rank=world.rank, world=world.size, config=config)
-        self.model = MAE(config).to(world.device)
+        self.model = make_model(config).to(world.device)
         self.sharded = config.step.shard and world.size > 1
         if self.sharded:
             shard(self.model, world, config.step)
@@ -297,7 +298,7 @@ class Run:
         """The model, or a copy of it put together from all ranks; every rank comes here."""
         if not self.sharded:
             return self.model
-        model = MAE(self.config).to(self.world.device)
+        model = make_model(self.config).to(self.world.device)
         model.load_state_dict(whole_weights(self.model))
         return model
 

@@ -16,11 +16,10 @@ from turbomim.train.models.mae import MAE
 def shard(model: MAE, world: World, config: StepConfig) -> None:
     """Split a model over all ranks, in place: a group for each block, one for what is left.
 
-    The last decoder block stays with the rest, as its parts are called one by one.  A whole graph cannot hold
-    the exchange of weights, so here it is the blocks that are compiled.
+    A whole graph cannot hold the exchange of weights, so here it is the blocks that are compiled.
     """
     mesh = init_device_mesh(world.device.type, (world.size,))
-    for block in (*model.blocks, *list(model.decoder_blocks)[:-1]):
+    for block in model.blocks_to_split():
         if config.compile:
             compiled = torch.compile(block.forward, fullgraph=True, dynamic=False, mode=config.compile_mode)
             # not the block itself, whose names would change

@@ -127,7 +127,7 @@ def pick(split: Split, config: Config, images: int) -> Batch:
 @torch.no_grad()
 def reconstruct(model: MAE, batch: Batch, config: Config) -> list[Row]:
     """One row of pictures a sample, in the order of HEADERS.  The model stays where and as it is."""
-    device, training = model.cls_token.device, model.training
+    device, training = next(model.parameters()).device, model.training
     model.eval()
     images_BHWC = batch.images_BHWC.to(device)
     keep_BK, mask_BM = model.random_masking(batch.epochs_B.to(device), batch.ids_B.to(device))

@@ -18,7 +18,7 @@ from turbomim.train.config import Config, from_dict
 from turbomim.train.data import open_data, open_loader
 from turbomim.train.distributed import World, choose_device
 from turbomim.train.memory import peak_bytes
-from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer
 from turbomim.train.out_of_memory import is_out_of_memory
 from turbomim.train.step import Step
@@ -46,7 +46,7 @@ def step_rate(config: Config, seconds: float) -> StepRate:
     """
     world = World(rank=0, size=1, device=choose_device(config.step.device, 0))
     batches = first_batches(config, world)
-    model = MAE(config).to(world.device)
+    model = make_model(config).to(world.device)
     step = Step(model, make_optimizer(model, config.optim), config.step, world, len(batches))
     for _ in range(WARM):
         loss, _, _ = step(batches, config.optim.lr)

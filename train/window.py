@@ -13,7 +13,7 @@ from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.log import Record, duration
 from turbomim.train.memory import peak_bytes
-from turbomim.train.models.mae import flops_per_image
+from turbomim.train.models.methods import flops_per_image
 from turbomim.train.plan import Plan
 
 

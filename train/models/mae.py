@@ -22,18 +22,17 @@ from torch.utils.checkpoint import checkpoint
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_mse
 from turbomim.kernels.masked_patches import masked_patches
-from turbomim.kernels.masking import random_masking
+from turbomim.kernels.masking import block_masking, patches_of_units, random_masking
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.models.vit import (
     LAYER_NORM,
+    block_flops,
     initialise,
     initialise_patch_embed,
     make_blocks,
     sincos_positions,
     use_linear,
 )
-
-DECODER_PREFIXES = ("mask_token", "decoder_")
 
 
 class MAE(nn.Module):
@@ -42,32 +41,46 @@ class MAE(nn.Module):
     One method per step of the paper; a variant overrides one of them.
     """
 
+    # class tokens before the patch tokens
+    prefix = 1
+    # names of the parameters that only pre-training needs
+    decoder_names: tuple[str, ...] = ("mask_token", "decoder_")
+
     def __init__(self, config: Config) -> None:
         super().__init__()
-        model, size = config.model, config.data.size
-        self.patch, self.patches, self.keep = model.patch, config.patches, config.keep
+        model = config.model
+        self.patch, self.patches, self.grid = model.patch, config.patches, config.grid
+        self.mask, self.mask_unit, self.keep = model.mask, model.mask_unit, config.keep
         self.target, self.radius, self.norm_pix = model.target, model.radius, model.norm_pix
         self.seed, self.recompute = config.run.seed, config.step.recompute
-        values = 3 * model.patch**2
-        grid = size // model.patch
+        self.make_encoder(config)
+        self.make_decoder(config)
+        use_linear(self)
+        self.initialise(torch.Generator().manual_seed(self.seed))
 
+    def make_encoder(self, config: Config) -> None:
+        """Add the encoder's parameters, named as in timm."""
+        model = config.model
         self.cls_token = nn.Parameter(torch.zeros(1, 1, model.width))
-        positions = sincos_positions(model.width, grid)
+        positions = sincos_positions(model.width, self.grid)
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
-        self.patch_embed = PatchEmbed(size, model.patch, 3, model.width)
+        self.patch_embed = PatchEmbed(config.data.size, model.patch, 3, model.width)
         self.blocks = make_blocks(model.depth, model.width, model.heads)
         self.norm = LAYER_NORM(model.width)
 
+    def make_decoder(self, config: Config) -> None:
+        """Add the decoder's parameters."""
+        model = config.model
         self.mask_token = nn.Parameter(torch.zeros(1, 1, model.decoder_width))
-        decoder_positions = sincos_positions(model.decoder_width, grid)
-        self.decoder_pos_embed = nn.Parameter(decoder_positions, requires_grad=False)
+        positions = sincos_positions(model.decoder_width, self.grid)[:, 1 - self.prefix :]
+        self.decoder_pos_embed = nn.Parameter(positions, requires_grad=False)
         self.decoder_embed = nn.Linear(model.width, model.decoder_width)
         self.decoder_blocks = make_blocks(model.decoder_depth, model.decoder_width, model.decoder_heads)
         self.decoder_norm = LAYER_NORM(model.decoder_width)
-        self.decoder_pred = nn.Linear(model.decoder_width, values)
-        use_linear(self)
+        self.decoder_pred = nn.Linear(model.decoder_width, 3 * model.patch**2)
 
-        generator = torch.Generator().manual_seed(self.seed)
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the published initial weights."""
         initialise(self, generator)
         initialise_patch_embed(self.patch_embed.proj, generator)
         nn.init.normal_(self.cls_token, std=0.02, generator=generator)
@@ -75,7 +88,14 @@ class MAE(nn.Module):
 
     def random_masking(self, epochs_B: Tensor, ids_B: Tensor) -> tuple[Tensor, Tensor]:
         """Patch numbers to keep (B, K) and to remove (B, M), int64, drawn from (seed, epoch, sample id)."""
-        return random_masking(self.seed, epochs_B, ids_B, self.patches, self.keep)
+        if self.mask == "block":
+            return block_masking(self.seed, epochs_B, ids_B, self.grid, self.keep)
+        unit = self.mask_unit
+        if unit == 1:
+            return random_masking(self.seed, epochs_B, ids_B, self.patches, self.keep)
+        units = random_masking(self.seed, epochs_B, ids_B, self.patches // unit**2, self.keep // unit**2)
+        ids_keep_BK, ids_mask_BM = (patches_of_units(ids, self.grid, unit) for ids in units)
+        return ids_keep_BK, ids_mask_BM
 
     def patchify(
         self, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor
@@ -114,15 +134,33 @@ class MAE(nn.Module):
         latent_BTD: Tensor = self.norm(tokens_BTD)
         return latent_BTD
 
+    def features(self, images_BHWC: Tensor) -> Tensor:
+        """Tokens (B, prefix + N, D) of whole images as the trained encoder gives them, nothing masked."""
+        every_BN = torch.arange(self.patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
+        visible_BNP, _ = masked_patches(
+            images_BHWC,
+            every_BN,
+            # no target is wanted, and the kernel wants one
+            every_BN[:, :1].contiguous(),
+            patch=self.patch,
+            target="raw",
+            radius=self.radius,
+            norm_pix=False,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            dtype=torch.float32,
+        )
+        return MAE.forward_encoder(self, visible_BNP, every_BN)
+
     def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
         """Predicted patches at ids_mask (B, M, P)."""
         seen_BTE = self.decoder_embed(latent_BTD)
         places_BN = torch.cat([ids_keep_BK, ids_mask_BM], dim=1)
         masked_BME = self.mask_token.to(seen_BTE.dtype).expand(len(seen_BTE), ids_mask_BM.shape[1], -1)
         tokens_BTE = torch.cat([seen_BTE, masked_BME], dim=1)
-        positions_BNE = self.decoder_pos_embed[0, 1:][places_BN]
+        positions_BNE = self.decoder_pos_embed[0, self.prefix :][places_BN]
         # the class token's position row is zero
-        tokens_BTE = tokens_BTE + functional.pad(positions_BNE, (0, 0, 1, 0))
+        tokens_BTE = tokens_BTE + functional.pad(positions_BNE, (0, 0, self.prefix, 0))
         for block in list(self.decoder_blocks)[:-1]:
             tokens_BTE = self._through(block, tokens_BTE)
         tokens_BME = self._through(self._last_block, tokens_BTE, seen_BTE.shape[1])
@@ -147,6 +185,31 @@ class MAE(nn.Module):
         out: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
         return out
 
+    def blocks_to_split(self) -> list[nn.Module]:
+        """Blocks that FSDP2 gathers one at a time.
+
+        Not the last decoder block, whose parts are called one by one.
+        """
+        return [*self.blocks, *list(self.decoder_blocks)[:-1]]
+
+    @classmethod
+    def flops_per_image(cls, config: Config) -> float:
+        """Floating-point operations of one forward and backward, multiply-add = 2, matrix products only.
+
+        Backward counts twice the forward.  Counts what a textbook MAE needs (full last decoder block, head on
+        masked patches), so that savings of ours raise the rate instead of lowering the work.
+        """
+        model, kept, patches = config.model, config.keep, config.patches
+        values = 3 * model.patch**2
+        forward = (
+            2 * patches * values * model.width
+            + model.depth * block_flops(kept + 1, model.width)
+            + 2 * (kept + 1) * model.width * model.decoder_width
+            + model.decoder_depth * block_flops(patches + 1, model.decoder_width)
+            + 2 * patches * model.decoder_width * values
+        )
+        return 3.0 * forward
+
     def forward_loss(self, pred_BMP: Tensor, target_BMP: Tensor) -> Tensor:
         """Mean over masked patches of the mean squared error, () float32."""
         return masked_mse(pred_BMP, target_BMP)
@@ -165,25 +228,3 @@ class MAE(nn.Module):
         visible_BKP, target_BMP = self.patchify(images_BHWC, ids_keep_BK, ids_mask_BM)
         latent_BTD = self.forward_encoder(visible_BKP, ids_keep_BK)
         return self.forward_loss(self.forward_decoder(latent_BTD, ids_keep_BK, ids_mask_BM), target_BMP)
-
-
-def flops_per_image(config: Config) -> float:
-    """Floating-point operations of one forward and backward, multiply-add = 2, matrix products only.
-
-    Backward counts twice the forward.  Counts what a textbook MAE needs (full last decoder block, head on
-    masked patches), so that savings of ours raise the rate instead of lowering the work.
-    """
-    model, kept, patches = config.model, config.keep, config.patches
-    values = 3 * model.patch**2
-
-    def block(tokens: int, width: int) -> float:
-        return 24 * tokens * width**2 + 4 * tokens**2 * width
-
-    forward = (
-        2 * patches * values * model.width
-        + model.depth * block(kept + 1, model.width)
-        + 2 * (kept + 1) * model.width * model.decoder_width
-        + model.decoder_depth * block(patches + 1, model.decoder_width)
-        + 2 * patches * model.decoder_width * values
-    )
-    return 3.0 * forward

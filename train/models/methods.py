@@ -1,0 +1,30 @@
+"""The methods by name.  Another one is a class with MAE's methods and a line here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from turbomim.train.config import Config, unknown
+from turbomim.train.models.mae import MAE
+
+METHODS: Final[dict[str, type[MAE]]] = {
+    "mae": MAE,
+}
+
+
+def method_of(config: Config) -> type[MAE]:
+    """The class of `model.method`.  Raises UsageError for an unknown one, with the nearest known."""
+    name = config.model.method
+    if name not in METHODS:
+        raise unknown("model.method", name, METHODS)
+    return METHODS[name]
+
+
+def make_model(config: Config) -> MAE:
+    """A model of these settings with its initial weights, on the default device."""
+    return method_of(config)(config)
+
+
+def flops_per_image(config: Config) -> float:
+    """Floating-point operations of one forward and backward, multiply-add = 2, matrix products only."""
+    return method_of(config).flops_per_image(config)
