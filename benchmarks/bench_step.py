@@ -36,6 +36,8 @@ MODELS: Final = {
     "vit-base": (16, 768, 12, 12),
     "vit-large": (16, 1024, 24, 16),
     "vit-huge": (14, 1280, 32, 16),
+    # of the CIFAR-10 recipes: --size 32 --decoder-width 96 --decoder-depth 2 --decoder-heads 3
+    "vit-t4": (4, 192, 6, 3),
 }
 REFERENCE: Final = "textbook"
 PEER: Final = "Hugging Face"
@@ -50,8 +52,8 @@ class BenchStep:
     """Time the training step alone, beside a textbook MAE and Hugging Face's."""
 
     models: str = ""
-    """Names, with commas between them: vit-tiny, vit-small, vit-base, vit-large, vit-huge; if not given, the
-    last three on a GPU and the first two on a CPU."""
+    """Names, with commas between them: vit-tiny, vit-small, vit-base, vit-large, vit-huge, vit-t4; if not
+    given, base to huge on a GPU and the first two on a CPU."""
     forms: str = ""
     """Names, with commas between them: textbook, textbook compiled, Hugging Face, turbomim; all if not given.
     The textbook is always there."""

@@ -24,7 +24,7 @@ from turbomim.train.peak import BF16_FLOPS
 from turbomim.train.plan import make_plan
 from turbomim.train.presets import MODELS, MOST, PRESETS, SHARE, apply_preset, model_name
 from turbomim.train.pretrain import pretrain
-from turbomim.train.price import IMAGENET, checkpoint_bytes, rows
+from turbomim.train.price import IMAGENET, checkpoint_bytes, recipe_price, rows
 from turbomim.train.recipes import recipe
 
 
@@ -133,3 +133,9 @@ def test_the_command_prints_one_table(
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(UserError, match="does not divide over 7 ranks"):
         table(recipe("mae-vit-b16-800e"), 7)
+
+
+def test_recipes_are_priced_on_imagenet_alone() -> None:
+    # 800 epochs of 1,281,167 images at 58.5 GFLOP: 6.0e19 / (8 x 0.4 x 312e12) s = 16.7 h
+    assert recipe_price(recipe("mae-vit-b16-800e")).endswith("17 hours on 8x A100, 42 hours on 1x H200")
+    assert recipe_price(recipe("demo")).endswith("MFLOP an image")

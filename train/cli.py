@@ -31,7 +31,7 @@ USAGE = """usage: turbomim COMMAND …
   shard cat PATH SHARD:KEY      one image's bytes
   pretrain RECIPE --data.path PATH [--section.field VALUE …] [--config FILE.yaml] [--preset GPU]
                   [--profile steps=10:15] [--dry-run [--world-size 64 [--img-per-s 2000]]]
-  recipes                       the recipes, with their sources and results
+  recipes                       the recipes, with their sources, results, FLOPs and assumed hours
   show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
   eval knn|linear RUN           what the encoder's features are worth, beside untrained ones and raw pixels
   tune loader|step|kernels      measure this machine's best settings
@@ -197,12 +197,14 @@ def _pretrain(argv: list[str]) -> None:
 
 def _recipes(argv: list[str]) -> None:
     no_arguments(argv, "recipes")
+    from turbomim.train.price import recipe_price
+
     for name, function in RECIPES.items():
         doc = (function.__doc__ or "").strip().splitlines()
         print(name)
         for line in doc:
             print(f"    {line.strip()}" if line.strip() else "")
-        print()
+        print(f"    {recipe_price(function())}\n")
 
 
 def _show(argv: list[str]) -> None:

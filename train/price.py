@@ -22,6 +22,9 @@ MFU = 0.4
 # the GPU that is assumed where none is named
 ASSUMED = "a100-80g"
 
+# side of the images of recipes for ImageNet, pixels, at least
+SMALLEST_PRICED = 160
+
 NOT_COUNTED = "without the loader's and DALI's buffers"
 
 
@@ -91,6 +94,21 @@ def rows(
             f"{(config.run.keep + 1) * one / GIB:.1f} GiB of disk",
         ),
     ]
+
+
+def recipe_price(config: Config) -> str:
+    """A recipe's FLOPs, and the time that ImageNet-1k takes if the datasheet's rate is used to MFU of it."""
+    flops = flops_per_image(config)
+    text = f"{flops / 1e9:.1f} GFLOP an image" if flops >= 1e9 else f"{flops / 1e6:.0f} MFLOP an image"
+    if config.data.size < SMALLEST_PRICED:
+        # not meant for ImageNet
+        return text
+    work = flops * IMAGENET * config.optim.epochs
+    times = [
+        f"{work / (count * MFU * BF16_FLOPS[name]) / 3600:,.0f} hours on {words}"
+        for name, count, words in (("NVIDIA A100", 8, "8x A100"), ("NVIDIA H200", 1, "1x H200"))
+    ]
+    return f"{text}; ImageNet-1k at {MFU:.0%} of the datasheet's rate: {', '.join(times)}"
 
 
 def checkpoint_bytes(config: Config) -> int:
