@@ -65,7 +65,7 @@ def run(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tensors(model: MAE, split: Split, ids: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean patch tokens and labels, by the parts alone."""
     batches = list(centre_crops(split, ids, size=32, interpolation="bicubic", batch=8, threads=1))
-    means = [encode(model.eval(), torch.from_numpy(images))[1] for images, _ in batches]
+    means = [encode(model.eval(), torch.from_numpy(images))["mean of patch tokens"] for images, _ in batches]
     return torch.cat(means), torch.cat([torch.from_numpy(labels) for _, labels in batches])
 
 

@@ -10,7 +10,7 @@ from turbomim.pipeline.shards import Split
 
 
 def looks_of(split: Split) -> list[Look]:
-    looks, served = soak(split, minutes=4 / 60, size=32, every_s=0.2, lifetime_s=0.3)
+    looks, served = soak(split, minutes=4 / 60, warm_minutes=0.6 / 60, size=32, every_s=0.2, lifetime_s=0.3)
     assert served > len(split.index)
     return looks
 
