@@ -21,10 +21,13 @@ from torch import Tensor
 from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
 from turbomim.train.memory import GIB, count_parameters, device_bytes, peak_bytes, predicted_bytes
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer
+from turbomim.train.traced_memory import traced_activations
 
 TINY = ModelConfig(width=192, depth=12, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4)
 SMALL = ModelConfig(width=384, depth=12, heads=6, decoder_width=256, decoder_depth=4, decoder_heads=8)
+FUSED = dataclasses.replace(TINY, method="mff", depth=4, fuse="0,1,3")
 LITTLE = ModelConfig(
     patch=8, width=64, depth=2, heads=4, decoder_width=32, decoder_depth=1, decoder_heads=4,
     target="gaussian", radius=10.0,
@@ -51,7 +54,7 @@ def kept_bytes(model: MAE, run: Callable[[], Tensor]) -> int:
 
 
 def forward(config: Config, batch: int, *, bfloat16: bool) -> tuple[MAE, Callable[[], Tensor]]:
-    model, size = MAE(config), config.data.size
+    model, size = make_model(config), config.data.size
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8)
     numbers = torch.arange(batch)
 
@@ -98,10 +101,42 @@ def test_recomputation_keeps_block_inputs_and_one_block() -> None:
     assert kept[0] < predicted[0] < whole
 
 
-@pytest.mark.parametrize("model", [TINY, LITTLE])
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("model", [FUSED, dataclasses.replace(LITTLE, method="mff", fuse="1")])
+def test_other_methods_are_counted_in_a_forward_without_data(model: ModelConfig, bfloat16: bool) -> None:
+    config = Config(model=model, data=DataConfig(size=96))
+    kept = kept_bytes(*forward(config, 5, bfloat16=bfloat16))
+    assert predicted_bytes(config, 5, bfloat16=bfloat16, recompute=False).activations == pytest.approx(
+        kept, rel=0.01
+    )
+    again = dataclasses.replace(config, step=StepConfig(recompute=True))
+    inputs = kept_bytes(*forward(again, 5, bfloat16=bfloat16))
+    block = predicted_bytes(again, 5, bfloat16=bfloat16, recompute=True).activations - inputs
+    # one block of the encoder or the decoder, of all of them
+    assert 0 < block < (kept - inputs) / 2 + 1
+
+
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
+def test_the_count_without_data_knows_an_mae_too(bfloat16: bool) -> None:
+    config = Config(model=TINY, data=DataConfig(size=96))
+    fixed, image = traced_activations(config, bfloat16=bfloat16, recompute=False)
+    assert fixed + 7 * image == pytest.approx(kept_bytes(*forward(config, 7, bfloat16=bfloat16)), rel=0.01)
+
+
+def test_fusion_keeps_the_sum_before_the_norm_and_the_scaled_matrices() -> None:
+    """The levels are inputs of blocks, which are kept anyway."""
+    plain = dataclasses.replace(FUSED, method="mae")
+    fused, alone = (
+        traced_activations(Config(model=model), bfloat16=False, recompute=False) for model in (FUSED, plain)
+    )
+    assert fused[1] - alone[1] == 50 * 192 * 4
+    assert fused[0] - alone[0] == pytest.approx(2 * 192**2 * 4, rel=0.01)
+
+
+@pytest.mark.parametrize("model", [TINY, LITTLE, FUSED])
 def test_parameters_gradients_and_moments(model: ModelConfig) -> None:
     config = Config(model=model, data=DataConfig(size=32))
-    net = MAE(config)
+    net = make_model(config)
     count = count_parameters(config)
     assert count.trained == sum(p.numel() for p in net.parameters() if p.requires_grad)
     assert count.fixed == sum(p.numel() for p in net.parameters() if not p.requires_grad)

@@ -68,7 +68,8 @@ def test_every_recipe_is_compiled(recipe: str) -> None:
     config = RECIPES[recipe]()
     compiled = [configuration.constants for configuration in configurations()]
     model, size = config.model, config.data.size
-    assert masking.kernel_constants(config.patches, config.keep) in compiled
+    area = model.mask_unit**2
+    assert masking.kernel_constants(config.patches // area, config.keep // area) in compiled
     if masked_patches.has_kernel(size, model.patch, model.target, model.radius):
         needed = masked_patches.kernel_constants(
             size, model.patch, model.target, model.radius, model.norm_pix

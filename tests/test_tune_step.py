@@ -131,11 +131,12 @@ def test_each_model_and_size_has_its_own_entry(cache: Path, tmp_path: Path) -> N
             config_for(tmp_path, tmp_path, data={"size": 64}),
             config_for(tmp_path, tmp_path, model={"depth": 3}),
             config_for(tmp_path, tmp_path, model={"mask_ratio": 0.5}),
+            config_for(tmp_path, tmp_path, model={"method": "mff", "fuse": "0,1"}),
             config_for(tmp_path, tmp_path, step={"compile": True}),
             config_for(tmp_path, tmp_path, step={"precision": "bfloat16"}),
         )
     }
-    assert len(keys) == 6
+    assert len(keys) == 7
     tuned = TunedStep(settings=StepSettings(micro_batch=4), img_per_s=12.5, date="2026-01-01")
     write_step(step_key(one, CPU), tuned, {"images": 8})
     assert read_step(step_key(one, CPU)) == tuned

@@ -105,6 +105,8 @@ class ModelConfig:
     mask_unit: int = 1
     # random: each unit alike; block: rectangles of patches, as BEiT
     mask: Literal["random", "block"] = "random"
+    # blocks whose outputs method mff fuses, counted from 0, the last block last (arXiv:2308.00261's ViT-B)
+    fuse: str = "0,2,4,6,8,11"
     # raw: the pixels (MAE); gaussian: low-passed (PixMIM here); ideal: by the published code's disc
     target: Literal["raw", "gaussian", "ideal"] = "raw"
     # cut-off of the low-pass targets, cycles per image
@@ -127,6 +129,16 @@ class ModelConfig:
         legal = "1 with model.mask block, whose rectangles are made of patches"
         _need(self.mask == "random" or self.mask_unit == 1, "model.mask_unit", self.mask_unit, legal)
         _need(self.radius > 0, "model.radius", self.radius, "above 0 cycles per image")
+        if self.method == "mff":
+            ok = re.fullmatch(r"[0-9]+(,[0-9]+)*", self.fuse) is not None
+            ok = ok and self.levels == sorted(set(self.levels)) and self.levels[-1] == self.depth - 1
+            legal = f"block numbers like 0,2,4, rising, the last one {self.depth - 1} (model.depth - 1)"
+            _need(ok, "model.fuse", repr(self.fuse), legal)
+
+    @property
+    def levels(self) -> list[int]:
+        """Numbers of the blocks in `fuse`."""
+        return [int(number) for number in self.fuse.split(",")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,8 +53,14 @@ class MemoryParts:
 
 
 def count_parameters(config: Config) -> Parameters:
-    """Numbers of the model of these settings, without building it."""
+    """Numbers of the model of these settings; an MAE's without building it."""
     model = config.model
+    if model.method != "mae":
+        # the model's code takes seconds to import
+        from turbomim.train.traced_memory import traced_parameters
+
+        trained, fixed = traced_parameters(config)
+        return Parameters(trained=trained, fixed=fixed)
     width, narrow, values = model.width, model.decoder_width, 3 * model.patch**2
     trained = (
         width * (values + 1) + width
@@ -77,25 +83,30 @@ def predicted_bytes(
 
     Float32 weights, gradients and AdamW moments; activations as torch's autograd keeps them, much the same
     compiled and not, with matrix products in bfloat16 or float32; the uint8 images of one micro-batch.
+    An MAE's are written out here; those of other methods are counted in a forward without data.
     recompute: blocks keep their input alone, and one at a time is computed again.  shards: ranks that share
     weights, gradients and moments out between them.
     Left out: the loader's and DALI's buffers, and what torch and the libraries take for themselves.
     """
     parameters = count_parameters(config)
-    activations = micro_batch * _image_activations(config, bfloat16=bfloat16, recompute=recompute)
-    if bfloat16:
-        activations += 2 * parameters.trained
+    if config.model.method == "mae":
+        fixed = 2 * parameters.trained if bfloat16 else 0
+        image = _image_activations(config, bfloat16=bfloat16, recompute=recompute)
+    else:
+        from turbomim.train.traced_memory import traced_activations
+
+        fixed, image = traced_activations(config, bfloat16=bfloat16, recompute=recompute)
     return MemoryParts(
         weights=4 * (parameters.trained + parameters.fixed) // shards,
         gradients=4 * parameters.trained // shards,
         moments=8 * parameters.trained // shards,
-        activations=activations,
+        activations=fixed + micro_batch * image,
         batch=micro_batch * 3 * config.data.size**2,
     )
 
 
 def _image_activations(config: Config, *, bfloat16: bool, recompute: bool) -> int:
-    """Bytes that one image's forward leaves for its backward."""
+    """Bytes that one image's forward through an MAE leaves for its backward."""
     model = config.model
     width, narrow, values = model.width, model.decoder_width, 3 * model.patch**2
     seen, every, masked = config.keep + 1, config.patches + 1, config.patches - config.keep

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+from turbomim.train import recipes_lsmae, recipes_mff
 from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, unknown
 
 Target = Literal["raw", "gaussian", "ideal"]
@@ -231,6 +232,8 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "pixmim-vit-h14-800e": pixmim_vit_h14_800e,
     "pixmim-ideal-vit-b16-300e": pixmim_ideal_vit_b16_300e,
     "pixmim-ideal-vit-b16-800e": pixmim_ideal_vit_b16_800e,
+    **recipes_mff.RECIPES,
+    **recipes_lsmae.RECIPES,
 }
 
 

@@ -41,6 +41,7 @@ from turbomim.train.schedule import lr_at
 from turbomim.train.sharding import shard, whole_weights
 from turbomim.train.show import FixedPictures
 from turbomim.train.signals import StopFlag, stop_flag
+from turbomim.train.sinks import OF_MODEL
 from turbomim.train.step import Step
 from turbomim.train.tuned import LoaderSettings
 from turbomim.train.window import Window
@@ -257,6 +258,7 @@ class Run:
         self.skipped += record["skipped"]
         record["replaced_total"], record["skipped_total"] = self.replaced, self.skipped
         record["rollbacks"] = self.rollbacks
+        record |= {OF_MODEL + name: float(value) for name, value in self.model.logged().items()}
         self.log.record(record)
         slow = slow_stage(record, self.split, self.settings, self.world.local_size)
         self.silence -= 1

@@ -32,6 +32,8 @@ SCALARS = {
     "epoch": "data/epoch",
     "replaced_total": "data/replaced",
 }
+# what the names of a method's own numbers begin with
+OF_MODEL = "model/"
 
 
 class Sink(Protocol):
@@ -46,7 +48,9 @@ class Sink(Protocol):
 
 def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a log record under the names they are drawn by; missing and null ones are left out."""
-    return {SCALARS[key]: float(record[key]) for key in SCALARS if record.get(key) is not None}
+    # a method's own numbers are drawn by the names that they have
+    names = SCALARS | {key: key for key in record if key.startswith(OF_MODEL)}
+    return {name: float(record[key]) for key, name in names.items() if record.get(key) is not None}
 
 
 def check_sinks(run: RunConfig) -> None:

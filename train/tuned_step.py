@@ -89,10 +89,11 @@ def step_key(config: Config, world: World) -> str:
     """What a measurement holds for: the machine, the model, its size, and how it computes."""
     model = config.model
     kind = "bfloat16" if uses_bfloat16(config.step, world.device) else "float32"
+    method = "" if model.method == "mae" else f"{model.method}, "
     return (
-        f"{machine_name(world.device)}; ViT {model.width}x{model.depth} with {model.heads} heads, patch "
-        f"{model.patch}, decoder {model.decoder_width}x{model.decoder_depth}, {config.data.size} pixels, "
-        f"{config.keep} of {config.patches} patches seen, {model.target} target, {kind}, "
+        f"{machine_name(world.device)}; {method}ViT {model.width}x{model.depth} with {model.heads} heads, "
+        f"patch {model.patch}, decoder {model.decoder_width}x{model.decoder_depth}, {config.data.size} "
+        f"pixels, {config.keep} of {config.patches} patches seen, {model.target} target, {kind}, "
         f"{'compiled' if config.step.compile else 'eager'}"
     )
 

@@ -119,8 +119,8 @@ class MAE(nn.Module):
             target_dtype=dtype,
         )
 
-    def forward_encoder(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
-        """Latent tokens (B, 1 + K, D), class token first, after the final norm."""
+    def embed(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
+        """Tokens (B, 1 + K, D) as the first block gets them, class token first."""
         # the stored weight is a convolution's (D, channel, row, column); patches are (row, column, channel)
         weight_DP = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
         bias_D = self.patch_embed.proj.bias
@@ -128,7 +128,11 @@ class MAE(nn.Module):
         tokens_BKD = linear(visible_BKP, weight_DP, bias_D)
         tokens_BKD = tokens_BKD + self.pos_embed[0, 1:][ids_keep_BK]
         cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens_BKD), -1, -1)
-        tokens_BTD = torch.cat([cls_B1D.to(tokens_BKD.dtype), tokens_BKD], dim=1)
+        return torch.cat([cls_B1D.to(tokens_BKD.dtype), tokens_BKD], dim=1)
+
+    def forward_encoder(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
+        """Latent tokens (B, 1 + K, D), class token first, after the final norm."""
+        tokens_BTD = self.embed(visible_BKP, ids_keep_BK)
         for block in self.blocks:
             tokens_BTD = self._through(block, tokens_BTD)
         latent_BTD: Tensor = self.norm(tokens_BTD)
@@ -191,6 +195,10 @@ class MAE(nn.Module):
         Not the last decoder block, whose parts are called one by one.
         """
         return [*self.blocks, *list(self.decoder_blocks)[:-1]]
+
+    def logged(self) -> dict[str, Tensor]:
+        """Numbers of the method's own for the log, () each, read at log lines alone; every rank calls it."""
+        return {}
 
     @classmethod
     def flops_per_image(cls, config: Config) -> float:

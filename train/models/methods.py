@@ -6,9 +6,11 @@ from typing import Final
 
 from turbomim.train.config import Config, unknown
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.mff import MFF
 
 METHODS: Final[dict[str, type[MAE]]] = {
     "mae": MAE,
+    "mff": MFF,
 }
 
 
