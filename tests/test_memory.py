@@ -3,7 +3,8 @@
 Planted bugs, and the test that each makes fail: GELU's output or the loss's difference left out:
 `test_activations_are_what_autograd_keeps`; recomputed blocks counted as kept:
 `test_recomputation_keeps_block_inputs_and_one_block`; freed blocks given back to the system:
-`test_a_freed_block_is_used_again_without_faults`.
+`test_a_freed_block_is_used_again_without_faults`; weights counted as activations, what no image adds to
+counted for each, the recomputed block left out: `test_other_methods_are_counted_in_a_forward_without_data`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,14 @@
 """MFF against the published formula in float64, its pins, its log and its sharded run.
 
-PLANTED
+Planted, each seen to fail the test named: no softmax, no final norm, the inputs of blocks instead of their
+outputs, projections of the next level, a bias without its share
+(`test_loss_and_every_gradient_equal_the_published_formula`); the fusion drawn before the MAE's weights
+(`test_a_seeds_mae_weights_stay_and_the_fusion_starts_even`); fused features
+(`test_features_are_those_of_the_plain_encoder`); a single level's weight trained
+(`test_parameters_are_as_many_as_published`); projections without the class token
+(`test_flops_are_the_maes_and_the_projections`); weights logged instead of shares
+(`test_the_shares_are_in_the_log_and_on_the_boards`), or those of one rank
+(`test_two_sharded_ranks_give_the_losses_and_shares_of_one`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A method that turbomim does not have is a class and a line: it trains, is logged, drawn, priced and scored.
 
-PLANTED
+Planted, each seen to fail it: an MAE made whatever the method; its numbers left out of the log; MAE's decoder
+names used for every export; every method's parameters counted as MAE's.
 """
 
 from __future__ import annotations
