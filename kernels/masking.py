@@ -82,6 +82,22 @@ def patches_of_units(ids: Tensor, grid: int, unit: int) -> Tensor:
     return (corner[..., None, None] + inner).flatten(1)
 
 
+def complementary_masks(ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> tuple[Tensor, Tensor]:
+    """Make four masks of one that keeps a quarter: each keeps the next quarter of the same permutation.
+
+    ids_keep (B, K) and ids_mask (B, 3K) int64.  Returns (4B, K) and (4B, 3K) int64: the given masks, then the
+    samples again with their second quarters, and so on, so that every patch of a sample is kept once.
+    Raises ValueError if it keeps no quarter.
+    Source: FastConvMAE.
+    """
+    keep = ids_keep_BK.shape[1]
+    if ids_mask_BM.shape[1] != 3 * keep:
+        raise ValueError(f"{keep} are kept and {ids_mask_BM.shape[1]} removed: keep a quarter")
+    order_BN = torch.cat([ids_keep_BK, ids_mask_BM], dim=1)
+    orders_BN = torch.cat([order_BN.roll(-quarter * keep, dims=1) for quarter in range(4)])
+    return orders_BN[:, :keep].contiguous(), orders_BN[:, keep:].contiguous()
+
+
 def block_masking(seed: int, epochs_B: Tensor, ids_B: Tensor, grid: int, keep: int) -> tuple[Tensor, Tensor]:
     """Remove rectangles of patches until `keep` of the grid x grid patches of each sample are left.
 

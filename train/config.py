@@ -99,6 +99,12 @@ class ModelConfig:
     decoder_depth: int = 8
     # attention heads of a decoder block
     decoder_heads: int = 16
+    # of the cells of stages 1 and 2 (convmae, whose stage 3 has width, depth and heads)
+    conv_widths: str = "256,384"
+    # blocks of stages 1 and 2 (convmae)
+    conv_depths: str = "2,2"
+    # four masks a sample, each of which keeps another quarter of its patches (FastConvMAE)
+    complementary: bool = False
     # share of the mask units that are removed; int(units * (1 - ratio)) are kept
     mask_ratio: float = 0.75
     # patches a side of a mask unit, which is kept or removed as one (LSMAE 2, SimMIM 32 pixels)
@@ -124,6 +130,11 @@ class ModelConfig:
         ):
             _need(heads >= 1, name.replace("width", "heads"), heads, "at least 1")
             _need(width % (4 * heads) == 0, name, width, f"a multiple of 4 x its {heads} heads")
+        legal = "16 pixels for convmae, whose three stages shrink by 4, 2 and 2"
+        _need(self.method != "convmae" or self.patch == 16, "model.patch", self.patch, legal)
+        for name, text in (("model.conv_widths", self.conv_widths), ("model.conv_depths", self.conv_depths)):
+            ok = re.fullmatch(r"[1-9]\d{0,4},[1-9]\d{0,4}", text) is not None
+            _need(ok, name, repr(text), "two whole numbers above 0 with a comma between, stage 1 first")
         _need(0 < self.mask_ratio < 1, "model.mask_ratio", self.mask_ratio, "between 0 and 1")
         _need(self.mask_unit >= 1, "model.mask_unit", self.mask_unit, "at least 1 patch")
         legal = "1 with model.mask block, whose rectangles are made of patches"
@@ -280,6 +291,9 @@ class Config:
         units = self.patches // unit**2
         legal = f"a ratio that keeps 1 to {units - 1} of {units} mask units"
         _need(0 < self.keep < self.patches, "model.mask_ratio", self.model.mask_ratio, legal)
+        quarter = self.model.mask == "random" and 4 * self.keep == self.patches
+        legal = f"false, unless a quarter of the {self.patches} patches is kept, at random"
+        _need(quarter or not self.model.complementary, "model.complementary", "true", legal)
         target, radius = self.model.target, self.model.radius
         if target == "gaussian":
             # four standard deviations, size / (2 pi radius) each, must fit into the mirrored image

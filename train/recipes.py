@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from turbomim.train import recipes_lsmae, recipes_mff
+from turbomim.train import recipes_convmae, recipes_lsmae, recipes_mff
 from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, unknown
 
 Target = Literal["raw", "gaussian", "ideal"]
@@ -234,6 +234,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "pixmim-ideal-vit-b16-800e": pixmim_ideal_vit_b16_800e,
     **recipes_mff.RECIPES,
     **recipes_lsmae.RECIPES,
+    **recipes_convmae.RECIPES,
 }
 
 

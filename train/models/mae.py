@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_mse
 from turbomim.kernels.masked_patches import masked_patches
-from turbomim.kernels.masking import block_masking, patches_of_units, random_masking
+from turbomim.kernels.masking import block_masking, complementary_masks, patches_of_units, random_masking
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.models.vit import (
     LAYER_NORM,
@@ -51,6 +51,7 @@ class MAE(nn.Module):
         model = config.model
         self.patch, self.patches, self.grid = model.patch, config.patches, config.grid
         self.mask, self.mask_unit, self.keep = model.mask, model.mask_unit, config.keep
+        self.complementary = model.complementary
         self.target, self.radius, self.norm_pix = model.target, model.radius, model.norm_pix
         self.seed, self.recompute = config.run.seed, config.step.recompute
         self.make_encoder(config)
@@ -140,6 +141,10 @@ class MAE(nn.Module):
 
     def features(self, images_BHWC: Tensor) -> Tensor:
         """Tokens (B, prefix + N, D) of whole images as the trained encoder gives them, nothing masked."""
+        return MAE.forward_encoder(self, *self.whole_patches(images_BHWC))
+
+    def whole_patches(self, images_BHWC: Tensor) -> tuple[Tensor, Tensor]:
+        """Every patch of whole images (B, N, P) float32, normalised, and their numbers (B, N), in order."""
         every_BN = torch.arange(self.patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
         visible_BNP, _ = masked_patches(
             images_BHWC,
@@ -154,7 +159,7 @@ class MAE(nn.Module):
             std=IMAGENET_STD,
             dtype=torch.float32,
         )
-        return MAE.forward_encoder(self, visible_BNP, every_BN)
+        return visible_BNP, every_BN
 
     def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
         """Predicted patches at ids_mask (B, M, P)."""
@@ -209,14 +214,13 @@ class MAE(nn.Module):
         """
         model, kept, patches = config.model, config.keep, config.patches
         values = 3 * model.patch**2
-        forward = (
-            2 * patches * values * model.width
-            + model.depth * block_flops(kept + 1, model.width)
+        view = (
+            model.depth * block_flops(kept + 1, model.width)
             + 2 * (kept + 1) * model.width * model.decoder_width
             + model.decoder_depth * block_flops(patches + 1, model.decoder_width)
             + 2 * patches * model.decoder_width * values
         )
-        return 3.0 * forward
+        return 3.0 * (2 * patches * values * model.width + (4 if model.complementary else 1) * view)
 
     def forward_loss(self, pred_BMP: Tensor, target_BMP: Tensor) -> Tensor:
         """Mean over masked patches of the mean squared error, () float32."""
@@ -233,6 +237,9 @@ class MAE(nn.Module):
         """Loss of a batch.  A mask given as ids_keep and ids_mask replaces the drawn one."""
         if ids_keep_BK is None or ids_mask_BM is None:
             ids_keep_BK, ids_mask_BM = self.random_masking(epochs_B, ids_B)
+        if self.complementary:
+            ids_keep_BK, ids_mask_BM = complementary_masks(ids_keep_BK, ids_mask_BM)
+            images_BHWC = images_BHWC.repeat(4, 1, 1, 1)
         visible_BKP, target_BMP = self.patchify(images_BHWC, ids_keep_BK, ids_mask_BM)
         latent_BTD = self.forward_encoder(visible_BKP, ids_keep_BK)
         return self.forward_loss(self.forward_decoder(latent_BTD, ids_keep_BK, ids_mask_BM), target_BMP)

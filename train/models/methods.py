@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from turbomim.train.config import Config, unknown
+from turbomim.train.models.convmae import ConvMAE
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.mff import MFF
 
 METHODS: Final[dict[str, type[MAE]]] = {
     "mae": MAE,
     "mff": MFF,
+    "convmae": ConvMAE,
 }
 
 
