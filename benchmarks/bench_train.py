@@ -117,7 +117,8 @@ def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tu
     split = open_data(config.data.path, "--data", config.data, world)
     loader_settings = resolve(config.data, read_tuned(machine_name(world.device)), world.local_size)
     model = make_model(config).to(world.device)
-    step = Step(model, make_optimizer(model, config.optim), config.step, world, micro_steps=1)
+    optimizer, clip = make_optimizer(model, config.optim), config.optim.clip_grad
+    step = Step(model, optimizer, config.step, world, micro_steps=1, clip_grad=clip)
     synthetic = Task(config=config, batch=batch, device=world.device.type).make_batch()
     with open_loader(
         config,

@@ -51,6 +51,7 @@ def configurations() -> tuple[Configuration, ...]:
         _masking(units=256, keep=64),
         _masking(units=64, keep=16),
         _masking(units=36, keep=14),
+        _masking(units=49, keep=19),
         # MAE, PixMIM
         _patches(size=224, patch=16, keep=49, target="raw", dtypes=(bf16, bf16)),
         _patches(size=224, patch=16, keep=49, target="raw", dtypes=(fp32, fp32)),
@@ -60,8 +61,10 @@ def configurations() -> tuple[Configuration, ...]:
         _patches(size=224, patch=14, keep=64, target="raw", dtypes=(bf16, bf16)),
         _patches(size=224, patch=14, keep=64, target="gaussian", dtypes=(bf16, bf16)),
         _patches(size=224, patch=32, keep=12, target="gaussian", dtypes=(bf16, bf16)),
-        # SimMIM: 14 of 36 units of 32 pixels stay
+        # SimMIM: 14 of 36 units of 32 pixels stay, or 19 of 49
         _patches(size=192, patch=4, keep=896, target="raw", norm_pix=False, dtypes=(bf16, bf16)),
+        _patches(size=224, patch=16, keep=76, target="raw", norm_pix=False, dtypes=(bf16, bf16)),
+        _patches(size=224, patch=16, keep=76, target="gaussian", norm_pix=False, dtypes=(bf16, bf16)),
         # LSMAE
         _patches(size=448, patch=16, keep=196, target="raw", dtypes=(bf16, bf16)),
         _patches(size=448, patch=16, keep=196, target="gaussian", dtypes=(bf16, bf16)),
@@ -106,7 +109,7 @@ def _patches(
     visible, hidden = (_TRITON_TYPES[dtype] for dtype in dtypes)
     floor, loads, stores = masked_patches.load_store_bytes(size, patch, keep, target, radius, *dtypes)
     return Configuration(
-        name=f"masked_patches {size} px, patch {patch}, {target}, {visible}",
+        name=f"masked_patches {size} px, patch {patch}, {target}{'' if norm_pix else ' pixels'}, {visible}",
         kernel=masked_patches._masked_patches_kernel,
         types=("*u8", "*i64", "*i64", f"*{visible}", f"*{hidden}", "i32", "i32", *["fp32"] * 9),
         constants=masked_patches.kernel_constants(size, patch, target, radius, norm_pix),

@@ -1,13 +1,22 @@
-"""Learning-rate pins of the published schedules and the length of a run."""
+"""Learning-rate pins of the published schedules and the length of a run.
+
+Planted, each seen to fail the test named: a batch of 256 for every base rate, or a cosine that starts after
+warm-up with the slips (`test_simmims_cosine`); the rate of this step with the slips
+(`test_the_published_loop_sets_the_rate_after_the_step`); a drop one step late (`test_simmims_drop`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 
+from turbomim.pipeline.errors import UserError
 from turbomim.train.config import OptimConfig
-from turbomim.train.schedule import lr_at, total_steps
+from turbomim.train.plan import make_plan
+from turbomim.train.recipes import recipe
+from turbomim.train.schedule import lr_at, lr_of_step, total_steps
 
 MAE = OptimConfig(epochs=300, warmup_epochs=40)
 
@@ -51,3 +60,49 @@ def test_length_of_a_run() -> None:
     assert total_steps(300, 1_281_167, 4096) == 93_836
     assert total_steps(1, 64, 64) == 1
     assert total_steps(1.5, 10, 4) == 4
+
+
+@pytest.mark.parametrize(
+    ("epoch", "lr", "published"),
+    [
+        (0, 4e-6, 4e-6),
+        (5, 4.02e-4, 4.02e-4),
+        (9.99, 7.992e-4, 7.992e-4),
+        # warm-up ends, and the published rate drops
+        (10, 8e-4, 7.814e-4),
+        (55, 4.2e-4, 3.6055e-4),
+        (100, 4e-5, 4e-5),
+    ],
+)
+def test_simmims_cosine(epoch: float, lr: float, published: float) -> None:
+    optim = recipe("simmim-swin-b-100e").optim
+    assert optim.lr == pytest.approx(8e-4)
+    assert lr_at(epoch, optim) == pytest.approx(lr, rel=1e-4)
+    slips = dataclasses.replace(optim, published_slips=True)
+    assert lr_at(epoch, slips) == pytest.approx(published, rel=1e-4)
+
+
+@pytest.mark.parametrize("slips", [False, True])
+def test_simmims_drop(slips: bool) -> None:
+    optim = dataclasses.replace(recipe("simmim-vit-b16-800e").optim, published_slips=slips)
+    for epoch, lr in ((0, 2e-6), (5, 2.01e-4), (10, 4e-4), (699.999, 4e-4), (700, 4e-5), (800, 4e-5)):
+        assert lr_at(epoch, optim) == pytest.approx(lr)
+    with pytest.raises(UserError, match=r"optim\.lr_drop_epochs = 10"):
+        dataclasses.replace(optim, lr_drop_epochs=10)
+
+
+def test_the_published_loop_sets_the_rate_after_the_step() -> None:
+    optim = recipe("simmim-swin-b-100e").optim
+    slips = dataclasses.replace(optim, published_slips=True)
+    # 4 steps of an epoch
+    samples = 4 * 2048
+    assert [lr_of_step(s, samples, optim) for s in range(40)] == [lr_at(s / 4, optim) for s in range(40)]
+    assert lr_of_step(0, samples, slips) == lr_of_step(1, samples, slips) == pytest.approx(4e-6)
+    late = [lr_of_step(s, samples, slips) for s in range(1, 400)]
+    assert late == [lr_at(s / 4, slips) for s in range(399)]
+
+
+def test_the_rate_is_written_out_with_its_batch() -> None:
+    config = recipe("simmim-swin-b-100e")
+    text = make_plan(config, 1_281_167, 16).equation(config)
+    assert "lr 0.0008 = 0.0002 x 2048/512" in text and "62557 steps = 100 epochs" in text

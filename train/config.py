@@ -119,6 +119,14 @@ class ModelConfig:
     radius: float = 40.0
     # normalise every target patch by its own mean and variance
     norm_pix: bool = True
+    # normalise every target pixel by those of its channel in a window around it, pixels a side, odd; 0 = off
+    # (simmim methods; SwinV2's 47)
+    norm_window: int = 0
+    # blocks of the stages of simmim-swin and simmim-swinv2; width and heads are the first stage's, the next
+    # one's are twice as many, depth is not used
+    stages: str = "2,2,18,2"
+    # tokens a side of these methods' attention windows (SimMIM: 6, its Swin-L and SwinV2 12)
+    window: int = 6
 
     def __post_init__(self) -> None:
         _need(4 <= self.patch <= 32, "model.patch", self.patch, "4 to 32 pixels")
@@ -140,6 +148,13 @@ class ModelConfig:
         legal = "1 with model.mask block, whose rectangles are made of patches"
         _need(self.mask == "random" or self.mask_unit == 1, "model.mask_unit", self.mask_unit, legal)
         _need(self.radius > 0, "model.radius", self.radius, "above 0 cycles per image")
+        side = self.norm_window
+        legal = "0 (off) or an odd number from 3 on, for a simmim method with model.norm_pix false"
+        simmim = self.method.startswith("simmim") and not self.norm_pix
+        _need(side == 0 or (simmim and side >= 3 and side % 2 == 1), "model.norm_window", side, legal)
+        ok = re.fullmatch(r"[1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*", self.stages) is not None
+        _need(ok, "model.stages", repr(self.stages), "blocks of each stage like 2,2,18,2")
+        _need(self.window >= 1, "model.window", self.window, "at least 1 token")
         if self.method == "mff":
             ok = re.fullmatch(r"[0-9]+(,[0-9]+)*", self.fuse) is not None
             ok = ok and self.levels == sorted(set(self.levels)) and self.levels[-1] == self.depth - 1
@@ -151,19 +166,30 @@ class ModelConfig:
         """Numbers of the blocks in `fuse`."""
         return [int(number) for number in self.fuse.split(",")]
 
+    @property
+    def depths(self) -> list[int]:
+        """Blocks of the stages in `stages`."""
+        return [int(number) for number in self.stages.split(",")]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW with the paper's groups and a cosine schedule."""
+    """AdamW with the paper's groups and its schedule."""
 
     # passes over the data
     epochs: float = 800
     # passes with a rising lr
     warmup_epochs: float = 40
-    # lr reached after warm-up = base_lr * global_batch / 256
+    # lr reached after warm-up = base_lr * global_batch / lr_batch
     base_lr: float = 1.5e-4
+    # samples of the step that base_lr is for (MAE 256, SimMIM 512)
+    lr_batch: int = 256
+    # cosine: falls to min_lr; step: a tenth from lr_drop_epochs on (SimMIM's 800 epochs)
+    schedule: Literal["cosine", "step"] = "cosine"
     # lr at the end of the cosine
     min_lr: float = 0.0
+    # passes before the step schedule's drop, warm-up counted (SimMIM 700)
+    lr_drop_epochs: float = 0.0
     # share of the full rate at which warm-up starts (MAE 0, PixMIM 1e-4 or 1e-9)
     warmup_start: float = 0.0
     # not applied to vectors and biases
@@ -176,6 +202,11 @@ class OptimConfig:
     eps: float = 1e-8
     # decay cls_token and mask_token too (MAE does, mmselfsup does not)
     decay_tokens: bool = True
+    # gradients of a greater norm are scaled down to it (SimMIM 5); 0 = none are
+    clip_grad: float = 0.0
+    # do as SimMIM's code does where it means otherwise: the cosine counts from the first step, warm-up too, a
+    # step has the rate of the one before, and position tables (a ViT's mask token too) decay
+    published_slips: bool = False
     # samples of one optimizer step, over all ranks
     global_batch: int = 4096
     # samples of one forward and backward on one rank; 0 = global_batch / ranks
@@ -194,7 +225,12 @@ class OptimConfig:
         )
         _need(self.base_lr > 0, "optim.base_lr", self.base_lr, "above 0")
         _need(0 <= self.warmup_start <= 1, "optim.warmup_start", self.warmup_start, "0 to 1")
+        _need(self.lr_batch >= 1, "optim.lr_batch", self.lr_batch, "at least 1 sample")
         _need(self.min_lr >= 0, "optim.min_lr", self.min_lr, "0 or more")
+        drop = self.lr_drop_epochs
+        legal = f"above optim.warmup_epochs ({self.warmup_epochs:g}) with optim.schedule step"
+        _need(self.schedule == "cosine" or drop > self.warmup_epochs, "optim.lr_drop_epochs", drop, legal)
+        _need(self.clip_grad >= 0, "optim.clip_grad", self.clip_grad, "0 (off) or more")
         _need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         _need(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "0 to below 1")
         _need(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 to below 1")
@@ -206,7 +242,7 @@ class OptimConfig:
     @property
     def lr(self) -> float:
         """Rate after warm-up."""
-        return self.base_lr * self.global_batch / 256
+        return self.base_lr * self.global_batch / self.lr_batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,6 +324,10 @@ class Config:
         unit = self.model.mask_unit
         legal = f"a divisor of the image's {self.grid} patches a side"
         _need(self.grid % unit == 0, "model.mask_unit", unit, legal)
+        if self.model.method.startswith("simmim-swin"):
+            merged = 2 ** (len(self.model.depths) - 1)
+            legal = f"a multiple of {merged} patches, what the last stage merges into one a side"
+            _need(self.grid % merged == 0, "data.size", size, legal)
         units = self.patches // unit**2
         legal = f"a ratio that keeps 1 to {units - 1} of {units} mask units"
         _need(0 < self.keep < self.patches, "model.mask_ratio", self.model.mask_ratio, legal)

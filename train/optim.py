@@ -7,15 +7,24 @@ from torch import nn
 
 from turbomim.train.config import OptimConfig
 
+# parts of names: where tokens are to each other, and how sharply they attend
+POSITIONS = ("relative_position_bias_table", "cpb_mlp", "logit_scale")
 
-def decayed(name: str, param: torch.Tensor, decay_tokens: bool) -> bool:
-    """Whether weight decay applies: not to vectors and biases.
 
-    To cls_token and mask_token as MAE does, unless told.
+def decayed(name: str, param: torch.Tensor, decay_tokens: bool, slips: tuple[str, ...] = ()) -> bool:
+    """Whether weight decay applies: not to vectors, biases and POSITIONS.
 
-    Source: timm's rule (no decay iff 1-D or name ends in .bias), 167 and 85 tensors of ViT-B.
+    To cls_token and mask_token as MAE does, unless told.  slips: parts of names that it applies to all the
+    same.
+
+    Source: timm's rule (no decay iff 1-D or name ends in .bias), 167 and 85 tensors of ViT-B; POSITIONS are
+    the names that Swin's code spares, or in SimMIM means to.
     """
     if param.ndim <= 1 or name.endswith(".bias"):
+        return False
+    if any(part in name for part in slips):
+        return True
+    if any(part in name for part in POSITIONS):
         return False
     return decay_tokens or not name.endswith(("cls_token", "mask_token"))
 
@@ -23,8 +32,9 @@ def decayed(name: str, param: torch.Tensor, decay_tokens: bool) -> bool:
 def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
     """Fused AdamW over the trainable parameters in two groups, [decayed, not decayed]."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    with_decay = [p for n, p in named if decayed(n, p, optim.decay_tokens)]
-    without = [p for n, p in named if not decayed(n, p, optim.decay_tokens)]
+    slips: tuple[str, ...] = getattr(model, "published_slips", ()) if optim.published_slips else ()
+    with_decay = [p for n, p in named if decayed(n, p, optim.decay_tokens, slips)]
+    without = [p for n, p in named if not decayed(n, p, optim.decay_tokens, slips)]
     groups = [
         {"params": with_decay, "weight_decay": optim.weight_decay},
         {"params": without, "weight_decay": 0.0},

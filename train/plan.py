@@ -31,7 +31,7 @@ class Plan:
         return (
             f"effective batch {self.global_batch} = {self.micro_batch} x {self.micro_steps} x {self.world} "
             f"(micro-batch x accumulation x ranks); lr {optim.lr:g} = {optim.base_lr:g} x "
-            f"{self.global_batch}/256; "
+            f"{self.global_batch}/{optim.lr_batch}; "
             f"{self.steps} steps = {optim.epochs:g} epochs of {self.samples} samples"
         )
 

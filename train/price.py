@@ -83,7 +83,7 @@ def rows(
             f"{plan.global_batch} = {plan.micro_batch} x {plan.micro_steps} x {plan.world} (micro-batch x "
             f"accumulation x ranks), {plan.local_batch} a rank",
         ),
-        ("learning rate", f"{optim.lr:g} = {optim.base_lr:g} x {plan.global_batch}/256"),
+        ("learning rate", f"{optim.lr:g} = {optim.base_lr:g} x {plan.global_batch}/{optim.lr_batch}"),
         ("steps", f"{plan.steps:,} = {optim.epochs:g} epochs"),
         ("rate", f"{rate:,.0f} img/s a GPU ({basis}), {rate * plan.world:,.0f} img/s in all"),
         ("time", f"{hours:,.1f} hours, {hours * plan.world:,.0f} GPU-hours"),

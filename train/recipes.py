@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from turbomim.train import recipes_convmae, recipes_lsmae, recipes_mff
+from turbomim.train import recipes_convmae, recipes_lsmae, recipes_mff, recipes_simmim
 from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, unknown
 
 Target = Literal["raw", "gaussian", "ideal"]
@@ -235,6 +235,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     **recipes_mff.RECIPES,
     **recipes_lsmae.RECIPES,
     **recipes_convmae.RECIPES,
+    **recipes_simmim.RECIPES,
 }
 
 

@@ -37,7 +37,7 @@ from turbomim.train.plan import Plan
 from turbomim.train.profiling import Profile, part
 from turbomim.train.rollback import MOST, check_rollbacks, roll_back
 from turbomim.train.saver import Saver
-from turbomim.train.schedule import lr_at
+from turbomim.train.schedule import lr_of_step
 from turbomim.train.sharding import shard, whole_weights
 from turbomim.train.show import FixedPictures
 from turbomim.train.signals import StopFlag, stop_flag
@@ -161,7 +161,8 @@ class Run:
         )
 
     def _train(self, flag: StopFlag) -> Outcome:
-        step = Step(self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps)
+        clip = self.config.optim.clip_grad
+        step = Step(self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps, clip)
         loader = self.world.together(
             lambda: open_loader(
                 self.config,
@@ -207,7 +208,7 @@ class Run:
                     self._save(window)
                 return True
             assert batches[0].position == self.position + self.world.rank * self.plan.local_batch
-            lr = lr_at(self.position / self.plan.samples, self.config.optim)
+            lr = lr_of_step(self.step, self.plan.samples, self.config.optim)
             window.add(waited, *self._step(step, batches, lr))
             profile.end(loader.stats)
             self.step += 1

@@ -15,15 +15,27 @@ def total_steps(epochs: float, samples: int, global_batch: int) -> int:
     return math.ceil(epochs * samples / global_batch)
 
 
-def lr_at(epoch: float, optim: OptimConfig) -> float:
-    """Rate at a fractional epoch: linear warm-up from warmup_start * lr, then cosine to min_lr.
+def lr_of_step(step: int, samples: int, optim: OptimConfig) -> float:
+    """Rate of an optimizer step, the first being 0, of a split of `samples` samples.
 
-    Evaluated before every optimizer step at epoch = step * global_batch / samples.
-    Source: the published MAE schedule; warmup_start > 0 is mmselfsup's start factor.
+    With published_slips that of the step before: SimMIM's loop sets the rate after the step.
+    """
+    shown = max(step - 1, 0) if optim.published_slips else step
+    return lr_at(shown * optim.global_batch / samples, optim)
+
+
+def lr_at(epoch: float, optim: OptimConfig) -> float:
+    """Rate at a fractional epoch: linear warm-up from warmup_start * lr, then cosine to min_lr, or one drop.
+
+    Source: the published MAE schedule; warmup_start > 0 is mmselfsup's start factor; the drop and, with
+    published_slips, the cosine of all epochs that warm-up covers the start of are SimMIM's.
     """
     if epoch < optim.warmup_epochs:
         start = optim.warmup_start
         return optim.lr * (start + (1 - start) * epoch / optim.warmup_epochs)
-    span = max(optim.epochs - optim.warmup_epochs, 1e-12)
-    done = min((epoch - optim.warmup_epochs) / span, 1.0)
+    if optim.schedule == "step":
+        return optim.lr * (0.1 if epoch >= optim.lr_drop_epochs else 1.0)
+    first = 0.0 if optim.published_slips else optim.warmup_epochs
+    span = max(optim.epochs - first, 1e-12)
+    done = min((epoch - first) / span, 1.0)
     return optim.min_lr + (optim.lr - optim.min_lr) * 0.5 * (1 + math.cos(math.pi * done))

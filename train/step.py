@@ -47,8 +47,10 @@ class Step:
         config: StepConfig,
         world: World,
         micro_steps: int,
+        clip_grad: float = 0.0,
     ) -> None:
         self.optimizer, self.config, self.world, self.micro_steps = optimizer, config, world, micro_steps
+        self.clip_grad = clip_grad
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.loss_fn: nn.Module = model
         self.bfloat16 = uses_bfloat16(config, world.device)
@@ -78,7 +80,7 @@ class Step:
     def __call__(self, batches: Iterable[Batch], lr: float) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step.
 
-        Returns (loss, gradient norm, skipped), () float32 on the device, equal on every rank.
+        Returns (loss, gradient norm before clipping, skipped), () float32 on the device, equal on every rank.
 
         A step whose loss or gradient is not finite leaves weights and moments untouched and returns skipped =
         1.
@@ -101,6 +103,10 @@ class Step:
             skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
+            if self.clip_grad:
+                # the fused kernel divides gradients by it; as torch's clip_grad_norm_ with its 1e-6
+                scale = ((norm + 1e-6) / self.clip_grad).clamp(min=1)
+                self.optimizer.grad_scale = scale  # type: ignore[attr-defined]
             # the fused kernel reads this flag on the device and leaves weights, moments and step count alone
             self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
             self.optimizer.step()

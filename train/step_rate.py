@@ -47,7 +47,8 @@ def step_rate(config: Config, seconds: float) -> StepRate:
     world = World(rank=0, size=1, device=choose_device(config.step.device, 0))
     batches = first_batches(config, world)
     model = make_model(config).to(world.device)
-    step = Step(model, make_optimizer(model, config.optim), config.step, world, len(batches))
+    optimizer, clip = make_optimizer(model, config.optim), config.optim.clip_grad
+    step = Step(model, optimizer, config.step, world, len(batches), clip)
     for _ in range(WARM):
         loss, _, _ = step(batches, config.optim.lr)
     # reading a number waits for the device

@@ -13,6 +13,14 @@ METHODS: Final[dict[str, type[MAE]]] = {
     "mae": MAE,
     "mff": MFF,
     "convmae": ConvMAE,
+from turbomim.train.models.simmim import SimMIM
+from turbomim.train.models.simmim_swin import SimMIMSwin, SimMIMSwinV2
+
+METHODS: Final[dict[str, type[MAE]]] = {
+    "mae": MAE,
+    "simmim": SimMIM,
+    "simmim-swin": SimMIMSwin,
+    "simmim-swinv2": SimMIMSwinV2,
 }
 
 

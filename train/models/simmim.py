@@ -1,0 +1,183 @@
+"""SimMIM: every token goes through the encoder, masked ones as one learnt token; a linear head; L1 on pixels.
+
+Exact but shorter than the published form: only visible patches are embedded, since a masked one's embedding
+is replaced anyway.  Its divisor, the number of masked pixels plus 1e-5, is here that number.  Left out: the
+drop path of 0.1 in the ViT's and SwinV2's runs.  The encoder is timm's Beit with a shared bias of relative
+positions, and its names.
+Source: arXiv:2111.09886 and microsoft/SimMIM.
+
+Shapes: B batch, N patches, K kept, M masked, T tokens with the class token, L tokens of the head, D encoder
+width, A heads, P values of a patch, V values that the head makes of a token.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.beit import Block, RelativePositionBias
+from torch import Tensor, nn
+
+from turbomim.kernels.linear import linear
+from turbomim.kernels.masked_loss import masked_l1
+from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.vit import LAYER_NORM, block_flops
+from turbomim.train.models.window_target import window_normalised
+
+
+class SimMIM(MAE):
+    """Images in, masked-patch loss out; the encoder a ViT."""
+
+    decoder_names = ("mask_token", "decoder.")
+    # parts of the names that the published code decays and means to spare
+    published_slips: tuple[str, ...] = ("mask_token", "relative_position_bias_table")
+    # patches a side that one token of the encoder's output stands for
+    merged = 1
+
+    def make_encoder(self, config: Config) -> None:
+        """Add the encoder's parameters, named as in timm's Beit; no absolute positions."""
+        model = config.model
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, model.width))
+        self.patch_embed = PatchEmbed(config.data.size, model.patch, 3, model.width)
+        self.rel_pos_bias = RelativePositionBias((self.grid, self.grid), model.heads)
+        self.blocks = nn.ModuleList(
+            # timm's annotation asks for a class; its code calls whatever it gets
+            Block(model.width, model.heads, qkv_bias=True, init_values=0.1, norm_layer=LAYER_NORM)  # type: ignore[arg-type]
+            for _ in range(model.depth)
+        )
+        self.norm = LAYER_NORM(model.width)
+
+    def make_decoder(self, config: Config) -> None:
+        """Add the mask token and the head, whose output channels are (colour, row, column) of its pixels."""
+        self.norm_window = config.model.norm_window
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.model.width))
+        pixels = self.merged * self.patch
+        # a convolution in a sequence for the published name and shape
+        self.decoder = nn.Sequential(nn.Conv2d(self.norm.normalized_shape[0], 3 * pixels**2, kernel_size=1))
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the published initial weights; norms, biases of positions and layer scales are constants."""
+        weights: list[Tensor] = [self.cls_token, self.mask_token]
+        for module in (self.patch_embed.proj, *self.blocks.modules()):
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                weights.append(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for weight in weights:
+            nn.init.trunc_normal_(weight, std=0.02, a=-0.02, b=0.02, generator=generator)
+        for number, block in enumerate(self.blocks, start=1):
+            assert isinstance(block, Block)
+            for layer in (block.attn.proj, block.mlp.fc2):
+                layer.weight.div_(math.sqrt(2 * number))
+        initialise_convolution(self.decoder[0], generator)
+
+    def patchify(
+        self, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As MAE's; with norm_window the targets (B, M, P) are cut from an image normalised by windows."""
+        visible_BKP, target_BMP = super().patchify(images_BHWC, ids_keep_BK, ids_mask_BM)
+        if self.norm_window:
+            every_BN = self._every(images_BHWC)
+            _, whole_BNP = self._patches(images_BHWC, every_BN[:, :1].contiguous(), every_BN, self.target)
+            whole_BNP = window_normalised(whole_BNP, self.grid, self.patch, self.norm_window)
+            target_BMP = of_patches(whole_BNP, ids_mask_BM).to(target_BMP.dtype)
+        return visible_BKP, target_BMP
+
+    def _every(self, images_BHWC: Tensor) -> Tensor:
+        """The numbers of all patches (B, N), in order."""
+        return torch.arange(self.patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
+
+    def _patches(
+        self, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_target_BM: Tensor, target: Target
+    ) -> tuple[Tensor, Tensor]:
+        """Normalised patches (B, K, P) and target patches (B, M, P), float32, none by its own statistics."""
+        return masked_patches(
+            images_BHWC,
+            ids_keep_BK,
+            ids_target_BM,
+            patch=self.patch,
+            target=target,
+            radius=self.radius,
+            norm_pix=False,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            dtype=torch.float32,
+        )
+
+    def every_token(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
+        """Patch tokens (B, N, D) in order: embeddings where patches are visible, else the mask token."""
+        # the stored weight is a convolution's (D, channel, row, column); patches are (row, column, channel)
+        weight_DP = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
+        bias_D = self.patch_embed.proj.bias
+        assert bias_D is not None
+        seen_BKD: Tensor = self.patch_embed.norm(linear(visible_BKP, weight_DP, bias_D))
+        tokens_BND = self.mask_token.to(seen_BKD.dtype).expand(len(seen_BKD), self.patches, -1)
+        return tokens_BND.scatter(1, ids_keep_BK[..., None].expand_as(seen_BKD), seen_BKD)
+
+    def forward_encoder(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
+        """Latent tokens (B, 1 + N, D) of every patch, class token first, after the final norm."""
+        tokens_BND = self.every_token(visible_BKP, ids_keep_BK)
+        cls_B1D = self.cls_token.to(tokens_BND.dtype).expand(len(tokens_BND), -1, -1)
+        tokens_BTD = torch.cat([cls_B1D, tokens_BND], dim=1)
+        bias_ATT = self.rel_pos_bias()
+        for block in self.blocks:
+            tokens_BTD = self._through(block, tokens_BTD, bias_ATT)
+        latent_BTD: Tensor = self.norm(tokens_BTD)
+        return latent_BTD
+
+    def features(self, images_BHWC: Tensor) -> Tensor:
+        """Tokens (B, prefix + N, D) of whole images as the trained encoder gives them, nothing masked.
+
+        The published linear probe of the ViT reads the mean patch token after the 8th block instead.
+        """
+        every_BN = self._every(images_BHWC)
+        visible_BNP, _ = self._patches(images_BHWC, every_BN, every_BN[:, :1].contiguous(), "raw")
+        return self.forward_encoder(visible_BNP, every_BN)
+
+    def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
+        """Predicted patches at ids_mask (B, M, P)."""
+        head, side, merged = self.decoder[0], self.grid // self.merged, self.merged
+        assert isinstance(head, nn.Conv2d) and head.bias is not None
+
+        def by_patch(rows: Tensor) -> Tensor:
+            """The head's rows from (colour, row, column) of its pixels to patches and their values."""
+            split = rows.reshape(3, merged, self.patch, merged, self.patch, -1)
+            return split.permute(1, 3, 2, 4, 0, 5).flatten(0, 4)
+
+        weight_VD, bias_V = by_patch(head.weight), by_patch(head.bias).flatten()
+        pred_BLV = linear(latent_BTD[:, self.prefix :], weight_VD, bias_V)
+        cells = pred_BLV.reshape(len(pred_BLV), side, side, merged, merged, -1).transpose(2, 3)
+        return of_patches(cells.reshape(len(pred_BLV), self.patches, -1), ids_mask_BM)
+
+    def blocks_to_split(self) -> list[nn.Module]:
+        """Blocks that FSDP2 gathers one at a time."""
+        return [*self.blocks]
+
+    @classmethod
+    def flops_per_image(cls, config: Config) -> float:
+        """As MAE's: what the textbook form needs, with every patch embedded and predicted."""
+        model, patches, values = config.model, config.patches, 3 * config.model.patch**2
+        ends = 2 * 2 * patches * values * model.width
+        return 3.0 * (ends + model.depth * block_flops(patches + 1, model.width))
+
+    def forward_loss(self, pred_BMP: Tensor, target_BMP: Tensor) -> Tensor:
+        """Mean over masked patches of the mean absolute error, () float32."""
+        return masked_l1(pred_BMP, target_BMP)
+
+
+def of_patches(whole_BNP: Tensor, ids_BM: Tensor) -> Tensor:
+    """The patches with these numbers (B, M, P)."""
+    return whole_BNP.gather(1, ids_BM[..., None].expand(-1, -1, whole_BNP.shape[2]))
+
+
+@torch.no_grad()
+def initialise_convolution(conv: nn.Module, generator: torch.Generator) -> None:
+    """Torch's default for a convolution, drawn from this generator."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    bound = 1 / math.sqrt(conv.weight[0].numel())
+    nn.init.uniform_(conv.weight, -bound, bound, generator=generator)
+    nn.init.uniform_(conv.bias, -bound, bound, generator=generator)

@@ -1,0 +1,110 @@
+"""SimMIM with Swin and SwinV2 encoders: timm's, with the mask token put in after the embedding's norm.
+
+Masks are of patches of 4 pixels, usually in units of 8 x 8, since a token of the last stage stands for 32
+pixels a side.  Names are timm's, in which a stage begins with the merging that the published ones end with.
+Source: arXiv:2111.09886, arXiv:2111.09883, microsoft/SimMIM and microsoft/Swin-Transformer.
+
+Shapes: B batch, N patches, K kept, H W rows and columns of tokens, L tokens of the last stage, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers.patch_embed import PatchEmbed
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, SwinTransformerStage
+from timm.models.swin_transformer_v2 import (
+    SwinTransformerV2,
+    SwinTransformerV2Block,
+    SwinTransformerV2Stage,
+)
+from torch import Tensor, nn
+
+from turbomim.train.config import Config
+from turbomim.train.models.simmim import SimMIM, initialise_convolution
+
+
+class SimMIMSwin(SimMIM):
+    """Images in, masked-patch loss out; the encoder a Swin transformer."""
+
+    prefix = 0
+    published_slips: tuple[str, ...] = ("relative_position_bias_table",)
+    transformer: type[SwinTransformer] | type[SwinTransformerV2] = SwinTransformer
+
+    def make_encoder(self, config: Config) -> None:
+        """Add the encoder's parameters, named as in timm."""
+        model = config.model
+        encoder = self.transformer(
+            img_size=config.data.size,
+            patch_size=model.patch,
+            num_classes=0,
+            embed_dim=model.width,
+            depths=tuple(model.depths),
+            num_heads=tuple(model.heads * 2**stage for stage in range(len(model.depths))),
+            window_size=model.window,
+            drop_path_rate=0.0,
+        )
+        assert isinstance(encoder.patch_embed, PatchEmbed) and isinstance(encoder.norm, nn.LayerNorm)
+        self.patch_embed, self.layers, self.norm = encoder.patch_embed, encoder.layers, encoder.norm
+        self.merged = 2 ** (len(model.depths) - 1)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the published initial weights; norms, SwinV2's scales and its q and v biases are constants."""
+        for module in self.layers.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for name, param in self.named_parameters():
+            if name.endswith("relative_position_bias_table"):
+                nn.init.trunc_normal_(param, std=0.02, generator=generator)
+        nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
+        initialise_convolution(self.patch_embed.proj, generator)
+        initialise_convolution(self.decoder[0], generator)
+
+    def forward_encoder(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
+        """Latent tokens (B, L, D) of the last stage, row-major, after the final norm."""
+        tokens_BND = self.every_token(visible_BKP, ids_keep_BK)
+        tokens_BHWD = tokens_BND.reshape(len(tokens_BND), self.grid, self.grid, -1)
+        for stage in self.layers:
+            assert isinstance(stage, SwinTransformerStage | SwinTransformerV2Stage)
+            tokens_BHWD = stage.downsample(tokens_BHWD)
+            for block in stage.blocks:
+                tokens_BHWD = self._through(block, tokens_BHWD)
+        latent_BLD: Tensor = self.norm(tokens_BHWD).flatten(1, 2)
+        return latent_BLD
+
+    def blocks_to_split(self) -> list[nn.Module]:
+        """Blocks that FSDP2 gathers one at a time."""
+        kinds = SwinTransformerBlock | SwinTransformerV2Block
+        return [module for module in self.layers.modules() if isinstance(module, kinds)]
+
+    @classmethod
+    def flops_per_image(cls, config: Config) -> float:
+        """As SimMIM's; attention is within windows, and four tokens are merged into one between stages."""
+        model, width, grid = config.model, config.model.width, config.grid
+        values = 3 * model.patch**2
+        forward = 2.0 * grid**2 * values * width
+        for stage, depth in enumerate(model.depths):
+            if stage:
+                width, grid = 2 * width, grid // 2
+                # from four tokens of half the width
+                forward += 2 * grid**2 * 2 * width * width
+            near = min(model.window, grid) ** 2
+            forward += depth * (24 * grid**2 * width**2 + 4 * grid**2 * near * width)
+        return 3.0 * (forward + 2 * width * values * config.patches)
+
+
+class SimMIMSwinV2(SimMIMSwin):
+    """The same with a SwinV2: norms after each branch, cosine attention, continuous position biases."""
+
+    published_slips = ("cpb_mlp", "logit_scale")
+    transformer = SwinTransformerV2
+
+    def make_encoder(self, config: Config) -> None:
+        """Add the encoder's parameters, named as in timm."""
+        super().make_encoder(config)
+        for module in self.layers.modules():
+            if isinstance(module, nn.ReLU):
+                # what our linear layers return must not be changed in place
+                module.inplace = False
