@@ -5,9 +5,9 @@ after the final norm; an eps of 1e-6 in an embedding's or a block's norm; a stri
 the masked cells; no positions in stage 3; stage 2 at the places of stage 1; a quarter taken twice; images
 repeated in another order than masks.  `test_places_are_the_upsampled_mask`: cells column by column.
 `test_features_…`: with the fusion.  `test_parameters_…`: a fusion left in the encoder.
-`test_initialisation`: no Xavier in patch_embed3; depthwise weights drawn by torch's own generator.  `test_fast_masks_…`: quarters
-rolled the other way.  `test_masked_pixels_…`: masked patches read.  `test_operations_…`: depthwise
-convolutions, or all of MAE after the patches, counted once for four masks.
+`test_initialisation`: no Xavier in patch_embed3; depthwise weights drawn by torch's own generator.
+`test_fast_masks_…`: quarters rolled the other way.  `test_masked_pixels_…`: masked patches read.
+`test_operations_…`: depthwise convolutions, or all of MAE after the patches, counted once for four masks.
 """
 
 from __future__ import annotations

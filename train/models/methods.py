@@ -8,16 +8,13 @@ from turbomim.train.config import Config, unknown
 from turbomim.train.models.convmae import ConvMAE
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.mff import MFF
-
-METHODS: Final[dict[str, type[MAE]]] = {
-    "mae": MAE,
-    "mff": MFF,
-    "convmae": ConvMAE,
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.simmim_swin import SimMIMSwin, SimMIMSwinV2
 
 METHODS: Final[dict[str, type[MAE]]] = {
     "mae": MAE,
+    "mff": MFF,
+    "convmae": ConvMAE,
     "simmim": SimMIM,
     "simmim-swin": SimMIMSwin,
     "simmim-swinv2": SimMIMSwinV2,
