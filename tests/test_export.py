@@ -1,18 +1,25 @@
-"""The exported encoder: timm loads it by the printed call, and its features are ours."""
+"""What is exported: timm loads the encoder by the printed call, and its features are ours; others' files are
+theirs.
+
+Planted bugs and the test that fails on each: PLANTED
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from foreign_names import DECODER, ENCODER, weights
 from safetensors.torch import load_file, save_file
+from test_cli import call
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig
-from turbomim.train.export import check, create_call, export_encoder
+from turbomim.train.export import check, check_method, create_call, export_encoder, write_full
 from turbomim.train.models.mae import MAE
 
 CONFIG = Config(
@@ -76,3 +83,88 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not take it: .*norm.weight") as error:
         check(path, CONFIG)
     assert "\n" not in str(error.value)
+
+
+def of_method(method: str) -> Config:
+    return dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, method=method))
+
+
+def test_an_encoder_that_timm_has_not_is_written_all_the_same(tmp_path: Path) -> None:
+    """With its own names; timm is not asked, so that such a run can end."""
+    model = MAE(CONFIG)
+    model.blocks = torch.nn.ModuleList([torch.nn.Conv2d(3, 4, 5)])
+    with pytest.raises(UserError, match="does not take it"):
+        export_encoder(model, CONFIG, tmp_path)
+    path = export_encoder(model, of_method("convmae"), tmp_path)
+    assert load_file(path)["blocks.0.weight"].shape == (4, 3, 5, 5)
+    card = json.loads((tmp_path / "encoder.json").read_text())
+    assert card["load"] is None and card["timm"] is None and card["method"] == "convmae"
+
+
+@pytest.mark.parametrize(("to", "method"), [("timm", "convmae"), ("mae", "mff"), ("mmselfsup", "simmim")])
+def test_a_program_without_the_method_is_refused(to: str, method: str) -> None:
+    with pytest.raises(UserError, match=f"{to} has no model of method {method}") as error:
+        check_method(of_method(method), to)
+    assert ("; timm and mmselfsup have;" in str(error.value)) == (method == "mff")
+    check_method(of_method("mff"), "mmselfsup")
+
+
+@pytest.mark.parametrize(("to", "key"), [("mae", "model"), ("mmselfsup", "state_dict")])
+def test_full_files_hold_tensors_alone_and_no_more_than_those(tmp_path: Path, to: str, key: str) -> None:
+    """Whoever loads them needs nothing but torch, and a slice of a large tensor takes no large file."""
+    model = MAE(CONFIG)
+    model.cls_token = torch.nn.Parameter(torch.zeros(1, 1, 48 * 10**5)[..., :48])
+    path = tmp_path / "x.pth"
+    assert write_full(model, to, path) == len(model.state_dict())
+    tree = torch.load(path, weights_only=True)
+    assert list(tree) == [key] and {t.dtype for t in tree[key].values()} == {torch.float32}
+    assert path.stat().st_size < 4 * 1.2 * sum(t.numel() for t in tree[key].values()) + 50_000
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": weights(ENCODER + DECODER)}, "file.pth")
+    assert call(monkeypatch, "import", "file.pth", "--from", "mae", "--run.name", "r") == 0
+    capsys.readouterr()
+    assert call(monkeypatch, "export", "runs/r", "--to", "timm", "--out", "new/small.safetensors") == 0
+    said = capsys.readouterr().out
+    encoder = eval(said.split("; ", 1)[1], {"timm": timm})
+    expected = weights(ENCODER + DECODER)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.state_dict().items())
+    assert sorted(p.name for p in Path("new").iterdir()) == ["small.json", "small.safetensors"]
+    for to, key in (("mae", "model"), ("mmselfsup", "state_dict")):
+        assert call(monkeypatch, "export", "runs/r", "--to", to) == 0
+        said = capsys.readouterr().out
+        count = len(ENCODER + DECODER)
+        assert said == f"runs/r/export/{to}.pth: step 0; {count} tensors, torch.load(FILE)[{key!r}]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["export", "/nowhere", "--to", "timm"], 1, "/nowhere is not a run"),
+        (["export", "/nowhere", "--to", "mae", "--out", "a.safetensors"], 2, "ends in .pth or .pt"),
+        (["export", "/nowhere", "--to", "timm", "--out", "a.pth"], 2, "ends in .safetensors"),
+        (["export", "/nowhere", "--to", "tim"], 2, "invalid choice 'tim'"),
+        (["export", "/nowhere"], 2, "--to"),
+        (["import", "/nowhere", "--from", "mae", "--run.name", "r"], 1, "/nowhere is not a file"),
+        (["import", "/nowhere", "--from", "beit", "--run.name", "r"], 2, "invalid choice 'beit'"),
+        (["import", "--help"], 0, "--from"),
+        (["export", "--help"], 0, "--out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_words_of_import_and_export(
+    words: list[str],
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert call(monkeypatch, *words) == code
+    out, err = capsys.readouterr()
+    assert message in out + err
+    assert err.count("\n") == (code != 0) and "Traceback" not in err

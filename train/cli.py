@@ -34,6 +34,10 @@ USAGE = """usage: turbomim COMMAND …
   recipes                       the recipes, with their sources, results, FLOPs and assumed hours
   show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
   eval knn|linear RUN           what the encoder's features are worth, beside untrained ones and raw pixels
+  import FILE --from mae|mmselfsup|mff|simmim|convmae|lsmae [--recipe NAME] --run.name NAME
+                                begin a run with another program's weights
+  export RUN --to timm|mae|mmselfsup [--out FILE]
+                                a run's weights as other programs load them
   tune loader|step|kernels      measure this machine's best settings
   bench loader|kernels|step|train|all|report
                                 measure against others; report: tables and a plot of the results
@@ -80,8 +84,8 @@ def read_yaml(path: str, base: Config) -> Config:
     return from_dict(values or {}, base, path)
 
 
-def read_flags(argv: list[str], base: Config) -> Config:
-    """`base` with --section.key VALUE pairs laid over it.  Errors are one line, as those of a file."""
+def flag_values(argv: list[str]) -> dict[str, dict[str, object]]:
+    """--section.key VALUE pairs as config.from_dict takes them.  Raises UsageError for anything else."""
     values: dict[str, dict[str, object]] = {}
     words = iter(argv)
     for word in words:
@@ -95,7 +99,7 @@ def read_flags(argv: list[str], base: Config) -> Config:
         if value is None:
             raise UsageError(f"{flag} needs a value")
         values.setdefault(section, {})[key] = value
-    return from_dict(values, base, "flags")
+    return values
 
 
 def parse_config(argv: list[str]) -> tuple[Config, bool]:
@@ -113,7 +117,7 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     base = recipe(argv.pop(0))
     if file is not None:
         base = read_yaml(file, base)
-    return read_flags(argv, base), dry_run
+    return from_dict(flag_values(argv), base, "flags"), dry_run
 
 
 def _demo(argv: list[str]) -> None:
@@ -147,6 +151,18 @@ def _eval(argv: list[str]) -> None:
     from turbomim.train import eval_command
 
     _verb("eval", {"knn": eval_command.knn_command, "linear": eval_command.linear_command}, argv)
+
+
+def _import(argv: list[str]) -> None:
+    from turbomim.train import import_command
+
+    import_command.command(argv)
+
+
+def _export(argv: list[str]) -> None:
+    from turbomim.train import export_command
+
+    export_command.command(argv)
 
 
 def _bench(argv: list[str]) -> None:
@@ -239,6 +255,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "recipes": _recipes,
     "show": _show,
     "eval": _eval,
+    "import": _import,
+    "export": _export,
     "tune": _tune,
     "bench": _bench,
     "doctor": _doctor,

@@ -1,7 +1,8 @@
-"""The pre-trained encoder as a file that timm loads."""
+"""A run's weights as files of other programs: the encoder for timm, the whole model for MAE and mmselfsup."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,21 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from turbomim import __version__
+from turbomim.pipeline.durable import write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.foreign import to_mmselfsup
 from turbomim.train.models.mae import MAE
 
 # any plain timm ViT name will do: the keyword arguments below replace its sizes
 TIMM_NAME = "vit_base_patch16_224"
+# methods that a program has a model of
+METHODS_OF = {"timm": ("mae", "mff"), "mae": ("mae",), "mmselfsup": ("mae", "mff")}
+# where a program's file has its weights
+WRAPPERS = {"mae": "model", "mmselfsup": "state_dict"}
 
 
 def timm_arguments(config: Config) -> dict[str, Any]:
@@ -39,30 +47,73 @@ def create_call(config: Config, path: Path) -> str:
 
 
 def export_encoder(model: MAE, config: Config, folder: Path) -> Path:
-    """Write encoder.safetensors (timm's names, float32) and encoder.json, and load it back with timm.
+    """Write encoder.safetensors and encoder.json into a folder, as `write_encoder` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "encoder.safetensors"
+    write_encoder(model, config, path)
+    return path
 
+
+def write_encoder(model: MAE, config: Config, path: Path) -> None:
+    """Write the encoder in float32, with a .json beside it, and load it back with timm.
+
+    A method whose encoder is no plain ViT has its own published names, and timm is not asked.
     Raises UserError if timm does not take every tensor.
     """
     weights = {
-        name: tensor.detach().cpu().float().contiguous()
-        for name, tensor in model.state_dict().items()
+        name: tensor
+        for name, tensor in whole_model(model).items()
         if not name.startswith(model.decoder_names)
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "encoder.safetensors"
-    temporary = folder / ".tmp-encoder.safetensors"
+    temporary = path.with_name(f".tmp-{path.name}")
     save_file(weights, temporary, metadata={"format": "pt", "turbomim": __version__})
     temporary.replace(path)
+    plain = config.model.method in METHODS_OF["timm"]
     card = {
-        "load": create_call(config, path),
-        "timm": {"name": TIMM_NAME, **timm_arguments(config)},
+        "load": create_call(config, path) if plain else None,
+        "timm": {"name": TIMM_NAME, **timm_arguments(config)} if plain else None,
+        "method": config.model.method,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "turbomim": __version__,
     }
-    (folder / "encoder.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    check(path, config)
-    return path
+    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    if plain:
+        check(path, config)
+
+
+def write_full(model: MAE, to: str, path: Path) -> int:
+    """Write encoder and decoder as `mae` or `mmselfsup` names them, tensors alone; returns how many."""
+    weights = whole_model(model)
+    content = io.BytesIO()
+    torch.save({WRAPPERS[to]: weights if to == "mae" else to_mmselfsup(weights)}, content)
+    write_durably(path, content.getvalue())
+    return len(weights)
+
+
+def whole_model(model: MAE) -> dict[str, Tensor]:
+    """Every tensor of a model in host memory, numbers as float32, each with a storage of its own."""
+    return {
+        name: tensor.detach().to(
+            "cpu",
+            torch.float32 if tensor.is_floating_point() else tensor.dtype,
+            copy=True,
+            memory_format=torch.contiguous_format,
+        )
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def check_method(config: Config, to: str) -> None:
+    """Raise UserError if a program has no model of a run's method."""
+    method = config.model.method
+    if method not in METHODS_OF[to]:
+        fitting = [name for name, methods in METHODS_OF.items() if method in methods]
+        have = f"; {' and '.join(fitting)} have" if fitting else ""
+        raise UserError(
+            f"--to {to}: {to} has no model of method {method}{have}; the weights with their published names "
+            "are in RUN/ckpt/…/model.safetensors"
+        )
 
 
 def check(path: Path, config: Config) -> torch.nn.Module:

@@ -66,8 +66,10 @@ def _prepare(
     rundir.check_same(folder, config)
     found, damaged = checkpoint.newest(folder / "ckpt")
     if found is not None:
-        theirs, ours = checkpoint.read_state(found).fingerprint, split.manifest.fingerprint
-        if theirs != ours:
+        state, ours = checkpoint.read_state(found), split.manifest.fingerprint
+        theirs = state.fingerprint
+        # imported weights have seen no data: `turbomim import` leaves the fingerprint to the first run
+        if theirs != ours and (theirs or state.step):
             raise UserError(
                 f"{split.path} is not the data set of {found} (fingerprint {ours[:12]}, the checkpoint's is "
                 f"{theirs[:12]}): give the same shards, or another --run.name"

@@ -43,7 +43,8 @@ def roll_back(folder: Path, good: int, config: Config, model: MAE, optimizer: to
 
     Every rank calls it.  Raises UserError if the checkpoint is not whole.
     """
-    if good:
+    # imported weights are the start of their run, and a checkpoint
+    if good or (folder / "step-00000000").exists():
         path = checkpoint.at_step(folder, good)
         checkpoint.load(path, model, optimizer)
         return str(path)

@@ -1,0 +1,507 @@
+"""`turbomim import`: every tensor of another program's checkpoint in its place, and a run that goes on.
+
+Names and shapes of the other programs are written out in foreign_names.py.  Planted bugs and the test that
+fails on each: PLANTED
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from foreign_names import (
+    DECODER,
+    DECODER_HEADS,
+    DEPTH,
+    ENCODER,
+    HEADS,
+    MFF,
+    NARROW,
+    PATCH,
+    SHALLOW,
+    SIZE,
+    TOKENS,
+    WIDTH,
+    weights,
+)
+from runs import config_for, outcome, quiet, run
+from safetensors.torch import load_file, save_file
+from test_cli import call
+from torch import Tensor
+
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.pack import make_shards
+from turbomim.train import checkpoint
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, to_dict
+from turbomim.train.features import load_run
+from turbomim.train.foreign import FORMATS, from_lsmae, to_mmselfsup
+from turbomim.train.foreign_sizes import sizes
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+from turbomim.train.models.vit import sincos_positions
+from turbomim.train.optim import make_optimizer
+from turbomim.train.pretrain import _prepare, pretrain
+from turbomim.train.rollback import roll_back
+
+FULL = ENCODER + DECODER
+OURS = {name for name, _, _ in FULL}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs go to the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def save(tree: object, name: str = "file.pth") -> str:
+    torch.save(tree, name)
+    return name
+
+
+def imported(name: str = "r") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = load_file(f"runs/{name}/ckpt/step-00000000/model.safetensors")
+    return found
+
+
+def import_file(monkeypatch: pytest.MonkeyPatch, file: str, form: str, *more: str) -> int:
+    return call(monkeypatch, "import", file, "--from", form, "--run.name", "r", *more)
+
+
+def flags_of(config: Config) -> list[str]:
+    """Every setting as a flag."""
+    return [f"--{s}.{key}={value}" for s, values in to_dict(config).items() for key, value in values.items()]
+
+
+def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Names and bits."""
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+
+
+def test_mae_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = weights(FULL)
+    assert import_file(monkeypatch, save({"model": theirs, "epoch": 799}), "mae") == 0
+    said = capsys.readouterr().out
+    assert f"with {len(FULL)} of {len(FULL)} tensors" in said
+    assert "unexpected 0, of another shape 0, missing 0" in said and "no decoder" not in said
+    same(imported(), theirs)
+    model = load_run(Path("runs/r"))[0].model
+    assert (model.patch, model.width, model.depth, model.heads) == (PATCH, WIDTH, DEPTH, HEADS)
+    assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (NARROW, SHALLOW, DECODER_HEADS)
+    assert call(monkeypatch, "export", "runs/r", "--to", "mae") == 0
+    same(torch.load("runs/r/export/mae.pth", weights_only=True)["model"], theirs)
+
+
+def test_mmselfsup_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs, ours = weights(FULL, theirs=True), weights(FULL)
+    others = {
+        "target_generator.low_pass_filter": torch.ones(3, SIZE, SIZE),
+        "data_preprocessor.mean": torch.ones(3, 1, 1),
+        "data_preprocessor.std": torch.ones(3, 1, 1),
+    }
+    file = save({"meta": {"epoch": 300}, "state_dict": {**theirs, **others}, "optimizer": {"state": {}}})
+    assert import_file(monkeypatch, file, "mmselfsup") == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in others)
+    same(imported(), ours)
+    assert json.loads(Path("runs/r/import.json").read_text())["dropped"] == list(others)
+    config = load_run(Path("runs/r"))[0]
+    assert config.model.target == "ideal" and not config.optim.decay_tokens
+    assert call(monkeypatch, "export", "runs/r", "--to", "mmselfsup", "--out", "out.pt") == 0
+    same(torch.load("out.pt", weights_only=True)["state_dict"], theirs)
+
+
+def test_mff_names_both_ways() -> None:
+    theirs, ours = weights(FULL + MFF, theirs=True), weights(FULL + MFF)
+    same(FORMATS["mff"].ours(theirs), ours)
+    same(to_mmselfsup(ours), theirs)
+
+
+def test_lsmae_has_mask_units_and_may_have_no_bias_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = weights(FULL)
+    theirs: dict[str, Tensor] = {}
+    for name, tensor in ours.items():
+        if name.endswith("attn.qkv.bias"):
+            query, key, value = tensor.chunk(3)
+            key.zero_()
+            stem = name.removesuffix("qkv.bias")
+            theirs |= {f"{stem}q_bias": query.clone(), f"{stem}v_bias": value.clone()}
+        else:
+            theirs[name] = tensor
+    same(from_lsmae(ours), ours)
+    assert import_file(monkeypatch, save({"model": theirs}), "lsmae") == 0
+    same(imported(), ours)
+    assert load_run(Path("runs/r"))[0].model.mask_unit == 2
+
+
+def test_simmim_and_convmae_names() -> None:
+    """The encoder's prefix goes, tables that are computed may be left out, ConvMAE's names stay."""
+    theirs = {"encoder.blocks.0.attn.q_bias": torch.ones(3), "decoder.0.weight": torch.ones(2)}
+    assert set(FORMATS["simmim"].ours(theirs)) == {"blocks.0.attn.q_bias", "decoder.0.weight"}
+    assert set(FORMATS["convmae"].ours({"patch_embed1.proj.weight": torch.ones(1)})) == {
+        "patch_embed1.proj.weight"
+    }
+    # timm's Swin merges patches at the beginning of a stage
+    merging = {f"encoder.layers.{n}.downsample.norm.weight": torch.full((1,), n) for n in (0, 1, 2)}
+    moved = FORMATS["simmim"].ours({**merging, "encoder.layers.0.blocks.1.norm1.bias": torch.ones(1)})
+    assert set(moved) == {
+        "layers.0.blocks.1.norm1.bias",
+        *(f"layers.{n}.downsample.norm.weight" for n in (1, 2, 3)),
+    }
+    assert all(moved[f"layers.{n + 1}.downsample.norm.weight"] == n for n in (0, 1, 2))
+    assert sizes(moved) == {"model": {}, "data": {}}
+    table = torch.ones((2 * 14 - 1) ** 2 + 3, 12)
+    shapes = {
+        "cls_token": torch.ones(1, 1, 768),
+        "patch_embed.proj.weight": torch.ones(768, 3, 16, 16),
+        "rel_pos_bias.relative_position_bias_table": table,
+        "blocks.0.norm1.weight": torch.ones(768),
+        "blocks.1.norm1.weight": torch.ones(768),
+    }
+    assert sizes(shapes) == {
+        "model": {"patch": 16, "width": 768, "depth": 2, "heads": 12},
+        "data": {"size": 224},
+    }
+    convs = {
+        f"patch_embed{n}.proj.weight": torch.ones(8, 3, side, side) for n, side in ((1, 4), (2, 2), (3, 2))
+    }
+    blocks = {f"blocks{n}.{m}.norm1.weight": torch.ones(8) for n, m in ((1, 0), (3, 0), (3, 1))}
+    found = sizes({**convs, **blocks, "pos_embed": torch.ones(1, 196, 768)})
+    assert found == {"model": {"patch": 16, "width": 768, "depth": 2}, "data": {"size": 224}}
+
+
+def test_stored_position_embeddings_are_kept_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmselfsup's halves are swapped against ours: timm's ViT with the stored ones gives our features."""
+    theirs = weights(FULL, theirs=True)
+    halves = sincos_positions(WIDTH, SIZE // PATCH).chunk(2, dim=2)
+    theirs["backbone.pos_embed"] = torch.cat(halves[::-1], dim=2)
+    assert import_file(monkeypatch, save({"state_dict": theirs}), "mmselfsup") == 0
+    assert torch.equal(imported()["pos_embed"], theirs["backbone.pos_embed"])
+    _, model, _ = load_run(Path("runs/r"))
+    arguments: dict[str, Any] = {
+        "img_size": SIZE,
+        "patch_size": PATCH,
+        "embed_dim": WIDTH,
+        "depth": DEPTH,
+        "num_heads": HEADS,
+    }
+    encoder: Any = timm.create_model("vit_base_patch16_224", num_classes=0, **arguments)
+    encoder.load_state_dict({ours: theirs[other] for ours, other, _ in ENCODER})
+    images = torch.randint(0, 256, (2, SIZE, SIZE, 3), dtype=torch.uint8)
+    pixels = (images / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    with torch.no_grad():
+        expected = encoder.eval().forward_features(pixels.permute(0, 3, 1, 2))
+        torch.testing.assert_close(model.features(images), expected, rtol=1e-4, atol=1e-5)
+        model.pos_embed.copy_(torch.cat(halves, dim=2))
+        assert (model.features(images) - expected).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("form", ["mae", "mmselfsup"])
+def test_a_file_without_a_decoder_leaves_it_fresh(
+    form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = weights(ENCODER, theirs=form == "mmselfsup")
+    more = ["--model.decoder_width=96", "--model.decoder_depth", "2", "--model.decoder_heads=3"]
+    assert import_file(monkeypatch, save({"model": theirs}), form, *more) == 0
+    said = capsys.readouterr().out
+    assert f"with {len(ENCODER)} of {len(FULL)} tensors" in said and f"missing {len(DECODER)}" in said
+    assert "initial values for" in said and "decoder_blocks.N.mlp.fc1.weight (2)" in said
+    found, fresh = imported(), make_model(load_run(Path("runs/r"))[0]).state_dict()
+    decoder = {name for name, _, _ in DECODER}
+    same(found, {**{name: fresh[name] for name in decoder}, **weights(ENCODER)})
+
+
+def test_other_files_that_hold_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors, half precision, torch's old format, no wrapper, DDP's prefix."""
+    theirs = weights(FULL)
+    save_file(theirs, "a.safetensors")
+    torch.save(theirs, "b.pt", _use_new_zipfile_serialization=False)
+    torch.save({"model": {f"module.{name}": torch.nn.Parameter(t) for name, t in theirs.items()}}, "c.pth")
+    torch.save({name: tensor.half() for name, tensor in theirs.items()}, "d.pth")
+    for file in ("a.safetensors", "b.pt", "c.pth", "d.pth"):
+        assert call(monkeypatch, "import", file, "--from", "mae", f"--run.name={file[0]}") == 0
+    for name in "abc":
+        same(imported(name), theirs)
+    same(imported("d"), {name: tensor.half().float() for name, tensor in theirs.items()})
+
+
+def test_what_programs_leave_beside_weights_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments, settings and logs of classes that are not here, as MAE, SimMIM and mmengine save them."""
+    theirs = weights(FULL)
+    with monkeypatch.context() as patch:
+        for name in (
+            "yacs",
+            "yacs.config",
+            "mmengine",
+            "mmengine.logging",
+            "mmengine.logging.history_buffer",
+        ):
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        node = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+        log = type("HistoryBuffer", (), {"__module__": "mmengine.logging.history_buffer"})
+        patch.setattr(sys.modules["yacs.config"], "CfgNode", node, raising=False)
+        patch.setattr(sys.modules["mmengine.logging.history_buffer"], "HistoryBuffer", log, raising=False)
+        config, history = node({"MODEL": node({"TYPE": "vit"})}), log()
+        config.__dict__["__immutable__"] = True
+        history.__dict__.update(_max_length=10, _log_history=np.array([1.0, 2.0]), last=np.float64(3.0))
+        args = argparse.Namespace(lr=1e-3, output_dir=Path)
+        args.output_dir = "out"
+        beside = {"args": args, "config": config, "message_hub": {"loss": history}, "epoch": 7}
+        save({"model": theirs, **beside}, "new.pth")
+        torch.save({"model": theirs, **beside}, "old.pth", _use_new_zipfile_serialization=False)
+    for file in ("new", "old"):
+        assert call(monkeypatch, "import", f"{file}.pth", "--from", "mae", "--run.name", file) == 0
+        same(imported(file), theirs)
+    assert "yacs" not in sys.modules and "mmengine" not in sys.modules
+    assert not any("foreign_file" in str(allowed) for allowed in torch.serialization.get_safe_globals())
+
+
+def test_a_run_goes_on_from_the_imported_weights(trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Initial weights through a file: the run is that of the same weights without one, bit for bit."""
+    config = config_for(trees, Path("fresh"), optim={"epochs": 1.5})
+    run(config)
+    begun = dataclasses.replace(config, run=dataclasses.replace(config.run, folder="runs"))
+    file = save({"model": make_model(config).state_dict()})
+    assert call(monkeypatch, "import", file, "--from", "mae", *flags_of(begun)) == 0
+    run(begun)
+    assert outcome(Path("runs/r")) == outcome(Path("fresh/r"))
+    log = Path("runs/r/train.log").read_text()
+    assert "resumed from runs/r/ckpt/step-00000000: step 0 of" in log
+    other = dataclasses.replace(begun, run=dataclasses.replace(config.run, folder="other"))
+    seed = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=7))
+    file = save({"model": make_model(seed).state_dict()})
+    assert call(monkeypatch, "import", file, "--from", "mae", *flags_of(other)) == 0
+    run(other)
+    assert outcome(Path("other/r"))[1] != outcome(Path("fresh/r"))[1]
+
+
+def begin(monkeypatch: pytest.MonkeyPatch, trees: Path, seed: int = 7) -> Config:
+    """A run of `config_for` begun with the initial weights of another seed."""
+    config = config_for(trees, Path("runs"), optim={"epochs": 1.5})
+    seeded = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
+    file = save({"model": make_model(seeded).state_dict()})
+    assert call(monkeypatch, "import", file, "--from", "mae", *flags_of(config)) == 0
+    return config
+
+
+def test_the_first_run_says_what_the_data_is(
+    trees: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_shards(photo_folder, tmp_path / "other", samples_per_shard=5)
+    config = begin(monkeypatch, trees)
+    assert checkpoint.read_state(Path("runs/r/ckpt/step-00000000")).fingerprint == ""
+    # nothing was seen yet, so any data will do
+    data = dataclasses.replace(config.data, path=str(tmp_path / "other"))
+    pretrain(dataclasses.replace(config, data=data), console=quiet())
+    with pytest.raises(UserError, match="is not the data set of"):
+        pretrain(config, console=quiet())
+
+
+def test_only_an_import_may_lack_a_fingerprint(
+    trees: Path, monkeypatch: pytest.MonkeyPatch, tiny_split: Any
+) -> None:
+    config = begin(monkeypatch, trees)
+    with contextlib.ExitStack() as held:
+        found, _ = _prepare(Path("runs/r"), config, tiny_split, held)
+    assert found == "runs/r/ckpt/step-00000000"
+    state = dataclasses.replace(checkpoint.read_state(Path(found)), step=3, position=24)
+    model = make_model(config)
+    optimizer = make_optimizer(model, config.optim)
+    checkpoint.write(Path("runs/r/ckpt"), checkpoint.capture(model, optimizer, state), 2)
+    with contextlib.ExitStack() as held, pytest.raises(UserError, match="is not the data set of"):
+        _prepare(Path("runs/r"), config, tiny_split, held)
+
+
+def test_a_roll_back_to_the_start_is_to_the_imported_weights(
+    trees: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = begin(monkeypatch, trees)
+    model = make_model(config)
+    optimizer = make_optimizer(model, config.optim)
+    assert "step-00000000" in roll_back(Path("runs/r/ckpt"), 0, config, model, optimizer)
+    same(dict(model.state_dict()), imported())
+    assert {value["step"].item() for value in optimizer.state.values()} == {0}
+    assert not any(value["exp_avg_sq"].any() for value in optimizer.state.values())
+
+
+def test_everything_that_takes_a_run_takes_it(
+    trees: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(monkeypatch, trees)
+    words = ["--train", str(trees), "--test", str(trees), "--samples", "20"]
+    assert call(monkeypatch, "eval", "knn", "runs/r", *words) == 0
+    assert call(monkeypatch, "show", "runs/r", "--images", "1") == 0
+    assert call(monkeypatch, "export", "runs/r", "--to", "timm") == 0
+    said = capsys.readouterr()
+    assert "trained: mean of patch tokens" in said.out and "reconstruction-00000000.png" in said.out
+    assert "step 0; timm.create_model" in said.out and not said.err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
+    """One line with these parts, and no run."""
+    said = capsys.readouterr().err
+    assert said.startswith("turbomim: ") and said.count("\n") == 1 and "Traceback" not in said
+    assert all(part in said for part in parts), said
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "theirs", "form", "fitting"),
+    [
+        (FULL, True, "mae", "mmselfsup"),
+        (FULL, False, "mmselfsup", "mae or lsmae"),
+        (FULL + MFF, True, "mmselfsup", "mff"),
+        (FULL, True, "mff", "mmselfsup"),
+        (ENCODER, False, "simmim", "mae or lsmae"),
+        (FULL, False, "convmae", "mae or lsmae"),
+    ],
+)
+def test_a_wrong_format_names_the_right_one(
+    rows: list[Any],
+    theirs: bool,
+    form: str,
+    fitting: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = save({"model": weights(rows, theirs=theirs)})
+    assert import_file(monkeypatch, file, form) == 1
+    refused(capsys, f"{file} is not of --from {form}", f"those of {fitting}\n")
+
+
+def test_other_names_are_of_no_known_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save({"model": {"vit.embeddings.cls_token": torch.ones(1, 1, 8)}})
+    assert import_file(monkeypatch, file, "mae") == 1
+    refused(capsys, file, "no known program", "'vit.embeddings.cls_token'")
+    for form, sign in (("simmim", "encoder.mask_token"), ("convmae", "patch_embed1.proj.weight")):
+        assert import_file(monkeypatch, save({"model": {sign: torch.ones(1, 3, 4, 4)}}), form) == 2
+        refused(capsys, f"--from {form} needs --recipe NAME")
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (
+            ["--recipe", "cifar10-vit-t4"],
+            ["model.patch 4", "model.depth 6", "--model.patch 8 --model.width 192"],
+        ),
+        (["--data.size", "64"], ["data.size 64", "--data.size 32"]),
+        (["--model.width", "384", "--model.heads", "6"], ["model.width 384", "--model.width 192"]),
+        (["--model.decoder_depth", "4"], ["model.decoder_depth 4", "--model.decoder_depth 2"]),
+        (["--model.heads", "5"], ["model.width = 192: must be a multiple of 4 x its 5 heads"]),
+        (["--recipe", "mae-vit-b16"], ["unknown recipe 'mae-vit-b16': did you mean mae-vit-b16-800e"]),
+        (["--model.wdth", "3"], ["unknown key 'model.wdth': did you mean model.width"]),
+        (["--to", "mae"], ["Unrecognized options: --to"]),
+    ],
+)
+def test_settings_that_do_not_fit_name_those_that_do(
+    more: list[str],
+    parts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert import_file(monkeypatch, save({"model": weights(FULL)}), "mae", *more) == 2
+    refused(capsys, *parts)
+
+
+def damaged(**changes: Tensor | None) -> str:
+    """A file of an MAE with tensors exchanged, added, or removed where they are None."""
+    tree = {**weights(FULL), **{name.replace("__", "."): tensor for name, tensor in changes.items()}}
+    return save({"model": {name: tensor for name, tensor in tree.items() if tensor is not None}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (
+            {"blocks__0__norm1__weight": None, "blocks__2__norm1__weight": None},
+            ["missing: blocks.N.norm1.weight (2);"],
+        ),
+        ({"decoder_norm__bias": None}, ["missing: decoder_norm.bias;"]),
+        ({"pos_embed": None}, ["missing: pos_embed;"]),
+        (
+            {"head__weight": torch.ones(3), "fc_norm__bias": torch.ones(3)},
+            ["unexpected: fc_norm.bias, head.weight"],
+        ),
+        ({"norm__bias": torch.ones(5)}, ["of another shape: norm.bias (5,) for (192,)"]),
+        ({"norm__bias": torch.ones(WIDTH, dtype=torch.int64)}, ["of another shape: norm.bias"]),
+        ({"pos_embed": torch.ones(1, TOKENS + 1, WIDTH)}, [f"pos_embed (1, {TOKENS + 1}, 192) for"]),
+        ({"norm__bias": torch.full((WIDTH,), torch.nan)}, ["not finite in norm.bias"]),
+        ({f"blocks__{n}__x": torch.ones(1) for n in range(9000)}, ["too few for the sizes they give"]),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    changes: dict[str, Tensor | None],
+    parts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = damaged(**changes)
+    assert import_file(monkeypatch, file, "mae", *(["--data.size=32"] if "pos_embed" in changes else [])) == 1
+    refused(capsys, file, *parts)
+
+
+def test_two_tensors_for_one_place_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = {**weights(FULL, theirs=True), "cls_token": torch.ones(1, 1, WIDTH)}
+    assert import_file(monkeypatch, save({"state_dict": theirs}), "mmselfsup") == 1
+    refused(capsys, "file.pth: two tensors are cls_token")
+
+
+def test_a_run_that_is_there_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert import_file(monkeypatch, save({"model": weights(FULL)}), "mae") == 0
+    before = {path: path.read_bytes() for path in Path("runs/r").rglob("*") if path.is_file()}
+    assert import_file(monkeypatch, save({"model": weights(FULL, seed=1)}), "mae") == 1
+    assert "runs/r holds a run already: give another --run.name" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in Path("runs/r").rglob("*") if path.is_file()}
+    assert call(monkeypatch, "import", "file.pth", "--from", "mae") == 2
+    assert "import needs --run.name NAME" in capsys.readouterr().err
+
+
+def test_sizes_of_published_models() -> None:
+    """ViT-B, L and H of MAE, by shapes alone, with their numbers of heads."""
+    from turbomim.train.foreign_sizes import guess_heads
+
+    for width, depth, patch, heads in ((768, 12, 16, 12), (1024, 24, 16, 16), (1280, 32, 14, 16)):
+        with torch.device("meta"):
+            shapes = {
+                "cls_token": torch.ones(1, 1, width),
+                "pos_embed": torch.ones(1, 1 + (224 // patch) ** 2, width),
+                "patch_embed.proj.weight": torch.ones(width, 3, patch, patch),
+                "decoder_embed.weight": torch.ones(512, width),
+                **{f"blocks.{n}.norm1.weight": torch.ones(width) for n in range(depth)},
+                **{f"decoder_blocks.{n}.norm1.weight": torch.ones(512) for n in range(8)},
+            }
+        found = sizes(shapes)
+        assert found["data"] == {"size": 224}
+        assert found["model"] == {
+            "patch": patch, "width": width, "depth": depth, "decoder_width": 512, "decoder_depth": 8,
+        }  # fmt: skip
+        assert guess_heads(found) == {"heads": heads, "decoder_heads": 16}
+
+
+def test_names_of_the_model_are_those_written_out() -> None:
+    config = Config(
+        data=dataclasses.replace(Config().data, size=SIZE),
+        model=dataclasses.replace(
+            Config().model, patch=PATCH, width=WIDTH, depth=DEPTH, heads=3, decoder_width=NARROW,
+            decoder_depth=SHALLOW, decoder_heads=3,
+        ),
+    )  # fmt: skip
+    assert {n: tuple(t.shape) for n, t in MAE(config).state_dict().items()} == {n: s for n, _, s in FULL}

@@ -1,0 +1,141 @@
+"""Names of other programs' checkpoints, to ours and back: pure functions of tensors by name.
+
+Ours are those of the published MAE checkpoints, which timm's ViT has too.  Values pass as they are, position
+embeddings too: mmselfsup's have their halves swapped against ours, so they are kept and never made anew.
+Sources: mmselfsup's mmcls2timm.py and decoder, mmpretrain's mff.py, long_seq_mae's and SimMIM's models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from turbomim.pipeline.errors import UserError
+
+Weights = Mapping[str, Tensor]
+Pairs = tuple[tuple[str, str], ...]
+
+# (theirs, ours): of the pairs whose side a name begins with, the first counts
+_MM_BEGIN: Final[Pairs] = (
+    ("backbone.patch_embed.projection.", "patch_embed.proj."),
+    ("backbone.layers.", "blocks."),
+    ("backbone.ln1.", "norm."),
+    ("neck.ln1.", "decoder_norm."),
+    ("neck.decoder_", "decoder_"),
+    ("neck.mask_token", "mask_token"),
+    ("backbone.", ""),
+)
+# (theirs, ours) inside a block
+_MM_INSIDE: Final[Pairs] = (
+    (".ln1.", ".norm1."),
+    (".ln2.", ".norm2."),
+    (".ffn.layers.0.0.", ".mlp.fc1."),
+    (".ffn.layers.1.", ".mlp.fc2."),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """How a program names its tensors."""
+
+    # its tensors by our names
+    ours: Callable[[Weights], dict[str, Tensor]]
+    # a name that its checkpoints have
+    sign: str
+    # regular expression of names that hold no weights and may be left out
+    dropped: str = "(?!)"
+
+
+def from_mmselfsup(weights: Weights) -> dict[str, Tensor]:
+    """Our names for those of mmselfsup and mmpretrain: MAE, PixMIM and MFF."""
+    return _renamed(weights, _MM_BEGIN, _MM_INSIDE)
+
+
+def to_mmselfsup(weights: Weights) -> dict[str, Tensor]:
+    """The inverse of `from_mmselfsup`."""
+    return _renamed(weights, _swapped(_MM_BEGIN), _swapped(_MM_INSIDE))
+
+
+def from_simmim(weights: Weights) -> dict[str, Tensor]:
+    """Our names for SimMIM's, of any of its encoders: timm's.
+
+    A published Swin's stage ends with the merging of patches that timm's next stage begins with.
+    """
+    renamed = _renamed(weights, (("encoder.", ""),), ())
+    return {
+        re.sub(r"(?<=^layers\.)\d{1,3}(?=\.downsample\.)", lambda m: str(int(m[0]) + 1), name): tensor
+        for name, tensor in renamed.items()
+    }
+
+
+def from_lsmae(weights: Weights) -> dict[str, Tensor]:
+    """Our names for LSMAE's, which are MAE's.
+
+    Where it gives keys no bias, it has one for queries and one for values: ours is both, with zeros between.
+    """
+    joined = dict(weights)
+    for name, query_D in weights.items():
+        stem = name.removesuffix("q_bias")
+        value_D = weights.get(f"{stem}v_bias")
+        if stem == name or value_D is None or query_D.ndim != 1 or value_D.shape != query_D.shape:
+            continue
+        if f"{stem}qkv.bias" in joined:
+            raise UserError(f"{stem}qkv.bias and {name} are two biases of the same layer")
+        del joined[name], joined[f"{stem}v_bias"]
+        joined[f"{stem}qkv.bias"] = torch.cat([query_D, torch.zeros_like(query_D), value_D])
+    return joined
+
+
+def unchanged(weights: Weights) -> dict[str, Tensor]:
+    """The same names."""
+    return dict(weights)
+
+
+def _renamed(weights: Weights, begin: Pairs, inside: Pairs) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        new = next((to + name.removeprefix(old) for old, to in begin if name.startswith(old)), name)
+        for old, to in inside:
+            new = new.replace(old, to)
+        if new in renamed:
+            raise UserError(f"two tensors are {new}: {name} is one of them")
+        renamed[new] = tensor
+    return renamed
+
+
+def _swapped(pairs: Pairs) -> Pairs:
+    return tuple((ours, theirs) for theirs, ours in pairs)
+
+
+# what the low-pass of PixMIM's checkpoints is made of
+LOW_PASS = "target_generator.low_pass_filter"
+_MM_DROPPED = r"target_generator\.low_pass_filter|data_preprocessor\.(mean|std)"
+
+FORMATS: Final[dict[str, Format]] = {
+    "mae": Format(ours=unchanged, sign="patch_embed.proj.weight"),
+    "mmselfsup": Format(
+        ours=from_mmselfsup, sign="backbone.patch_embed.projection.weight", dropped=_MM_DROPPED
+    ),
+    "mff": Format(ours=from_mmselfsup, sign="backbone.proj_weights", dropped=_MM_DROPPED),
+    "simmim": Format(
+        ours=from_simmim,
+        sign="encoder.mask_token",
+        # computed from the window
+        dropped=r".*\.(relative_position_index|relative_coords_table|attn_mask)",
+    ),
+    "convmae": Format(ours=unchanged, sign="patch_embed1.proj.weight"),
+    "lsmae": Format(ours=from_lsmae, sign="patch_embed.proj.weight"),
+}
+
+
+def formats_of(names: Iterable[str]) -> list[str]:
+    """The formats that a checkpoint with these names may have."""
+    names = set(names)
+    fitting = [name for name, form in FORMATS.items() if form.sign in names]
+    # an MFF's has all of an mmselfsup MAE's names, and more
+    return ["mff"] if "mff" in fitting else fitting

@@ -1,0 +1,137 @@
+"""Sizes of a model as the shapes of a checkpoint's tensors tell them, and the settings that follow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.train.config import Config, from_dict
+from turbomim.train.foreign import LOW_PASS, Weights
+from turbomim.train.recipes import RECIPES, recipe
+
+# settings by section and field, as config.from_dict takes them
+Values = dict[str, dict[str, Any]]
+
+# recipes that imports without one go on as, but for sizes
+MAE_RECIPE, PIXMIM_RECIPE = "mae-vit-b16-800e", "pixmim-ideal-vit-b16-800e"
+# values an attention head has, where no tensor tells: of published encoders and of published decoders
+ENCODER_HEAD, DECODER_HEAD = 64, 32
+# published encoders whose heads are wider: ViT-H
+HEADS = {1280: 16}
+
+
+def sizes(weights: Weights) -> Values:
+    """Settings that these tensors, by our names, decide; none where they are a Swin's."""
+    if any(name.startswith("layers.") for name in weights):
+        return {"model": {}, "data": {}}
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+    def side(name: str, axis: int, axes: int) -> int:
+        """Length of a tensor's axis, 0 where there is no such tensor."""
+        shape = shapes.get(name, ())
+        return shape[axis] if len(shape) == axes else 0
+
+    def blocks(group: str) -> int:
+        return len({name.split(".")[1] for name in shapes if name.startswith(f"{group}.")})
+
+    # of ConvMAE's three convolutions, each on the one before
+    strides = [side(f"patch_embed{stage}.proj.weight", 3, 4) for stage in (1, 2, 3)]
+    patch = side("patch_embed.proj.weight", 3, 4) or math.prod(strides)
+    bias = "rel_pos_bias.relative_position_bias_table"
+    found = {
+        "patch": patch,
+        "width": side("patch_embed.proj.weight", 0, 4) or side("pos_embed", 2, 3),
+        "depth": blocks("blocks") or blocks("blocks3"),
+        "heads": side(bias, 1, 2),
+        "decoder_width": side("decoder_embed.weight", 0, 2),
+        "decoder_depth": blocks("decoder_blocks"),
+    }
+    tokens = side("pos_embed", 1, 3) - ("cls_token" in shapes)
+    # SimMIM's table has a row for each step between two patches, and three for the class token
+    steps = side(bias, 0, 2) - 3
+    grid = math.isqrt(tokens) if tokens > 0 else (math.isqrt(max(steps, 0)) + 1) // 2
+    return {
+        "model": {key: value for key, value in found.items() if value},
+        "data": {"size": grid * patch} if grid * patch else {},
+    }
+
+
+def check_plausible(found: Values, weights: Weights, where: str) -> None:
+    """Raise UserError if there are too few numbers for the sizes: a model is built from them."""
+    model = found["model"]
+    needed = sum(
+        12 * model.get(f"{role}width", 0) ** 2 * model.get(f"{role}depth", 0) for role in ("", "decoder_")
+    )
+    if needed > sum(tensor.numel() for tensor in weights.values()):
+        given = ", ".join(f"{key} {value}" for key, value in model.items())
+        raise UserError(f"{where}: its tensors are too few for the sizes they give, {given}")
+
+
+def settle(
+    found: Values, weights: Weights, form: str, recipe_name: str, flags: Values, where: str
+) -> tuple[Config, str]:
+    """The settings of a run with these weights, and in words what no tensor told.
+
+    A recipe and flags must agree with the tensors; without a recipe the tensors give the sizes.
+    Raises UsageError that names the settings that would fit.
+    """
+    heads = guess_heads(found)
+    if recipe_name:
+        config = from_dict(flags, recipe(recipe_name), "flags")
+        told = f"heads, target and schedule, which are those of recipe {recipe_name} and the flags"
+    else:
+        laid = {section: {**values} for section, values in found.items()}
+        laid["model"] = {**laid["model"], **heads}
+        for section, values in flags.items():
+            laid.setdefault(section, {}).update(values)
+        config = from_dict(laid, default(form, weights), "flags")
+        guessed = ", ".join(f"{key} {value}" for key, value in heads.items() if laid["model"][key] == value)
+        told = f"{guessed or 'no sizes'}, as in published models; target and schedule, which are defaults"
+    wrong = [
+        f"{section}.{key} {getattr(getattr(config, section), key)}"
+        for section, values in found.items()
+        for key, value in values.items()
+        if getattr(getattr(config, section), key) != value
+    ]
+    if wrong:
+        fitting = {"model": {**found["model"], **heads}, "data": found["data"]}
+        fit = " ".join(
+            f"--{s}.{key} {value}" for s, values in fitting.items() for key, value in values.items()
+        )
+        raise UsageError(f"{where} does not fit {', '.join(wrong)}: it would fit {fit}")
+    return config, told
+
+
+def guess_heads(found: Values) -> dict[str, int]:
+    """Heads where no tensor tells them: as many as published models of that width have."""
+    guessed = {}
+    for role, head in (("", ENCODER_HEAD), ("decoder_", DECODER_HEAD)):
+        width = found["model"].get(f"{role}width")
+        if width and f"{role}heads" not in found["model"]:
+            guessed[f"{role}heads"] = HEADS.get(width, max(1, width // head))
+    return guessed
+
+
+def default(form: str, weights: Weights) -> Config:
+    """The settings that the sizes of an import without a recipe are laid over.
+
+    Raises UsageError for a format whose tensors do not tell all sizes.
+    """
+    if form in ("simmim", "convmae"):
+        known = ", ".join(name for name in RECIPES if recipe(name).model.method.startswith(form))
+        raise UsageError(
+            f"--from {form} needs --recipe NAME, as its tensors do not tell all of its encoder: {known}"
+        )
+    if form == "mff":
+        config = recipe(PIXMIM_RECIPE)
+        return replace(config, model=replace(config.model, method="mff", target="raw"))
+    if LOW_PASS in weights:
+        return recipe(PIXMIM_RECIPE)
+    config = recipe(MAE_RECIPE)
+    if form == "lsmae":
+        model = replace(config.model, mask_unit=2, decoder_width=384, decoder_heads=12)
+        return replace(config, model=model)
+    # mmselfsup spares tokens from decay
+    return replace(config, optim=replace(config.optim, decay_tokens=form == "mae"))
