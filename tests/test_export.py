@@ -103,9 +103,9 @@ def test_an_encoder_that_timm_has_not_is_written_all_the_same(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("to", "method"), [("timm", "convmae"), ("mae", "mff"), ("mmselfsup", "simmim")])
 def test_a_program_without_the_method_is_refused(to: str, method: str) -> None:
-    with pytest.raises(UserError, match=f"{to} has no model of method {method}") as error:
+    with pytest.raises(UserError, match=f"a run of method {method} has no --to {to}") as error:
         check_method(of_method(method), to)
-    assert ("; timm and mmselfsup have;" in str(error.value)) == (method == "mff")
+    assert ("but --to timm and --to mmselfsup;" in str(error.value)) == (method == "mff")
     check_method(of_method("mff"), "mmselfsup")
 
 

@@ -42,6 +42,7 @@ from torch import Tensor
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack import make_shards
 from turbomim.train import checkpoint
+from turbomim.train.cli import parse_config
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, to_dict
 from turbomim.train.features import load_run
 from turbomim.train.foreign import FORMATS, from_lsmae, to_mmselfsup
@@ -96,9 +97,14 @@ def test_mae_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert f"with {len(FULL)} of {len(FULL)} tensors" in said
     assert "unexpected 0, of another shape 0, missing 0" in said and "no decoder" not in said
     same(imported(), theirs)
-    model = load_run(Path("runs/r"))[0].model
+    config = load_run(Path("runs/r"))[0]
+    model = config.model
     assert (model.patch, model.width, model.depth, model.heads) == (PATCH, WIDTH, DEPTH, HEADS)
     assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (NARROW, SHALLOW, DECODER_HEADS)
+    # the printed command has the settings of the run
+    words = said.split("go on: turbomim pretrain ")[1].split()
+    data = dataclasses.replace(config.data, path="SHARDS")
+    assert parse_config(words) == (dataclasses.replace(config, data=data), False)
     assert call(monkeypatch, "export", "runs/r", "--to", "mae") == 0
     same(torch.load("runs/r/export/mae.pth", weights_only=True)["model"], theirs)
 
@@ -220,6 +226,13 @@ def test_a_file_without_a_decoder_leaves_it_fresh(
     found, fresh = imported(), make_model(load_run(Path("runs/r"))[0]).state_dict()
     decoder = {name for name, _, _ in DECODER}
     same(found, {**{name: fresh[name] for name in decoder}, **weights(ENCODER)})
+
+
+def test_a_mask_token_alone_is_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = weights([*ENCODER, DECODER[0]])
+    more = ["--model.decoder_width=96", "--model.decoder_depth=1", "--model.decoder_heads=3"]
+    assert import_file(monkeypatch, save({"model": theirs}), "mae", *more) == 0
+    assert torch.equal(imported()["mask_token"], theirs["mask_token"])
 
 
 def test_other_files_that_hold_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

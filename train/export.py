@@ -105,14 +105,13 @@ def whole_model(model: MAE) -> dict[str, Tensor]:
 
 
 def check_method(config: Config, to: str) -> None:
-    """Raise UserError if a program has no model of a run's method."""
+    """Raise UserError if a run's method is none that a program has, or that is known to it by these names."""
     method = config.model.method
     if method not in METHODS_OF[to]:
-        fitting = [name for name, methods in METHODS_OF.items() if method in methods]
-        have = f"; {' and '.join(fitting)} have" if fitting else ""
+        fitting = " and ".join(f"--to {name}" for name, methods in METHODS_OF.items() if method in methods)
         raise UserError(
-            f"--to {to}: {to} has no model of method {method}{have}; the weights with their published names "
-            "are in RUN/ckpt/…/model.safetensors"
+            f"a run of method {method} has no --to {to}, {f'but {fitting}' if fitting else 'nor any other'}; "
+            "its weights by their names here are in RUN/ckpt/STEP/model.safetensors"
         )
 
 

@@ -110,7 +110,7 @@ def import_run(options: Import, flags: Values) -> str:
     fitted = fit(weights, model, form.dropped, where)
     model.load_state_dict(fitted.weights)
     folder = begin(config, model, options, fitted)
-    return report(options, config, fitted, told, folder)
+    return report(options, config, fitted, {**found["model"], **found["data"]}, told, folder)
 
 
 def check_format(theirs: Weights, form: str, where: str) -> None:
@@ -128,14 +128,15 @@ def check_format(theirs: Weights, form: str, where: str) -> None:
 def fit(weights: Weights, model: MAE, dropped: str, where: str) -> Fit:
     """Put tensors of our names in the places of a model's, none left over and none missing.
 
-    A file without any tensor of the decoder leaves that as the model has it.  Raises UserError that names
-    all that does not fit.
+    Of a file without any tensor of the decoder, what only pre-training needs may be missing, and stays as the
+    model has it.  Raises UserError that names all that does not fit.
     """
     ours = model.state_dict()
     left_out = [name for name in weights if name not in ours and re.fullmatch(dropped, name)]
-    decoder = {name for name in ours if name.startswith(model.decoder_names)}
-    fresh = set() if decoder & weights.keys() else decoder
     taken = [name for name in ours if name in weights]
+    fresh = {name for name in ours if name.startswith(model.decoder_names)} - weights.keys()
+    if any(name.startswith("decoder") for name in taken):
+        fresh = set()
     shaped = [
         f"{name} {tuple(weights[name].shape)} for {tuple(ours[name].shape)}"
         for name in taken
@@ -201,23 +202,23 @@ def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
     return folder
 
 
-def report(options: Import, config: Config, fitted: Fit, told: str, folder: Path) -> str:
+def report(
+    options: Import, config: Config, fitted: Fit, found: dict[str, int], told: str, folder: Path
+) -> str:
     """What was taken and assumed, and the command that goes on."""
-    model = config.model
+    sizes_told = ", ".join(f"{key} {value}" for key, value in found.items())
     lines = [
         f"{folder}: step 0 with {len(fitted.taken)} of {len(fitted.weights)} tensors from {options.file} "
         f"({options.from_}); unexpected 0, of another shape 0, missing {len(fitted.fresh)}",
-        f"  encoder {model.width} x {model.depth}, {model.heads} heads, patch {model.patch}, "
-        f"{config.data.size} px; decoder {model.decoder_width} x {model.decoder_depth}, "
-        f"{model.decoder_heads} heads",
+        f"  method {config.model.method}; from the tensors: {sizes_told or 'no sizes, all shapes fit'}",
+        f"  not in the tensors: {told}",
     ]
     if fitted.fresh:
         lines.append(f"  the file has no decoder: initial values for {grouped(fitted.fresh)}")
     if fitted.dropped:
         lines.append(f"  left out, as they are no weights: {grouped(fitted.dropped)}")
-    lines += [
-        f"  not in the tensors: {told}",
+    lines.append(
         f"  go on: turbomim pretrain {options.recipe or MAE_RECIPE} --config {folder}/config.yaml "
-        "--data.path SHARDS",
-    ]
+        "--data.path SHARDS"
+    )
     return "\n".join(lines)
