@@ -1,7 +1,10 @@
 """What is exported: timm loads the encoder by the printed call, and its features are ours; others' files are
 theirs.
 
-Planted bugs and the test that fails on each: PLANTED
+Planted bugs and the test that fails on each: the decoder left in timm's file, or one fixed name for the card
+(`test_the_command`); timm asked whatever the method
+(`test_an_encoder_that_timm_has_not_is_written_all_the_same`); another wrapper, or views saved with all of
+their storage (`test_full_files_hold_tensors_alone_and_no_more_than_those`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """Files to import that are made to harm, or are none: one line, nothing run, nothing left behind.
 
-Planted bugs and the test that fails on each: PLANTED
+Planted bugs and the test that fails on each: `weights_only=False`, at once or where the safe way fails, and
+eval among the stand-ins (`test_a_pickle_that_would_run_code_does_not`); an archive whose entries nobody looks
+at (`test_an_archive_that_grows_is_refused`); names, sizes or kinds of tensors unchecked
+(`test_files_that_are_no_checkpoint_are_refused`); only some errors of a damaged pickle caught
+(`test_a_file_cut_short_is_refused`); pipes opened (`test_no_file_a_folder_and_a_pipe_are_refused`).
 """
 
 from __future__ import annotations

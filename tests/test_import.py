@@ -1,7 +1,19 @@
 """`turbomim import`: every tensor of another program's checkpoint in its place, and a run that goes on.
 
 Names and shapes of the other programs are written out in foreign_names.py.  Planted bugs and the test that
-fails on each: PLANTED
+fails on each: weights never loaded, or a position embedding made anew
+(`test_stored_position_embeddings_are_kept_and_used`); the decoder's norm under the encoder's name
+(`test_mmselfsup_both_ways`); the zeros of the keys' bias at the end
+(`test_lsmae_has_mask_units_and_may_have_no_bias_of_keys`); Swin's merging left where it was
+(`test_simmim_and_convmae_names`); heads by the decoder's rule (`test_mae_both_ways`), the class token counted
+as a patch (`test_sizes_of_published_models`), half a decoder taken as none, tensors left over, NaN or far too
+few numbers (`test_tensors_that_do_not_fit_are_named`); settings not compared
+(`test_settings_that_do_not_fit_name_those_that_do`); two tensors for one name
+(`test_two_tensors_for_one_place_are_refused`); a stand-in left out
+(`test_what_programs_leave_beside_weights_is_passed_over`); a run overwritten
+(`test_a_run_that_is_there_is_left_alone`); an empty fingerprint never or always accepted
+(`test_only_an_import_may_lack_a_fingerprint`); a roll-back to the seed's weights, no moments, or moments of
+one (`test_a_roll_back_to_the_start_is_to_the_imported_weights`).
 """
 
 from __future__ import annotations
