@@ -22,7 +22,7 @@ from torch import Tensor
 from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
 from turbomim.train.memory import GIB, count_parameters, device_bytes, peak_bytes, predicted_bytes
 from turbomim.train.models.mae import MAE
-from turbomim.train.models.methods import make_model
+from turbomim.train.models.methods import METHODS, make_model
 from turbomim.train.optim import make_optimizer
 from turbomim.train.traced_memory import traced_activations
 
@@ -122,6 +122,25 @@ def test_the_count_without_data_knows_an_mae_too(bfloat16: bool) -> None:
     config = Config(model=TINY, data=DataConfig(size=96))
     fixed, image = traced_activations(config, bfloat16=bfloat16, recompute=False)
     assert fixed + 7 * image == pytest.approx(kept_bytes(*forward(config, 7, bfloat16=bfloat16)), rel=0.01)
+
+
+def test_a_model_that_reads_numbers_while_it_is_built_is_counted_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Reading(MAE):
+        def make_encoder(self, config: Config) -> None:
+            assert torch.linspace(0, 1, 3).tolist() == [0, 0.5, 1]
+            super().make_encoder(config)
+
+    monkeypatch.setitem(METHODS, "reading", Reading)
+    plain = Config(model=LITTLE, data=DataConfig(size=32))
+    config = dataclasses.replace(plain, model=dataclasses.replace(LITTLE, method="reading"))
+    assert count_parameters(config) == count_parameters(plain)
+    for recompute in (False, True):
+        found, known = (
+            traced_activations(each, bfloat16=False, recompute=recompute) for each in (config, plain)
+        )
+        assert found == known
 
 
 def test_fusion_keeps_the_sum_before_the_norm_and_the_scaled_matrices() -> None:

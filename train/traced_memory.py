@@ -10,20 +10,32 @@ import functools
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from turbomim.train.config import Config
+from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 
 # batches between which memory is a straight line; with one image some copies are not made
 FEW, MANY = 2, 4
 
 
+def _model(config: Config, mode: FakeTensorMode) -> MAE:
+    """The model without storage."""
+    try:
+        with mode:
+            return make_model(config)
+    except DataDependentOutputException:
+        # some code, timm's Swin for one, reads a tensor's numbers while it builds a model
+        # torch has no annotation of it
+        model: MAE = make_model(config)._apply(mode.from_tensor)  # type: ignore[no-untyped-call]
+        return model
+
+
 @functools.cache
 def traced_parameters(config: Config) -> tuple[int, int]:
     """Numbers of the model that the optimizer changes, and those that stay."""
-    with FakeTensorMode():
-        params = list(make_model(config).parameters())
+    params = list(_model(config, FakeTensorMode()).parameters())
     trained = sum(param.numel() for param in params if param.requires_grad)
     return trained, sum(param.numel() for param in params) - trained
 
@@ -68,8 +80,9 @@ def _trace(config: Config, batch: int, *, bfloat16: bool, recompute: bool) -> tu
     def end(*_: object) -> None:
         added[-1] += kept()
 
-    with FakeTensorMode():
-        model = make_model(config)
+    mode = FakeTensorMode()
+    model = _model(config, mode)
+    with mode:
         own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
         for block in model.blocks_to_split():
             block.register_forward_pre_hook(begin)
