@@ -6,8 +6,8 @@ fails on each: weights never loaded, or a position embedding made anew
 (`test_mmselfsup_both_ways`); the zeros of the keys' bias at the end
 (`test_lsmae_has_mask_units_and_may_have_no_bias_of_keys`); Swin's merging left where it was
 (`test_simmim_and_convmae_names`); heads by the decoder's rule (`test_mae_both_ways`), the class token counted
-as a patch (`test_sizes_of_published_models`), half a decoder taken as none, tensors left over, NaN or far too
-few numbers (`test_tensors_that_do_not_fit_are_named`); settings not compared
+as a patch (`test_sizes_of_published_models`), half a decoder taken as none, tensors left over or NaN
+(`test_tensors_that_do_not_fit_are_named`); settings not compared
 (`test_settings_that_do_not_fit_name_those_that_do`); two tensors for one name
 (`test_two_tensors_for_one_place_are_refused`); a stand-in left out
 (`test_what_programs_leave_beside_weights_is_passed_over`); a run overwritten
