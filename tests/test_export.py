@@ -89,7 +89,8 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def of_method(method: str) -> Config:
-    return dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, method=method))
+    model = dataclasses.replace(CONFIG.model, method=method, patch=16, fuse="0,1,2")
+    return dataclasses.replace(CONFIG, model=model)
 
 
 def test_an_encoder_that_timm_has_not_is_written_all_the_same(tmp_path: Path) -> None:
