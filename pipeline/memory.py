@@ -14,8 +14,9 @@ M_MMAP_THRESHOLD: Final = -3
 M_MMAP_MAX: Final = -4
 M_ARENA_MAX: Final = -8
 HEAPS: Final = 2
-# bytes; below it are most encoded photographs, above it most decoded ones
-LARGE: Final = 512 * 1024
+# bytes; most photographs of a data set like ImageNet are smaller when decoded, and each page of a larger block
+# is a fault
+LARGE: Final = 2 * 2**20
 
 
 def share_heaps() -> None:
