@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="a split to train on")
+    parser.add_argument("--data", type=Path, required=True, help="a split to train on, of original photographs")
     parser.add_argument("--heldout", type=Path, help="a split to draw from; --data if not given")
     parser.add_argument("--steps", type=int, default=200, help="of every run")
     parser.add_argument("--recipes", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))

@@ -14,8 +14,7 @@ M_MMAP_THRESHOLD: Final = -3
 M_MMAP_MAX: Final = -4
 M_ARENA_MAX: Final = -8
 HEAPS: Final = 2
-# bytes; most photographs of a data set like ImageNet are smaller when decoded, and each page of a larger block
-# is a fault
+# bytes; most photographs of a set like ImageNet are smaller when decoded, and a larger block's pages are faults
 LARGE: Final = 2 * 2**20
 
 
