@@ -30,6 +30,7 @@ from turbomim.train.show import HEADERS, pick, reconstruct
 SIZE: Final = 96
 BATCH: Final = 32
 LR: Final = 1e-3
+LOG_EVERY: Final = 10
 
 # what every run gets, and what shrinks each family; a low-pass of 40 cycles at 224 pixels is 17 at 96
 COMMON: Final = {
@@ -86,7 +87,7 @@ def pretrain(name: str, data: Path, out: Path, steps: int, samples: int) -> Run:
         "optim.warmup_start": 0,
         "run.folder": out,
         "run.name": name,
-        "run.log_every": 10,
+        "run.log_every": LOG_EVERY,
         "run.save_every": steps,
     }
     flags = [f"--{key}={value}" for key, value in settings.items()]
@@ -164,7 +165,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="a split to train on, of original photographs")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a split to train on, of original photographs"
+    )
     parser.add_argument("--heldout", type=Path, help="a split to draw from; --data if not given")
     parser.add_argument("--steps", type=int, default=200, help="of every run")
     parser.add_argument("--recipes", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
@@ -172,6 +175,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.out.exists() and any(options.out.iterdir()):
         parser.error(f"--out {options.out} is not empty: a run that resumes has no first steps")
+    if options.steps < 2 * LOG_EVERY:
+        parser.error(f"--steps {options.steps}: at least {2 * LOG_EVERY}, as the first {LOG_EVERY} compile")
     options.out.mkdir(parents=True, exist_ok=True)
     samples = open_split(options.data).manifest.samples
     runs = []

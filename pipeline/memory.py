@@ -14,7 +14,7 @@ M_MMAP_THRESHOLD: Final = -3
 M_MMAP_MAX: Final = -4
 M_ARENA_MAX: Final = -8
 HEAPS: Final = 2
-# bytes; most photographs of a set like ImageNet are smaller when decoded, and a larger block's pages are faults
+# bytes; most decoded photographs of a set like ImageNet are smaller, and pages of a larger block are faults
 LARGE: Final = 2 * 2**20
 
 
