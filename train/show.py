@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import to_stderr
@@ -134,25 +133,9 @@ def reconstruct(model: MAE, batch: Batch, config: Config) -> list[Row]:
     visible_BKP, _ = model.patchify(images_BHWC, keep_BK, mask_BM)
     pred_BMP = model.forward_decoder(model.forward_encoder(visible_BKP, keep_BK), keep_BK, mask_BM).cpu()
     model.train(training)
-    every_BN = torch.arange(config.patches, device=device).expand(len(keep_BK), -1)
-
-    def patches(target: Target) -> Tensor:
-        """All patches (B, N, P) of a target, in channel-normalised units."""
-        _, full_BNP = masked_patches(
-            images_BHWC,
-            keep_BK,
-            every_BN.contiguous(),
-            patch=config.model.patch,
-            target=target,
-            radius=config.model.radius,
-            norm_pix=False,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            dtype=torch.float32,
-        )
-        return full_BNP.cpu()
-
-    raw_BNP, target_BNP = patches("raw"), patches(config.model.target)
+    raw_BNP, target_BNP = (
+        model.whole_patches(images_BHWC, target)[0].cpu() for target in ("raw", model.target)
+    )
     keep_BK, mask_BM = keep_BK.cpu(), mask_BM.cpu()
     mean_BN1, var_BN1 = target_BNP.mean(-1, keepdim=True), target_BNP.var(-1, keepdim=True)
     rows = []

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_mse
-from turbomim.kernels.masked_patches import masked_patches
+from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.kernels.masking import block_masking, complementary_masks, patches_of_units, random_masking
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.models.vit import (
@@ -143,23 +143,26 @@ class MAE(nn.Module):
         """Tokens (B, prefix + N, D) of whole images as the trained encoder gives them, nothing masked."""
         return MAE.forward_encoder(self, *self.whole_patches(images_BHWC))
 
-    def whole_patches(self, images_BHWC: Tensor) -> tuple[Tensor, Tensor]:
-        """Every patch of whole images (B, N, P) float32, normalised, and their numbers (B, N), in order."""
+    def whole_patches(self, images_BHWC: Tensor, target: Target = "raw") -> tuple[Tensor, Tensor]:
+        """Every patch of whole images (B, N, P) and their numbers (B, N), in order.
+
+        float32, low-passed if `target` says so, normalised by channel but not by their own statistics.
+        """
         every_BN = torch.arange(self.patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
-        visible_BNP, _ = masked_patches(
+        _, whole_BNP = masked_patches(
             images_BHWC,
-            every_BN,
-            # no target is wanted, and the kernel wants one
+            # no visible patch is wanted, and the kernel wants one
             every_BN[:, :1].contiguous(),
+            every_BN,
             patch=self.patch,
-            target="raw",
+            target=target,
             radius=self.radius,
             norm_pix=False,
             mean=IMAGENET_MEAN,
             std=IMAGENET_STD,
             dtype=torch.float32,
         )
-        return visible_BNP, every_BN
+        return whole_BNP, every_BN
 
     def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
         """Predicted patches at ids_mask (B, M, P)."""

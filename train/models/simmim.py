@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1
-from turbomim.kernels.masked_patches import Target, masked_patches
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.config import Config
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import LAYER_NORM, block_flops
 from turbomim.train.models.window_target import window_normalised
@@ -81,32 +80,10 @@ class SimMIM(MAE):
         """As MAE's; with norm_window the targets (B, M, P) are cut from an image normalised by windows."""
         visible_BKP, target_BMP = super().patchify(images_BHWC, ids_keep_BK, ids_mask_BM)
         if self.norm_window:
-            every_BN = self._every(images_BHWC)
-            _, whole_BNP = self._patches(images_BHWC, every_BN[:, :1].contiguous(), every_BN, self.target)
+            whole_BNP, _ = self.whole_patches(images_BHWC, self.target)
             whole_BNP = window_normalised(whole_BNP, self.grid, self.patch, self.norm_window)
             target_BMP = of_patches(whole_BNP, ids_mask_BM).to(target_BMP.dtype)
         return visible_BKP, target_BMP
-
-    def _every(self, images_BHWC: Tensor) -> Tensor:
-        """The numbers of all patches (B, N), in order."""
-        return torch.arange(self.patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
-
-    def _patches(
-        self, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_target_BM: Tensor, target: Target
-    ) -> tuple[Tensor, Tensor]:
-        """Normalised patches (B, K, P) and target patches (B, M, P), float32, none by its own statistics."""
-        return masked_patches(
-            images_BHWC,
-            ids_keep_BK,
-            ids_target_BM,
-            patch=self.patch,
-            target=target,
-            radius=self.radius,
-            norm_pix=False,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            dtype=torch.float32,
-        )
 
     def every_token(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
         """Patch tokens (B, N, D) in order: embeddings where patches are visible, else the mask token."""
@@ -134,9 +111,7 @@ class SimMIM(MAE):
 
         The published linear probe of the ViT reads the mean patch token after the 8th block instead.
         """
-        every_BN = self._every(images_BHWC)
-        visible_BNP, _ = self._patches(images_BHWC, every_BN, every_BN[:, :1].contiguous(), "raw")
-        return self.forward_encoder(visible_BNP, every_BN)
+        return self.forward_encoder(*self.whole_patches(images_BHWC))
 
     def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
         """Predicted patches at ids_mask (B, M, P)."""
