@@ -14,7 +14,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+# 0, 1 and 3 are the host's: crops, flips, order
 PURPOSE_MASK = 2
+PURPOSE_DROP_PATH = 4
 
 _LOW = 0xFFFFFFFF
 _ROUNDS = 10

@@ -13,6 +13,7 @@ CROP: Final = 0
 FLIP: Final = 1
 MASK: Final = 2
 ORDER: Final = 3
+# 4 is the device's: drop path
 
 SEEDS: Final = 2**63
 EPOCHS: Final = 2**32

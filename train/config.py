@@ -128,6 +128,10 @@ class ModelConfig:
     # tokens a side of these methods' attention windows (SimMIM: 6, its Swin-L and SwinV2 12)
     window: int = 6
 
+    # share of samples that the last block's branches are left out for, rising to it from 0 at the first block
+    # (simmim methods; SimMIM's ViT and SwinV2 0.1)
+    drop_path: float = 0.0
+
     def __post_init__(self) -> None:
         _need(4 <= self.patch <= 32, "model.patch", self.patch, "4 to 32 pixels")
         _need(self.depth >= 1, "model.depth", self.depth, "at least 1")
@@ -152,6 +156,9 @@ class ModelConfig:
         legal = "0 (off) or an odd number from 3 on, for a simmim method with model.norm_pix false"
         simmim = self.method.startswith("simmim") and not self.norm_pix
         _need(side == 0 or (simmim and side >= 3 and side % 2 == 1), "model.norm_window", side, legal)
+        legal = "0, or below 1 for a simmim method"
+        ok = self.drop_path == 0 or (self.method.startswith("simmim") and 0 < self.drop_path < 1)
+        _need(ok, "model.drop_path", self.drop_path, legal)
         ok = re.fullmatch(r"[1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*", self.stages) is not None
         _need(ok, "model.stages", repr(self.stages), "blocks of each stage like 2,2,18,2")
         _need(self.window >= 1, "model.window", self.window, "at least 1 token")

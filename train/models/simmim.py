@@ -1,9 +1,8 @@
 """SimMIM: every token goes through the encoder, masked ones as one learnt token; a linear head; L1 on pixels.
 
 Exact but shorter than the published form: only visible patches are embedded, since a masked one's embedding
-is replaced anyway.  Its divisor, the number of masked pixels plus 1e-5, is here that number.  Left out: the
-drop path of 0.1 in the ViT's and SwinV2's runs.  The encoder is timm's Beit with a shared bias of relative
-positions, and its names.
+is replaced anyway.  Its divisor, the number of masked pixels plus 1e-5, is here that number.  The encoder is
+timm's Beit with a shared bias of relative positions, and its names.
 Source: arXiv:2111.09886 and microsoft/SimMIM.
 
 Shapes: B batch, N patches, K kept, M masked, T tokens with the class token, L tokens of the head, D encoder
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1
 from turbomim.train.config import Config
+from turbomim.train.models.drop_path import DropPath, add_drop_path, draw_paths, forget_paths
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import LAYER_NORM, block_flops
 from turbomim.train.models.window_target import window_normalised
@@ -48,6 +48,7 @@ class SimMIM(MAE):
             for _ in range(model.depth)
         )
         self.norm = LAYER_NORM(model.width)
+        self.paths: list[DropPath] = add_drop_path(self.blocks, model.drop_path)
 
     def make_decoder(self, config: Config) -> None:
         """Add the mask token and the head, whose output channels are (colour, row, column) of its pixels."""
@@ -73,6 +74,22 @@ class SimMIM(MAE):
             for layer in (block.attn.proj, block.mlp.fc2):
                 layer.weight.div_(math.sqrt(2 * number))
         initialise_convolution(self.decoder[0], generator)
+
+    def forward(
+        self,
+        images_BHWC: Tensor,
+        epochs_B: Tensor,
+        ids_B: Tensor,
+        ids_keep_BK: Tensor | None = None,
+        ids_mask_BM: Tensor | None = None,
+    ) -> Tensor:
+        """As MAE's; in training with the branches left out that the samples drew."""
+        if not (self.training and self.paths):
+            return super().forward(images_BHWC, epochs_B, ids_B, ids_keep_BK, ids_mask_BM)
+        draw_paths(self.paths, self.seed, epochs_B, ids_B)
+        loss = super().forward(images_BHWC, epochs_B, ids_B, ids_keep_BK, ids_mask_BM)
+        forget_paths(self.paths)
+        return loss
 
     def patchify(
         self, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor

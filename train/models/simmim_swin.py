@@ -20,6 +20,7 @@ from timm.models.swin_transformer_v2 import (
 from torch import Tensor, nn
 
 from turbomim.train.config import Config
+from turbomim.train.models.drop_path import add_drop_path
 from turbomim.train.models.simmim import SimMIM, initialise_convolution
 
 
@@ -46,6 +47,7 @@ class SimMIMSwin(SimMIM):
         assert isinstance(encoder.patch_embed, PatchEmbed) and isinstance(encoder.norm, nn.LayerNorm)
         self.patch_embed, self.layers, self.norm = encoder.patch_embed, encoder.layers, encoder.norm
         self.merged = 2 ** (len(model.depths) - 1)
+        self.paths = add_drop_path(self.blocks_to_split(), model.drop_path)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
