@@ -14,6 +14,7 @@ from torch import Tensor
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import to_stderr
+from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import Manifest, Split, open_split
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.data import check_store, open_loader
@@ -47,7 +48,7 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     split = open_split(path)
     check_store(config.data, split, "--data")
     if images > split.manifest.samples:
-        raise UsageError(f"--images {images}: {path} has only {split.manifest.samples} samples")
+        raise UsageError(f"--images {images}: {path} has only {counted(split.manifest.samples, 'sample')}")
     batch = pick(split, config, images)
     out = out or picture_path(run, step)
     out.parent.mkdir(parents=True, exist_ok=True)
