@@ -155,8 +155,8 @@ def draw_pictures(runs: list[Run], split: Split, path: Path) -> None:
         path,
         headers=HEADERS,
         caption="The same photograph by every method after the same few hundred steps of a small model. "
-        "Patch-normalised predictions have the true patch's mean and variance in the third column, and those "
-        "of visible patches in the fourth.",
+        "Predictions normalised by patch or by window have the true one's mean and variance in the third "
+        "column, which are behind the mask, and in the fourth what visible patches tell of them.",
     )
 
 
