@@ -190,7 +190,7 @@ def test_parameters_and_windows_are_the_published_ones(
         assert sum(p.numel() for p in params.values()) - head == encoder
     blocks = blocks_of(net)
     width = [block.dim // config.model.width for block in blocks]
-    assert width == [1] * 2 + [2] * 2 + [4] * 18 + [8] * 2 and config.model.depth == 24
+    assert width == [1] * 2 + [2] * 2 + [4] * 18 + [8] * 2
     even, odd = ([blocks[place + n] for place in (0, 2, 4, 22)] for n in (0, 1))
     assert [block.input_resolution for block in odd] == [(48, 48), (24, 24), (12, 12), (6, 6)]
     assert [block.window_size[0] for block in odd] == windows
