@@ -291,13 +291,7 @@ def test_compiled_step_equals_eager(recompute: bool) -> None:
     step = dataclasses.replace(config.step, recompute=recompute)
     compiled = make_model(dataclasses.replace(config, step=step))
     # traces forward and backward as inductor's does, in a few seconds
-    fn = torch.compile(compiled, fullgraph=True, dynamic=False, backend="aot_eager")
-    a, b = eager(images, epochs, ids), fn(images, epochs, ids)
-    torch.autograd.backward([a, b])
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
-        assert p.grad is not None and q.grad is not None, name
-        assert float((p.grad - q.grad).abs().max()) < 1e-6 + 1e-4 * float(p.grad.abs().max()), name
+    test_mae.assert_compiles(eager, compiled, images, epochs, ids, backend="aot_eager")
 
 
 def test_flops_of_vit_b() -> None:

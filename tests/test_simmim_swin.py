@@ -16,6 +16,7 @@ import math
 
 import pytest
 import torch
+from test_mae import assert_compiles
 from test_simmim import (
     assert_same_gradients,
     inputs,
@@ -251,13 +252,7 @@ def test_compiled_step_equals_eager(config: Config) -> None:
     epochs, ids = torch.zeros(3, dtype=torch.long), torch.arange(3) + 10
     eager = make_model(config)
     compiled = make_model(dataclasses.replace(config, step=dataclasses.replace(config.step, recompute=True)))
-    fn = torch.compile(compiled, fullgraph=True, dynamic=False, backend="aot_eager")
-    a, b = eager(images, epochs, ids), fn(images, epochs, ids)
-    torch.autograd.backward([a, b])
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
-        assert p.grad is not None and q.grad is not None, name
-        assert float((p.grad - q.grad).abs().max()) < 1e-6 + 1e-4 * float(p.grad.abs().max()), name
+    assert_compiles(eager, compiled, images, epochs, ids, backend="aot_eager")
 
 
 def test_flops_of_swin_b() -> None:
