@@ -34,7 +34,10 @@ MASKED, VALUES = PATCHES - KEEP, PATCH * PATCH * 3
 
 @dataclass(frozen=True, kw_only=True)
 class BenchKernels:
-    """Time masks, patches, targets and the loss, ours and others, at 224 pixels with patches of 16."""
+    """Time masks, patches, targets and the loss, ours and others, at 224 pixels with patches of 16.
+
+    Prints a JSON line a form as it is measured, and all as a table at the end.
+    """
 
     batch: int = 0
     """Images; 256 on a GPU and 64 on a CPU if not given."""

@@ -41,7 +41,8 @@ COMMON: Final = {
     "model.radius": 17.0,
 }
 DECODER: Final = {"model.decoder_width": 128, "model.decoder_depth": 2, "model.decoder_heads": 4}
-VIT: Final = {"model.patch": 8, "model.width": 128, "model.depth": 6, "model.heads": 4, **DECODER}
+ENCODER: Final = {"model.patch": 8, "model.width": 128, "model.depth": 6, "model.heads": 4}
+VIT: Final = {**ENCODER, **DECODER}
 CONV: Final = {
     "model.width": 192, "model.depth": 4, "model.heads": 4,
     "model.conv_widths": "64,96", "model.conv_depths": "1,1", **DECODER,
@@ -60,7 +61,7 @@ FAMILIES: Final[dict[str, dict[str, Any]]] = {
     "convmae-b-1600e": CONV,
     "fastconvmae-b-50e": CONV,
     "convmae-pixmim-b-800e": CONV,
-    "simmim-vit-b16-800e": {**VIT, "model.mask_unit": 4},
+    "simmim-vit-b16-800e": {**ENCODER, "model.mask_unit": 4},
     "simmim-swin-b-100e": SWIN,
     "simmim-swinv2-b-800e": {**SWIN, "model.window": 12},
 }
@@ -155,8 +156,8 @@ def draw_pictures(runs: list[Run], split: Split, path: Path) -> None:
         path,
         headers=HEADERS,
         caption="The same photograph by every method after the same few hundred steps of a small model. "
-        "Patch-normalised predictions have the true patch's mean and variance in the third column, and those "
-        "of visible patches in the fourth.",
+        "Predictions normalised by patch or by window have the true one's mean and variance in the third "
+        "column, which are behind the mask, and in the fourth what visible patches tell of them.",
     )
 
 

@@ -11,6 +11,7 @@ from PIL.ContainerIO import ContainerIO
 
 from turbomim.pipeline.listings import read_bad
 from turbomim.pipeline.pack_plan import at_least_one
+from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.store import Store
 from turbomim.pipeline.tar import Members
@@ -108,11 +109,11 @@ def format_summary(summary: SplitSummary) -> str:
     store = ", ".join(f"{name} {value}" for name, value in s.store.to_json().items() if name != "kind")
     lines = [
         f"{s.name}-{s.split}  {str(s.path)!a}",
-        f"samples      {s.samples:,} in {s.shards:,} shard{'s' * (s.shards != 1)}, {s.shard_bytes:,} bytes",
+        f"samples      {s.samples:,} in {counted(s.shards, 'shard')}, {s.shard_bytes:,} bytes",
         f"store        {s.store.kind}{': ' * bool(store)}{store}",
         f"classes      {_class_line(s)}",
         f"fingerprint  {s.fingerprint}",
-        f"left out     {s.bad:,} image{'s' * (s.bad != 1)}{' (bad.jsonl), first:' if s.bad else ''}",
+        f"left out     {counted(s.bad, 'image')}{' (bad.jsonl), first:' if s.bad else ''}",
     ]
     lines += [f"             {path!a}: {ascii(reason)[1:-1]}" for path, reason in s.first_bad]
     lines += [f"image bytes, all images (mean {s.image_bytes_mean:,.0f}):"]

@@ -69,6 +69,7 @@ class PackReport:
 
     bad: images that were refused.  empty_classes: classes without a sample.  other_files: number of files
     that are no images, by extension.  kept: shards that an earlier run of the same command had finished.
+    found_whole: nothing was left to do, not even to move them into place.
     """
 
     path: Path
@@ -77,6 +78,7 @@ class PackReport:
     empty_classes: tuple[str, ...]
     other_files: dict[str, int]
     kept: int
+    found_whole: bool
 
 
 def make_shards(
@@ -222,7 +224,7 @@ def _finish(
     write_durably(work / PUBLISHING, b"")
     publish(work, names | {name: name for name in listings})
     publish(work, {last: last})
-    return _report(work.parent, manifest, tuple(bad), kept)
+    return _report(work.parent, manifest, tuple(bad), kept, found_whole=False)
 
 
 def _close_gaps(settings: Settings, results: list[ShardResult]) -> tuple[dict[str, str], tuple[Shard, ...]]:
@@ -252,10 +254,12 @@ def _finished(folder: Path, settings: Settings, plan: dict[str, Any], on_bad: On
     bad = read_bad(folder)
     if bad and on_bad == "fail":
         raise bad_image_error(bad[0])
-    return _report(folder, manifest, bad, len(manifest.shards))
+    return _report(folder, manifest, bad, len(manifest.shards), found_whole=True)
 
 
-def _report(folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], kept: int) -> PackReport:
+def _report(
+    folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], kept: int, *, found_whole: bool
+) -> PackReport:
     counts = manifest.made["class_samples"]
     return PackReport(
         path=folder,
@@ -264,6 +268,7 @@ def _report(folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], kept: i
         empty_classes=tuple(name for name, n in zip(manifest.classes, counts, strict=True) if n == 0),
         other_files=manifest.made["other_files"],
         kept=kept,
+        found_whole=found_whole,
     )
 
 

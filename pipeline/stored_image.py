@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import index_name, load_manifest
 from turbomim.pipeline.tar import Members
 from turbomim.pipeline.tar_walk import open_tar
@@ -38,7 +39,7 @@ def stored_images(lines: list[str], extensions: tuple[str, ...]) -> list[StoredI
 
 
 def read_named_image(folder: Path, place: str) -> bytes:
-    """Read the image that `SHARD:KEY`, `SHARD:KEY.EXT` or either with `:OFFSET` names, damaged or not.
+    """Read the image that `SHARD.tar:KEY` names, damaged or not; the extension and `:OFFSET` may follow.
 
     Raises UserError: no such shard or sample, or it cannot be read.
     """
@@ -64,5 +65,5 @@ def read_named_image(folder: Path, place: str) -> bytes:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {place!a}: {error}; `turbomim shard verify` says more") from error
     raise UserError(
-        f"no sample {parts['name']!a} in the index of {parts['shard']!r}, {len(images):,} samples"
+        f"no sample {parts['name']!a} in the index of {parts['shard']!r}, {counted(len(images), 'sample')}"
     )

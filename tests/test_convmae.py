@@ -17,7 +17,7 @@ from unittest import mock
 
 import pytest
 import torch
-from test_mae import assert_same_gradients, inputs, textbook_loss
+from test_mae import assert_compiles, assert_same_gradients, inputs, textbook_loss
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,6 +63,8 @@ FAST = with_model(
     complementary=True,
     conv_depths="2,2",
 )
+# what makes an MAE of a ConvMAE
+PLAIN = {"method": "mae", "conv_widths": ModelConfig().conv_widths, "conv_depths": ModelConfig().conv_depths}
 
 
 def pair(config: Config) -> tuple[ConvMAE, TextbookConvMAE]:
@@ -123,9 +125,9 @@ def test_fast_masks_are_four_and_keep_every_patch_once() -> None:
 
 def test_fast_loss_is_the_mean_over_its_four_masks_for_mae_too() -> None:
     images, keep, mask = inputs(FAST, 3)
-    for method in ("convmae", "mae"):
-        model = make_model(with_model(FAST, method=method))
-        plain = make_model(with_model(FAST, method=method, complementary=False))
+    for config in (FAST, with_model(FAST, **PLAIN)):
+        model = make_model(config)
+        plain = make_model(with_model(config, complementary=False))
         quarters = zip(*(four.chunk(4) for four in complementary_masks(keep, mask)), strict=True)
         with torch.no_grad():
             alone = [float(plain(images, *ids(3), *quarter)) for quarter in quarters]
@@ -224,15 +226,7 @@ def test_initialisation() -> None:
 def test_compiled_step_equals_eager() -> None:
     config = with_model(FAST, conv_depths="1,1", depth=1, decoder_depth=1)
     images, _, _ = inputs(config)
-    eager, compiled = ConvMAE(config), ConvMAE(config)
-    a = eager(images, *ids(5))
-    b = torch.compile(compiled, fullgraph=True, dynamic=False)(images, *ids(5))
-    torch.autograd.backward([a, b])
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    for (name, p), q in zip(eager.named_parameters(), compiled.named_parameters(), strict=True):
-        if p.requires_grad:
-            assert p.grad is not None and q[1].grad is not None, name
-            assert float((p.grad - q[1].grad).abs().max()) < 1e-5 + 1e-4 * float(p.grad.abs().max()), name
+    assert_compiles(ConvMAE(config), ConvMAE(config), images, *ids(5))
 
 
 @pytest.mark.parametrize("config", [SMALL, FAST], ids=["convmae", "fast"])
@@ -245,7 +239,7 @@ def test_operations_are_those_of_the_dense_form(config: Config) -> None:
 
 
 def test_operations_of_complementary_masks_are_four_times_maes_after_the_patches() -> None:
-    config = with_model(FAST, method="mae")
+    config = with_model(FAST, **PLAIN)
     once, four = (MAE.flops_per_image(with_model(config, complementary=c)) for c in (False, True))
     assert four - once == 3 * (once - 3 * 2 * 16 * 768 * 24)
 

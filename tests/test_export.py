@@ -9,7 +9,6 @@ their storage (`test_full_files_hold_tensors_alone_and_no_more_than_those`).
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -89,8 +88,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def of_method(method: str) -> Config:
-    model = dataclasses.replace(CONFIG.model, method=method, patch=16, fuse="0,1,2")
-    return dataclasses.replace(CONFIG, model=model)
+    return Config(model=ModelConfig(method=method))
 
 
 def test_an_encoder_that_timm_has_not_is_written_all_the_same(tmp_path: Path) -> None:

@@ -82,19 +82,30 @@ def assert_same_gradients(net: nn.Module, reference: Mapping[str, Tensor]) -> li
     return list(trained)
 
 
+def assert_compiles(
+    eager: nn.Module, compiled: nn.Module, *batch: Tensor, backend: str = "inductor"
+) -> Tensor:
+    """The eager loss, which one compiled graph of the same weights has too, as every gradient."""
+    fn = torch.compile(compiled, fullgraph=True, dynamic=False, backend=backend)
+    loss: Tensor = eager(*batch)
+    ours = fn(*batch)
+    torch.autograd.backward([loss, ours])
+    torch.testing.assert_close(ours, loss, rtol=1e-5, atol=1e-6)
+    trained = [name for name, param in eager.named_parameters() if param.requires_grad]
+    for name in trained:
+        expected, found = (net.get_parameter(name).grad for net in (eager, compiled))
+        assert expected is not None and found is not None, name
+        assert float((found - expected).abs().max()) < 1e-6 + 1e-4 * float(expected.abs().max()), name
+    assert trained
+    return loss
+
+
 def test_compiled_step_equals_eager_and_keeps_one_graph() -> None:
     config = with_model(SMALL, target="gaussian", depth=1, decoder_depth=1)
     images, _, _ = inputs(config)
     epochs, ids = torch.zeros(5, dtype=torch.long), torch.arange(5) + 10
-    eager, compiled = MAE(config), MAE(config)
-    fn = torch.compile(compiled, fullgraph=True, dynamic=False)
-    a, b = eager(images, epochs, ids), fn(images, epochs, ids)
-    torch.autograd.backward([a, b])
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
-        if p.requires_grad:
-            assert p.grad is not None and q.grad is not None, name
-            assert float((p.grad - q.grad).abs().max()) < 1e-5 + 1e-4 * float(p.grad.abs().max()), name
+    eager = MAE(config)
+    a = assert_compiles(eager, MAE(config), images, epochs, ids)
     assert torch.equal(a, eager(images, epochs, ids)), "same samples, same masks"
     assert not torch.equal(a, eager(images, epochs + 1, ids)), "another epoch, other masks"
 

@@ -145,7 +145,7 @@ def test_a_model_that_reads_numbers_while_it_is_built_is_counted_too(
 
 def test_fusion_keeps_the_sum_before_the_norm_and_the_scaled_matrices() -> None:
     """The levels are inputs of blocks, which are kept anyway."""
-    plain = dataclasses.replace(FUSED, method="mae")
+    plain = dataclasses.replace(FUSED, method="mae", fuse=ModelConfig().fuse)
     fused, alone = (
         traced_activations(Config(model=model), bfloat16=False, recompute=False) for model in (FUSED, plain)
     )

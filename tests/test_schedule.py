@@ -105,4 +105,6 @@ def test_the_published_loop_sets_the_rate_after_the_step() -> None:
 def test_the_rate_is_written_out_with_its_batch() -> None:
     config = recipe("simmim-swin-b-100e")
     text = make_plan(config, 1_281_167, 16).equation(config)
-    assert "lr 0.0008 = 0.0002 x 2048/512" in text and "62557 steps = 100 epochs" in text
+    assert (
+        "lr 0.0008 = 0.0002 x 2048/512" in text and "62,557 steps = 100 epochs of 1,281,167 samples" in text
+    )

@@ -1,4 +1,8 @@
-"""`turbomim shard make` as people see it: flags, progress, and what is said at the end."""
+"""`turbomim shard make` as people see it: flags, progress, and what is said at the end.
+
+Planted: "already whole" wherever every shard was kept, which
+`test_a_run_that_only_moved_files_into_place_says_so` fails.
+"""
 
 import io
 import time
@@ -85,7 +89,34 @@ def test_a_resumed_run_says_what_it_kept(
         with pytest.raises(KeyboardInterrupt):
             pack(options, Console(file=out))
     assert out.getvalue() == "finished shards are kept: the same command resumes\n"
-    assert "(1 shards were kept from an earlier run)" in said(options)
+    assert "(1 shard kept from an earlier run)" in said(options)
+
+
+def test_a_run_that_only_moved_files_into_place_says_so(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when all shards were written and none was published."""
+    options = ShardMake(src=photo_folder, dst=tmp_path / "out", shard_size=9, workers=1)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("turbomim.pipeline.pack.publish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            said(options)
+    assert not list((tmp_path / "out").glob("*.tar"))
+    text = said(options)
+    assert text.startswith("33 images of ") and "(4 shards kept from an earlier run)" in text
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 4
+    assert said(options).startswith("already whole, nothing to do: 33 images of ")
+
+
+def test_one_of_each_is_no_plural(tmp_path: Path) -> None:
+    save_image(tmp_path / "src" / "a" / "0.jpg", seed=0)
+    (tmp_path / "src" / "a" / "bad.jpg").touch()
+    text = said(ShardMake(src=tmp_path / "src", dst=tmp_path / "out", workers=1))
+    assert text.startswith("1 image of 1 class in 1 shard, ") and "left out: 1 image, named in " in text
 
 
 def test_without_a_terminal_a_line_comes_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,17 @@ def test_index_then_inspect_then_verify(foreign: Path, capsys: pytest.CaptureFix
     assert line.startswith("whole: 3 shards, 3 samples, ") and ", 3 images decoded in " in line
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "sheet"])
+def test_a_sheet_is_a_png_by_its_name(foreign: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    commands.index([str(foreign)])
+    capsys.readouterr()
+    with pytest.raises(UsageError, match=rf"--sheet '.*{name}': must be a file whose name ends in .png"):
+        commands.inspect([str(foreign), "--sheet", str(foreign / name)])
+    assert capsys.readouterr().out == "" and not (foreign / name).exists()
+    commands.inspect([str(foreign), "--sheet", str(foreign / "A.PNG")])
+    assert (foreign / "A.PNG").exists()
+
+
 def test_index_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tar(tmp_path / "a.tar", [("a.bmp", encoded()), ("b.txt", b""), ("README", b"")])
     commands.index([str(tmp_path), "--allow-missing"])

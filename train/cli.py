@@ -28,7 +28,7 @@ USAGE = """usage: turbomim COMMAND …
   shard index PATH              what foreign WebDataset shards need to be trained on
   shard verify PATH             every checksum, every header and, with --images, every pixel
   shard inspect PATH            what is in a split, and with --sheet FILE.png some of it to look at
-  shard cat PATH SHARD:KEY      one image's bytes
+  shard cat PATH SHARD.tar:KEY  one image's bytes
   pretrain RECIPE --data.path PATH [--section.field VALUE …] [--config FILE.yaml] [--preset GPU]
                   [--profile steps=10:15] [--dry-run [--world-size 64 [--img-per-s 2000]]]
   recipes                       the recipes, with their sources, results, FLOPs and assumed hours

@@ -21,6 +21,25 @@ from turbomim.pipeline.errors import UsageError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+_MAES, _SWINS = ("mae", "mff", "convmae"), ("simmim-swin", "simmim-swinv2")
+METHOD_NAMES = (*_MAES, "simmim", *_SWINS)
+# the methods that read a setting of the model which not all of them read: the others take its default alone
+READ_BY = {
+    "encoder": (*_MAES, "simmim"),
+    "depth": (*_MAES, "simmim"),
+    "decoder_width": _MAES,
+    "decoder_depth": _MAES,
+    "decoder_heads": _MAES,
+    "complementary": _MAES,
+    "conv_widths": ("convmae",),
+    "conv_depths": ("convmae",),
+    "fuse": ("mff",),
+    "norm_window": ("simmim", *_SWINS),
+    "drop_path": ("simmim", *_SWINS),
+    "stages": _SWINS,
+    "window": _SWINS,
+}
+
 
 def _need(ok: bool, name: str, value: object, legal: str) -> None:
     if not ok:
@@ -122,17 +141,23 @@ class ModelConfig:
     # normalise every target pixel by those of its channel in a window around it, pixels a side, odd; 0 = off
     # (simmim methods; SwinV2's 47)
     norm_window: int = 0
-    # blocks of the stages of simmim-swin and simmim-swinv2; width and heads are the first stage's, the next
-    # one's are twice as many, depth is not used
+    # blocks of the stages of simmim-swin and simmim-swinv2, in place of depth; width and heads are the first
+    # stage's, the next one's are twice as many
     stages: str = "2,2,18,2"
     # tokens a side of these methods' attention windows (SimMIM: 6, its Swin-L and SwinV2 12)
     window: int = 6
-
     # share of samples that the last block's branches are left out for, rising to it from 0 at the first block
     # (simmim methods; SimMIM's ViT and SwinV2 0.1)
     drop_path: float = 0.0
 
     def __post_init__(self) -> None:
+        defaults = {f.name: f.default for f in fields(self)}
+        for name, readers in READ_BY.items():
+            value, default = getattr(self, name), defaults[name]
+            legal = f"left at {default!r}, as method {self.method} does not read it"
+            # a method of none of these names is somebody's own, and reads what it likes
+            read = self.method in readers or self.method not in METHOD_NAMES
+            _need(read or value == default, f"model.{name}", repr(value), legal)
         _need(4 <= self.patch <= 32, "model.patch", self.patch, "4 to 32 pixels")
         _need(self.depth >= 1, "model.depth", self.depth, "at least 1")
         _need(self.decoder_depth >= 1, "model.decoder_depth", self.decoder_depth, "at least 1")
@@ -153,12 +178,10 @@ class ModelConfig:
         _need(self.mask == "random" or self.mask_unit == 1, "model.mask_unit", self.mask_unit, legal)
         _need(self.radius > 0, "model.radius", self.radius, "above 0 cycles per image")
         side = self.norm_window
-        legal = "0 (off) or an odd number from 3 on, for a simmim method with model.norm_pix false"
-        simmim = self.method.startswith("simmim") and not self.norm_pix
-        _need(side == 0 or (simmim and side >= 3 and side % 2 == 1), "model.norm_window", side, legal)
-        legal = "0, or below 1 for a simmim method"
-        ok = self.drop_path == 0 or (self.method.startswith("simmim") and 0 < self.drop_path < 1)
-        _need(ok, "model.drop_path", self.drop_path, legal)
+        legal = "0 (off) or an odd number from 3 on, with model.norm_pix false"
+        odd = side >= 3 and side % 2 == 1 and not self.norm_pix
+        _need(side == 0 or odd, "model.norm_window", side, legal)
+        _need(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "0 to below 1")
         ok = re.fullmatch(r"[1-9][0-9]{0,2}(,[1-9][0-9]{0,2})*", self.stages) is not None
         _need(ok, "model.stages", repr(self.stages), "blocks of each stage like 2,2,18,2")
         _need(self.window >= 1, "model.window", self.window, "at least 1 token")

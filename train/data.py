@@ -9,6 +9,7 @@ from pathlib import Path
 from turbomim.pipeline.crops import check_crop
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.store import Store
 from turbomim.train.config import Config, DataConfig
@@ -75,7 +76,7 @@ def describe(
 ) -> str:
     """What is read and how: two lines."""
     return (
-        f"{split.manifest.samples} samples in {len(split.manifest.shards)} shards, "
+        f"{counted(split.manifest.samples, 'sample')} in {counted(len(split.manifest.shards), 'shard')}, "
         f"{store_text(data, split)}\n"
         f"loader of a rank: {settings.text(world.device.type)}; {origin(tuned)}"
     )

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from turbomim.pipeline.plural import counted
+
 if TYPE_CHECKING:
     import torch
 
@@ -154,7 +156,7 @@ def cpu_check(cpuinfo: str, cores: int) -> Check:
     flags_line = re.search(r"^flags\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     flags = set(flags_line[1].split()) if flags_line else set()
     known = [label for flag, label in _FLAGS.items() if flag in flags]
-    value = f"{cpu_model(cpuinfo)}, {cores} cores for this process"
+    value = f"{cpu_model(cpuinfo)}, {counted(cores, 'core')} for this process"
     if known:
         value += f", {' '.join(known)}"
     # only x86 has a flags line; elsewhere nothing is known and nothing is said
@@ -169,7 +171,7 @@ def threads_check(setting: str | None, cores: int) -> Check:
     """The line on $OMP_NUM_THREADS for a process that may use `cores` cores."""
     name = "OMP_NUM_THREADS"
     if not setting:
-        return Check(name=name, value=f"not set: torch uses the {cores} cores")
+        return Check(name=name, value=f"not set: torch uses the {counted(cores, 'core')}")
     count = int(setting) if setting.isdecimal() else 0
     if 1 <= count <= cores and (count > 1 or cores == 1):
         return Check(name=name, value=setting)

@@ -8,6 +8,7 @@ import resource
 import torch
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.plural import counted
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.memory import GIB, container_limit, peak_bytes
@@ -31,7 +32,7 @@ def memory_error(
 ) -> UserError:
     """The line for a step that ran out of memory."""
     return UserError(
-        f"rank {world.rank} ran out of memory with a micro-batch of {plan.micro_batch} images of "
+        f"rank {world.rank} ran out of memory with a micro-batch of {counted(plan.micro_batch, 'image')} of "
         f"{config.data.size} pixels; {memory_text(world.device)}; "
         f"it says: {' '.join(str(error).split())[:160]}; "
         f"try {', '.join(flags_to_try(config, plan, settings, world))}"

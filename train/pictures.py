@@ -49,15 +49,14 @@ def unpatchify(patches_NP: FloatArray, patch: int) -> FloatArray:
     return grid.transpose(0, 2, 1, 3, 4).reshape(side * patch, side * patch, 3)
 
 
-def denormalise(
-    pred_NP: FloatArray, mean_N1: FloatArray, var_N1: FloatArray, *, eps: float = 1e-6
-) -> FloatArray:
-    """Pixels of patch-normalised predictions: pred · sqrt(var + eps) + mean.
+def denormalise(pred_NP: FloatArray, mean: FloatArray, var: FloatArray, *, eps: float = 1e-6) -> FloatArray:
+    """Pixels of normalised predictions: pred · sqrt(var + eps) + mean.
 
-    pred (N, P); mean and var (N, 1), in the unit wanted.  Use the variance (biased or not) and the eps that
-    normalised the target.  True patches' statistics show what the model never saw: say so beside the picture.
+    pred (N, P); mean and var (N, 1) of patches or (N, P) of windows, in the unit wanted.
+    Use the variance (biased or not) and the eps that normalised the target.  True statistics show what the
+    model never saw: say so beside the picture.
     """
-    pixels_NP: FloatArray = pred_NP * np.sqrt(var_N1 + eps) + mean_N1
+    pixels_NP: FloatArray = pred_NP * np.sqrt(var + eps) + mean
     return pixels_NP
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.plural import counted
 from turbomim.train.config import Config
 from turbomim.train.schedule import total_steps
 
@@ -32,7 +33,8 @@ class Plan:
             f"effective batch {self.global_batch} = {self.micro_batch} x {self.micro_steps} x {self.world} "
             f"(micro-batch x accumulation x ranks); lr {optim.lr:g} = {optim.base_lr:g} x "
             f"{self.global_batch}/{optim.lr_batch}; "
-            f"{self.steps} steps = {optim.epochs:g} epochs of {self.samples} samples"
+            f"{counted(self.steps, 'step')} = {optim.epochs:g} epoch{'s' * (optim.epochs != 1)} of "
+            f"{counted(self.samples, 'sample')}"
         )
 
 

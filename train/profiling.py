@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, record_function
 
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import LoaderStats
+from turbomim.pipeline.plural import counted
 
 Part = Literal["wait", "forward", "backward", "optimizer"]
 
@@ -108,7 +109,7 @@ def page(found: Mapping[str, float], *, steps: int, step_ms: float, images: int)
     ]
     largest = max(found, key=found.__getitem__)
     head = (
-        f"profile: the mean of {steps} steps of {images} images is {step_ms:.2f} ms, "
+        f"profile: the mean of {counted(steps, 'step')} of {counted(images, 'image')} is {step_ms:.2f} ms, "
         f"{1000 * images / step_ms:,.1f} img/s on this rank"
     )
     share = 100 * found[largest] / step_ms
@@ -154,7 +155,7 @@ class Profile:
             self._profiler = None
         if self._steps and self._count < self._steps[-1]:
             self._say(
-                f"no profile: this process took {self._count} steps, and --profile asks for steps "
+                f"no profile: this process took {counted(self._count, 'step')}, and --profile asks for steps "
                 f"{self._steps[0]} to {self._steps[-1]}"
             )
 

@@ -43,7 +43,6 @@ def _swin_b() -> ModelConfig:
         patch=4,
         width=128,
         heads=4,
-        depth=24,
         stages="2,2,18,2",
         window=6,
         mask_ratio=0.6,

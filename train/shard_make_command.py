@@ -16,6 +16,7 @@ from turbomim.pipeline.executors import open_executor
 from turbomim.pipeline.pack import PackReport, make_shards
 from turbomim.pipeline.pack_plan import STORE_FIELDS
 from turbomim.pipeline.photographs import describe_others
+from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import MAKING
 from turbomim.pipeline.store import Kind, Store, Subsampling
 from turbomim.train.log import duration
@@ -158,18 +159,19 @@ def describe(report: PackReport, seconds: float) -> str:
     manifest = report.manifest
     size = sum(shard.bytes for shard in manifest.shards)
     what = (
-        f"{manifest.samples:,} images of {len(manifest.classes):,} classes in {len(manifest.shards):,} "
-        f"shards, {size / 1e6:,.1f} MB, in {report.path}"
+        f"{counted(manifest.samples, 'image')} of {counted(len(manifest.classes), 'class', 'classes')} in "
+        f"{counted(len(manifest.shards), 'shard')}, {size / 1e6:,.1f} MB, in {report.path}"
     )
-    if report.kept == len(manifest.shards):
+    if report.found_whole:
         lines = [f"already whole, nothing to do: {what}"]
     elif report.kept:
-        lines = [f"{what} ({report.kept:,} shards were kept from an earlier run)"]
+        lines = [f"{what} ({counted(report.kept, 'shard')} kept from an earlier run)"]
     else:
         lines = [f"{what} ({manifest.samples / seconds:,.0f} img/s)"]
     if report.bad:
         reasons = f"first: {report.bad[0].path!r}, {report.bad[0].reason}"
-        lines.append(f"left out: {len(report.bad):,} images, named in {report.path / 'bad.jsonl'}; {reasons}")
+        left_out = counted(len(report.bad), "image")
+        lines.append(f"left out: {left_out}, named in {report.path / 'bad.jsonl'}; {reasons}")
     if report.other_files:
         lines.append(f"not images by their names: {describe_others(report.other_files, most=20)}")
     if report.empty_classes:

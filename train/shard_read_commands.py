@@ -22,6 +22,7 @@ from turbomim.pipeline.durable import write_durably
 from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.index_tars import IndexReport, Progress, index_tars
 from turbomim.pipeline.inspect import format_summary, summarise
+from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import open_split
 from turbomim.pipeline.stored_image import read_named_image
 from turbomim.pipeline.verify import VerifyReport, verify_split
@@ -87,18 +88,20 @@ class ShardCat:
 
     path: tyro.conf.Positional[Path]
     """Folder of a split, made by `turbomim shard make` or `turbomim shard index`."""
-    image: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SHARD:KEY")]
+    image: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SHARD.tar:KEY")]
     """The image, as `turbomim shard verify` and the loader name it, with or without :OFFSET."""
 
 
 def inspect(argv: list[str]) -> None:
     """`turbomim shard inspect PATH`: print what is in a split.  Raises UserError."""
     options = parse(ShardInspect, argv, "turbomim shard inspect")
+    if options.sheet is not None and options.sheet.suffix.lower() != ".png":
+        raise UsageError(f"--sheet {str(options.sheet)!a}: must be a file whose name ends in .png")
     split = open_split(options.path)
     sys.stdout.write(format_summary(summarise(split, options.sample)) + "\n")
     if options.sheet is not None:
         drawn = write_contact_sheet(split, options.sheet)
-        sys.stdout.write(f"sheet        {drawn} images in {str(options.sheet)!a}\n")
+        sys.stdout.write(f"sheet        {counted(drawn, 'image')} in {str(options.sheet)!a}\n")
 
 
 def index(argv: list[str]) -> None:
@@ -135,7 +138,7 @@ def verify(argv: list[str]) -> None:
 
 
 def cat(argv: list[str]) -> None:
-    """`turbomim shard cat PATH SHARD:KEY > FILE`: write one image.  Raises UserError."""
+    """`turbomim shard cat PATH SHARD.tar:KEY > FILE`: write one image.  Raises UserError."""
     options = parse(ShardCat, argv, "turbomim shard cat")
     if sys.stdout.isatty():
         raise UsageError("shard cat writes the bytes of an image: send them to a file, with `> image.jpg`")
@@ -148,15 +151,15 @@ def describe_index(report: IndexReport, seconds: float) -> str:
     indexed = manifest.made["indexed"]
     labels = f"labels {indexed['label']}" if indexed["label"] else "no labels"
     lines = [
-        f"{_count(manifest.samples, 'sample')} in {_count(len(manifest.shards), 'shard')}, "
+        f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}, "
         f"{manifest.bytes / 1e6:,.1f} MB, indexed as {manifest.name}-{manifest.split} in "
         f"{str(report.path)!a} ({manifest.samples / seconds:,.0f} img/s)",
         f"images {' '.join(indexed['image'])}, {labels}; `turbomim shard verify --images` decodes them all",
     ]
     if report.left_out:
-        lines.append(f"left out: {_count(report.left_out, 'sample')} without an image, named in bad.jsonl")
+        lines.append(f"left out: {counted(report.left_out, 'sample')} without an image, named in bad.jsonl")
     if report.others:
-        lines.append(f"part of no sample: {_count(report.others, 'file')}, hidden or without an extension")
+        lines.append(f"part of no sample: {counted(report.others, 'file')}, hidden or without an extension")
     foreign = [extension for extension in indexed["image"] if extension.rpartition(".")[2] not in DECODED]
     if foreign:
         lines.append(f"note: {' '.join(foreign)}: the loader decodes JPEG, PNG and WebP only, by the content")
@@ -169,18 +172,14 @@ def describe_verify(report: VerifyReport, seconds: float) -> str:
     lines = [str(problem) for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"… and {len(problems) - SHOWN:,} more: --report FILE.jsonl writes all")
-    verdict = _count(len(problems), "problem") if problems else "whole"
-    decoded = f", {_count(report.images, 'image')} decoded" if report.images else ""
+    verdict = counted(len(problems), "problem") if problems else "whole"
+    decoded = f", {counted(report.images, 'image')} decoded" if report.images else ""
     lines.append(
-        f"{verdict}: {_count(len(manifest.shards), 'shard')}, {_count(manifest.samples, 'sample')}, "
+        f"{verdict}: {counted(len(manifest.shards), 'shard')}, {counted(manifest.samples, 'sample')}, "
         f"{manifest.bytes / 1e6:,.1f} MB checked{decoded} in {seconds:,.1f} s "
         f"({manifest.samples / seconds:,.0f} img/s)"
     )
     return "\n".join(lines)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 @contextmanager

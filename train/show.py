@@ -14,12 +14,14 @@ from torch import Tensor
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import to_stderr
+from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import Manifest, Split, open_split
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.data import check_store, open_loader
 from turbomim.train.distributed import World
 from turbomim.train.features import load_run
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.window_target import window_statistics
 from turbomim.train.pictures import FloatArray, Row, denormalise, reconstruction_png, unpatchify
 from turbomim.train.tuned import LoaderSettings
 
@@ -47,7 +49,7 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     split = open_split(path)
     check_store(config.data, split, "--data")
     if images > split.manifest.samples:
-        raise UsageError(f"--images {images}: {path} has only {split.manifest.samples} samples")
+        raise UsageError(f"--images {images}: {path} has only {counted(split.manifest.samples, 'sample')}")
     batch = pick(split, config, images)
     out = out or picture_path(run, step)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,12 +91,17 @@ def caption(config: Config, data: Manifest) -> str:
         f"Split {data.name}-{data.split}. {config.patches - config.keep} of {config.patches} patches "
         f"of {model.patch} pixels are masked; {model.target} target{blur}. "
     )
-    if not model.norm_pix:
+    if model.norm_window:
+        side = model.norm_window
+        what, truth = f"pixels normalised by mean and variance of the {side} x {side} around each", "window"
+    elif model.norm_pix:
+        what, truth = "patches normalised by their own mean and variance", "patch"
+    else:
         return text + "Predictions are pixels: both reconstructions are the same."
     return text + (
-        "The model predicts patches normalised by their own mean and variance. Third column: shown with "
-        "the true patch's mean and variance, as is usual, though they are behind the mask. Fourth column: "
-        "with mean and variance interpolated from visible patches, so nothing is borrowed."
+        f"The model predicts {what}. Third column: shown with the true {truth}'s mean and variance, as is "
+        "usual, though they are behind the mask. Fourth column: with mean and variance interpolated from "
+        "visible patches, so nothing is borrowed."
     )
 
 
@@ -137,20 +144,18 @@ def reconstruct(model: MAE, batch: Batch, config: Config) -> list[Row]:
         model.whole_patches(images_BHWC, target)[0].cpu() for target in ("raw", model.target)
     )
     keep_BK, mask_BM = keep_BK.cpu(), mask_BM.cpu()
-    mean_BN1, var_BN1 = target_BNP.mean(-1, keepdim=True), target_BNP.var(-1, keepdim=True)
+    window = config.model.norm_window
+    # (B, N, P) or (B, N, 1)
+    mean, var = patch_statistics(target_BNP)
+    if window:
+        mean, var = window_statistics(target_BNP, config.grid, config.model.patch, window)
     rows = []
     for n in range(len(keep_BK)):
         keep_K, mask_M = keep_BK[n], mask_BM[n]
-        true = fill(raw_BNP[n], pred_BMP[n], mask_M, mean_BN1[n, mask_M], var_BN1[n, mask_M], config)
-        near_MK = neighbour_weights(mask_M, keep_K, config.data.size // config.model.patch)
-        own = fill(
-            raw_BNP[n],
-            pred_BMP[n],
-            mask_M,
-            near_MK @ mean_BN1[n, keep_K],
-            near_MK @ var_BN1[n, keep_K],
-            config,
-        )
+        true = fill(raw_BNP[n], pred_BMP[n], mask_M, mean[n, mask_M], var[n, mask_M], config)
+        near_MK = neighbour_weights(mask_M, keep_K, config.grid)
+        near = near_windows if window else near_patches
+        own = fill(raw_BNP[n], pred_BMP[n], mask_M, *near(target_BNP[n, keep_K], near_MK), config)
         grey_NP = raw_BNP[n].clone()
         grey_NP[mask_M] = channels(torch.full((1, raw_BNP.shape[-1]), GREY), to_pixels=False)
         pictures = (raw_BNP[n], grey_NP, true, own, target_BNP[n])
@@ -158,13 +163,35 @@ def reconstruct(model: MAE, batch: Batch, config: Config) -> list[Row]:
     return rows
 
 
+def patch_statistics(patches_NP: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each patch's values (…, N, 1)."""
+    return patches_NP.mean(-1, keepdim=True), patches_NP.var(-1, keepdim=True)
+
+
+def near_patches(seen_KP: Tensor, near_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (M, 1) of masked patches, as visible ones near them tell."""
+    mean_K1, var_K1 = patch_statistics(seen_KP)
+    return near_MK @ mean_K1, near_MK @ var_K1
+
+
+def near_windows(seen_KP: Tensor, near_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance (M, P) of each channel around masked patches, as visible patches near them tell.
+
+    The second moment is interpolated, not the variance: in a patch that is smaller than a window's.
+    """
+    cells_KC = seen_KP.unflatten(1, (-1, 3))
+    mean_MC, square_MC = near_MK @ cells_KC.mean(1), near_MK @ cells_KC.square().mean(1)
+    pixels = seen_KP.shape[1] // 3
+    return mean_MC.repeat(1, pixels), (square_MC - mean_MC.square()).clamp(min=0).repeat(1, pixels)
+
+
 def fill(
-    raw_NP: Tensor, pred_MP: Tensor, mask_M: Tensor, mean_M1: Tensor, var_M1: Tensor, config: Config
+    raw_NP: Tensor, pred_MP: Tensor, mask_M: Tensor, mean: Tensor, var: Tensor, config: Config
 ) -> Tensor:
-    """The visible patches as they are, the masked ones as predicted (N, P)."""
+    """The visible patches as they are, the masked ones as predicted (N, P); mean and var (M, 1) or (M, P)."""
     filled_NP = raw_NP.clone()
-    if config.model.norm_pix:
-        pred_MP = torch.from_numpy(denormalise(pred_MP.numpy(), mean_M1.numpy(), var_M1.numpy()))
+    if config.model.norm_pix or config.model.norm_window:
+        pred_MP = torch.from_numpy(denormalise(pred_MP.numpy(), mean.numpy(), var.numpy()))
     filled_NP[mask_M] = pred_MP
     return filled_NP
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.plural import counted
 from turbomim.train.config import Config, to_dict
 from turbomim.train.data import open_data
 from turbomim.train.distributed import World, choose_device
@@ -78,7 +79,7 @@ def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> T
             f"--ranks {ranks}: more than the {config.optim.global_batch} samples of optim.global_batch"
         )
     key = step_key(config, world)
-    print(f"{key}\nsteps of {images} images, {seconds:g} s a measurement")
+    print(f"{key}\nsteps of {counted(images, 'image')}, {seconds:g} s a measurement")
     losses: list[float] = []
 
     def measure(settings: StepSettings) -> float:

@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from turbomim.train.config import Config
+from turbomim.train.config import Config, ModelConfig
 from turbomim.train.distributed import World
 from turbomim.train.kept import KeptFile
 from turbomim.train.plan import largest_divisor
 from turbomim.train.step import uses_bfloat16
 from turbomim.train.tuned import machine_name
 
+# settings of the model that a key has in other words: the method itself, and a name for some of the sizes
+NAMES = ("method", "encoder")
 _KEPT = KeptFile(name="step.json", format="turbomim-step-1", made_by="`turbomim tune step`")
 
 
@@ -86,15 +88,17 @@ def tuned_config(config: Config, world: World) -> tuple[Config, list[str]]:
 
 
 def step_key(config: Config, world: World) -> str:
-    """What a measurement holds for: the machine, the model, its size, and how it computes."""
-    model = config.model
+    """What a measurement holds for: the machine, the model, its size, and how it computes.
+
+    Of the model every setting that is not the default, whatever it is: models that differ share no entry.
+    """
     kind = "bfloat16" if uses_bfloat16(config.step, world.device) else "float32"
-    method = "" if model.method == "mae" else f"{model.method}, "
+    settings = {f.name: getattr(config.model, f.name) for f in fields(config.model) if f.name not in NAMES}
+    usual = asdict(ModelConfig())
+    model = ", ".join(f"{name} {value}" for name, value in settings.items() if value != usual[name])
     return (
-        f"{machine_name(world.device)}; {method}ViT {model.width}x{model.depth} with {model.heads} heads, "
-        f"patch {model.patch}, decoder {model.decoder_width}x{model.decoder_depth}, {config.data.size} "
-        f"pixels, {config.keep} of {config.patches} patches seen, {model.target} target, {kind}, "
-        f"{'compiled' if config.step.compile else 'eager'}"
+        f"{machine_name(world.device)}; {config.model.method}{f' with {model}' * bool(model)}; "
+        f"{config.data.size} pixels, {kind}, {'compiled' if config.step.compile else 'eager'}"
     )
 
 

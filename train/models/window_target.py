@@ -15,9 +15,18 @@ _EPSILON = 1e-6
 def window_normalised(patches_BNP: Tensor, grid: int, patch: int, window: int) -> Tensor:
     """Every pixel less the mean, over the deviation, of its channel in the window around it.
 
+    Arguments as of `window_statistics`.  Returns the same shape; 1e-6 is added to the variance.
+    """
+    mean_BNP, var_BNP = window_statistics(patches_BNP, grid, patch, window)
+    return (patches_BNP - mean_BNP) / (var_BNP + _EPSILON).sqrt()
+
+
+def window_statistics(patches_BNP: Tensor, grid: int, patch: int, window: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each pixel's channel in the window around it.
+
     patches (B, N, P) float32, all grid x grid patches of whole images in order; window: pixels a side, odd
-    and above 1.  Returns the same shape.  What lies outside the image does not count; the variance is
-    unbiased, with 1e-6 added.
+    and above 1.  Returns two of the same shape.  What lies outside the image does not count; the variance is
+    unbiased.
     Source: microsoft/Swin-Transformer's SimMIM; the means of its square windows are taken by rows, then by
     columns.
     """
@@ -33,6 +42,9 @@ def window_normalised(patches_BNP: Tensor, grid: int, patch: int, window: int) -
     count_SS = count_S[:, None] * count_S
     mean_BCSS = mean(image_BCSS)
     var_BCSS = (mean(image_BCSS.square()) - mean_BCSS.square()) * (count_SS / (count_SS - 1))
-    image_BCSS = (image_BCSS - mean_BCSS) / (var_BCSS.clamp(min=0) + _EPSILON).sqrt()
-    cells = image_BCSS.reshape(-1, 3, grid, patch, grid, patch)
-    return cells.permute(0, 2, 4, 3, 5, 1).reshape(patches_BNP.shape)
+
+    def by_patch(image_BCSS: Tensor) -> Tensor:
+        cells = image_BCSS.reshape(-1, 3, grid, patch, grid, patch)
+        return cells.permute(0, 2, 4, 3, 5, 1).reshape(patches_BNP.shape)
+
+    return by_patch(mean_BCSS), by_patch(var_BCSS.clamp(min=0))
