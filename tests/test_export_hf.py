@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from turbomim.pipeline.errors import UserError
 from turbomim.train import export_hf
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.export import export
+from turbomim.train.export_weights import write_safetensors
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,8 @@ def test_the_encoder_is_a_vit_model(name: str) -> None:
         "out/encoder", add_pooling_layer=False, output_loading_info=True
     )
     assert not any(found.values())
-    processor = transformers.AutoImageProcessor.from_pretrained("out/encoder")
+    processors: Any = transformers.AutoImageProcessor
+    processor = processors.from_pretrained("out/encoder")
     inputs = processor(images=list(images().numpy()), return_tensors="pt")
     torch.testing.assert_close(inputs["pixel_values"], pixels(images()), rtol=1e-5, atol=1e-5)
     with torch.no_grad():
@@ -111,17 +114,18 @@ def test_images_of_other_sizes_are_resized_with_the_runs_filter() -> None:
 
 def test_a_tensor_too_few_or_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     run, config, model = make_run("mae")
-    write = export_hf.write_safetensors
 
     def lossy(weights: dict[str, Tensor], path: Path) -> None:
-        write({n: t for n, t in weights.items() if "layernorm.bias" not in n}, path)
+        write_safetensors({n: t for n, t in weights.items() if "layernorm.bias" not in n}, path)
 
     def swapping(weights: dict[str, Tensor], path: Path) -> None:
         key, value = (
             "encoder.layer.0.attention.attention.key.bias",
             "encoder.layer.0.attention.attention.value.bias",
         )
-        write({**weights, key: weights[value], value: weights[key]} if key in weights else weights, path)
+        write_safetensors(
+            {**weights, key: weights[value], value: weights[key]} if key in weights else weights, path
+        )
 
     for change_of, message in (
         (lossy, "does not take all of it: .*layernorm.bias"),

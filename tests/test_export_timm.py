@@ -23,6 +23,7 @@ from turbomim.train import export_timm
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.export import export
 from turbomim.train.export_timm import TIMM_NAMES, timm_arguments
+from turbomim.train.export_weights import encoder_weights
 from turbomim.train.models.methods import make_model, method_of
 from turbomim.train.recipes import RECIPES, recipe
 
@@ -113,8 +114,7 @@ def test_what_timm_does_not_take_changes_nothing(
     folder = run / "export"
     export(model, config, STEP, "timm", folder, run)
     before = {path: path.read_bytes() for path in folder.rglob("*")}
-    weights = export_timm.encoder_weights
-    monkeypatch.setattr(export_timm, "encoder_weights", lambda model: change(weights(model)))
+    monkeypatch.setattr(export_timm, "encoder_weights", lambda model: change(encoder_weights(model)))
     with pytest.raises(UserError, match=message) as error:
         export(model, config, STEP, "timm", folder, run)
     assert "\n" not in str(error.value)
