@@ -67,6 +67,8 @@ def test_what_a_bare_run_tells() -> None:
     found = rows(text)
     assert found["fingerprint of the data"] == FINGERPRINT
     assert (found["steps"], found["images seen"]) == (str(STEP), str(POSITION))
+    assert found["mask"] == "random, 0.75 of the units of 1 x 1 patches"
+    assert found["target"] == "raw; each patch normalised by its own statistics: True"
     assert found["size"].startswith("48 x 48 pixels, RGB, 6 x 6 patches of 8 pixels")
     assert found["mean, deviation"] == "0.485, 0.456, 0.406; 0.229, 0.224, 0.225"
     assert f"exported by turbomim {__version__}" in text and "timm.create_model(" in text

@@ -25,6 +25,9 @@ NAME = "README.md"
 TAG = "turbomim"
 UNKNOWN_LICENSE = "other"
 
+# by the setting data.crop
+CROPS = {"src": "simple resized crop", "rrc": "random resized crop"}
+
 Rows = Iterator[tuple[str, object]]
 
 
@@ -45,9 +48,11 @@ def card(exported: Exported, run: Path, config: Config, step: int, license: str 
     ]
     if license == UNKNOWN_LICENSE:
         parts.append("The licence of these weights was not stated when they were exported.\n")
+    # as it is called in the folder that the card is in
+    place = Path("." if exported.path.is_dir() else exported.path.name)
     parts += [
         "## Loading\n",
-        f"```python\n{exported.load_from(Path(exported.path.name))}\n```\n",
+        f"```python\n{exported.load_from(place)}\n```\n",
         *([f"{exported.note}\n"] if exported.note else []),
         f"Checked when it was exported: {exported.checked}.\n",
         "## Images\n",
@@ -75,7 +80,7 @@ def image_rows(config: Config) -> Rows:
         f"{size} x {size} pixels, RGB, {config.grid} x {config.grid} patches of {model.patch} pixels",
     )
     yield "evaluation crop", f"short side to {size} ({data.interpolation}), then the central square"
-    yield "training crop", f"{data.crop} ({data.interpolation}), flipped half of the time"
+    yield "training crop", f"{CROPS[data.crop]} ({data.interpolation}), flipped half of the time"
     yield "values", "divided by 255, less the mean, divided by the deviation"
     yield "mean, deviation", f"{', '.join(map(str, IMAGENET_MEAN))}; {', '.join(map(str, IMAGENET_STD))}"
 
@@ -84,7 +89,17 @@ def training_rows(run: Path, config: Config, state: checkpoint.State) -> Rows:
     """How the weights came to be."""
     name = recipe_name(run)
     changed = differences(recipe(name) if name else Config(), config)
-    yield "method", config.model.method
+    model = config.model
+    low_passed = f", radius {model.radius:g} cycles" if model.target != "raw" else ""
+    yield "method", model.method
+    yield (
+        "target",
+        f"{model.target}{low_passed}; each patch normalised by its own statistics: {model.norm_pix}",
+    )
+    yield (
+        "mask",
+        f"{model.mask}, {model.mask_ratio:g} of the units of {model.mask_unit} x {model.mask_unit} patches",
+    )
     yield "recipe", name or "none recorded"
     base = "the recipe's" if name else "the defaults"
     yield f"settings other than {base}", "; ".join(f"`{text}`" for text in changed) or "none"
