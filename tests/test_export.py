@@ -1,155 +1,176 @@
-"""What is exported: timm loads the encoder by the printed call, and its features are ours; others' files are
-theirs.
+"""What all exports share: nothing of others' is overwritten, nothing half done is left, errors are one line.
 
-Planted bugs and the test that fails on each: the decoder left in timm's file, or one fixed name for the card
-(`test_the_command`); timm asked whatever the method
-(`test_an_encoder_that_timm_has_not_is_written_all_the_same`); another wrapper, or views saved with all of
-their storage (`test_full_files_hold_tensors_alone_and_no_more_than_those`).
+The end of a run says what it exported; what docs/export.md has to type works.
+
+Planted, each seen to fail the test named: see below.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from exported import CONFIGS, STEP, make_run, snippets
 from foreign_names import DECODER, ENCODER, weights
-from safetensors.torch import load_file, save_file
+from PIL import Image
+from runs import config_for, quiet
+from safetensors.torch import load_file
 from test_cli import call
 
 from turbomim.pipeline.errors import UserError
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig
-from turbomim.train.export import check, check_method, create_call, export_encoder, write_full
-from turbomim.train.models.mae import MAE
+from turbomim.train import export as exporting
+from turbomim.train.export import PROGRAMS, export, export_at_end
+from turbomim.train.features import load_run
+from turbomim.train.models.methods import METHODS
+from turbomim.train.pretrain import pretrain
 
-CONFIG = Config(
-    data=DataConfig(size=48),
-    model=ModelConfig(
-        patch=8, width=48, depth=3, heads=4, decoder_width=32, decoder_depth=1, decoder_heads=2
-    ),
-)
+DOCS = Path(__file__).parent.parent / "docs"
 
 
-def test_timm_gives_our_features(tmp_path: Path) -> None:
-    model = MAE(CONFIG)
-    with torch.no_grad():
-        # a trained encoder has biases; without them a swapped norm would go unnoticed
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    path = export_encoder(model, CONFIG, tmp_path)
-    encoder = eval(create_call(CONFIG, path), {"timm": timm}).eval()
-    images = torch.randint(0, 256, (2, 48, 48, 3), dtype=torch.uint8)
-    every = torch.arange(36).expand(2, -1).contiguous()
-    with torch.no_grad():
-        visible, _ = model.patchify(images, every, every)
-        ours = model.forward_encoder(visible, every)
-        pixels = (images / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-        theirs = encoder.forward_features(pixels.permute(0, 3, 1, 2))
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-def test_the_file_holds_the_encoder_only_and_says_how_to_load_it(tmp_path: Path) -> None:
-    path = export_encoder(MAE(CONFIG), CONFIG, tmp_path)
-    names = set(load_file(path))
-    assert not any(name.startswith(("decoder", "mask_token")) for name in names)
-    assert {
-        "cls_token",
-        "pos_embed",
-        "patch_embed.proj.weight",
-        "blocks.2.mlp.fc2.bias",
-        "norm.weight",
-    } <= names
-    card = json.loads((tmp_path / "encoder.json").read_text())
-    assert card["load"] == create_call(CONFIG, path)
-    assert card["mean"] == list(IMAGENET_MEAN)
-
-
-@pytest.mark.parametrize("name", ["vit_base_patch16_224"])
-def test_recipe_sizes_have_timms_names_and_shapes(name: str) -> None:
-    with torch.device("meta"):
-        encoder = timm.create_model(name, num_classes=0)
-        from test_mae import meta_mae
-
-        ours = meta_mae(Config())
-    shapes = {n: t.shape for n, t in ours.state_dict().items() if not n.startswith(("decoder", "mask_token"))}
-    assert shapes == {n: t.shape for n, t in encoder.state_dict().items()}
-
-
-def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path) -> None:
-    path = export_encoder(MAE(CONFIG), CONFIG, tmp_path)
-    weights = load_file(path)
-    del weights["norm.weight"]
-    save_file(weights, path)
-    with pytest.raises(UserError, match=r"does not take it: .*norm.weight") as error:
-        check(path, CONFIG)
-    assert "\n" not in str(error.value)
-
-
-def of_method(method: str) -> Config:
-    return Config(model=ModelConfig(method=method))
-
-
-def test_an_encoder_that_timm_has_not_is_written_all_the_same(tmp_path: Path) -> None:
-    """With its own names; timm is not asked, so that such a run can end."""
-    model = MAE(CONFIG)
-    model.blocks = torch.nn.ModuleList([torch.nn.Conv2d(3, 4, 5)])
-    with pytest.raises(UserError, match="does not take it"):
-        export_encoder(model, CONFIG, tmp_path)
-    path = export_encoder(model, of_method("convmae"), tmp_path)
-    assert load_file(path)["blocks.0.weight"].shape == (4, 3, 5, 5)
-    card = json.loads((tmp_path / "encoder.json").read_text())
-    assert card["load"] is None and card["timm"] is None and card["method"] == "convmae"
-
-
-@pytest.mark.parametrize(("to", "method"), [("timm", "convmae"), ("mae", "mff"), ("mmselfsup", "simmim")])
-def test_a_program_without_the_method_is_refused(to: str, method: str) -> None:
-    with pytest.raises(UserError, match=f"a run of method {method} has no --to {to}") as error:
-        check_method(of_method(method), to)
-    assert ("but --to timm and --to mmselfsup;" in str(error.value)) == (method == "mff")
-    check_method(of_method("mff"), "mmselfsup")
-
-
-@pytest.mark.parametrize(("to", "key"), [("mae", "model"), ("mmselfsup", "state_dict")])
-def test_full_files_hold_tensors_alone_and_no_more_than_those(tmp_path: Path, to: str, key: str) -> None:
-    """Whoever loads them needs nothing but torch, and a slice of a large tensor takes no large file."""
-    model = MAE(CONFIG)
-    model.cls_token = torch.nn.Parameter(torch.zeros(1, 1, 48 * 10**5)[..., :48])
-    path = tmp_path / "x.pth"
-    assert write_full(model, to, path) == len(model.state_dict())
-    tree = torch.load(path, weights_only=True)
-    assert list(tree) == [key] and {t.dtype for t in tree[key].values()} == {torch.float32}
-    assert path.stat().st_size < 4 * 1.2 * sum(t.numel() for t in tree[key].values()) + 50_000
-    assert [path] == list(tmp_path.iterdir())
-
-
-def test_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": weights(ENCODER + DECODER)}, "file.pth")
     assert call(monkeypatch, "import", "file.pth", "--from", "mae", "--run.name", "r") == 0
     capsys.readouterr()
-    assert call(monkeypatch, "export", "runs/r", "--to", "timm", "--out", "new/small.safetensors") == 0
-    said = capsys.readouterr().out
-    encoder = eval(said.split("; ", 1)[1], {"timm": timm})
+    assert call(monkeypatch, "export", "runs/r", "--to", "timm", "--out", "new/small") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert (
+        said[0].startswith("new/small/encoder.safetensors: step 0; timm ") and "largest difference" in said[0]
+    )
+    encoder = eval(
+        next(line for line in said if "create_model" in line).split("encoder = ")[1], {"timm": timm}
+    )
     expected = weights(ENCODER + DECODER)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.state_dict().items())
-    assert sorted(p.name for p in Path("new").iterdir()) == ["small.json", "small.safetensors"]
+    assert sorted(p.name for p in Path("new/small").iterdir()) == [
+        "README.md", "encoder.json", "encoder.safetensors",
+    ]  # fmt: skip
     for to, key in (("mae", "model"), ("mmselfsup", "state_dict")):
         assert call(monkeypatch, "export", "runs/r", "--to", to) == 0
-        said = capsys.readouterr().out
+        said = capsys.readouterr().out.splitlines()
         count = len(ENCODER + DECODER)
-        assert said == f"runs/r/export/{to}.pth: step 0; {count} tensors, torch.load(FILE)[{key!r}]\n"
+        assert said[0] == f"runs/r/export/{to}/{to}.pth: step 0; read back: all {count} tensors bit for bit"
+        assert f"weights_only=True)[{key!r}]" in "".join(said)
+
+
+@pytest.mark.parametrize(("to", "key"), [("mae", "model"), ("mmselfsup", "state_dict")])
+def test_full_files_hold_tensors_alone_and_no_more_than_those(to: str, key: str) -> None:
+    """Whoever loads them needs nothing but torch, and a slice of a large tensor takes no large file."""
+    run, config, model = make_run("mae")
+    model.cls_token = torch.nn.Parameter(torch.zeros(1, 1, 48 * 10**5)[..., :48])
+    export(model, config, STEP, to, Path("out"), run)
+    path = Path("out") / f"{to}.pth"
+    tree = torch.load(path, weights_only=True)
+    assert list(tree) == [key] and {t.dtype for t in tree[key].values()} == {torch.float32}
+    assert len(tree[key]) == len(model.state_dict())
+    assert path.stat().st_size < 4 * 1.2 * sum(t.numel() for t in tree[key].values()) + 50_000
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_any_encoder_by_its_own_names(name: str) -> None:
+    run, config, model = make_run(name)
+    (exported,) = export(model, config, STEP, "safetensors", Path("out"), run)
+    assert (
+        exported.checked
+        == "read back: features of 3 random images are this run's, largest difference 0.0e+00"
+    )
+    found = load_file("out/encoder.safetensors")
+    ours = model.state_dict()
+    assert set(found) == {n for n in ours if not n.startswith(model.decoder_names)}
+    assert all(torch.equal(tensor, ours[n]) for n, tensor in found.items())
+    assert ("timm has no such model" in exported.note) == (name == "convmae")
+    assert json.loads(Path("out/encoder.json").read_text())["load"] is None
+
+
+def test_a_program_without_the_method_is_refused() -> None:
+    for to, program in PROGRAMS.items():
+        for name, config in CONFIGS.items():
+            if program.methods and config.model.method not in program.methods:
+                with pytest.raises(UserError, match=f"{to} has no model of method") as error:
+                    exporting.check_method(config, to)
+                assert "--to safetensors" in str(error.value)
+                assert ("--to timm" in str(error.value)) == (name != "convmae")
+            else:
+                exporting.check_method(config, to)
+    # a method with a line in the table that nobody thought of here
+    assert {config.model.method for config in CONFIGS.values()} == set(METHODS)
+
+
+def test_the_end_of_a_run_says_what_was_exported(trees: Path) -> None:
+    """An encoder that timm has not comes with its names; a run does not fail by its export."""
+    config = config_for(
+        trees,
+        Path("runs"),
+        model={"method": "convmae", "patch": 16, "conv_widths": "8,12", "conv_depths": "1,1"},
+        optim={"epochs": 0.24, "warmup_epochs": 0},
+    )
+    assert pretrain(config, console=quiet()).status == "done"
+    log = Path("runs/r/train.log").read_text()
+    assert "the encoder is in runs/r/export/encoder.safetensors; README.md beside it says whose names" in log
+    assert "timm has no such model; read back: features of 3 random images are this run's" in log
+    card = json.loads(Path("runs/r/export/encoder.json").read_text())
+    assert card["load"] is None and card["timm"] is None and card["method"] == "convmae"
+    assert "| steps | 1 of 1 |" in Path("runs/r/export/README.md").read_text()
+
+    Path("runs/r/export/README.md").write_text("mine")
+    config, model, step = load_run(Path("runs/r"))
+    said = export_at_end(model, config, step, Path("runs/r"))
+    assert said.startswith("the encoder is not exported: ") and "weights are in runs/r/ckpt" in said
+
+
+def test_a_run_of_timms_says_so(trees: Path) -> None:
+    config = config_for(trees, Path("runs"), optim={"epochs": 0.24, "warmup_epochs": 0})
+    pretrain(config, console=quiet())
+    assert "README.md beside it has the call that loads it; timm 1" in Path("runs/r/train.log").read_text()
+
+
+@pytest.mark.parametrize("place", ["README.md", "encoder/README.md"])
+def test_somebody_elses_readme_stays(place: str) -> None:
+    run, config, model = make_run("mae")
+    Path("mine", place).parent.mkdir(parents=True)
+    Path("mine", place).write_text("# My project, which uses turbomim\n")
+    with pytest.raises(UserError, match=f"mine/{place} is no model card of ours and would be overwritten"):
+        export(model, config, STEP, "hf", Path("mine"), run)
+    assert [path for path in Path("mine").rglob("*") if path.is_file()] == [Path("mine", place)]
+    export(model, config, STEP, "hf", Path("out"), run)
+    # one of ours is replaced
+    export(model, config, STEP, "hf", Path("out"), run)
+
+
+def test_a_killed_export_is_no_hindrance() -> None:
+    run, config, model = make_run("mae")
+    Path("out/.tmp-export/encoder").mkdir(parents=True)
+    Path("out/.tmp-export/encoder/junk").write_text("")
+    export(model, config, STEP, "hf", Path("out"), run)
+    assert {path.name for path in Path("out").iterdir()} == {"encoder", "mae"}
+    assert not list(Path("out").rglob("junk"))
 
 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["export", "/nowhere", "--to", "timm"], 1, "/nowhere is not a run"),
-        (["export", "/nowhere", "--to", "mae", "--out", "a.safetensors"], 2, "ends in .pth or .pt"),
-        (["export", "/nowhere", "--to", "timm", "--out", "a.pth"], 2, "ends in .safetensors"),
+        (["export", "/nowhere", "--to", "mae", "--out", "a.pth"], 2, "--out a.pth: must be a folder"),
+        (
+            ["export", "/nowhere", "--to", "timm", "--out", "/dev/null"],
+            2,
+            "--out /dev/null: must be a folder",
+        ),
+        (
+            ["export", "/nowhere", "--to", "timm", "--license", "My own"],
+            2,
+            "--license 'My own': must be as the Hub",
+        ),
         (["export", "/nowhere", "--to", "tim"], 2, "invalid choice 'tim'"),
         (["export", "/nowhere"], 2, "--to"),
         (["import", "/nowhere", "--from", "mae", "--run.name", "r"], 1, "/nowhere is not a file"),
@@ -170,3 +191,21 @@ def test_words_of_import_and_export(
     out, err = capsys.readouterr()
     assert message in out + err
     assert err.count("\n") == (code != 0) and "Traceback" not in err
+
+
+def test_the_words_and_snippets_of_the_docs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every `turbomim export` line of docs/export.md is run on a small MAE, then every Python snippet."""
+    make_run("mae", name="mae-b")
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save("photo.jpg")
+    text = (DOCS / "export.md").read_text()
+    commands = re.findall(r"^    turbomim (export .*)$", text, re.MULTILINE)
+    assert {words.split("--to ")[1].split()[0] for words in commands} == set(PROGRAMS)
+    for command in commands:
+        assert call(monkeypatch, *shlex.split(command.partition("#")[0])) == 0, command
+    capsys.readouterr()
+    found = snippets(text)
+    assert len(found) >= 3 and "timm" in "".join(found) and "transformers" in "".join(found)
+    for snippet in found:
+        exec(snippet, {})

@@ -27,7 +27,7 @@ from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.store import Store
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig
-from turbomim.train.export import TIMM_NAME, timm_arguments
+from turbomim.train.export_timm import timm_arguments
 from turbomim.train.features import encode, extract, pixels
 from turbomim.train.models.mae import MAE
 
@@ -53,7 +53,7 @@ def test_features_are_those_of_timms_model() -> None:
             if parameter.requires_grad:
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
                 parameter.add_(0.05 * noise)
-    theirs = cast(VisionTransformer, timm.create_model(TIMM_NAME, **timm_arguments(CONFIG)).eval())
+    theirs = cast(VisionTransformer, timm.create_model(**timm_arguments(CONFIG)).eval())
     weights = {k: v for k, v in model.state_dict().items() if not k.startswith(MAE.decoder_names)}
     theirs.load_state_dict(weights)
     batch = images(5)

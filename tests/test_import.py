@@ -1,12 +1,7 @@
-"""`turbomim import`: every tensor of another program's checkpoint in its place, and a run that goes on.
+"""`turbomim import`: files that fit and files that do not, and the run that it begins.
 
-Names and shapes of the other programs are written out in foreign_names.py.  Planted bugs and the test that
-fails on each: weights never loaded, or a position embedding made anew
-(`test_stored_position_embeddings_are_kept_and_used`); the decoder's norm under the encoder's name
-(`test_mmselfsup_both_ways`); the zeros of the keys' bias at the end
-(`test_lsmae_has_mask_units_and_may_have_no_bias_of_keys`); Swin's merging left where it was
-(`test_simmim_and_convmae_names`); heads by the decoder's rule (`test_mae_both_ways`), the class token counted
-as a patch (`test_sizes_of_published_models`), half a decoder taken as none, tensors left over or NaN
+Each format by itself: test_import_formats.py.  Planted bugs and the test that fails on each: weights never
+loaded (`test_a_run_goes_on_from_the_imported_weights`); half a decoder taken as none, tensors left over, NaN
 (`test_tensors_that_do_not_fit_are_named`); settings not compared
 (`test_settings_that_do_not_fit_name_those_that_do`); two tensors for one name
 (`test_two_tensors_for_one_place_are_refused`); a stand-in left out
@@ -21,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import sys
 import types
 from pathlib import Path
@@ -29,39 +23,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from foreign_names import (
     DECODER,
-    DECODER_HEADS,
-    DEPTH,
     ENCODER,
-    HEADS,
     MFF,
-    NARROW,
-    PATCH,
-    SHALLOW,
-    SIZE,
     TOKENS,
     WIDTH,
     weights,
 )
+from imports import here as here
+from imports import import_file, imported, same, save
 from runs import config_for, outcome, quiet, run
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from test_cli import call
 from torch import Tensor
 
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack import make_shards
 from turbomim.train import checkpoint
-from turbomim.train.cli import parse_config
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, to_dict
+from turbomim.train.config import Config, to_dict
 from turbomim.train.features import load_run
-from turbomim.train.foreign import FORMATS, from_lsmae, to_mmselfsup
-from turbomim.train.foreign_sizes import sizes
-from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
-from turbomim.train.models.vit import sincos_positions
 from turbomim.train.optim import make_optimizer
 from turbomim.train.pretrain import _prepare, pretrain
 from turbomim.train.rollback import roll_back
@@ -70,159 +53,9 @@ FULL = ENCODER + DECODER
 OURS = {name for name, _, _ in FULL}
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs go to the test's own folder."""
-    monkeypatch.chdir(tmp_path)
-
-
-def save(tree: object, name: str = "file.pth") -> str:
-    torch.save(tree, name)
-    return name
-
-
-def imported(name: str = "r") -> dict[str, Tensor]:
-    found: dict[str, Tensor] = load_file(f"runs/{name}/ckpt/step-00000000/model.safetensors")
-    return found
-
-
-def import_file(monkeypatch: pytest.MonkeyPatch, file: str, form: str, *more: str) -> int:
-    return call(monkeypatch, "import", file, "--from", form, "--run.name", "r", *more)
-
-
 def flags_of(config: Config) -> list[str]:
     """Every setting as a flag."""
     return [f"--{s}.{key}={value}" for s, values in to_dict(config).items() for key, value in values.items()]
-
-
-def same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Names and bits."""
-    assert set(found) == set(expected)
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
-
-
-def test_mae_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    theirs = weights(FULL)
-    assert import_file(monkeypatch, save({"model": theirs, "epoch": 799}), "mae") == 0
-    said = capsys.readouterr().out
-    assert f"with {len(FULL)} of {len(FULL)} tensors" in said
-    assert "unexpected 0, of another shape 0, missing 0" in said and "no decoder" not in said
-    same(imported(), theirs)
-    config = load_run(Path("runs/r"))[0]
-    model = config.model
-    assert (model.patch, model.width, model.depth, model.heads) == (PATCH, WIDTH, DEPTH, HEADS)
-    assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == (NARROW, SHALLOW, DECODER_HEADS)
-    # the printed command has the settings of the run
-    words = said.split("go on: turbomim pretrain ")[1].split()
-    data = dataclasses.replace(config.data, path="SHARDS")
-    assert parse_config(words) == (dataclasses.replace(config, data=data), False)
-    assert call(monkeypatch, "export", "runs/r", "--to", "mae") == 0
-    same(torch.load("runs/r/export/mae.pth", weights_only=True)["model"], theirs)
-
-
-def test_mmselfsup_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    theirs, ours = weights(FULL, theirs=True), weights(FULL)
-    others = {
-        "target_generator.low_pass_filter": torch.ones(3, SIZE, SIZE),
-        "data_preprocessor.mean": torch.ones(3, 1, 1),
-        "data_preprocessor.std": torch.ones(3, 1, 1),
-    }
-    file = save({"meta": {"epoch": 300}, "state_dict": {**theirs, **others}, "optimizer": {"state": {}}})
-    assert import_file(monkeypatch, file, "mmselfsup") == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in others)
-    same(imported(), ours)
-    assert json.loads(Path("runs/r/import.json").read_text())["dropped"] == list(others)
-    config = load_run(Path("runs/r"))[0]
-    assert config.model.target == "ideal" and not config.optim.decay_tokens
-    assert call(monkeypatch, "export", "runs/r", "--to", "mmselfsup", "--out", "out.pt") == 0
-    same(torch.load("out.pt", weights_only=True)["state_dict"], theirs)
-
-
-def test_mff_names_both_ways() -> None:
-    theirs, ours = weights(FULL + MFF, theirs=True), weights(FULL + MFF)
-    same(FORMATS["mff"].ours(theirs), ours)
-    same(to_mmselfsup(ours), theirs)
-
-
-def test_lsmae_has_mask_units_and_may_have_no_bias_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = weights(FULL)
-    theirs: dict[str, Tensor] = {}
-    for name, tensor in ours.items():
-        if name.endswith("attn.qkv.bias"):
-            query, key, value = tensor.chunk(3)
-            key.zero_()
-            stem = name.removesuffix("qkv.bias")
-            theirs |= {f"{stem}q_bias": query.clone(), f"{stem}v_bias": value.clone()}
-        else:
-            theirs[name] = tensor
-    same(from_lsmae(ours), ours)
-    assert import_file(monkeypatch, save({"model": theirs}), "lsmae") == 0
-    same(imported(), ours)
-    assert load_run(Path("runs/r"))[0].model.mask_unit == 2
-
-
-def test_simmim_and_convmae_names() -> None:
-    """The encoder's prefix goes, tables that are computed may be left out, ConvMAE's names stay."""
-    theirs = {"encoder.blocks.0.attn.q_bias": torch.ones(3), "decoder.0.weight": torch.ones(2)}
-    assert set(FORMATS["simmim"].ours(theirs)) == {"blocks.0.attn.q_bias", "decoder.0.weight"}
-    assert set(FORMATS["convmae"].ours({"patch_embed1.proj.weight": torch.ones(1)})) == {
-        "patch_embed1.proj.weight"
-    }
-    # timm's Swin merges patches at the beginning of a stage
-    merging = {f"encoder.layers.{n}.downsample.norm.weight": torch.full((1,), n) for n in (0, 1, 2)}
-    moved = FORMATS["simmim"].ours({**merging, "encoder.layers.0.blocks.1.norm1.bias": torch.ones(1)})
-    assert set(moved) == {
-        "layers.0.blocks.1.norm1.bias",
-        *(f"layers.{n}.downsample.norm.weight" for n in (1, 2, 3)),
-    }
-    assert all(moved[f"layers.{n + 1}.downsample.norm.weight"] == n for n in (0, 1, 2))
-    assert sizes(moved) == {"model": {}, "data": {}}
-    table = torch.ones((2 * 14 - 1) ** 2 + 3, 12)
-    shapes = {
-        "cls_token": torch.ones(1, 1, 768),
-        "patch_embed.proj.weight": torch.ones(768, 3, 16, 16),
-        "rel_pos_bias.relative_position_bias_table": table,
-        "blocks.0.norm1.weight": torch.ones(768),
-        "blocks.1.norm1.weight": torch.ones(768),
-    }
-    assert sizes(shapes) == {
-        "model": {"patch": 16, "width": 768, "depth": 2, "heads": 12},
-        "data": {"size": 224},
-    }
-    convs = {
-        f"patch_embed{n}.proj.weight": torch.ones(8, 3, side, side) for n, side in ((1, 4), (2, 2), (3, 2))
-    }
-    blocks = {f"blocks{n}.{m}.norm1.weight": torch.ones(8) for n, m in ((1, 0), (3, 0), (3, 1))}
-    found = sizes({**convs, **blocks, "pos_embed": torch.ones(1, 196, 768)})
-    assert found == {"model": {"patch": 16, "width": 768, "depth": 2}, "data": {"size": 224}}
-
-
-def test_stored_position_embeddings_are_kept_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """mmselfsup's halves are swapped against ours: timm's ViT with the stored ones gives our features."""
-    theirs = weights(FULL, theirs=True)
-    halves = sincos_positions(WIDTH, SIZE // PATCH).chunk(2, dim=2)
-    theirs["backbone.pos_embed"] = torch.cat(halves[::-1], dim=2)
-    assert import_file(monkeypatch, save({"state_dict": theirs}), "mmselfsup") == 0
-    assert torch.equal(imported()["pos_embed"], theirs["backbone.pos_embed"])
-    _, model, _ = load_run(Path("runs/r"))
-    arguments: dict[str, Any] = {
-        "img_size": SIZE,
-        "patch_size": PATCH,
-        "embed_dim": WIDTH,
-        "depth": DEPTH,
-        "num_heads": HEADS,
-    }
-    encoder: Any = timm.create_model("vit_base_patch16_224", num_classes=0, **arguments)
-    encoder.load_state_dict({ours: theirs[other] for ours, other, _ in ENCODER})
-    images = torch.randint(0, 256, (2, SIZE, SIZE, 3), dtype=torch.uint8)
-    pixels = (images / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-    with torch.no_grad():
-        expected = encoder.eval().forward_features(pixels.permute(0, 3, 1, 2))
-        torch.testing.assert_close(model.features(images), expected, rtol=1e-4, atol=1e-5)
-        model.pos_embed.copy_(torch.cat(halves, dim=2))
-        assert (model.features(images) - expected).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("form", ["mae", "mmselfsup"])
@@ -370,7 +203,7 @@ def test_everything_that_takes_a_run_takes_it(
     assert call(monkeypatch, "export", "runs/r", "--to", "timm") == 0
     said = capsys.readouterr()
     assert "trained: mean of patch tokens" in said.out and "reconstruction-00000000.png" in said.out
-    assert "step 0; timm.create_model" in said.out and not said.err
+    assert "encoder.safetensors: step 0; timm 1" in said.out and not said.err
 
 
 def refused(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
@@ -497,36 +330,3 @@ def test_a_run_that_is_there_is_left_alone(
     assert before == {path: path.read_bytes() for path in Path("runs/r").rglob("*") if path.is_file()}
     assert call(monkeypatch, "import", "file.pth", "--from", "mae") == 2
     assert "import needs --run.name NAME" in capsys.readouterr().err
-
-
-def test_sizes_of_published_models() -> None:
-    """ViT-B, L and H of MAE, by shapes alone, with their numbers of heads."""
-    from turbomim.train.foreign_sizes import guess_heads
-
-    for width, depth, patch, heads in ((768, 12, 16, 12), (1024, 24, 16, 16), (1280, 32, 14, 16)):
-        with torch.device("meta"):
-            shapes = {
-                "cls_token": torch.ones(1, 1, width),
-                "pos_embed": torch.ones(1, 1 + (224 // patch) ** 2, width),
-                "patch_embed.proj.weight": torch.ones(width, 3, patch, patch),
-                "decoder_embed.weight": torch.ones(512, width),
-                **{f"blocks.{n}.norm1.weight": torch.ones(width) for n in range(depth)},
-                **{f"decoder_blocks.{n}.norm1.weight": torch.ones(512) for n in range(8)},
-            }
-        found = sizes(shapes)
-        assert found["data"] == {"size": 224}
-        assert found["model"] == {
-            "patch": patch, "width": width, "depth": depth, "decoder_width": 512, "decoder_depth": 8,
-        }  # fmt: skip
-        assert guess_heads(found) == {"heads": heads, "decoder_heads": 16}
-
-
-def test_names_of_the_model_are_those_written_out() -> None:
-    config = Config(
-        data=dataclasses.replace(Config().data, size=SIZE),
-        model=dataclasses.replace(
-            Config().model, patch=PATCH, width=WIDTH, depth=DEPTH, heads=3, decoder_width=NARROW,
-            decoder_depth=SHALLOW, decoder_heads=3,
-        ),
-    )  # fmt: skip
-    assert {n: tuple(t.shape) for n, t in MAE(config).state_dict().items()} == {n: s for n, _, s in FULL}

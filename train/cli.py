@@ -36,8 +36,8 @@ USAGE = """usage: turbomim COMMAND …
   eval knn|linear RUN           what the encoder's features are worth, beside untrained ones and raw pixels
   import FILE --from mae|mmselfsup|mff|simmim|convmae|lsmae [--recipe NAME] --run.name NAME
                                 begin a run with another program's weights
-  export RUN --to timm|mae|mmselfsup [--out FILE]
-                                a run's weights as other programs load them
+  export RUN --to timm|hf|detectron2|mmseg|mae|mmselfsup|safetensors [--out FOLDER]
+                                a run's weights as other programs load them, checked, with a model card
   tune loader|step|kernels      measure this machine's best settings
   bench loader|kernels|step|train|all|report
                                 measure against others; report: tables and a plot of the results

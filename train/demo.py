@@ -15,7 +15,7 @@ from rich.console import Console
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack import make_shards
 from turbomim.train.config import Config
-from turbomim.train.export import create_call
+from turbomim.train.export_timm import create_call
 from turbomim.train.log import Record, duration, read_metrics
 from turbomim.train.machine import cores
 from turbomim.train.photos import PhotosReport, cut_photos

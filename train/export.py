@@ -1,127 +1,148 @@
-"""A run's weights as files of other programs: the encoder for timm, the whole model for MAE and mmselfsup."""
+"""A run's weights as other programs load them: written beside their place, checked, then put there."""
 
 from __future__ import annotations
 
-import io
+import dataclasses
 import json
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import timm
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import Final, NamedTuple
 
 from turbomim import __version__
-from turbomim.pipeline.durable import write_durably
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.train import model_card
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from turbomim.train.foreign import to_mmselfsup
+from turbomim.train.export_dense import write_detectron2, write_mmseg
+from turbomim.train.export_hf import write_hf
+from turbomim.train.export_own import write_own, write_whole
+from turbomim.train.export_timm import TIMM_NAMES, write_timm
+from turbomim.train.export_weights import Exported, whole_model
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 
-# any plain timm ViT name will do: the keyword arguments below replace its sizes
-TIMM_NAME = "vit_base_patch16_224"
-# methods that a program has a model of
-METHODS_OF = {"timm": ("mae", "mff"), "mae": ("mae",), "mmselfsup": ("mae", "mff")}
-# where a program's file has its weights
-WRAPPERS = {"mae": "model", "mmselfsup": "state_dict"}
+Write = Callable[[MAE, Config, Path], list[Exported]]
 
 
-def timm_arguments(config: Config) -> dict[str, Any]:
-    """Keyword arguments for timm.create_model(TIMM_NAME, …) that build this run's encoder."""
-    model = config.model
-    return {
-        "img_size": config.data.size,
-        "patch_size": model.patch,
-        "embed_dim": model.width,
-        "depth": model.depth,
-        "num_heads": model.heads,
-        "num_classes": 0,
-    }
+class Program(NamedTuple):
+    """Something that loads exports."""
+
+    # methods that it has a model of; none: it asks for no model
+    methods: tuple[str, ...]
+    write: Write
 
 
-def create_call(config: Config, path: Path) -> str:
-    """The Python expression that loads an export."""
-    arguments = ", ".join(f"{k}={v}" for k, v in timm_arguments(config).items())
-    return f"timm.create_model({TIMM_NAME!r}, {arguments}, checkpoint_path={str(path.resolve())!r})"
+# encoders that are a plain ViT
+PLAIN = ("mae", "mff")
+PROGRAMS: Final[dict[str, Program]] = {
+    "timm": Program(tuple(TIMM_NAMES), write_timm),
+    "hf": Program(PLAIN, write_hf),
+    "detectron2": Program(PLAIN, write_detectron2),
+    "mmseg": Program(PLAIN, write_mmseg),
+    "mae": Program(("mae",), partial(write_whole, "mae")),
+    "mmselfsup": Program(PLAIN, partial(write_whole, "mmselfsup")),
+    "safetensors": Program((), write_own),
+}
 
 
-def export_encoder(model: MAE, config: Config, folder: Path) -> Path:
-    """Write encoder.safetensors and encoder.json into a folder, as `write_encoder` does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "encoder.safetensors"
-    write_encoder(model, config, path)
-    return path
+def export(
+    model: MAE,
+    config: Config,
+    step: int,
+    to: str,
+    folder: Path,
+    run: Path,
+    *,
+    license: str = model_card.UNKNOWN_LICENSE,
+    size: int = 0,
+) -> list[Exported]:
+    """Write weights for a program, have it load them, and put them with their model cards into a folder.
 
-
-def write_encoder(model: MAE, config: Config, path: Path) -> None:
-    """Write the encoder in float32, with a .json beside it, and load it back with timm.
-
-    A method whose encoder is no plain ViT has its own published names, and timm is not asked.
-    Raises UserError if timm does not take every tensor.
+    Nothing is changed there before everything is written and checked.  license: as the Hugging Face Hub names
+    it; size: pixels a side that positions are resized to, for mmseg, 0 = the run's.
+    Raises UserError: a method that the program has not, weights that it does not take or that give other
+    outputs, a README.md of somebody else's.
     """
-    weights = {
-        name: tensor
-        for name, tensor in whole_model(model).items()
-        if not name.startswith(model.decoder_names)
-    }
-    temporary = path.with_name(f".tmp-{path.name}")
-    save_file(weights, temporary, metadata={"format": "pt", "turbomim": __version__})
-    temporary.replace(path)
-    plain = config.model.method in METHODS_OF["timm"]
-    card = {
-        "load": create_call(config, path) if plain else None,
-        "timm": {"name": TIMM_NAME, **timm_arguments(config)} if plain else None,
+    check_method(config, to)
+    if size and to != "mmseg":
+        raise UsageError(f"--size {size} is for --to mmseg alone: leave it out for --to {to}")
+    write: Write = partial(write_mmseg, size=size) if size else PROGRAMS[to].write
+    _check_cards(folder)
+    temporary = folder / ".tmp-export"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        written = write(on_host(model, config), config, temporary)
+        for exported in written:
+            _describe(exported, folder / exported.path.relative_to(temporary), config)
+            beside = exported.path if exported.path.is_dir() else exported.path.parent
+            text = model_card.card(exported, run, config, step, license)
+            (beside / model_card.NAME).write_text(text, encoding="utf-8")
+        for path in [path for path in temporary.rglob("*") if path.is_file()]:
+            target = folder / path.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [
+        dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary))
+        for exported in written
+    ]
+
+
+def export_at_end(model: MAE, config: Config, step: int, run: Path) -> str:
+    """Export a run's encoder when it ends, for timm where timm has it; what came of it, in a line.
+
+    A run that is through does not fail by it.
+    """
+    to = "timm" if config.model.method in PROGRAMS["timm"].methods else "safetensors"
+    try:
+        (exported,) = export(model, config, step, to, run / "export", run)
+    except UserError as error:
+        return f"the encoder is not exported: {error}; the weights are in {run / 'ckpt'}"
+    how = "has the call that loads it" if to == "timm" else "says whose names it has: timm has no such model"
+    return f"the encoder is in {exported.path}; README.md beside it {how}; {exported.checked}"
+
+
+def on_host(model: MAE, config: Config) -> MAE:
+    """The model, or a copy of it in host memory: outputs are compared there, in float32."""
+    if next(model.parameters()).device.type == "cpu":
+        return model
+    copy = make_model(config)
+    copy.load_state_dict(whole_model(model))
+    return copy
+
+
+def check_method(config: Config, to: str) -> None:
+    """Raise UserError if a program has no model of a run's method, and name those that have."""
+    method, methods = config.model.method, PROGRAMS[to].methods
+    if methods and method not in methods:
+        fitting = [f"--to {name}" for name, p in PROGRAMS.items() if not p.methods or method in p.methods]
+        raise UserError(f"{to} has no model of method {method}: give {' or '.join(fitting)}")
+
+
+def _describe(exported: Exported, path: Path, config: Config) -> None:
+    """Write the .json of an export that has one; `path` is where it will be."""
+    if not exported.facts:
+        return
+    facts = {**exported.facts}
+    if facts["load"] is not None:
+        facts["load"] = facts["load"].replace("PATH", repr(str(path.resolve())))
+    facts |= {
         "method": config.model.method,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "turbomim": __version__,
     }
-    path.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    if plain:
-        check(path, config)
+    text = json.dumps(facts, indent=1) + "\n"
+    exported.path.with_suffix(".json").write_text(text, encoding="utf-8")
 
 
-def write_full(model: MAE, to: str, path: Path) -> int:
-    """Write encoder and decoder as `mae` or `mmselfsup` names them, tensors alone; returns how many."""
-    weights = whole_model(model)
-    content = io.BytesIO()
-    torch.save({WRAPPERS[to]: weights if to == "mae" else to_mmselfsup(weights)}, content)
-    write_durably(path, content.getvalue())
-    return len(weights)
-
-
-def whole_model(model: MAE) -> dict[str, Tensor]:
-    """Every tensor of a model in host memory, numbers as float32, each with a storage of its own."""
-    return {
-        name: tensor.detach().to(
-            "cpu",
-            torch.float32 if tensor.is_floating_point() else tensor.dtype,
-            copy=True,
-            memory_format=torch.contiguous_format,
-        )
-        for name, tensor in model.state_dict().items()
-    }
-
-
-def check_method(config: Config, to: str) -> None:
-    """Raise UserError if a run's method is none that a program has, or that is known to it by these names."""
-    method = config.model.method
-    if method not in METHODS_OF[to]:
-        fitting = " and ".join(f"--to {name}" for name, methods in METHODS_OF.items() if method in methods)
-        raise UserError(
-            f"a run of method {method} has no --to {to}, {f'but {fitting}' if fitting else 'nor any other'}; "
-            "its weights by their names here are in RUN/ckpt/STEP/model.safetensors"
-        )
-
-
-def check(path: Path, config: Config) -> torch.nn.Module:
-    """Load an export into timm's own model, every key matched, and return that model."""
-    encoder: torch.nn.Module = timm.create_model(TIMM_NAME, pretrained=False, **timm_arguments(config))
-    try:
-        encoder.load_state_dict(load_file(path), strict=True)
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: timm {timm.__version__} does not take it: {' '.join(str(error).split())[:300]}"
-        ) from error
-    return encoder
+def _check_cards(folder: Path) -> None:
+    """Raise UserError if a README.md in the folder, or in one below, is no card of ours."""
+    for path in (folder / model_card.NAME, *folder.glob(f"*/{model_card.NAME}")):
+        if path.exists() and f"- {model_card.TAG}\n" not in path.read_text(
+            encoding="utf-8", errors="replace"
+        ):
+            raise UserError(f"{path} is no model card of ours and would be overwritten: give another --out")

@@ -1,7 +1,9 @@
-"""`turbomim export`: a run's newest weights as a file for other programs."""
+"""`turbomim export`: a run's newest weights for other programs."""
 
 from __future__ import annotations
 
+import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,37 +11,42 @@ from typing import Literal
 import tyro
 
 from turbomim.pipeline.errors import UsageError
-from turbomim.train.export import WRAPPERS, check_method, create_call, write_encoder, write_full
+from turbomim.train.export import export
 from turbomim.train.features import load_run
+from turbomim.train.model_card import UNKNOWN_LICENSE
 from turbomim.train.options import parse
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the newest whole checkpoint of a run as another program names it, in float32."""
+    """Write the newest whole checkpoint of a run as another program loads it, in float32, and check that."""
 
     run: tyro.conf.Positional[Path]
     """Run folder, runs/NAME."""
-    to: Literal["timm", "mae", "mmselfsup"]
-    """timm: the encoder; mae, mmselfsup: the encoder and the decoder."""
+    to: Literal["timm", "hf", "detectron2", "mmseg", "mae", "mmselfsup", "safetensors"]
+    """timm, hf (transformers), detectron2 (ViTDet), mmseg: the encoder, and hf an MAE's decoder, too; mae,
+    mmselfsup: encoder and decoder; safetensors: the encoder of any method, by its own names."""
     out: Path | None = None
-    """File; RUN/export/encoder.safetensors for timm, else RUN/export/PROGRAM.pth, if not given."""
+    """Folder; RUN/export/PROGRAM if not given."""
+    size: int = 0
+    """Pixels a side of mmseg's crops: positions are resized to it; the run's if not given."""
+    license: str = UNKNOWN_LICENSE
+    """Licence of the weights, for the model card, as the Hugging Face Hub names it: apache-2.0, mit."""
 
 
 def command(argv: list[str]) -> None:
     """`turbomim export …`.  Raises UserError."""
     options = parse(Export, argv, "turbomim export")
-    endings = (".safetensors",) if options.to == "timm" else (".pth", ".pt")
-    name = "encoder.safetensors" if options.to == "timm" else f"{options.to}.pth"
-    out = options.out or options.run / "export" / name
-    if out.suffix not in endings or out.is_dir():
-        raise UsageError(f"--out {out}: must be a file whose name ends in {' or '.join(endings)}")
+    out = options.out or options.run / "export" / options.to
+    if out.suffix in (".safetensors", ".pth", ".pt") or (out.exists() and not out.is_dir()):
+        raise UsageError(f"--out {out}: must be a folder, files in it have names of their own")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", options.license):
+        raise UsageError(f"--license {options.license!r}: must be as the Hub has it, apache-2.0 for example")
     config, model, step = load_run(options.run)
-    check_method(config, options.to)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if options.to == "timm":
-        write_encoder(model, config, out)
-        how = create_call(config, out)
-    else:
-        how = f"{write_full(model, options.to, out)} tensors, torch.load(FILE)[{WRAPPERS[options.to]!r}]"
-    print(f"{out}: step {step}; {how}")
+    for exported in export(
+        model, config, step, options.to, out, options.run, license=options.license, size=options.size
+    ):
+        print(f"{exported.path}: step {step}; {exported.checked}")
+        print(textwrap.indent(exported.load_from(exported.path.resolve()), "    "))
+        if exported.note:
+            print(f"  {exported.note}")

@@ -8,6 +8,7 @@ Sources: mmselfsup's mmcls2timm.py and decoder, mmpretrain's mff.py, long_seq_ma
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,9 @@ from turbomim.pipeline.errors import UserError
 
 Weights = Mapping[str, Tensor]
 Pairs = tuple[tuple[str, str], ...]
+
+# groups of names in one error
+MOST_NAMED = 8
 
 # (theirs, ours): of the pairs whose side a name begins with, the first counts
 _MM_BEGIN: Final[Pairs] = (
@@ -53,12 +57,12 @@ class Format:
 
 def from_mmselfsup(weights: Weights) -> dict[str, Tensor]:
     """Our names for those of mmselfsup and mmpretrain: MAE, PixMIM and MFF."""
-    return _renamed(weights, _MM_BEGIN, _MM_INSIDE)
+    return renamed(weights, _MM_BEGIN, _MM_INSIDE)
 
 
 def to_mmselfsup(weights: Weights) -> dict[str, Tensor]:
     """The inverse of `from_mmselfsup`."""
-    return _renamed(weights, _swapped(_MM_BEGIN), _swapped(_MM_INSIDE))
+    return renamed(weights, _swapped(_MM_BEGIN), _swapped(_MM_INSIDE))
 
 
 def from_simmim(weights: Weights) -> dict[str, Tensor]:
@@ -66,10 +70,10 @@ def from_simmim(weights: Weights) -> dict[str, Tensor]:
 
     A published Swin's stage ends with the merging of patches that timm's next stage begins with.
     """
-    renamed = _renamed(weights, (("encoder.", ""),), ())
+    ours = renamed(weights, (("encoder.", ""),), ())
     return {
         re.sub(r"(?<=^layers\.)\d{1,3}(?=\.downsample\.)", lambda m: str(int(m[0]) + 1), name): tensor
-        for name, tensor in renamed.items()
+        for name, tensor in ours.items()
     }
 
 
@@ -96,16 +100,20 @@ def unchanged(weights: Weights) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def _renamed(weights: Weights, begin: Pairs, inside: Pairs) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
+def renamed(weights: Weights, begin: Pairs, inside: Pairs) -> dict[str, Tensor]:
+    """The tensors by other names: what a name begins with (the first pair that fits), then parts inside it.
+
+    Raises UserError if two become the same.
+    """
+    others: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         new = next((to + name.removeprefix(old) for old, to in begin if name.startswith(old)), name)
         for old, to in inside:
             new = new.replace(old, to)
-        if new in renamed:
+        if new in others:
             raise UserError(f"two tensors are {new}: {name} is one of them")
-        renamed[new] = tensor
-    return renamed
+        others[new] = tensor
+    return others
 
 
 def _swapped(pairs: Pairs) -> Pairs:
@@ -139,3 +147,11 @@ def formats_of(names: Iterable[str]) -> list[str]:
     fitting = [name for name, form in FORMATS.items() if form.sign in names]
     # an MFF's has all of an mmselfsup MAE's names, and more
     return ["mff"] if "mff" in fitting else fitting
+
+
+def grouped(names: Iterable[str]) -> str:
+    """All names on one line: those of numbered blocks together, with how many."""
+    counts = Counter(re.sub(r"(?<=\.)\d+(?=\.)", "N", name) for name in sorted(names))
+    parts = [f"{name} ({count})" if count > 1 else name for name, count in counts.items()]
+    more = [f"and {len(parts) - MOST_NAMED} more kinds"] if len(parts) > MOST_NAMED else []
+    return ", ".join(parts[:MOST_NAMED] + more)

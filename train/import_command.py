@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,16 +23,13 @@ from turbomim.pipeline.shards import file_sha256
 from turbomim.train import checkpoint, rundir
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config, to_dict
-from turbomim.train.foreign import FORMATS, Weights, formats_of
+from turbomim.train.foreign import FORMATS, Weights, formats_of, grouped
 from turbomim.train.foreign_file import read_tensors
 from turbomim.train.foreign_sizes import MAE_RECIPE, Values, check_plausible, settle, sizes
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer
 from turbomim.train.options import parse
-
-# groups of names in one error
-MOST_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,14 +158,6 @@ def fit(weights: Weights, model: MAE, dropped: str, where: str) -> Fit:
         fresh=sorted(fresh),
         dropped=left_out,
     )
-
-
-def grouped(names: Iterable[str]) -> str:
-    """All names on one line: those of numbered blocks together, with how many."""
-    counts = Counter(re.sub(r"(?<=\.)\d+(?=\.)", "N", name) for name in sorted(names))
-    parts = [f"{name} ({count})" if count > 1 else name for name, count in counts.items()]
-    more = [f"and {len(parts) - MOST_NAMED} more kinds"] if len(parts) > MOST_NAMED else []
-    return ", ".join(parts[:MOST_NAMED] + more)
 
 
 def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:

@@ -25,7 +25,7 @@ from turbomim.train import checkpoint, rundir
 from turbomim.train.config import Config, to_dict
 from turbomim.train.data import open_loader, slow_stage
 from turbomim.train.distributed import World
-from turbomim.train.export import export_encoder
+from turbomim.train.export import export_at_end
 from turbomim.train.heldout import heldout_loss
 from turbomim.train.log import RunLog
 from turbomim.train.models.mae import MAE
@@ -308,8 +308,7 @@ class Run:
     def _finish(self) -> Outcome:
         model = self._whole_model()
         if self.world.main:
-            path = export_encoder(model, self.config, self.folder / "export")
-            self.log.say(f"the encoder is in {path}; encoder.json beside it has the call that loads it")
+            self.log.say(export_at_end(model, self.config, self.step, self.folder))
         if self.replaced:
             self.log.say(
                 f"{self.replaced} of {self.position} samples could not be decoded and were replaced; "

@@ -9,6 +9,8 @@ Shapes: B batch, N patches, K kept, H W rows and columns of tokens, L tokens of 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, SwinTransformerStage
@@ -24,6 +26,20 @@ from turbomim.train.models.drop_path import add_drop_path
 from turbomim.train.models.simmim import SimMIM, initialise_convolution
 
 
+def swin_arguments(config: Config) -> dict[str, Any]:
+    """Keyword arguments of timm's SwinTransformer, and of its SwinTransformerV2, that decide the encoder."""
+    model = config.model
+    return {
+        "img_size": config.data.size,
+        "patch_size": model.patch,
+        "embed_dim": model.width,
+        "depths": tuple(model.depths),
+        "num_heads": tuple(model.heads * 2**stage for stage in range(len(model.depths))),
+        "window_size": model.window,
+        "num_classes": 0,
+    }
+
+
 class SimMIMSwin(SimMIM):
     """Images in, masked-patch loss out; the encoder a Swin transformer."""
 
@@ -33,21 +49,11 @@ class SimMIMSwin(SimMIM):
 
     def make_encoder(self, config: Config) -> None:
         """Add the encoder's parameters, named as in timm."""
-        model = config.model
-        encoder = self.transformer(
-            img_size=config.data.size,
-            patch_size=model.patch,
-            num_classes=0,
-            embed_dim=model.width,
-            depths=tuple(model.depths),
-            num_heads=tuple(model.heads * 2**stage for stage in range(len(model.depths))),
-            window_size=model.window,
-            drop_path_rate=0.0,
-        )
+        encoder = self.transformer(**swin_arguments(config), drop_path_rate=0.0)
         assert isinstance(encoder.patch_embed, PatchEmbed) and isinstance(encoder.norm, nn.LayerNorm)
         self.patch_embed, self.layers, self.norm = encoder.patch_embed, encoder.layers, encoder.norm
-        self.merged = 2 ** (len(model.depths) - 1)
-        self.paths = add_drop_path(self.blocks_to_split(), model.drop_path)
+        self.merged = 2 ** (len(config.model.depths) - 1)
+        self.paths = add_drop_path(self.blocks_to_split(), config.model.drop_path)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:

@@ -1,0 +1,75 @@
+"""Small models of every method whose weights are nothing but noise, and runs of them that nobody trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from turbomim.train import checkpoint, rundir
+from turbomim.train.config import Config, DataConfig, ModelConfig, RunConfig, to_dict
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+from turbomim.train.optim import make_optimizer
+
+STEP, POSITION, FINGERPRINT = 3, 24, "ab12" * 16
+
+_VIT: dict[str, Any] = {
+    "patch": 8, "width": 48, "depth": 3, "heads": 4,
+    "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2,
+}  # fmt: skip
+_SWIN: dict[str, Any] = {
+    "patch": 4, "width": 16, "heads": 2, "stages": "2,2", "window": 3, "mask_unit": 2, "norm_pix": False,
+}  # fmt: skip
+CONFIGS = {
+    name: Config(data=DataConfig(size=48), model=ModelConfig(**model))
+    for name, model in {
+        "mae": _VIT,
+        "pixmim": {**_VIT, "target": "gaussian", "radius": 9.0, "norm_pix": False},
+        "lsmae": {**_VIT, "mask_unit": 2},
+        "mff": {**_VIT, "method": "mff", "fuse": "0,1,2"},
+        "simmim": {**_VIT, "method": "simmim", "mask_unit": 2, "norm_pix": False},
+        "swin": {**_SWIN, "method": "simmim-swin"},
+        "swinv2": {**_SWIN, "method": "simmim-swinv2"},
+        "convmae": {
+            **_VIT, "method": "convmae", "patch": 16, "conv_widths": "8,12", "conv_depths": "1,1",
+            "mask_ratio": 0.7,
+        },
+    }.items()
+}  # fmt: skip
+
+
+def stirred(config: Config) -> MAE:
+    """A model none of whose tensors is at its initial value: without that a swapped norm goes unnoticed."""
+    model = make_model(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def make_run(kind: str, name: str = "r") -> tuple[Path, Config, MAE]:
+    """The folder runs/NAME with one checkpoint of a stirred model, at step 3; its settings and the model."""
+    config = dataclasses.replace(CONFIGS[kind], run=RunConfig(name=name))
+    model, path = stirred(config), rundir.run_folder(config)
+    path.mkdir(parents=True)
+    state = checkpoint.State(
+        step=STEP,
+        position=POSITION,
+        fingerprint=FINGERPRINT,
+        config=to_dict(config),
+        versions=rundir.versions(),
+    )
+    snapshot = checkpoint.capture(model, make_optimizer(model, config.optim), state)
+    checkpoint.write(path / "ckpt", snapshot, 2)
+    rundir.describe(path, config, torch.device("cpu"), 1)
+    return path, config, model
+
+
+def snippets(text: str) -> list[str]:
+    """The Python in a Markdown text."""
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

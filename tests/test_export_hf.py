@@ -1,0 +1,145 @@
+"""transformers loads the folders by `from_pretrained` and computes what the run computes.
+
+Planted, each seen to fail the test named: see below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from exported import STEP, make_run
+from safetensors.torch import load_file
+from torch import Tensor
+
+from turbomim.pipeline.errors import UserError
+from turbomim.train import export_hf
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.export import export
+from turbomim.train.export_weights import write_safetensors
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def images() -> Tensor:
+    return torch.randint(
+        0, 256, (2, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
+    )
+
+
+def pixels(images_BHWC: Tensor) -> Tensor:
+    scaled = (images_BHWC.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    return scaled.float().permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["mae", "pixmim", "lsmae", "mff"])
+def test_the_encoder_is_a_vit_model(name: str) -> None:
+    run, config, model = make_run(name)
+    exported = export(model, config, STEP, "hf", Path("out"), run)
+    assert [e.path for e in exported] == [Path("out/encoder"), Path("out/mae")][: 1 + (name != "mff")]
+    for each in exported:
+        assert f"transformers {transformers.__version__}: " in each.checked
+    encoder, found = transformers.ViTModel.from_pretrained(
+        "out/encoder", add_pooling_layer=False, output_loading_info=True
+    )
+    assert not any(found.values())
+    processors: Any = transformers.AutoImageProcessor
+    processor = processors.from_pretrained("out/encoder")
+    inputs = processor(images=list(images().numpy()), return_tensors="pt")
+    torch.testing.assert_close(inputs["pixel_values"], pixels(images()), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        theirs = encoder.eval()(**inputs).last_hidden_state
+        torch.testing.assert_close(model.features(images()), theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_the_whole_mae_gives_our_loss(norm_pix: bool) -> None:
+    run, config, model = make_run("mae")
+    model.norm_pix = norm_pix
+    exported = export(model, with_norm_pix(config, norm_pix), STEP, "hf", Path("out"), run)
+    assert "predicted patches of 3 random images are this run's" in exported[1].checked
+    theirs, found = transformers.ViTMAEForPreTraining.from_pretrained("out/mae", output_loading_info=True)
+    assert not any(found.values())
+    assert theirs.config.norm_pix_loss is norm_pix and theirs.config.mask_ratio == 0.75
+    noise = torch.rand(2, config.patches, generator=torch.Generator().manual_seed(2))
+    order = noise.argsort(1)
+    keep, mask = order[:, : config.keep].contiguous(), order[:, config.keep :].contiguous()
+    zeros = torch.zeros(2, dtype=torch.int64)
+    with torch.no_grad():
+        ours = model(images(), zeros, zeros, keep, mask)
+        loss = theirs.eval()(pixels(images()), noise=noise).loss
+    torch.testing.assert_close(ours, loss, rtol=1e-5, atol=1e-6)
+
+
+def with_norm_pix(config: Config, norm_pix: bool) -> Config:
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, norm_pix=norm_pix))
+
+
+def test_names_are_those_of_transformers() -> None:
+    """The configuration alone builds a model of these names and shapes."""
+    run, config, model = make_run("mae")
+    export(model, config, STEP, "hf", Path("out"), run)
+    for folder, kind, more in (
+        ("encoder", transformers.ViTModel, {"add_pooling_layer": False}),
+        ("mae", transformers.ViTMAEForPreTraining, {}),
+    ):
+        about = transformers.AutoConfig.from_pretrained(f"out/{folder}")
+        assert about.layer_norm_eps == 1e-6 and about.image_size == 48
+        expected = {n: t.shape for n, t in kind(about, **more).state_dict().items()}
+        found = {n: t.shape for n, t in load_file(f"out/{folder}/model.safetensors").items()}
+        assert found == expected
+    names = {path.name for path in Path("out/mae").iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def test_images_of_other_sizes_are_resized_with_the_runs_filter() -> None:
+    run, config, model = make_run("mae")
+    export(model, config, STEP, "hf", Path("out"), run)
+    processor = transformers.ViTImageProcessor.from_pretrained("out/encoder")
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    assert processor(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 48)
+    # PIL's bicubic
+    assert processor.resample == 3 and config.data.interpolation == "bicubic"
+
+
+def test_a_tensor_too_few_or_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, config, model = make_run("mae")
+
+    def lossy(weights: dict[str, Tensor], path: Path) -> None:
+        write_safetensors({n: t for n, t in weights.items() if "layernorm.bias" not in n}, path)
+
+    def swapping(weights: dict[str, Tensor], path: Path) -> None:
+        key, value = (
+            "encoder.layer.0.attention.attention.key.bias",
+            "encoder.layer.0.attention.attention.value.bias",
+        )
+        write_safetensors(
+            {**weights, key: weights[value], value: weights[key]} if key in weights else weights, path
+        )
+
+    for change_of, message in (
+        (lossy, "does not take all of it: .*layernorm.bias"),
+        (swapping, "differ from"),
+    ):
+        monkeypatch.setattr(export_hf, "write_safetensors", change_of)
+        with pytest.raises(UserError, match=message):
+            export(model, config, STEP, "hf", Path("out"), run)
+        assert not list(Path("out").iterdir())
+
+
+def test_without_transformers_it_is_written_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, config, model = make_run("mff")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (exported,) = export(model, config, STEP, "hf", Path("out"), run)
+    assert "transformers is not installed, so nothing was checked" in exported.checked
+    assert json.loads(Path("out/encoder/config.json").read_text())["model_type"] == "vit"

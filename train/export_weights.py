@@ -1,0 +1,76 @@
+"""Weights as they leave a run: float32, in host memory, in files that hold tensors alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from turbomim import __version__
+from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.errors import UserError
+from turbomim.train.models.mae import MAE
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exported:
+    """A file or folder that was written and read back by its program."""
+
+    path: Path
+    # Python that loads it, with PATH for its place
+    load: str
+    # by what it was checked, and what came out
+    checked: str
+    # `library_name` of its model card
+    library: str
+    # what whoever loads it must know
+    note: str = ""
+    # what the .json beside it says, if there is one
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def load_from(self, path: Path) -> str:
+        """`load` with a path in it."""
+        return self.load.replace("PATH", repr(str(path)))
+
+
+def whole_model(model: MAE) -> dict[str, Tensor]:
+    """Every tensor of a model in host memory, numbers as float32, each with a storage of its own."""
+    return {
+        name: tensor.detach().to(
+            "cpu",
+            torch.float32 if tensor.is_floating_point() else tensor.dtype,
+            copy=True,
+            memory_format=torch.contiguous_format,
+        )
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def encoder_weights(model: MAE) -> dict[str, Tensor]:
+    """Of `whole_model` what is left after pre-training."""
+    whole = whole_model(model)
+    return {name: tensor for name, tensor in whole.items() if not name.startswith(model.decoder_names)}
+
+
+def write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write a .safetensors.  Raises UserError if the disk does not take it."""
+    try:
+        save_file(dict(weights), path, metadata={"format": "pt", "turbomim": __version__})
+    except SafetensorError as error:
+        raise UserError(
+            f"{path} cannot be written: {error}: free some space, or give another --out"
+        ) from error
+
+
+def write_torch(tree: Mapping[str, object], path: Path) -> None:
+    """Write what torch.load reads with weights_only.  Raises UserError if the disk does not take it."""
+    content = io.BytesIO()
+    torch.save(dict(tree), content)
+    write_durably(path, content.getvalue())
