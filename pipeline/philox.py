@@ -13,6 +13,9 @@ CROP: Final = 0
 FLIP: Final = 1
 MASK: Final = 2
 ORDER: Final = 3
+# of fine-tuning: an image's own changes, and what a micro-batch draws for its images together
+AUGMENT: Final = 4
+MIX: Final = 5
 
 SEEDS: Final = 2**63
 EPOCHS: Final = 2**32
@@ -49,7 +52,8 @@ def draw_u32(
 ) -> NDArray[np.uint32]:
     """Return the first `words` random words of each sample for one purpose.
 
-    epochs (B,) int64 in [0, 2**32); ids (B,) int64 in [0, 2**48); purpose CROP, FLIP, MASK or ORDER.
+    epochs (B,) int64 in [0, 2**32); ids (B,) int64 in [0, 2**48); purpose CROP, FLIP, MASK, ORDER,
+    AUGMENT or MIX.
     Returns (B, words) uint32; words 4k to 4k+3 come from counter (k, id low, id high | purpose << 16, epoch).
     Raises ValueError if the seed is outside [0, 2**63).
     """

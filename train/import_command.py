@@ -30,7 +30,7 @@ from turbomim.train.foreign_file import read_tensors
 from turbomim.train.foreign_sizes import MAE_RECIPE, Values, check_plausible, settle, sizes
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
-from turbomim.train.optim import make_optimizer
+from turbomim.train.optim import make_optimizer, zero_moments
 from turbomim.train.options import parse
 
 # groups of names in one error
@@ -181,10 +181,7 @@ def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
         if (folder / "config.yaml").exists() or checkpoint.complete(folder / "ckpt"):
             raise UserError(f"{folder} holds a run already: give another --run.name")
         optimizer = make_optimizer(model, config.optim)
-        for param in (param for group in optimizer.param_groups for param in group["params"]):
-            # what AdamW makes of nothing at its first step
-            zeros = {key: torch.zeros_like(param) for key in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[param] = {"step": torch.zeros(()), **zeros}
+        zero_moments(optimizer)
         state = checkpoint.State(
             step=0, position=0, fingerprint="", config=to_dict(config), versions=rundir.versions()
         )
