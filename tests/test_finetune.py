@@ -36,7 +36,7 @@ from test_cli import call
 
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split
-from turbomim.train import finetune as module
+from turbomim.train.augment import augmented_batch
 from turbomim.train.encoder_source import load_source
 from turbomim.train.finetune import finetune
 from turbomim.train.finetune_command import Finetune, configure
@@ -158,16 +158,15 @@ def test_stopped_or_killed_it_is_the_same_run(
     assert len(expected[1]) == 12
 
     stopped = settings(pretrained, shards, tmp_path / "stopped")
-    draw = module.augmented_batch
     calls = []
 
     def asked_to_stop(*args: Any) -> Any:
         calls.append(1)
         if len(calls) == 5:
             os.kill(os.getpid(), signal.SIGTERM)
-        return draw(*args)
+        return augmented_batch(*args)
 
-    monkeypatch.setattr(module, "augmented_batch", asked_to_stop)
+    monkeypatch.setattr("turbomim.train.finetune.augmented_batch", asked_to_stop)
     attempt(stopped, pretrained)
     state = status(tmp_path / "stopped" / "finetune")
     assert (state["status"], state["step"]) == ("preempted", 5)

@@ -7,6 +7,9 @@ is then the same however often the run was stopped, and on however many ranks of
 Shapes: B samples, C colours, H W pixels, K classes.
 """
 
+# timm types little of its augmentations
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import random

@@ -9,7 +9,7 @@ Shapes: B batch, C colours, H W pixels, N patches, P values of a patch, T tokens
 from __future__ import annotations
 
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,7 +29,8 @@ def normalised(images_BHWC: Tensor) -> Tensor:
 
 def patches_of(images_BCHW: Tensor, patch: int) -> Tensor:
     """Every patch of images, row by row, (B, N, P), its values in order of row, column and channel."""
-    split = images_BCHW.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+    batch, _, height, width = images_BCHW.shape
+    split = images_BCHW.reshape(batch, -1, height // patch, patch, width // patch, patch)
     return split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
 

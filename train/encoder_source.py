@@ -94,7 +94,7 @@ def load_file(path: Path, flags: Values) -> Source:
     known = {**card_heads(path), **flags.get("model", {})}
     config, _ = settle(found, tensors, "mae", "", {**flags, **({"model": known} if known else {})}, where)
     model = make_model(config)
-    fitted = fit(tensors, model, HEADS, where)
+    fitted = fit(tensors, model, HEADS, where, "eval takes plain ViTs with timm's names alone")
     model.load_state_dict(fitted.weights)
     guessed = "" if "heads" in known else f"{where} does not tell its heads: {config.model.heads} are assumed"
     hint = ", as published models of that width have; --model.heads N says otherwise"

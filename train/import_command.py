@@ -35,6 +35,8 @@ from turbomim.train.options import parse
 
 # groups of names in one error
 MOST_NAMED = 8
+# of tensors that do not fit
+REMEDY = "give the --recipe or settings it was made by"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def check_format(theirs: Weights, form: str, where: str) -> None:
     )
 
 
-def fit(weights: Weights, model: MAE, dropped: str, where: str) -> Fit:
+def fit(weights: Weights, model: MAE, dropped: str, where: str, remedy: str = REMEDY) -> Fit:
     """Put tensors of our names in the places of a model's, none left over and none missing.
 
     Of a file without any tensor of the decoder, what only pre-training needs may be missing, and stays as the
@@ -150,9 +152,7 @@ def fit(weights: Weights, model: MAE, dropped: str, where: str) -> Fit:
     }
     said = [f"{what}: {grouped(names)}" for what, names in problems.items() if names]
     if said:
-        raise UserError(
-            f"{where} does not fit; {'; '.join(said)}; give the --recipe or settings it was made by"
-        )
+        raise UserError(f"{where} does not fit; {'; '.join(said)}; {remedy}")
     placed = {name: weights[name].to(ours[name].dtype, copy=True).contiguous() for name in taken}
     bad = [name for name, tensor in placed.items() if not bool(tensor.isfinite().all())]
     if bad:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import Loader
@@ -208,7 +208,7 @@ def random_crops(config: Config, split: Split, options: Linear, device: torch.de
 def encoded_batches(loader: Loader, model: MAE, kind: str, batch: int) -> Batches:
     """A step's samples at a time, encoded as they come."""
     while True:
-        parts = []
+        parts: list[tuple[Tensor, Tensor]] = []
         while sum(len(labels_B) for _, labels_B in parts) < batch:
             item = next(loader)
             if bool((item.labels_B < 0).any()):

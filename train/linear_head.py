@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from timm.optim import Lars
+from timm.optim.lars import Lars
 from torch import Tensor, nn
 from torch.nn import functional
 
