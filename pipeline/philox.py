@@ -13,7 +13,10 @@ CROP: Final = 0
 FLIP: Final = 1
 MASK: Final = 2
 ORDER: Final = 3
-# 4 is the device's: drop path
+# 4 is the device's: drop path.  Of fine-tuning: an image's own changes, and what a micro-batch draws for its
+# images together
+AUGMENT: Final = 5
+MIX: Final = 6
 
 SEEDS: Final = 2**63
 EPOCHS: Final = 2**32
@@ -50,7 +53,8 @@ def draw_u32(
 ) -> NDArray[np.uint32]:
     """Return the first `words` random words of each sample for one purpose.
 
-    epochs (B,) int64 in [0, 2**32); ids (B,) int64 in [0, 2**48); purpose CROP, FLIP, MASK or ORDER.
+    epochs (B,) int64 in [0, 2**32); ids (B,) int64 in [0, 2**48); purpose CROP, FLIP, MASK, ORDER,
+    AUGMENT or MIX.
     Returns (B, words) uint32; words 4k to 4k+3 come from counter (k, id low, id high | purpose << 16, epoch).
     Raises ValueError if the seed is outside [0, 2**63).
     """

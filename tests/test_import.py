@@ -46,7 +46,7 @@ from turbomim.train.config import Config, to_dict
 from turbomim.train.features import load_run
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer
-from turbomim.train.pretrain import _prepare, pretrain
+from turbomim.train.pretrain import prepare, pretrain
 from turbomim.train.rollback import roll_back
 
 FULL = ENCODER + DECODER
@@ -171,14 +171,14 @@ def test_only_an_import_may_lack_a_fingerprint(
 ) -> None:
     config = begin(monkeypatch, trees)
     with contextlib.ExitStack() as held:
-        found, _ = _prepare(Path("runs/r"), config, tiny_split, held)
+        found, _ = prepare(Path("runs/r"), config, tiny_split, held)
     assert found == "runs/r/ckpt/step-00000000"
     state = dataclasses.replace(checkpoint.read_state(Path(found)), step=3, position=24)
     model = make_model(config)
     optimizer = make_optimizer(model, config.optim)
     checkpoint.write(Path("runs/r/ckpt"), checkpoint.capture(model, optimizer, state), 2)
     with contextlib.ExitStack() as held, pytest.raises(UserError, match="is not the data set of"):
-        _prepare(Path("runs/r"), config, tiny_split, held)
+        prepare(Path("runs/r"), config, tiny_split, held)
 
 
 def test_a_roll_back_to_the_start_is_to_the_imported_weights(

@@ -217,6 +217,12 @@ def at_step(folder: Path, step: int) -> Path:
     return checkpoint
 
 
+def weights_digest(folder: Path, step: int) -> str:
+    """The recorded SHA-256 of the weights of a step's checkpoint, which is whole."""
+    lines = (folder / _name(step) / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    return next(digest for digest, name in (line.split("  ", 1) for line in lines) if name == FILES[0])
+
+
 def read_state(checkpoint: Path) -> State:
     """The state.json of a checkpoint.  Raises UserError if it is not what `write` writes."""
     path = checkpoint / "state.json"

@@ -33,7 +33,8 @@ USAGE = """usage: turbomim COMMAND …
                   [--profile steps=10:15] [--dry-run [--world-size 64 [--img-per-s 2000]]]
   recipes                       the recipes, with their sources, results, FLOPs and assumed hours
   show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
-  eval knn|linear RUN           what the encoder's features are worth, beside untrained ones and raw pixels
+  eval knn|linear RUN|FILE      what the encoder's features are worth, beside untrained ones and raw pixels
+  eval finetune RUN|FILE        what the encoder is worth where all of it is trained on labels
   import FILE --from mae|mmselfsup|mff|simmim|convmae|lsmae [--recipe NAME] --run.name NAME
                                 begin a run with another program's weights
   export RUN --to timm|hf|detectron2|mmseg|mae|mmselfsup|safetensors [--out FOLDER]
@@ -148,9 +149,14 @@ def _tune(argv: list[str]) -> None:
 
 
 def _eval(argv: list[str]) -> None:
-    from turbomim.train import eval_command
+    from turbomim.train import eval_command, finetune_command, linear_command
 
-    _verb("eval", {"knn": eval_command.knn_command, "linear": eval_command.linear_command}, argv)
+    verbs = {
+        "knn": eval_command.knn_command,
+        "linear": linear_command.command,
+        "finetune": finetune_command.command,
+    }
+    _verb("eval", verbs, argv)
 
 
 def _import(argv: list[str]) -> None:

@@ -14,7 +14,7 @@ import math
 import re
 import typing
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from turbomim.pipeline.errors import UsageError
 
@@ -393,6 +393,9 @@ class Config:
         return int(self.patches // area * (1 - self.model.mask_ratio)) * area
 
 
+C = TypeVar("C", bound=Config)
+
+
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """Plain nested dictionary: what config.yaml and checkpoints hold."""
     return dataclasses.asdict(config)
@@ -406,13 +409,15 @@ def unknown(what: str, name: str, known: typing.Iterable[str]) -> UsageError:
     return UsageError(f"{what} {name!r}: {hint}")
 
 
-def from_dict(values: object, base: Config, where: str) -> Config:
+def from_dict(values: object, base: C, where: str) -> C:
     """`base` with the values of a nested dictionary laid over it.
 
     Raises UsageError for an unknown section or key, or a value of another type; `where` names the file.
     """
     if not isinstance(values, dict):
-        raise UsageError(f"{where}: must be sections of key: value (data, model, optim, step, run)")
+        raise UsageError(
+            f"{where}: must be sections of key: value ({', '.join(f.name for f in fields(base))})"
+        )
     sections = {f.name: getattr(base, f.name) for f in fields(base)}
     for name, section in values.items():
         if name not in sections:
@@ -428,7 +433,7 @@ def from_dict(values: object, base: Config, where: str) -> Config:
                 raise unknown(f"{where}: unknown key", f"{name}.{key}", [f"{name}.{k}" for k in types])
             typed[key] = _typed(f"{where}: {name}.{key}", value, types[key])
         sections[name] = dataclasses.replace(sections[name], **typed)
-    return Config(**sections)
+    return type(base)(**sections)
 
 
 def _with_encoder(section: dict[str, Any]) -> dict[str, Any]:

@@ -23,9 +23,13 @@ from turbomim.pipeline.durable import write_durably
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.order import sample_ids
 from turbomim.pipeline.shards import Split, open_split
+from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.distributed import choose_device
-from turbomim.train.features import Features, extract, load_run
+from turbomim.train.encoder_source import Source, load_source
+from turbomim.train.features import Features, extract
+from turbomim.train.foreign_sizes import Values
+from turbomim.train.import_command import split as split_words
 from turbomim.train.knn import NEIGHBOURS, knn
 from turbomim.train.machine import cores
 from turbomim.train.models.mae import MAE
@@ -36,6 +40,9 @@ from turbomim.train.probe import linear_probe
 # scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1
 Measure = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, float]]
 Scores = dict[str, dict[str, float]]
+
+# train samples, if no other number is given
+SAMPLES = 10_000
 
 
 def knn_scores(train_ND: Tensor, labels_N: Tensor, test_MD: Tensor, labels_M: Tensor) -> dict[str, float]:
@@ -57,13 +64,13 @@ class Eval:
     """Score a run's frozen encoder on labelled splits: nothing of it is trained."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME; its newest whole checkpoint counts."""
+    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a timm ViT or an export."""
     train: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
     """Labelled split that is learned from."""
     test: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
     """Labelled split that is scored, all of it."""
-    samples: int = 10_000
-    """Train samples, drawn once and for all; 0 = all."""
+    samples: int | None = None
+    """Train samples, drawn once and for all; 0 = all; 10,000 if not given (all with --recipe published)."""
     batch: int = 128
     """Images encoded at once: decides speed and memory alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -74,41 +81,49 @@ class Eval:
 
 def knn_command(argv: list[str]) -> None:
     """`turbomim eval knn …`.  Raises UserError."""
-    command("knn", argv)
+    own, settings = split_words(argv)
+    options = parse(Eval, own, "turbomim eval knn")
+    check_json(options.json)
+    measure("knn", options, flag_values(settings))
 
 
-def linear_command(argv: list[str]) -> None:
-    """`turbomim eval linear …`.  Raises UserError."""
-    command("linear", argv)
-
-
-def command(name: str, argv: list[str]) -> None:
+def measure(name: str, options: Eval, flags: Values) -> None:
     """Score a run by one measure, print a table, write the JSON file."""
-    options = parse(Eval, argv, f"turbomim eval {name}")
-    if options.json is not None and options.json.is_dir():
-        raise UsageError(f"--json {options.json} is a folder: give a file")
-    result = evaluate(options, {name: MEASURES[name]})
+    result = evaluate(options, {name: MEASURES[name]}, flags)
     print_table(result)
-    if options.json is not None:
-        write_durably(options.json, (json.dumps(result, indent=1) + "\n").encode())
+    write_json(options.json, result)
 
 
-def evaluate(options: Eval, measures: Mapping[str, Measure]) -> dict[str, Any]:
+def check_json(path: Path | None) -> None:
+    """Raise UsageError if results cannot go there."""
+    if path is not None and path.is_dir():
+        raise UsageError(f"--json {path} is a folder: give a file")
+
+
+def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
+    """Write results to a file, if one is wanted."""
+    if path is not None:
+        write_durably(path, (json.dumps(result, indent=1) + "\n").encode())
+
+
+def evaluate(options: Eval, measures: Mapping[str, Measure], flags: Values | None = None) -> dict[str, Any]:
     """Scores of a run by some measures, and what they were measured on.
 
     Raises UserError: no run, no checkpoint, splits that cannot be compared.
     """
-    if options.samples != 0 and options.samples < NEIGHBOURS:
+    if options.samples and options.samples < NEIGHBOURS:
         raise UsageError(f"--samples {options.samples}: must be 0 (all) or at least {NEIGHBOURS}")
     if options.batch < 1:
         raise UsageError(f"--batch {options.batch}: must be at least 1")
-    config, model, step = load_run(options.run)
-    return {
-        "run": str(options.run),
-        "step": step,
-        "images_seen": step * config.optim.global_batch,
-        **evaluate_model(model, config, options, measures),
-    }
+    source = load_source(options.run, flags or {})
+    say_assumed(source)
+    return {**source.facts, **evaluate_model(source.model, source.config, options, measures)}
+
+
+def say_assumed(source: Source) -> None:
+    """Print what a file did not tell."""
+    if source.told:
+        print(source.told)
 
 
 def evaluate_model(
@@ -131,7 +146,7 @@ def evaluate_model(
         )
         return extract(batches, encoders, device)
 
-    learned = features(train, choose_ids(train, options.samples))
+    learned = features(train, choose_ids(train, SAMPLES if options.samples is None else options.samples))
     scored = features(test, np.arange(test.manifest.samples))
     return {
         "train": str(options.train),
@@ -145,14 +160,19 @@ def evaluate_model(
 
 def check_splits(train: Split, test: Split) -> None:
     """Raise UserError if the splits' labels do not mean the same, or neighbours cannot be found."""
+    check_classes(train, test)
+    if train.manifest.samples < NEIGHBOURS:
+        raise UserError(
+            f"{train.path} has {train.manifest.samples} samples: {NEIGHBOURS} are needed for the neighbours"
+        )
+
+
+def check_classes(train: Split, test: Split) -> None:
+    """Raise UserError if the splits' labels do not mean the same."""
     if train.manifest.classes != test.manifest.classes:
         raise UserError(
             f"{train.path} and {test.path} have other classes ({len(train.manifest.classes)} and "
             f"{len(test.manifest.classes)}, or other names): make both from folders with the same names"
-        )
-    if train.manifest.samples < NEIGHBOURS:
-        raise UserError(
-            f"{train.path} has {train.manifest.samples} samples: {NEIGHBOURS} are needed for the neighbours"
         )
 
 
@@ -183,13 +203,18 @@ def describe(config: Config) -> str:
     return f"{config.data.size} px, patch {model.patch}, {model.width}x{model.depth}, {model.heads} heads"
 
 
+def name_of(result: Mapping[str, Any]) -> str:
+    """What was evaluated."""
+    return f"{result['run']}, step {result['step']}" if "run" in result else str(result["file"])
+
+
 def print_table(result: dict[str, Any]) -> None:
     """The scores in %, one feature a line."""
     scores: Scores = result["scores"]
     columns = list(next(iter(scores.values())))
     table = Table(
         title=(
-            f"{result['run']}, step {result['step']}: {result['train_samples']:,} samples of "
+            f"{name_of(result)}: {result['train_samples']:,} samples of "
             f"{result['train']} to learn from, {result['test_samples']:,} of {result['test']} scored, %"
         ),
         title_justify="left",

@@ -28,8 +28,11 @@ from turbomim.train.foreign_file import read_tensors
 from turbomim.train.foreign_sizes import MAE_RECIPE, Values, check_plausible, settle, sizes
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
-from turbomim.train.optim import make_optimizer
+from turbomim.train.optim import make_optimizer, zero_moments
 from turbomim.train.options import parse
+
+# of tensors that do not fit
+REMEDY = "give the --recipe or settings it was made by"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +123,7 @@ def check_format(theirs: Weights, form: str, where: str) -> None:
     )
 
 
-def fit(weights: Weights, model: MAE, dropped: str, where: str) -> Fit:
+def fit(weights: Weights, model: MAE, dropped: str, where: str, remedy: str = REMEDY) -> Fit:
     """Put tensors of our names in the places of a model's, none left over and none missing.
 
     Of a file without any tensor of the decoder, what only pre-training needs may be missing, and stays as the
@@ -145,9 +148,7 @@ def fit(weights: Weights, model: MAE, dropped: str, where: str) -> Fit:
     }
     said = [f"{what}: {grouped(names)}" for what, names in problems.items() if names]
     if said:
-        raise UserError(
-            f"{where} does not fit; {'; '.join(said)}; give the --recipe or settings it was made by"
-        )
+        raise UserError(f"{where} does not fit; {'; '.join(said)}; {remedy}")
     placed = {name: weights[name].to(ours[name].dtype, copy=True).contiguous() for name in taken}
     bad = [name for name, tensor in placed.items() if not bool(tensor.isfinite().all())]
     if bad:
@@ -168,10 +169,7 @@ def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
         if (folder / "config.yaml").exists() or checkpoint.complete(folder / "ckpt"):
             raise UserError(f"{folder} holds a run already: give another --run.name")
         optimizer = make_optimizer(model, config.optim)
-        for param in (param for group in optimizer.param_groups for param in group["params"]):
-            # what AdamW makes of nothing at its first step
-            zeros = {key: torch.zeros_like(param) for key in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[param] = {"step": torch.zeros(()), **zeros}
+        zero_moments(optimizer)
         state = checkpoint.State(
             step=0, position=0, fingerprint="", config=to_dict(config), versions=rundir.versions()
         )

@@ -57,6 +57,8 @@ def parts_of(record: Record) -> Parts:
     parts.append(("mem", f"{record['memory_gib']:.1f}GiB"))
     if record.get("heldout_loss") is not None:
         parts.append(("held-out", f"{record['heldout_loss']:.4f}"))
+    if record.get("test_top1") is not None:
+        parts.append(("test top-1", f"{100 * record['test_top1']:.2f}%"))
     if record["skipped"]:
         parts.append(("skipped", f"{record['skipped']}"))
     parts += [("replaced", f"{record['replaced_total']}"), ("eta", duration(record["eta_s"]))]

@@ -40,3 +40,10 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
         {"params": without, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
+
+
+def zero_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Give a new AdamW the state that it would make of nothing at its first step."""
+    for param in (param for group in optimizer.param_groups for param in group["params"]):
+        zeros = {key: torch.zeros_like(param) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[param] = {"step": torch.zeros(()), **zeros}

@@ -33,11 +33,7 @@ def pretrain(
     """
     console = console or Console()
     with start(config.step.device, config.step.rank_timeout) as world:
-        if config.step.compile and world.device.type == "cpu" and find_compiler() is None:
-            raise UserError(
-                "no C++ compiler found: torch.compile needs one on a CPU; "
-                "install g++, or go on more slowly with --step.compile false (demo: --compile false)"
-            )
+        check_compiler(config, world)
         world.from_main(lambda: check_sinks(config.run))
         config, about_step = world.from_main(lambda: tuned_config(config, world))
         data = config.data
@@ -52,12 +48,21 @@ def pretrain(
             return _dry_run(config, plan, about_data, world, console)
         folder = rundir.run_folder(config)
         with contextlib.ExitStack() as held:
-            found, damaged = world.from_main(lambda: _prepare(folder, config, split, held))
+            found, damaged = world.from_main(lambda: prepare(folder, config, split, held))
             run = Run(config, plan, split, heldout, settings, world, console, profile)
             return run.go(found, damaged, about_data)
 
 
-def _prepare(
+def check_compiler(config: Config, world: World) -> None:
+    """Raise UserError if the step is to be compiled and cannot be."""
+    if config.step.compile and world.device.type == "cpu" and find_compiler() is None:
+        raise UserError(
+            "no C++ compiler found: torch.compile needs one on a CPU; "
+            "install g++, or go on more slowly with --step.compile false (demo: --compile false)"
+        )
+
+
+def prepare(
     folder: Path, config: Config, split: Split, held: contextlib.ExitStack
 ) -> tuple[str | None, list[str]]:
     """Lock and check the run folder; return the checkpoint to resume from, if any, and damaged ones."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train import checkpoint
 from turbomim.train.checkpoint import optimizer_tensors
 from turbomim.train.config import Config
-from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.sharding import placed_like
 
@@ -38,7 +38,9 @@ def check_rollbacks(rollbacks: int, step: int, config: Config) -> None:
         )
 
 
-def roll_back(folder: Path, good: int, config: Config, model: MAE, optimizer: torch.optim.Optimizer) -> str:
+def roll_back(
+    folder: Path, good: int, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> str:
     """Put weights and moments back to the checkpoint of step `good`, 0 for the start; say to what.
 
     Every rank calls it.  Raises UserError if the checkpoint is not whole.

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import disk_usage
+from typing import TYPE_CHECKING
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from turbomim.train.data import open_loader, slow_stage
 from turbomim.train.distributed import World
 from turbomim.train.export import export_at_end
 from turbomim.train.heldout import heldout_loss
-from turbomim.train.log import RunLog
+from turbomim.train.log import Record, RunLog
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer
@@ -42,9 +44,12 @@ from turbomim.train.sharding import shard, whole_weights
 from turbomim.train.show import FixedPictures
 from turbomim.train.signals import StopFlag, stop_flag
 from turbomim.train.sinks import OF_MODEL
-from turbomim.train.step import Step
+from turbomim.train.step import Step, masked_inputs
 from turbomim.train.tuned import LoaderSettings
 from turbomim.train.window import Window
+
+if TYPE_CHECKING:
+    from turbomim.train.classifier import Classifier
 
 # log lines between two that say what the steps wait for
 SILENCE = 20
@@ -79,11 +84,11 @@ class Run:
         self.settings, self.profile = settings, profile
         self.folder = rundir.run_folder(config)
         self.log = RunLog(self.folder, console, rank=world.rank, world=world.size, config=config)
-        self.model = make_model(config).to(world.device)
+        self.model = self.make_model().to(world.device)
         self.sharded = config.step.shard and world.size > 1
         if self.sharded:
-            shard(self.model, world, config.step)
-        self.optimizer = make_optimizer(self.model, config.optim)
+            shard(self.masked_model, world, config.step)
+        self.optimizer = self.make_optimizer()
         self.saver = Saver(
             self.folder / "ckpt", keep=config.run.keep, background=config.run.save_in_background
         )
@@ -94,6 +99,28 @@ class Run:
         self.replaced = self.skipped = 0
         # log lines that say nothing about waiting
         self.silence = 0
+
+    def make_model(self) -> MAE | Classifier:
+        """What is trained, with its initial weights."""
+        return make_model(self.config)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the model, groups of the full rate first."""
+        return make_optimizer(self.model, self.config.optim)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The model's arguments."""
+        return masked_inputs(batch)
+
+    def peak(self, *, bfloat16: bool) -> float | None:
+        """FLOP/s of a rank that MFU is a share of, where it is known."""
+        return rank_peak(self.world, bfloat16=bfloat16)
+
+    @property
+    def masked_model(self) -> MAE:
+        """The model of a pre-training."""
+        assert isinstance(self.model, MAE)
+        return self.model
 
     @property
     def position(self) -> int:
@@ -162,7 +189,9 @@ class Run:
 
     def _train(self, flag: StopFlag) -> Outcome:
         clip = self.config.optim.clip_grad
-        step = Step(self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps, clip)
+        step = Step(
+            self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps, clip, self.inputs
+        )
         loader = self.world.together(
             lambda: open_loader(
                 self.config,
@@ -192,7 +221,7 @@ class Run:
     def _loop(self, loader: Loader, step: Step, profile: Profile, flag: StopFlag) -> bool:
         """Step until the end or until any rank was asked to stop; whether it was stopped short of the end."""
         run = self.config.run
-        peak = rank_peak(self.world, bfloat16=step.bfloat16)
+        peak = self.peak(bfloat16=step.bfloat16)
         window = Window(self.config, self.plan, self.world, peak, first=True)
         pictures = self._pictures()
         while self.step < self.plan.steps:
@@ -254,7 +283,7 @@ class Run:
         record = window.record(self.step, self.optimizer.param_groups[0]["lr"], stats)
         due = run.eval_every and self.step % run.eval_every == 0 and self.step % run.log_every == 0
         if self.step == self.plan.steps or due:
-            record["heldout_loss"] = self._heldout_loss()
+            record |= self.measured()
         self.replaced += record["replaced"]
         self.skipped += record["skipped"]
         record["replaced_total"], record["skipped_total"] = self.replaced, self.skipped
@@ -277,11 +306,13 @@ class Run:
                 raise
             raise memory_error(error, self.config, self.plan, self.settings, self.world) from error
 
-    def _heldout_loss(self) -> float | None:
+    def measured(self) -> Record:
+        """What the held-out split says, by its names in the log; every rank calls it."""
         if self.heldout is None:
-            return None
+            return {"heldout_loss": None}
         batch, note = self.plan.micro_batch, self.log.note
-        return heldout_loss(self.model, self.heldout, self.config, self.settings, batch, self.world, note)
+        loss = heldout_loss(self.model, self.heldout, self.config, self.settings, batch, self.world, note)
+        return {"heldout_loss": loss}
 
     def _roll_back(self) -> None:
         """Take the last good weights and go on with the data that comes next; every rank comes here."""
@@ -300,15 +331,13 @@ class Run:
     def _whole_model(self) -> MAE:
         """The model, or a copy of it put together from all ranks; every rank comes here."""
         if not self.sharded:
-            return self.model
+            return self.masked_model
         model = make_model(self.config).to(self.world.device)
         model.load_state_dict(whole_weights(self.model))
         return model
 
     def _finish(self) -> Outcome:
-        model = self._whole_model()
-        if self.world.main:
-            self.log.say(export_at_end(model, self.config, self.step, self.folder))
+        self.finished()
         if self.replaced:
             self.log.say(
                 f"{self.replaced} of {self.position} samples could not be decoded and were replaced; "
@@ -317,6 +346,12 @@ class Run:
         self._status("done")
         self.world.wait()
         return self._outcome("done")
+
+    def finished(self) -> None:
+        """Leave what the trained model is wanted for; every rank calls it."""
+        model = self._whole_model()
+        if self.world.main:
+            self.log.say(export_at_end(model, self.config, self.step, self.folder))
 
     def _outcome(self, status: str) -> Outcome:
         return Outcome(folder=self.folder, status=status, step=self.step, steps=self.plan.steps)

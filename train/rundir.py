@@ -40,7 +40,7 @@ def run_folder(config: Config) -> Path:
     return Path(config.run.folder) / config.run.name
 
 
-def read_config(folder: Path) -> Config:
+def read_config(folder: Path, kind: type[Config] = Config) -> Config:
     """The settings of an existing run.  Raises UserError if there is no run in the folder."""
     path = folder / "config.yaml"
     try:
@@ -49,13 +49,13 @@ def read_config(folder: Path) -> Config:
         raise UserError(f"{folder} is not a run: {path} cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return from_dict(values, Config(), str(path))
+    return from_dict(values, kind(), str(path))
 
 
 def check_same(folder: Path, config: Config) -> None:
     """Raise UserError if the folder holds a run whose settings would give other numbers."""
     if (folder / "config.yaml").exists():
-        changed = differences(read_config(folder), config)
+        changed = differences(read_config(folder, type(config)), config)
         if changed:
             raise UserError(
                 f"{folder} holds a run with other settings ({'; '.join(changed)}): "

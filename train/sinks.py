@@ -20,6 +20,9 @@ from turbomim.train.config import Config, RunConfig, to_dict
 SCALARS = {
     "loss": "loss/train",
     "heldout_loss": "loss/heldout",
+    "test_loss": "loss/test",
+    "test_top1": "eval/finetune_top1",
+    "test_top5": "eval/finetune_top5",
     "lr": "optim/lr",
     "grad_norm": "optim/grad_norm",
     "skipped": "optim/skipped_steps",

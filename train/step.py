@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,20 @@ def autocast(step: StepConfig, device: torch.device) -> contextlib.AbstractConte
     return contextlib.nullcontext()
 
 
+# what the loss is computed from
+Inputs = Callable[[Batch], tuple[Tensor, ...]]
+
+
+def masked_inputs(batch: Batch) -> tuple[Tensor, ...]:
+    """What a masked autoencoder's loss is computed from: images, and what its masks are drawn from."""
+    return batch.images_BHWC, batch.epochs_B, batch.ids_B
+
+
 class Step:
-    """One optimizer step over the micro-batches of a rank."""
+    """One optimizer step over the micro-batches of a rank.
+
+    inputs: makes the model's arguments of a batch, outside the compiled graph.
+    """
 
     def __init__(
         self,
@@ -48,7 +60,9 @@ class Step:
         world: World,
         micro_steps: int,
         clip_grad: float = 0.0,
+        inputs: Inputs = masked_inputs,
     ) -> None:
+        self.inputs = inputs
         self.optimizer, self.config, self.world, self.micro_steps = optimizer, config, world, micro_steps
         self.clip_grad = clip_grad
         self.params = [p for p in model.parameters() if p.requires_grad]
@@ -78,7 +92,7 @@ class Step:
             )
 
     def __call__(self, batches: Iterable[Batch], lr: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Take one step.
+        """Take one step at rate `lr`, times each group's own scale.
 
         Returns (loss, gradient norm before clipping, skipped), () float32 on the device, equal on every rank.
 
@@ -93,7 +107,7 @@ class Step:
                 self._no_sync(number < self.micro_steps),
                 autocast(self.config, self.world.device),
             ):
-                loss = self.loss_fn(batch.images_BHWC, batch.epochs_B, batch.ids_B) / self.micro_steps
+                loss = self.loss_fn(*self.inputs(batch)) / self.micro_steps
             with part("backward"), self._no_sync(number < self.micro_steps):
                 loss.backward()
             total += loss.detach()
@@ -102,7 +116,8 @@ class Step:
             norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None]))
             skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
             for group in self.optimizer.param_groups:
-                group["lr"] = lr
+                # layer decay's; 1 in pre-training
+                group["lr"] = lr * group.get("lr_scale", 1.0)
             if self.clip_grad:
                 # the fused kernel divides gradients by it; as torch's clip_grad_norm_ with its 1e-6
                 scale = ((norm + 1e-6) / self.clip_grad).clamp(min=1)

@@ -91,14 +91,16 @@ class ConvBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 1)
         self.attn = nn.Conv2d(width, width, 5, padding=2, groups=width)
         self.conv2 = nn.Conv2d(width, width, 1)
+        # fine-tuning puts drop path here
+        self.drop_path1, self.drop_path2 = nn.Identity(), nn.Identity()
         self.norm2 = nn.LayerNorm(width)
         self.mlp = ConvMlp(width)
 
     def forward(self, cells_BKSSC: Tensor, places_BT: Tensor) -> Tensor:
         """Cells of the same shape; places are their numbers in the image's map."""
         mixed_BKSSC = self._mix(strided(self.conv1, self.norm1(cells_BKSSC)), places_BT)
-        cells_BKSSC = cells_BKSSC + strided(self.conv2, mixed_BKSSC)
-        out_BKSSC: Tensor = cells_BKSSC + self.mlp(self.norm2(cells_BKSSC))
+        cells_BKSSC = cells_BKSSC + self.drop_path1(strided(self.conv2, mixed_BKSSC))
+        out_BKSSC: Tensor = cells_BKSSC + self.drop_path2(self.mlp(self.norm2(cells_BKSSC)))
         return out_BKSSC
 
     def _mix(self, cells_BKSSC: Tensor, places_BT: Tensor) -> Tensor:
@@ -167,9 +169,9 @@ class ConvMAE(MAE):
         latent_BKD: Tensor = self.norm(tokens_BKD + finer.flatten(2))
         return latent_BKD
 
-    def features(self, images_BHWC: Tensor) -> Tensor:
+    def encode_whole(self, patches_BNP: Tensor, every_BN: Tensor) -> Tensor:
         """Tokens (B, N, D) of whole images, without the fusion, as published for fine-tuning and probing."""
-        *_, tokens_BND = self.stages(*self.whole_patches(images_BHWC))
+        *_, tokens_BND = self.stages(patches_BNP, every_BN)
         features_BND: Tensor = self.norm(tokens_BND)
         return features_BND
 

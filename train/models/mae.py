@@ -141,7 +141,11 @@ class MAE(nn.Module):
 
     def features(self, images_BHWC: Tensor) -> Tensor:
         """Tokens (B, prefix + N, D) of whole images as the trained encoder gives them, nothing masked."""
-        return MAE.forward_encoder(self, *self.whole_patches(images_BHWC))
+        return self.encode_whole(*self.whole_patches(images_BHWC))
+
+    def encode_whole(self, patches_BNP: Tensor, every_BN: Tensor) -> Tensor:
+        """Tokens (B, prefix + N, D) of every patch of images, `whole_patches` or others like them."""
+        return MAE.forward_encoder(self, patches_BNP, every_BN)
 
     def whole_patches(self, images_BHWC: Tensor, target: Target = "raw") -> tuple[Tensor, Tensor]:
         """Every patch of whole images (B, N, P) and their numbers (B, N), in order.

@@ -11,6 +11,7 @@ width, A heads, P values of a patch, V values that the head makes of a token.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -41,7 +42,7 @@ class SimMIM(MAE):
         model = config.model
         self.cls_token = nn.Parameter(torch.zeros(1, 1, model.width))
         self.patch_embed = PatchEmbed(config.data.size, model.patch, 3, model.width)
-        self.rel_pos_bias = RelativePositionBias((self.grid, self.grid), model.heads)
+        self.rel_pos_bias: nn.Module = RelativePositionBias((self.grid, self.grid), model.heads)
         self.blocks = nn.ModuleList(
             # timm's annotation asks for a class; its code calls whatever it gets
             Block(model.width, model.heads, qkv_bias=True, init_values=0.1, norm_layer=LAYER_NORM)  # type: ignore[arg-type]
@@ -117,18 +118,27 @@ class SimMIM(MAE):
         tokens_BND = self.every_token(visible_BKP, ids_keep_BK)
         cls_B1D = self.cls_token.to(tokens_BND.dtype).expand(len(tokens_BND), -1, -1)
         tokens_BTD = torch.cat([cls_B1D, tokens_BND], dim=1)
-        bias_ATT = self.rel_pos_bias()
-        for block in self.blocks:
+        shared = self.rel_pos_bias
+        if isinstance(shared, nn.ModuleList):
+            biases_ATT = [bias() for bias in shared]
+        else:
+            biases_ATT = [shared()] * len(self.blocks)
+        for block, bias_ATT in zip(self.blocks, biases_ATT, strict=True):
             tokens_BTD = self._through(block, tokens_BTD, bias_ATT)
         latent_BTD: Tensor = self.norm(tokens_BTD)
         return latent_BTD
 
-    def features(self, images_BHWC: Tensor) -> Tensor:
+    def encode_whole(self, patches_BNP: Tensor, every_BN: Tensor) -> Tensor:
         """Tokens (B, prefix + N, D) of whole images as the trained encoder gives them, nothing masked.
 
         The published linear probe of the ViT reads the mean patch token after the 8th block instead.
         """
-        return self.forward_encoder(*self.whole_patches(images_BHWC))
+        return self.forward_encoder(patches_BNP, every_BN)
+
+    def unshare_positions(self) -> None:
+        """Give every block its own copy of the bias of relative positions, as published for fine-tuning."""
+        copies = (copy.deepcopy(self.rel_pos_bias) for _ in self.blocks)
+        self.rel_pos_bias = nn.ModuleList(copies)
 
     def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
         """Predicted patches at ids_mask (B, M, P)."""

@@ -1,0 +1,97 @@
+"""A pre-trained encoder with a head that tells classes apart: whole images, nothing masked, all trained.
+
+As published for fine-tuning: the mean of the patch tokens before the pre-trained final norm, which is thrown
+away, through a new norm to a linear layer.  Swin keeps its final norm, before the mean.
+
+Shapes: B batch, C colours, H W pixels, N patches, P values of a patch, T tokens, D width, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers.drop import DropPath
+from torch import Tensor, nn
+from torch.nn import functional
+
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
+from turbomim.train.finetune_config import FinetuneConfig
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.simmim import SimMIM
+from turbomim.train.models.simmim_swin import SimMIMSwin
+from turbomim.train.models.vit import use_linear
+
+
+def normalised(images_BHWC: Tensor) -> Tensor:
+    """Images (B, H, W, 3) uint8 as (B, 3, H, W) float32, normalised by ImageNet's mean and deviation."""
+    mean_C, std_C = (torch.tensor(v, device=images_BHWC.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((images_BHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2).contiguous()
+
+
+def patches_of(images_BCHW: Tensor, patch: int) -> Tensor:
+    """Every patch of images, row by row, (B, N, P), its values in order of row, column and channel."""
+    batch, _, height, width = images_BCHW.shape
+    split = images_BCHW.reshape(batch, -1, height // patch, patch, width // patch, patch)
+    return split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+class Classifier(nn.Module):
+    """Normalised images and targets in, loss out; takes over an encoder, and drops its decoder."""
+
+    def __init__(self, encoder: MAE, config: FinetuneConfig) -> None:
+        super().__init__()
+        settings = config.finetune
+        self.encoder = encoder
+        encoder.recompute = False
+        drop_decoder(encoder)
+        if isinstance(encoder, SimMIM) and hasattr(encoder, "rel_pos_bias"):
+            encoder.unshare_positions()
+        for name, param in encoder.named_parameters():
+            # fixed positions too; SimMIM's mask token is in the way of whole images, and in none of them
+            param.requires_grad_(name != "mask_token")
+        norm = encoder.norm
+        assert isinstance(norm, nn.LayerNorm)
+        width = norm.normalized_shape[0]
+        self.fc_norm: nn.Module = nn.Identity()
+        if not isinstance(encoder, SimMIMSwin):
+            self.fc_norm = nn.LayerNorm(width, eps=norm.eps)
+            encoder.norm = nn.Identity()  # type: ignore[assignment]
+        self.head = nn.Linear(width, settings.classes)
+        set_drop_path(encoder, settings.drop_path)
+        use_linear(self)
+        generator = torch.Generator().manual_seed(config.run.seed)
+        # SimMIM's ViT draws it as all its weights, cut at one deviation; MAE's cut is far beyond its weights
+        cut = settings.head_std if config.model.method == "simmim" else 2.0
+        nn.init.trunc_normal_(self.head.weight, std=settings.head_std, a=-cut, b=cut, generator=generator)
+        nn.init.zeros_(self.head.bias)
+
+    def logits(self, images_BCHW: Tensor) -> Tensor:
+        """Scores (B, K) of the classes, of normalised images."""
+        patches_BNP = patches_of(images_BCHW, self.encoder.patch)
+        every_BN = torch.arange(patches_BNP.shape[1], device=images_BCHW.device).repeat(len(images_BCHW), 1)
+        tokens_BTD = self.encoder.encode_whole(patches_BNP, every_BN)
+        scores_BK: Tensor = self.head(self.fc_norm(tokens_BTD[:, self.encoder.prefix :].mean(1)))
+        return scores_BK
+
+    def forward(self, images_BCHW: Tensor, targets_BK: Tensor) -> Tensor:
+        """Mean cross-entropy with targets that are shares of classes, () float32."""
+        return functional.cross_entropy(self.logits(images_BCHW).float(), targets_BK)
+
+    def logged(self) -> dict[str, Tensor]:
+        """Numbers of its own for the log: none."""
+        return {}
+
+
+def drop_decoder(encoder: MAE) -> None:
+    """Remove what only pre-training needs, but the mask token, which SimMIM's whole images pass by."""
+    own = [name for name, _ in (*encoder.named_children(), *encoder.named_parameters(recurse=False))]
+    for name in own:
+        if name != "mask_token" and f"{name}.".startswith(encoder.decoder_names):
+            delattr(encoder, name)
+
+
+def set_drop_path(encoder: MAE, most: float) -> None:
+    """Let whole residual branches of an image be dropped, from 0 in the first block to `most` in the last."""
+    blocks = [module for module in encoder.modules() if hasattr(module, "drop_path1")]
+    for block, rate in zip(blocks, torch.linspace(0, most, len(blocks)).tolist(), strict=True):
+        block.drop_path1 = DropPath(rate) if rate else nn.Identity()
+        block.drop_path2 = DropPath(rate) if rate else nn.Identity()

@@ -1,0 +1,120 @@
+"""What an evaluation is of: a run, or a file with a plain ViT by timm's names.
+
+A file goes the way that `turbomim import` goes: read as one that nobody vouches for, sizes from its shapes,
+every tensor in its place or an error that names all that is not.  A `turbomim export` has encoder.json beside
+it, which tells the heads that no tensor tells.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.shards import file_sha256
+from turbomim.train import checkpoint
+from turbomim.train.config import Config
+from turbomim.train.features import load_run
+from turbomim.train.foreign import formats_of
+from turbomim.train.foreign_file import read_tensors
+from turbomim.train.foreign_sizes import Values, check_plausible, settle, sizes
+from turbomim.train.import_command import check_format, fit
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+
+# classifiers of a supervised ViT: features do not pass them
+HEADS = r"(head|head_dist)\.(weight|bias)"
+# bytes; an export's has some hundred
+MOST_CARD = 2**16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Source:
+    """An encoder to evaluate."""
+
+    path: Path
+    config: Config
+    model: MAE
+    # optimizer steps of the run; None of a file
+    step: int | None
+    # SHA-256 of the file that the weights are in
+    weights: str
+    # what was assumed, if anything
+    told: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where evaluations of it are kept."""
+        return self.path / "eval" if self.step is not None else Path("runs") / f"eval-{self.path.stem}"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a result says about it."""
+        if self.step is None:
+            return {"file": str(self.path), "sha256": self.weights}
+        seen = self.step * self.config.optim.global_batch
+        return {"run": str(self.path), "step": self.step, "images_seen": seen}
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return str(self.path) if self.step is None else f"{self.path}, step {self.step}"
+
+
+def load_source(path: Path, flags: Values) -> Source:
+    """A run folder's newest whole checkpoint, or the encoder in a file.
+
+    flags: settings of a file's encoder that its shapes do not tell, model.heads for example.
+    Raises UserError: no run and no checkpoint, a file that cannot be read or is no plain ViT.
+    """
+    # a pipe is refused as a file
+    if path.exists() and not path.is_dir():
+        return load_file(path, flags)
+    if flags:
+        section, values = next(iter(flags.items()))
+        raise UsageError(f"--{section}.{next(iter(values))}: a run has its own model; only a FILE takes it")
+    config, model, step = load_run(path)
+    digest = checkpoint.weights_digest(path / "ckpt", step)
+    return Source(path=path, config=config, model=model, step=step, weights=digest)
+
+
+def load_file(path: Path, flags: Values) -> Source:
+    """The encoder in a checkpoint by timm's or MAE's names; a decoder or classifier beside it is left out."""
+    tensors, where = read_tensors(path), str(path)
+    other = [form for form in formats_of(tensors) if form not in ("mae", "lsmae")]
+    if other:
+        raise UserError(
+            f"{where} has the names of {' or '.join(other)}, not of a plain ViT: `turbomim import {where} "
+            f"--from {other[0]}` makes a run of it, which eval takes"
+        )
+    check_format(tensors, "mae", where)
+    found = sizes(tensors)
+    check_plausible(found, tensors, where)
+    known = {**card_heads(path), **flags.get("model", {})}
+    config, _ = settle(found, tensors, "mae", "", {**flags, **({"model": known} if known else {})}, where)
+    model = make_model(config)
+    fitted = fit(tensors, model, HEADS, where, "eval takes plain ViTs with timm's names alone")
+    model.load_state_dict(fitted.weights)
+    guessed = "" if "heads" in known else f"{where} does not tell its heads: {config.model.heads} are assumed"
+    hint = ", as published models of that width have; --model.heads N says otherwise"
+    return Source(
+        path=path,
+        config=config,
+        model=model,
+        step=None,
+        weights=file_sha256(path),
+        told=guessed and guessed + hint,
+    )
+
+
+def card_heads(path: Path) -> dict[str, str]:
+    """Heads by the .json that `turbomim export` writes beside its file; none where there is no such card."""
+    card = path.with_suffix(".json")
+    try:
+        if not card.is_file() or card.stat().st_size > MOST_CARD:
+            return {}
+        heads = json.loads(card.read_text(encoding="utf-8"))["timm"]["num_heads"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return {"heads": str(heads)} if type(heads) is int else {}

@@ -1,0 +1,213 @@
+"""Fine-tuning on labels: the loop, checkpoints and log of pre-training, with a classifier and its inputs.
+
+It is `Run` with another model, optimizer, inputs and measure.  It begins as an import does, from a checkpoint
+at step 0, here of the pre-trained encoder and a new head; so it resumes, stops and rolls back as a
+pre-training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional
+
+from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.centre_crops import centre_crops
+from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.shards import Split
+from turbomim.train import checkpoint, rundir
+from turbomim.train.augment import augmented_batch
+from turbomim.train.classifier import Classifier, normalised
+from turbomim.train.config import to_dict
+from turbomim.train.data import describe, open_data
+from turbomim.train.distributed import World, start
+from turbomim.train.encoder_source import Source
+from turbomim.train.eval_command import check_classes
+from turbomim.train.finetune_config import FinetuneConfig, check_micro_batch
+from turbomim.train.layer_decay import layered_optimizer
+from turbomim.train.log import Record, read_metrics
+from turbomim.train.machine import cores
+from turbomim.train.models.methods import make_model
+from turbomim.train.optim import zero_moments
+from turbomim.train.plan import make_plan
+from turbomim.train.pretrain import check_compiler, prepare
+from turbomim.train.run import Outcome, Run
+from turbomim.train.sinks import check_sinks
+from turbomim.train.step import autocast
+from turbomim.train.tuned import machine_name, read_tuned, resolve
+
+
+class FinetuneRun(Run):
+    """One process of one fine-tuning."""
+
+    config: FinetuneConfig
+    model: Classifier
+    # what the result says about the encoder, and files that get it besides the run's own
+    facts: dict[str, object]
+    wanted: list[Path]
+
+    def make_model(self) -> Classifier:
+        """The classifier; a checkpoint has its weights."""
+        return Classifier(make_model(self.config), self.config)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with layer-wise rates."""
+        return layered_optimizer(self.model, self.config)
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Augmented images and mixed targets."""
+        return augmented_batch(batch, self.config.finetune, self.config.run.seed)
+
+    def peak(self, *, bfloat16: bool) -> float | None:
+        """None: the FLOPs that are known are those of pre-training."""
+        return None
+
+    def measured(self) -> Record:
+        """Loss and accuracies on the test split."""
+        assert self.heldout is not None
+        return scores_on(self.model, self.heldout, self.config, self.plan.micro_batch, self.world)
+
+    def finished(self) -> None:
+        """Write the last test's result."""
+        if not self.world.main:
+            return
+        last = [r for r in read_metrics(self.log.metrics) if r.get("test_top1") is not None][-1]
+        assert self.heldout is not None
+        result = {
+            **self.facts,
+            "method": self.config.model.method,
+            "train": self.config.data.path,
+            "train_samples": self.plan.samples,
+            "test": self.config.data.heldout,
+            "test_samples": self.heldout.manifest.samples,
+            "steps": self.plan.steps,
+            "epochs": self.config.optim.epochs,
+            "top1": last["test_top1"],
+            "top5": last["test_top5"],
+            "test_loss": last["test_loss"],
+            "settings": to_dict(self.config),
+        }
+        for path in (self.folder / "result.json", *self.wanted):
+            write_durably(path, (json.dumps(result, indent=1) + "\n").encode())
+        self.log.say(
+            f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} % of "
+            f"{result['test_samples']:,} test images; {self.folder / 'result.json'} has all of it"
+        )
+
+
+def finetune(
+    config: FinetuneConfig,
+    source: Source,
+    *,
+    console: Console | None = None,
+    wanted: list[Path] | None = None,
+) -> Outcome:
+    """Run or resume a fine-tuning of a source's encoder, which this takes over.
+
+    wanted: files that get the result besides the run's own.  Raises UserError for anything a user or a file
+    caused.
+    """
+    console = console or Console()
+    with start(config.step.device, config.step.rank_timeout) as world:
+        check_compiler(config, world)
+        world.from_main(lambda: check_sinks(config.run))
+        train = open_data(config.data.path, "--train", config.data, world)
+        test = open_data(config.data.heldout, "--test", config.data, world)
+        world.from_main(lambda: check_labels(train, test))
+        config = with_classes(config, len(train.manifest.classes))
+        plan = world.from_main(lambda: make_plan(config, train.manifest.samples, world.size))
+        world.from_main(lambda: check_micro_batch(config, plan.micro_batch))
+        tuned = world.together(lambda: read_tuned(machine_name(world.device)))
+        settings = resolve(config.data, tuned, world.local_size)
+        about_data = describe(config.data, train, settings, tuned, world)
+        with contextlib.ExitStack() as held:
+            found, damaged = world.from_main(lambda: begin(config, source, train, held))
+            run = FinetuneRun(config, plan, train, test, settings, world, console, range(0))
+            run.facts, run.wanted = source.facts, wanted or []
+            return run.go(found, damaged, about_data)
+
+
+def with_classes(config: FinetuneConfig, classes: int) -> FinetuneConfig:
+    """The settings with the head's outputs, which must not be fewer than the classes."""
+    settings = config.finetune
+    if settings.classes and settings.classes < classes:
+        raise UserError(f"finetune.classes = {settings.classes}: the train split has {classes} classes")
+    settings = dataclasses.replace(settings, classes=settings.classes or classes)
+    return dataclasses.replace(config, finetune=settings)
+
+
+def check_labels(train: Split, test: Split) -> None:
+    """Raise UserError if there are fewer than two classes, or the splits' differ."""
+    check_classes(train, test)
+    if len(train.manifest.classes) < 2:
+        raise UserError(
+            f"{train.path} has {len(train.manifest.classes)} classes: make the split from a folder with a "
+            "folder of images a class"
+        )
+
+
+def begin(
+    config: FinetuneConfig, source: Source, train: Split, held: contextlib.ExitStack
+) -> tuple[str, list[str]]:
+    """Lock and check the run folder; its newest checkpoint, at first one with the encoder and a new head."""
+    folder = rundir.run_folder(config)
+    found, damaged = prepare(folder, config, train, held)
+    if found is None:
+        model = Classifier(source.model, config)
+        optimizer = layered_optimizer(model, config)
+        zero_moments(optimizer)
+        state = checkpoint.State(
+            step=0,
+            position=0,
+            fingerprint=train.manifest.fingerprint,
+            config=to_dict(config),
+            versions=rundir.versions(),
+        )
+        snapshot = checkpoint.capture(model, optimizer, state)
+        found = str(checkpoint.write(folder / "ckpt", snapshot, config.run.keep))
+    return found, damaged
+
+
+@torch.no_grad()
+def scores_on(model: Classifier, test: Split, config: FinetuneConfig, batch: int, world: World) -> Record:
+    """Mean loss, and the shares of all test images whose class is the first, or among the first five.
+
+    Central crops; every rank takes its share of the images, and every rank calls it.
+    """
+    mine = np.arange(world.rank, test.manifest.samples, world.size)
+    best_of = min(5, config.finetune.classes)
+    sums = torch.zeros(3, dtype=torch.float64, device=world.device)
+
+    def add() -> None:
+        crops = centre_crops(
+            test,
+            mine,
+            size=config.data.size,
+            interpolation=config.data.interpolation,
+            batch=batch,
+            threads=max(1, cores() // world.local_size),
+            share=config.finetune.test_crop,
+        )
+        for images, labels in crops:
+            images_BCHW = normalised(torch.from_numpy(images).to(world.device))
+            labels_B = torch.from_numpy(labels).to(world.device)
+            with autocast(config.step, world.device):
+                logits_BK = model.logits(images_BCHW).float()
+            hits_B5 = logits_BK.topk(best_of).indices == labels_B[:, None]
+            loss = functional.cross_entropy(logits_BK, labels_B, reduction="sum")
+            sums.add_(torch.stack([loss, hits_B5[:, 0].sum(), hits_B5.sum()]))
+
+    model.eval()
+    world.together(add)
+    model.train()
+    every = world.gather(sums.tolist())
+    loss, first, five = (sum(rank[i] for rank in every) / test.manifest.samples for i in range(3))
+    return {"test_loss": loss, "test_top1": first, "test_top5": five}

@@ -1,0 +1,102 @@
+"""`turbomim eval finetune`: an encoder fine-tuned as published; settings as of pretrain, and a section."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from turbomim.pipeline.errors import UsageError
+from turbomim.train.cli import flag_values
+from turbomim.train.config import RunConfig, from_dict
+from turbomim.train.encoder_source import Source, load_source
+from turbomim.train.eval_command import check_json, say_assumed
+from turbomim.train.finetune import finetune
+from turbomim.train.finetune_config import FinetuneConfig, FinetuneSettings, crop_share, published
+from turbomim.train.foreign_sizes import Values
+from turbomim.train.import_command import split
+from turbomim.train.options import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Train an encoder and a new head on labels by the published recipe of its method, and test it.
+
+    Resumes by the same command.  Any setting of pretrain, and those of the section finetune, may follow as
+    --section.field VALUE: --finetune.layer_decay 0.75, --step.compile false, --run.name other ….
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a timm ViT or an export."""
+    train: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    """Labelled split that is learned from."""
+    test: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    """Labelled split that is scored, all of it."""
+    epochs: float | None = None
+    """Passes over the train split, --optim.epochs; without --optim.warmup_epochs warm-up keeps its share."""
+    batch: int | None = None
+    """Samples of a step over all ranks, --optim.global_batch; the rate goes with it."""
+    base_lr: float | None = None
+    """Rate of 256 samples (SimMIM: 512), --optim.base_lr."""
+    json: Path | None = None
+    """File for the result, if wanted."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim eval finetune …`.  Raises UserError."""
+    own, settings = split(argv)
+    options = parse(Finetune, own, "turbomim eval finetune")
+    check_json(options.json)
+    flags = flag_values(settings)
+    of_file = {name: values for name, values in flags.items() if name == "model"}
+    source = load_source(options.run, of_file)
+    say_assumed(source)
+    config = configure(options, source, {name: flags[name] for name in flags if name not in of_file})
+    finetune(config, source, wanted=[] if options.json is None else [options.json])
+
+
+def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfig:
+    """The published settings of a source's method with the options and flags laid over them.
+
+    Raises UsageError for a flag that cannot be, and for another size than the encoder's.
+    """
+    given, recipe = source.config, published(source.config.model)
+    data = dataclasses.replace(
+        given.data,
+        path=str(options.train),
+        heldout=str(options.test),
+        crop="rrc",
+        rrc_scale=0.08,
+        interpolation="bicubic",
+    )
+    base = FinetuneConfig(
+        data=data,
+        model=given.model,
+        optim=recipe.optim,
+        step=dataclasses.replace(given.step, shard=False, recompute=False),
+        run=RunConfig(name="finetune", folder=str(source.folder)),
+        finetune=FinetuneSettings(
+            layer_decay=recipe.layer_decay,
+            drop_path=recipe.drop_path,
+            head_std=recipe.head_std,
+            test_crop=crop_share(data.size),
+            weights=source.weights,
+        ),
+    )
+    short = {"epochs": options.epochs, "global_batch": options.batch, "base_lr": options.base_lr}
+    optim = {**flags.get("optim", {}), **{key: value for key, value in short.items() if value is not None}}
+    if "epochs" in optim and "warmup_epochs" not in optim:
+        share = recipe.warmup_epochs / recipe.epochs
+        # what is no number is said of the epochs
+        number = from_dict({"optim": {"warmup_epochs": 0, "epochs": optim["epochs"]}}, base, "flags")
+        optim["warmup_epochs"] = share * number.optim.epochs
+    config = from_dict({**flags, **({"optim": optim} if optim else {})}, base, "flags")
+    if config.data.size != given.data.size:
+        raise UsageError(
+            f"data.size = {config.data.size}: must be {given.data.size}, the encoder's, whose positions are "
+            "not resized"
+        )
+    return config

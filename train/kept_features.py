@@ -1,0 +1,103 @@
+"""Frozen features of central crops, made once and kept in a file beside the run.
+
+Its name is a digest of all that decides them: weights, model, which feature, data, how many samples, crop.
+Shapes: N samples, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from turbomim.pipeline.centre_crops import centre_crops
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.shards import Split
+from turbomim.train.encoder_source import Source
+from turbomim.train.features import encode
+from turbomim.train.finetune_config import crop_share
+from turbomim.train.machine import cores
+from turbomim.train.models.mae import MAE
+
+# another one, and features are made anew
+FORMAT = "turbomim-features-1"
+
+
+def kept_features(
+    source: Source,
+    kind: str,
+    batch: int,
+    device: torch.device,
+    model: MAE,
+    split: Split,
+    ids_N: NDArray[np.int64],
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and labels (N,) of central crops of samples, from their file, or made and kept."""
+    config = source.config
+    facts = {
+        "format": FORMAT,
+        "weights": source.weights,
+        "model": dataclasses.asdict(config.model),
+        "feature": kind,
+        "data": split.manifest.fingerprint,
+        "samples": len(ids_N),
+        "size": config.data.size,
+        "share": crop_share(config.data.size),
+        "interpolation": "bicubic",
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    path = source.folder / f"features-{key}.safetensors"
+    kept = read_features(path, len(ids_N))
+    if kept is not None:
+        return kept
+    crops = centre_crops(
+        split,
+        ids_N,
+        size=config.data.size,
+        interpolation="bicubic",
+        batch=batch,
+        threads=cores(),
+        share=crop_share(config.data.size),
+    )
+    parts = [
+        (encode(model, torch.from_numpy(images).to(device))[kind].cpu(), torch.from_numpy(labels))
+        for images, labels in crops
+    ]
+    features_ND, labels_N = (torch.cat(some) for some in zip(*parts, strict=True))
+    keep_features(path, features_ND, labels_N)
+    return features_ND, labels_N
+
+
+def read_features(path: Path, count: int) -> tuple[Tensor, Tensor] | None:
+    """What `keep_features` kept; None where there is nothing, or a file that is damaged, which says so."""
+    if not path.exists():
+        return None
+    try:
+        kept = load_file(path)
+        if len(kept["features"]) == len(kept["labels"]) == count:
+            return kept["features"], kept["labels"]
+    except (SafetensorError, OSError, ValueError, KeyError):
+        pass
+    print(f"{path} is damaged: its features are made again")
+    return None
+
+
+def keep_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
+    """Write features and labels as a whole or not at all.  Raises UserError if they cannot be written."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"features": features_ND.contiguous(), "labels": labels_N}, temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        size = features_ND.numel() * features_ND.element_size()
+        raise UserError(f"{path} cannot be written ({error}): it needs {size / 1e6:.0f} MB") from error

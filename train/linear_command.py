@@ -1,0 +1,220 @@
+"""`turbomim eval linear`: the solved probe, or with --recipe published the one that papers report.
+
+The published probe trains its head on random crops, which makes features anew in every epoch.  Here features
+are made once, of central crops, and kept in a file, unless --augment asks for the published way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.shards import Split, open_split
+from turbomim.train.cli import flag_values
+from turbomim.train.config import Config
+from turbomim.train.data import check_store, open_loader
+from turbomim.train.distributed import World, choose_device
+from turbomim.train.encoder_source import load_source
+from turbomim.train.eval_command import (
+    Eval,
+    check_classes,
+    check_json,
+    choose_ids,
+    measure,
+    say_assumed,
+    write_json,
+)
+from turbomim.train.features import encode
+from turbomim.train.foreign_sizes import Values
+from turbomim.train.import_command import split as split_words
+from turbomim.train.kept_features import kept_features
+from turbomim.train.linear_head import (
+    Batches,
+    cached_batches,
+    head_scores,
+    make_head,
+    published_optim,
+    train_head,
+)
+from turbomim.train.models.mae import MAE
+from turbomim.train.options import parse
+from turbomim.train.plan import largest_divisor
+from turbomim.train.schedule import lr_of_step, total_steps
+from turbomim.train.tuned import default_settings
+
+# blocks of SimMIM's ViT before the features that its published probe reads
+SIMMIM_BLOCKS = 8
+CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Eval):
+    """Score a run's frozen encoder by a linear layer on its features."""
+
+    recipe: Literal["solved", "published"] = "solved"
+    """solved: logistic regression, nothing tuned; published: batch norm, LARS, a schedule, as in papers."""
+    epochs: float = 90
+    """Passes of the published head over the train samples."""
+    warmup_epochs: float = 10
+    """Passes with a rising rate."""
+    base_lr: float = 0.1
+    """The published head's rate for 256 samples."""
+    head_batch: int = 16_384
+    """Samples of one step of the published head."""
+    augment: bool = False
+    """Train the published head on random crops and flips of every epoch instead of central crops."""
+    seed: int = 0
+    """Of the published head's weights, order and crops."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim eval linear …`.  Raises UserError."""
+    own, settings = split_words(argv)
+    options = parse(Linear, own, "turbomim eval linear")
+    check_json(options.json)
+    if options.recipe == "solved":
+        if options.augment:
+            raise UsageError("--augment is of --recipe published: the solved probe takes central crops")
+        measure("linear", options, flag_values(settings))
+        return
+    result = published(options, flag_values(settings))
+    write_json(options.json, result)
+    Console().print(
+        f"{result['encoder']}, {result['feature']}: top-1 {100 * result['top1']:.2f} %, top-5 "
+        f"{100 * result['top5']:.2f} % of {result['test_samples']:,} test images, after {result['steps']} "
+        f"steps of {options.head_batch:,} {'random' if options.augment else 'central'} crops",
+        markup=False,
+        highlight=False,
+    )
+
+
+def published(options: Linear, flags: Values) -> dict[str, Any]:
+    """Train the published head on the train split and score the test split.
+
+    Raises UserError: no run, no labels, settings that cannot be.
+    """
+    check_options(options)
+    optim = published_optim(
+        epochs=options.epochs,
+        warmup_epochs=options.warmup_epochs,
+        base_lr=options.base_lr,
+        batch=options.head_batch,
+    )
+    source = load_source(options.run, flags)
+    say_assumed(source)
+    device = choose_device(options.device, 0)
+    train, test = open_split(options.train), open_split(options.test)
+    check_classes(train, test)
+    model, kind = published_encoder(source.model, source.config)
+    model.to(device).eval()
+    made = partial(kept_features, source, kind, options.batch, device, model)
+    samples = 0 if options.samples is None else options.samples
+    if options.augment:
+        if samples:
+            raise UsageError("--augment takes all train samples: leave --samples out")
+        count = train.manifest.samples
+    else:
+        features_ND, labels_N = made(train, choose_ids(train, samples))
+        count = len(labels_N)
+    steps = total_steps(options.epochs, count, options.head_batch)
+    width = model_width(model)
+    head = make_head(width, len(train.manifest.classes), options.seed).to(device)
+
+    def fit(batches: Batches) -> None:
+        train_head(head, batches, steps, lambda step: lr_of_step(step, count, optim))
+
+    if options.augment:
+        with random_crops(source.config, train, options, device) as loader:
+            fit(encoded_batches(loader, model, kind, options.head_batch))
+    else:
+        fit(cached_batches(features_ND, labels_N, options.head_batch, options.seed, device))
+    test_ND, test_labels_N = made(test, np.arange(test.manifest.samples))
+    return {
+        **source.facts,
+        "recipe": "published",
+        "encoder": source.name,
+        "feature": kind,
+        "augment": options.augment,
+        "train": str(options.train),
+        "train_samples": count,
+        "test": str(options.test),
+        "test_samples": len(test_labels_N),
+        "epochs": options.epochs,
+        "warmup_epochs": options.warmup_epochs,
+        "lr": optim.lr,
+        "head_batch": options.head_batch,
+        "steps": steps,
+        "seed": options.seed,
+        **head_scores(head, test_ND, test_labels_N, device),
+    }
+
+
+def check_options(options: Linear) -> None:
+    """Raise UsageError for numbers that cannot be; those of the schedule have their own check."""
+    for flag, value, least in (
+        ("--batch", options.batch, 1),
+        ("--head-batch", options.head_batch, 2),
+        ("--samples", options.samples or 0, 0),
+        ("--seed", options.seed, 0),
+    ):
+        if value < least:
+            raise UsageError(f"{flag} {value}: must be at least {least}")
+
+
+def published_encoder(model: MAE, config: Config) -> tuple[MAE, str]:
+    """The encoder as its method's published probe reads it, and which of its features.
+
+    The class token after the final norm; without one the mean of the patch tokens; for SimMIM's ViT that mean
+    after the 8th block, before any norm.  Changes the model.
+    """
+    if config.model.method == "simmim":
+        model.blocks = model.blocks[:SIMMIM_BLOCKS]
+        model.norm = nn.Identity()  # type: ignore[assignment]
+        return model, MEAN
+    return model, CLASS_TOKEN if model.prefix else MEAN
+
+
+def model_width(model: MAE) -> int:
+    """Values of a feature."""
+    norm = model.norm
+    return norm.normalized_shape[0] if isinstance(norm, nn.LayerNorm) else int(model.cls_token.shape[-1])
+
+
+def random_crops(config: Config, split: Split, options: Linear, device: torch.device) -> Loader:
+    """Random resized crops (0.08 to 1) and flips of a split, micro-batches that divide a step's samples."""
+    data = dataclasses.replace(config.data, crop="rrc", rrc_scale=0.08, interpolation="bicubic")
+    check_store(data, split, "--train")
+    run = dataclasses.replace(config.run, seed=options.seed)
+    return open_loader(
+        dataclasses.replace(config, data=data, run=run),
+        split,
+        default_settings(),
+        World(rank=0, size=1, device=device),
+        global_batch=options.head_batch,
+        micro_batch=largest_divisor(options.head_batch, options.batch),
+        notify=print,
+    )
+
+
+def encoded_batches(loader: Loader, model: MAE, kind: str, batch: int) -> Batches:
+    """A step's samples at a time, encoded as they come."""
+    while True:
+        parts: list[tuple[Tensor, Tensor]] = []
+        while sum(len(labels_B) for _, labels_B in parts) < batch:
+            item = next(loader)
+            if bool((item.labels_B < 0).any()):
+                raise UserError(
+                    f"a sample from position {item.position} on has no label: make the split anew"
+                )
+            parts.append((encode(model, item.images_BHWC)[kind], item.labels_B))
+        features_BD, labels_B = (torch.cat(some) for some in zip(*parts, strict=True))
+        yield features_BD, labels_B
