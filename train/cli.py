@@ -34,6 +34,8 @@ USAGE = """usage: turbomim COMMAND …
   recipes                       the recipes, with their sources, results, FLOPs and assumed hours
   show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
   eval knn|linear RUN           what the encoder's features are worth, beside untrained ones and raw pixels
+  analyze frequency|layers|flatness|robustness RUN, analyze coverage|avgdist
+                                features, fusion, loss surface, crops and masks in figures: JSON and PNG
   import FILE --from mae|mmselfsup|mff|simmim|convmae|lsmae [--recipe NAME] --run.name NAME
                                 begin a run with another program's weights
   export RUN --to timm|mae|mmselfsup [--out FILE]
@@ -153,6 +155,20 @@ def _eval(argv: list[str]) -> None:
     _verb("eval", {"knn": eval_command.knn_command, "linear": eval_command.linear_command}, argv)
 
 
+def _analyze(argv: list[str]) -> None:
+    from turbomim.train.analyze import avgdist, coverage, flatness, frequency, layers, robustness
+
+    verbs = {
+        "frequency": frequency.command,
+        "layers": layers.command,
+        "coverage": coverage.command,
+        "flatness": flatness.command,
+        "avgdist": avgdist.command,
+        "robustness": robustness.command,
+    }
+    _verb("analyze", verbs, argv)
+
+
 def _import(argv: list[str]) -> None:
     from turbomim.train import import_command
 
@@ -255,6 +271,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "recipes": _recipes,
     "show": _show,
     "eval": _eval,
+    "analyze": _analyze,
     "import": _import,
     "export": _export,
     "tune": _tune,
