@@ -129,8 +129,7 @@ def test_an_objects_share_is_that_of_its_white_pixels_in_the_loaders_crops(crop:
         objects[sample] = Objects(outlines=[[corners / (height, width)]], sides=(height, width))
     ids = np.arange(count)
     inputs = draw(crop, 0.2, 9, turn_of(ids, 1))
-    run = run_windows if crop == "src" else run_graph
-    crops = run(images, inputs, size) if crop == "src" else run_graph(images, inputs, size, "rrc")
+    crops = run_windows(images, inputs, size) if crop == "src" else run_graph(images, inputs, size, "rrc")
     options = Coverage(data=Path(), size=size, mask_unit=unit, mask_ratio=0.5, epochs=2, seed=9)
     found = shares_of(crop, 0.2, ids, sides, objects, units, options)
     windows, _ = crop_windows(crop, size, 0.2, 9, turn_of(ids, 1), sides)

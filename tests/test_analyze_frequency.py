@@ -105,7 +105,8 @@ def test_every_block_of_the_encoder_is_seen_once(method: str) -> None:
     }[method]
     assert [side for side, _ in curves] == sides
     assert all(float(curve[0]) == 0 and bool(curve.isfinite().all()) for _, curve in curves)
-    assert len({curve.tolist()[1] for _, curve in curves}) == len(curves)
+    # SwinV2's blocks begin as the identity
+    assert method == "swinv2" or len({curve.tolist()[1] for _, curve in curves}) == len(curves)
 
 
 def test_curves_are_those_of_blocks_run_by_hand() -> None:
@@ -148,7 +149,7 @@ def test_the_command_compares_runs_on_the_same_images(
         ids = choose_ids(split, 10)
         crops = centre_crops(split, ids, size=32, interpolation="bicubic", batch=10, threads=1)
         expected = amplitudes_of_blocks(model, [images for images, _ in crops])
-        assert found["step"] == step == 2
+        assert found["step"] == step == 3
         for block, (_, curve) in zip(found["blocks"], expected, strict=True):
             np.testing.assert_allclose(block["relative_log_amplitude"], curve.numpy(), rtol=1e-4, atol=1e-5)
             assert block["frequency"] == [0, 0.5, 1]

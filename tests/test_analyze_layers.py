@@ -40,7 +40,7 @@ def test_the_command_shows_the_logs_shares(
     assert (tmp_path / "o" / "layers.png").read_bytes()[:4] == b"\x89PNG"
     assert (found["analysis"], found["run"], found["results"]["blocks"]) == ("layers", str(run), [0, 2])
     log = records(run)
-    assert found["results"]["steps"] == [record["step"] for record in log] and len(log) == 6
+    assert found["results"]["steps"] == [record["step"] for record in log] and len(log) == 7
     for level, block in enumerate(("0", "2")):
         assert found["results"]["shares"][block] == [record[f"model/fuse_{level}"] for record in log]
     sums = np.sum(list(found["results"]["shares"].values()), axis=0)

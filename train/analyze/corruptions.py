@@ -45,7 +45,10 @@ def gaussian_blur(image_HWC: Pixels, sigma: float, _random: np.random.Generator)
     """Blur; sigma in pixels, cut off at four of them."""
     image_CHW = torch.from_numpy(image_HWC / 255).permute(2, 0, 1)
     width = 2 * math.ceil(4 * sigma) + 1
-    return _to_uint8(blur(image_CHW, [width, width], [sigma, sigma]).permute(1, 2, 0).numpy())
+    # along rows, then along columns: the same sum, with far fewer terms
+    for sides in ([width, 1], [1, width]):
+        image_CHW = blur(image_CHW, sides, [sigma, sigma])
+    return _to_uint8(image_CHW.permute(1, 2, 0).numpy())
 
 
 def contrast(image_HWC: Pixels, factor: float, _random: np.random.Generator) -> Pixels:
@@ -81,7 +84,7 @@ def pixelate(image_HWC: Pixels, share: float, _random: np.random.Generator) -> P
 
 
 def _to_uint8(unit_HWC: NDArray[np.float64]) -> Pixels:
-    return np.rint(np.clip(unit_HWC, 0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.rint(np.clip(unit_HWC, 0, 1) * 255), np.uint8)
 
 
 CORRUPTIONS: Final[dict[str, Corruption]] = {

@@ -53,7 +53,7 @@ def lanczos(product: Callable[[Tensor], Tensor], start_N: Tensor, steps: int) ->
             raise ValueError("a product with the matrix is not finite")
         beside.append(rest)
         largest = max(map(abs, diagonal + beside))
-        if step + 1 == steps or rest <= 10 * torch.finfo(start_N.dtype).eps * largest:
+        if step + 1 == steps or rest <= 100 * torch.finfo(start_N.dtype).eps * largest:
             break
         basis_SN[step + 1] = next_N / rest
     off_diagonal = torch.tensor(beside[:-1], dtype=torch.float64)

@@ -78,8 +78,10 @@ def labels_of(runs: Sequence[Path]) -> list[str]:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows of text under columns, the first one left, the others right."""
-    table = Table(title=title, title_justify="left")
+    """Print a title, and rows of text under columns, the first one left, the others right."""
+    # not the table's own title, which is folded to its width
+    print(title)
+    table = Table()
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
