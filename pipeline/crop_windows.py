@@ -79,5 +79,6 @@ def _rrc_windows(inputs: Inputs, sides_B2: NDArray[np.int64]) -> tuple[NDArray[n
     pipeline.build()
     for name, array in (("squares", inputs["squares"]), ("words", inputs["words"]), ("sides", sides_B2)):
         pipeline.feed_input(name, array)
-    starts, shapes = pipeline.run()
-    return np.array(starts.as_array()), np.array(shapes.as_array())
+    # copies: the memory is DALI's
+    starts_B2, shapes_B2 = (np.array(out.as_tensor()) for out in pipeline.run())
+    return starts_B2, shapes_B2

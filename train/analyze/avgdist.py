@@ -130,7 +130,7 @@ def measure(mask: Mask, size: int, unit: int, ratio: float, samples: int, seed: 
     visible_BN = torch.zeros(samples, grid * grid, dtype=torch.bool)
     visible_BN.scatter_(1, ids_keep_BK, True)
     distances_B = torch.cat(
-        [average_distance(part.reshape(-1, grid, grid), unit) for part in visible_BN.split(CHUNK)]
+        [average_distance(part.reshape(-1, grid, grid), unit) for part in torch.split(visible_BN, CHUNK)]
     )
     return {
         "unit": unit,

@@ -185,7 +185,8 @@ def shares_of(
     options: Coverage,
 ) -> dict[str, NDArray[np.float64]]:
     """Shares from 0 to 1 by kind (see PANELS), one an image, or an object, and epoch."""
-    shares: dict[str, list[float]] = {"image": []} | ({"object": [], "visible": []} if objects else {})
+    kinds = PANELS if objects else ("image",)
+    shares: dict[str, list[float]] = {kind: [] for kind in kinds}
     keep = int(units**2 * (1 - options.mask_ratio))
     for epoch in range(options.epochs):
         turn = Turn(position=0, epochs_B=np.full_like(ids_B, epoch), ids_B=ids_B)

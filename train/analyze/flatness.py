@@ -183,7 +183,7 @@ def hessian_product(
     """
 
     def product(vector_N: Tensor) -> Tensor:
-        parts = vector_N.split([param.numel() for param in params])
+        parts = torch.split(vector_N, [param.numel() for param in params])
         total_N = torch.zeros_like(vector_N)
         for loss in losses():
             gradients = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)

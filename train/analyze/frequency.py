@@ -144,7 +144,8 @@ def log_amplitudes(maps_BDHW: Tensor) -> Tensor:
     """Mean over images and channels of the log amplitude at the diagonal's frequencies, (F,) float64."""
     waves_BDH = torch.fft.fft2(maps_BDHW.float()).diagonal(dim1=-2, dim2=-1)
     waves_BDF = waves_BDH[..., : maps_BDHW.shape[-1] // 2 + 1]
-    return (waves_BDF.abs() + EPSILON).log().mean((0, 1), dtype=torch.float64)
+    mean_F: Tensor = (waves_BDF.abs() + EPSILON).log().mean((0, 1), dtype=torch.float64)
+    return mean_F
 
 
 @torch.no_grad()
@@ -203,7 +204,7 @@ def draw(labels: list[str], runs: list[dict[str, Any]]) -> Figure:
     bar = figure.colorbar(ScalarMappable(cmap=shades), ax=panels[-1], ticks=[0, 0.9], shrink=0.8, pad=0.02)
     bar.ax.set_ylim(0, 0.9)
     bar.ax.set_yticklabels(["first\nblock", "last"], fontsize=8)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     for number, (label, run) in enumerate(zip(labels, runs, strict=True)):
         depth = np.arange(1, len(run["blocks"]) + 1)
         colour = COLOURS[number % len(COLOURS)]
