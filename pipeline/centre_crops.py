@@ -49,10 +49,12 @@ def centre_crops(
     batch: int,
     threads: int,
     share: float = 1.0,
+    labelled: bool = True,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Yield images (B, S, S, 3) uint8 and labels (B,) int64 of samples, in the order of `ids`.
 
-    batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`.
+    batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`;
+    labelled: or else a sample may have no label, -1.
     Raises UserError naming the sample: it cannot be read or decoded, or has no label.
     """
     store = Store.of(split.manifest.made).kind
@@ -84,7 +86,7 @@ def centre_crops(
                     "`turbomim shard make`"
                 )
             (unlabelled,) = np.nonzero(samples.labels_B < 0)
-            if len(unlabelled):
+            if labelled and len(unlabelled):
                 raise UserError(
                     f"{split.locate(int(turn.ids_B[unlabelled[0]]))} in {str(split.path)!r} has no label: "
                     "make the split from a folder with a folder of images a class"

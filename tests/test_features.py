@@ -150,3 +150,7 @@ def test_an_image_that_cannot_be_decoded_or_has_no_label_ends_it(tiny_split: Spl
     unlabelled = dataclasses.replace(tiny_split, index=index)
     with pytest.raises(UserError, match="has no label: make the split from a folder"):
         list(centre_crops(unlabelled, np.arange(9), size=40, interpolation="bicubic", batch=4, threads=1))
+    ((images, labels),) = centre_crops(
+        unlabelled, np.arange(9), size=40, interpolation="bicubic", batch=9, threads=1, labelled=False
+    )
+    assert len(images) == 9 and labels.tolist().index(-1) == 5

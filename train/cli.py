@@ -35,6 +35,8 @@ USAGE = """usage: turbomim COMMAND …
   show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
   eval knn|linear RUN|FILE      what the encoder's features are worth, beside untrained ones and raw pixels
   eval finetune RUN|FILE        what the encoder is worth where all of it is trained on labels
+  analyze frequency|layers|flatness|robustness RUN, analyze coverage|avgdist
+                                features, fusion, loss surface, crops and masks in figures: JSON and PNG
   import FILE --from mae|mmselfsup|mff|simmim|convmae|lsmae [--recipe NAME] --run.name NAME
                                 begin a run with another program's weights
   export RUN --to timm|hf|detectron2|mmseg|mae|mmselfsup|safetensors [--out FOLDER]
@@ -159,6 +161,20 @@ def _eval(argv: list[str]) -> None:
     _verb("eval", verbs, argv)
 
 
+def _analyze(argv: list[str]) -> None:
+    from turbomim.train.analyze import avgdist, coverage, flatness, frequency, layers, robustness
+
+    verbs = {
+        "frequency": frequency.command,
+        "layers": layers.command,
+        "coverage": coverage.command,
+        "flatness": flatness.command,
+        "avgdist": avgdist.command,
+        "robustness": robustness.command,
+    }
+    _verb("analyze", verbs, argv)
+
+
 def _import(argv: list[str]) -> None:
     from turbomim.train import import_command
 
@@ -261,6 +277,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "recipes": _recipes,
     "show": _show,
     "eval": _eval,
+    "analyze": _analyze,
     "import": _import,
     "export": _export,
     "tune": _tune,

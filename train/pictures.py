@@ -18,6 +18,7 @@ from turbomim.pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -140,22 +141,28 @@ def loss_png(metrics: list[dict[str, Any]], path: Path, title: str) -> None:
     Records have step, loss, lr, img_per_s and sometimes heldout_loss; a missing or null value is left out.
     Raises UserError if no record has a loss, or if matplotlib is not installed.
     """
-    try:
-        # an own figure, not pyplot: no window system is asked for and nothing is kept
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError('curves need matplotlib, not installed: pip install "turbomim[plots]"') from error
+    figure = new_figure(8, 6)
     if not len(series(metrics, "loss")[0]):
         raise UserError(f"nothing to draw in {path}: none of {len(metrics)} log records has a loss")
-    figure = Figure(figsize=(8, 6), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
     figure.suptitle(title, fontsize=13, color=_INK)
     _draw_losses(upper, metrics)
     _draw_rates(lower, metrics)
     lower.set_xlabel("optimizer step", color=_INK)
     figure.savefig(path)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty matplotlib figure, sides in inches.  Raises UserError if matplotlib is not installed."""
+    try:
+        # an own figure, not pyplot: no window system is asked for and nothing is kept
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError('curves need matplotlib, not installed: pip install "turbomim[plots]"') from error
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def series(metrics: list[dict[str, Any]], name: str) -> tuple[FloatArray, FloatArray]:
@@ -193,7 +200,7 @@ def _draw_losses(axes: Axes, metrics: list[dict[str, Any]]) -> None:
     axes.set_ylim(low - 0.06 * (high - low), high + 0.08 * (high - low) + 1e-3)
     axes.set_ylabel("masked-patch loss", color=_INK)
     axes.legend(loc="best", fontsize=9, frameon=False)
-    _plain(axes)
+    plain(axes)
 
 
 def _draw_rates(axes: Axes, metrics: list[dict[str, Any]]) -> None:
@@ -201,7 +208,7 @@ def _draw_rates(axes: Axes, metrics: list[dict[str, Any]]) -> None:
     axes.set_ylabel("learning rate", color=_INK)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    _plain(axes)
+    plain(axes)
     right = axes.twinx()
     right.plot(*series(metrics, "img_per_s"), color=_GREEN, linewidth=1.2)
     right.set_ylabel("images per second", color=_GREEN)
@@ -210,7 +217,8 @@ def _draw_rates(axes: Axes, metrics: list[dict[str, Any]]) -> None:
     right.spines[["top", "left"]].set_visible(False)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """A light grid behind the data, no box around it."""
     axes.grid(color="#e4e4e4", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

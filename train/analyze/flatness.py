@@ -1,0 +1,226 @@
+"""`turbomim analyze flatness`: how sharp the pre-training loss is around a run's weights.
+
+The leading eigenvalues of the Hessian of the loss of fixed images behind fixed masks, with respect to every
+trained weight, by Lanczos on exact products of the Hessian with vectors (a gradient differentiated again).
+Source: Pearlmutter, "Fast exact multiplication by the Hessian", 1994; Ghorbani et al., arXiv:1901.10159.
+
+Suffixes: N weights, S steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import torch
+import tyro
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.loader import to_stderr
+from turbomim.pipeline.shards import Split, open_split
+from turbomim.train.analyze.lanczos import Ritz, lanczos
+from turbomim.train.analyze.result import (
+    COLOURS,
+    INK,
+    SOFT,
+    check_least,
+    labels_of,
+    prepare,
+    print_table,
+    save,
+    settings_of,
+)
+from turbomim.train.config import Config
+from turbomim.train.data import check_store, open_loader
+from turbomim.train.distributed import World, choose_device
+from turbomim.train.features import load_run
+from turbomim.train.machine import cores
+from turbomim.train.models.mae import MAE
+from turbomim.train.options import parse
+from turbomim.train.pictures import new_figure, plain
+from turbomim.train.tuned import LoaderSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# weights of Ritz values below this are not drawn
+LEAST_WEIGHT = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flatness:
+    """Find the leading eigenvalues of the Hessian of a run's pre-training loss, or of several runs'."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, runs/NAME; of each the newest whole checkpoint."""
+    data: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    """Split: the first images of its stream, cropped, flipped and masked as the run itself would."""
+    images: int = 128
+    """Images whose mean loss is looked at."""
+    batch: int = 32
+    """Images differentiated at once: decides speed and memory alone."""
+    steps: int = 30
+    """Lanczos steps; as many vectors of all weights are kept, 4 bytes a weight."""
+    top: int = 5
+    """Leading eigenvalues in the table; the JSON file has all that were found."""
+    seed: int = 0
+    """Of the vector that Lanczos starts from."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the loss is differentiated, in float32."""
+    out: Path | None = None
+    """Folder for flatness.json and flatness.png; analysis/ in the first run's if not given."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim analyze flatness RUN [RUN …] --data SHARDS`.  Raises UserError."""
+    options = parse(Flatness, argv, "turbomim analyze flatness")
+    if not options.runs:
+        raise UsageError("give at least one run folder, runs/NAME")
+    check_least(
+        images=(options.images, 1), batch=(options.batch, 1), steps=(options.steps, 2), top=(options.top, 1)
+    )
+    split, device = open_split(options.data), choose_device(options.device, 0)
+    if options.images > split.manifest.samples:
+        raise UsageError(f"--images {options.images}: {options.data} has {split.manifest.samples} samples")
+    out = prepare(options.out or options.runs[0] / "analysis")
+    results: dict[str, Any] = {}
+    for run in options.runs:
+        config, model, step = load_run(run)
+        batch = first_batch(config, split, options.images, device)
+        try:
+            found, loss = sharpness(model.to(device), batch, options)
+        except ValueError as error:
+            raise UserError(f"{run}: {error}; look at the losses in its metrics.jsonl") from error
+        results[str(run)] = {
+            "method": config.model.method,
+            "target": config.model.target,
+            "step": step,
+            "weights": sum(p.numel() for p in trained(model)),
+            "loss": loss,
+            "eigenvalues": found.values_S.tolist(),
+            "error_bounds": found.bounds_S.tolist(),
+            "density_weights": found.weights_S.tolist(),
+        }
+    labels = labels_of(options.runs)
+    shown = min(options.top, *(len(run["eigenvalues"]) for run in results.values()))
+    print_table(
+        f"Hessian of the loss of {options.images} images of {options.data}: largest eigenvalues (± bound)",
+        ["run", "loss", *(str(number + 1) for number in range(shown)), "lowest"],
+        [
+            [label, f"{run['loss']:.3f}", *_cells(run, shown)]
+            for label, run in zip(labels, results.values(), strict=True)
+        ],
+    )
+    save(
+        out,
+        "flatness",
+        run=", ".join(str(run) for run in options.runs),
+        settings=settings_of(options, fingerprint=split.manifest.fingerprint),
+        results=results,
+        figure=draw(labels, list(results.values()), shown),
+    )
+
+
+def _cells(run: dict[str, Any], shown: int) -> list[str]:
+    pairs = list(zip(run["eigenvalues"], run["error_bounds"], strict=True))
+    return [f"{value:.3g} ± {bound:.1g}" for value, bound in (*pairs[:shown], pairs[-1])]
+
+
+def first_batch(config: Config, split: Split, images: int, device: torch.device) -> Batch:
+    """The first images of the run's stream over this split, as training gets them.  Raises UserError."""
+    check_store(config.data, split, "--data")
+    with open_loader(
+        config,
+        split,
+        LoaderSettings(threads=cores(), readers=1, prefetch=1),
+        World(rank=0, size=1, device=device),
+        global_batch=images,
+        micro_batch=images,
+        notify=to_stderr,
+    ) as loader:
+        return next(loader)
+
+
+def trained(model: MAE) -> list[Tensor]:
+    """The weights that training changes."""
+    return [param for param in model.parameters() if param.requires_grad]
+
+
+def sharpness(model: MAE, batch: Batch, options: Flatness) -> tuple[Ritz, float]:
+    """Ritz values of the Hessian of the batch's loss, and the loss.  Raises ValueError: it is not finite."""
+    # re-computed blocks would be computed four times
+    model.recompute = False
+    model.eval()
+    count, params = len(batch.ids_B), trained(model)
+
+    def losses() -> Iterator[Tensor]:
+        """Parts whose sum is the mean loss: every image has as many masked patches."""
+        for start in range(0, count, options.batch):
+            part = slice(start, start + options.batch)
+            loss = model(batch.images_BHWC[part], batch.epochs_B[part], batch.ids_B[part])
+            yield loss * (len(batch.ids_B[part]) / count)
+
+    generator = torch.Generator().manual_seed(options.seed)
+    start_N = torch.randn(sum(p.numel() for p in params), generator=generator).to(params[0].device)
+    # the fused attention kernels have no second derivative
+    with sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad():
+            loss = sum(float(part) for part in losses())
+        return lanczos(hessian_product(losses, params), start_N, options.steps), loss
+
+
+def hessian_product(
+    losses: Callable[[], Iterable[Tensor]], params: Sequence[Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """The function v (N,) to H v (N,), H the Hessian of the sum of the losses with respect to the params.
+
+    Every call computes the losses anew, one at a time.
+    """
+
+    def product(vector_N: Tensor) -> Tensor:
+        parts = torch.split(vector_N, [param.numel() for param in params])
+        total_N = torch.zeros_like(vector_N)
+        for loss in losses():
+            gradients = torch.autograd.grad(loss, params, create_graph=True, materialize_grads=True)
+            slope = sum(
+                ((gradient.flatten() * part).sum() for gradient, part in zip(gradients, parts, strict=True)),
+                torch.zeros_like(loss),
+            )
+            seconds = torch.autograd.grad(slope, params, materialize_grads=True)
+            total_N += torch.cat([second.flatten() for second in seconds])
+        return total_N
+
+    return product
+
+
+def draw(labels: list[str], runs: list[dict[str, Any]], shown: int) -> Figure:
+    """The leading eigenvalues by rank, and of all that were found the weight each has in the spectrum."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(9, 3.6)
+    left, right = figure.subplots(1, 2)
+    for number, (label, run) in enumerate(zip(labels, runs, strict=True)):
+        colour = COLOURS[number % len(COLOURS)]
+        values, bounds, weights = run["eigenvalues"], run["error_bounds"], run["density_weights"]
+        left.errorbar(range(1, shown + 1), values[:shown], yerr=bounds[:shown], color=colour, marker="o",
+                      markersize=4, linewidth=1.3, capsize=3, label=label)  # fmt: skip
+        kept = [(v, w) for v, w in zip(values, weights, strict=True) if w > LEAST_WEIGHT]
+        right.vlines(*zip(*[(v, LEAST_WEIGHT, w) for v, w in kept], strict=True), color=colour, linewidth=1.3)
+        right.plot(*zip(*kept, strict=True), color=colour, marker="o", markersize=3.5, linestyle="none")
+    left.set_xlabel("rank", color=INK)
+    left.set_ylabel("eigenvalue of the Hessian", color=INK)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.set_ylim(bottom=0)
+    left.legend(fontsize=8, frameon=False)
+    right.axvline(0, color=SOFT, linewidth=0.8)
+    right.set_yscale("log")
+    right.set_xlabel("eigenvalue (Ritz value)", color=INK)
+    right.set_ylabel("share of the spectrum", color=INK)
+    for axes in (left, right):
+        plain(axes)
+    return figure

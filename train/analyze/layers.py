@@ -1,0 +1,108 @@
+"""`turbomim analyze layers`: how much of each block MFF's fusion took, while the model learned.
+
+Source: arXiv:2308.00261.  Suffixes: S log records, L fused blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tyro
+
+from turbomim.pipeline.errors import UserError
+from turbomim.train import rundir
+from turbomim.train.analyze.result import COLOURS, INK, SOFT, prepare, print_table, save, settings_of
+from turbomim.train.log import Record, read_metrics
+from turbomim.train.options import parse
+from turbomim.train.pictures import FloatArray, new_figure, plain, series
+from turbomim.train.sinks import OF_MODEL
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Draw the shares of the blocks that an MFF run fuses, over its steps."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, runs/NAME, of method mff."""
+    out: Path | None = None
+    """Folder for layers.json and layers.png; RUN/analysis if not given."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim analyze layers RUN`.  Raises UserError."""
+    options = parse(Layers, argv, "turbomim analyze layers")
+    model = rundir.read_config(options.run).model
+    if model.method != "mff":
+        raise UserError(
+            f"{options.run} is a run of method {model.method}, which fuses no blocks: give a run of method "
+            "mff, of a recipe like mff-vit-b16-300e for example"
+        )
+    steps_S, shares_SL = shares(read_metrics(options.run / "metrics.jsonl"), len(model.levels))
+    if not len(steps_S):
+        raise UserError(
+            f"{options.run}/metrics.jsonl has no shares of {len(model.levels)} blocks: let the run reach its "
+            "first log line (run.log_every steps); imported or older runs have none before"
+        )
+    out = prepare(options.out or options.run / "analysis")
+    blocks = [str(block) for block in model.levels]
+    print_table(
+        f"{options.run}: share of each block in the fusion, %",
+        ["step", *(f"block {block}" for block in blocks)],
+        [
+            [f"{steps_S[row]:.0f}", *(f"{100 * share:.1f}" for share in shares_SL[row])]
+            for row in sorted({0, len(steps_S) // 2, len(steps_S) - 1})
+        ],
+    )
+    results = {
+        "blocks": model.levels,
+        "steps": steps_S.astype(int).tolist(),
+        "shares": dict(zip(blocks, shares_SL.T.tolist(), strict=True)),
+    }
+    figure = draw(steps_S, shares_SL, model.levels)
+    save(out, "layers", run=str(options.run), settings=settings_of(options), results=results, figure=figure)
+
+
+def shares(records: list[Record], levels: int) -> tuple[FloatArray, FloatArray]:
+    """Steps (S,) and shares (S, L) of the log records that have all of them."""
+    names = [f"{OF_MODEL}fuse_{level}" for level in range(levels)]
+    whole = [record for record in records if all(record.get(name) is not None for name in names)]
+    found = [series(whole, name) for name in names]
+    return found[0][0], np.stack([values for _, values in found], axis=1)
+
+
+def draw(steps_S: FloatArray, shares_SL: FloatArray, blocks: list[int]) -> Figure:
+    """One line a block, its number at the line's end."""
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
+    equal = 1 / len(blocks)
+    axes.axhline(equal, color=SOFT, linestyle="--", linewidth=1)
+    axes.annotate("equal shares", (0, equal), xytext=(3, 3), textcoords="offset points", color=SOFT,
+                  fontsize=8)  # fmt: skip
+    for number in range(len(blocks)):
+        colour = COLOURS[number % len(COLOURS)]
+        few = {"marker": "o", "markersize": 3.0} if len(steps_S) < 30 else {}
+        axes.plot(steps_S, shares_SL[:, number], color=colour, linewidth=1.6, **few)  # type: ignore[arg-type]
+    _label_ends(figure, steps_S[-1], shares_SL[-1], blocks)
+    axes.set_xlim(0, steps_S[-1] * 1.13)
+    axes.set_xlabel("optimizer step", color=INK)
+    axes.set_ylabel("share in the fusion", color=INK)
+    plain(axes)
+    return figure
+
+
+def _label_ends(figure: Figure, step: float, ends_L: FloatArray, blocks: list[int]) -> None:
+    """Write each block's number beside its last share, a line of text apart from the next."""
+    (axes,) = figure.axes
+    low, high = axes.get_ylim()
+    apart, at = 0.045 * (high - low), -np.inf
+    for number in np.argsort(ends_L):
+        at = max(at + apart, float(ends_L[number]))
+        colour = COLOURS[number % len(COLOURS)]
+        axes.annotate(f"block {blocks[number]}", (step, at), xytext=(6, 0), va="center", fontsize=9,
+                      textcoords="offset points", color=colour)  # fmt: skip

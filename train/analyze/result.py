@@ -1,0 +1,89 @@
+"""What an analysis leaves: NAME.json for programs and reports, NAME.png to look at, a table."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.train.pictures import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# of lines that stand for runs, crops and the like, told apart without red against green
+COLOURS = ("#1f5fa8", "#d9660a", "#2c7a3f", "#8b3fa0", "#7a6a00", "#c2185b", "#4a4a4a", "#0093a8")
+INK, SOFT = "#1c1c1c", "#6b6b6b"
+
+
+def prepare(out: Path) -> Path:
+    """Make the folder of the results, before the work whose results would be lost.
+
+    Raises UserError if it cannot be, or if matplotlib is not installed.
+    """
+    new_figure(1, 1)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made: {error.strerror}; give another folder") from error
+    return out
+
+
+def save(
+    out: Path, name: str, *, run: str | None, settings: dict[str, Any], results: Any, figure: Figure
+) -> None:
+    """Write NAME.json and NAME.png and say where they are.
+
+    The JSON has `analysis`, `run` (None if it is of no run), `settings` and `results`.
+    """
+    record = {"analysis": name, "run": run, "settings": settings, "results": results}
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    write_durably(out / f"{name}.json", (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    write_durably(out / f"{name}.png", picture.getvalue())
+    print(f"{out / name}.json\n{out / name}.png")
+
+
+def settings_of(options: Any, **more: Any) -> dict[str, Any]:
+    """The flags of a command as JSON has them, but --out; `more` is laid over them."""
+    flags = {f.name: _plain(getattr(options, f.name)) for f in fields(options) if f.name != "out"}
+    return flags | more
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def check_least(**least: tuple[int, int]) -> None:
+    """Raise UsageError for a flag below its least value.  least: (value, least) by the flag's name."""
+    for name, (value, lowest) in least.items():
+        if value < lowest:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {lowest}")
+
+
+def labels_of(runs: Sequence[Path]) -> list[str]:
+    """A short name of each run: its folder's, or the whole path where folders share a name."""
+    names = [run.resolve().name for run in runs]
+    return [str(run) if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a title, and rows of text under columns, the first one left, the others right."""
+    # not the table's own title, which is folded to its width
+    print(title)
+    table = Table()
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, markup=False)

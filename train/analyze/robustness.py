@@ -1,0 +1,256 @@
+"""`turbomim analyze robustness`: what a frozen encoder's features are worth on images that were made worse.
+
+The linear probe and the neighbours learn from clean train images and are scored on corrupted test images,
+beside the same encoder with random weights.  Not ImageNet-C's mean corruption error, which divides by
+another network's and fine-tunes: compare encoders that were measured by this command, on the same images.
+
+Suffixes: B batch, N train samples, M test samples, D values of a feature, S the image's side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from numpy.typing import NDArray
+from torch import Tensor
+
+from turbomim.pipeline.centre_crops import centre_crops
+from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.shards import Split, open_split
+from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator, severities
+from turbomim.train.analyze.result import (
+    COLOURS,
+    INK,
+    check_least,
+    labels_of,
+    prepare,
+    print_table,
+    save,
+    settings_of,
+)
+from turbomim.train.config import Config
+from turbomim.train.distributed import choose_device
+from turbomim.train.eval_command import check_splits, choose_ids
+from turbomim.train.features import encode, load_run
+from turbomim.train.knn import NEIGHBOURS, knn
+from turbomim.train.machine import cores
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+from turbomim.train.options import parse
+from turbomim.train.pictures import new_figure, plain
+from turbomim.train.probe import choose_penalty, fit, standardiser
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROBE, NEAREST = "linear probe", f"{NEIGHBOURS} neighbours"
+RANDOM = "random weights"
+# share of test samples classified correctly, of (features (M, D), labels (M,))
+Scorer = Callable[[Tensor, Tensor], float]
+Batches = list[tuple[NDArray[np.uint8], NDArray[np.int64]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robustness:
+    """Score a run's frozen encoder under noise, blur, contrast, brightness, JPEG and pixelation."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, runs/NAME; its newest whole checkpoint counts."""
+    train: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    """Labelled split that is learned from, clean."""
+    test: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    """Labelled split that is corrupted and scored."""
+    samples: int = 10_000
+    """Train samples, drawn once and for all; 0 = all."""
+    test_samples: int = 2000
+    """Test samples, drawn once and for all; 0 = all.  They are kept in memory and encoded 36 times."""
+    seed: int = 0
+    """Of the noise, which belongs to the test sample."""
+    batch: int = 128
+    """Images encoded at once: decides speed and memory alone."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where images are encoded."""
+    out: Path | None = None
+    """Folder for robustness.json and robustness.png; RUN/analysis if not given."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim analyze robustness RUN --train SHARDS --test SHARDS`.  Raises UserError."""
+    options = parse(Robustness, argv, "turbomim analyze robustness")
+    check_least(test_samples=(options.test_samples, 0), batch=(options.batch, 1), seed=(options.seed, 0))
+    if options.samples != 0 and options.samples < NEIGHBOURS:
+        raise UsageError(f"--samples {options.samples}: must be 0 (all) or at least {NEIGHBOURS}")
+    config, model, step = load_run(options.run)
+    train, test = open_split(options.train), open_split(options.test)
+    check_splits(train, test)
+    out = prepare(options.out or options.run / "analysis")
+    device = choose_device(options.device, 0)
+    ids_M = choose_ids(test, options.test_samples)
+    (label,) = labels_of([options.run])
+    encoders = {label: model.to(device).eval(), RANDOM: make_model(config).to(device).eval()}
+    learned = clean(train, choose_ids(train, options.samples), config, options)
+    labels_N = torch.cat([torch.from_numpy(labels) for _, labels in learned])
+    scorers = {
+        name: scorers_of(features(encoder, (images for images, _ in learned), device), labels_N)
+        for name, encoder in encoders.items()
+    }
+    del learned
+    scored = clean(test, ids_M, config, options)
+    labels_M = torch.cat([torch.from_numpy(labels) for _, labels in scored])
+
+    def score(batches: Iterable[NDArray[np.uint8]]) -> dict[str, dict[str, float]]:
+        images = list(batches)
+        found: dict[str, dict[str, float]] = {}
+        for name, encoder in encoders.items():
+            features_MD = features(encoder, images, device)
+            found[name] = {
+                measure: scorer(features_MD, labels_M) for measure, scorer in scorers[name].items()
+            }
+        return found
+
+    source, table = severities(config.data.size)
+    results: dict[str, Any] = {
+        "step": step,
+        "clean": score(images for images, _ in scored),
+        "corruptions": {
+            name: {
+                "parameters": list(values),
+                "severities": [
+                    score(corrupted(scored, ids_M, CORRUPTIONS[name], value, options.seed))
+                    for value in values
+                ],
+            }
+            for name, values in table.items()
+        },
+    }
+    results["mean"] = means(results)
+    show(results, f"{options.run}, step {step}: {len(ids_M)} images of {options.test}, accuracy in %")
+    settings = settings_of(
+        options,
+        samples=len(labels_N),
+        test_samples=len(ids_M),
+        parameters_of=source,
+        fingerprint=test.manifest.fingerprint,
+        train_fingerprint=train.manifest.fingerprint,
+    )
+    save(
+        out,
+        "robustness",
+        run=str(options.run),
+        settings=settings,
+        results=results,
+        figure=draw(results, source),
+    )
+
+
+def clean(split: Split, ids_N: NDArray[np.int64], config: Config, options: Robustness) -> Batches:
+    """Central squares and labels of the samples, in memory."""
+    return list(
+        centre_crops(
+            split,
+            ids_N,
+            size=config.data.size,
+            interpolation=config.data.interpolation,
+            batch=options.batch,
+            threads=cores(),
+        )
+    )
+
+
+def corrupted(
+    batches: Batches, ids_M: NDArray[np.int64], corruption: Corruption, value: float, seed: int
+) -> Iterable[NDArray[np.uint8]]:
+    """The images (B, S, S, 3) of each batch, corrupted; ids: of all of them, in order."""
+    ids = iter(ids_M.tolist())
+    for images, _ in batches:
+        yield np.stack([corrupt(image, corruption, value, seed, next(ids)) for image in images])
+
+
+def corrupt(image_SSC: Pixels, corruption: Corruption, value: float, seed: int, sample_id: int) -> Pixels:
+    """One image, corrupted: a function of these arguments and of nothing else."""
+    return corruption(image_SSC, value, generator(seed, sample_id))
+
+
+@torch.no_grad()
+def features(encoder: MAE, batches: Iterable[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    """The mean of the patch tokens of every image, (N, D) float32 on the CPU."""
+    parts = [
+        encode(encoder, torch.from_numpy(images).to(device))["mean of patch tokens"] for images in batches
+    ]
+    return torch.cat([part.cpu() for part in parts])
+
+
+def scorers_of(train_ND: Tensor, labels_N: Tensor) -> dict[str, Scorer]:
+    """What scores test features by train features: the linear probe, fitted once, and the neighbours."""
+    mean_D, deviation_D = standardiser(train_ND)
+    standard_ND = (train_ND - mean_D) / deviation_D
+    classes = int(labels_N.max()) + 1
+    solution = fit(standard_ND, labels_N, classes, choose_penalty(standard_ND, labels_N, classes), None)
+    return {
+        PROBE: lambda test_MD, labels_M: solution.accuracy((test_MD - mean_D) / deviation_D, labels_M),
+        NEAREST: lambda test_MD, labels_M: knn(train_ND, labels_N, test_MD, labels_M).majority,
+    }
+
+
+def means(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Accuracy over all corruptions and severities, by encoder and measure."""
+    every = [scores for found in results["corruptions"].values() for scores in found["severities"]]
+    return {
+        name: {measure: float(np.mean([scores[name][measure] for scores in every])) for measure in measures}
+        for name, measures in results["clean"].items()
+    }
+
+
+def show(results: Mapping[str, Any], title: str) -> None:
+    """Print clean, each corruption over its severities, and all, by encoder and measure."""
+    columns = [(name, measure) for name, measures in results["clean"].items() for measure in measures]
+
+    def row(label: str, *scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+        return [
+            label,
+            *(f"{100 * np.mean([s[name][measure] for s in scores]):.1f}" for name, measure in columns),
+        ]
+
+    print_table(
+        title,
+        ["images", *(f"{name}: {measure}" for name, measure in columns)],
+        [
+            row("clean", results["clean"]),
+            *(row(name, *found["severities"]) for name, found in results["corruptions"].items()),
+            row("all corrupted", results["mean"]),
+        ],
+    )
+
+
+def draw(results: Mapping[str, Any], source: str) -> Figure:
+    """A panel a corruption: accuracy over severity, 0 is clean; the probe solid, neighbours dashed."""
+    figure = new_figure(9, 4.6)
+    panels = figure.subplots(2, 4, sharex=True, sharey=True).flatten()
+    handles = []
+    for panel, (corruption, found) in zip(panels, results["corruptions"].items(), strict=False):
+        lines = []
+        for number, (name, measures) in enumerate(results["clean"].items()):
+            for measure in measures:
+                levels = [results["clean"], *found["severities"]]
+                lines += panel.plot(
+                    range(len(levels)),
+                    [100 * scores[name][measure] for scores in levels],
+                    color=COLOURS[number % len(COLOURS)],
+                    linestyle="-" if measure == PROBE else "--",
+                    linewidth=1.5,
+                    label=f"{name}: {measure}",
+                )
+        handles = lines
+        panel.set_title(corruption, fontsize=10, color=INK)
+        plain(panel)
+    figure.supxlabel(f"severity ({source}'s), 0 is clean", fontsize=10, color=INK)
+    figure.supylabel("accuracy, %", fontsize=10, color=INK)
+    panels[-1].axis("off")
+    panels[-1].legend(handles=handles, loc="center", fontsize=8, frameon=False)
+    return figure
