@@ -33,6 +33,8 @@ USAGE = """usage: turbomim COMMAND …
                   [--profile steps=10:15] [--dry-run [--world-size 64 [--img-per-s 2000]]]
   recipes                       the recipes, with their sources, results, FLOPs and assumed hours
   show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
+  report RUN [RUN…]             one HTML page with everything about runs, for people and for print
+  compare RUN RUN…              runs side by side: settings, losses, scores, what must not be compared
   eval knn|linear RUN           what the encoder's features are worth, beside untrained ones and raw pixels
   import FILE --from mae|mmselfsup|mff|simmim|convmae|lsmae [--recipe NAME] --run.name NAME
                                 begin a run with another program's weights
@@ -153,6 +155,18 @@ def _eval(argv: list[str]) -> None:
     _verb("eval", {"knn": eval_command.knn_command, "linear": eval_command.linear_command}, argv)
 
 
+def _report(argv: list[str]) -> None:
+    from turbomim.train import report
+
+    report.command(argv)
+
+
+def _compare(argv: list[str]) -> None:
+    from turbomim.train import compare
+
+    compare.command(argv)
+
+
 def _import(argv: list[str]) -> None:
     from turbomim.train import import_command
 
@@ -254,6 +268,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "recipes": _recipes,
     "show": _show,
+    "report": _report,
+    "compare": _compare,
     "eval": _eval,
     "import": _import,
     "export": _export,
