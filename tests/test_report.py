@@ -135,8 +135,13 @@ def cells(element: Element) -> list[list[str]]:
 
 
 def test_a_full_run_has_every_section(full: Path, tmp_path: Path) -> None:
-    row = {"name": "step: ours", "unit": "us per 1000 images", "p50": 2_000_000.0, "device": "cpu", "n": 7}
-    (tmp_path / "step.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | {"name": "x", "p50": 1e6}))
+    row = {"name": "step: ours", "unit": "us per 1000 images", "device": "cpu"}
+    rows = [
+        row | {"p20": 1e6, "p50": 2e6, "p80": 4e6},
+        row | {"p20": 1e5, "p50": 1e6, "p80": 1e6},
+        {"other": 1},
+    ]
+    (tmp_path / "step.jsonl").write_text("\n".join(map(json.dumps, rows)))
     text = report(read_runs([full]), tmp_path)
     page = Page(text)
     assert page.faults == [] and text.startswith('<!DOCTYPE html>\n<html lang="en">')
@@ -174,7 +179,7 @@ def test_a_full_run_has_every_section(full: Path, tmp_path: Path) -> None:
         assert word in text
     assert 'name="viewport"' in text and len(text) < 5e6
 
-    assert ["step: ours", "500", "2e+06"] in cells(part(page, "benchmarks"))
+    assert ["step: ours", "500", "250 to 1,000"] in cells(part(page, "benchmarks"))
     assert "device cpu" in part(page, "benchmarks").text
     assert "fuse_0" in part(page, "method").text and "Weight of each fused block" in part(page, "method").text
     assert "b/broken.jpg" in part(page, "bad-samples").text

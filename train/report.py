@@ -50,7 +50,7 @@ def command(argv: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_durably(out, text)
     problems = sum(len(run.problems) for run in runs)
-    noted = f"; {problems} problems are named at its top" if problems else ""
+    noted = f"; at its top: {problems} file{'s' * (problems > 1)} with problems" if problems else ""
     print(f"{out}: {len(text) / 1e6:.1f} MB{noted}")
 
 

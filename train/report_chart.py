@@ -51,17 +51,24 @@ class Frame:
 
 
 def chart(
-    title: str, x_label: str, lines: Sequence[Line], *, from_zero: bool = True, level: float | None = None
+    title: str,
+    x_label: str,
+    lines: Sequence[Line],
+    *,
+    from_zero: bool = True,
+    cut: bool = False,
+    level: float | None = None,
 ) -> Html:
     """A figure with axes, lines, a legend where it is needed, and a text for those who cannot see it.
 
-    from_zero: the y axis begins at 0.  level: a height that predicting nothing has, drawn dashed.  Lines
-    without points are left out; with none left the chart is empty.
+    from_zero: the y axis begins at 0.  cut: the highest 2 % of values may be cut off, and the chart says so.
+    level: a height that predicting nothing has, drawn dashed.  Lines without points are left out; with none
+    left the chart is empty.
     """
     drawn = [line for line in lines if len(line.x_N)]
     if not drawn:
         return Html()
-    frame = _frame(drawn, from_zero, level)
+    frame = _frame(drawn, from_zero, cut, level)
     parts = _axes(x_label, frame)
     if level is not None:
         ends_2 = np.array([frame.x_low, frame.x_high])
@@ -75,15 +82,18 @@ def chart(
     said = [f"{line.name} from {line.y_N[0]:.4g} to {line.y_N[-1]:.4g}" for line in drawn if line.name]
     label = f"{title} over {x_label}: {'; '.join(said)}"
     svg = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
-    return tag("figure", tag("h3", title), svg, *_legend(drawn, level))
+    legend = _legend(drawn, level)
+    if any(line.y_N.max() > frame.y_high for line in drawn):
+        legend.append(tag("p", f"Values above {short(frame.y_high)} are on the upper edge.", class_="soft"))
+    return tag("figure", tag("h3", title), svg, tag("figcaption", *legend) if legend else Html())
 
 
-def _frame(lines: Sequence[Line], from_zero: bool, level: float | None) -> Frame:
+def _frame(lines: Sequence[Line], from_zero: bool, cut: bool, level: float | None) -> Frame:
     x_N, y_N = (np.concatenate([getattr(line, name) for line in lines]) for name in ("x_N", "y_N"))
     floor = [0.0] if from_zero else []
     levels = [] if level is None else [level]
-    # the first few losses may be far above the rest: they are cut off rather than flatten it
-    top = y_N.max() if from_zero else np.quantile(y_N, 0.98)
+    # the first few values may be far above the rest, and would flatten it
+    top = np.quantile(y_N, 0.98) if cut else y_N.max()
     low, high = min([float(y_N.min()), *levels, *floor]), max([float(top), *levels])
     (x_low, x_high), (y_low, y_high) = _span(float(x_N.min()), float(x_N.max())), _span(low, high)
     return Frame(x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high + 0.05 * (y_high - y_low))
@@ -153,4 +163,4 @@ def _legend(lines: Sequence[Line], level: float | None) -> list[Html]:
         tag("li", tag("svg", _path([(0, 6), (30, 6)], shown), viewBox="0 0 30 12", aria_hidden="true"), name)
         for name, shown in named
     ]
-    return [tag("figcaption", tag("ul", *entries, class_="legend"))]
+    return [tag("ul", *entries, class_="legend")]

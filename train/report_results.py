@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.errors import UserError
-from turbomim.train.report_files import Tree, json_lines
+from turbomim.train.report_files import Tree, json_lines, numbers
 from turbomim.train.report_page import Html, table, tag
 from turbomim.train.report_pictures import figure
 from turbomim.train.report_run import RunFacts, Scores, scores_of
@@ -47,7 +47,7 @@ def analysis_part(runs: Sequence[RunFacts]) -> list[Html]:
             title = str(tree.get("analysis", name))
             parts.append(tag("h3", f"{run.label}: {title}" if len(runs) > 1 else title))
             if name in pictures:
-                parts.append(figure(pictures[name], f"{title} ({name})", run.problems))
+                parts.append(figure(pictures[name], title, run.problems))
             for key, head in (("settings", "Settings"), ("results", "Results in numbers")):
                 value = tree.get(key)
                 if value not in (None, {}, []):
@@ -57,10 +57,7 @@ def analysis_part(runs: Sequence[RunFacts]) -> list[Html]:
 
 
 def benchmarks_part(folder: Path | None, problems: list[str]) -> list[Html]:
-    """Every file of JSON lines in a folder as a table; what all its rows share is in the caption.
-
-    Raises UserError if it is no folder.
-    """
+    """Every file of JSON lines in a folder, a table for rows of one kind.  Raises UserError if it is none."""
     if folder is None:
         return []
     if not folder.is_dir():
@@ -69,17 +66,22 @@ def benchmarks_part(folder: Path | None, problems: list[str]) -> list[Html]:
         )
     parts = []
     for path in sorted(folder.glob("*.jsonl")):
-        rows = [_benchmark(row) for row in json_lines(path, problems)]
-        names = list(dict.fromkeys(name for row in rows for name in row))
-        same = [n for n in names if n != "name" and len({row.get(n) for row in rows}) == 1]
-        varied = [name for name in names if name not in same] if len(rows) > 1 else names
-        if not varied:
-            continue
-        shared = [f"{name} {rows[0][name]}" for name in same] if len(rows) > 1 else []
-        more = [f"{len(rows) - MOST_ROWS:,} more rows left out"] if len(rows) > MOST_ROWS else []
-        body = [[row.get(name, NOT_SAID) for name in varied] for row in rows[:MOST_ROWS]]
-        parts += [tag("h3", path.name), table(varied, body, caption="; ".join([*shared, *more]))]
+        kinds: dict[frozenset[str], list[dict[str, str]]] = {}
+        for row in map(_benchmark, json_lines(path, problems)):
+            kinds.setdefault(frozenset(row), []).append(row)
+        tables = [_benchmarks(rows) for kind, rows in kinds.items() if kind]
+        parts += [tag("h3", path.name), *tables] if tables else []
     return parts
+
+
+def _benchmarks(rows: Sequence[dict[str, str]]) -> Html:
+    """Rows with the same names; what they share is in the caption."""
+    same = [n for n in rows[0] if n != "name" and len(rows) > 1 and len({row[n] for row in rows}) == 1]
+    varied = [name for name in rows[0] if name not in same]
+    more = [f"{len(rows) - MOST_ROWS:,} more rows left out"] if len(rows) > MOST_ROWS else []
+    shared = [f"{name} {rows[0][name]}" for name in same]
+    body = [[row[name] for name in varied] for row in rows[:MOST_ROWS]]
+    return table(varied, body, caption="; ".join([*more, *shared]))
 
 
 def environment_part(runs: Sequence[RunFacts]) -> list[Html]:
@@ -145,15 +147,17 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return NOT_SAID if value is None else str(value).lower()
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
     text = f"{value:,}" if isinstance(value, int) and abs(value) < 10**15 else str(value)[:301]
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
 def _benchmark(row: Tree) -> dict[str, str]:
-    """A benchmark's row as text, what is nested left out; times of 1,000 images as images a second too."""
-    flat = {str(name): value_text(value) for name, value in row.items() if not isinstance(value, list | dict)}
-    p50 = row.get("p50")
-    if row.get("unit") == "us per 1000 images" and isinstance(p50, int | float) and p50 > 0:
-        flat = {"name": flat.pop("name", NOT_SAID), "img/s": f"{1e9 / p50:,.0f}", **flat}
-    return flat
+    """A benchmark's row as text, what is nested left out; times of 1,000 images as images a second."""
+    row = {name: value for name, value in row.items() if not isinstance(value, list | dict)}
+    times = [numbers(row).get(name, 0) for name in ("p50", "p80", "p20")]
+    if row.get("unit") == "us per 1000 images" and min(times) > 0:
+        middle, low, high = (f"{1e9 / time:,.0f}" for time in times)
+        row = {key: value for key, value in row.items() if key not in ("unit", "p20", "p50", "p80")}
+        row = {"name": row.pop("name", None), "img/s": middle, "of the middle 60 %": f"{low} to {high}"} | row
+    return {str(name): value_text(value) for name, value in row.items()}

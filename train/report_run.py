@@ -176,9 +176,13 @@ def _split(path: Path, name: str, problems: list[str]) -> tuple[Path, Manifest |
 
 
 def _place(path: str, run: Path, config: Config) -> Path:
-    """Where a path of the settings leads: from where the run began, if its folder tells, or from here."""
-    own, folder = Path(config.run.folder, config.run.name).parts, run.resolve()
-    if folder.parts[-len(own) :] == own:
-        there = Path(*folder.parts[: -len(own)], path)
-        return there if there.is_dir() else Path(path)
-    return Path(path)
+    """Where a path of the settings leads: from where the run began, if its folder tells, or from here.
+
+    What lies in the run's own folder, as the demo's shards do, moves with it.
+    """
+    own, folder = Path(config.run.folder, config.run.name), run.resolve()
+    if Path(path).is_relative_to(own):
+        return run / Path(path).relative_to(own)
+    ends = not own.is_absolute() and folder.parts[-len(own.parts) :] == own.parts
+    began = folder.parents[len(own.parts) - 1] if ends else Path()
+    return began / path if (began / path).is_dir() else Path(path)

@@ -17,6 +17,15 @@ from turbomim.train.report_style import COLOURS
 from turbomim.train.report_summary import NOT_SAID, differing, recipe_settings, settings, summary
 from turbomim.train.sinks import OF_MODEL
 
+# what else is drawn of a log record, and under which title
+OTHERS = {
+    "lr": "Learning rate",
+    "img_per_s": "Images a second",
+    "data_wait_pct": "Time waiting for data, %",
+    "grad_norm": "Gradient norm",
+    "test_top1": "Share of test images right",
+}
+
 
 def summary_part(runs: Sequence[RunFacts]) -> list[Html]:
     """The facts of each run, a column each."""
@@ -59,19 +68,19 @@ def settings_part(runs: Sequence[RunFacts]) -> list[Html]:
 def curves_part(runs: Sequence[RunFacts]) -> list[Html]:
     """Losses, learning rate, rate and data wait, all runs in one chart each."""
     x_name, x_label = axis(runs)
-    charts = [
-        chart("Masked-patch loss", x_label, _losses(runs, x_name), from_zero=False, level=_no_skill(runs)),
-        *(
-            chart(title, x_label, [_line(run, x_name, key, run.label, n) for n, run in enumerate(runs)])
-            for key, title in (
-                ("lr", "Learning rate"),
-                ("img_per_s", "Images a second"),
-                ("data_wait_pct", "Time waiting for data, %"),
-                ("grad_norm", "Gradient norm"),
-                ("test_top1", "Share of test images right"),
-            )
-        ),
+    loss = chart(
+        "Masked-patch loss", x_label, _losses(runs, x_name), from_zero=False, cut=True, level=_no_skill(runs)
+    )
+    others = [
+        chart(
+            title,
+            x_label,
+            [_line(run, x_name, key, run.label, n) for n, run in enumerate(runs)],
+            cut=key == "grad_norm",
+        )
+        for key, title in OTHERS.items()
     ]
+    charts = [loss, *others]
     drawn = [one for one in charts if one]
     return [tag("div", *drawn, class_="charts")] if drawn else []
 

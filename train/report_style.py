@@ -33,15 +33,15 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { padding-bottom: .3rem; text-align: left; overflow-wrap: anywhere; }
 th, td {
   padding: .28rem .9rem .28rem 0; max-width: 26rem; border-bottom: 1px solid var(--rule);
-  text-align: left; vertical-align: top; overflow-wrap: anywhere;
+  text-align: left; vertical-align: top; overflow-wrap: break-word;
 }
 th { font-weight: 600; }
 tbody th { font-weight: 400; color: var(--soft); }
-th, .number { overflow-wrap: break-word; }
+td:not(.number) { min-width: 6.5rem; }
 .number { text-align: right; }
 .changed { font-weight: 600; }
 .problems li { color: var(--warn); overflow-wrap: anywhere; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
 .charts, .pictures { gap: 1rem 2rem; }
 figure { margin: 0; min-width: 0; break-inside: avoid; }
 svg { display: block; width: 100%; height: auto; }
@@ -67,6 +67,7 @@ pre {
   h2, h3 { break-after: avoid; }
   tr { break-inside: avoid; }
   .scroll { overflow: visible; }
+  th, td, td:not(.number) { min-width: 0; font-size: 8.5pt; overflow-wrap: anywhere; }
   .charts, .pictures { grid-template-columns: 1fr 1fr; }
   .wide img { width: auto; max-width: 100%; }
 }
