@@ -3,6 +3,7 @@
 Planted bugs, and the test that each makes fail:
 - a panel whose lines end within parts, or are cut: `test_the_panel_loses_nothing`;
 - no purge_step for TensorBoard: `test_tensorboard_forgets_steps_after_the_resumed_one`;
+- scores written beside the run's own events: `test_scores_are_a_curve_of_their_own_in_tensorboard`;
 - kept records not sent to a new W&B run: `test_each_start_is_a_wandb_run_with_the_whole_curve`;
 - a picture of other photographs each time, or one that changes the weights:
   `test_pictures_of_fixed_photographs_change_only_where_the_model_predicts`.
@@ -30,7 +31,7 @@ from turbomim.train.config import Config, RunConfig
 from turbomim.train.live import panel
 from turbomim.train.log import RunLog, line_of, parts_of, read_metrics
 from turbomim.train.pretrain import pretrain
-from turbomim.train.sinks import SCALARS, check_sinks, scalars_of
+from turbomim.train.sinks import SCALARS, check_sinks, scalars_of, tensorboard_scores
 
 RECORD: dict[str, Any] = {
     "step": 104200, "steps": 250228, "epoch": 333.2, "loss": 0.4231, "lr": 2.4e-3, "grad_norm": 0.31,
@@ -161,6 +162,20 @@ def test_tensorboard_forgets_steps_after_the_resumed_one(
     assert [event.step for event in losses] == list(range(1, steps + 1)), "none twice, none missing"
     assert [event.value for event in losses] == pytest.approx([record["loss"] for record in records])
     assert [event.step for event in events.Images("reconstruction")] == [*range(5, steps, 5), steps]
+
+
+def test_scores_are_a_curve_of_their_own_in_tensorboard(tmp_path: Path) -> None:
+    scores = {"trained: mean": {"20 neighbours": 0.25, "weighted": 0.5}}
+    tensorboard_scores(tmp_path, 6, scores)
+    assert list(tmp_path.iterdir()) == [], "a run without TensorBoard gets none"
+    (tmp_path / "tb").mkdir()
+    tensorboard_scores(tmp_path, 6, scores)
+    assert [path.name for path in (tmp_path / "tb").iterdir()] == ["eval"], "the run's own file is left alone"
+    events = EventAccumulator(str(tmp_path / "tb" / "eval"))
+    events.Reload()
+    found = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert len(found) == 2 and [(6, 0.25)] in found.values() and [(6, 0.5)] in found.values()
+    assert all(name.startswith("eval/") for name in found)
 
 
 class FakeRun:

@@ -37,6 +37,8 @@ USAGE = """usage: turbomim COMMAND …
   eval finetune RUN|FILE        what the encoder is worth where all of it is trained on labels
   analyze frequency|layers|flatness|robustness RUN, analyze coverage|avgdist
                                 features, fusion, loss surface, crops and masks in figures: JSON and PNG
+  report RUN [RUN…]             one HTML page with everything about runs, for people and for print
+  compare RUN RUN…              runs side by side: settings, losses, scores, what must not be compared
   import FILE --from mae|mmselfsup|mff|simmim|convmae|lsmae [--recipe NAME] --run.name NAME
                                 begin a run with another program's weights
   export RUN --to timm|hf|detectron2|mmseg|mae|mmselfsup|safetensors [--out FOLDER]
@@ -175,6 +177,18 @@ def _analyze(argv: list[str]) -> None:
     _verb("analyze", verbs, argv)
 
 
+def _report(argv: list[str]) -> None:
+    from turbomim.train import report
+
+    report.command(argv)
+
+
+def _compare(argv: list[str]) -> None:
+    from turbomim.train import compare
+
+    compare.command(argv)
+
+
 def _import(argv: list[str]) -> None:
     from turbomim.train import import_command
 
@@ -276,6 +290,8 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "pretrain": _pretrain,
     "recipes": _recipes,
     "show": _show,
+    "report": _report,
+    "compare": _compare,
     "eval": _eval,
     "analyze": _analyze,
     "import": _import,

@@ -33,6 +33,23 @@ def read_metrics(path: Path) -> list[Record]:
     return records
 
 
+def seconds_of(record: Record) -> float:
+    """Time that the steps of a log record took."""
+    return float(record.get("step_ms", 0) * record.get("window", 1) / 1000)
+
+
+def after_start(records: list[Record]) -> list[Record]:
+    """Records without each process's first, which holds the compilation, where there are others."""
+    return [r for r in records if not r.get("first")] or records
+
+
+def mean_over_time(records: list[Record], name: str) -> float | None:
+    """Mean of a value over the time of the records that have it, None where none has."""
+    pairs = [(r[name], seconds_of(r)) for r in records if r.get(name) is not None]
+    total = sum(seconds for _, seconds in pairs)
+    return sum(value * seconds for value, seconds in pairs) / total if total > 0 else None
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds as 1:02:03 or 2:03."""
     hours, rest = divmod(round(seconds), 3600)

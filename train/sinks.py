@@ -106,6 +106,23 @@ def _tensorboard(folder: Path, step: int) -> Iterator[_TensorBoard]:
         yield _TensorBoard(writer)
 
 
+def tensorboard_scores(run: Path, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:
+    """Add a run's scores of `turbomim eval` to its TensorBoard, as `eval/MEASURE/FEATURE` of a step.
+
+    Nothing for a run without a tb/ folder, or where tensorboard is not installed.  They are in tb/eval, shown
+    as a curve of that name: after a second writer in tb/ itself, TensorBoard would not look again at the file
+    of a run that goes on.
+    """
+    if not (run / "tb").is_dir() or importlib.util.find_spec("tensorboard") is None:
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(run / "tb" / "eval")) as writer:
+        for feature, measures in scores.items():
+            for measure, value in measures.items():
+                writer.add_scalar(f"eval/{measure}/{feature}", value, step)
+
+
 class _WeightsAndBiases:
     def __init__(self, wandb: Any, run: Any) -> None:
         self._wandb, self._run = wandb, run

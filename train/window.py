@@ -11,7 +11,7 @@ from torch import Tensor
 from turbomim.pipeline.loader import LoaderStats
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
-from turbomim.train.log import Record, duration
+from turbomim.train.log import Record, after_start, duration, mean_over_time, seconds_of
 from turbomim.train.memory import peak_bytes
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.plan import Plan
@@ -106,10 +106,7 @@ def rates(records: list[Record]) -> str:
 
     That one holds the compilation.
     """
-    timed = [r for r in records if not r["first"]] or records
-    seconds = [r["step_ms"] * r["window"] / 1000 for r in timed]
-    total = sum(seconds)
-    images = sum(r["img_per_s"] * s for r, s in zip(timed, seconds, strict=True))
-    wait = sum(r["data_wait_pct"] * s for r, s in zip(timed, seconds, strict=True)) / total
-    waiting = f"{wait:.1f} % of the time waiting for data"
-    return f"{images / total:.0f} img/s, {waiting}, {duration(total)} of training"
+    timed = after_start(records)
+    rate, wait = mean_over_time(timed, "img_per_s"), mean_over_time(timed, "data_wait_pct")
+    total = sum(seconds_of(r) for r in timed)
+    return f"{rate:.0f} img/s, {wait:.1f} % of the time waiting for data, {duration(total)} of training"
