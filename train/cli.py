@@ -34,6 +34,7 @@ USAGE = """usage: turbomim COMMAND …
   recipes                       the recipes, with their sources, results, FLOPs and assumed hours
   show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
   eval knn|linear RUN           what the encoder's features are worth, beside untrained ones and raw pixels
+  embed RUN SOURCE --out FILE   features of a folder of images, or of shards, as .npz or .safetensors
   import FILE --from mae|mmselfsup|mff|simmim|convmae|lsmae [--recipe NAME] --run.name NAME
                                 begin a run with another program's weights
   export RUN --to timm|mae|mmselfsup [--out FILE]
@@ -153,6 +154,12 @@ def _eval(argv: list[str]) -> None:
     _verb("eval", {"knn": eval_command.knn_command, "linear": eval_command.linear_command}, argv)
 
 
+def _embed(argv: list[str]) -> None:
+    from turbomim.train import embed
+
+    embed.command(argv)
+
+
 def _import(argv: list[str]) -> None:
     from turbomim.train import import_command
 
@@ -255,6 +262,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "recipes": _recipes,
     "show": _show,
     "eval": _eval,
+    "embed": _embed,
     "import": _import,
     "export": _export,
     "tune": _tune,

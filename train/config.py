@@ -309,6 +309,26 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """Neighbours and linear probe on the encoder's features while it trains (docs/embed.md)."""
+
+    # passes over the data between scores, given at the next log line and at the end; 0 = none
+    every_epochs: float = 0.0
+    # labelled split that is learned from; data.path if empty
+    train: str = ""
+    # labelled split of the same classes that is scored; data.heldout if empty
+    test: str = ""
+    # samples of each, always the same ones
+    samples: int = 2000
+    # the linear probe, too: seconds for ten classes, minutes for a thousand
+    probe: bool = True
+
+    def __post_init__(self) -> None:
+        _need(self.every_epochs >= 0, "eval.every_epochs", self.every_epochs, "0 (none) or more")
+        _need(self.samples >= 20, "eval.samples", self.samples, "at least 20, the neighbours")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Everything that decides a run."""
 
@@ -317,6 +337,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     step: StepConfig = field(default_factory=StepConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
         size, patch = self.data.size, self.model.patch
@@ -382,7 +403,7 @@ def from_dict(values: object, base: Config, where: str) -> Config:
     Raises UsageError for an unknown section or key, or a value of another type; `where` names the file.
     """
     if not isinstance(values, dict):
-        raise UsageError(f"{where}: must be sections of key: value (data, model, optim, step, run)")
+        raise UsageError(f"{where}: must be sections of key: value (data, model, optim, step, run, eval)")
     sections = {f.name: getattr(base, f.name) for f in fields(base)}
     for name, section in values.items():
         if name not in sections:
@@ -444,6 +465,7 @@ def differences(one: Config, other: Config) -> list[str]:
         "step.rank_timeout",
         "run.name", "run.folder", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
         "run.save_in_background", "run.picture_every", "run.tensorboard", "run.wandb",
+        "eval.every_epochs", "eval.train", "eval.test", "eval.samples", "eval.probe",
     }  # fmt: skip
     if one.data.shuffle == other.data.shuffle == "full":
         free.add("data.window")
