@@ -1,11 +1,13 @@
-"""Photographs as evaluation sees them: short side resized, the central square, no flip, nothing drawn.
+"""Photographs as evaluation sees them: short side to the crop's, the central square, no flip, nothing drawn.
 
 It follows torchvision's Resize and CenterCrop on PIL images.  Unlike the loader it hands out what is asked
 for, in the order asked for, and replaces nothing: a score over other images would be another score.
 Shape suffixes: B samples, N ids, H W pixels, S the crop's side, C channels.
 """
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +15,33 @@ from numpy.typing import NDArray
 from turbomim.pipeline.crops import Interpolation, resized_sides
 from turbomim.pipeline.decode import Decoder
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.header import image_size
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.read import ReadAhead
 from turbomim.pipeline.repair import admit
 from turbomim.pipeline.resize import resize
+from turbomim.pipeline.shard_job import GROUP, GROUP_PIXELS
 from turbomim.pipeline.shards import Split
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.store import Kind, Store
 
 Pixels = NDArray[np.uint8]
 
 # batches read while one is decoded
 PREFETCH = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Crops:
+    """Some images in a row of those asked for: images (B, S, S, 3) uint8, labels (B,) int64, -1 for none.
+
+    places_B: int64, where each stands in what was asked for.  faults: (place, reason) of those between them
+    that cannot be read as images, and are left out.
+    """
+
+    images_BHWC: Pixels
+    labels_B: NDArray[np.int64]
+    places_B: NDArray[np.int64]
+    faults: tuple[tuple[int, str], ...]
 
 
 def centre_crop(pixels_HWC: Pixels, size: int, interpolation: Interpolation, share: float = 1.0) -> Pixels:
@@ -38,6 +56,77 @@ def centre_crop(pixels_HWC: Pixels, size: int, interpolation: Interpolation, sha
     # torch takes no read-only memory, which stored pixels are
     pixels_HWC = np.require(pixels_HWC, requirements="W")
     return resize(pixels_HWC, height, width, interpolation)[top : top + size, left : left + size]
+
+
+def crop_all(
+    images: list[Pixels | str],
+    *,
+    store: Kind,
+    decoder: Decoder | None,
+    size: int,
+    interpolation: Interpolation,
+    share: float = 1.0,
+) -> list[Pixels | str]:
+    """Return the central crop (S, S, 3) of each stored image, or the reason why it has none.
+
+    images: bytes as stored, or the reason why there are none.  decoder: None for the raw store.  A few are
+    decoded at a time: whole photographs take much memory, their crops little.
+    """
+    crops: list[Pixels | str] = []
+    for some in _few([_admitted(image, store) for image in images]):
+        fit = [image for image in some if not isinstance(image, str)]
+        decoded = iter(fit if decoder is None else decoder.decode(fit))
+        for image in some:
+            one = image if isinstance(image, str) else next(decoded)
+            crops.append(one if isinstance(one, str) else centre_crop(one, size, interpolation, share))
+    return crops
+
+
+def gather(start: int, crops: list[Pixels | str], labels_B: NDArray[np.int64], size: int) -> Crops:
+    """Put together the crops of images in a row, the first of which stands at `start`."""
+    there_B = np.array([not isinstance(crop, str) for crop in crops])
+    images = [crop for crop in crops if not isinstance(crop, str)]
+    return Crops(
+        images_BHWC=np.stack(images) if images else np.empty((0, size, size, 3), np.uint8),
+        labels_B=labels_B[there_B],
+        places_B=start + np.nonzero(there_B)[0],
+        faults=tuple((start + place, crop) for place, crop in enumerate(crops) if isinstance(crop, str)),
+    )
+
+
+def split_crops(
+    split: Split,
+    ids_N: NDArray[np.int64],
+    *,
+    size: int,
+    interpolation: Interpolation,
+    batch: int,
+    threads: int,
+    share: float = 1.0,
+) -> Iterator[Crops]:
+    """Yield the crops of a split's samples in the order of `ids`; places count in `ids`.
+
+    batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`.
+    Raises UserError naming shard and offset if a shard cannot be read.
+    """
+    store = Store.of(split.manifest.made).kind
+    decoder = Decoder(threads=threads) if store != "raw" else None
+    turns = (
+        Turn(position=start, epochs_B=np.zeros_like(ids_B), ids_B=ids_B)
+        for start in range(0, len(ids_N), batch)
+        for ids_B in (ids_N[start : start + batch],)
+    )
+    with ReadAhead(split, turns, readers=1, prefetch=PREFETCH) as ahead:
+        for turn, samples in ahead:
+            crops = crop_all(
+                [*samples.images],
+                store=store,
+                decoder=decoder,
+                size=size,
+                interpolation=interpolation,
+                share=share,
+            )
+            yield gather(turn.position, crops, samples.labels_B, size)
 
 
 def centre_crops(
@@ -57,39 +146,46 @@ def centre_crops(
     labelled: or else a sample may have no label, -1.
     Raises UserError naming the sample: it cannot be read or decoded, or has no label.
     """
-    store = Store.of(split.manifest.made).kind
-    decoder = Decoder(threads=threads, batch=batch) if store != "raw" else None
-    turns = (
-        Turn(position=start, epochs_B=np.zeros_like(ids_B), ids_B=ids_B)
-        for start in range(0, len(ids_N), batch)
-        for ids_B in (ids_N[start : start + batch],)
-    )
-    with ReadAhead(split, turns, readers=1, prefetch=PREFETCH) as ahead:
-        for turn, samples in ahead:
-            admitted: list[Pixels | str] = []
-            for image in samples.images:
-                try:
-                    admitted.append(admit(image, store))
-                except ValueError as error:
-                    admitted.append(str(error))
-            faults = [(place, text) for place, text in enumerate(admitted) if isinstance(text, str)]
-            images = [image for image in admitted if not isinstance(image, str)]
-            if decoder is not None and not faults:
-                decoded = decoder.decode(images)
-                faults = [(place, text) for place, text in enumerate(decoded) if isinstance(text, str)]
-                images = [image for image in decoded if not isinstance(image, str)]
-            if faults:
-                place, reason = faults[0]
-                raise UserError(
-                    f"{split.locate(int(turn.ids_B[place]))} in {str(split.path)!r} cannot be decoded "
-                    f"({reason}): an evaluation leaves no image out; mend it and remake the split with "
-                    "`turbomim shard make`"
-                )
-            (unlabelled,) = np.nonzero(samples.labels_B < 0)
-            if labelled and len(unlabelled):
-                raise UserError(
-                    f"{split.locate(int(turn.ids_B[unlabelled[0]]))} in {str(split.path)!r} has no label: "
-                    "make the split from a folder with a folder of images a class"
-                )
-            crops = [centre_crop(image, size, interpolation, share) for image in images]
-            yield np.stack(crops), samples.labels_B
+    for crops in split_crops(
+        split, ids_N, size=size, interpolation=interpolation, batch=batch, threads=threads, share=share
+    ):
+        if crops.faults:
+            place, reason = crops.faults[0]
+            raise UserError(
+                f"{split.locate(int(ids_N[place]))} in {str(split.path)!r} cannot be decoded "
+                f"({reason}): an evaluation leaves no image out; mend it and remake the split with "
+                "`turbomim shard make`"
+            )
+        (unlabelled,) = np.nonzero(crops.labels_B < 0)
+        if labelled and len(unlabelled):
+            place = int(crops.places_B[unlabelled[0]])
+            raise UserError(
+                f"{split.locate(int(ids_N[place]))} in {str(split.path)!r} has no label: "
+                "make the split from a folder with a folder of images a class"
+            )
+        yield crops.images_BHWC, crops.labels_B
+
+
+def _admitted(image: Pixels | str, store: Kind) -> Pixels | str:
+    """Give what is to be decoded of a stored image, or the reason why nothing is."""
+    if isinstance(image, str):
+        return image
+    try:
+        return admit(image, store)
+    except ValueError as error:
+        return str(error)
+
+
+def _few(images: list[Pixels | str]) -> Iterator[list[Pixels | str]]:
+    """Yield the images a few at a time, fewer where they are large; pixels, (H, W, 3), are decoded."""
+    some: list[Pixels | str] = []
+    pixels = 0
+    for image in images:
+        some.append(image)
+        encoded = not isinstance(image, str) and image.ndim == 1
+        pixels += math.prod(image_size(image)) if encoded else 0
+        if len(some) == GROUP or pixels > GROUP_PIXELS:
+            yield some
+            some, pixels = [], 0
+    if some:
+        yield some

@@ -22,7 +22,15 @@ from rich.console import Console
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train import checkpoint
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.config import (
+    Config,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    StepConfig,
+)
 from turbomim.train.log import Record, read_metrics
 from turbomim.train.pretrain import pretrain
 
@@ -41,6 +49,7 @@ def config_for(data: Path, runs: Path, /, **sections: dict[str, Any]) -> Config:
         "optim": OptimConfig(epochs=10, warmup_epochs=1, base_lr=0.05, global_batch=8),
         "step": StepConfig(device="cpu", compile=False),
         "run": RunConfig(folder=str(runs), name="r", log_every=1, save_every=3),
+        "eval": EvalConfig(),
     }  # fmt: skip
     return Config(**{name: dataclasses.replace(s, **sections.get(name, {})) for name, s in base.items()})
 

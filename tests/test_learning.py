@@ -3,11 +3,17 @@
 Planted, each seen to fail the test named: the start not taken off the time (`test_a_run_ends_with_its_time`);
 the textbook's model returned as it was at the start, or trained on one batch over and over
 (`test_the_textbook_learns_from_the_stream_within_its_time`); scores of the random encoder in the trained
-one's row (`test_table_and_plot_show_every_score`).
+one's row (`test_table_and_plot_show_every_score`); a line that is there run again, or written behind a cut
+one (`test_what_has_results_is_not_run_again`); the deviation of a whole population, or random weights of one
+seed alone (`test_seeds_are_shown_by_mean_and_sample_deviation`); the seed not passed on, or random weights
+scored as the trained ones (`test_a_recipe_is_trained_on_so_many_images_and_scored`); settings not compared,
+or a folder of somebody else's taken (`test_results_of_other_settings_are_not_mixed`).
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +22,16 @@ import pytest
 import torch
 from PIL import Image
 
-from turbomim.benchmarks import learning_textbook
-from turbomim.benchmarks.learning import MEASURED, PIXELS, RANDOM, TRAINED, Speed, plot, table
+from turbomim.benchmarks import learning, learning_textbook
+from turbomim.benchmarks.learning import Speed
+from turbomim.benchmarks.learning_results import MEASURED, PIXELS, RANDOM, TRAINED, plot, table
 from turbomim.benchmarks.learning_textbook import train_textbook
 from turbomim.benchmarks.textbook_mae import TextbookMAE, normalised
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig
+from turbomim.train.eval_command import MEASURES, Eval, evaluate_model
+from turbomim.train.features import load_run
 from turbomim.train.models.mae import MAE
 
 
@@ -74,26 +83,117 @@ def test_the_textbook_and_ours_hold_the_same_weights(tiny_split: Split) -> None:
         train_textbook(small(tiny_split, "gaussian"), seconds=1)
 
 
+def line(name: str, seed: int, images: int, more: int = 0) -> dict[str, Any]:
+    """A line of results whose shares are row, column and `more` per cent, no two alike."""
+    return {
+        "name": name,
+        "seed": seed,
+        "images": images,
+        "minutes": 1.5,
+        "losses": [[100, 1.0], [1000, 0.5]],
+        "scores": {
+            feature: {measure: (10 * row + column + more) / 100 for column, measure in enumerate(MEASURED)}
+            for row, feature in enumerate((PIXELS, RANDOM, TRAINED), start=1)
+        },
+    }
+
+
 def test_table_and_plot_show_every_score(tmp_path: Path) -> None:
-    lines: list[dict[str, Any]] = [
-        {
-            "name": name,
-            "images": 1000 * (place + 1),
-            "minutes": 1.5,
-            "losses": [[100, 1.0], [1000, 0.5]],
-            "scores": {
-                feature: {
-                    measure: (10 * row + column + 5 * place) / 100 for column, measure in enumerate(MEASURED)
-                }
-                for row, feature in enumerate((PIXELS, RANDOM, TRAINED), start=1)
-            },
-        }
-        for place, name in enumerate(("one", "two"))
-    ]
+    lines = [line("one", 0, 1000), line("two", 0, 2000, 5)]
     text = table(lines)
-    assert "| raw pixels |  |  | 10.0 | 11.0 | 12.0 |" in text
-    assert "| random weights |  |  | 20.0 | 21.0 | 22.0 |" in text
-    assert "| one | 1,000 | 1.5 | 30.0 | 31.0 | 32.0 |" in text
-    assert "| two | 2,000 | 1.5 | 35.0 | 36.0 | 37.0 |" in text
+    assert "| raw pixels |  |  |  | 10.0 | 11.0 | 12.0 |" in text
+    assert "| random weights | 1 |  |  | 20.0 | 21.0 | 22.0 |" in text
+    assert "| one | 1 | 1,000 | 1.5 | 30.0 | 31.0 | 32.0 |" in text
+    assert "| two | 1 | 2,000 | 1.5 | 35.0 | 36.0 | 37.0 |" in text
     plot(lines, tmp_path / "new" / "learning.png")
     assert Image.open(tmp_path / "new" / "learning.png").width > 1000
+
+
+def test_seeds_are_shown_by_mean_and_sample_deviation(tmp_path: Path) -> None:
+    """Of 30, 31 and 35 %: mean 32, sum of squares 14, over 2, root 2.6 (over 3 it would be 2.2)."""
+    lines = [line(name, seed, 1000, more) for seed, more in enumerate((0, 1, 5)) for name in ("one", "two")]
+    text = table(lines)
+    assert "| raw pixels |  |  |  | 10.0 | 11.0 | 12.0 |" in text
+    assert "| random weights | 3 |  |  | 22.0 ± 2.6 | 23.0 ± 2.6 | 24.0 ± 2.6 |" in text
+    assert "| one | 3 | 1,000 | 1.5 | 32.0 ± 2.6 | 33.0 ± 2.6 | 34.0 ± 2.6 |" in text
+    assert len(text.splitlines()) == 6
+    plot(lines, tmp_path / "learning.png")
+    assert Image.open(tmp_path / "learning.png").width > 1000
+
+
+def options_of(out: Path, **changes: Any) -> argparse.Namespace:
+    asked = {
+        "out": out, "train": Path("train"), "test": Path("test"), "images": 512, "minutes": None,
+        "samples": 100, "set": [], "seeds": [0, 1], "recipes": ["one", "two"], "textbook": False,
+    }  # fmt: skip
+    return argparse.Namespace(**{**asked, **changes})
+
+
+def test_what_has_results_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut short in the third of four runs, the same command runs two; more seeds run what they add."""
+    ran: list[tuple[str, int]] = []
+    fail_at = 2
+
+    def learn(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+        if len(ran) == fail_at:
+            raise UserError("the power failed")
+        ran.append((name, seed))
+        return line(name, seed, options.images)
+
+    monkeypatch.setattr(learning, "learn", learn)
+    with pytest.raises(UserError, match="the power failed"):
+        learning.run_all(options_of(tmp_path / "out"))
+    # as a kill in the middle of a line would leave it
+    with (tmp_path / "out" / "learning.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"name": "one", "se')
+    fail_at = -1
+    lines = learning.run_all(options_of(tmp_path / "out"))
+    assert ran == [("one", 0), ("two", 0), ("one", 1), ("two", 1)]
+    assert [(kept["name"], kept["seed"]) for kept in lines] == [
+        ("one", 0),
+        ("one", 1),
+        ("two", 0),
+        ("two", 1),
+    ]
+    learning.run_all(options_of(tmp_path / "out", seeds=[1, 2], recipes=["two"]))
+    assert ran[4:] == [("two", 2)]
+    kept = (tmp_path / "out" / "learning.jsonl").read_text().splitlines()
+    assert [(json.loads(text)["name"], json.loads(text)["seed"]) for text in kept] == ran
+
+
+def test_results_of_other_settings_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "learn", lambda name, seed, options: line(name, seed, options.images))
+    learning.run_all(options_of(tmp_path / "out"))
+    with pytest.raises(UserError, match=r"holds results of other settings \(images 512 -> 256\)"):
+        learning.run_all(options_of(tmp_path / "out", images=256))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"is not empty and holds no learning\.json"):
+        learning.run_all(options_of(tmp_path / "mine"))
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_recipe_is_trained_on_so_many_images_and_scored(tiny_split: Split, tmp_path: Path) -> None:
+    """The real way, small: 64 images of 33 in batches of 16, a seed of its own, scores of all three."""
+    small_model = (
+        "model.width=48", "model.depth=1", "model.fuse=0", "model.decoder_width=24", "model.decoder_depth=1",
+        "optim.global_batch=16", "optim.base_lr=0.5", "step.compile=false",
+    )  # fmt: skip
+    options = options_of(
+        tmp_path / "out", train=tiny_split.path, test=tiny_split.path, images=64, seeds=[3],
+        recipes=["cifar10-pixmim-mff-vit-t4"], set=list(small_model), samples=0,
+    )  # fmt: skip
+    (tmp_path / "out").mkdir()
+    (got,) = learning.run_all(options)
+    assert (got["images"], got["steps"], got["seed"], got["train_samples"]) == (64, 4, 3, 33)
+    config, model, step = load_run(tmp_path / "out" / "cifar10-pixmim-mff-vit-t4-seed3")
+    assert (config.run.seed, step) == (3, 4)
+    assert config.optim.warmup_epochs == pytest.approx(0.1 * 63.5 / 33)
+    scores = evaluate_model(
+        model,
+        config,
+        Eval(run=tmp_path, train=tiny_split.path, test=tiny_split.path, samples=0),
+        MEASURES,
+    )["scores"]
+    assert got["scores"] == scores
+    assert len({tuple(scores[name].values()) for name in (TRAINED, RANDOM, PIXELS)}) == 3

@@ -69,14 +69,19 @@ def test_parameters_are_as_many_as_published(name: str, count: int, keep: int) -
 
 def test_the_low_pass_of_small_images_blurs_as_many_pixels() -> None:
     """sigma = size / (2 pi radius) pixels: 40 cycles at 224."""
-    for name in ("demo", "cifar10-pixmim-vit-t4"):
+    for name in ("demo", "cifar10-pixmim-vit-t4", "cifar10-pixmim-mff-vit-t4"):
         config = recipe(name)
         assert config.data.size / config.model.radius == pytest.approx(224 / 40, rel=0.01)
 
 
-def test_cifar_recipes_differ_in_the_target_alone() -> None:
+def test_cifar_recipes_differ_in_target_and_fusion_alone() -> None:
     changed = differences(recipe("cifar10-vit-t4"), recipe("cifar10-pixmim-vit-t4"))
     assert changed == ["model.target: raw -> gaussian", "optim.decay_tokens: True -> False"]
+    fused = differences(recipe("cifar10-pixmim-vit-t4"), recipe("cifar10-pixmim-mff-vit-t4"))
+    assert fused == ["model.method: mae -> mff", "model.fuse: 0,2,4,6,8,11 -> 1,2,3,5"]
+    assert differences(recipe("cifar10-mff-vit-t4"), recipe("cifar10-pixmim-mff-vit-t4")) == [
+        "model.fuse: 0,1,2,3,4,5 -> 1,2,3,5", "model.target: raw -> gaussian"
+    ]  # fmt: skip
     tuned = recipe("cifar10-vit-t4-tuned")
     assert sizes(tuned.model) == sizes(recipe("cifar10-vit-t4").model)
     assert tuned.optim.lr == recipe("cifar10-vit-t4").optim.lr == 1e-3

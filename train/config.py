@@ -339,6 +339,26 @@ class RunConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """Neighbours and linear probe on the encoder's features while it trains (docs/embed.md)."""
+
+    # passes over the data between scores, given at the next log line and at the end; 0 = none
+    every_epochs: float = 0.0
+    # labelled split that is learned from; data.path if empty
+    train: str = ""
+    # labelled split of the same classes that is scored; data.heldout if empty
+    test: str = ""
+    # samples of each, always the same ones
+    samples: int = 2000
+    # the linear probe, too: seconds for ten classes, minutes for a thousand
+    probe: bool = True
+
+    def __post_init__(self) -> None:
+        _need(self.every_epochs >= 0, "eval.every_epochs", self.every_epochs, "0 (none) or more")
+        _need(self.samples >= 20, "eval.samples", self.samples, "at least 20, the neighbours")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """Everything that decides a run."""
 
@@ -347,6 +367,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     step: StepConfig = field(default_factory=StepConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
         size, patch = self.data.size, self.model.patch
@@ -479,6 +500,7 @@ def differences(one: Config, other: Config) -> list[str]:
         "step.rank_timeout",
         "run.name", "run.folder", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
         "run.save_in_background", "run.picture_every", "run.tensorboard", "run.wandb",
+        "eval.every_epochs", "eval.train", "eval.test", "eval.samples", "eval.probe",
     }  # fmt: skip
     if one.data.shuffle == other.data.shuffle == "full":
         free.add("data.window")

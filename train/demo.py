@@ -9,6 +9,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -23,6 +24,7 @@ from turbomim.train.pictures import loss_png
 from turbomim.train.pretrain import pretrain
 from turbomim.train.recipes import recipe
 from turbomim.train.show import show
+from turbomim.train.source_eval import table, which_photograph
 from turbomim.train.window import rates
 
 IMAGES = 480
@@ -59,8 +61,13 @@ def demo(
     records = read_metrics(folder / "metrics.jsonl")
     loss_png(records, folder / "loss.png", "turbomim demo: PixMIM on photographs")
     show(folder, images=5, out=folder / "reconstruction.png")
-    say(console, "4/4", f"pictures drawn, encoder exported; {duration(time.monotonic() - begun)} in all")
-    console.print(summary(folder, config, records), highlight=False, markup=False, soft_wrap=True)
+    asked = which_photograph(folder, Path(config.data.heldout))
+    say(
+        console,
+        "4/4",
+        f"pictures drawn, features scored, encoder exported; {duration(time.monotonic() - begun)} in all",
+    )
+    console.print(summary(folder, config, records, asked), highlight=False, markup=False, soft_wrap=True)
 
 
 def say(console: Console, number: str, text: str) -> None:
@@ -110,8 +117,9 @@ def settings(folder: Path, epochs: float | None, compile_step: bool) -> Config:
     )
 
 
-def summary(folder: Path, config: Config, records: list[Record]) -> str:
+def summary(folder: Path, config: Config, records: list[Record], asked: dict[str, Any] | None) -> str:
     """What came out, where it is, and what to try next."""
+    scores = f"\n{table(asked)}\n  (kept in {folder / 'eval' / 'source.json'})\n" if asked else ""
     heldout = [r["heldout_loss"] for r in records if r.get("heldout_loss") is not None]
     encoder = folder / "export" / "encoder.safetensors"
     return f"""
@@ -119,7 +127,7 @@ done: {records[-1]["position"]} samples seen, {rates(records)}
 masked-patch loss: training {records[-1]["loss"]:.3f}; held-out photographs {heldout[0]:.3f} at step \
 {next(r["step"] for r in records if r.get("heldout_loss") is not None)}, {heldout[-1]:.3f} at the end \
 (1.0 is what predicting nothing scores)
-
+{scores}
   {folder / "reconstruction.png"}   held-out photographs, masked, reconstructed: look at this first
   {folder / "loss.png"}   the curves
   {folder / "metrics.jsonl"}   every log line

@@ -16,7 +16,7 @@ from rich.console import Console
 from turbomim.pipeline.durable import write_durably
 from turbomim.train.config import Config
 from turbomim.train.live import LivePanel, Parts, live_panel
-from turbomim.train.sinks import Sink, open_sinks, scalars_of
+from turbomim.train.sinks import OF_EVAL, Sink, open_sinks, scalars_of
 
 Record = dict[str, Any]
 
@@ -76,6 +76,9 @@ def parts_of(record: Record) -> Parts:
         parts.append(("held-out", f"{record['heldout_loss']:.4f}"))
     if record.get("test_top1") is not None:
         parts.append(("test top-1", f"{100 * record['test_top1']:.2f}%"))
+    for name, what in ((f"{OF_EVAL}knn_top1", "knn"), (f"{OF_EVAL}probe_top1", "probe")):
+        if record.get(name) is not None:
+            parts.append((what, f"{100 * record[name]:.1f}%"))
     if record["skipped"]:
         parts.append(("skipped", f"{record['skipped']}"))
     parts += [("replaced", f"{record['replaced_total']}"), ("eta", duration(record["eta_s"]))]

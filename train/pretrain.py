@@ -16,6 +16,7 @@ from turbomim.train.data import describe, open_data
 from turbomim.train.distributed import World, start
 from turbomim.train.doctor import find_compiler
 from turbomim.train.models.methods import flops_per_image, make_model
+from turbomim.train.online_eval import labelled_splits
 from turbomim.train.plan import Plan, make_plan
 from turbomim.train.price import about_device
 from turbomim.train.run import Outcome, Run
@@ -39,6 +40,7 @@ def pretrain(
         data = config.data
         split = open_data(data.path, "--data.path", data, world)
         heldout = open_data(data.heldout, "--data.heldout", data, world) if data.heldout else None
+        labelled = labelled_splits(config, split, heldout, world)
         plan = world.from_main(lambda: make_plan(config, split.manifest.samples, world.size))
         tuned = world.together(lambda: read_tuned(machine_name(world.device)))
         settings = resolve(data, tuned, world.local_size)
@@ -49,7 +51,7 @@ def pretrain(
         folder = rundir.run_folder(config)
         with contextlib.ExitStack() as held:
             found, damaged = world.from_main(lambda: prepare(folder, config, split, held))
-            run = Run(config, plan, split, heldout, settings, world, console, profile)
+            run = Run(config, plan, split, heldout, labelled, settings, world, console, profile)
             return run.go(found, damaged, about_data)
 
 

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from turbomim.train import recipes_convmae, recipes_lsmae, recipes_mff, recipes_simmim
+from turbomim.train import (
+    published,
+    recipes_cifar10,
+    recipes_convmae,
+    recipes_lsmae,
+    recipes_mff,
+    recipes_simmim,
+)
 from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, unknown
 
 Target = Literal["raw", "gaussian", "ideal"]
@@ -41,10 +48,7 @@ def demo() -> Config:
 
 
 def _vit_s16(target: Target = "raw") -> ModelConfig:
-    """ViT-S/16 with the decoder that PixMIM's author gave it: 384 wide, 8 deep, 12 heads."""
-    return ModelConfig(
-        width=384, depth=12, heads=6, decoder_width=384, decoder_depth=8, decoder_heads=12, target=target
-    )
+    return replace(published.VIT_S16, target=target)
 
 
 def _vit_l16(target: Target = "raw") -> ModelConfig:
@@ -56,13 +60,7 @@ def _vit_h14(target: Target = "raw") -> ModelConfig:
 
 
 def _mae_800e(name: str, model: ModelConfig) -> Config:
-    """The schedule of the MAE repository's PRETRAIN.md, the same for every size."""
-    return Config(
-        data=DataConfig(crop="rrc", rrc_scale=0.2),
-        model=model,
-        optim=OptimConfig(epochs=800, warmup_epochs=40),
-        run=RunConfig(name=name, log_every=20, save_every=1000),
-    )
+    return published.mae_800e(name, model, DataConfig(crop="rrc", rrc_scale=0.2))
 
 
 def mae_vit_s16_800e() -> Config:
@@ -100,25 +98,13 @@ def mae_vit_h14_800e() -> Config:
     return _mae_800e("mae-vit-h14-800e", _vit_h14())
 
 
-def _pixmim(name: str, epochs: int, model: ModelConfig) -> Config:
-    """The schedule of mmselfsup's PixMIM: tokens are spared from decay and warm-up starts above zero."""
-    return Config(
-        data=DataConfig(crop="src", interpolation="bilinear"),
-        model=model,
-        optim=OptimConfig(
-            epochs=epochs, warmup_epochs=40, warmup_start=1e-4 if epochs == 300 else 1e-9, decay_tokens=False
-        ),
-        run=RunConfig(name=name, seed=2, log_every=20, save_every=1000),
-    )
-
-
 def pixmim_vit_s16_800e() -> Config:
     """PixMIM ViT-S/16, 800 epochs, Gaussian target.  8x A100.
 
     Source: mmselfsup's PixMIM schedule with the decoder of its author's ViT-S runs, 384 wide with 12 heads,
     and a smooth low-pass in place of the disc; no published result.
     """
-    return _pixmim("pixmim-vit-s16-800e", 800, _vit_s16("gaussian"))
+    return published.pixmim("pixmim-vit-s16-800e", 800, _vit_s16("gaussian"))
 
 
 def pixmim_vit_b16_300e() -> Config:
@@ -126,7 +112,7 @@ def pixmim_vit_b16_300e() -> Config:
 
     Source: mmselfsup's PixMIM configuration with a smooth low-pass in place of its disc; no published result.
     """
-    return _pixmim("pixmim-vit-b16-300e", 300, ModelConfig(target="gaussian"))
+    return published.pixmim("pixmim-vit-b16-300e", 300, ModelConfig(target="gaussian"))
 
 
 def pixmim_vit_b16_800e() -> Config:
@@ -134,7 +120,7 @@ def pixmim_vit_b16_800e() -> Config:
 
     Source: mmselfsup's PixMIM configuration with a smooth low-pass in place of its disc; no published result.
     """
-    return _pixmim("pixmim-vit-b16-800e", 800, ModelConfig(target="gaussian"))
+    return published.pixmim("pixmim-vit-b16-800e", 800, ModelConfig(target="gaussian"))
 
 
 def pixmim_vit_l16_800e() -> Config:
@@ -143,7 +129,7 @@ def pixmim_vit_l16_800e() -> Config:
     Source: mmselfsup's PixMIM schedule, published for ViT-B alone, with ViT-L's sizes and a smooth low-pass
     in place of the disc; no published result.
     """
-    return _pixmim("pixmim-vit-l16-800e", 800, _vit_l16("gaussian"))
+    return published.pixmim("pixmim-vit-l16-800e", 800, _vit_l16("gaussian"))
 
 
 def pixmim_vit_h14_800e() -> Config:
@@ -152,7 +138,7 @@ def pixmim_vit_h14_800e() -> Config:
     Source: mmselfsup's PixMIM schedule, published for ViT-B alone, with ViT-H's sizes and a smooth low-pass
     in place of the disc; no published result.
     """
-    return _pixmim("pixmim-vit-h14-800e", 800, _vit_h14("gaussian"))
+    return published.pixmim("pixmim-vit-h14-800e", 800, _vit_h14("gaussian"))
 
 
 def pixmim_ideal_vit_b16_300e() -> Config:
@@ -161,7 +147,7 @@ def pixmim_ideal_vit_b16_300e() -> Config:
     Source: mmselfsup's configs/selfsup/pixmim.  Published there: fine-tune 83.1, linear 63.3 (in float16,
     with the halves of the position embedding swapped and small random biases in the MLPs at the start).
     """
-    return _pixmim("pixmim-ideal-vit-b16-300e", 300, ModelConfig(target="ideal"))
+    return published.pixmim("pixmim-ideal-vit-b16-300e", 300, ModelConfig(target="ideal"))
 
 
 def pixmim_ideal_vit_b16_800e() -> Config:
@@ -170,57 +156,12 @@ def pixmim_ideal_vit_b16_800e() -> Config:
     Source: mmselfsup's configs/selfsup/pixmim.  Published there: fine-tune 83.5, linear 67.5 (in float16,
     with the halves of the position embedding swapped and small random biases in the MLPs at the start).
     """
-    return _pixmim("pixmim-ideal-vit-b16-800e", 800, ModelConfig(target="ideal"))
-
-
-def _cifar10(name: str, target: Target, *, decay_tokens: bool) -> Config:
-    """A tiny ViT on 32-pixel images, as many epochs as 2 CPU cores manage in about a quarter of an hour.
-
-    The low-pass's 40 cycles at 224 pixels are 5.7 at 32: the same blur in pixels.
-    """
-    return Config(
-        data=DataConfig(size=32, crop="src"),
-        model=ModelConfig(
-            patch=4, width=192, depth=6, heads=3, decoder_width=96, decoder_depth=2, decoder_heads=3,
-            target=target, radius=5.7,
-        ),
-        optim=OptimConfig(
-            epochs=8, warmup_epochs=0.8, base_lr=1e-3, global_batch=256, decay_tokens=decay_tokens
-        ),
-        run=RunConfig(name=name, log_every=20, save_every=500),
-    )  # fmt: skip
-
-
-def cifar10_vit_t4() -> Config:
-    """MAE with a ViT of 192x6, patch 4, on CIFAR-10.  2 CPU cores, a quarter of an hour.
-
-    The plain recipe: batch 256, lr 1e-3, three quarters masked, raw target.  Results: docs/learning.md.
-    """
-    return _cifar10("cifar10-vit-t4", "raw", decay_tokens=True)
-
-
-def cifar10_pixmim_vit_t4() -> Config:
-    """PixMIM with a ViT of 192x6, patch 4, on CIFAR-10: cifar10-vit-t4 with a low-passed target.
-
-    2 CPU cores, a quarter of an hour.  Results: docs/learning.md.
-    """
-    return _cifar10("cifar10-pixmim-vit-t4", "gaussian", decay_tokens=False)
-
-
-def cifar10_vit_t4_tuned() -> Config:
-    """cifar10-vit-t4 with a batch of 64 at the same rate: four times the steps.  2 CPU cores, 15 minutes.
-
-    When minutes are few, many steps matter more than smooth ones.  Results: docs/learning.md.
-    """
-    config = _cifar10("cifar10-vit-t4-tuned", "raw", decay_tokens=True)
-    return replace(config, optim=replace(config.optim, global_batch=64, base_lr=4e-3))
+    return published.pixmim("pixmim-ideal-vit-b16-800e", 800, ModelConfig(target="ideal"))
 
 
 RECIPES: dict[str, Callable[[], Config]] = {
     "demo": demo,
-    "cifar10-vit-t4": cifar10_vit_t4,
-    "cifar10-pixmim-vit-t4": cifar10_pixmim_vit_t4,
-    "cifar10-vit-t4-tuned": cifar10_vit_t4_tuned,
+    **recipes_cifar10.RECIPES,
     "mae-vit-s16-800e": mae_vit_s16_800e,
     "mae-vit-b16-800e": mae_vit_b16_800e,
     "mae-vit-l16-800e": mae_vit_l16_800e,

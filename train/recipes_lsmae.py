@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
-
-
-def _lsmae(name: str, model: ModelConfig, data: DataConfig) -> Config:
-    """The schedule of MAE, which long_seq_mae keeps."""
-    return Config(
-        data=data,
-        model=model,
-        optim=OptimConfig(epochs=800, warmup_epochs=40),
-        run=RunConfig(name=name, log_every=20, save_every=1000),
-    )
+from turbomim.train.config import Config, DataConfig, ModelConfig
+from turbomim.train.published import mae_800e
 
 
 def lsmae_vit_b16_800e() -> Config:
@@ -24,7 +15,7 @@ def lsmae_vit_b16_800e() -> Config:
     ImageNet.
     """
     model = ModelConfig(mask_unit=2, decoder_width=384, decoder_heads=12)
-    return _lsmae("lsmae-vit-b16-800e", model, DataConfig(size=448, crop="rrc", rrc_scale=0.2))
+    return mae_800e("lsmae-vit-b16-800e", model, DataConfig(size=448, crop="rrc", rrc_scale=0.2))
 
 
 def lsmae_vit_l16_800e() -> Config:
@@ -34,7 +25,7 @@ def lsmae_vit_l16_800e() -> Config:
     ImageNet.
     """
     model = ModelConfig(width=1024, depth=24, heads=16, mask_unit=2)
-    return _lsmae("lsmae-vit-l16-800e", model, DataConfig(size=448, crop="rrc", rrc_scale=0.2))
+    return mae_800e("lsmae-vit-l16-800e", model, DataConfig(size=448, crop="rrc", rrc_scale=0.2))
 
 
 def lsmae_pixmim_vit_b16_800e() -> Config:
@@ -46,7 +37,7 @@ def lsmae_pixmim_vit_b16_800e() -> Config:
     result for this.
     """
     model = ModelConfig(mask_unit=2, decoder_width=384, decoder_heads=12, target="gaussian")
-    return _lsmae("lsmae-pixmim-vit-b16-800e", model, DataConfig(size=448, crop="src"))
+    return mae_800e("lsmae-pixmim-vit-b16-800e", model, DataConfig(size=448, crop="src"))
 
 
 RECIPES: dict[str, Callable[[], Config]] = {

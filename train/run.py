@@ -32,6 +32,7 @@ from turbomim.train.heldout import heldout_loss
 from turbomim.train.log import Record, RunLog
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
+from turbomim.train.online_eval import OnlineEval, Splits
 from turbomim.train.optim import make_optimizer
 from turbomim.train.out_of_memory import is_out_of_memory, memory_error
 from turbomim.train.peak import rank_peak
@@ -75,13 +76,14 @@ class Run:
         plan: Plan,
         split: Split,
         heldout: Split | None,
+        labelled: Splits | None,
         settings: LoaderSettings,
         world: World,
         console: Console,
         profile: range,
     ) -> None:
         self.config, self.plan, self.split, self.heldout, self.world = config, plan, split, heldout, world
-        self.settings, self.profile = settings, profile
+        self.labelled, self.settings, self.profile = labelled, settings, profile
         self.folder = rundir.run_folder(config)
         self.log = RunLog(self.folder, console, rank=world.rank, world=world.size, config=config)
         self.model = self.make_model().to(world.device)
@@ -147,6 +149,7 @@ class Run:
         with self.log.open(self.step) as kept, stop_flag() as flag:
             self.replaced = sum(record.get("replaced", 0) for record in kept)
             self.skipped = sum(record.get("skipped", 0) for record in kept)
+            self.online = OnlineEval(self.config, self.labelled, self.world, kept, self.log.note)
             for path in damaged:
                 self.log.say(f"{path} is damaged and was passed over")
             if self.step >= self.plan.steps:
@@ -192,6 +195,8 @@ class Run:
         step = Step(
             self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps, clip, self.inputs
         )
+        if baselines := self.online.begin():
+            self.log.say(baselines)
         loader = self.world.together(
             lambda: open_loader(
                 self.config,
@@ -232,7 +237,8 @@ class Run:
             waited += time.perf_counter()
             if self.world.agree(stop=bool(flag.name), error=error or self.saver.error()):
                 if window.steps:
-                    self._report(window, loader.stats)
+                    # whoever stops a run gives it seconds
+                    self._report(window, loader.stats, score=False)
                 if self.step:
                     self._save(window)
                 return True
@@ -274,8 +280,8 @@ class Run:
         except UserError as error:
             return [], error
 
-    def _report(self, window: Window, stats: LoaderStats) -> int:
-        """Log the window that ends with this step, with the held-out loss where it is due.
+    def _report(self, window: Window, stats: LoaderStats, *, score: bool = True) -> int:
+        """Log the window that ends with this step, with the held-out loss and, of features, scores if due.
 
         Returns the steps in a row, up to this one, that were not finite.
         """
@@ -284,6 +290,9 @@ class Run:
         due = run.eval_every and self.step % run.eval_every == 0 and self.step % run.log_every == 0
         if self.step == self.plan.steps or due:
             record |= self.measured()
+        if score:
+            end = self.step == self.plan.steps
+            record |= self.online.scores(self._whole_model, record["epoch"], end=end)
         self.replaced += record["replaced"]
         self.skipped += record["skipped"]
         record["replaced_total"], record["skipped_total"] = self.replaced, self.skipped

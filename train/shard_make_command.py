@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -82,12 +84,7 @@ def make(argv: list[str]) -> None:
 def pack(options: ShardMake, console: Console) -> PackReport:
     """Make shards, show how far it is, and say what was written and left out.  Raises UserError."""
     begun = time.perf_counter()
-    columns = (TextColumn("images"), BarColumn(), TextColumn("{task.description}"))
-    with (
-        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar,
-        open_executor(options.executor) as executor,
-    ):
-        pace = Pace(console, bar)
+    with paced(console) as pace, open_executor(options.executor) as executor:
         try:
             report = make_shards(
                 options.src,
@@ -140,6 +137,14 @@ class Pace:
         if not self.console.is_terminal and now - self.said >= LINE_INTERVAL:
             say(self.console, text)
             self.said = now
+
+
+@contextmanager
+def paced(console: Console) -> Iterator[Pace]:
+    """Show how far it is for as long as the context is open."""
+    columns = (TextColumn("images"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield Pace(console, bar)
 
 
 def progress_text(done: int, total: int, now_done: int, seconds: float) -> str:

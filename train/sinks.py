@@ -37,6 +37,8 @@ SCALARS = {
 }
 # what the names of a method's own numbers begin with
 OF_MODEL = "model/"
+# and those of the scores of features
+OF_EVAL = "eval/"
 
 
 class Sink(Protocol):
@@ -51,8 +53,8 @@ class Sink(Protocol):
 
 def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a log record under the names they are drawn by; missing and null ones are left out."""
-    # a method's own numbers are drawn by the names that they have
-    names = SCALARS | {key: key for key in record if key.startswith(OF_MODEL)}
+    # a method's own numbers, and scores, are drawn by the names that they have
+    names = SCALARS | {key: key for key in record if key.startswith((OF_MODEL, OF_EVAL))}
     return {name: float(record[key]) for key, name in names.items() if record.get(key) is not None}
 
 

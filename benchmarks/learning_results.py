@@ -1,0 +1,134 @@
+"""Results of `learning`: kept a line a run, so that a second call goes on, as a table and as a plot.
+
+A line is one recipe with one seed.  Shares are shown in %, mean ± sample standard deviation over the seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.errors import UserError
+from turbomim.train.log import read_metrics
+
+# what the plot and the table show of the trained encoder
+SHOWN = "mean of patch tokens"
+TRAINED, RANDOM, PIXELS = f"trained: {SHOWN}", f"random weights: {SHOWN}", "raw pixels"
+MEASURED = ("20 neighbours", "weighted", "linear probe")
+
+# name, seed, images, minutes, losses [[images, loss], …], scores {features: {measure: share}}, and more
+Line = dict[str, Any]
+
+
+def begin(out: Path, asked: dict[str, Any]) -> list[Line]:
+    """Lines that an earlier call with the same settings kept in `out`; a new folder notes the settings.
+
+    Raises UserError if the folder holds something else, or results of other settings.
+    """
+    note = out / "learning.json"
+    if not note.exists():
+        if out.exists() and any(out.iterdir()):
+            raise UserError(f"--out {out} is not empty and holds no learning.json: choose a new folder")
+        out.mkdir(parents=True, exist_ok=True)
+        write_durably(note, (json.dumps(asked, indent=1) + "\n").encode())
+        return []
+    try:
+        before = dict(json.loads(note.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{note} holds no settings ({error}): choose a new --out") from error
+    changed = [
+        f"{key} {before.get(key)} -> {value}" for key, value in asked.items() if before.get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"--out {out} holds results of other settings ({', '.join(changed)}): choose a new one"
+        )
+    return read_metrics(out / "learning.jsonl")
+
+
+def keep(lines: list[Line], out: Path) -> None:
+    """Write every line of results to learning.jsonl, whole or not at all."""
+    write_durably(out / "learning.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def by_recipe(lines: list[Line]) -> dict[str, list[Line]]:
+    """Lines of each recipe, one a seed, in the order in which recipes first come."""
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line["name"], []).append(line)
+    return groups
+
+
+def shown(lines: list[Line]) -> list[tuple[str, list[dict[str, float]], list[Line]]]:
+    """Rows of table and plot: a name, scores by measure of each seed, the lines if they are of training.
+
+    Pixels know no seed; random weights are the first recipe's encoder with each of its seeds.
+    """
+    first, *_ = groups = by_recipe(lines)
+    trained = [(name, [line["scores"][TRAINED] for line in some], some) for name, some in groups.items()]
+    return [
+        (PIXELS, [lines[0]["scores"][PIXELS]], []),
+        ("random weights", [line["scores"][RANDOM] for line in groups[first]], []),
+        *trained,
+    ]
+
+
+def spread(shares: list[float]) -> float:
+    """Sample standard deviation in %; 0 of a single share."""
+    return 100 * statistics.stdev(shares) if len(shares) > 1 else 0.0
+
+
+def table(lines: list[Line]) -> str:
+    """Markdown: seeds, images seen, minutes, and scores in %."""
+    text = [
+        f"| features ({SHOWN}) | seeds | images seen | minutes | {' | '.join(MEASURED)} |",
+        f"|---|{'---:|' * (3 + len(MEASURED))}",
+    ]
+    for name, scores, runs in shown(lines):
+        images = f"{statistics.fmean(line['images'] for line in runs):,.0f}" if runs else ""
+        minutes = f"{statistics.fmean(line['minutes'] for line in runs):.1f}" if runs else ""
+        seeds = "" if name == PIXELS else len(scores)
+        cells = []
+        for measure in MEASURED:
+            shares = [score[measure] for score in scores]
+            about = f" ± {spread(shares):.1f}" if len(shares) > 1 else ""
+            cells.append(f"{100 * statistics.fmean(shares):.1f}{about}")
+        text.append(f"| {name} | {seeds} | {images} | {minutes} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def plot(lines: list[Line], path: Path) -> None:
+    """Losses over images seen, every seed, and accuracies before and after with their spread."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for place, (name, runs) in enumerate(by_recipe(lines).items()):
+        for number, line in enumerate(runs):
+            positions, losses = zip(*line["losses"], strict=True)
+            label = name if number == 0 else None
+            left.plot([p / 1000 for p in positions], losses, color=f"C{place}", lw=1, label=label)
+    left.set(xlabel="thousand images seen", ylabel="masked-patch loss", title="pre-training")
+    left.legend(fontsize="small")
+    rows = shown(lines)
+    for place, measure in enumerate(("20 neighbours", "linear probe")):
+        shares = [[score[measure] for score in scores] for _, scores, _ in rows]
+        at = [row + 0.4 * (place - 0.5) for row in range(len(rows))]
+        means, spreads = [100 * statistics.fmean(some) for some in shares], [spread(some) for some in shares]
+        bars = right.barh(at, means, xerr=spreads if any(spreads) else None, height=0.38, label=measure)
+        right.bar_label(bars, fmt="%.1f", padding=2, fontsize="small")
+    right.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize="small")
+    right.invert_yaxis()
+    right.set(xlabel="% of test images correct", title=f"frozen features, {SHOWN}")
+    right.margins(x=0.12)
+    right.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)

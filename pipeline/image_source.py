@@ -1,0 +1,99 @@
+"""Every image of a folder, a list or a split as a central crop, in the source's order, each with its key.
+
+An image that the shard maker would refuse, or that does not decode, is left out and named, never replaced.
+Shape suffixes: B images of a batch.
+"""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from turbomim.pipeline.centre_crops import Crops, Pixels, crop_all, gather, split_crops
+from turbomim.pipeline.crops import Interpolation
+from turbomim.pipeline.decode import Decoder
+from turbomim.pipeline.image_file import RefusedImage, read_image
+from turbomim.pipeline.pack_plan import find_source
+from turbomim.pipeline.photographs import Photograph, Photographs
+from turbomim.pipeline.shards import MAKING, MANIFEST, Split, index_name, open_split
+from turbomim.pipeline.stored_image import stored_images
+from turbomim.pipeline.tar import Members
+
+# pixels: what `shard make` refuses unless told otherwise
+MIN_SIDE = 32
+# files read at once: a network disk answers many small requests together
+READERS = 8
+
+Source = Photographs | Split
+
+
+def open_source(path: Path) -> Source:
+    """Open a folder of shards as a split, and list the images of any other folder, or of a .csv or .tsv list.
+
+    Raises UserError: nothing there, no images, shards that are not whole or not indexed.
+    """
+    shards = path.is_dir() and (
+        (path / MANIFEST).exists() or (path / MAKING).exists() or any(path.glob("*.tar"))
+    )
+    return open_split(path) if shards else find_source(path, None)
+
+
+def source_keys(source: Source) -> list[str]:
+    """Name each image: its key in the shards, or its path below the folder or as in the list."""
+    if isinstance(source, Photographs):
+        return [image.path for image in source.images]
+    extensions = Members.of(source.manifest.made).image
+    keys: list[str] = []
+    for shard in source.manifest.shards:
+        lines = (source.path / index_name(shard.name)).read_bytes().decode("latin-1").split("\n")[1:-1]
+        keys += [re.sub(r"\.[^/]*$", "", image.name) for image in stored_images(lines, extensions)]
+    return keys
+
+
+def source_classes(source: Source) -> tuple[str, ...]:
+    """Names of the classes by label; none for a source without."""
+    if isinstance(source, Photographs):
+        # a folder without class folders is one class, which says nothing
+        return source.classes if len(source.classes) > 1 else ()
+    return source.manifest.classes
+
+
+def source_crops(
+    source: Source, *, size: int, interpolation: Interpolation, batch: int, threads: int
+) -> Iterator[Crops]:
+    """Yield the crops of all images, `batch` at a time, those included that are left out.
+
+    threads: that decode.  Raises UserError: a shard cannot be read, or a file changed since it was listed.
+    """
+    if isinstance(source, Split):
+        ids_N = np.arange(source.manifest.samples)
+        yield from split_crops(
+            source, ids_N, size=size, interpolation=interpolation, batch=batch, threads=threads
+        )
+        return
+    decoder = Decoder(threads=threads)
+    labelled = bool(source_classes(source))
+    read = partial(_read, str(source.root))
+    groups = [source.images[start : start + batch] for start in range(0, len(source.images), batch)]
+    with ThreadPoolExecutor(READERS, thread_name_prefix="turbomim-read") as pool:
+        ahead = pool.map(read, groups[0] if groups else ())
+        for number, group in enumerate(groups):
+            encoded = [*ahead]
+            # read while these are decoded and used
+            ahead = pool.map(read, groups[number + 1] if number + 1 < len(groups) else ())
+            crops = crop_all(
+                encoded, store="original", decoder=decoder, size=size, interpolation=interpolation
+            )
+            labels_B = np.array([image.label if labelled else -1 for image in group], np.int64)
+            yield gather(batch * number, crops, labels_B, size)
+
+
+def _read(root: str, image: Photograph) -> Pixels | str:
+    """Read an image file's bytes, or say why it must not be used."""
+    try:
+        return np.frombuffer(read_image(root, image, MIN_SIDE).content, np.uint8)
+    except RefusedImage as refused:
+        return str(refused)
