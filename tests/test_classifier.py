@@ -32,7 +32,7 @@ from turbomim.pipeline.errors import UserError
 from turbomim.train.augment import augmented_batch, mixed, rand_augmented
 from turbomim.train.classifier import normalised, patches_of
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig
-from turbomim.train.export import TIMM_NAME, timm_arguments
+from turbomim.train.export_timm import timm_arguments
 from turbomim.train.finetune_config import FinetuneConfig, FinetuneSettings
 from turbomim.train.models.methods import make_model
 
@@ -57,7 +57,7 @@ def test_logits_are_those_of_timm() -> None:
     model = classifier(config).eval()
     jostle(model)
     arguments = timm_arguments(config) | {"num_classes": 5, "global_pool": "avg"}
-    theirs = timm.create_model(TIMM_NAME, **arguments).eval()
+    theirs = timm.create_model(**arguments).eval()
     names = {
         name.removeprefix("encoder."): tensor
         for name, tensor in model.state_dict().items()

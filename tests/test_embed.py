@@ -29,7 +29,7 @@ from turbomim.pipeline.index_tars import index_tars
 from turbomim.pipeline.shards import Split
 from turbomim.train import embed
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
-from turbomim.train.export import TIMM_NAME, timm_arguments
+from turbomim.train.export_timm import timm_arguments
 from turbomim.train.features import load_run
 from turbomim.train.pretrain import pretrain
 
@@ -59,7 +59,7 @@ def embedded(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 def by_hand(run: Path, path: Path, size: int = 32) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Class token and mean patch token of one file, by PIL, torchvision and timm."""
     config, model, _ = load_run(run)
-    theirs = timm.create_model(TIMM_NAME, **timm_arguments(config)).eval()
+    theirs = timm.create_model(**timm_arguments(config)).eval()
     weights = {k: v for k, v in model.state_dict().items() if not k.startswith(model.decoder_names)}
     theirs.load_state_dict(weights)
     if size != 32:

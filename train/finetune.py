@@ -130,7 +130,7 @@ def finetune(
         about_data = describe(config.data, train, settings, tuned, world)
         with contextlib.ExitStack() as held:
             found, damaged = world.from_main(lambda: begin(config, source, train, held))
-            run = FinetuneRun(config, plan, train, test, settings, world, console, range(0))
+            run = FinetuneRun(config, plan, train, test, None, settings, world, console, range(0))
             run.facts, run.wanted = source.facts, wanted or []
             return run.go(found, damaged, about_data)
 
