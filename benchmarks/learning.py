@@ -102,6 +102,7 @@ def learn(name: str, options: argparse.Namespace) -> dict[str, Any]:
     epochs = speed.epochs(budget, samples)
     seconds, records = pretrain(words, config, folder, epochs)
     last = records[-1]
+    losses = [[r["position"], round(r["loss"], 4)] for r in records if r["loss"] is not None]
     return {
         "name": name,
         "settings": options.set,
@@ -112,8 +113,8 @@ def learn(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "img_per_s": round(last["position"] / seconds, 1),
         "img_per_s_stepping": round(statistics.median(r["img_per_s"] for r in records if not r["first"]), 1),
         "data_wait_pct": round(statistics.median(r["data_wait_pct"] for r in records if not r["first"]), 2),
-        "loss": round(last["loss"], 4),
-        "losses": [[r["position"], round(r["loss"], 4)] for r in records],
+        "loss": losses[-1][1],
+        "losses": losses,
         **scored(load_run(folder)[1], config, options),
     }
 
