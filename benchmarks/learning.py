@@ -126,6 +126,7 @@ def learn(name: str, seed: int, options: argparse.Namespace) -> Line:
     seconds, records = pretrain(words, config, folder, epochs)
     last = records[-1]
     timed = [r for r in records if not r["first"]] or records
+    losses = [[r["position"], round(r["loss"], 4)] for r in records if r["loss"] is not None]
     return {
         "name": name,
         "seed": seed,
@@ -137,8 +138,8 @@ def learn(name: str, seed: int, options: argparse.Namespace) -> Line:
         "img_per_s": round(last["position"] / seconds, 1),
         "img_per_s_stepping": round(statistics.median(r["img_per_s"] for r in timed), 1),
         "data_wait_pct": round(statistics.median(r["data_wait_pct"] for r in timed), 2),
-        "loss": round(last["loss"], 4),
-        "losses": [[r["position"], round(r["loss"], 4)] for r in records],
+        "loss": losses[-1][1],
+        "losses": losses,
         **scored(load_run(folder)[1], config, options),
     }
 

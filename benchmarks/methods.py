@@ -105,6 +105,7 @@ def line(run: Run) -> dict[str, Any]:
     """One line of results; the rate is the median after the first log line."""
     config, model, _ = load_run(run.folder)
     later = [record for record in run.records if not record["first"]]
+    losses = series(run.records, "loss")[1].tolist()
     return {
         "name": run.recipe,
         "method": config.model.method,
@@ -113,8 +114,8 @@ def line(run: Run) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "gflop_per_image": round(flops_per_image(config) / 1e9, 3),
         "target": config.model.target,
-        "first_loss": round(run.records[0]["loss"], 4),
-        "loss": round(run.records[-1]["loss"], 4),
+        "first_loss": round(losses[0], 4),
+        "loss": round(losses[-1], 4),
         **machine(),
     }
 

@@ -52,7 +52,7 @@ def configurations() -> tuple[Configuration, ...]:
         _masking(units=64, keep=16),
         _masking(units=36, keep=14),
         _masking(units=49, keep=19),
-        # MAE, PixMIM
+        # MAE, PixMIM, MFF, ConvMAE
         _patches(size=224, patch=16, keep=49, target="raw", dtypes=(bf16, bf16)),
         _patches(size=224, patch=16, keep=49, target="raw", dtypes=(fp32, fp32)),
         _patches(size=224, patch=16, keep=49, target="gaussian", dtypes=(bf16, bf16)),
@@ -65,6 +65,8 @@ def configurations() -> tuple[Configuration, ...]:
         _patches(size=192, patch=4, keep=896, target="raw", norm_pix=False, dtypes=(bf16, bf16)),
         _patches(size=224, patch=16, keep=76, target="raw", norm_pix=False, dtypes=(bf16, bf16)),
         _patches(size=224, patch=16, keep=76, target="gaussian", norm_pix=False, dtypes=(bf16, bf16)),
+        # SwinV2's targets, cut from whole images
+        _patches(size=192, patch=4, keep=0, target="raw", norm_pix=False, dtypes=(fp32, fp32)),
         # LSMAE
         _patches(size=448, patch=16, keep=196, target="raw", dtypes=(bf16, bf16)),
         _patches(size=448, patch=16, keep=196, target="gaussian", dtypes=(bf16, bf16)),

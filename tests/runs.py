@@ -85,10 +85,10 @@ def finish(process: BaseProcess, seconds: float = 120) -> int | None:
 
 
 def outcome(folder: Path) -> tuple[dict[str, bytes], list[tuple[int, str]]]:
-    """Bytes of the last checkpoint's tensors, and (step, loss as hex) of every log line."""
+    """Bytes of the last checkpoint's tensors, and (step, loss as hex) of every log line that has one."""
     last = folder / "ckpt" / (folder / "ckpt" / "latest").read_text().strip()
     files = {name: (last / name).read_bytes() for name in checkpoint.FILES[:2]}
-    return files, [(r["step"], float(r["loss"]).hex()) for r in read_metrics(folder / "metrics.jsonl")]
+    return files, [(r["step"], r["loss"].hex()) for r in records(folder) if r["loss"] is not None]
 
 
 def free_port() -> int:

@@ -5,7 +5,8 @@ Planted bugs and the test that fails on each: an optimizer that does not see the
 newest checkpoint whenever it was written, fails `test_a_row_of_bad_data_is_rolled_back_and_passed_over` or
 `test_killed_or_stopped_around_the_bad_row_it_rolls_back_at_the_same_step`; checkpoints written within a row
 fail `test_a_weight_that_goes_bad_in_memory_is_repaired`; a count of roll-backs that a resumed run forgets
-fails `test_killed_or_stopped_…` and one without a limit `test_the_fourth_roll_back_is_an_error`.
+fails `test_killed_or_stopped_…` and one without a limit `test_the_fourth_roll_back_is_an_error`; a loss of 0
+for steps that were all skipped fails `test_a_row_of_bad_data_…`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.models.mae import MAE
 from turbomim.train.out_of_memory import flags_to_try, is_out_of_memory, memory_text
+from turbomim.train.pictures import series
 from turbomim.train.plan import make_plan
 from turbomim.train.pretrain import pretrain
 from turbomim.train.rollback import MOST
@@ -144,7 +146,7 @@ def test_a_finite_spike_is_not_skipped(trees: Path, tmp_path: Path, monkeypatch:
     assert found[-1]["loss"] < found[0]["loss"]
 
 
-def losses(runs: Path) -> list[tuple[int, float]]:
+def losses(runs: Path) -> list[tuple[int, float | None]]:
     return [(r["step"], r["loss"]) for r in records(runs / "r")]
 
 
@@ -166,6 +168,13 @@ def test_a_row_of_bad_data_is_rolled_back_and_passed_over(trees: Path, tmp_path:
     assert len(said) == 1
     assert "step 15: 4 steps or more in a row" in said[0] and f"roll-back 1 of {MOST}" in said[0]
     assert "step-00000010" in said[0] and "samples 80 to 119 of the stream are passed over" in said[0]
+    # of step 12 the line has two others, and of all of 13 to 15 no loss
+    lines = {r["step"]: r for r in records(folder)}
+    assert [step for step, r in lines.items() if r["loss"] is None] == [15]
+    assert (lines[12]["skipped"], lines[15]["skipped"]) == (1, 3) and lines[12]["loss"] > 0.1
+    (line,) = [line for line in (folder / "train.log").read_text().splitlines() if "loss nan" in line]
+    assert "  step 15/" in line and "  skipped 3  " in line
+    assert series(list(lines.values()), "loss")[0].tolist() == [step for step in lines if step != 15]
     last = records(folder)[-1]
     assert last["step"] == last["steps"] and status(folder)["status"] == "done"
     assert (last["skipped_total"], last["rollbacks"], last["position"]) == (4, 1, 8 * last["steps"])

@@ -4,7 +4,7 @@ Without a GPU.  A kernel that takes one argument more, or uses what an architect
 
 Which test fails for which mistake (each was made once, on purpose):
 too few warps, so that registers spill: test_compiles_without_spilling;
-a recipe whose sizes nobody compiles: test_every_recipe_is_compiled;
+a recipe whose sizes nobody compiles, or SwinV2's whole images in float32: test_every_recipe_is_compiled;
 registers not rounded up, the kibibyte of a block left out, warps not in fours: test_warps_that_fit;
 a floor above what is stored, or in other units: test_bytes_of_mae.
 """
@@ -75,6 +75,9 @@ def test_every_recipe_is_compiled(recipe: str) -> None:
             size, model.patch, model.target, model.radius, model.norm_pix
         )
         assert needed in compiled
+    if model.norm_window:
+        whole = masked_patches.kernel_constants(size, model.patch, model.target, model.radius, norm_pix=False)
+        assert whole in [c.constants for c in configurations() if c.types[3:5] == ("*fp32", "*fp32")]
     if model.target == "ideal":
         assert ideal.ideal_constants(size, model.patch, model.radius, model.norm_pix) in compiled
 

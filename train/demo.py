@@ -20,7 +20,7 @@ from turbomim.train.export_timm import create_call
 from turbomim.train.log import Record, duration, read_metrics
 from turbomim.train.machine import cores
 from turbomim.train.photos import PhotosReport, cut_photos
-from turbomim.train.pictures import loss_png
+from turbomim.train.pictures import loss_png, series
 from turbomim.train.pretrain import pretrain
 from turbomim.train.recipes import recipe
 from turbomim.train.show import show
@@ -120,12 +120,13 @@ def settings(folder: Path, epochs: float | None, compile_step: bool) -> Config:
 def summary(folder: Path, config: Config, records: list[Record], asked: dict[str, Any] | None) -> str:
     """What came out, where it is, and what to try next."""
     scores = f"\n{table(asked)}\n  (kept in {folder / 'eval' / 'source.json'})\n" if asked else ""
-    heldout = [r["heldout_loss"] for r in records if r.get("heldout_loss") is not None]
+    losses = series(records, "loss")[1]
+    steps, heldout = series(records, "heldout_loss")
     encoder = folder / "export" / "encoder.safetensors"
     return f"""
 done: {records[-1]["position"]} samples seen, {rates(records)}
-masked-patch loss: training {records[-1]["loss"]:.3f}; held-out photographs {heldout[0]:.3f} at step \
-{next(r["step"] for r in records if r.get("heldout_loss") is not None)}, {heldout[-1]:.3f} at the end \
+masked-patch loss: training {losses[-1]:.3f}; held-out photographs {heldout[0]:.3f} at step \
+{steps[0]:.0f}, {heldout[-1]:.3f} at the end \
 (1.0 is what predicting nothing scores)
 {scores}
   {folder / "reconstruction.png"}   held-out photographs, masked, reconstructed: look at this first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -61,6 +62,7 @@ class Window:
         )
         wait_s, read_s, decode_s, *_ = max(ranks)
         loss, skipped, row, norm = self.sums.tolist()
+        counted = self.steps - skipped
         elapsed = time.perf_counter() - self.begun
         rate = self.steps * self.plan.global_batch / elapsed
         rank_rate = rate / self.world.size
@@ -70,7 +72,8 @@ class Window:
             "steps": self.plan.steps,
             "position": position,
             "epoch": position / self.plan.samples,
-            "loss": loss / max(self.steps - skipped, 1),
+            # of no step that counted there is none
+            "loss": loss / counted if counted else math.nan,
             "lr": lr,
             "grad_norm": norm,
             "img_per_s": rate,
