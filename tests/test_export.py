@@ -2,7 +2,13 @@
 
 The end of a run says what it exported; what docs/export.md has to type works.
 
-Planted, each seen to fail the test named: see below.
+Planted, each seen to fail the test named: the decoder left in, a call where there is none
+(`test_any_encoder_by_its_own_names`); views saved with all of their storage, another wrapper
+(`test_full_files_hold_tensors_alone_and_no_more_than_those`); READMEs not looked at, or in the folder alone
+(`test_somebody_elses_readme_stays`); a killed export's files taken along
+(`test_a_killed_export_is_no_hindrance`); a run that fails by its export, timm asked whatever the method
+(`test_the_end_of_a_run_says_what_was_exported`); safetensors not offered
+(`test_a_program_without_the_method_is_refused`).
 """
 
 from __future__ import annotations

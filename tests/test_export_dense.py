@@ -1,10 +1,15 @@
 """Files for detectron2 and mmseg against lists of names written out here from those programs' sources.
 
-detectron2: modeling/backbone/vit.py (ViT, Block, Attention, SimpleFeaturePyramid.net) and utils.py beside it
-(PatchEmbed.proj).  mmseg: models/backbones/mae.py, beit.py, vit.py (TransformerEncoderLayer: ln1, ln2; FFN of
-mmcv), models/utils/embed.py (PatchEmbed.projection), tools/model_converters/beit2mmseg.py.
+detectron2: modeling/backbone/vit.py (ViT, Block, Attention, SimpleFeaturePyramid.net) and utils.py beside
+it (PatchEmbed.proj).  mmseg: models/backbones/mae.py, beit.py, vit.py (TransformerEncoderLayer: ln1, ln2;
+FFN of mmcv), models/utils/embed.py (PatchEmbed.projection), tools/model_converters/beit2mmseg.py.
 
-Planted, each seen to fail the test named: see below.
+Planted, each seen to fail the test named: the class token left in, the prefix `backbone.` alone
+(`test_detectron2_finds_every_tensor_without_heuristics`); corners aligned, antialiasing, a wrapper, a
+prefix, `norm2` left as it is, norms exchanged (`test_mmseg_finds_every_tensor_at_its_size`); the class
+token's row of a patch (`test_vit_b_of_the_published_sizes`); any size taken
+(`test_sizes_that_patches_do_not_divide`); prefixes, or names too many, not looked at
+(`test_names_that_would_be_passed_over`).
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ Names and shapes of the other programs are written out in foreign_names.py.  Pla
 fails on each: a position embedding made anew (`test_stored_position_embeddings_are_kept_and_used`); the
 decoder's norm under the encoder's name (`test_mmselfsup_both_ways`); the zeros of the keys' bias at the end
 (`test_lsmae_has_mask_units_and_may_have_no_bias_of_keys`); Swin's merging left where it was
-(`test_simmim_and_convmae_names`); heads by the decoder's rule (`test_mae_both_ways`); the class token counted
-as a patch (`test_sizes_of_published_models`).
+(`test_simmim_and_convmae_names`); heads by the decoder's rule (`test_mae_both_ways`); the class token
+counted as a patch (`test_sizes_of_published_models`); Swin's merging left where it was, its masks not
+dropped, weights never loaded (`test_from_a_file_to_a_step_of_training`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
 """Model cards: what is in them is in the run's files, and what is not there is not in them.
 
-Planted, each seen to fail the test named: see below.
+Planted, each seen to fail the test named: log lines after the checkpoint, `other` whatever the licence,
+whole paths, the position as the number of samples (`test_what_a_log_an_import_and_evaluations_add`); a loss
+of None (`test_a_loss_that_is_no_number_is_left_out`); a list for an object
+(`test_a_damaged_file_is_one_line`); images by the settings instead of the checkpoint
+(`test_what_a_bare_run_tells`); bars as they are (`test_settings_with_bars_do_not_break_the_table`); timm
+for every library (`test_every_export_has_a_card`).
 """
 
 from __future__ import annotations
