@@ -1,10 +1,11 @@
 """The classifier of fine-tuning against timm's, and what is done to its inputs against the formulas.
 
 Planted, each seen to fail the test named: the pre-trained norm kept, the class token in the mean, patches by
-column (`test_logits_are_those_of_timm`); biases of positions shared still (`test_simmim_blocks_have_own_biases`);
-rates of drop path from the first block on (`test_drop_path_rises`); mixed with the next image instead of the
-reversed batch, smoothing before the share (`test_mixed_targets_are_the_written_out_formula`); numbers drawn for
-the place in the batch (`test_changes_belong_to_the_sample`).
+column (`test_logits_are_those_of_timm`); biases of positions shared still
+(`test_simmim_blocks_have_own_biases`); the same drop path in all blocks, none in ConvMAE's
+(`test_drop_path_rises`); no smoothing of mixed targets, the same numbers for every micro-batch
+(`test_mixed_targets_are_the_written_out_formula`); numbers drawn for the place in the batch
+(`test_changes_belong_to_the_sample`).
 """
 
 from __future__ import annotations

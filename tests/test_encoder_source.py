@@ -1,9 +1,9 @@
-"""eval of a FILE: its features are timm's, its sizes the tensors', and what harms or does not fit is one line.
+"""Eval of a FILE: its features are timm's, its sizes the tensors', what harms or does not fit is one line.
 
-Planted, each seen to fail the test named: the class token's position left out, images by another mean
-(`test_features_of_a_file_are_those_of_timm`); the card's heads overlooked (`test_an_export_scores_as_its_run`);
-tensors left over let pass (`test_files_that_do_not_fit_are_one_line`); weights_only=False
-(`test_a_pickle_that_would_run_code_does_not`).
+Planted, each seen to fail the test named: the class token's position left out
+(`test_features_of_a_file_are_those_of_timm`); the card's heads overlooked
+(`test_an_export_scores_as_its_run`); tensors left over let pass (`test_files_that_do_not_fit_are_one_line`);
+weights_only=False (`test_a_pickle_that_would_run_code_does_not`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Layer-wise rates, groups, published recipes and the rate of each step of a fine-tuning.
 
-Planted, each seen to fail the test named: an exponent of `depth - id` (`test_scales_are_the_published_ones`); a
-Swin's merging counted with the stage after it, SimMIM's positions of a block with the head, ConvMAE's first
-stages with the head (`test_layers_of_every_method`); position embeddings decayed, a parameter in two groups
+Planted, each seen to fail the test named: an exponent of blocks - id, ConvMAE's first stages with the head
+(`test_scales_are_the_published_ones`); a Swin's merging with the stage after it, SimMIM's positions of a
+block with the head (`test_layers_of_every_method`); position embeddings decayed
 (`test_groups_hold_every_trained_parameter_once`); the scale forgotten in the step
 (`test_a_step_sets_each_group_s_own_rate`).
 """

@@ -1,9 +1,10 @@
 """The published linear probe: LARS against the written-out formula, its head, its features and their file.
 
-Planted, each seen to fail the test named: the bias scaled too, the rate inside the momentum, no trust without
-weight decay (`test_lars_is_the_written_out_formula`); batch norm with affine (`test_the_head_is_the_published`);
-one order for all epochs (`test_every_epoch_has_an_order_of_its_own`); features of the last block
-(`test_simmim_is_read_after_the_eighth_block`); a key without the weights (`test_features_are_kept_for_their_weights`).
+Planted, each seen to fail the test named: the bias scaled too, no trust without weight decay
+(`test_lars_is_the_written_out_formula`); batch norm with affine (`test_the_head_is_the_published`); one order
+for all epochs (`test_every_epoch_has_an_order_of_its_own`); features of the last block
+(`test_simmim_is_read_after_the_eighth_block`); a key without the weights
+(`test_features_are_kept_for_their_weights`).
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def rand_augmented(images_BHWC: Tensor, policy: str, words_B: NDArray[np.uint32]
 
 
 def posterized(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Keep so many bits of each value; with none, timm's strongest, black as ever, which newer Pillows refuse."""
+    """Keep so many bits of each value; for none, timm's strongest, black, where newer Pillows refuse."""
     return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)
 
 
