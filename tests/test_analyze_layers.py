@@ -1,6 +1,8 @@
 """`turbomim analyze layers`: the shares are the log's, step by step, and other runs are refused.
 
-Planted, each seen to fail the test named: PLANTED
+Planted, each seen to fail the test named: shares of blocks exchanged, a share that is null
+(`test_records_without_every_share_are_left_out`); a run that fuses nothing let through
+(`test_a_run_that_fuses_nothing_is_one_line`).
 """
 
 from __future__ import annotations

@@ -199,6 +199,7 @@ def draw(labels: list[str], runs: list[dict[str, Any]]) -> Figure:
         panel.set_title(label, fontsize=10, color=INK)
         panel.set_xlabel("frequency / Nyquist", color=INK)
         panel.sharey(panels[0])
+        panel.tick_params(labelleft=panel is panels[0])
         plain(panel)
     panels[0].set_ylabel("relative log amplitude", color=INK)
     bar = figure.colorbar(ScalarMappable(cmap=shades), ax=panels[-1], ticks=[0, 0.9], shrink=0.8, pad=0.02)

@@ -80,16 +80,14 @@ def draw(steps_S: FloatArray, shares_SL: FloatArray, blocks: list[int]) -> Figur
     """One line a block, its number at the line's end."""
     figure = new_figure(7, 4)
     axes = figure.subplots()
-    equal = 1 / len(blocks)
-    axes.axhline(equal, color=SOFT, linestyle="--", linewidth=1)
-    axes.annotate("equal shares", (0, equal), xytext=(3, 3), textcoords="offset points", color=SOFT,
-                  fontsize=8)  # fmt: skip
+    axes.axhline(1 / len(blocks), color=SOFT, linestyle="--", linewidth=1, label="equal shares")
     for number in range(len(blocks)):
         colour = COLOURS[number % len(COLOURS)]
         few = {"marker": "o", "markersize": 3.0} if len(steps_S) < 30 else {}
         axes.plot(steps_S, shares_SL[:, number], color=colour, linewidth=1.6, **few)  # type: ignore[arg-type]
     _label_ends(figure, steps_S[-1], shares_SL[-1], blocks)
     axes.set_xlim(0, steps_S[-1] * 1.13)
+    axes.legend(fontsize=8, frameon=False)
     axes.set_xlabel("optimizer step", color=INK)
     axes.set_ylabel("share in the fusion", color=INK)
     plain(axes)
