@@ -69,9 +69,9 @@ def _split_facts(path: Path, manifest: Manifest | None, problems: list[str]) -> 
     except (UserError, TypeError) as error:
         problems.append(f"{path}: {one_line(error)}")
         store = NOT_SAID
-    counts = manifest.made.get("class_samples")
-    counted = isinstance(counts, list) and counts and all(isinstance(n, int) for n in counts)
-    spread = f", {min(counts):,} to {max(counts):,} samples each" if counted else ""
+    made = manifest.made.get("class_samples")
+    counts = [n for n in made if isinstance(n, int)] if isinstance(made, list) else []
+    spread = f", {min(counts):,} to {max(counts):,} samples each" if counts else ""
     return {
         "folder": str(path),
         "name": f"{manifest.name}-{manifest.split}",
