@@ -5,7 +5,6 @@ for, in the order asked for, and replaces nothing: a score over other images wou
 Shape suffixes: B samples, N ids, H W pixels, S the crop's side, C channels.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -182,8 +181,9 @@ def _few(images: list[Pixels | str]) -> Iterator[list[Pixels | str]]:
     pixels = 0
     for image in images:
         some.append(image)
-        encoded = not isinstance(image, str) and image.ndim == 1
-        pixels += math.prod(image_size(image)) if encoded else 0
+        if not isinstance(image, str) and image.ndim == 1:
+            height, width = image_size(image)
+            pixels += height * width
         if len(some) == GROUP or pixels > GROUP_PIXELS:
             yield some
             some, pixels = [], 0

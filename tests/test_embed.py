@@ -9,7 +9,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,11 +22,14 @@ from runs import config_for, quiet
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_cli import call
+from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import functional as vision
 
 from turbomim.pipeline import centre_crops, image_source
+from turbomim.pipeline.decode import Decoder
+from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.shards import Split, open_split
 from turbomim.train import embed
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.export_timm import timm_arguments
@@ -59,7 +62,7 @@ def embedded(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 def by_hand(run: Path, path: Path, size: int = 32) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Class token and mean patch token of one file, by PIL, torchvision and timm."""
     config, model, _ = load_run(run)
-    theirs = timm.create_model(**timm_arguments(config)).eval()
+    theirs = cast(VisionTransformer, timm.create_model(**timm_arguments(config)).eval())
     weights = {k: v for k, v in model.state_dict().items() if not k.startswith(model.decoder_names)}
     theirs.load_state_dict(weights)
     if size != 32:
@@ -89,7 +92,7 @@ def test_a_folder_gives_each_files_features(
     assert found["keys"].tolist() == paths and len(paths) == 33
     assert found["classes"].tolist() == ["ash", "birch", "cedar"]
     assert [found["classes"][label] for label in found["labels"]] == [path.split("/")[0] for path in paths]
-    assert (found["features"].shape, found["features"].dtype) == ((33, 32), np.float32)
+    assert found["features"].shape == (33, 32) and found["features"].dtype == np.float32
     for key, row in zip(found["keys"], found["features"], strict=True):
         cls, mean = by_hand(run, photo_folder / key)
         assert like(row, mean if pool == "mean" else cls), key
@@ -170,10 +173,9 @@ def test_damage_in_shards_is_named_by_its_key(
     whole = embedded(tiny_split.path)
     shutil.copytree(tiny_split.path, tmp_path / "shards")
     # as a disk that rots after the split was opened
-    real = image_source.open_split
 
     def rotten(path: Path) -> Split:
-        split = real(path)
+        split = open_split(path)
         for sample in (4, 5, 20):
             shard = split.shard_path(int(split.index.shard_N[sample]))
             content = bytearray(shard.read_bytes())
@@ -239,13 +241,13 @@ def test_large_photographs_are_decoded_a_few_at_a_time(
 ) -> None:
     """However many a batch has: decoded together are at most so many, and at most so many pixels."""
     together: list[int] = []
-    decode = centre_crops.Decoder.decode
+    decode = Decoder.decode
 
     def counted(self: Any, images: list[Any]) -> Any:
         together.append(len(images))
         return decode(self, images)
 
-    monkeypatch.setattr(centre_crops.Decoder, "decode", counted)
+    monkeypatch.setattr(Decoder, "decode", counted)
     source = image_source.open_source(photo_folder)
     words: dict[str, Any] = {"size": 32, "interpolation": "bicubic", "batch": 33, "threads": 1}
     usual = [crops.images_BHWC for crops in image_source.source_crops(source, **words)]
@@ -267,7 +269,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     def cut(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embed.np, "savez", cut)
+    monkeypatch.setattr(np, "savez", cut)
     monkeypatch.setattr(embed, "save_file", cut)
     assert call(monkeypatch, "embed", str(run), str(photo_folder), "--out", str(out)) == 130
     assert out.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == [name]
@@ -329,6 +331,6 @@ def test_more_keys_than_a_header_holds_are_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embed, "MOST_KEYS", 10)
-    with pytest.raises(embed.UsageError, match=r"give a name ending in \.npz"):
+    with pytest.raises(UsageError, match=r"give a name ending in \.npz"):
         embed.check_header(["a long key", "another"], tmp_path / "F.safetensors")
     embed.check_header(["a long key", "another"], tmp_path / "F.npz")

@@ -172,7 +172,8 @@ def test_an_image_that_cannot_be_decoded_is_left_out_and_named(trees_path: Path,
     content[place : place + 64] = bytes(64)
     shard.write_bytes(content)
     config = scored_config(trees_path, tmp_path, eval={"train": str(broken), "probe": False})
-    world, notes = World(rank=0, size=1, device=torch.device("cpu")), []
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    notes: list[str] = []
     online = OnlineEval(config, (split, open_split(trees_path)), world, [], notes.append)
     assert online.begin()
     assert len(notes) == 1 and "-000000.tar:" in notes[0] and "left out of the scores" in notes[0]

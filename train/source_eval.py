@@ -57,13 +57,14 @@ def which_photograph(run: Path, heldout: Path) -> dict[str, Any] | None:
     groups = [group_of.get(name, name) for name in split.manifest.classes]
     labels_N = torch.tensor([groups.index(group) for group in groups])[found.labels_N]
     one, two = halves(labels_N)
-    if len(labels_N[one].unique()) < 2:
+    photographs = len(set(labels_N[one].tolist()))
+    if photographs < 2:
         return None
     result = {
         "run": str(run),
         "step": step,
         "question": "which photograph does this crop come from?",
-        "photographs": len(labels_N[one].unique()),
+        "photographs": photographs,
         "crops": len(one) + len(two),
         "scores": {name: {MEASURE: share(values_ND, labels_N)} for name, values_ND in found.by_name.items()}
         | {"chance": {MEASURE: chance(labels_N)}},
@@ -75,7 +76,7 @@ def which_photograph(run: Path, heldout: Path) -> dict[str, Any] | None:
 
 def halves(labels_N: Tensor) -> tuple[Tensor, Tensor]:
     """Places of every photograph's crops, by turns in one half and the other; a single crop is in neither."""
-    places = [(labels_N == label).nonzero().flatten() for label in labels_N.unique()]
+    places = [(labels_N == label).nonzero().flatten() for label in sorted(set(labels_N.tolist()))]
     pairs = [(each[::2], each[1::2]) for each in places if len(each) > 1]
     none = labels_N.new_empty(0)
     return torch.cat([none, *(one for one, _ in pairs)]), torch.cat([none, *(two for _, two in pairs)])
