@@ -35,7 +35,8 @@ USAGE = """usage: turbomim COMMAND …
   show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
   eval knn|linear RUN|FILE      what the encoder's features are worth, beside untrained ones and raw pixels
   eval finetune RUN|FILE        what the encoder is worth where all of it is trained on labels
-  embed RUN SOURCE --out FILE   features of a folder of images, or of shards, as .npz or .safetensors
+  embed RUN|FILE SOURCE --out FILE
+                                features of a folder of images, or of shards, as .npz or .safetensors
   analyze frequency|layers|flatness|robustness RUN, analyze coverage|avgdist
                                 features, fusion, loss surface, crops and masks in figures: JSON and PNG
   report RUN [RUN…]             one HTML page with everything about runs, for people and for print

@@ -23,6 +23,7 @@ from turbomim.train.photos import PhotosReport, cut_photos
 from turbomim.train.pictures import loss_png, series
 from turbomim.train.pretrain import pretrain
 from turbomim.train.recipes import recipe
+from turbomim.train.report import write_report
 from turbomim.train.show import show
 from turbomim.train.source_eval import table, which_photograph
 from turbomim.train.window import rates
@@ -62,10 +63,11 @@ def demo(
     loss_png(records, folder / "loss.png", "turbomim demo: PixMIM on photographs")
     show(folder, images=5, out=folder / "reconstruction.png")
     asked = which_photograph(folder, Path(config.data.heldout))
+    write_report([folder], folder / "report.html")
     say(
         console,
         "4/4",
-        f"pictures drawn, features scored, encoder exported; {duration(time.monotonic() - begun)} in all",
+        f"pictures drawn, features scored, report written; {duration(time.monotonic() - begun)} in all",
     )
     console.print(summary(folder, config, records, asked), highlight=False, markup=False, soft_wrap=True)
 
@@ -129,7 +131,8 @@ masked-patch loss: training {losses[-1]:.3f}; held-out photographs {heldout[0]:.
 {steps[0]:.0f}, {heldout[-1]:.3f} at the end \
 (1.0 is what predicting nothing scores)
 {scores}
-  {folder / "reconstruction.png"}   held-out photographs, masked, reconstructed: look at this first
+  {folder / "report.html"}   all of it on one page: open it in a browser
+  {folder / "reconstruction.png"}   held-out photographs, masked, reconstructed
   {folder / "loss.png"}   the curves
   {folder / "metrics.jsonl"}   every log line
   {folder / "ckpt"}   checkpoints

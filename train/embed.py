@@ -24,9 +24,12 @@ from turbomim.pipeline.durable import check_space, durable_file, write_durably
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.image_source import Source, open_source, source_classes, source_crops, source_keys
 from turbomim.pipeline.photographs import BadImage, Photographs, describe_others
+from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.distributed import choose_device
-from turbomim.train.features import encode, load_run
+from turbomim.train.encoder_source import load_source
+from turbomim.train.features import encode
+from turbomim.train.import_command import split as split_words
 from turbomim.train.machine import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
@@ -44,7 +47,7 @@ class Embed:
     """Write the features of whole images, nothing masked, in the order of their source."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME; its newest whole checkpoint counts."""
+    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a timm ViT or an export."""
     source: tyro.conf.Positional[Path]
     """Folder of images, or of a folder of images a class, or a .csv or .tsv list, or a folder of shards."""
     out: Path
@@ -70,19 +73,23 @@ class Embedded:
 
 
 def command(argv: list[str]) -> None:
-    """`turbomim embed RUN SOURCE --out FILE`.  Raises UserError."""
-    options = parse(Embed, argv, "turbomim embed")
+    """`turbomim embed RUN|FILE SOURCE --out FILE`.  Raises UserError."""
+    own, settings = split_words(argv)
+    options = parse(Embed, own, "turbomim embed")
     if options.out.suffix not in ENDINGS or options.out.is_dir():
         raise UsageError(f"--out {options.out}: must be a file whose name ends in {' or '.join(ENDINGS)}")
     if options.batch < 1:
         raise UsageError(f"--batch {options.batch}: must be at least 1")
-    config, model, step = load_run(options.run)
+    of = load_source(options.run, flag_values(settings))
+    if of.told:
+        print(of.told)
+    config, model = of.config, of.model
     if options.pool == "cls" and not model.prefix:
         raise UsageError(f"--pool cls: method {config.model.method} has no class token; give --pool mean")
     config, model = at_size(config, model, config.data.size if options.size is None else options.size)
     source = open_source(options.source)
     made = {
-        "run": str(options.run), "step": step, "source": str(options.source), "size": config.data.size,
+        **of.facts, "source": str(options.source), "size": config.data.size,
         "features": POOLS[options.pool], "turbomim": __version__,
     }  # fmt: skip
     device = choose_device(options.device, 0)

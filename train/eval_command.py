@@ -76,7 +76,7 @@ class Eval:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where images are encoded."""
     json: Path | None = None
-    """File for the scores, if wanted."""
+    """File for the scores; RUN/eval/NAME.json if not given, and none of a FILE."""
 
 
 def knn_command(argv: list[str]) -> None:
@@ -91,7 +91,7 @@ def measure(name: str, options: Eval, flags: Values) -> None:
     """Score a run by one measure, print a table, write the JSON file."""
     result = evaluate(options, {name: MEASURES[name]}, flags)
     print_table(result)
-    write_json(options.json, result)
+    keep(result, name, options.json)
 
 
 def check_json(path: Path | None) -> None:
@@ -100,9 +100,14 @@ def check_json(path: Path | None) -> None:
         raise UsageError(f"--json {path} is a folder: give a file")
 
 
-def write_json(path: Path | None, result: Mapping[str, Any]) -> None:
-    """Write results to a file, if one is wanted."""
+def keep(result: Mapping[str, Any], name: str, wanted: Path | None) -> None:
+    """Write a result to the file that is wanted, else to RUN/eval/NAME.json; of a FILE to none.
+
+    `turbomim report`, `compare` and the model card of an export read what is there.
+    """
+    path = wanted or (Path(result["run"]) / "eval" / f"{name}.json" if "run" in result else None)
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, (json.dumps(result, indent=1) + "\n").encode())
 
 

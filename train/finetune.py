@@ -93,6 +93,7 @@ class FinetuneRun(Run):
             "top1": last["test_top1"],
             "top5": last["test_top5"],
             "test_loss": last["test_loss"],
+            "scores": {"fine-tuned": {"top-1": last["test_top1"], "top-5": last["test_top5"]}},
             "settings": to_dict(self.config),
         }
         for path in (self.folder / "result.json", *self.wanted):

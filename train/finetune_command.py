@@ -42,7 +42,7 @@ class Finetune:
     base_lr: float | None = None
     """Rate of 256 samples (SimMIM: 512), --optim.base_lr."""
     json: Path | None = None
-    """File for the result, if wanted."""
+    """File for the result, besides the run's own; RUN/eval/NAME.json if not given, and none of a FILE."""
 
 
 def command(argv: list[str]) -> None:
@@ -55,7 +55,8 @@ def command(argv: list[str]) -> None:
     source = load_source(options.run, of_file)
     say_assumed(source)
     config = configure(options, source, {name: flags[name] for name in flags if name not in of_file})
-    finetune(config, source, wanted=[] if options.json is None else [options.json])
+    kept = None if source.step is None else source.folder / f"{config.run.name}.json"
+    finetune(config, source, wanted=[path for path in (options.json or kept,) if path is not None])
 
 
 def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfig:

@@ -29,9 +29,9 @@ from turbomim.train.eval_command import (
     check_classes,
     check_json,
     choose_ids,
+    keep,
     measure,
     say_assumed,
-    write_json,
 )
 from turbomim.train.features import encode
 from turbomim.train.foreign_sizes import Values
@@ -87,7 +87,7 @@ def command(argv: list[str]) -> None:
         measure("linear", options, flag_values(settings))
         return
     result = published(options, flag_values(settings))
-    write_json(options.json, result)
+    keep(result, "linear-published", options.json)
     Console().print(
         f"{result['encoder']}, {result['feature']}: top-1 {100 * result['top1']:.2f} %, top-5 "
         f"{100 * result['top5']:.2f} % of {result['test_samples']:,} test images, after {result['steps']} "
@@ -138,6 +138,7 @@ def published(options: Linear, flags: Values) -> dict[str, Any]:
     else:
         fit(cached_batches(features_ND, labels_N, options.head_batch, options.seed, device))
     test_ND, test_labels_N = made(test, np.arange(test.manifest.samples))
+    scores = head_scores(head, test_ND, test_labels_N, device)
     return {
         **source.facts,
         "recipe": "published",
@@ -154,7 +155,8 @@ def published(options: Linear, flags: Values) -> dict[str, Any]:
         "head_batch": options.head_batch,
         "steps": steps,
         "seed": options.seed,
-        **head_scores(head, test_ND, test_labels_N, device),
+        **scores,
+        "scores": {f"trained: {kind}": {"linear, published": scores["top1"], "top-5": scores["top5"]}},
     }
 
 

@@ -45,13 +45,18 @@ def command(argv: list[str]) -> None:
     out = options.out or options.runs[0] / "report.html"
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise UsageError(f"--out {out}: must be a file whose name ends in .html")
-    runs = read_runs(options.runs)
-    text = report(runs, options.benchmarks).encode()
+    print(write_report(options.runs, out, options.benchmarks))
+
+
+def write_report(paths: Sequence[Path], out: Path, benchmarks: Path | None = None) -> str:
+    """Write the page of these run folders; a line about it.  Raises UserError as `report`, and for no run."""
+    runs = read_runs(paths)
+    text = report(runs, benchmarks).encode()
     out.parent.mkdir(parents=True, exist_ok=True)
     write_durably(out, text)
     problems = sum(len(run.problems) for run in runs)
     noted = f"; at its top: {problems} file{'s' * (problems > 1)} with problems" if problems else ""
-    print(f"{out}: {len(text) / 1e6:.1f} MB{noted}")
+    return f"{out}: {len(text) / 1e6:.1f} MB{noted}"
 
 
 def report(runs: Sequence[RunFacts], benchmarks: Path | None = None) -> str:
