@@ -6,6 +6,8 @@ names used for every export; every method's parameters counted as MAE's.
 
 from __future__ import annotations
 
+import ast
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,11 @@ def test_a_class_and_a_line_are_a_method(
     assert {"trained: class token", "trained: mean of patch tokens", "raw pixels"} <= scores.keys()
     trained_knn, random_knn = (scores[f"{name}: class token"] for name in ("trained", "random weights"))
     assert 0 < trained_knn["weighted"] <= 1 and trained_knn.keys() == random_knn.keys()
+
+
+@pytest.mark.parametrize("method", [*METHODS.values()], ids=[*METHODS])
+def test_a_method_is_a_short_file_that_takes_no_others_internals(method: type[MAE]) -> None:
+    text = Path(inspect.getfile(method)).read_text()
+    assert len(text.splitlines()) <= 200
+    imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    assert not [alias.name for node in imports for alias in node.names if alias.name.startswith("_")]

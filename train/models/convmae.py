@@ -91,7 +91,6 @@ class ConvBlock(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 1)
         self.attn = nn.Conv2d(width, width, 5, padding=2, groups=width)
         self.conv2 = nn.Conv2d(width, width, 1)
-        # fine-tuning puts drop path here
         self.drop_path1, self.drop_path2 = nn.Identity(), nn.Identity()
         self.norm2 = nn.LayerNorm(width)
         self.mlp = ConvMlp(width)

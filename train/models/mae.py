@@ -10,20 +10,16 @@ Shapes: B batch, N patches, K kept, M masked, D encoder width, E decoder width, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_mse
-from turbomim.kernels.masked_patches import Target, masked_patches
-from turbomim.kernels.masking import block_masking, complementary_masks, patches_of_units, random_masking
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.config import Config
+from turbomim.train.models.masked import Masked
 from turbomim.train.models.vit import (
     LAYER_NORM,
     block_flops,
@@ -31,33 +27,11 @@ from turbomim.train.models.vit import (
     initialise_patch_embed,
     make_blocks,
     sincos_positions,
-    use_linear,
 )
 
 
-class MAE(nn.Module):
-    """Images in, masked-patch loss out.
-
-    One method per step of the paper; a variant overrides one of them.
-    """
-
-    # class tokens before the patch tokens
-    prefix = 1
-    # names of the parameters that only pre-training needs
-    decoder_names: tuple[str, ...] = ("mask_token", "decoder_")
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        model = config.model
-        self.patch, self.patches, self.grid = model.patch, config.patches, config.grid
-        self.mask, self.mask_unit, self.keep = model.mask, model.mask_unit, config.keep
-        self.complementary = model.complementary
-        self.target, self.radius, self.norm_pix = model.target, model.radius, model.norm_pix
-        self.seed, self.recompute = config.run.seed, config.step.recompute
-        self.make_encoder(config)
-        self.make_decoder(config)
-        use_linear(self)
-        self.initialise(torch.Generator().manual_seed(self.seed))
+class MAE(Masked):
+    """A ViT of the visible patches, and a narrower one that predicts the others."""
 
     def make_encoder(self, config: Config) -> None:
         """Add the encoder's parameters, named as in timm."""
@@ -87,39 +61,6 @@ class MAE(nn.Module):
         nn.init.normal_(self.cls_token, std=0.02, generator=generator)
         nn.init.normal_(self.mask_token, std=0.02, generator=generator)
 
-    def random_masking(self, epochs_B: Tensor, ids_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch numbers to keep (B, K) and to remove (B, M), int64, drawn from (seed, epoch, sample id)."""
-        if self.mask == "block":
-            return block_masking(self.seed, epochs_B, ids_B, self.grid, self.keep)
-        unit = self.mask_unit
-        if unit == 1:
-            return random_masking(self.seed, epochs_B, ids_B, self.patches, self.keep)
-        units = random_masking(self.seed, epochs_B, ids_B, self.patches // unit**2, self.keep // unit**2)
-        ids_keep_BK, ids_mask_BM = (patches_of_units(ids, self.grid, unit) for ids in units)
-        return ids_keep_BK, ids_mask_BM
-
-    def patchify(
-        self, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Normalised visible patches (B, K, P) and the targets of the masked patches (B, M, P).
-
-        Both float32, or autocast's type on a GPU.
-        """
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
-        return masked_patches(
-            images_BHWC,
-            ids_keep_BK,
-            ids_mask_BM,
-            patch=self.patch,
-            target=self.target,
-            radius=self.radius,
-            norm_pix=self.norm_pix,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            dtype=dtype,
-            target_dtype=dtype,
-        )
-
     def embed(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
         """Tokens (B, 1 + K, D) as the first block gets them, class token first."""
         # the stored weight is a convolution's (D, channel, row, column); patches are (row, column, channel)
@@ -139,34 +80,9 @@ class MAE(nn.Module):
         latent_BTD: Tensor = self.norm(tokens_BTD)
         return latent_BTD
 
-    def features(self, images_BHWC: Tensor) -> Tensor:
-        """Tokens (B, prefix + N, D) of whole images as the trained encoder gives them, nothing masked."""
-        return self.encode_whole(*self.whole_patches(images_BHWC))
-
     def encode_whole(self, patches_BNP: Tensor, every_BN: Tensor) -> Tensor:
         """Tokens (B, prefix + N, D) of every patch of images, `whole_patches` or others like them."""
         return MAE.forward_encoder(self, patches_BNP, every_BN)
-
-    def whole_patches(self, images_BHWC: Tensor, target: Target = "raw") -> tuple[Tensor, Tensor]:
-        """Every patch of whole images (B, N, P) and their numbers (B, N), in order.
-
-        float32, low-passed if `target` says so, normalised by channel but not by their own statistics.
-        """
-        every_BN = torch.arange(self.patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
-        _, whole_BNP = masked_patches(
-            images_BHWC,
-            # no visible patch is wanted, and the kernel wants one
-            every_BN[:, :1].contiguous(),
-            every_BN,
-            patch=self.patch,
-            target=target,
-            radius=self.radius,
-            norm_pix=False,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            dtype=torch.float32,
-        )
-        return whole_BNP, every_BN
 
     def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
         """Predicted patches at ids_mask (B, M, P)."""
@@ -193,24 +109,12 @@ class MAE(nn.Module):
         masked_BME: Tensor = tokens_BME + last.mlp(last.norm2(tokens_BME))
         return masked_BME
 
-    def _through(self, block: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
-        """The block's output; with `recompute` only its inputs are kept for the backward pass."""
-        if not self.recompute:
-            return block(*inputs)
-        # no block draws random numbers, so there is no generator to put back
-        out: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
-        return out
-
     def blocks_to_split(self) -> list[nn.Module]:
         """Blocks that FSDP2 gathers one at a time.
 
         Not the last decoder block, whose parts are called one by one.
         """
         return [*self.blocks, *list(self.decoder_blocks)[:-1]]
-
-    def logged(self) -> dict[str, Tensor]:
-        """Numbers of the method's own for the log, () each, read at log lines alone; every rank calls it."""
-        return {}
 
     @classmethod
     def flops_per_image(cls, config: Config) -> float:
@@ -232,21 +136,3 @@ class MAE(nn.Module):
     def forward_loss(self, pred_BMP: Tensor, target_BMP: Tensor) -> Tensor:
         """Mean over masked patches of the mean squared error, () float32."""
         return masked_mse(pred_BMP, target_BMP)
-
-    def forward(
-        self,
-        images_BHWC: Tensor,
-        epochs_B: Tensor,
-        ids_B: Tensor,
-        ids_keep_BK: Tensor | None = None,
-        ids_mask_BM: Tensor | None = None,
-    ) -> Tensor:
-        """Loss of a batch.  A mask given as ids_keep and ids_mask replaces the drawn one."""
-        if ids_keep_BK is None or ids_mask_BM is None:
-            ids_keep_BK, ids_mask_BM = self.random_masking(epochs_B, ids_B)
-        if self.complementary:
-            ids_keep_BK, ids_mask_BM = complementary_masks(ids_keep_BK, ids_mask_BM)
-            images_BHWC = images_BHWC.repeat(4, 1, 1, 1)
-        visible_BKP, target_BMP = self.patchify(images_BHWC, ids_keep_BK, ids_mask_BM)
-        latent_BTD = self.forward_encoder(visible_BKP, ids_keep_BK)
-        return self.forward_loss(self.forward_decoder(latent_BTD, ids_keep_BK, ids_mask_BM), target_BMP)
