@@ -2,9 +2,8 @@
 
 Planted, each seen to fail the test named: a Beit without the shared table, a SwinV2 by Swin's name, the
 card's call with a path that is gone (`test_timm_gives_our_features`); 224 pixels whatever the run's, Beit's
-own tables left on, 7 tokens a window (`test_every_recipe_has_timms_names_and_shapes`; the last one
-test_simmim_swin.py); differences not looked at, files written where they end before they are checked
-(`test_what_timm_does_not_take_changes_nothing`).
+own tables left on (`test_every_recipe_has_timms_names_and_shapes`); differences not looked at, files
+written where they end before they are checked (`test_what_timm_does_not_take_changes_nothing`).
 """
 
 from __future__ import annotations
