@@ -186,7 +186,8 @@ def test_a_full_run_has_every_section(full: Path, tmp_path: Path) -> None:
     assert re.search(
         r"[1-9]\d* samples replaced while training; of these named in train.log: ", page.root.text
     )
-    assert "frequency" in part(page, "analyses").text and "7" in part(page, "analyses").text
+    assert "Settings: images 7" in part(page, "analyses").text
+    assert ["low", "1, 2"] in cells(part(page, "analyses"))
     facts = {row[0]: row[1] for row in cells(part(page, "data"))}
     assert facts["samples"] == "33" and facts["fingerprint"] and facts["store"] == "original"
 
