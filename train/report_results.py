@@ -42,7 +42,11 @@ def analysis_part(runs: Sequence[RunFacts]) -> list[Html]:
     for run in runs:
         folder = run.path / "analysis"
         pictures = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
-        for name in list(dict.fromkeys([*run.analyses, *pictures]))[:MOST_PICTURES]:
+        names = list(dict.fromkeys([*run.analyses, *pictures]))
+        if len(names) > MOST_PICTURES:
+            left = f"{len(names) - MOST_PICTURES} more of {run.label} are in {folder}."
+            parts.append(tag("p", left, class_="soft"))
+        for name in names[:MOST_PICTURES]:
             tree = run.analyses.get(name, {})
             title = str(tree.get("analysis", name))
             parts.append(tag("h3", f"{run.label}: {title}" if len(runs) > 1 else title))
