@@ -10,7 +10,10 @@ Planted bugs, and the test that each makes fail:
   `test_settings_are_those_that_differ_from_the_recipe`;
 - the axis upside down, or scaled by another range: `test_a_chart_draws_what_it_was_given`;
 - the first pictures instead of evenly chosen ones, or all: `test_many_large_pictures_stay_a_small_page`;
-- paths taken from here instead of from where the run began: `test_data_are_found_from_another_folder`.
+- paths taken from here instead of from where the run began: `test_data_are_found_from_another_folder`;
+- control characters kept: `test_names_from_files_are_text_and_never_markup`;
+- fingerprints not compared: `test_data_of_another_fingerprint_are_said_to_be`;
+- a pipe opened as a settings file, for ever: `test_what_cannot_be_reported_is_one_line`.
 """
 
 from __future__ import annotations
