@@ -10,7 +10,10 @@ Planted bugs, and the test that each makes fail:
   `test_settings_are_those_that_differ_from_the_recipe`;
 - the axis upside down, or scaled by another range: `test_a_chart_draws_what_it_was_given`;
 - the first pictures instead of evenly chosen ones, or all: `test_many_large_pictures_stay_a_small_page`;
-- paths taken from here instead of from where the run began: `test_data_are_found_from_another_folder`.
+- paths taken from here instead of from where the run began: `test_data_are_found_from_another_folder`;
+- control characters kept: `test_names_from_files_are_text_and_never_markup`;
+- fingerprints not compared: `test_data_of_another_fingerprint_are_said_to_be`;
+- a pipe opened as a settings file, for ever: `test_what_cannot_be_reported_is_one_line`.
 """
 
 from __future__ import annotations
@@ -186,7 +189,8 @@ def test_a_full_run_has_every_section(full: Path, tmp_path: Path) -> None:
     assert re.search(
         r"[1-9]\d* samples replaced while training; of these named in train.log: ", page.root.text
     )
-    assert "frequency" in part(page, "analyses").text and "7" in part(page, "analyses").text
+    assert "Settings: images 7" in part(page, "analyses").text
+    assert ["low", "1, 2"] in cells(part(page, "analyses"))
     facts = {row[0]: row[1] for row in cells(part(page, "data"))}
     assert facts["samples"] == "33" and facts["fingerprint"] and facts["store"] == "original"
 

@@ -42,17 +42,23 @@ def analysis_part(runs: Sequence[RunFacts]) -> list[Html]:
     for run in runs:
         folder = run.path / "analysis"
         pictures = {path.stem: path for path in sorted(folder.glob("*.png")) if path.is_file()}
-        for name in list(dict.fromkeys([*run.analyses, *pictures]))[:MOST_PICTURES]:
+        names = list(dict.fromkeys([*run.analyses, *pictures]))
+        if len(names) > MOST_PICTURES:
+            left = f"{len(names) - MOST_PICTURES} more of {run.label} are in {folder}."
+            parts.append(tag("p", left, class_="soft"))
+        for name in names[:MOST_PICTURES]:
             tree = run.analyses.get(name, {})
             title = str(tree.get("analysis", name))
             parts.append(tag("h3", f"{run.label}: {title}" if len(runs) > 1 else title))
             if name in pictures:
                 parts.append(figure(pictures[name], title, run.problems))
-            for key, head in (("settings", "Settings"), ("results", "Results in numbers")):
-                value = tree.get(key)
-                if value not in (None, {}, []):
-                    shown = _facts(value if isinstance(value, dict) else {key: value}, f"{head} of {title}")
-                    parts.append(tag("details", tag("summary", head), shown))
+            settings, results = tree.get("settings"), tree.get("results")
+            if isinstance(settings, dict) and settings:
+                text = "; ".join(f"{key} {value}" for key, value in _flat(settings).items())
+                parts.append(tag("p", f"Settings: {text}", class_="soft"))
+            if results not in (None, {}, []):
+                shown = _facts(results if isinstance(results, dict) else {"results": results}, "")
+                parts.append(tag("details", tag("summary", "Results in numbers"), shown))
     return [part for part in parts if part]
 
 
