@@ -149,6 +149,7 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
         "loss.png",
         "reconstruction.png",
         "export/encoder.safetensors",
+        "eval/source.json",
     ):
         assert (folder / name).exists(), name
     assert Image.open(folder / "reconstruction.png").width > 900
@@ -157,6 +158,10 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
     assert json.loads((folder / "status.json").read_text())["status"] == "done"
     text = said.getvalue()
     assert "img/s" in text and "waiting for data" in text and "next, with your own photographs" in text
+    asked = json.loads((folder / "eval/source.json").read_text())
+    share = asked["scores"]["trained: mean of patch tokens"]["nearest crop"]
+    assert "which photograph does this crop come from?" in text
+    assert asked["step"] == records[-1]["step"] and f"trained encoder {100 * share:5.1f} %" in text
     call_line = next(
         line.strip() for line in text.splitlines() if line.strip().startswith("timm.create_model")
     )

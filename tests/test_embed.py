@@ -1,6 +1,16 @@
 """`turbomim embed`: every row belongs to its key, what cannot be decoded has none, and files are whole.
 
-Planted, each seen to fail the test named: (filled in below)
+Planted, each seen to fail the test named: places or keys counted without those left out, features written at
+their places instead of in a row, the list of an earlier file left there, small images taken
+(`test_what_cannot_be_used_has_no_row_and_is_named`); a stand-in for what does not decode
+(`test_damage_in_shards_is_named_by_its_key`); keys of shards sorted
+(`test_shards_give_the_features_of_their_keys`); class token and mean exchanged
+(`test_a_folder_gives_each_files_features`); positions of the new size instead of resampled ones
+(`test_another_size_resamples_positions_as_timm_does`); the file written in place
+(`test_an_interrupted_write_leaves_the_old_file`); a label for all images of a flat folder
+(`test_a_flat_folder_has_no_labels_and_a_list_has_its_own`); pixels not counted
+(`test_large_photographs_are_decoded_a_few_at_a_time`); keys not counted
+(`test_more_keys_than_a_header_holds_are_refused_first`).
 """
 
 from __future__ import annotations

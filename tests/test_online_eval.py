@@ -1,6 +1,14 @@
 """Scores while a run trains: they change nothing of it, are those of `eval`, and come when they are due.
 
-Planted, each seen to fail the test named: (filled in below)
+Planted, each seen to fail the test named: the model left in evaluation mode, baselines drawn from the
+training's generator (`test_scores_leave_generator_and_model_as_they_were`); a weight changed while scoring,
+epochs counted from the last score (`test_training_is_bit_for_bit_the_same_with_scores`); another model
+scored, splits exchanged (`test_scores_are_those_of_eval`); baselines scored again
+(`test_baselines_are_said_once_and_scored_once`); records without scores counted
+(`test_what_a_stop_passed_over_comes_afterwards`); an image that ends the run
+(`test_an_image_that_cannot_be_decoded_is_left_out_and_named`); fresh weights in place of those of all ranks
+(`test_two_ranks_and_shards_give_the_scores_of_one`); settings of scores that must not change
+(`test_settings_of_scores_may_change_on_resume`).
 """
 
 from __future__ import annotations

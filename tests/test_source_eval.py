@@ -1,6 +1,9 @@
 """Which photograph a crop comes from: halves, shares and chance by hand, and a small run's crops for real.
 
-Planted, each seen to fail the test named: (filled in below)
+Planted, each seen to fail the test named: single crops asked
+(`test_halves_hold_every_photograph_of_two_crops_or_more`); each half asked itself, chance as one in so many
+photographs (`test_share_and_chance_by_hand`); near-twins counted as two
+(`test_a_run_is_asked_beside_its_baselines`).
 """
 
 from __future__ import annotations

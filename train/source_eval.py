@@ -99,10 +99,14 @@ def chance(labels_N: Tensor) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The scores in %, one line each, under what was asked."""
+    """The scores in %, one line each, between what was asked and how to read them."""
     head = (
         f"{result['question']}  {result['crops']} held-out crops of {result['photographs']} photographs, "
         "the nearest other crop answers:"
     )
     rows = [f"  {label:<16}{100 * result['scores'][name][MEASURE]:5.1f} %" for name, label in ROWS.items()]
-    return "\n".join([head, *rows])
+    tail = (
+        f"  one crop is {100 / result['crops']:.1f} %; random weights keep colours and texture, "
+        "which crops of one photograph share"
+    )
+    return "\n".join([head, *rows, tail])
