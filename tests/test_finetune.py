@@ -133,6 +133,9 @@ def test_it_begins_with_the_pre_trained_encoder_and_a_new_head(
     assert call(monkeypatch, *words) == 0
     assert json.loads(Path("scores.json").read_text()) == result
     assert len(records(Path("kept/finetune"))) == 1
+    Path("kept/finetune/metrics.jsonl").unlink()
+    assert call(monkeypatch, *words) == 0
+    assert json.loads(Path("scores.json").read_text()) == result
 
 
 def test_it_learns_what_can_be_told_apart(pretrained: Path, shards: dict[str, Path], tmp_path: Path) -> None:
