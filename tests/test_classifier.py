@@ -2,7 +2,7 @@
 
 Planted, each seen to fail the test named: the pre-trained norm kept, the class token in the mean, patches by
 column (`test_logits_are_those_of_timm`); biases of positions shared still
-(`test_simmim_blocks_have_own_biases`); the same drop path in all blocks, none in ConvMAE's
+(`test_simmim_blocks_have_own_biases`); the same drop path in all blocks, none in a branch of ConvMAE's
 (`test_drop_path_rises`); no smoothing of mixed targets, the same numbers for every micro-batch
 (`test_mixed_targets_are_the_written_out_formula`); numbers drawn for the place in the batch
 (`test_changes_belong_to_the_sample`).
@@ -51,6 +51,13 @@ def jostle(model: nn.Module) -> None:
     with torch.no_grad():
         for param in model.parameters():
             param.add_(torch.randn(param.shape, generator=g), alpha=0.1)
+
+
+class Nought(nn.Module):
+    """What is dropped always."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(x)
 
 
 def test_logits_are_those_of_timm() -> None:
@@ -145,6 +152,13 @@ def test_drop_path_rises(base: Config) -> None:
     assert len(losses) == 2
     model.eval()
     assert len({float(model(pixels_BCHW, targets_BK).detach()) for _ in (1, 2)}) == 1
+    # both branches of every block go through it: with both dropped a block changes nothing
+    same: list[bool] = []
+    for block in (m for m in model.modules() if hasattr(m, "drop_path1")):
+        block.drop_path1, block.drop_path2 = Nought(), Nought()
+        block.register_forward_hook(lambda _, inputs, out: same.append(torch.equal(inputs[0], out)))
+    model.logits(pixels_BCHW)
+    assert same == [True] * blocks
 
 
 def test_the_head_begins_as_published() -> None:

@@ -1,8 +1,8 @@
 """`turbomim eval finetune` as a user types it: it learns, resumes exactly, and refuses in one line.
 
-Planted, each seen to fail the test named: a new encoder in place of the pre-trained one, the train split
-scored (`test_it_begins_with_the_pre_trained_encoder_and_a_new_head`); labels of the next sample
-(`test_it_learns_what_can_be_told_apart`); RandAugment or drop path drawn from generators that go on
+Planted, each seen to fail the test named: a new encoder in place of the pre-trained one
+(`test_it_begins_with_the_pre_trained_encoder_and_a_new_head`); labels of the next sample, the train split
+scored (`test_it_learns_what_can_be_told_apart`); RandAugment or drop path drawn from generators that go on
 (`test_stopped_or_killed_it_is_the_same_run`); seeds of the rank (`test_two_ranks_are_one`); the weights'
 digest left out of the settings (`test_other_weights_are_another_run`).
 """
@@ -34,13 +34,17 @@ from runs import (
 from safetensors.torch import load_file
 from test_cli import call
 
+from turbomim.pipeline.centre_crops import centre_crops
 from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.shards import Split, open_split
+from turbomim.train import checkpoint
 from turbomim.train.augment import augmented_batch
+from turbomim.train.classifier import Classifier, normalised
 from turbomim.train.encoder_source import load_source
-from turbomim.train.finetune import finetune
+from turbomim.train.finetune import finetune, with_classes
 from turbomim.train.finetune_command import Finetune, configure
 from turbomim.train.finetune_config import FinetuneConfig
+from turbomim.train.models.methods import make_model
 from turbomim.train.pretrain import pretrain
 
 COLOURS = {"blue": (40, 60, 190), "green": (50, 170, 60), "red": (180, 50, 40)}
@@ -133,6 +137,9 @@ def test_it_begins_with_the_pre_trained_encoder_and_a_new_head(
     assert call(monkeypatch, *words) == 0
     assert json.loads(Path("scores.json").read_text()) == result
     assert len(records(Path("kept/finetune"))) == 1
+    Path("kept/finetune/metrics.jsonl").unlink()
+    assert call(monkeypatch, *words) == 0
+    assert json.loads(Path("scores.json").read_text()) == result
 
 
 def test_it_learns_what_can_be_told_apart(pretrained: Path, shards: dict[str, Path], tmp_path: Path) -> None:
@@ -145,6 +152,17 @@ def test_it_learns_what_can_be_told_apart(pretrained: Path, shards: dict[str, Pa
     # of 15; a third by chance
     assert tested[-1]["test_top1"] >= 0.9 and tested[-1]["test_loss"] < 0.8
     assert found[0]["loss"] > found[-1]["loss"]
+    # by the parts, of the last checkpoint
+    config = with_classes(config, 3)
+    model = Classifier(make_model(config), config).eval()
+    checkpoint.load(result.folder / "ckpt" / "step-00000048", model)
+    ids = np.arange(15)
+    test = open_split(shards["test"])
+    ((pixels, labels),) = centre_crops(test, ids, size=32, interpolation="bicubic", batch=15, threads=1)
+    with torch.no_grad():
+        logits_BK = model.logits(normalised(torch.from_numpy(pixels)))
+    loss = torch.nn.functional.cross_entropy(logits_BK, torch.from_numpy(labels))
+    assert tested[-1]["test_loss"] == pytest.approx(float(loss), rel=1e-5)
     # at the warm-up's end the head has the full rate, and the log says that
     assert max(record["lr"] for record in found) == pytest.approx(0.05 * 16 / 256, rel=0.1)
 

@@ -76,10 +76,11 @@ class FinetuneRun(Run):
         return scores_on(self.model, self.heldout, self.config, self.plan.micro_batch, self.world)
 
     def finished(self) -> None:
-        """Write the last test's result."""
+        """Write the last test's result; test again where its log was removed."""
+        kept = self.world.from_main(lambda: tested(read_metrics(self.log.metrics)))
+        last = kept[-1] if kept else self.measured()
         if not self.world.main:
             return
-        last = [r for r in read_metrics(self.log.metrics) if r.get("test_top1") is not None][-1]
         assert self.heldout is not None
         result = {
             **self.facts,
@@ -102,6 +103,11 @@ class FinetuneRun(Run):
             f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} % of "
             f"{result['test_samples']:,} test images; {self.folder / 'result.json'} has all of it"
         )
+
+
+def tested(records: list[Record]) -> list[Record]:
+    """The log records that have a test's result."""
+    return [record for record in records if record.get("test_top1") is not None]
 
 
 def finetune(
