@@ -183,7 +183,7 @@ def coco(folder: Path, **changes: Any) -> dict[str, Any]:
         images.append({"id": number, "file_name": name, "height": height, "width": width})
     annotations = [
         {"image_id": 0, "bbox": [10, 5, 20, 30], "iscrowd": 0},
-        {"image_id": 1, "bbox": [0, 0, 9, 9], "segmentation": [[0, 0, 8, 0, 8, 8], [20, 20, 24, 20, 20, 24]]},
+        {"image_id": 1, "bbox": [0, 0, 9, 9], "segmentation": [[0, 0, 9, 0, 9, 5], [20, 20, 24, 20, 20, 24]]},
         {"image_id": 1, "bbox": [1, 2, 3, 4], "segmentation": {"counts": "x", "size": [9, 9]}},
         {"image_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 1, "segmentation": {"counts": "x"}},
         {"image_id": 1, "bbox": [1, 2, 0, 4]},
@@ -202,9 +202,10 @@ def test_coco_files_are_read_as_documented(photo_folder: Path, tmp_path: Path) -
     assert abs(area(box) - 600 / (height * width)) < 1e-12
     np.testing.assert_allclose(box.min(0) * (height, width), (5, 10))
     np.testing.assert_allclose(box.max(0) * (height, width), (35, 30))
-    # a triangle of 32 and one of 8 pixels; a run-length mask's box; no crowd, nothing flat
+    np.testing.assert_allclose(two.outlines[0][0].max(0) * two.sides, (5, 9))
+    # a triangle of 22.5 and one of 8 pixels; a run-length mask's box; no crowd, nothing flat
     areas = [sum(map(area, outlines)) * two.sides[0] * two.sides[1] for outlines in two.outlines]
-    np.testing.assert_allclose(areas, [40, 12])
+    np.testing.assert_allclose(areas, [30.5, 12])
 
 
 def test_photographs_are_found_by_their_names(tiny_split: Split, photo_folder: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def command(argv: list[str]) -> None:
     labels = labels_of(options.runs)
     shown = min(options.top, *(len(run["eigenvalues"]) for run in results.values()))
     print_table(
-        f"Hessian of the loss of {options.images} images of {options.data}: largest eigenvalues (? not converged)",
+        f"Largest eigenvalues of the Hessian of the loss of {options.images} images (? not converged)",
         ["run", "loss", *(str(number + 1) for number in range(shown)), "lowest"],
         [
             [label, f"{run['loss']:.3f}", *_cells(run, shown)]
