@@ -1,6 +1,9 @@
 """`turbomim analyze avgdist` against all pairs of pixels.
 
-Planted, each seen to fail the test named: PLANTED
+Planted, each seen to fail the test named: edges of units off by one, masked for visible, city-block
+distances, a mean over all pixels (`test_distances_are_those_of_all_pairs`); seed 0 whatever is given, block
+masks drawn at random (`test_masks_are_those_that_training_draws`); a recipe's patch for its unit
+(`test_the_command_has_a_curve_a_unit_and_the_recipes_point`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,11 @@
 """`turbomim analyze coverage` against textbook clipping, torchvision's windows and the loader's own pixels.
 
-Planted, each seen to fail the test named: PLANTED
+Planted, each seen to fail the test named: whole edges instead of their parts left of a line, edges right of
+it (`test_areas_of_cells_are_those_of_textbook_clipping`); the mirrored border counted, height and width
+exchanged, a window's place for its shape (`test_mean_area_is_the_one_measured_for_the_published_crops`); the
+words of y and x exchanged, a flip forgotten, every epoch the first, masked for visible, a mask transposed
+(`test_an_objects_share_is_that_of_its_white_pixels_in_the_loaders_crops`); x and y exchanged in boxes or in
+polygons, crowds kept (`test_coco_files_are_read_as_documented`).
 """
 
 from __future__ import annotations
@@ -95,8 +100,10 @@ def test_mean_area_is_the_one_measured_for_the_published_crops(
     crop: Crop, scale: float, sides: tuple[int, int], expected: float
 ) -> None:
     ids = np.arange(20_000)
-    windows, flips = crop_windows(crop, 224, scale, 0, turn_of(ids), np.tile(sides, (20_000, 1)))
-    assert abs(np.diff(windows.clip(0, 1), axis=1).prod((1, 2)).mean() - expected) < 0.003
+    all_sides = np.tile(sides, (20_000, 1))
+    found = shares_of(crop, scale, ids, all_sides, {}, 14, Coverage(data=Path(), epochs=1))
+    assert abs(found["image"].mean() - expected) < 0.003
+    _, flips = crop_windows(crop, 224, scale, 0, turn_of(ids), all_sides)
     assert abs(flips.mean() - 0.5) < 0.02
 
 
@@ -183,7 +190,7 @@ def coco(folder: Path, **changes: Any) -> dict[str, Any]:
         images.append({"id": number, "file_name": name, "height": height, "width": width})
     annotations = [
         {"image_id": 0, "bbox": [10, 5, 20, 30], "iscrowd": 0},
-        {"image_id": 1, "bbox": [0, 0, 9, 9], "segmentation": [[0, 0, 8, 0, 8, 8], [20, 20, 24, 20, 20, 24]]},
+        {"image_id": 1, "bbox": [0, 0, 9, 9], "segmentation": [[0, 0, 9, 0, 9, 5], [20, 20, 24, 20, 20, 24]]},
         {"image_id": 1, "bbox": [1, 2, 3, 4], "segmentation": {"counts": "x", "size": [9, 9]}},
         {"image_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 1, "segmentation": {"counts": "x"}},
         {"image_id": 1, "bbox": [1, 2, 0, 4]},
@@ -202,9 +209,10 @@ def test_coco_files_are_read_as_documented(photo_folder: Path, tmp_path: Path) -
     assert abs(area(box) - 600 / (height * width)) < 1e-12
     np.testing.assert_allclose(box.min(0) * (height, width), (5, 10))
     np.testing.assert_allclose(box.max(0) * (height, width), (35, 30))
-    # a triangle of 32 and one of 8 pixels; a run-length mask's box; no crowd, nothing flat
+    np.testing.assert_allclose(two.outlines[0][0].max(0) * two.sides, (5, 9))
+    # a triangle of 22.5 and one of 8 pixels; a run-length mask's box; no crowd, nothing flat
     areas = [sum(map(area, outlines)) * two.sides[0] * two.sides[1] for outlines in two.outlines]
-    np.testing.assert_allclose(areas, [40, 12])
+    np.testing.assert_allclose(areas, [30.5, 12])
 
 
 def test_photographs_are_found_by_their_names(tiny_split: Split, photo_folder: Path, tmp_path: Path) -> None:

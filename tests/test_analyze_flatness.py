@@ -3,8 +3,8 @@
 Planted, each seen to fail the test named: no re-orthogonalisation, weights not squared
 (`test_as_many_steps_as_rows_give_every_eigenvalue_and_its_share_of_the_start`); bounds of the first row
 (`test_few_steps_find_the_ends_within_their_bounds_and_nothing_twice`); steps beyond an exhausted space
-(`test_an_exhausted_space_ends_it_and_what_is_no_number_is_said`); a last batch that weighs as a whole one, the
-last batch alone, the first batch's masks for all, biases and norms left out, linear layers without a second
+(`test_an_exhausted_space_ends_it_and_what_is_no_number_is_said`); a last batch that weighs as a whole one, or
+alone, the first batch's masks for all, biases and norms left out, linear layers without a second
 derivative of their biases or of their weights
 (`test_leading_eigenvalues_are_those_of_the_textbooks_dense_hessian`).
 """

@@ -2,7 +2,7 @@
 
 Planted, each seen to fail the test named: the log of the mean amplitude, frequencies along a row, the last
 one called 1 whatever it is (`test_amplitudes_are_those_of_the_definition`); the class token kept and the last
-patch dropped, cells of a patch transposed (`test_maps_lie_as_the_tokens_do`); amplitudes that are not relative
+patch dropped, cells of a patch transposed (`test_maps_lie_as_the_tokens_do`); amplitudes not relative
 (`test_every_block_of_the_encoder_is_seen_once`); batches that weigh alike whatever their size
 (`test_curves_are_those_of_blocks_run_by_hand`); the first run's model for all
 (`test_the_command_compares_runs_on_the_same_images`).

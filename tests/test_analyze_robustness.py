@@ -1,6 +1,13 @@
 """`turbomim analyze robustness`: each corruption by its definition, and scores by the parts they are made of.
 
-Planted, each seen to fail the test named: PLANTED
+Planted, each seen to fail the test named: the variance for the deviation, one noise for all samples,
+photons in other units (`test_noise_has_its_deviation_and_belongs_to_the_sample`); one mean for all channels, brightness
+added to each channel (`test_contrast_and_brightness_are_those_of_the_definition`); a blur that is not scaled
+(`test_severities_are_of_the_nearest_set_and_grow`), or cut short
+(`test_a_blur_is_the_sum_over_a_mirrored_neighbourhood`); ids lost (`test_batches_change_no_image`); test
+features standardised by themselves (`test_the_scorers_are_the_probe_and_the_neighbours`); trained weights for
+random ones, test samples learned from
+(`test_the_command_scores_every_corruption_beside_random_weights`).
 """
 
 from __future__ import annotations
@@ -21,7 +28,8 @@ from test_analyze_frequency import two_runs
 from test_cli import call
 
 from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.pack import make_shards
+from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.analyze.corruptions import (
     CORRUPTIONS,
     brightness,
@@ -142,14 +150,20 @@ def test_the_scorers_are_the_probe_and_the_neighbours() -> None:
 
 
 def test_the_command_scores_every_corruption_beside_random_weights(
-    trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trees: Path,
+    photo_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, _ = two_runs(trees, tmp_path)
+    # the same photographs in another order
+    make_shards(photo_folder, tmp_path / "t", split="test", samples_per_shard=9, seed=5)
     words = [
         "--train",
         str(trees),
         "--test",
-        str(trees),
+        str(tmp_path / "t"),
         "--samples",
         "25",
         "--test-samples",
@@ -169,20 +183,22 @@ def test_the_command_scores_every_corruption_beside_random_weights(
     assert found["corruptions"].keys() == CORRUPTIONS.keys()
 
     config, trained, _ = load_run(run)
-    split = open_split(trees)
 
-    def crops(count: int) -> tuple[Pixels, torch.Tensor]:
+    def crops(split: Split, count: int) -> tuple[Pixels, torch.Tensor]:
         ids = choose_ids(split, count)
         ((images, labels),) = centre_crops(
             split, ids, size=32, interpolation="bicubic", batch=count, threads=1
         )
         return images, torch.from_numpy(labels)
 
-    (learned, labels), (scored, test_labels) = crops(25), crops(12)
+    (learned, labels), (scored, test_labels) = (
+        crops(open_split(trees), 25),
+        crops(open_split(tmp_path / "t"), 12),
+    )
     noisy = np.stack(
         [
             gaussian_noise(i, 0.08, generator(0, n))
-            for i, n in zip(scored, choose_ids(split, 12).tolist(), strict=True)
+            for i, n in zip(scored, choose_ids(open_split(trees), 12).tolist(), strict=True)
         ]
     )
     for name, model in (("r", trained.eval()), ("random weights", make_model(config).eval())):

@@ -109,7 +109,7 @@ def command(argv: list[str]) -> None:
     labels = labels_of(options.runs)
     shown = min(options.top, *(len(run["eigenvalues"]) for run in results.values()))
     print_table(
-        f"Hessian of the loss of {options.images} images of {options.data}: largest eigenvalues (± bound)",
+        f"Largest eigenvalues of the Hessian of the loss of {options.images} images (? not converged)",
         ["run", "loss", *(str(number + 1) for number in range(shown)), "lowest"],
         [
             [label, f"{run['loss']:.3f}", *_cells(run, shown)]
@@ -128,7 +128,8 @@ def command(argv: list[str]) -> None:
 
 def _cells(run: dict[str, Any], shown: int) -> list[str]:
     pairs = list(zip(run["eigenvalues"], run["error_bounds"], strict=True))
-    return [f"{value:.3g} ± {bound:.1g}" for value, bound in (*pairs[:shown], pairs[-1])]
+    # what Lanczos knows to less than a hundredth is a question
+    return [f"{v:.3g}{'?' * (bound > 0.01 * abs(v))}" for v, bound in (*pairs[:shown], pairs[-1])]
 
 
 def first_batch(config: Config, split: Split, images: int, device: torch.device) -> Batch:
@@ -215,7 +216,7 @@ def draw(labels: list[str], runs: list[dict[str, Any]], shown: int) -> Figure:
     left.set_xlabel("rank", color=INK)
     left.set_ylabel("eigenvalue of the Hessian", color=INK)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.set_ylim(bottom=0)
+    left.set_ylim(bottom=min(0, left.get_ylim()[0]))
     left.legend(fontsize=8, frameon=False)
     right.axvline(0, color=SOFT, linewidth=0.8)
     right.set_yscale("log")

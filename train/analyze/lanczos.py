@@ -17,8 +17,9 @@ from torch import Tensor
 class Ritz:
     """What S steps found, largest value first, each (S,) float64.
 
-    values: approximate eigenvalues; bounds: a true eigenvalue is no farther than this; weights: squared share
-    of the start vector along each, which sum to 1.
+    values: approximate eigenvalues; bounds: a true eigenvalue is no farther than this, but for the rounding
+    of products, at least one of the largest value's; weights: squared share of the start vector along each,
+    which sum to 1.
     """
 
     values_S: Tensor
@@ -60,8 +61,9 @@ def lanczos(product: Callable[[Tensor], Tensor], start_N: Tensor, steps: int) ->
     matrix_SS = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     matrix_SS = matrix_SS + torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
     values_S, vectors_SS = torch.linalg.eigh(matrix_SS)
+    rounding = torch.finfo(start_N.dtype).eps * float(values_S.abs().max())
     return Ritz(
         values_S=values_S.flip(0),
-        bounds_S=(beside[-1] * vectors_SS[-1]).abs().flip(0),
+        bounds_S=(beside[-1] * vectors_SS[-1]).abs().clamp(min=rounding).flip(0),
         weights_S=vectors_SS[0].square().flip(0),
     )
