@@ -38,7 +38,7 @@ class Noting:
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(type(self.settings), name)
-        if isinstance(attribute, property):
+        if isinstance(attribute, property) and attribute.fget is not None:
             return attribute.fget(self)
         if isinstance(self.settings, ModelConfig):
             self.read.add(name)

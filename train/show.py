@@ -1,6 +1,6 @@
 """`turbomim show`: what a run's model makes of masked photographs.
 
-Shapes: B batch, N patches, K kept, M masked, P values of a patch.
+Shapes: B batch, N patches, K kept, M masked, P values of a patch, L its pixels, C channels.
 """
 
 from __future__ import annotations
@@ -179,8 +179,8 @@ def near_windows(seen_KP: Tensor, near_MK: Tensor) -> tuple[Tensor, Tensor]:
 
     The second moment is interpolated, not the variance: in a patch that is smaller than a window's.
     """
-    cells_KC = seen_KP.unflatten(1, (-1, 3))
-    mean_MC, square_MC = near_MK @ cells_KC.mean(1), near_MK @ cells_KC.square().mean(1)
+    cells_KLC = seen_KP.view(len(seen_KP), -1, 3)
+    mean_MC, square_MC = near_MK @ cells_KLC.mean(1), near_MK @ cells_KLC.square().mean(1)
     pixels = seen_KP.shape[1] // 3
     return mean_MC.repeat(1, pixels), (square_MC - mean_MC.square()).clamp(min=0).repeat(1, pixels)
 
