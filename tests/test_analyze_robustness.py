@@ -1,9 +1,9 @@
 """`turbomim analyze robustness`: each corruption by its definition, and scores by the parts they are made of.
 
 Planted, each seen to fail the test named: the variance for the deviation, one noise for all samples,
-photons in other units (`test_noise_has_its_deviation_and_belongs_to_the_sample`); one mean for all channels, brightness
-added to each channel (`test_contrast_and_brightness_are_those_of_the_definition`); a blur that is not scaled
-(`test_severities_are_of_the_nearest_set_and_grow`), or cut short
+photons in other units (`test_noise_has_its_deviation_and_belongs_to_the_sample`); one mean for all channels,
+brightness added to each channel (`test_contrast_and_brightness_are_those_of_the_definition`); a blur that is
+not scaled (`test_severities_are_of_the_nearest_set_and_grow`), or cut short
 (`test_a_blur_is_the_sum_over_a_mirrored_neighbourhood`); ids lost (`test_batches_change_no_image`); test
 features standardised by themselves (`test_the_scorers_are_the_probe_and_the_neighbours`); trained weights for
 random ones, test samples learned from
