@@ -137,7 +137,7 @@ def test_a_step_sets_each_group_s_own_rate() -> None:
         EAGER,
         ALONE,
         1,
-        inputs=lambda batch: (torch.ones(4, 3, 32, 32), torch.eye(5)[:4]),
+        inputs=lambda batch: (torch.ones(4, 3, 32, 32), torch.eye(5)[:4], batch.epochs_B, batch.ids_B),
     )
     before = {name: p.clone() for name, p in model.named_parameters()}
     step([batch_of(MAE, 4)], 0.01)
@@ -184,7 +184,6 @@ def test_published_recipes_and_rates() -> None:
         ("finetune", {"rand_augment": "magic"}, "a policy of timm's"),
         ("finetune", {"mixing": 1}, "unknown key 'finetune.mixing': did you mean finetune.mixup"),
         ("step", {"shard": True}, "step.shard = true: must be false"),
-        ("step", {"recompute": True}, "step.recompute = true"),
         ("run", {"picture_every": 5}, "run.picture_every = 5"),
     ],
 )

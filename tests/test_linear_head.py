@@ -125,14 +125,11 @@ def test_which_feature_is_published() -> None:
     small = ModelConfig(
         patch=16, width=24, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2
     )
-    kinds = {
-        method: published_encoder(
-            *(lambda c: (make_model(c), c))(
-                Config(model=dataclasses.replace(small, method=method, conv_widths="8,8", fuse="0"))
-            )
-        )[1]
-        for method in ("mae", "mff", "convmae")
-    }
+    own = {"mae": {}, "mff": {"fuse": "0"}, "convmae": {"conv_widths": "8,8"}}
+    kinds = {}
+    for method, settings in own.items():
+        config = Config(model=dataclasses.replace(small, method=method, **settings))
+        kinds[method] = published_encoder(make_model(config), config)[1]
     assert kinds == {"mae": "class token", "mff": "class token", "convmae": "mean of patch tokens"}
 
 

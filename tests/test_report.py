@@ -83,12 +83,9 @@ def full(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     run = pretrain(config, console=quiet()).folder
     torch.set_num_threads(threads)
-    for name in ("eval", "analysis"):
-        (run / name).mkdir()
+    (run / "analysis").mkdir()
     shards = str(tiny_split.path)
-    eval_command.command(
-        "knn", [str(run), "--train", shards, "--test", shards, "--json", str(run / "eval" / "knn.json")]
-    )
+    eval_command.knn_command([str(run), "--train", shards, "--test", shards])
     analysis = {
         "analysis": "frequency",
         "run": str(run),

@@ -39,7 +39,6 @@ SHIFT = 0.45
 def augmented_batch(batch: Batch, settings: FinetuneSettings, seed: int) -> tuple[Tensor, Tensor]:
     """Normalised images (B, 3, H, W) float32 and targets (B, K) float32, shares of classes, on their device.
 
-    Leaves torch's generator seeded for this micro-batch, for the drop path that comes next.
     Raises UserError for a sample without a label.
     """
     if bool((batch.labels_B < 0).any()):
@@ -49,22 +48,23 @@ def augmented_batch(batch: Batch, settings: FinetuneSettings, seed: int) -> tupl
         )
     epochs_B, ids_B = batch.epochs_B.cpu().numpy(), batch.ids_B.cpu().numpy()
     words_B2 = draw_u32(seed, epochs_B, ids_B, AUGMENT, 2)
-    ((of_mix, of_drop_path),) = draw_u32(seed, np.zeros(1, np.int64), np.array([batch.position]), MIX, 2)
+    ((of_mix,),) = draw_u32(seed, np.zeros(1, np.int64), np.array([batch.position]), MIX, 1)
     with kept_generators():
         images_BHWC = rand_augmented(batch.images_BHWC, settings.rand_augment, words_B2[:, 0])
         images_BCHW = normalised(images_BHWC)
         erase(images_BCHW, settings.erase, words_B2[:, 1])
         images_BCHW, targets_BK = mixed(images_BCHW, batch.labels_B, settings, int(of_mix))
-    torch.manual_seed(int(of_drop_path))
     return images_BCHW, targets_BK
 
 
 @contextmanager
 def kept_generators() -> Iterator[None]:
-    """Put Python's and numpy's generators back as they were."""
+    """Put Python's, numpy's and torch's generators back as they were."""
     python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
-        yield
+        with torch.random.fork_rng(devices):
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)

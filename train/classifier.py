@@ -9,12 +9,12 @@ Shapes: B batch, C colours, H W pixels, N patches, P values of a patch, T tokens
 from __future__ import annotations
 
 import torch
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
 
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.finetune_config import FinetuneConfig
+from turbomim.train.models.drop_path import add_drop_path, draw_paths, forget_paths
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.simmim_swin import SimMIMSwin
@@ -40,8 +40,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder: MAE, config: FinetuneConfig) -> None:
         super().__init__()
         settings = config.finetune
-        self.encoder = encoder
-        encoder.recompute = False
+        self.encoder, self.seed = encoder, config.run.seed
         drop_decoder(encoder)
         if isinstance(encoder, SimMIM) and hasattr(encoder, "rel_pos_bias"):
             encoder.unshare_positions()
@@ -56,7 +55,8 @@ class Classifier(nn.Module):
             self.fc_norm = nn.LayerNorm(width, eps=norm.eps)
             encoder.norm = nn.Identity()  # type: ignore[assignment]
         self.head = nn.Linear(width, settings.classes)
-        set_drop_path(encoder, settings.drop_path)
+        blocks = [module for module in encoder.modules() if hasattr(module, "drop_path1")]
+        self.paths = add_drop_path(blocks, settings.drop_path)
         use_linear(self)
         generator = torch.Generator().manual_seed(config.run.seed)
         # SimMIM's ViT draws it as all its weights, cut at one deviation; MAE's cut is far beyond its weights
@@ -72,9 +72,16 @@ class Classifier(nn.Module):
         scores_BK: Tensor = self.head(self.fc_norm(tokens_BTD[:, self.encoder.prefix :].mean(1)))
         return scores_BK
 
-    def forward(self, images_BCHW: Tensor, targets_BK: Tensor) -> Tensor:
-        """Mean cross-entropy with targets that are shares of classes, () float32."""
-        return functional.cross_entropy(self.logits(images_BCHW).float(), targets_BK)
+    def forward(self, images_BCHW: Tensor, targets_BK: Tensor, epochs_B: Tensor, ids_B: Tensor) -> Tensor:
+        """Mean cross-entropy with targets that are shares of classes, () float32.
+
+        In training the branches are left out that the samples drew.
+        """
+        if self.training:
+            draw_paths(self.paths, self.seed, epochs_B, ids_B)
+        scores_BK = self.logits(images_BCHW)
+        forget_paths(self.paths)
+        return functional.cross_entropy(scores_BK.float(), targets_BK)
 
     def logged(self) -> dict[str, Tensor]:
         """Numbers of its own for the log: none."""
@@ -87,11 +94,3 @@ def drop_decoder(encoder: MAE) -> None:
     for name in own:
         if name != "mask_token" and f"{name}.".startswith(encoder.decoder_names):
             delattr(encoder, name)
-
-
-def set_drop_path(encoder: MAE, most: float) -> None:
-    """Let whole residual branches of an image be dropped, from 0 in the first block to `most` in the last."""
-    blocks = [module for module in encoder.modules() if hasattr(module, "drop_path1")]
-    for block, rate in zip(blocks, torch.linspace(0, most, len(blocks)).tolist(), strict=True):
-        block.drop_path1 = DropPath(rate) if rate else nn.Identity()
-        block.drop_path2 = DropPath(rate) if rate else nn.Identity()

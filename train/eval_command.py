@@ -36,6 +36,7 @@ from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.options import parse
 from turbomim.train.probe import linear_probe
+from turbomim.train.sinks import tensorboard_scores
 
 # scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1
 Measure = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, float]]
@@ -103,12 +104,14 @@ def check_json(path: Path | None) -> None:
 def keep(result: Mapping[str, Any], name: str, wanted: Path | None) -> None:
     """Write a result to the file that is wanted, else to RUN/eval/NAME.json; of a FILE to none.
 
-    `turbomim report`, `compare` and the model card of an export read what is there.
+    `turbomim report`, `compare` and the model card of an export read what is there; TensorBoard gets it too.
     """
     path = wanted or (Path(result["run"]) / "eval" / f"{name}.json" if "run" in result else None)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, (json.dumps(result, indent=1) + "\n").encode())
+    if "run" in result:
+        tensorboard_scores(Path(result["run"]), result["step"], result["scores"])
 
 
 def evaluate(options: Eval, measures: Mapping[str, Measure], flags: Values | None = None) -> dict[str, Any]:

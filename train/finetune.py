@@ -63,8 +63,9 @@ class FinetuneRun(Run):
         return layered_optimizer(self.model, self.config)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Augmented images and mixed targets."""
-        return augmented_batch(batch, self.config.finetune, self.config.run.seed)
+        """Augmented images and mixed targets, and what drop path is drawn from."""
+        images_BCHW, targets_BK = augmented_batch(batch, self.config.finetune, self.config.run.seed)
+        return images_BCHW, targets_BK, batch.epochs_B, batch.ids_B
 
     def peak(self, *, bfloat16: bool) -> float | None:
         """None: the FLOPs that are known are those of pre-training."""
@@ -98,6 +99,7 @@ class FinetuneRun(Run):
             "settings": to_dict(self.config),
         }
         for path in (self.folder / "result.json", *self.wanted):
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(path, (json.dumps(result, indent=1) + "\n").encode())
         self.log.say(
             f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} % of "

@@ -77,7 +77,7 @@ def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfi
         data=data,
         model=given.model,
         optim=recipe.optim,
-        step=dataclasses.replace(given.step, shard=False, recompute=False),
+        step=dataclasses.replace(given.step, shard=False),
         run=RunConfig(name="finetune", folder=str(source.folder)),
         finetune=FinetuneSettings(
             layer_decay=recipe.layer_decay,

@@ -62,7 +62,6 @@ class FinetuneConfig(Config):
         Config.__post_init__(self)
         step, run = self.step, self.run
         _need(not step.shard, "step.shard", "true", "false: fine-tuning keeps all weights on every rank")
-        _need(not step.recompute, "step.recompute", "true", "false: drop path would be drawn again")
         _need(run.picture_every == 0, "run.picture_every", run.picture_every, "0: nothing is reconstructed")
 
 

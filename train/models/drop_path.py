@@ -51,6 +51,8 @@ def draw_paths(paths: Sequence[DropPath], seed: int, epochs_B: Tensor, ids_B: Te
 
     epochs, ids (B,) int64.
     """
+    if not paths:
+        return
     words_BP = draw_u32_ref(seed, epochs_B, ids_B, PURPOSE_DROP_PATH, len(paths))
     for path, word_B in zip(paths, words_BP.unbind(1), strict=True):
         path.scale_B = (word_B >= round(path.rate * 2**32)).to(torch.float32) / (1 - path.rate)

@@ -85,9 +85,8 @@ class SimMIM(MAE):
         ids_mask_BM: Tensor | None = None,
     ) -> Tensor:
         """As MAE's; in training with the branches left out that the samples drew."""
-        if not (self.training and self.paths):
-            return super().forward(images_BHWC, epochs_B, ids_B, ids_keep_BK, ids_mask_BM)
-        draw_paths(self.paths, self.seed, epochs_B, ids_B)
+        if self.training:
+            draw_paths(self.paths, self.seed, epochs_B, ids_B)
         loss = super().forward(images_BHWC, epochs_B, ids_B, ids_keep_BK, ids_mask_BM)
         forget_paths(self.paths)
         return loss
