@@ -2,7 +2,7 @@
 
 Planted, each seen to fail the test named: a new encoder in place of the pre-trained one
 (`test_it_begins_with_the_pre_trained_encoder_and_a_new_head`); labels of the next sample, the train split
-scored (`test_it_learns_what_can_be_told_apart`); RandAugment or drop path drawn from generators that go on
+scored (`test_it_learns_what_can_be_told_apart`); RandAugment drawn from generators that go on
 (`test_stopped_or_killed_it_is_the_same_run`); seeds of the rank (`test_two_ranks_are_one`); the weights'
 digest left out of the settings (`test_other_weights_are_another_run`).
 """
