@@ -4,8 +4,8 @@ Planted, each seen to fail the test named: the pre-trained norm kept, the class 
 column (`test_logits_are_those_of_timm`); biases of positions shared still
 (`test_simmim_blocks_have_own_biases`); the same drop path in all blocks, none in a branch of ConvMAE's
 (`test_drop_path_rises`); no smoothing of mixed targets, the same numbers for every micro-batch
-(`test_mixed_targets_are_the_written_out_formula`); numbers drawn for the place in the batch
-(`test_changes_belong_to_the_sample`).
+(`test_mixed_targets_are_the_written_out_formula`); numbers drawn for the place in the batch, drop path's
+those that erasing left (`test_changes_belong_to_the_sample`).
 """
 
 from __future__ import annotations
