@@ -65,7 +65,7 @@ def star(seed: int) -> NDArray[np.float64]:
     random = np.random.default_rng(seed)
     angles = np.sort(random.uniform(0, 2 * np.pi, random.integers(4, 13)))
     radii = random.uniform(0.05, 0.7, len(angles))
-    points = 0.5 + radii[:, None] * np.stack([np.sin(angles), np.cos(angles)], 1)
+    points: NDArray[np.float64] = 0.5 + radii[:, None] * np.stack([np.sin(angles), np.cos(angles)], 1)
     return points.round(1) if seed % 3 == 0 else points
 
 

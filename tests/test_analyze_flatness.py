@@ -45,7 +45,8 @@ def symmetric(values: Tensor) -> Tensor:
     """A matrix with these eigenvalues."""
     g = torch.Generator().manual_seed(1)
     basis, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=g, dtype=torch.float64))
-    return basis @ torch.diag(values) @ basis.T
+    matrix: Tensor = basis @ torch.diag(values) @ basis.T
+    return matrix
 
 
 def start(count: int) -> Tensor:
@@ -93,7 +94,7 @@ def dense_hessian(loss_of: Callable[[dict[str, Tensor]], Tensor], params: dict[s
     flat = torch.cat([param.detach().flatten() for param in params.values()])
 
     def loss(vector: Tensor) -> Tensor:
-        parts = vector.split([shape.numel() for shape in shapes])
+        parts = torch.split(vector, [shape.numel() for shape in shapes])
         return loss_of({n: p.reshape(s) for n, p, s in zip(names, parts, shapes, strict=True)})
 
     matrix: Tensor = torch.autograd.functional.hessian(loss, flat, vectorize=True)  # type: ignore[no-untyped-call]
@@ -113,8 +114,8 @@ def test_leading_eigenvalues_are_those_of_the_textbooks_dense_hessian() -> None:
     ids, epochs = torch.arange(5), torch.zeros(5, dtype=torch.long)
     keep, mask = model.random_masking(epochs, ids)
     names = [name for name, param in model.named_parameters() if param.requires_grad]
-    params = {name: param for name, param in book.named_parameters() if name in names}
-    params = {name: params[name] for name in names}
+    in_book = dict(book.named_parameters())
+    params: dict[str, Tensor] = {name: in_book[name] for name in names}
 
     class Loss(torch.nn.Module):
         def __init__(self) -> None:
@@ -164,11 +165,11 @@ def test_products_are_symmetric_and_the_gradients_slope_for_every_method(method:
         sides = []
         for sign in (1, -1):
             with torch.no_grad():
-                for param, part in zip(params, v.split([p.numel() for p in params]), strict=True):
+                for param, part in zip(params, torch.split(v, [p.numel() for p in params]), strict=True):
                     param.add_(sign * 1e-3 * part.reshape(param.shape))
             sides.append(gradient())
             with torch.no_grad():
-                for param, part in zip(params, v.split([p.numel() for p in params]), strict=True):
+                for param, part in zip(params, torch.split(v, [p.numel() for p in params]), strict=True):
                     param.sub_(sign * 1e-3 * part.reshape(param.shape))
     assert float(hv.norm()) > 0
     assert abs(float(u.double() @ hv - v.double() @ hu)) < 1e-3 * float(hv.norm() * u.norm())

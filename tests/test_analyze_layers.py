@@ -17,11 +17,12 @@ from test_cli import call
 from test_mae import with_model
 
 from turbomim.train.analyze.layers import shares
+from turbomim.train.log import Record
 from turbomim.train.pretrain import pretrain
 
 
 def test_records_without_every_share_are_left_out() -> None:
-    log = [
+    log: list[Record] = [
         {"step": 1, "model/fuse_0": 0.5, "model/fuse_1": 0.5},
         {"step": 2, "loss": 1.0},
         {"step": 3, "model/fuse_0": 0.25, "model/fuse_1": 0.75},

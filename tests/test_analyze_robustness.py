@@ -201,7 +201,7 @@ def test_the_command_scores_every_corruption_beside_random_weights(
             for i, n in zip(scored, choose_ids(open_split(trees), 12).tolist(), strict=True)
         ]
     )
-    for name, model in (("r", trained.eval()), ("random weights", make_model(config).eval())):
+    for name, model in (("trained", trained.eval()), ("random weights", make_model(config).eval())):
         with torch.no_grad():
             train, clean, worse = (
                 encode(model, torch.from_numpy(images))["mean of patch tokens"]

@@ -91,6 +91,7 @@ def command(argv: list[str]) -> None:
     results: dict[str, Any] = {}
     for run in options.runs:
         config, model, step = load_run(run)
+        to_stderr(f"{run}: {options.steps} products with the Hessian of the loss of {options.images} images")
         batch = first_batch(config, split, options.images, device)
         try:
             found, loss = sharpness(model.to(device), batch, options)

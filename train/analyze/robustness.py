@@ -22,13 +22,13 @@ from torch import Tensor
 
 from turbomim.pipeline.centre_crops import centre_crops
 from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.loader import to_stderr
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator, severities
 from turbomim.train.analyze.result import (
     COLOURS,
     INK,
     check_least,
-    labels_of,
     prepare,
     print_table,
     save,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROBE, NEAREST = "linear probe", f"{NEIGHBOURS} neighbours"
-RANDOM = "random weights"
 # share of test samples classified correctly, of (features (M, D), labels (M,))
 Scorer = Callable[[Tensor, Tensor], float]
 Batches = list[tuple[NDArray[np.uint8], NDArray[np.int64]]]
@@ -92,8 +91,7 @@ def command(argv: list[str]) -> None:
     out = prepare(options.out or options.run / "analysis")
     device = choose_device(options.device, 0)
     ids_M = choose_ids(test, options.test_samples)
-    (label,) = labels_of([options.run])
-    encoders = {label: model.to(device).eval(), RANDOM: make_model(config).to(device).eval()}
+    encoders = {"trained": model.to(device).eval(), "random weights": make_model(config).to(device).eval()}
     learned = clean(train, choose_ids(train, options.samples), config, options)
     labels_N = torch.cat([torch.from_numpy(labels) for _, labels in learned])
     scorers = {
@@ -115,20 +113,16 @@ def command(argv: list[str]) -> None:
         return found
 
     source, table = severities(config.data.size)
+    corruptions: dict[str, Any] = {}
     results: dict[str, Any] = {
         "step": step,
         "clean": score(images for images, _ in scored),
-        "corruptions": {
-            name: {
-                "parameters": list(values),
-                "severities": [
-                    score(corrupted(scored, ids_M, CORRUPTIONS[name], value, options.seed))
-                    for value in values
-                ],
-            }
-            for name, values in table.items()
-        },
+        "corruptions": corruptions,
     }
+    for name, values in table.items():
+        to_stderr(f"{name}, {len(corruptions) + 1} of {len(table)}")
+        worse = [corrupted(scored, ids_M, CORRUPTIONS[name], value, options.seed) for value in values]
+        corruptions[name] = {"parameters": list(values), "severities": [score(images) for images in worse]}
     results["mean"] = means(results)
     show(results, f"{options.run}, step {step}: {len(ids_M)} images of {options.test}, accuracy in %")
     settings = settings_of(
