@@ -125,7 +125,7 @@ def test_which_feature_is_published() -> None:
     small = ModelConfig(
         patch=16, width=24, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2
     )
-    own = {"mae": {}, "mff": {"fuse": "0"}, "convmae": {"conv_widths": "8,8"}}
+    own: dict[str, dict[str, Any]] = {"mae": {}, "mff": {"fuse": "0"}, "convmae": {"conv_widths": "8,8"}}
     kinds = {}
     for method, settings in own.items():
         config = Config(model=dataclasses.replace(small, method=method, **settings))
