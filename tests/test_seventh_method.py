@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +102,16 @@ def test_a_method_is_a_short_file_that_takes_no_others_internals(method: type[MA
     assert len(text.splitlines()) <= 200
     imports = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
     assert not [alias.name for node in imports for alias in node.names if alias.name.startswith("_")]
+
+
+def test_the_page_of_methods_counts_their_lines() -> None:
+    folder = Path(__file__).parent.parent
+    counted = re.findall(
+        r"^\| .* \| (\[\w+\.py\].*?) \| ([\d, ]+) \|", (folder / "docs/methods.md").read_text(), re.M
+    )
+    assert len(counted) == 4
+    for files, lines in counted:
+        names = re.findall(r"\(\.\./(.*?)\)", files)
+        assert [len((folder / name).read_text().splitlines()) for name in names] == [
+            int(number) for number in lines.split(",")
+        ]
