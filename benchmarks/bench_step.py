@@ -22,8 +22,9 @@ from turbomim.benchmarks.bench_step_forms import FORMS, Task
 from turbomim.benchmarks.bench_step_process import FormProcess, Turn
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.errors import UsageError
-from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
+from turbomim.train.config import Config, DataConfig, StepConfig
 from turbomim.train.distributed import choose_device
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.options import parse
 from turbomim.train.peak import peak_flops

@@ -35,8 +35,9 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import file_sha256
 from turbomim.train import checkpoint
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.log import read_metrics
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.pretrain import pretrain
 from turbomim.train.step import Step
 

@@ -7,3 +7,9 @@ class UserError(Exception):
 
 class UsageError(UserError):
     """A command, flag or setting that does not exist or cannot be: exit code 2 instead of 1."""
+
+
+def need(ok: bool, name: str, value: object, legal: str) -> None:
+    """Raise UsageError for a setting whose value cannot be."""
+    if not ok:
+        raise UsageError(f"{name} = {value}: must be {legal}")

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from turbomim.train import checkpoint, rundir
-from turbomim.train.config import Config, DataConfig, ModelConfig, RunConfig, to_dict
+from turbomim.train.config import Config, DataConfig, RunConfig
+from turbomim.train.config_dict import to_dict
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer

@@ -22,16 +22,9 @@ from rich.console import Console
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train import checkpoint
-from turbomim.train.config import (
-    Config,
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    StepConfig,
-)
+from turbomim.train.config import Config, DataConfig, EvalConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.log import Record, read_metrics
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.pretrain import pretrain
 
 SERVER = multiprocessing.get_context("forkserver")

@@ -30,8 +30,9 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.shards import open_split
 from turbomim.train.analyze.flatness import Flatness, first_batch, hessian_product, sharpness, trained
 from turbomim.train.analyze.lanczos import lanczos
-from turbomim.train.config import Config, DataConfig, ModelConfig
+from turbomim.train.config import Config, DataConfig
 from turbomim.train.features import load_run
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import make_model
 
 # so small that its Hessian is a matrix

@@ -34,7 +34,8 @@ from turbomim.benchmarks.bench_step_forms import FORMS, Task
 from turbomim.benchmarks.bench_step_process import FormProcess, Turn
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.train.cli import _bench as bench
-from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
+from turbomim.train.config import Config, DataConfig, StepConfig
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import flops_per_image
 
 SMALL = Config(

@@ -22,8 +22,9 @@ from turbomim.benchmarks.bench_train import BenchTrain, main, measure, settings
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
-from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
+from turbomim.train.config import Config, DataConfig, StepConfig
 from turbomim.train.distributed import start
+from turbomim.train.model_config import ModelConfig
 
 SMALL = Config(
     data=DataConfig(size=32, prefetch=3),

@@ -9,16 +9,9 @@ import pytest
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train.cli import parse_config
-from turbomim.train.config import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    differences,
-    from_dict,
-    to_dict,
-)
+from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.config_dict import differences, from_dict, to_dict
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.recipes import RECIPES, recipe
 
 

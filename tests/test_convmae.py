@@ -25,7 +25,8 @@ from turbomim.benchmarks.textbook_convmae import TextbookConvMAE, upsampled
 from turbomim.benchmarks.textbook_mae import normalised
 from turbomim.kernels.masking import complementary_masks
 from turbomim.pipeline.errors import UsageError
-from turbomim.train.config import Config, DataConfig, ModelConfig, RunConfig, StepConfig
+from turbomim.train.config import Config, DataConfig, RunConfig, StepConfig
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.convmae import ConvMAE, places
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image, make_model

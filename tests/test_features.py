@@ -26,9 +26,10 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.store import Store
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig
 from turbomim.train.export_timm import timm_arguments
 from turbomim.train.features import encode, extract, pixels
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 
 CONFIG = Config(

@@ -42,7 +42,8 @@ from torch import Tensor
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack import make_shards
 from turbomim.train import checkpoint
-from turbomim.train.config import Config, to_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import to_dict
 from turbomim.train.features import load_run
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer

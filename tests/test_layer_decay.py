@@ -21,7 +21,8 @@ from test_simmim_swin import SMALL_V2
 
 from turbomim.pipeline.errors import UsageError
 from turbomim.train.classifier import Classifier
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, StepConfig, from_dict
+from turbomim.train.config import Config, DataConfig, OptimConfig, StepConfig
+from turbomim.train.config_dict import from_dict
 from turbomim.train.finetune_config import (
     FinetuneConfig,
     FinetuneSettings,
@@ -31,6 +32,7 @@ from turbomim.train.finetune_config import (
     published,
 )
 from turbomim.train.layer_decay import depths_of, layer_of, layer_scale, layered_optimizer
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import make_model
 from turbomim.train.schedule import lr_at
 from turbomim.train.step import Step

@@ -29,9 +29,10 @@ from turbomim.benchmarks.learning_textbook import train_textbook
 from turbomim.benchmarks.textbook_mae import TextbookMAE, normalised
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig
+from turbomim.train.config import Config, DataConfig, OptimConfig
 from turbomim.train.eval_command import MEASURES, Eval, evaluate_model
 from turbomim.train.features import load_run
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 
 

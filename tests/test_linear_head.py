@@ -24,7 +24,7 @@ from torch import nn
 
 from turbomim.pipeline.centre_crops import centre_crops
 from turbomim.pipeline.shards import Split
-from turbomim.train.config import Config, ModelConfig
+from turbomim.train.config import Config
 from turbomim.train.features import encode
 from turbomim.train.linear_command import published_encoder
 from turbomim.train.linear_head import (
@@ -35,6 +35,7 @@ from turbomim.train.linear_head import (
     published_optim,
     train_head,
 )
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.pretrain import pretrain

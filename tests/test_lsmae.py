@@ -13,7 +13,7 @@ import torch
 from test_mae import SMALL, assert_same_gradients, inputs, meta_mae, textbook_loss, with_model
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE
-from turbomim.train.config import differences
+from turbomim.train.config_dict import differences
 from turbomim.train.memory import count_parameters
 from turbomim.train.models.mae import MAE
 from turbomim.train.recipes import recipe

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE, noise_of, normalised
-from turbomim.train.config import Config, DataConfig, ModelConfig, RunConfig
+from turbomim.train.config import Config, DataConfig, RunConfig
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.models.vit import sincos_positions

@@ -19,8 +19,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from turbomim.train.config import Config, DataConfig, ModelConfig, StepConfig
+from turbomim.train.config import Config, DataConfig, StepConfig
 from turbomim.train.memory import GIB, count_parameters, device_bytes, peak_bytes, predicted_bytes
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import METHODS, make_model
 from turbomim.train.optim import make_optimizer

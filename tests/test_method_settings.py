@@ -14,7 +14,8 @@ from typing import Any, cast
 import pytest
 
 from turbomim.pipeline.errors import UsageError
-from turbomim.train.config import METHOD_NAMES, READ_BY, Config, DataConfig, ModelConfig
+from turbomim.train.config import Config, DataConfig
+from turbomim.train.model_config import METHOD_NAMES, READ_BY, ModelConfig
 from turbomim.train.models.methods import METHODS, make_model
 
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}

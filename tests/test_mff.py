@@ -26,8 +26,10 @@ from torch import Tensor, nn
 from turbomim.benchmarks.textbook_mae import TextbookMAE
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
-from turbomim.train.config import Config, ModelConfig, StepConfig, differences
+from turbomim.train.config import Config, StepConfig
+from turbomim.train.config_dict import differences
 from turbomim.train.memory import count_parameters
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image, make_model
 from turbomim.train.models.mff import MFF

@@ -18,8 +18,9 @@ from test_cli import call
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint
-from turbomim.train.config import Config, DataConfig, ModelConfig
+from turbomim.train.config import Config, DataConfig
 from turbomim.train.memory import GIB, predicted_bytes
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.peak import BF16_FLOPS
 from turbomim.train.plan import make_plan
 from turbomim.train.presets import MODELS, MOST, PRESETS, SHARE, apply_preset, model_name

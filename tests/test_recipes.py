@@ -19,7 +19,9 @@ from test_mae import meta_mae
 
 from turbomim.pipeline.errors import UsageError
 from turbomim.train.cli import parse_config
-from turbomim.train.config import Config, ModelConfig, differences, from_dict, to_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import differences, from_dict, to_dict
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.timm_sizes import PLAIN, encoder_sizes
 from turbomim.train.recipes import RECIPES, recipe
 

@@ -28,8 +28,9 @@ from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, draw_u32
 from turbomim.pipeline.shards import Split
 from turbomim.train import data, heldout, pretrain, show
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.distributed import start
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.tuned import default_settings
 
 SIZE = 48

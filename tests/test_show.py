@@ -20,7 +20,8 @@ from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.shards import Split
-from turbomim.train.config import Config, DataConfig, ModelConfig
+from turbomim.train.config import Config, DataConfig
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import make_model
 from turbomim.train.show import caption, reconstruct
 

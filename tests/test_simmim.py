@@ -22,7 +22,8 @@ from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
 from turbomim.pipeline.errors import UserError
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, ModelConfig, RunConfig
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image, make_model, method_of
 from turbomim.train.models.simmim import SimMIM

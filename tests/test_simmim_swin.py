@@ -33,7 +33,8 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2
 from torch import Tensor, nn
 from torch.nn import functional
 
-from turbomim.train.config import Config, DataConfig, ModelConfig, RunConfig
+from turbomim.train.config import Config, DataConfig, RunConfig
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import flops_per_image, make_model
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.simmim_swin import SimMIMSwin

@@ -27,10 +27,12 @@ from runs import config_for, quiet
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train import step_rate, tune_step
-from turbomim.train.config import Config, ModelConfig, StepConfig, from_dict
+from turbomim.train.config import Config, StepConfig
+from turbomim.train.config_dict import from_dict
 from turbomim.train.distributed import World
 from turbomim.train.log import read_metrics
 from turbomim.train.memory import GIB
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.plan import largest_divisor
 from turbomim.train.pretrain import pretrain
 from turbomim.train.recipes import recipe

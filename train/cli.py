@@ -17,7 +17,8 @@ from rich.console import Console
 
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.train.config import Config, from_dict, unknown
+from turbomim.train.config import Config
+from turbomim.train.config_dict import from_dict, unknown
 from turbomim.train.options import no_arguments, parse, python_bools, take, take_number
 from turbomim.train.recipes import RECIPES, recipe
 
@@ -92,7 +93,7 @@ def read_yaml(path: str, base: Config) -> Config:
 
 
 def flag_values(argv: list[str]) -> dict[str, dict[str, object]]:
-    """--section.key VALUE pairs as config.from_dict takes them.  Raises UsageError for anything else."""
+    """--section.key VALUE pairs as `from_dict` takes them.  Raises UsageError for anything else."""
     values: dict[str, dict[str, object]] = {}
     words = iter(argv)
     for word in words:

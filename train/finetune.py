@@ -26,7 +26,7 @@ from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.augment import augmented_batch
 from turbomim.train.classifier import Classifier, normalised
-from turbomim.train.config import to_dict
+from turbomim.train.config_dict import to_dict
 from turbomim.train.data import describe, open_data
 from turbomim.train.distributed import World, start
 from turbomim.train.encoder_source import Source

@@ -11,7 +11,8 @@ import tyro
 
 from turbomim.pipeline.errors import UsageError
 from turbomim.train.cli import flag_values
-from turbomim.train.config import RunConfig, from_dict
+from turbomim.train.config import RunConfig
+from turbomim.train.config_dict import from_dict
 from turbomim.train.encoder_source import Source, load_source
 from turbomim.train.eval_command import check_json, say_assumed
 from turbomim.train.finetune import finetune

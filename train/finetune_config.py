@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from turbomim.pipeline.errors import UsageError
-from turbomim.train.config import Config, ModelConfig, OptimConfig, _need
+from turbomim.pipeline.errors import UsageError, need
+from turbomim.train.config import Config, OptimConfig
+from turbomim.train.model_config import ModelConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,18 +38,18 @@ class FinetuneSettings:
     weights: str = ""
 
     def __post_init__(self) -> None:
-        _need(0 < self.layer_decay <= 1, "finetune.layer_decay", self.layer_decay, "above 0 and at most 1")
-        _need(0 <= self.drop_path < 1, "finetune.drop_path", self.drop_path, "0 to below 1")
-        _need(self.mixup >= 0, "finetune.mixup", self.mixup, "0 (off) or more")
-        _need(self.cutmix >= 0, "finetune.cutmix", self.cutmix, "0 (off) or more")
-        _need(0 <= self.smoothing < 1, "finetune.smoothing", self.smoothing, "0 to below 1")
+        need(0 < self.layer_decay <= 1, "finetune.layer_decay", self.layer_decay, "above 0 and at most 1")
+        need(0 <= self.drop_path < 1, "finetune.drop_path", self.drop_path, "0 to below 1")
+        need(self.mixup >= 0, "finetune.mixup", self.mixup, "0 (off) or more")
+        need(self.cutmix >= 0, "finetune.cutmix", self.cutmix, "0 (off) or more")
+        need(0 <= self.smoothing < 1, "finetune.smoothing", self.smoothing, "0 to below 1")
         legal = "empty (off) or a policy of timm's like rand-m9-mstd0.5-inc1"
         ok = not self.rand_augment or self.rand_augment.startswith("rand-m")
-        _need(ok, "finetune.rand_augment", repr(self.rand_augment), legal)
-        _need(0 <= self.erase <= 1, "finetune.erase", self.erase, "0 to 1")
-        _need(self.head_std > 0, "finetune.head_std", self.head_std, "above 0")
-        _need(0 < self.test_crop <= 1, "finetune.test_crop", self.test_crop, "above 0 and at most 1")
-        _need(self.classes >= 0, "finetune.classes", self.classes, "0 (those of the train split) or more")
+        need(ok, "finetune.rand_augment", repr(self.rand_augment), legal)
+        need(0 <= self.erase <= 1, "finetune.erase", self.erase, "0 to 1")
+        need(self.head_std > 0, "finetune.head_std", self.head_std, "above 0")
+        need(0 < self.test_crop <= 1, "finetune.test_crop", self.test_crop, "above 0 and at most 1")
+        need(self.classes >= 0, "finetune.classes", self.classes, "0 (those of the train split) or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +62,8 @@ class FinetuneConfig(Config):
         # a class with slots has no super() of its own
         Config.__post_init__(self)
         step, run = self.step, self.run
-        _need(not step.shard, "step.shard", "true", "false: fine-tuning keeps all weights on every rank")
-        _need(run.picture_every == 0, "run.picture_every", run.picture_every, "0: nothing is reconstructed")
+        need(not step.shard, "step.shard", "true", "false: fine-tuning keeps all weights on every rank")
+        need(run.picture_every == 0, "run.picture_every", run.picture_every, "0: nothing is reconstructed")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.train.config import Config, from_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import from_dict
 from turbomim.train.foreign import LOW_PASS, Weights
 from turbomim.train.recipes import RECIPES, recipe
 
-# settings by section and field, as config.from_dict takes them
+# settings by section and field, as `from_dict` takes them
 Values = dict[str, dict[str, Any]]
 
 # recipes that imports without one go on as, but for sizes

@@ -22,7 +22,8 @@ from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.shards import file_sha256
 from turbomim.train import checkpoint, rundir
 from turbomim.train.cli import flag_values
-from turbomim.train.config import Config, to_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import to_dict
 from turbomim.train.foreign import FORMATS, Weights, formats_of, grouped
 from turbomim.train.foreign_file import read_tensors
 from turbomim.train.foreign_sizes import MAE_RECIPE, Values, check_plausible, settle, sizes

@@ -15,7 +15,8 @@ import yaml
 from turbomim import __version__
 from turbomim.pipeline.errors import UserError
 from turbomim.train import checkpoint
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, differences
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.config_dict import differences
 from turbomim.train.export_weights import Exported
 from turbomim.train.log import Record, read_metrics
 from turbomim.train.recipes import RECIPES, recipe

@@ -11,7 +11,9 @@ import dataclasses
 from dataclasses import dataclass
 
 from turbomim.pipeline.errors import UsageError
-from turbomim.train.config import Config, ModelConfig, unknown
+from turbomim.train.config import Config
+from turbomim.train.config_dict import unknown
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.plan import largest_divisor
 
 # what the predicted memory may fill of a GPU, and the largest micro-batch

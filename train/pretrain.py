@@ -11,7 +11,8 @@ from rich.console import Console
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint, rundir
-from turbomim.train.config import Config, to_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import to_dict
 from turbomim.train.data import describe, open_data
 from turbomim.train.distributed import World, start
 from turbomim.train.doctor import find_compiler

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
+from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.model_config import ModelConfig
 
 # of ViT-S/16, with the decoder that PixMIM's author gave it
 VIT_S16 = ModelConfig(width=384, depth=12, heads=6, decoder_width=384, decoder_depth=8, decoder_heads=12)

@@ -18,7 +18,9 @@ from turbomim.train import (
     recipes_mff,
     recipes_simmim,
 )
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig, unknown
+from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.config_dict import unknown
+from turbomim.train.model_config import ModelConfig
 
 Target = Literal["raw", "gaussian", "ideal"]
 

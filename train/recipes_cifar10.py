@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
+from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.model_config import ModelConfig
 
 # the low-pass's 40 cycles at 224 pixels are 5.7 at 32: the same blur in pixels
 _VIT_T4 = ModelConfig(

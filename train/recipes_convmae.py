@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
+from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.model_config import ModelConfig
 
 
 def convmae_b_1600e() -> Config:

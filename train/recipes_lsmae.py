@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from turbomim.train.config import Config, DataConfig, ModelConfig
+from turbomim.train.config import Config, DataConfig
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.published import mae_800e
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from turbomim.train.config import Config, ModelConfig
+from turbomim.train.config import Config
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.published import VIT_S16, pixmim
 
 # the levels of the PixMIM author's runs with fusion

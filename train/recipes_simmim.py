@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from turbomim.train.config import Config, DataConfig, ModelConfig, OptimConfig, RunConfig
+from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.model_config import ModelConfig
 
 
 def _simmim(name: str, size: int, model: ModelConfig) -> Config:

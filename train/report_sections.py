@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import yaml
 
-from turbomim.train.config import to_dict
+from turbomim.train.config_dict import to_dict
 from turbomim.train.pictures import FloatArray, smooth
 from turbomim.train.report_chart import Line, chart
 from turbomim.train.report_files import Numbers

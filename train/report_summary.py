@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from turbomim.train.config import Config, to_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import to_dict
 from turbomim.train.log import after_start, duration, mean_over_time, seconds_of
 from turbomim.train.recipes import recipe
 from turbomim.train.report_files import Numbers

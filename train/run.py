@@ -24,7 +24,8 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader, LoaderStats
 from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint, rundir
-from turbomim.train.config import Config, to_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import to_dict
 from turbomim.train.data import open_loader, slow_stage
 from turbomim.train.distributed import World
 from turbomim.train.export import export_at_end

@@ -21,7 +21,8 @@ import yaml
 from turbomim import __version__
 from turbomim.pipeline.durable import write_durably
 from turbomim.pipeline.errors import UserError
-from turbomim.train.config import Config, differences, from_dict, to_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import differences, from_dict, to_dict
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from turbomim.pipeline.errors import UserError
-from turbomim.train.config import Config, RunConfig, to_dict
+from turbomim.train.config import Config, RunConfig
+from turbomim.train.config_dict import to_dict
 
 # what of a log record is drawn, and under which name
 SCALARS = {

@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import to_stderr
-from turbomim.train.config import Config, from_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import from_dict
 from turbomim.train.data import open_data, open_loader
 from turbomim.train.distributed import World, choose_device
 from turbomim.train.memory import peak_bytes

@@ -17,7 +17,8 @@ from typing import Any
 
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.plural import counted
-from turbomim.train.config import Config, to_dict
+from turbomim.train.config import Config
+from turbomim.train.config_dict import to_dict
 from turbomim.train.data import open_data
 from turbomim.train.distributed import World, choose_device
 from turbomim.train.memory import GIB, device_bytes, predicted_bytes

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from turbomim.train.config import Config, ModelConfig
+from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.kept import KeptFile
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.plan import largest_divisor
 from turbomim.train.step import uses_bfloat16
 from turbomim.train.tuned import machine_name

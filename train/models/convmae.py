@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masking import patches_of_units
-from turbomim.train.config import Config, ModelConfig
+from turbomim.train.config import Config
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import (
     LAYER_NORM,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from turbomim.train.config import Config, unknown
+from turbomim.train.config import Config
+from turbomim.train.config_dict import unknown
 from turbomim.train.models.convmae import ConvMAE
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.mff import MFF

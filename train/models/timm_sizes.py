@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from turbomim.pipeline.errors import UsageError
-from turbomim.train.config import unknown
+from turbomim.train.config_dict import unknown
 from turbomim.train.models.vit import make_blocks
 
 # the plain ones of usual sizes, for people who asked for another
