@@ -19,10 +19,8 @@ from turbomim.train.optim import make_optimizer
 
 STEP, POSITION, FINGERPRINT = 3, 24, "ab12" * 16
 
-_VIT: dict[str, Any] = {
-    "patch": 8, "width": 48, "depth": 3, "heads": 4,
-    "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2,
-}  # fmt: skip
+_ENCODER: dict[str, Any] = {"patch": 8, "width": 48, "depth": 3, "heads": 4}
+_VIT: dict[str, Any] = {**_ENCODER, "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2}
 _SWIN: dict[str, Any] = {
     "patch": 4, "width": 16, "heads": 2, "stages": "2,2", "window": 3, "mask_unit": 2, "norm_pix": False,
 }  # fmt: skip
@@ -33,7 +31,7 @@ CONFIGS = {
         "pixmim": {**_VIT, "target": "gaussian", "radius": 9.0, "norm_pix": False},
         "lsmae": {**_VIT, "mask_unit": 2},
         "mff": {**_VIT, "method": "mff", "fuse": "0,1,2"},
-        "simmim": {**_VIT, "method": "simmim", "mask_unit": 2, "norm_pix": False},
+        "simmim": {**_ENCODER, "method": "simmim", "mask_unit": 2, "norm_pix": False},
         "swin": {**_SWIN, "method": "simmim-swin"},
         "swinv2": {**_SWIN, "method": "simmim-swinv2"},
         "convmae": {
