@@ -13,7 +13,7 @@ import dataclasses
 import json
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -171,15 +171,19 @@ def test_features_are_kept_for_their_weights(
 
     first = scored()
     assert (first["feature"], first["steps"], first["train_samples"]) == ("class token", 7, 33)
-    (file,) = (run / "eval").glob("features-*.safetensors")
-    # train and test split are the same here
-    assert len(made) == 1 and scored() == first and len(made) == 1
+    assert list(cast(dict[str, object], first["scores"])) == [
+        "trained: class token",
+        "random weights: class token",
+    ]
+    files = list((run / "eval").glob("features-*.safetensors"))
+    # of the trained encoder and of random weights; train and test split are the same here
+    assert len(made) == len(files) == 2 and scored() == first and len(made) == 2
     assert first["lr"] == pytest.approx(0.1 * 16 / 256)
     scored("--samples", "20")
-    assert len(made) == 2 and len(list((run / "eval").glob("*"))) == 2
-    file.write_bytes(file.read_bytes()[:100])
+    assert len(made) == 4 and len(list((run / "eval").glob("*"))) == 4
+    files[0].write_bytes(files[0].read_bytes()[:100])
     capsys.readouterr()
-    assert scored() == first and len(made) == 3
+    assert scored() == first and len(made) == 5
     assert "is damaged: its features are made again" in capsys.readouterr().out
     # another checkpoint is another file
     config = config_for(trees, tmp_path, optim={"epochs": 0.2, "warmup_epochs": 0}, run={"seed": 4})
@@ -188,7 +192,7 @@ def test_features_are_kept_for_their_weights(
     for path in (run / "eval").iterdir():
         (other / "eval" / path.name).write_bytes(path.read_bytes())
     assert call(monkeypatch, *words(other, trees)) == 0
-    assert len(made) == 4
+    assert len(made) == 7
 
 
 def test_augmented_it_trains_on_other_crops(

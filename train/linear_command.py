@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -20,12 +21,13 @@ from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.cli import flag_values
-from turbomim.train.config import Config
+from turbomim.train.config import Config, OptimConfig
 from turbomim.train.data import check_store, open_loader
 from turbomim.train.distributed import World, choose_device
-from turbomim.train.encoder_source import load_source
+from turbomim.train.encoder_source import Source, load_source
 from turbomim.train.eval_command import (
     Eval,
+    Scores,
     check_classes,
     check_json,
     choose_ids,
@@ -46,6 +48,7 @@ from turbomim.train.linear_head import (
     train_head,
 )
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 from turbomim.train.options import parse
 from turbomim.train.plan import largest_divisor
 from turbomim.train.schedule import lr_of_step, total_steps
@@ -54,6 +57,8 @@ from turbomim.train.tuned import default_settings
 # blocks of SimMIM's ViT before the features that its published probe reads
 SIMMIM_BLOCKS = 8
 CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
+# scores by their names in results
+TOP1, TOP5 = "published probe, top-1", "published probe, top-5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,18 +93,19 @@ def command(argv: list[str]) -> None:
         return
     result = published(options, flag_values(settings))
     keep(result, "linear-published", options.json)
-    Console().print(
-        f"{result['encoder']}, {result['feature']}: top-1 {100 * result['top1']:.2f} %, top-5 "
-        f"{100 * result['top5']:.2f} % of {result['test_samples']:,} test images, after {result['steps']} "
-        f"steps of {options.head_batch:,} {'random' if options.augment else 'central'} crops",
-        markup=False,
-        highlight=False,
-    )
+    lines = [
+        f"{result['encoder']}: {result['steps']} steps of {options.head_batch:,} "
+        f"{'random' if options.augment else 'central'} crops, {result['test_samples']:,} test images"
+    ]
+    for name, scores in result["scores"].items():
+        lines.append(f"{name}: top-1 {100 * scores[TOP1]:.2f} %, top-5 {100 * scores[TOP5]:.2f} %")
+    Console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
 
 def published(options: Linear, flags: Values) -> dict[str, Any]:
     """Train the published head on the train split and score the test split.
 
+    Beside the trained encoder the same one with random weights, but for --augment, which encodes every epoch.
     Raises UserError: no run, no labels, settings that cannot be.
     """
     check_options(options)
@@ -111,34 +117,18 @@ def published(options: Linear, flags: Values) -> dict[str, Any]:
     )
     source = load_source(options.run, flags)
     say_assumed(source)
-    device = choose_device(options.device, 0)
     train, test = open_split(options.train), open_split(options.test)
     check_classes(train, test)
-    model, kind = published_encoder(source.model, source.config)
-    model.to(device).eval()
-    made = partial(kept_features, source, kind, options.batch, device, model)
-    samples = 0 if options.samples is None else options.samples
-    if options.augment:
-        if samples:
-            raise UsageError("--augment takes all train samples: leave --samples out")
-        count = train.manifest.samples
-    else:
-        features_ND, labels_N = made(train, choose_ids(train, samples))
-        count = len(labels_N)
-    steps = total_steps(options.epochs, count, options.head_batch)
-    width = model_width(model)
-    head = make_head(width, len(train.manifest.classes), options.seed).to(device)
-
-    def fit(batches: Batches) -> None:
-        train_head(head, batches, steps, lambda step: lr_of_step(step, count, optim))
-
-    if options.augment:
-        with random_crops(source.config, train, options, device) as loader:
-            fit(encoded_batches(loader, model, kind, options.head_batch))
-    else:
-        fit(cached_batches(features_ND, labels_N, options.head_batch, options.seed, device))
-    test_ND, test_labels_N = made(test, np.arange(test.manifest.samples))
-    scores = head_scores(head, test_ND, test_labels_N, device)
+    if options.augment and options.samples:
+        raise UsageError("--augment takes all train samples: leave --samples out")
+    ids_N = choose_ids(train, options.samples or 0)
+    steps = total_steps(options.epochs, len(ids_N), options.head_batch)
+    sources = {"trained": source} if options.augment else {"trained": source, "random weights": fresh(source)}
+    kind = ""
+    scores: Scores = {}
+    for name, each in sources.items():
+        kind, found = probed(each, train, ids_N, test, steps, optim, options)
+        scores[f"{name}: {kind}"] = {TOP1: found["top1"], TOP5: found["top5"]}
     return {
         **source.facts,
         "recipe": "published",
@@ -146,18 +136,52 @@ def published(options: Linear, flags: Values) -> dict[str, Any]:
         "feature": kind,
         "augment": options.augment,
         "train": str(options.train),
-        "train_samples": count,
+        "train_samples": len(ids_N),
         "test": str(options.test),
-        "test_samples": len(test_labels_N),
+        "test_samples": test.manifest.samples,
         "epochs": options.epochs,
         "warmup_epochs": options.warmup_epochs,
         "lr": optim.lr,
         "head_batch": options.head_batch,
         "steps": steps,
         "seed": options.seed,
-        **scores,
-        "scores": {f"trained: {kind}": {"linear, published": scores["top1"], "top-5": scores["top5"]}},
+        "scores": scores,
     }
+
+
+def probed(
+    source: Source,
+    train: Split,
+    ids_N: NDArray[np.int64],
+    test: Split,
+    steps: int,
+    optim: OptimConfig,
+    options: Linear,
+) -> tuple[str, dict[str, float]]:
+    """Which feature of an encoder was read, and the accuracies of a head that was trained on it."""
+    device = choose_device(options.device, 0)
+    model, kind = published_encoder(source.model, source.config)
+    model.to(device).eval()
+    made = partial(kept_features, source, kind, options.batch, device, model)
+    head = make_head(model_width(model), len(train.manifest.classes), options.seed).to(device)
+
+    def fit(batches: Batches) -> None:
+        train_head(head, batches, steps, lambda step: lr_of_step(step, len(ids_N), optim))
+
+    if options.augment:
+        with random_crops(source.config, train, options, device) as loader:
+            fit(encoded_batches(loader, model, kind, options.head_batch))
+    else:
+        fit(cached_batches(*made(train, ids_N), options.head_batch, options.seed, device))
+    return kind, head_scores(head, *made(test, np.arange(test.manifest.samples)), device)
+
+
+def fresh(source: Source) -> Source:
+    """The same encoder with its initial weights."""
+    seed = source.config.run.seed
+    return dataclasses.replace(
+        source, model=make_model(source.config), weights=f"initial weights of seed {seed}"
+    )
 
 
 def check_options(options: Linear) -> None:
