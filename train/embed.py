@@ -197,7 +197,8 @@ def write(out: Path, found: Embedded, classes: tuple[str, ...], made: dict[str, 
     with durable_file(out, needed=found.features_ND.nbytes) as file:
         if out.suffix == ".npz":
             words = {key: np.array(value) for key, value in {**texts, "made": json.dumps(made)}.items()}
-            np.savez(file, **numbers, **words)
+            arrays: dict[str, Any] = {**numbers, **words}
+            np.savez(file, **arrays)
             return
         try:
             # by its name: written from the arrays' own memory, and synced by durable_file
