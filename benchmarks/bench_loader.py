@@ -130,7 +130,10 @@ def facts_of_machine(options: BenchLoader) -> dict[str, Any]:
     model = next(
         (line.partition(":")[2].strip() for line in words if line.startswith("model name")), "unknown"
     )
-    asked = {name: str(value) for name, value in asdict(options).items()}
+    # of a path its last part alone: where it was is nobody else's
+    asked = {
+        name: value.name if isinstance(value, Path) else str(value) for name, value in asdict(options).items()
+    }
     return machine() | {"cpu": model, "cores": options.cores, "packages": found, "options": asked}
 
 

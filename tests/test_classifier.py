@@ -30,9 +30,10 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.centre_crops import centre_crop
 from turbomim.pipeline.errors import UserError
 from turbomim.train.augment import augmented_batch, mixed, rand_augmented
-from turbomim.train.classifier import normalised, patches_of
+from turbomim.train.classifier import patches_of
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig
 from turbomim.train.export_timm import timm_arguments
+from turbomim.train.features import normalised
 from turbomim.train.finetune_config import FinetuneConfig, FinetuneSettings
 from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.drop_path import DropPath

@@ -120,6 +120,11 @@ def test_fast_masks_are_four_and_keep_every_patch_once() -> None:
     assert torch.equal(torch.cat([keeps, masks], 1).sort(1).values, every.repeat(4, 1))
     # the next quarter of the one permutation
     assert torch.equal(keeps[5:10], mask[:, :4])
+    # at the published size
+    order = torch.stack([torch.randperm(196, generator=torch.Generator().manual_seed(n)) for n in range(4)])
+    keeps, masks = complementary_masks(order[:, :49], order[:, 49:])
+    assert (keeps.shape, masks.shape) == ((16, 49), (16, 147))
+    assert torch.equal(torch.cat(keeps.chunk(4), 1).sort(1).values, torch.arange(196).expand(4, 196))
     with pytest.raises(ValueError, match="keep a quarter"):
         complementary_masks(keep, mask[:, 1:])
 
@@ -265,6 +270,7 @@ def test_recipes() -> None:
         recipe(name) for name in ("convmae-b-1600e", "fastconvmae-b-50e", "convmae-pixmim-b-800e")
     )
     assert full.optim.lr == pytest.approx(1.8e-3) and full.optim.global_batch == 3072
+    assert (full.optim.epochs, full.optim.warmup_epochs, full.optim.weight_decay) == (1600, 40, 0.05)
     assert fast.optim.lr == pytest.approx(1.2e-3) and fast.model.complementary
     assert (fast.optim.epochs, fast.optim.warmup_epochs, fast.optim.global_batch) == (50, 10, 512)
     assert (pixmim.data.crop, pixmim.model.target, full.data.crop) == ("src", "gaussian", "rrc")

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import torch
 import triton
-from patches_float64 import Case, disc_filtered, inputs
+from patches_float64 import MEAN, STD, Case, disc_filtered, inputs
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from turbomim.kernels import ideal
 from turbomim.kernels.ideal import ideal_disc, ideal_ref, ideal_rows
+from turbomim.kernels.masked_patches import masked_patches
 
 
 def pictures(size: int, batch: int = 2) -> Tensor:
@@ -27,7 +28,17 @@ def pictures(size: int, batch: int = 2) -> Tensor:
 
 @pytest.mark.parametrize(
     ("radius", "ones"),
-    [(10, 316), (20, 1264), (30, 2828), (40, 5024), (50, 7860), (60, 11304), (80, 20108), (112, 39428)],
+    [
+        (10, 316),
+        (20, 1264),
+        (30, 2828),
+        (40, 5024),
+        (50, 7860),
+        (60, 11304),
+        (80, 20108),
+        (100, 31428),
+        (112, 39428),
+    ],
 )
 def test_ideal_disc_sums(radius: float, ones: int) -> None:
     assert int(ideal_disc(224, radius).sum()) == ones
@@ -43,9 +54,7 @@ def test_ideal_equals_fft(size: int, radius: float) -> None:
 
 
 def test_ideal_golden_vector() -> None:
-    c, y, x = torch.arange(3), torch.arange(224)[:, None, None], torch.arange(224)[:, None]
-    images = ((7 * x + 13 * y + 29 * c + (x * y) % 31) % 256).to(torch.uint8)[None]
-    filtered = ideal_ref(images, 40)[0].double()
+    filtered = ideal_ref(golden_images(), 40)[0].double()
     got = [
         filtered.mean(),
         filtered.std(correction=0),
@@ -65,6 +74,51 @@ def test_ideal_golden_vector() -> None:
         0.56923799,
     ]
     assert [float(value) for value in got] == pytest.approx(want, abs=1e-6)
+
+
+def golden_images() -> Tensor:
+    c, y, x = torch.arange(3), torch.arange(224)[:, None, None], torch.arange(224)[:, None]
+    return ((7 * x + 13 * y + 29 * c + (x * y) % 31) % 256).to(torch.uint8)[None]
+
+
+def golden_targets(*, norm_pix: bool) -> Tensor:
+    """Every patch's target (196, 768) float64."""
+    every = torch.arange(196)[None]
+    _, target = masked_patches(
+        golden_images(),
+        every[:, :1].contiguous(),
+        every,
+        patch=16,
+        target="ideal",
+        radius=40.0,
+        norm_pix=norm_pix,
+        mean=MEAN,
+        std=STD,
+        dtype=torch.float32,
+    )
+    return target[0].double()
+
+
+def test_ideal_golden_vector_as_a_target() -> None:
+    """After normalisation by channel, and by patch."""
+    pixels = golden_targets(norm_pix=False)
+    first = [float(value) for value in pixels[0, :3]]
+    assert first == pytest.approx([-1.41114402, -0.56786829, -0.23230342], abs=2e-6)
+    # row 17, column 200, green
+    assert float(pixels[14 + 12, (1 * 16 + 8) * 3 + 1]) == pytest.approx(0.10865588, abs=2e-6)
+    assert float(pixels.sum()) == pytest.approx(34199.4058, abs=0.05)
+    assert float(pixels[0].mean()) == pytest.approx(0.38726491, abs=2e-6)
+    assert float(pixels[0].var()) == pytest.approx(1.21811315, abs=4e-6)
+    normed = golden_targets(norm_pix=True)
+    want = [-1.62946281, -0.86540609, -0.56136484, -1.62376816, -0.93783127, -0.69950154]
+    assert [float(value) for value in normed[0, :6]] == pytest.approx(want, abs=1e-5)
+    assert float(normed[100, -1]) == pytest.approx(-0.00147081, abs=2e-6)
+
+
+@pytest.mark.parametrize("level", [0, 77, 255])
+def test_a_constant_image_passes_unchanged(level: int) -> None:
+    images = torch.full((1, 224, 224, 3), level, dtype=torch.uint8)
+    assert float((ideal_ref(images, 40) - level / 255).abs().max()) < 1e-6
 
 
 @pytest.mark.parametrize("cycles", [39, 40, 41])

@@ -155,6 +155,11 @@ def test_a_step_sets_each_group_s_own_rate() -> None:
 def test_published_recipes_and_rates() -> None:
     base = published(ModelConfig())
     assert base.optim.lr == pytest.approx(2e-3) and (base.layer_decay, base.drop_path) == (0.65, 0.1)
+    optim, changes = base.optim, FinetuneSettings()
+    assert (optim.beta1, optim.beta2, optim.weight_decay, optim.clip_grad) == (0.9, 0.999, 0.05, 0.0)
+    assert (optim.epochs, optim.warmup_epochs, optim.global_batch) == (100, 5, 1024)
+    assert (changes.mixup, changes.cutmix, changes.smoothing, changes.erase) == (0.8, 1.0, 0.1, 0.25)
+    assert (changes.rand_augment, changes.head_std) == ("rand-m9-mstd0.5-inc1", 2e-5)
     # half a warm-up, its end, half the cosine, the end
     for epoch, lr in ((2.5, 1e-3), (5, 2e-3), (52.5, (2e-3 + 1e-6) / 2), (100, 1e-6)):
         assert lr_at(epoch, base.optim) == pytest.approx(lr, rel=1e-9)

@@ -89,7 +89,9 @@ def test_units_are_drawn_as_the_patches_of_an_image_of_half_the_side() -> None:
     assert len({tuple(row) for row in keep.tolist()}) == 5, "sample and epoch decide"
 
 
-@pytest.mark.parametrize("target", ["raw", "gaussian"], ids=["lsmae", "lsmae with pixmim"])
+@pytest.mark.parametrize(
+    "target", ["raw", "gaussian", "ideal"], ids=["lsmae", "lsmae with pixmim", "with published pixmim"]
+)
 def test_loss_and_every_gradient_equal_the_textbook_form(target: str) -> None:
     config = with_model(UNITS, target=target)
     images, _, _ = inputs(config)

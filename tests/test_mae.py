@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import pytest
 import torch
+from patches_float64 import disc_filtered
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE, noise_of, normalised
-from turbomim.train.config import Config, DataConfig, RunConfig
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
 from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image
@@ -35,13 +36,17 @@ def with_model(config: Config, **changes: object) -> Config:
 def textbook_loss(
     net: TextbookMAE, images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor, config: Config
 ) -> Tensor:
-    """In float64.  Blurring normalised images is normalising blurred ones: both are linear."""
+    """In float64.  Blurring normalised images is normalising blurred ones, unlike the disc's modulus."""
     model, size = config.model, config.data.size
     images_BCHW = target_BCHW = normalised(images_BHWC, torch.float64)
     if model.target == "gaussian":
         sigma = size / (2 * torch.pi * model.radius)
         taps = 2 * int(-(-4 * sigma // 1)) + 1
         target_BCHW = gaussian_blur(images_BCHW, [taps, taps], [sigma, sigma])
+    if model.target == "ideal":
+        filtered_BHWC = torch.from_numpy(disc_filtered(images_BHWC.double().numpy() / 255, model.radius))
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        target_BCHW = ((filtered_BHWC - mean) / std).permute(0, 3, 1, 2)
     loss: Tensor = net(images_BCHW, noise_of(ids_keep_BK, ids_mask_BM), target_BCHW)
     return loss
 
@@ -55,7 +60,7 @@ def inputs(config: Config, batch: int = 5) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("norm_pix", [True, False], ids=["norm_pix", "pixels"])
-@pytest.mark.parametrize("target", ["raw", "gaussian"], ids=["mae", "pixmim"])
+@pytest.mark.parametrize("target", ["raw", "gaussian", "ideal"], ids=["mae", "pixmim", "published pixmim"])
 def test_loss_and_every_gradient_equal_the_textbook_form(target: str, norm_pix: bool) -> None:
     config = with_model(SMALL, target=target, norm_pix=norm_pix)
     images, keep, mask = inputs(config)
@@ -181,8 +186,16 @@ def test_initialisation_statistics_and_seed() -> None:
     for weight, fans in ((qkv, sum(qkv.shape)), (conv, conv.shape[0] + conv[0].numel())):
         bound = (6 / fans) ** 0.5
         assert 0.95 * bound < float(weight.abs().max()) <= bound
-    assert float(state["patch_embed.proj.bias"].abs().max()) > 0
-    assert float(state["blocks.0.mlp.fc1.bias"].abs().max()) == 0
+    bound = conv[0].numel() ** -0.5
+    assert 0.9 * bound < float(state["patch_embed.proj.bias"].abs().max()) <= bound
+    for name, value in state.items():
+        if "norm" in name:
+            assert torch.equal(value, torch.full_like(value, float(name.endswith("weight")))), name
+        elif name.endswith("bias") and name != "patch_embed.proj.bias":
+            assert not value.any(), name
+    wide = MAE(with_model(SMALL, width=768, decoder_width=512, heads=12, decoder_heads=16))
+    for token in (wide.cls_token, wide.mask_token):
+        assert float(token.detach().std()) == pytest.approx(0.02, rel=0.1)
 
 
 def test_masks_keep_the_right_number() -> None:

@@ -82,6 +82,7 @@ def scrambled(config: Config) -> MFF:
     [
         ({}, [1, 2, 3]),
         ({"fuse": "0,3", "target": "gaussian"}, [0, 3]),
+        ({"fuse": "0,3", "target": "ideal"}, [0, 3]),
         ({"fuse": "0,1,2,3", "norm_pix": False}, [0, 1, 2, 3]),
     ],
     ids=["three levels", "two, pixmim", "all, pixels"],

@@ -277,6 +277,28 @@ def test_masks_are_whole_squares_of_32_pixels(
     assert torch.equal(torch.cat([keep, mask], 1).sort(1).values[0], torch.arange(config.patches))
 
 
+def test_recipes_are_as_published() -> None:
+    vit, swin, large, v2 = (
+        recipe(f"simmim-{name}") for name in ("vit-b16-800e", "swin-b-100e", "swin-l-800e", "swinv2-b-800e")
+    )
+    for config in (vit, swin, large, v2):
+        optim, data = config.optim, config.data
+        assert (optim.beta1, optim.beta2, optim.eps, optim.weight_decay) == (0.9, 0.999, 1e-8, 0.05)
+        assert (optim.clip_grad, optim.global_batch, optim.lr_batch) == (5.0, 2048, 512)
+        assert (data.crop, data.rrc_scale, data.interpolation) == ("rrc", 0.67, "bilinear")
+        assert (config.model.mask_ratio, config.model.norm_pix) == (0.6, False)
+        assert optim.warmup_epochs == 10
+    assert [c.data.size for c in (vit, swin, large, v2)] == [224, 192, 192, 192]
+    assert [c.model.norm_window for c in (vit, swin, large, v2)] == [0, 0, 0, 47]
+    assert [c.model.window for c in (swin, large, v2)] == [6, 12, 12]
+    assert swin.optim.lr == pytest.approx(8e-4)
+    assert (swin.optim.epochs, swin.optim.schedule) == (100, "cosine")
+    for config in (vit, large, v2):
+        optim = config.optim
+        assert (optim.epochs, optim.schedule, optim.lr_drop_epochs) == (800, "step", 700)
+        assert optim.lr == pytest.approx(4e-4)
+
+
 def test_an_error_that_is_equal_everywhere_is_the_loss() -> None:
     net = make_model(SMALL)
     target = torch.randn(2, 5, 192)

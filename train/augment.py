@@ -28,8 +28,8 @@ from torch import Tensor
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.philox import AUGMENT, MIX, draw_u32
-from turbomim.train.classifier import normalised
 from turbomim.train.config import IMAGENET_MEAN
+from turbomim.train.features import normalised
 from turbomim.train.finetune_config import FinetuneSettings
 
 # of the side: how far RandAugment shifts at most, as timm's training transform has it

@@ -12,19 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.finetune_config import FinetuneConfig
 from turbomim.train.models.drop_path import add_drop_path, draw_paths, forget_paths
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.simmim_swin import SimMIMSwin
 from turbomim.train.models.vit import use_linear
-
-
-def normalised(images_BHWC: Tensor) -> Tensor:
-    """Images (B, H, W, 3) uint8 as (B, 3, H, W) float32, normalised by ImageNet's mean and deviation."""
-    mean_C, std_C = (torch.tensor(v, device=images_BHWC.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((images_BHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2).contiguous()
 
 
 def patches_of(images_BCHW: Tensor, patch: int) -> Tensor:
@@ -45,7 +38,7 @@ class Classifier(nn.Module):
         if isinstance(encoder, SimMIM) and hasattr(encoder, "rel_pos_bias"):
             encoder.unshare_positions()
         for name, param in encoder.named_parameters():
-            # fixed positions too; SimMIM's mask token is in the way of whole images, and in none of them
+            # fixed positions too; no token of a whole image is SimMIM's mask token
             param.requires_grad_(name != "mask_token")
         norm = encoder.norm
         assert isinstance(norm, nn.LayerNorm)
@@ -89,8 +82,9 @@ class Classifier(nn.Module):
 
 
 def drop_decoder(encoder: MAE) -> None:
-    """Remove what only pre-training needs, but the mask token, which SimMIM's whole images pass by."""
+    """Remove what only pre-training needs, but SimMIM's mask token, which its encoder asks for by name."""
     own = [name for name, _ in (*encoder.named_children(), *encoder.named_parameters(recurse=False))]
     for name in own:
-        if name != "mask_token" and f"{name}.".startswith(encoder.decoder_names):
+        kept = name == "mask_token" and isinstance(encoder, SimMIM)
+        if not kept and f"{name}.".startswith(encoder.decoder_names):
             delattr(encoder, name)

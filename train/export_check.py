@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from turbomim.pipeline.errors import UserError
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.config import Config
 from turbomim.train.foreign import grouped
 from turbomim.train.models.mae import MAE
 
@@ -28,12 +28,6 @@ def random_images(config: Config) -> Tensor:
     size = config.data.size
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (IMAGES, size, size, 3), generator=generator, dtype=torch.uint8)
-
-
-def normalised(images_BHWC: Tensor) -> Tensor:
-    """Images (B, C, H, W) float32 as encoders take them: ImageNet's mean and deviation."""
-    scaled = (images_BHWC / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-    return scaled.permute(0, 3, 1, 2)
 
 
 @torch.no_grad()

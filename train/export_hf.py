@@ -19,8 +19,9 @@ from torch import Tensor
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from turbomim.train.export_check import IMAGES, normalised, random_images, same, same_features
+from turbomim.train.export_check import IMAGES, random_images, same, same_features
 from turbomim.train.export_weights import Exported, encoder_weights, whole_model, write_safetensors
+from turbomim.train.features import normalised
 from turbomim.train.foreign import Pairs, renamed
 from turbomim.train.models.mae import MAE
 

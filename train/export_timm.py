@@ -9,8 +9,9 @@ import timm
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train.config import Config
-from turbomim.train.export_check import normalised, same_features
+from turbomim.train.export_check import same_features
 from turbomim.train.export_weights import Exported, encoder_weights, write_safetensors
+from turbomim.train.features import normalised
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.simmim_swin import swin_arguments
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from turbomim.pipeline.errors import UserError
 from turbomim.train import checkpoint, rundir
-from turbomim.train.config import Config
+from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 
@@ -48,6 +48,12 @@ def load_run(run: Path) -> tuple[Config, MAE, int]:
     model = make_model(config)
     checkpoint.load(found, model)
     return config, model, checkpoint.read_state(found).step
+
+
+def normalised(images_BHWC: Tensor) -> Tensor:
+    """Images (B, H, W, 3) uint8 as (B, 3, H, W) float32, normalised by ImageNet's mean and deviation."""
+    mean_C, std_C = (torch.tensor(v, device=images_BHWC.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((images_BHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2).contiguous()
 
 
 @torch.no_grad()

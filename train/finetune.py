@@ -25,12 +25,13 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.augment import augmented_batch
-from turbomim.train.classifier import Classifier, normalised
+from turbomim.train.classifier import Classifier
 from turbomim.train.config_dict import to_dict
 from turbomim.train.data import describe, open_data
 from turbomim.train.distributed import World, start
 from turbomim.train.encoder_source import Source
 from turbomim.train.eval_command import check_classes
+from turbomim.train.features import normalised
 from turbomim.train.finetune_config import FinetuneConfig, check_micro_batch
 from turbomim.train.layer_decay import layered_optimizer
 from turbomim.train.log import Record, read_metrics

@@ -122,7 +122,10 @@ SIMMIM_SWINV2_B = dataclasses.replace(SIMMIM_SWIN_B, layer_decay=0.75)
 
 
 def published(model: ModelConfig) -> Published:
-    """The published fine-tuning of a method; of a size that has none, ViT-B's or Swin-B's."""
+    """The published fine-tuning of a method; of a size that has none, that of the nearest below or ViT-B's.
+
+    PixMIM and MFF have none above ViT-B: MAE's is taken.
+    """
     if model.method == "simmim":
         return SIMMIM
     if model.method == "simmim-swinv2":

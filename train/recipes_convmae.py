@@ -11,7 +11,7 @@ from turbomim.train.model_config import ModelConfig
 def convmae_b_1600e() -> Config:
     """ConvMAE-B, 1600 epochs.  24 GPUs: 3 nodes of 8, 128 images each.
 
-    Source: ConvMAE's PRETRAIN.md; its author says that the released weights had a batch of 2048 (issue 6).
+    Source: ConvMAE's PRETRAIN.md; its author says that the released weights had a batch of 2048.
     Published with those: fine-tune 85.0, linear 70.9, COCO Mask R-CNN 53.2 / 47.1, ADE20K 51.7.
     """
     return Config(

@@ -25,6 +25,7 @@ from turbomim.train.models.vit import (
     LAYER_NORM,
     block_flops,
     initialise,
+    initialise_convolution,
     initialise_patch_embed,
     make_blocks,
     sincos_positions,
@@ -141,9 +142,7 @@ class ConvMAE(MAE):
         initialise(self, generator)
         for child in self.modules():
             if isinstance(child, nn.Conv2d):
-                bound = child.weight[0].numel() ** -0.5
-                for parameter in child.parameters():
-                    nn.init.uniform_(parameter, -bound, bound, generator=generator)
+                initialise_convolution(child, generator)
         initialise_patch_embed(self.patch_embed3.proj, generator)
         nn.init.normal_(self.mask_token, std=0.02, generator=generator)
 

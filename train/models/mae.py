@@ -81,7 +81,10 @@ class MAE(Masked):
         return latent_BTD
 
     def encode_whole(self, patches_BNP: Tensor, every_BN: Tensor) -> Tensor:
-        """Tokens (B, prefix + N, D) of every patch of images, `whole_patches` or others like them."""
+        """Tokens (B, prefix + N, D) of every patch of images, as MAE encodes them.
+
+        A method that encodes otherwise after pre-training, too, overrides this beside forward_encoder.
+        """
         return MAE.forward_encoder(self, patches_BNP, every_BN)
 
     def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:

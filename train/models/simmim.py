@@ -24,7 +24,7 @@ from turbomim.kernels.masked_loss import masked_l1
 from turbomim.train.config import Config
 from turbomim.train.models.drop_path import DropPath, add_drop_path, draw_paths, forget_paths
 from turbomim.train.models.mae import MAE
-from turbomim.train.models.vit import LAYER_NORM, block_flops
+from turbomim.train.models.vit import LAYER_NORM, block_flops, initialise_convolution
 from turbomim.train.models.window_target import window_normalised
 
 
@@ -173,12 +173,3 @@ class SimMIM(MAE):
 def of_patches(whole_BNP: Tensor, ids_BM: Tensor) -> Tensor:
     """The patches with these numbers (B, M, P)."""
     return whole_BNP.gather(1, ids_BM[..., None].expand(-1, -1, whole_BNP.shape[2]))
-
-
-@torch.no_grad()
-def initialise_convolution(conv: nn.Module, generator: torch.Generator) -> None:
-    """Torch's default for a convolution, drawn from this generator."""
-    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-    bound = 1 / math.sqrt(conv.weight[0].numel())
-    nn.init.uniform_(conv.weight, -bound, bound, generator=generator)
-    nn.init.uniform_(conv.bias, -bound, bound, generator=generator)

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from turbomim.train.config import Config
 from turbomim.train.models.drop_path import add_drop_path
-from turbomim.train.models.simmim import SimMIM, initialise_convolution
+from turbomim.train.models.simmim import SimMIM
+from turbomim.train.models.vit import initialise_convolution
 
 
 def swin_arguments(config: Config) -> dict[str, Any]:

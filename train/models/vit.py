@@ -85,3 +85,12 @@ def initialise_patch_embed(conv: nn.Conv2d, generator: torch.Generator) -> None:
     assert conv.bias is not None
     bound = 1 / math.sqrt(conv.weight[0].numel())
     nn.init.uniform_(conv.bias, -bound, bound, generator=generator)
+
+
+@torch.no_grad()
+def initialise_convolution(conv: nn.Module, generator: torch.Generator) -> None:
+    """Torch's default for a convolution, drawn from this generator."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    bound = 1 / math.sqrt(conv.weight[0].numel())
+    nn.init.uniform_(conv.weight, -bound, bound, generator=generator)
+    nn.init.uniform_(conv.bias, -bound, bound, generator=generator)
