@@ -85,7 +85,7 @@ def scrambled(config: Config) -> MFF:
         ({"fuse": "0,3", "target": "ideal"}, [0, 3]),
         ({"fuse": "0,1,2,3", "norm_pix": False}, [0, 1, 2, 3]),
     ],
-    ids=["three levels", "two, pixmim", "all, pixels"],
+    ids=["three levels", "two, pixmim", "two, published pixmim", "all, pixels"],
 )
 def test_loss_and_every_gradient_equal_the_published_formula(
     changes: dict[str, Any], levels: list[int]
