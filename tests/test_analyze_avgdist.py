@@ -80,6 +80,12 @@ def test_the_command_has_a_curve_a_unit_and_the_recipes_point(
     assert found["run"] is None and "32 px" in capsys.readouterr().out
 
 
+def test_small_images_have_the_units_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--recipe", "cifar10-vit-t4", "--ratios", "0.5", "--samples", "2", "--out", str(tmp_path)]
+    assert call(monkeypatch, "analyze", "avgdist", *words) == 0
+    assert json.loads((tmp_path / "avgdist.json").read_text())["settings"]["units"] == [4, 8, 16]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -491,6 +491,7 @@ def test_axes_have_a_few_round_numbers() -> None:
         (["/nowhere"], 1, "/nowhere is not a run: it has no config.yaml; give a folder like runs/NAME"),
         (["FILE"], 1, "is not a run"),
         (["PIPE"], 1, "is not a run"),
+        (["TUNED"], 1, "is a fine-tuning, not a pre-training: its scores are in"),
         (["RUN", "RUN"], 2, "is given more than once"),
         (["RUN", "--out", "page.txt"], 2, "--out page.txt: must be a file whose name ends in .html"),
         (["RUN", "--out", "FOLDER"], 2, "must be a file whose name ends in .html"),
@@ -508,6 +509,8 @@ def test_what_cannot_be_reported_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "file").write_text("x")
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "config.yaml").write_text("finetune: {layer_decay: 0.65}\n")
     (tmp_path / "folder.html").mkdir()
     (tmp_path / "pipe").mkdir()
     os.mkfifo(tmp_path / "pipe" / "config.yaml")
@@ -515,6 +518,7 @@ def test_what_cannot_be_reported_is_one_line(
         "RUN": bare,
         "FILE": tmp_path / "file",
         "PIPE": tmp_path / "pipe",
+        "TUNED": tmp_path / "tuned",
         "FOLDER": tmp_path / "folder.html",
     }
     assert call(monkeypatch, "report", *(str(places.get(word, word)) for word in words)) == code

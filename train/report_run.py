@@ -25,7 +25,7 @@ from turbomim.train.report_files import (
     one_line,
     text_lines,
 )
-from turbomim.train.rundir import read_config
+from turbomim.train.rundir import FineTuning, read_config
 
 # features to measures to shares of samples scored right
 Scores = dict[str, dict[str, float]]
@@ -122,6 +122,8 @@ def scores_of(tree: Tree) -> Scores | None:
 def _config(path: Path, problems: list[str]) -> Config | None:
     try:
         return read_config(path)
+    except FineTuning:
+        raise
     except (UserError, ValueError, RecursionError) as error:
         problems.append(one_line(error))
         return None

@@ -41,6 +41,10 @@ def run_folder(config: Config) -> Path:
     return Path(config.run.folder) / config.run.name
 
 
+class FineTuning(UserError):
+    """A folder holds a fine-tuning where a pre-training was asked for."""
+
+
 def read_config(folder: Path, kind: type[Config] = Config) -> Config:
     """The settings of an existing run.  Raises UserError if there is no run in the folder."""
     path = folder / "config.yaml"
@@ -50,6 +54,11 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
         raise UserError(f"{folder} is not a run: {path} cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if kind is Config and isinstance(values, dict) and "finetune" in values:
+        raise FineTuning(
+            f"{folder} is a fine-tuning, not a pre-training: its scores are in {folder}/result.json and in "
+            "the report of the run that it began from"
+        )
     return from_dict(values, kind(), str(path))
 
 

@@ -65,7 +65,9 @@ def command(argv: list[str]) -> None:
         config = recipe(options.recipe)
         mask, size = config.model.mask, config.data.size
         marked = (config.model.patch * config.model.mask_unit, config.model.mask_ratio)
-    units = numbers("--units", options.units, int) or [unit for unit in UNITS if size % unit == 0]
+    units = numbers("--units", options.units, int) or [
+        unit for unit in UNITS if size % unit == 0 and 2 * unit <= size
+    ]
     units = sorted({*units, *([marked[0]] if marked else [])})
     ratios = sorted({*numbers("--ratios", options.ratios, float), *([marked[1]] if marked else [])})
     check_grid(size, units, ratios)
