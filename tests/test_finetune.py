@@ -251,6 +251,11 @@ def test_other_weights_are_another_run(
         (["RUN", "--data.size", "64"], 2, "data.size = 64: must be 32, the encoder's"),
         (["RUN", "--model.heads", "4"], 2, "--model.heads: a run has its own model"),
         (["RUN", "--json", "/tmp"], 2, "is a folder"),
+        (["RUN", "--run.name", "knn"], 2, "--run.name knn: RUN/eval/knn.json is another evaluation's"),
+        (["RUN", "--run.name", "linear-published"], 2, "give another name"),
+        (["RUN", "--epochs", "1", "--optim.epochs", "2"], 2, "--epochs is short for --optim.epochs: give one"),
+        (["RUN", "--batch", "2", "--optim.global_batch", "2"], 2, "--batch is short for --optim.global_batch"),
+        (["RUN", "--base-lr", "1", "--optim.base_lr", "1"], 2, "--base-lr is short for --optim.base_lr"),
         (["RUN", "--finetune.classes", "2"], 1, "the train split has 3 classes"),
     ],
 )
