@@ -185,6 +185,13 @@ def test_features_are_kept_for_their_weights(
     capsys.readouterr()
     assert scored() == first and len(made) == 5
     assert "is damaged: its features are made again" in capsys.readouterr().out
+    # a bit of a label, of a feature, and of what says how long they are
+    for number, place in enumerate((-1, -400, 20), start=6):
+        damaged = bytearray(files[1].read_bytes())
+        damaged[place] ^= 64
+        files[1].write_bytes(damaged)
+        assert scored() == first and len(made) == number
+        assert "is damaged: its features are made again" in capsys.readouterr().out
     # another checkpoint is another file
     config = config_for(trees, tmp_path, optim={"epochs": 0.2, "warmup_epochs": 0}, run={"seed": 4})
     other = pretrain(config, console=quiet()).folder
@@ -192,7 +199,7 @@ def test_features_are_kept_for_their_weights(
     for path in (run / "eval").iterdir():
         (other / "eval" / path.name).write_bytes(path.read_bytes())
     assert call(monkeypatch, *words(other, trees)) == 0
-    assert len(made) == 7
+    assert len(made) == 10
 
 
 def test_augmented_it_trains_on_other_crops(
