@@ -21,7 +21,6 @@ from turbomim.train.foreign_sizes import Values
 from turbomim.train.import_command import split
 from turbomim.train.options import parse
 
-
 # RUN/eval/NAME.json of the other evaluations
 RESERVED = ("knn", "linear", "linear-published", "source")
 # options that are short for a field of optim

@@ -97,7 +97,7 @@ def digest(features_ND: Tensor, labels_N: Tensor) -> str:
     found = hashlib.sha256()
     for tensor in (features_ND, labels_N):
         found.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
-        found.update(tensor.contiguous().view(torch.uint8).numpy())
+        found.update(tensor.contiguous().numpy().tobytes())
     return found.hexdigest()
 
 
