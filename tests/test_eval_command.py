@@ -128,7 +128,16 @@ def test_train_samples_are_drawn_over_all_classes(tiny_split: Split) -> None:
     [
         (["eval"], 2, "eval needs a command: knn, linear"),
         (["eval", "kn"], 2, "unknown eval command 'kn': did you mean knn?"),
-        (["eval", "knn", "/nowhere", "--train", "T", "--test", "T"], 1, "/nowhere is not a run"),
+        (
+            ["eval", "knn", "/nowhere", "--train", "T", "--test", "T"],
+            1,
+            "/nowhere is not a run: it does not exist",
+        ),
+        (
+            ["eval", "linear", "RUN", "--train", "T", "--test", "T", "--samples", "3"],
+            2,
+            "(all) or at least 5",
+        ),
         (["eval", "knn", "RUN", "--train", "/nowhere", "--test", "T"], 1, "no manifest.json in '/nowhere'"),
         (
             ["eval", "knn", "RUN", "--train", "T", "--test", "T", "--samples", "3"],
@@ -174,3 +183,14 @@ def test_a_run_without_a_checkpoint_is_refused(
     path = str(tiny_split.path)
     assert call(monkeypatch, "eval", "knn", str(tmp_path), "--train", path, "--test", path) == 1
     assert "has no whole checkpoint yet" in capsys.readouterr().err
+
+
+def test_the_solved_probe_needs_no_neighbours(
+    run: Path, other: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, file = str(other.path), tmp_path / "r.json"
+    words = [str(run), "--train", path, "--test", path, "--json", str(file)]
+    assert call(monkeypatch, "eval", "linear", *words) == 0
+    found = result(file)
+    assert (found["train_samples"], found["crop"]) == (15, 1.0)
+    assert 0 < found["scores"]["raw pixels"]["linear probe"] <= 1

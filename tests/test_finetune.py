@@ -133,7 +133,13 @@ def test_it_begins_with_the_pre_trained_encoder_and_a_new_head(
     # warm-up keeps its twentieth
     assert result["settings"]["optim"]["warmup_epochs"] == pytest.approx(0.015)
     assert result["settings"]["optim"]["base_lr"] == 5e-4
-    assert 0 <= result["top1"] <= result["top5"] == 1.0
+    # of three classes all are among the first five
+    assert list(result["scores"]["fine-tuned"]) == ["top-1"] and 0 <= result["top1"] <= 1
+    assert "top5" not in result and "test_top5" not in records(Path("kept/finetune"))[-1]
+    assert (result["crop"], result["encoder"]) == (1.0, "32 px, patch 8, 32x2, 2 heads")
+    log = Path("kept/finetune/train.log").read_text()
+    assert "a new run from the weights in kept/finetune/ckpt/step-00000000: step 0 of 1" in log
+    assert "resumed" not in log and "top-5" not in log
     # said again, nothing trained
     assert call(monkeypatch, *words) == 0
     assert json.loads(Path("scores.json").read_text()) == result
@@ -251,6 +257,19 @@ def test_other_weights_are_another_run(
         (["RUN", "--data.size", "64"], 2, "data.size = 64: must be 32, the encoder's"),
         (["RUN", "--model.heads", "4"], 2, "--model.heads: a run has its own model"),
         (["RUN", "--json", "/tmp"], 2, "is a folder"),
+        (["RUN", "--run.name", "knn"], 2, "--run.name knn: RUN/eval/knn.json is another evaluation's"),
+        (["RUN", "--run.name", "linear-published"], 2, "give another name"),
+        (
+            ["RUN", "--epochs", "1", "--optim.epochs", "2"],
+            2,
+            "--epochs is short for --optim.epochs: give one",
+        ),
+        (
+            ["RUN", "--batch", "2", "--optim.global_batch", "2"],
+            2,
+            "--batch is short for --optim.global_batch",
+        ),
+        (["RUN", "--base-lr", "1", "--optim.base_lr", "1"], 2, "--base-lr is short for --optim.base_lr"),
         (["RUN", "--finetune.classes", "2"], 1, "the train split has 3 classes"),
     ],
 )

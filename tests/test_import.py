@@ -136,7 +136,7 @@ def test_a_run_goes_on_from_the_imported_weights(trees: Path, monkeypatch: pytes
     run(begun)
     assert outcome(Path("runs/r")) == outcome(Path("fresh/r"))
     log = Path("runs/r/train.log").read_text()
-    assert "resumed from runs/r/ckpt/step-00000000: step 0 of" in log
+    assert "a new run from the weights in runs/r/ckpt/step-00000000: step 0 of" in log
     other = dataclasses.replace(begun, run=dataclasses.replace(config.run, folder="other"))
     seed = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=7))
     file = save({"model": make_model(seed).state_dict()})

@@ -6,7 +6,7 @@ Every score is given for the trained encoder, for the same encoder with random w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,7 +35,7 @@ from turbomim.train.machine import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.options import parse
-from turbomim.train.probe import linear_probe
+from turbomim.train.probe import CHOOSING, linear_probe
 from turbomim.train.sinks import tensorboard_scores
 
 # scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1
@@ -58,6 +58,8 @@ def linear_scores(train_ND: Tensor, labels_N: Tensor, test_MD: Tensor, labels_M:
 
 
 MEASURES: dict[str, Measure] = {"knn": knn_scores, "linear": linear_scores}
+# train samples that a measure needs, and what for
+LEAST = {"knn": (NEIGHBOURS, "the neighbours"), "linear": (CHOOSING, "the choice of the penalty")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +121,9 @@ def evaluate(options: Eval, measures: Mapping[str, Measure], flags: Values | Non
 
     Raises UserError: no run, no checkpoint, splits that cannot be compared.
     """
-    if options.samples and options.samples < NEIGHBOURS:
-        raise UsageError(f"--samples {options.samples}: must be 0 (all) or at least {NEIGHBOURS}")
+    least, _ = max(LEAST[name] for name in measures)
+    if options.samples and options.samples < least:
+        raise UsageError(f"--samples {options.samples}: must be 0 (all) or at least {least}")
     if options.batch < 1:
         raise UsageError(f"--batch {options.batch}: must be at least 1")
     source = load_source(options.run, flags or {})
@@ -140,7 +143,7 @@ def evaluate_model(
     """Scores of a model in memory, of the same encoder with random weights, and of raw pixels."""
     device = choose_device(options.device, 0)
     train, test = open_split(options.train), open_split(options.test)
-    check_splits(train, test)
+    check_splits(train, test, tuple(measures))
     encoders = {"trained": model, "random weights": make_model(config)}
 
     def features(split: Split, ids_N: NDArray[np.int64]) -> Features:
@@ -162,17 +165,17 @@ def evaluate_model(
         "test": str(options.test),
         "test_samples": len(scored.labels_N),
         "encoder": describe(config),
+        "crop": 1.0,
         "scores": score(learned, scored, measures),
     }
 
 
-def check_splits(train: Split, test: Split) -> None:
-    """Raise UserError if the splits' labels do not mean the same, or neighbours cannot be found."""
+def check_splits(train: Split, test: Split, measures: Sequence[str] = ("knn",)) -> None:
+    """Raise UserError if the splits' labels do not mean the same, or samples are too few for the measures."""
     check_classes(train, test)
-    if train.manifest.samples < NEIGHBOURS:
-        raise UserError(
-            f"{train.path} has {train.manifest.samples} samples: {NEIGHBOURS} are needed for the neighbours"
-        )
+    least, why = max(LEAST[name] for name in measures)
+    if train.manifest.samples < least:
+        raise UserError(f"{train.path} has {train.manifest.samples} samples: {least} are needed for {why}")
 
 
 def check_classes(train: Split, test: Split) -> None:

@@ -31,6 +31,7 @@ from turbomim.train.data import describe, open_data
 from turbomim.train.distributed import World, start
 from turbomim.train.encoder_source import Source
 from turbomim.train.eval_command import check_classes
+from turbomim.train.eval_command import describe as in_words
 from turbomim.train.features import normalised
 from turbomim.train.finetune_config import FinetuneConfig, check_micro_batch
 from turbomim.train.layer_decay import layered_optimizer
@@ -84,8 +85,13 @@ class FinetuneRun(Run):
         if not self.world.main:
             return
         assert self.heldout is not None
+        shares = {"top-1": last["test_top1"]}
+        if self.config.finetune.classes > 5:
+            shares["top-5"] = last["test_top5"]
         result = {
             **self.facts,
+            "encoder": in_words(self.config),
+            "crop": self.config.finetune.test_crop,
             "method": self.config.model.method,
             "train": self.config.data.path,
             "train_samples": self.plan.samples,
@@ -93,18 +99,17 @@ class FinetuneRun(Run):
             "test_samples": self.heldout.manifest.samples,
             "steps": self.plan.steps,
             "epochs": self.config.optim.epochs,
-            "top1": last["test_top1"],
-            "top5": last["test_top5"],
+            **{name.replace("-", ""): share for name, share in shares.items()},
             "test_loss": last["test_loss"],
-            "scores": {"fine-tuned": {"top-1": last["test_top1"], "top-5": last["test_top5"]}},
+            "scores": {"fine-tuned": shares},
             "settings": to_dict(self.config),
         }
         for path in (self.folder / "result.json", *self.wanted):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(path, (json.dumps(result, indent=1) + "\n").encode())
+        said = ", ".join(f"{name} {100 * share:.2f} %" for name, share in shares.items())
         self.log.say(
-            f"top-1 {100 * result['top1']:.2f} %, top-5 {100 * result['top5']:.2f} % of "
-            f"{result['test_samples']:,} test images; {self.folder / 'result.json'} has all of it"
+            f"{said} of {result['test_samples']:,} test images; {self.folder / 'result.json'} has all of it"
         )
 
 
@@ -190,6 +195,7 @@ def begin(
 def scores_on(model: Classifier, test: Split, config: FinetuneConfig, batch: int, world: World) -> Record:
     """Mean loss, and the shares of all test images whose class is the first, or among the first five.
 
+    A head of five outputs or fewer has no share of the first five, which are all.
     Central crops; every rank takes its share of the images, and every rank calls it.
     """
     mine = np.arange(world.rank, test.manifest.samples, world.size)
@@ -220,4 +226,5 @@ def scores_on(model: Classifier, test: Split, config: FinetuneConfig, batch: int
     model.train()
     every = world.gather(sums.tolist())
     loss, first, five = (sum(rank[i] for rank in every) / test.manifest.samples for i in range(3))
-    return {"test_loss": loss, "test_top1": first, "test_top5": five}
+    found = {"test_loss": loss, "test_top1": first}
+    return {**found, "test_top5": five} if config.finetune.classes > 5 else found

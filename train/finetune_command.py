@@ -21,6 +21,11 @@ from turbomim.train.foreign_sizes import Values
 from turbomim.train.import_command import split
 from turbomim.train.options import parse
 
+# RUN/eval/NAME.json of the other evaluations
+RESERVED = ("knn", "linear", "linear-published", "source")
+# options that are short for a field of optim
+SHORT = {"epochs": "epochs", "batch": "global_batch", "base_lr": "base_lr"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune:
@@ -63,7 +68,7 @@ def command(argv: list[str]) -> None:
 def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfig:
     """The published settings of a source's method with the options and flags laid over them.
 
-    Raises UsageError for a flag that cannot be, and for another size than the encoder's.
+    Raises UsageError for a flag that cannot be or is given twice, and for another size than the encoder's.
     """
     given, recipe = source.config, published(source.config.model)
     data = dataclasses.replace(
@@ -88,8 +93,12 @@ def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfi
             weights=source.weights,
         ),
     )
-    short = {"epochs": options.epochs, "global_batch": options.batch, "base_lr": options.base_lr}
-    optim = {**flags.get("optim", {}), **{key: value for key, value in short.items() if value is not None}}
+    given_short = {name: getattr(options, name) for name in SHORT if getattr(options, name) is not None}
+    for name in given_short:
+        if SHORT[name] in flags.get("optim", {}):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is short for --optim.{SHORT[name]}: give one of the two")
+    optim = {**flags.get("optim", {}), **{SHORT[name]: value for name, value in given_short.items()}}
     if "epochs" in optim and "warmup_epochs" not in optim:
         share = recipe.warmup_epochs / recipe.epochs
         # what is no number is said of the epochs
@@ -100,5 +109,10 @@ def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfi
         raise UsageError(
             f"data.size = {config.data.size}: must be {given.data.size}, the encoder's, whose positions are "
             "not resized"
+        )
+    if config.run.name in RESERVED:
+        raise UsageError(
+            f"--run.name {config.run.name}: RUN/eval/{config.run.name}.json is another evaluation's: "
+            "give another name"
         )
     return config

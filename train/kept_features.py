@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from turbomim.pipeline.centre_crops import centre_crops
@@ -28,7 +28,7 @@ from turbomim.train.machine import cores
 from turbomim.train.models.mae import MAE
 
 # another one, and features are made anew
-FORMAT = "turbomim-features-1"
+FORMAT = "turbomim-features-2"
 
 
 def kept_features(
@@ -81,13 +81,24 @@ def read_features(path: Path, count: int) -> tuple[Tensor, Tensor] | None:
     if not path.exists():
         return None
     try:
-        kept = load_file(path)
-        if len(kept["features"]) == len(kept["labels"]) == count:
-            return kept["features"], kept["labels"]
+        with safe_open(path, "pt") as file:
+            features_ND, labels_N = file.get_tensor("features"), file.get_tensor("labels")
+            whole = (file.metadata() or {}).get("sha256") == digest(features_ND, labels_N)
+        if whole and len(features_ND) == len(labels_N) == count:
+            return features_ND, labels_N
     except (SafetensorError, OSError, ValueError, KeyError):
         pass
     print(f"{path} is damaged: its features are made again")
     return None
+
+
+def digest(features_ND: Tensor, labels_N: Tensor) -> str:
+    """SHA-256 of the bytes of features and labels, and of what they are."""
+    found = hashlib.sha256()
+    for tensor in (features_ND, labels_N):
+        found.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def keep_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
@@ -95,7 +106,8 @@ def keep_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features_ND.contiguous(), "labels": labels_N}, temporary)
+        tensors = {"features": features_ND.contiguous(), "labels": labels_N}
+        save_file(tensors, temporary, metadata={"sha256": digest(features_ND, labels_N)})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)

@@ -7,9 +7,11 @@ are made once, of central crops, and kept in a file, unless --augment asks for t
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config, OptimConfig
@@ -26,16 +29,18 @@ from turbomim.train.data import check_store, open_loader
 from turbomim.train.distributed import World, choose_device
 from turbomim.train.encoder_source import Source, load_source
 from turbomim.train.eval_command import (
-    Eval,
     Scores,
     check_classes,
     check_json,
     choose_ids,
+    describe,
     keep,
     measure,
+    name_of,
     say_assumed,
 )
 from turbomim.train.features import encode
+from turbomim.train.finetune_config import crop_share
 from turbomim.train.foreign_sizes import Values
 from turbomim.train.import_command import split as split_words
 from turbomim.train.kept_features import kept_features
@@ -47,6 +52,7 @@ from turbomim.train.linear_head import (
     published_optim,
     train_head,
 )
+from turbomim.train.linear_settings import Head, Linear, check_solved, fitting_batch, settle_head
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.options import parse
@@ -58,27 +64,11 @@ from turbomim.train.tuned import default_settings
 SIMMIM_BLOCKS = 8
 CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
 # scores by their names in results
-TOP1, TOP5 = "published probe, top-1", "published probe, top-5"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Linear(Eval):
-    """Score a run's frozen encoder by a linear layer on its features."""
-
-    recipe: Literal["solved", "published"] = "solved"
-    """solved: logistic regression, nothing tuned; published: batch norm, LARS, a schedule, as in papers."""
-    epochs: float = 90
-    """Passes of the published head over the train samples."""
-    warmup_epochs: float = 10
-    """Passes with a rising rate."""
-    base_lr: float = 0.1
-    """The published head's rate for 256 samples."""
-    head_batch: int = 16_384
-    """Samples of one step of the published head."""
-    augment: bool = False
-    """Train the published head on random crops and flips of every epoch instead of central crops."""
-    seed: int = 0
-    """Of the published head's weights, order and crops."""
+NAMES = {"top1": "published probe, top-1", "top5": "published probe, top-5"}
+# of a result, what decides it besides the weights
+SETTINGS = (
+    "augment", "train", "train_samples", "test", "epochs", "warmup_epochs", "lr", "head_batch", "seed"
+)  # fmt: skip
 
 
 def command(argv: list[str]) -> None:
@@ -87,19 +77,33 @@ def command(argv: list[str]) -> None:
     options = parse(Linear, own, "turbomim eval linear")
     check_json(options.json)
     if options.recipe == "solved":
-        if options.augment:
-            raise UsageError("--augment is of --recipe published: the solved probe takes central crops")
+        check_solved(options)
         measure("linear", options, flag_values(settings))
         return
     result = published(options, flag_values(settings))
-    keep(result, "linear-published", options.json)
     lines = [
-        f"{result['encoder']}: {result['steps']} steps of {options.head_batch:,} "
-        f"{'random' if options.augment else 'central'} crops, {result['test_samples']:,} test images"
+        f"{name_of(result)}: {counted(result['steps'], 'step')} of {result['head_batch']:,} "
+        f"{'random' if options.augment else 'central'} crops, {counted(result['test_samples'], 'test image')}"
     ]
     for name, scores in result["scores"].items():
-        lines.append(f"{name}: top-1 {100 * scores[TOP1]:.2f} %, top-5 {100 * scores[TOP5]:.2f} %")
+        shares = [f"{what.split(', ')[1]} {100 * share:.2f} %" for what, share in scores.items()]
+        lines.append(f"{name}: {', '.join(shares)}")
+    if options.json is None and (line := replaced(result)):
+        lines.append(line)
+    keep(result, "linear-published", options.json)
     Console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def replaced(result: Mapping[str, Any]) -> str:
+    """Which result of other settings gives way to this one; empty if none does."""
+    path = Path(result.get("run", "")) / "eval" / "linear-published.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8")) if "run" in result else {}
+        other = [key for key in SETTINGS if key in before and before[key] != result[key]]
+    except (OSError, ValueError, TypeError):
+        return ""
+    changes = "; ".join(f"{key} {before[key]}, now {result[key]}" for key in other)
+    return changes and f"{path} was of other settings ({changes}) and is replaced: --json FILE keeps both"
 
 
 def published(options: Linear, flags: Values) -> dict[str, Any]:
@@ -108,12 +112,9 @@ def published(options: Linear, flags: Values) -> dict[str, Any]:
     Beside the trained encoder the same one with random weights, but for --augment, which encodes every epoch.
     Raises UserError: no run, no labels, settings that cannot be.
     """
-    check_options(options)
+    head = settle_head(options)
     optim = published_optim(
-        epochs=options.epochs,
-        warmup_epochs=options.warmup_epochs,
-        base_lr=options.base_lr,
-        batch=options.head_batch,
+        epochs=head.epochs, warmup_epochs=head.warmup_epochs, base_lr=head.base_lr, batch=head.batch
     )
     source = load_source(options.run, flags)
     say_assumed(source)
@@ -122,29 +123,35 @@ def published(options: Linear, flags: Values) -> dict[str, Any]:
     if options.augment and options.samples:
         raise UsageError("--augment takes all train samples: leave --samples out")
     ids_N = choose_ids(train, options.samples or 0)
-    steps = total_steps(options.epochs, len(ids_N), options.head_batch)
+    if head.batch > len(ids_N):
+        raise UsageError(
+            f"--head-batch {head.batch}: more than the {len(ids_N):,} train samples: "
+            f"give --head-batch {fitting_batch(len(ids_N))}"
+        )
+    steps = total_steps(head.epochs, len(ids_N), head.batch)
     sources = {"trained": source} if options.augment else {"trained": source, "random weights": fresh(source)}
     kind = ""
     scores: Scores = {}
     for name, each in sources.items():
-        kind, found = probed(each, train, ids_N, test, steps, optim, options)
-        scores[f"{name}: {kind}"] = {TOP1: found["top1"], TOP5: found["top5"]}
+        kind, found = probed(each, train, ids_N, test, steps, optim, options, head)
+        scores[f"{name}: {kind}"] = {NAMES[key]: share for key, share in found.items()}
     return {
         **source.facts,
         "recipe": "published",
-        "encoder": source.name,
+        "encoder": describe(source.config),
+        "crop": crop_share(source.config.data.size),
         "feature": kind,
         "augment": options.augment,
         "train": str(options.train),
         "train_samples": len(ids_N),
         "test": str(options.test),
         "test_samples": test.manifest.samples,
-        "epochs": options.epochs,
-        "warmup_epochs": options.warmup_epochs,
+        "epochs": head.epochs,
+        "warmup_epochs": head.warmup_epochs,
         "lr": optim.lr,
-        "head_batch": options.head_batch,
+        "head_batch": head.batch,
         "steps": steps,
-        "seed": options.seed,
+        "seed": head.seed,
         "scores": scores,
     }
 
@@ -157,22 +164,23 @@ def probed(
     steps: int,
     optim: OptimConfig,
     options: Linear,
+    settings: Head,
 ) -> tuple[str, dict[str, float]]:
     """Which feature of an encoder was read, and the accuracies of a head that was trained on it."""
     device = choose_device(options.device, 0)
     model, kind = published_encoder(source.model, source.config)
     model.to(device).eval()
     made = partial(kept_features, source, kind, options.batch, device, model)
-    head = make_head(model_width(model), len(train.manifest.classes), options.seed).to(device)
+    head = make_head(model_width(model), len(train.manifest.classes), settings.seed).to(device)
 
     def fit(batches: Batches) -> None:
         train_head(head, batches, steps, lambda step: lr_of_step(step, len(ids_N), optim))
 
     if options.augment:
-        with random_crops(source.config, train, options, device) as loader:
-            fit(encoded_batches(loader, model, kind, options.head_batch))
+        with random_crops(source.config, train, settings, options.batch, device) as loader:
+            fit(encoded_batches(loader, model, kind, settings.batch))
     else:
-        fit(cached_batches(*made(train, ids_N), options.head_batch, options.seed, device))
+        fit(cached_batches(*made(train, ids_N), settings.batch, settings.seed, device))
     return kind, head_scores(head, *made(test, np.arange(test.manifest.samples)), device)
 
 
@@ -182,18 +190,6 @@ def fresh(source: Source) -> Source:
     return dataclasses.replace(
         source, model=make_model(source.config), weights=f"initial weights of seed {seed}"
     )
-
-
-def check_options(options: Linear) -> None:
-    """Raise UsageError for numbers that cannot be; those of the schedule have their own check."""
-    for flag, value, least in (
-        ("--batch", options.batch, 1),
-        ("--head-batch", options.head_batch, 2),
-        ("--samples", options.samples or 0, 0),
-        ("--seed", options.seed, 0),
-    ):
-        if value < least:
-            raise UsageError(f"{flag} {value}: must be at least {least}")
 
 
 def published_encoder(model: MAE, config: Config) -> tuple[MAE, str]:
@@ -215,18 +211,18 @@ def model_width(model: MAE) -> int:
     return norm.normalized_shape[0] if isinstance(norm, nn.LayerNorm) else int(model.cls_token.shape[-1])
 
 
-def random_crops(config: Config, split: Split, options: Linear, device: torch.device) -> Loader:
+def random_crops(config: Config, split: Split, head: Head, most: int, device: torch.device) -> Loader:
     """Random resized crops (0.08 to 1) and flips of a split, micro-batches that divide a step's samples."""
     data = dataclasses.replace(config.data, crop="rrc", rrc_scale=0.08, interpolation="bicubic")
     check_store(data, split, "--train")
-    run = dataclasses.replace(config.run, seed=options.seed)
+    run = dataclasses.replace(config.run, seed=head.seed)
     return open_loader(
         dataclasses.replace(config, data=data, run=run),
         split,
         default_settings(),
         World(rank=0, size=1, device=device),
-        global_batch=options.head_batch,
-        micro_batch=largest_divisor(options.head_batch, options.batch),
+        global_batch=head.batch,
+        micro_batch=largest_divisor(head.batch, most),
         notify=print,
     )
 

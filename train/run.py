@@ -186,10 +186,11 @@ class Run:
             self.log.say(f"{name}: " + ", ".join(f"{key} {value}" for key, value in section.items()))
         self.log.say(self.plan.equation(self.config))
         self.log.say(about_data)
-        self.log.say(
-            f"device {self.world.device}, {f'resumed from {found}' if found else 'a new run'}: "
-            f"step {self.step} of {self.plan.steps}"
-        )
+        begun = "a new run"
+        if found is not None:
+            # an import, or a fine-tuning, has weights before its first step
+            begun = f"resumed from {found}" if self.step else f"a new run from the weights in {found}"
+        self.log.say(f"device {self.world.device}, {begun}: step {self.step} of {self.plan.steps}")
 
     def _train(self, flag: StopFlag) -> Outcome:
         clip = self.config.optim.clip_grad

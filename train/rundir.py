@@ -51,6 +51,8 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(folder):
+            raise UserError(f"{folder} is not a run: it does not exist") from error
         raise UserError(f"{folder} is not a run: {path} cannot be read ({error.strerror})") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
