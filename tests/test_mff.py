@@ -103,6 +103,13 @@ def test_loss_and_every_gradient_equal_the_published_formula(
     assert sum(name.startswith("proj_") for name in compared) == 2 * (len(levels) - 1) + 1
 
 
+def test_six_levels_begin_with_a_sixth_each() -> None:
+    model = make_model(with_model(SMALL, method="mff", depth=12, fuse="0,2,4,6,8,11"))
+    shares = model.logged()
+    assert list(shares) == [f"fuse_{n}" for n in range(6)]
+    assert [float(share) for share in shares.values()] == pytest.approx([1 / 6] * 6)
+
+
 def test_one_level_is_an_mae_bit_for_bit() -> None:
     config = with_model(DEEP, fuse="3")
     images, keep, mask = inputs(config)
