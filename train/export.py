@@ -75,7 +75,7 @@ def export(
     try:
         written = write(on_host(model, config), config, temporary)
         for exported in written:
-            _describe(exported, folder / exported.path.relative_to(temporary), config)
+            _describe(exported, config)
             beside = exported.path if exported.path.is_dir() else exported.path.parent
             text = model_card.card(exported, run, config, step, license)
             (beside / model_card.NAME).write_text(text, encoding="utf-8")
@@ -122,15 +122,17 @@ def check_method(config: Config, to: str) -> None:
         raise UserError(f"{to} has no model of method {method}: give {' or '.join(fitting)}")
 
 
-def _describe(exported: Exported, path: Path, config: Config) -> None:
-    """Write the .json of an export that has one; `path` is where it will be."""
+def _describe(exported: Exported, config: Config) -> None:
+    """Write the .json of an export that has one."""
     if not exported.facts:
         return
     facts = {**exported.facts}
     if facts["load"] is not None:
-        facts["load"] = facts["load"].replace("PATH", repr(str(path.resolve())))
+        facts["load"] = facts["load"].replace("PATH", repr(exported.path.name))
     facts |= {
         "method": config.model.method,
+        "heads": config.model.heads,
+        "decoder_heads": config.model.decoder_heads,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "turbomim": __version__,
