@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from turbomim.pipeline.centre_crops import centre_crops
+from turbomim.pipeline.durable import usual_mode
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train.encoder_source import Source
@@ -95,7 +96,8 @@ def keep_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features_ND.contiguous(), "labels": labels_N}, temporary)
+        with usual_mode(temporary):
+            save_file({"features": features_ND.contiguous(), "labels": labels_N}, temporary)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
