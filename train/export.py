@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -65,10 +66,13 @@ def export(
     outputs, a README.md of somebody else's.
     """
     check_method(config, to)
+    if size < 0:
+        raise UsageError(f"--size {size}: must be above 0")
     if size and to != "mmseg":
         raise UsageError(f"--size {size} is for --to mmseg alone: leave it out for --to {to}")
     write: Write = partial(write_mmseg, size=size) if size else PROGRAMS[to].write
     _check_cards(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     temporary = folder / ".tmp-export"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -83,8 +87,14 @@ def export(
             target = folder / path.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        # none that has something in it
+        with suppress(OSError):
+            for place in made:
+                place.rmdir()
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
     return [
         dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary))
         for exported in written
@@ -118,8 +128,8 @@ def check_method(config: Config, to: str) -> None:
     """Raise UserError if a program has no model of a run's method, and name those that have."""
     method, methods = config.model.method, PROGRAMS[to].methods
     if methods and method not in methods:
-        fitting = [f"--to {name}" for name, p in PROGRAMS.items() if not p.methods or method in p.methods]
-        raise UserError(f"{to} has no model of method {method}: give {' or '.join(fitting)}")
+        fitting = [name for name, p in PROGRAMS.items() if not p.methods or method in p.methods]
+        raise UserError(f"{to} has no model of method {method}: give --to {'|'.join(fitting)}")
 
 
 def _describe(exported: Exported, config: Config) -> None:
