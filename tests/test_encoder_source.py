@@ -153,7 +153,10 @@ def test_files_that_do_not_fit_are_one_line(
         (pooled, ("missing: norm.bias, norm.weight",)),
         (endless, ("not finite in norm.bias",)),
         ({"x": torch.ones(1)}, ("no known program",)),
-        ({"encoder.mask_token": torch.ones(1, 1, 8)}, ("`turbomim import bad.pth --from simmim`",)),
+        (
+            {"encoder.mask_token": torch.ones(1, 1, 8)},
+            ("`turbomim import bad.pth --from simmim --run.name NAME`",),
+        ),
         ({}, ("holds no weights",)),
     ):
         torch.save({"model": tree}, "bad.pth")
@@ -222,6 +225,19 @@ def test_every_export_of_a_plain_vit_is_its_run(to: str) -> None:
     pixels_BHWC = torch.arange(48 * 48 * 3).reshape(1, 48, 48, 3).remainder(251).to(torch.uint8)
     with torch.no_grad():
         assert torch.equal(source.model.eval().features(pixels_BHWC), model.eval().features(pixels_BHWC))
+
+
+@pytest.mark.parametrize("name", ["simmim", "swin", "swinv2"])
+def test_other_encoders_by_timms_names_are_named(
+    name: str, trees: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, config, model = make_run(name)
+    (exported,) = export(model, config, STEP, "timm", Path("out"), folder)
+    words = ["--train", str(trees), "--test", str(trees)]
+    assert call(monkeypatch, "eval", "knn", str(exported.path), *words) == 1
+    said_once(capsys, "is a SimMIM encoder, or another Beit or Swin", "eval takes plain ViTs", "give the run")
+    assert call(monkeypatch, "import", str(exported.path), "--from", "mae", "--run.name", "s") == 1
+    said_once(capsys, "is a SimMIM encoder", "import takes SimMIM's own checkpoints")
 
 
 def test_a_pipe_is_refused(

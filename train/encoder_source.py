@@ -83,7 +83,7 @@ def load_file(path: Path, flags: Values) -> Source:
     if other:
         raise UserError(
             f"{where} has the names of {' or '.join(other)}, not of a plain ViT: `turbomim import {where} "
-            f"--from {other[0]}` makes a run of it, which eval takes"
+            f"--from {other[0]} --run.name NAME` makes a run of it, which eval takes"
         )
     check_format(tensors, "mae", where)
     found = sizes(tensors)

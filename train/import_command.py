@@ -24,7 +24,7 @@ from turbomim.train import checkpoint, rundir
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
-from turbomim.train.foreign import FORMATS, Weights, formats_of, grouped
+from turbomim.train.foreign import FORMATS, Weights, formats_of, grouped, is_beit_or_swin
 from turbomim.train.foreign_file import read_tensors
 from turbomim.train.foreign_sizes import MAE_RECIPE, Values, check_plausible, settle, sizes, with_card
 from turbomim.train.models.mae import MAE
@@ -121,6 +121,11 @@ def check_format(theirs: Weights, form: str, where: str) -> None:
     fitting = formats_of(theirs)
     if form in fitting:
         return
+    if is_beit_or_swin(theirs):
+        raise UserError(
+            f"{where} is a SimMIM encoder, or another Beit or Swin by timm's names: eval takes plain ViTs, "
+            "import takes SimMIM's own checkpoints; give the run that it was exported from"
+        )
     if fitting:
         raise UserError(f"{where} is not of --from {form}: its names are those of {' or '.join(fitting)}")
     raise UserError(
