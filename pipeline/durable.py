@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,6 +46,20 @@ def write_durably(path: Path, content: bytes, *, unique: bool = False) -> None:
     """Write `content` as the whole of `path`.  Raises UserError as `durable_file` does."""
     with durable_file(path, needed=len(content), unique=unique) as out:
         out.write(content)
+
+
+@contextmanager
+def usual_mode(path: Path) -> Iterator[None]:
+    """Give `path` the mode that `open` gives, by the umask, and sync it, whatever program writes it inside.
+
+    safetensors puts a file of its own there, which only its owner may read.
+    """
+    with open(path, "wb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    yield
+    with open(path, "rb") as file:
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

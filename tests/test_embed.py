@@ -228,6 +228,7 @@ def test_safetensors_hold_the_same(
     assert call(monkeypatch, "embed", str(run), str(photo_folder), "--out", str(out)) == 0
     tensors = load_file(out)
     assert set(tensors) == {"features", "labels"}
+    assert out.stat().st_mode == (tmp_path / "features" / "F.npz").stat().st_mode
     assert np.array_equal(tensors["features"].numpy(), npz["features"])
     assert np.array_equal(tensors["labels"].numpy(), npz["labels"])
     with safe_open(out, "np") as file:

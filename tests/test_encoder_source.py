@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from exported import STEP, make_run
 from runs import config_for, quiet
 from safetensors.torch import save_file
 from test_cli import call
@@ -24,6 +25,7 @@ from torch import nn
 
 from turbomim.pipeline.shards import Split
 from turbomim.train.encoder_source import load_source
+from turbomim.train.export import export
 from turbomim.train.features import encode
 from turbomim.train.pretrain import pretrain
 
@@ -74,7 +76,7 @@ def test_features_of_a_file_are_those_of_timm(theirs: Any, wrapped: str) -> None
     source = load_source(path, {})
     model = source.config.model
     assert (source.config.data.size, model.patch, model.width, model.depth, model.heads) == (32, 8, 64, 2, 1)
-    assert "heads: 1 are assumed" in source.told and source.step is None
+    assert "heads: 1 are assumed, width // 64; --model.heads N" in source.told and source.step is None
     pixels_BHWC = torch.randint(
         0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -151,7 +153,10 @@ def test_files_that_do_not_fit_are_one_line(
         (pooled, ("missing: norm.bias, norm.weight",)),
         (endless, ("not finite in norm.bias",)),
         ({"x": torch.ones(1)}, ("no known program",)),
-        ({"encoder.mask_token": torch.ones(1, 1, 8)}, ("`turbomim import bad.pth --from simmim`",)),
+        (
+            {"encoder.mask_token": torch.ones(1, 1, 8)},
+            ("`turbomim import bad.pth --from simmim --run.name NAME`",),
+        ),
         ({}, ("holds no weights",)),
     ):
         torch.save({"model": tree}, "bad.pth")
@@ -190,10 +195,49 @@ def test_a_card_that_is_none_is_passed_over(theirs: Any) -> None:
         "{}",
         '{"timm": null}',
         '{"timm": {"num_heads": "1; rm"}}',
-        '{"timm": {"num_heads": true}}',
+        '{"timm": {"num_heads": true}, "turbomim": "0"}',
+        '{"heads": "2", "turbomim": "0"}',
+        # another program's
+        '{"heads": 2}',
     ):
         Path("vit.json").write_text(card)
         assert "assumed" in load_source(Path("vit.pth"), {}).told
+
+
+@pytest.mark.parametrize(
+    "card", ['{"heads": 4, "turbomim": "0"}', '{"timm": {"num_heads": 4}, "turbomim": "0"}']
+)
+def test_a_card_tells_heads_and_flags_win(theirs: Any, card: str) -> None:
+    torch.save(theirs.state_dict(), "vit.pth")
+    Path("vit.json").write_text(card)
+    for flags, heads in (({}, 4), ({"model": {"heads": "2"}}, 2)):
+        source = load_source(Path("vit.pth"), flags)
+        assert (source.config.model.heads, source.told) == (heads, "")
+
+
+@pytest.mark.parametrize("to", ["timm", "safetensors", "mae"])
+def test_every_export_of_a_plain_vit_is_its_run(to: str) -> None:
+    """Four heads, where width 48 would be taken for one."""
+    folder, config, model = make_run("mae")
+    (exported,) = export(model, config, STEP, to, Path("out"), folder)
+    source = load_source(exported.path, {})
+    assert (source.config.model.heads, source.told) == (4, "")
+    pixels_BHWC = torch.arange(48 * 48 * 3).reshape(1, 48, 48, 3).remainder(251).to(torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(source.model.eval().features(pixels_BHWC), model.eval().features(pixels_BHWC))
+
+
+@pytest.mark.parametrize("name", ["simmim", "swin", "swinv2"])
+def test_other_encoders_by_timms_names_are_named(
+    name: str, trees: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, config, model = make_run(name)
+    (exported,) = export(model, config, STEP, "timm", Path("out"), folder)
+    words = ["--train", str(trees), "--test", str(trees)]
+    assert call(monkeypatch, "eval", "knn", str(exported.path), *words) == 1
+    said_once(capsys, "is a SimMIM encoder, or another Beit or Swin", "eval takes plain ViTs", "give the run")
+    assert call(monkeypatch, "import", str(exported.path), "--from", "mae", "--run.name", "s") == 1
+    said_once(capsys, "is a SimMIM encoder", "import takes SimMIM's own checkpoints")
 
 
 def test_a_pipe_is_refused(

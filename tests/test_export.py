@@ -14,6 +14,7 @@ Planted, each seen to fail the test named: the decoder left in, a call where the
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -104,8 +105,9 @@ def test_a_program_without_the_method_is_refused() -> None:
             if program.methods and config.model.method not in program.methods:
                 with pytest.raises(UserError, match=f"{to} has no model of method") as error:
                     exporting.check_method(config, to)
-                assert "--to safetensors" in str(error.value)
-                assert ("--to timm" in str(error.value)) == (name != "convmae")
+                said = re.fullmatch(r".*: give --to ([a-z0-9|]+)", str(error.value))
+                assert said and "safetensors" in said[1].split("|")
+                assert ("timm" in said[1].split("|")) == (name != "convmae")
             else:
                 exporting.check_method(config, to)
     # a method with a line in the table that nobody thought of here
@@ -151,6 +153,31 @@ def test_somebody_elses_readme_stays(place: str) -> None:
     export(model, config, STEP, "hf", Path("out"), run)
     # one of ours is replaced
     export(model, config, STEP, "hf", Path("out"), run)
+
+
+def test_what_fails_leaves_no_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None that it made; one that was there stays."""
+    make_run("mae")
+    Path("there").mkdir()
+    for size, words in (("33", "must be a multiple of the patch"), ("-4", "must be above 0")):
+        for out in ("new/deep", "there"):
+            assert call(monkeypatch, "export", "runs/r", "--to", "mmseg", "--size", size, "--out", out) == 2
+            assert f"--size {size}: {words}" in capsys.readouterr().err
+            assert not Path("new").exists() and not list(Path("there").iterdir())
+
+
+@pytest.mark.parametrize("to", ["timm", "safetensors", "mae"])
+def test_modes_follow_the_umask(to: str) -> None:
+    run, config, model = make_run("mae")
+    for mask, mode in ((0o022, 0o644), (0o007, 0o660)):
+        before = os.umask(mask)
+        try:
+            export(model, config, STEP, to, Path(f"out-{mode}"), run)
+        finally:
+            os.umask(before)
+        assert {p.stat().st_mode & 0o777 for p in Path(f"out-{mode}").iterdir()} == {mode}
 
 
 def test_a_killed_export_is_no_hindrance() -> None:

@@ -108,7 +108,7 @@ def test_vit_b_of_the_published_sizes() -> None:
     torch.testing.assert_close(resized(torch.ones(1, 197, 8), 32), torch.ones(1, 1025, 8))
 
 
-@pytest.mark.parametrize("size", [500, 4, -8])
+@pytest.mark.parametrize("size", [500, 4])
 def test_sizes_that_patches_do_not_divide(size: int) -> None:
     run, config, model = make_run("mae")
     with pytest.raises(UsageError, match=f"--size {size}: must be a multiple of the patch, 8 pixels"):
@@ -148,7 +148,7 @@ def test_a_wrong_map_is_refused_before_anything_is_there(monkeypatch: pytest.Mon
         UserError, match=r"begin with 'backbone.bottom_up', its program looks for 'backbone.net'"
     ):
         export(model, config, STEP, "detectron2", Path("out"), run)
-    assert not list(Path("out").iterdir())
+    assert not Path("out").exists()
     monkeypatch.setattr(
         export_dense, "to_mmselfsup", lambda weights: {f"x.{n}": t for n, t in weights.items()}
     )

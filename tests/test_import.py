@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from exported import STEP, make_run
 from foreign_names import (
     DECODER,
     ENCODER,
@@ -44,6 +45,7 @@ from turbomim.pipeline.pack import make_shards
 from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
+from turbomim.train.export import export
 from turbomim.train.features import load_run
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer
@@ -93,6 +95,30 @@ def test_other_files_that_hold_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     for name in "abc":
         same(imported(name), theirs)
     same(imported("d"), {name: tensor.half().float() for name, tensor in theirs.items()})
+
+
+@pytest.mark.parametrize(
+    ("to", "form"),
+    [
+        ("timm", "mae"),
+        ("mae", "mae"),
+        ("mmselfsup", "mmselfsup"),
+    ],
+)
+def test_an_export_comes_back_with_its_heads(
+    to: str, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four and two, where widths 48 and 32 would be taken for one and one; flags win."""
+    run, config, model = make_run("mae", "old")
+    (exported,) = export(model, config, STEP, to, Path("out"), run)
+    file = str(exported.path)
+    assert import_file(monkeypatch, file, form) == 0
+    told = capsys.readouterr().out.split("not in the tensors: ")[1]
+    assert "//" not in told and f"heads as {exported.path.with_suffix('.json')} has them" in told
+    found, _, _ = load_run(Path("runs/r"))
+    assert found.model.heads == 4 and (to == "timm" or found.model.decoder_heads == 2)
+    assert call(monkeypatch, "import", file, "--from", form, "--run.name", "s", "--model.heads", "3") == 0
+    assert load_run(Path("runs/s"))[0].model.heads == 3
 
 
 def test_what_programs_leave_beside_weights_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

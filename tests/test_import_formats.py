@@ -254,7 +254,7 @@ def test_stored_position_embeddings_are_kept_and_used(monkeypatch: pytest.Monkey
 
 def test_sizes_of_published_models() -> None:
     """ViT-B, L and H of MAE, by shapes alone, with their numbers of heads."""
-    from turbomim.train.foreign_sizes import guess_heads
+    from turbomim.train.foreign_sizes import guess_heads, why_heads
 
     for width, depth, patch, heads in ((768, 12, 16, 12), (1024, 24, 16, 16), (1280, 32, 14, 16)):
         with torch.device("meta"):
@@ -272,6 +272,14 @@ def test_sizes_of_published_models() -> None:
             "patch": patch, "width": width, "depth": depth, "decoder_width": 512, "decoder_depth": 8,
         }  # fmt: skip
         assert guess_heads(found) == {"heads": heads, "decoder_heads": 16}
+        assert (
+            why_heads(found, "heads")
+            == why_heads(found, "decoder_heads")
+            == "as published models of that width have"
+        )
+    other = {"model": {"width": 256, "decoder_width": 256}, "data": {}}
+    assert guess_heads(other) == {"heads": 4, "decoder_heads": 8}
+    assert (why_heads(other, "heads"), why_heads(other, "decoder_heads")) == ("width // 64", "width // 32")
 
 
 def test_names_of_the_model_are_those_written_out() -> None:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from turbomim.pipeline import pack_plan
-from turbomim.pipeline.durable import durable_file, write_durably
+from turbomim.pipeline.durable import durable_file, usual_mode, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.inspect import format_summary, inspect_split
 from turbomim.pipeline.pack import PackReport, make_shards
@@ -515,6 +515,14 @@ def test_a_file_that_can_be_neither_made_nor_removed(name: str, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*; check the permissions"):
         write_durably(tmp_path / name, b"")
+
+
+def test_a_file_of_another_program_has_the_usual_mode(tmp_path: Path) -> None:
+    (tmp_path / "ours").write_text("")
+    with usual_mode(tmp_path / "theirs"):
+        (tmp_path / "private").touch(mode=0o600)
+        (tmp_path / "private").replace(tmp_path / "theirs")
+    assert (tmp_path / "theirs").stat().st_mode == (tmp_path / "ours").stat().st_mode
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 
 from turbomim import __version__
-from turbomim.pipeline.durable import check_space, durable_file, write_durably
+from turbomim.pipeline.durable import check_space, durable_file, usual_mode, write_durably
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.image_source import Source, open_source, source_classes, source_crops, source_keys
 from turbomim.pipeline.photographs import BadImage, Photographs, describe_others
@@ -47,7 +47,8 @@ class Embed:
     """Write the features of whole images, nothing masked, in the order of their source."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a timm ViT or an export."""
+    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a plain ViT, timm's or
+    what `export --to timm|safetensors|mae` made of one."""
     source: tyro.conf.Positional[Path]
     """Folder of images, or of a folder of images a class, or a .csv or .tsv list, or a folder of shards."""
     out: Path
@@ -201,8 +202,11 @@ def write(out: Path, found: Embedded, classes: tuple[str, ...], made: dict[str, 
             np.savez(file, **arrays)
             return
         try:
-            # by its name: written from the arrays' own memory, and synced by durable_file
-            save_file(numbers, file.name, metadata={key: json.dumps(value) for key, value in texts.items()})
+            # by its name: written from the arrays' own memory
+            with usual_mode(Path(file.name)):
+                save_file(
+                    numbers, file.name, metadata={key: json.dumps(value) for key, value in texts.items()}
+                )
         except SafetensorError as error:
             raise UserError(f"cannot write {str(out)!r}: {error}") from error
 

@@ -1,13 +1,12 @@
 """What an evaluation is of: a run, or a file with a plain ViT by timm's names.
 
 A file goes the way that `turbomim import` goes: read as one that nobody vouches for, sizes from its shapes,
-every tensor in its place or an error that names all that is not.  A `turbomim export` has encoder.json beside
-it, which tells the heads that no tensor tells.
+every tensor in its place or an error that names all that is not.  A `turbomim export` has a .json beside it,
+which tells the heads that no tensor tells.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +17,13 @@ from turbomim.train.config import Config
 from turbomim.train.features import load_run
 from turbomim.train.foreign import formats_of
 from turbomim.train.foreign_file import read_tensors
-from turbomim.train.foreign_sizes import Values, check_plausible, settle, sizes
+from turbomim.train.foreign_sizes import Values, check_plausible, settle, sizes, why_heads, with_card
 from turbomim.train.import_command import check_format, fit
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 
 # classifiers of a supervised ViT: features do not pass them
 HEADS = r"(head|head_dist)\.(weight|bias)"
-# bytes; an export's has some hundred
-MOST_CARD = 2**16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -86,35 +83,25 @@ def load_file(path: Path, flags: Values) -> Source:
     if other:
         raise UserError(
             f"{where} has the names of {' or '.join(other)}, not of a plain ViT: `turbomim import {where} "
-            f"--from {other[0]}` makes a run of it, which eval takes"
+            f"--from {other[0]} --run.name NAME` makes a run of it, which eval takes"
         )
     check_format(tensors, "mae", where)
     found = sizes(tensors)
     check_plausible(found, tensors, where)
-    known = {**card_heads(path), **flags.get("model", {})}
-    config, _ = settle(found, tensors, "mae", "", {**flags, **({"model": known} if known else {})}, where)
+    flags = with_card(path, found, flags)
+    config, _ = settle(found, tensors, "mae", "", flags, where)
     model = make_model(config)
     fitted = fit(tensors, model, HEADS, where, "eval takes plain ViTs with timm's names alone")
     model.load_state_dict(fitted.weights)
-    guessed = "" if "heads" in known else f"{where} does not tell its heads: {config.model.heads} are assumed"
-    hint = ", as published models of that width have; --model.heads N says otherwise"
+    guessed = (
+        f"{where} does not tell its heads: {config.model.heads} are assumed, {why_heads(found, 'heads')}; "
+        "--model.heads N says otherwise"
+    )
     return Source(
         path=path,
         config=config,
         model=model,
         step=None,
         weights=file_sha256(path),
-        told=guessed and guessed + hint,
+        told="" if "heads" in flags.get("model", {}) else guessed,
     )
-
-
-def card_heads(path: Path) -> dict[str, str]:
-    """Heads by the .json that `turbomim export` writes beside its file; none where there is no such card."""
-    card = path.with_suffix(".json")
-    try:
-        if not card.is_file() or card.stat().st_size > MOST_CARD:
-            return {}
-        heads = json.loads(card.read_text(encoding="utf-8"))["timm"]["num_heads"]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return {}
-    return {"heads": str(heads)} if type(heads) is int else {}

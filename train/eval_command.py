@@ -67,7 +67,8 @@ class Eval:
     """Score a run's frozen encoder on labelled splits: nothing of it is trained."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a timm ViT or an export."""
+    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a plain ViT, timm's or
+    what `export --to timm|safetensors|mae` made of one."""
     train: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
     """Labelled split that is learned from."""
     test: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]

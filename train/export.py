@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -65,17 +66,20 @@ def export(
     outputs, a README.md of somebody else's.
     """
     check_method(config, to)
+    if size < 0:
+        raise UsageError(f"--size {size}: must be above 0")
     if size and to != "mmseg":
         raise UsageError(f"--size {size} is for --to mmseg alone: leave it out for --to {to}")
     write: Write = partial(write_mmseg, size=size) if size else PROGRAMS[to].write
     _check_cards(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     temporary = folder / ".tmp-export"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         written = write(on_host(model, config), config, temporary)
         for exported in written:
-            _describe(exported, folder / exported.path.relative_to(temporary), config)
+            _describe(exported, config)
             beside = exported.path if exported.path.is_dir() else exported.path.parent
             text = model_card.card(exported, run, config, step, license)
             (beside / model_card.NAME).write_text(text, encoding="utf-8")
@@ -83,8 +87,14 @@ def export(
             target = folder / path.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        # none that has something in it
+        with suppress(OSError):
+            for place in made:
+                place.rmdir()
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
     return [
         dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary))
         for exported in written
@@ -118,19 +128,21 @@ def check_method(config: Config, to: str) -> None:
     """Raise UserError if a program has no model of a run's method, and name those that have."""
     method, methods = config.model.method, PROGRAMS[to].methods
     if methods and method not in methods:
-        fitting = [f"--to {name}" for name, p in PROGRAMS.items() if not p.methods or method in p.methods]
-        raise UserError(f"{to} has no model of method {method}: give {' or '.join(fitting)}")
+        fitting = [name for name, p in PROGRAMS.items() if not p.methods or method in p.methods]
+        raise UserError(f"{to} has no model of method {method}: give --to {'|'.join(fitting)}")
 
 
-def _describe(exported: Exported, path: Path, config: Config) -> None:
-    """Write the .json of an export that has one; `path` is where it will be."""
+def _describe(exported: Exported, config: Config) -> None:
+    """Write the .json of an export that has one."""
     if not exported.facts:
         return
     facts = {**exported.facts}
     if facts["load"] is not None:
-        facts["load"] = facts["load"].replace("PATH", repr(str(path.resolve())))
+        facts["load"] = facts["load"].replace("PATH", repr(exported.path.name))
     facts |= {
         "method": config.model.method,
+        "heads": config.model.heads,
+        "decoder_heads": config.model.decoder_heads,
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "turbomim": __version__,

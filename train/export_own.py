@@ -75,5 +75,6 @@ def write_whole(to: str, model: MAE, config: Config, folder: Path) -> list[Expor
             checked=f"read back: all {len(again)} tensors bit for bit",
             library="turbomim",
             note=f"Encoder and decoder, by {to}'s names.",
+            facts={"load": None, "timm": None},
         )
     ]

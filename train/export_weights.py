@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from turbomim import __version__
-from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.durable import usual_mode, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.train.models.mae import MAE
 
@@ -62,8 +62,9 @@ def encoder_weights(model: MAE) -> dict[str, Tensor]:
 def write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write a .safetensors.  Raises UserError if the disk does not take it."""
     try:
-        save_file(dict(weights), path, metadata={"format": "pt", "turbomim": __version__})
-    except SafetensorError as error:
+        with usual_mode(path):
+            save_file(dict(weights), path, metadata={"format": "pt", "turbomim": __version__})
+    except (OSError, SafetensorError) as error:
         raise UserError(
             f"{path} cannot be written: {error}: free some space, or give another --out"
         ) from error

@@ -144,9 +144,16 @@ FORMATS: Final[dict[str, Format]] = {
 def formats_of(names: Iterable[str]) -> list[str]:
     """The formats that a checkpoint with these names may have."""
     names = set(names)
+    if is_beit_or_swin(names):
+        return []
     fitting = [name for name, form in FORMATS.items() if form.sign in names]
     # an MFF's has all of an mmselfsup MAE's names, and more
     return ["mff"] if "mff" in fitting else fitting
+
+
+def is_beit_or_swin(names: Iterable[str]) -> bool:
+    """Whether these are timm's names of a SimMIM encoder: of shared relative positions, or of stages."""
+    return any(re.match(r"rel_pos_bias\.|layers\.\d+\.blocks\.", name) for name in names)
 
 
 def grouped(names: Iterable[str]) -> str:

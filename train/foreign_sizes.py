@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.errors import UsageError, UserError
@@ -17,10 +19,12 @@ Values = dict[str, dict[str, Any]]
 
 # recipes that imports without one go on as, but for sizes
 MAE_RECIPE, PIXMIM_RECIPE = "mae-vit-b16-800e", "pixmim-ideal-vit-b16-800e"
-# values an attention head has, where no tensor tells: of published encoders and of published decoders
-ENCODER_HEAD, DECODER_HEAD = 64, 32
-# published encoders whose heads are wider: ViT-H
-HEADS = {1280: 16}
+# heads by width, where no tensor tells: of published encoders and of published decoders
+PUBLISHED_HEADS = {"": {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}, "decoder_": {384: 12, 512: 16}}
+# values an attention head has at any other width
+HEAD_WIDTH = {"": 64, "decoder_": 32}
+# bytes; an export's card has some hundred
+MOST_CARD = 2**16
 
 
 def sizes(weights: Weights) -> Values:
@@ -88,8 +92,12 @@ def settle(
         for section, values in flags.items():
             laid.setdefault(section, {}).update(values)
         config = from_dict(laid, default(form, weights), "flags")
-        guessed = ", ".join(f"{key} {value}" for key, value in heads.items() if laid["model"][key] == value)
-        told = f"{guessed or 'no sizes'}, as in published models; target and schedule, which are defaults"
+        guessed = ", ".join(
+            f"{key} {value} ({why_heads(found, key)})"
+            for key, value in heads.items()
+            if key not in flags.get("model", {})
+        )
+        told = f"{guessed + '; ' if guessed else ''}target and schedule, which are defaults"
     wrong = [
         f"{section}.{key} {getattr(getattr(config, section), key)}"
         for section, values in found.items()
@@ -105,14 +113,42 @@ def settle(
     return config, told
 
 
+def with_card(path: Path, found: Values, flags: Values) -> Values:
+    """The flags, and for heads that they do not tell the .json that `turbomim export` wrote beside a file.
+
+    A card that is none of ours, or damaged, is passed over.
+    """
+    card = path.with_suffix(".json")
+    try:
+        if not card.is_file() or card.stat().st_size > MOST_CARD:
+            return flags
+        tree = json.loads(card.read_text(encoding="utf-8"))
+        # cards of before had timm's arguments alone
+        told = tree if "heads" in tree else {"heads": tree["timm"]["num_heads"]}
+        if "turbomim" not in tree:
+            return flags
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return flags
+    heads = {key: str(told[key]) for key in guess_heads(found) if type(told.get(key)) is int}
+    return {**flags, "model": {**heads, **flags.get("model", {})}} if heads else flags
+
+
 def guess_heads(found: Values) -> dict[str, int]:
-    """Heads where no tensor tells them: as many as published models of that width have."""
+    """Heads where no tensor tells them: of published models of that width, or heads of the usual width."""
     guessed = {}
-    for role, head in (("", ENCODER_HEAD), ("decoder_", DECODER_HEAD)):
+    for role, published in PUBLISHED_HEADS.items():
         width = found["model"].get(f"{role}width")
         if width and f"{role}heads" not in found["model"]:
-            guessed[f"{role}heads"] = HEADS.get(width, max(1, width // head))
+            guessed[f"{role}heads"] = published.get(width, max(1, width // HEAD_WIDTH[role]))
     return guessed
+
+
+def why_heads(found: Values, key: str) -> str:
+    """What a guess of `guess_heads` rests on, in words."""
+    role = key.removesuffix("heads")
+    if found["model"][f"{role}width"] in PUBLISHED_HEADS[role]:
+        return "as published models of that width have"
+    return f"width // {HEAD_WIDTH[role]}"
 
 
 def default(form: str, weights: Weights) -> Config:

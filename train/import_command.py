@@ -24,9 +24,9 @@ from turbomim.train import checkpoint, rundir
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
-from turbomim.train.foreign import FORMATS, Weights, formats_of, grouped
+from turbomim.train.foreign import FORMATS, Weights, formats_of, grouped, is_beit_or_swin
 from turbomim.train.foreign_file import read_tensors
-from turbomim.train.foreign_sizes import MAE_RECIPE, Values, check_plausible, settle, sizes
+from turbomim.train.foreign_sizes import MAE_RECIPE, Values, check_plausible, settle, sizes, with_card
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer, zero_moments
@@ -50,7 +50,8 @@ class Import:
     ]
     """Program that wrote it; mff is mmpretrain's."""
     recipe: str = ""
-    """Recipe that it fits; without one the sizes are those of the tensors, and heads are guessed."""
+    """Recipe that it fits; without one the sizes are those of the tensors, and heads those of the export's
+    .json, or guessed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +105,10 @@ def import_run(options: Import, flags: Values) -> str:
         raise UserError(f"{where}: {error}") from error
     found = sizes(weights)
     check_plausible(found, weights, where)
-    config, told = settle(found, weights, options.from_, options.recipe, flags, where)
+    known = with_card(options.file, found, flags)
+    config, told = settle(found, weights, options.from_, options.recipe, known, where)
+    if known != flags:
+        told += f"; heads as {options.file.with_suffix('.json')} has them"
     model = make_model(config)
     fitted = fit(weights, model, form.dropped, where)
     model.load_state_dict(fitted.weights)
@@ -117,6 +121,11 @@ def check_format(theirs: Weights, form: str, where: str) -> None:
     fitting = formats_of(theirs)
     if form in fitting:
         return
+    if is_beit_or_swin(theirs):
+        raise UserError(
+            f"{where} is a SimMIM encoder, or another Beit or Swin by timm's names: eval takes plain ViTs, "
+            "import takes SimMIM's own checkpoints; give the run that it was exported from"
+        )
     if fitting:
         raise UserError(f"{where} is not of --from {form}: its names are those of {' or '.join(fitting)}")
     raise UserError(

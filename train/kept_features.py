@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from turbomim.pipeline.centre_crops import centre_crops
+from turbomim.pipeline.durable import usual_mode
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train.encoder_source import Source
@@ -107,7 +108,8 @@ def keep_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"features": features_ND.contiguous(), "labels": labels_N}
-        save_file(tensors, temporary, metadata={"sha256": digest(features_ND, labels_N)})
+        with usual_mode(temporary):
+            save_file(tensors, temporary, metadata={"sha256": digest(features_ND, labels_N)})
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)

@@ -29,6 +29,9 @@ UNKNOWN_LICENSE = "other"
 # by the setting data.crop
 CROPS = {"src": "simple resized crop", "rrc": "random resized crop"}
 
+# shares of samples among an evaluation's single values
+SHARES = ("top1", "top5")
+
 Rows = Iterator[tuple[str, object]]
 
 
@@ -160,7 +163,9 @@ def evaluations(run: Path) -> list[str]:
         found = read_json(path)
         parts.append(f"### {path.stem}\n")
         singles = [
-            f"- {key}: {shown(value)}" for key, value in found.items() if isinstance(value, int | float | str)
+            f"- {key}: {shown(value, share=key in SHARES)}"
+            for key, value in found.items()
+            if isinstance(value, int | float | str)
         ]
         if singles:
             parts.append("\n".join([*singles, ""]))
@@ -168,7 +173,7 @@ def evaluations(run: Path) -> list[str]:
         if isinstance(scores, dict) and scores and all(isinstance(row, dict) for row in scores.values()):
             columns = list(dict.fromkeys(key for row in scores.values() for key in row))
             lines = [
-                f"| {name} | {' | '.join(shown(row.get(column, '')) for column in columns)} |"
+                f"| {name} | {' | '.join(shown(row.get(column, ''), share=True) for column in columns)} |"
                 for name, row in scores.items()
             ]
             parts.append(
@@ -184,10 +189,10 @@ def evaluations(run: Path) -> list[str]:
     return parts
 
 
-def shown(value: object) -> str:
-    """A value as a card has it: of a path, which is nobody's business, the last two parts."""
+def shown(value: object, *, share: bool = False) -> str:
+    """A value as a card has it: shares in %; of a path, which is nobody's business, the last two parts."""
     if isinstance(value, float):
-        return f"{value:.4f}"
+        return f"{100 * value:.2f} %" if share else f"{value:.4g}"
     text = str(value)
     return "/".join(Path(text).parts[-2:]) if "/" in text else text
 
