@@ -243,6 +243,17 @@ def test_other_weights_are_another_run(
     assert "finetune.weights: " in said and "another --run.name" in said and said.count("\n") == 1
 
 
+def test_more_than_five_outputs_have_a_top_5(
+    pretrained: Path, shards: dict[str, Path], tmp_path: Path
+) -> None:
+    config = settings(pretrained, shards, tmp_path, 0.3, finetune={"classes": 7})
+    folder = finetune(config, load_source(pretrained, {}), console=quiet()).folder
+    result = json.loads((folder / "result.json").read_text())
+    assert result["scores"]["fine-tuned"] == {"top-1": result["top1"], "top-5": result["top5"]}
+    assert result["top1"] <= result["top5"] == records(folder)[-1]["test_top5"]
+    assert ", top-5 " in (folder / "train.log").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
