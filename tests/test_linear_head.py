@@ -26,6 +26,7 @@ from turbomim.pipeline.centre_crops import centre_crops
 from turbomim.pipeline.shards import Split
 from turbomim.train.config import Config
 from turbomim.train.features import encode
+from turbomim.train.kept_features import keep_features
 from turbomim.train.linear_command import published_encoder
 from turbomim.train.linear_head import (
     cached_batches,
@@ -228,3 +229,9 @@ def test_what_cannot_be_is_one_line(
     assert call(monkeypatch, *words(run, trees, *more)) == 2
     err = capsys.readouterr().err
     assert message in err and err.startswith("turbomim: ") and err.count("\n") == 1
+
+
+def test_kept_features_have_the_usual_mode(tmp_path: Path) -> None:
+    keep_features(tmp_path / "kept" / "a.safetensors", torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+    (tmp_path / "ours").write_text("")
+    assert (tmp_path / "kept" / "a.safetensors").stat().st_mode == (tmp_path / "ours").stat().st_mode
