@@ -2,7 +2,8 @@
 
 Planted, each seen to fail the test named: the class token's position left out
 (`test_features_of_a_file_are_those_of_timm`); the card's heads overlooked
-(`test_an_export_scores_as_its_run`); tensors left over let pass (`test_files_that_do_not_fit_are_one_line`);
+(`test_an_export_scores_as_its_run`, `test_every_export_of_a_plain_vit_is_its_run`); tensors left over let
+pass (`test_files_that_do_not_fit_are_one_line`);
 weights_only=False (`test_a_pickle_that_would_run_code_does_not`).
 """
 
@@ -197,6 +198,8 @@ def test_a_card_that_is_none_is_passed_over(theirs: Any) -> None:
         '{"timm": {"num_heads": "1; rm"}}',
         '{"timm": {"num_heads": true}, "turbomim": "0"}',
         '{"heads": "2", "turbomim": "0"}',
+        '["heads", "turbomim"]',
+        '"heads turbomim"',
         # another program's
         '{"heads": 2}',
     ):

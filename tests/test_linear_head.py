@@ -26,6 +26,7 @@ from turbomim.pipeline.centre_crops import centre_crops
 from turbomim.pipeline.shards import Split
 from turbomim.train.config import Config
 from turbomim.train.features import encode
+from turbomim.train.kept_features import keep_features
 from turbomim.train.linear_command import published_encoder
 from turbomim.train.linear_head import (
     cached_batches,
@@ -285,3 +286,9 @@ def test_warm_up_keeps_its_share_and_a_replaced_result_is_said(
     out = capsys.readouterr().out
     assert "linear-published.json was of other settings (lr " in out
     assert "; head_batch 33, now 16) and is replaced" in out
+
+
+def test_kept_features_have_the_usual_mode(tmp_path: Path) -> None:
+    keep_features(tmp_path / "kept" / "a.safetensors", torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+    (tmp_path / "ours").write_text("")
+    assert (tmp_path / "kept" / "a.safetensors").stat().st_mode == (tmp_path / "ours").stat().st_mode

@@ -123,10 +123,10 @@ def with_card(path: Path, found: Values, flags: Values) -> Values:
         if not card.is_file() or card.stat().st_size > MOST_CARD:
             return flags
         tree = json.loads(card.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict) or "turbomim" not in tree:
+            return flags
         # cards of before had timm's arguments alone
         told = tree if "heads" in tree else {"heads": tree["timm"]["num_heads"]}
-        if "turbomim" not in tree:
-            return flags
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return flags
     heads = {key: str(told[key]) for key in guess_heads(found) if type(told.get(key)) is int}
