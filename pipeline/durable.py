@@ -1,6 +1,7 @@
 """Files that are whole or absent: a temporary name beside the target, fsync, rename."""
 
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -46,6 +47,12 @@ def write_durably(path: Path, content: bytes, *, unique: bool = False) -> None:
     """Write `content` as the whole of `path`.  Raises UserError as `durable_file` does."""
     with durable_file(path, needed=len(content), unique=unique) as out:
         out.write(content)
+
+
+def write_json(path: Path, tree: object) -> None:
+    """Write `tree` as JSON, whole or not at all; the file's folder is made.  Raises UserError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, (json.dumps(tree, indent=1) + "\n").encode())
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.distributed import choose_device
 from turbomim.train.encoder_source import load_source
+from turbomim.train.eval_command import say_assumed
 from turbomim.train.features import encode
 from turbomim.train.import_command import split as split_words
 from turbomim.train.machine import cores
@@ -82,8 +83,7 @@ def command(argv: list[str]) -> None:
     if options.batch < 1:
         raise UsageError(f"--batch {options.batch}: must be at least 1")
     of = load_source(options.run, flag_values(settings))
-    if of.told:
-        print(of.told)
+    say_assumed(of)
     config, model = of.config, of.model
     if options.pool == "cls" and not model.prefix:
         raise UsageError(f"--pool cls: method {config.model.method} has no class token; give --pool mean")

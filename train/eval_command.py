@@ -5,7 +5,6 @@ Every score is given for the trained encoder, for the same encoder with random w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.durable import write_json
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.order import sample_ids
 from turbomim.pipeline.shards import Split, open_split
@@ -111,8 +110,7 @@ def keep(result: Mapping[str, Any], name: str, wanted: Path | None) -> None:
     """
     path = wanted or (Path(result["run"]) / "eval" / f"{name}.json" if "run" in result else None)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, (json.dumps(result, indent=1) + "\n").encode())
+        write_json(path, result)
     if "run" in result:
         tensorboard_scores(Path(result["run"]), result["step"], result["scores"])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.durable import write_json
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint, rundir
@@ -105,8 +104,7 @@ class FinetuneRun(Run):
             "settings": to_dict(self.config),
         }
         for path in (self.folder / "result.json", *self.wanted):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(path, (json.dumps(result, indent=1) + "\n").encode())
+            write_json(path, result)
         said = ", ".join(f"{name} {100 * share:.2f} %" for name, share in shares.items())
         self.log.say(
             f"{said} of {result['test_samples']:,} test images; {self.folder / 'result.json'} has all of it"

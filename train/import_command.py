@@ -6,7 +6,6 @@ optimizer, position 0 and no fingerprint, as no data was seen yet.  So everythin
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +16,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.durable import write_json
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.shards import file_sha256
 from turbomim.train import checkpoint, rundir
@@ -192,7 +191,7 @@ def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
             "fresh": fitted.fresh,
             "dropped": fitted.dropped,
         }
-        write_durably(folder / "import.json", (json.dumps(source, indent=1) + "\n").encode())
+        write_json(folder / "import.json", source)
         rundir.describe(folder, config, torch.device("cpu"), 1)
     return folder
 

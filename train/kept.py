@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.durable import write_json
 from turbomim.pipeline.errors import UserError
 
 
@@ -53,7 +53,7 @@ class KeptFile:
                 f"cannot make {str(self.path.parent)!r}: {error.strerror}; "
                 "set TURBOMIM_CACHE_DIR to a folder of yours"
             ) from error
-        write_durably(self.path, (json.dumps(tree, indent=1) + "\n").encode())
+        write_json(self.path, tree)
         return self.path
 
     def damaged(self, error: Exception) -> UserError:

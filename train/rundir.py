@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from turbomim import __version__
-from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.durable import write_durably, write_json
 from turbomim.pipeline.errors import UserError
 from turbomim.train.config import Config
 from turbomim.train.config_dict import differences, from_dict, to_dict
@@ -89,7 +89,7 @@ def describe(folder: Path, config: Config, device: torch.device, world: int) -> 
         "gpu": gpu,
         "ranks": world,
     }
-    write_durably(folder / "env.json", (json.dumps(env, indent=1) + "\n").encode())
+    write_json(folder / "env.json", env)
 
 
 def set_status(folder: Path, status: str, step: int, position: int) -> None:

@@ -6,7 +6,6 @@ counted as one.  Suffixes: N crops, D values of a feature.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.durable import write_json
 from turbomim.pipeline.shards import open_split
 from turbomim.train.distributed import choose_device
 from turbomim.train.features import PIXELS, extract, load_run
@@ -69,8 +68,7 @@ def which_photograph(run: Path, heldout: Path) -> dict[str, Any] | None:
         "scores": {name: {MEASURE: share(values_ND, labels_N)} for name, values_ND in found.by_name.items()}
         | {"chance": {MEASURE: chance(labels_N)}},
     }
-    (run / "eval").mkdir(exist_ok=True)
-    write_durably(run / "eval" / "source.json", (json.dumps(result, indent=1) + "\n").encode())
+    write_json(run / "eval" / "source.json", result)
     return result
 
 

@@ -61,14 +61,17 @@ class MAE(Masked):
         nn.init.normal_(self.cls_token, std=0.02, generator=generator)
         nn.init.normal_(self.mask_token, std=0.02, generator=generator)
 
-    def embed(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
-        """Tokens (B, 1 + K, D) as the first block gets them, class token first."""
+    def embed_patches(self, visible_BKP: Tensor) -> Tensor:
+        """Patches as tokens (B, K, D), without positions."""
         # the stored weight is a convolution's (D, channel, row, column); patches are (row, column, channel)
         weight_DP = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
         bias_D = self.patch_embed.proj.bias
         assert bias_D is not None
-        tokens_BKD = linear(visible_BKP, weight_DP, bias_D)
-        tokens_BKD = tokens_BKD + self.pos_embed[0, 1:][ids_keep_BK]
+        return linear(visible_BKP, weight_DP, bias_D)
+
+    def embed(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
+        """Tokens (B, 1 + K, D) as the first block gets them, class token first."""
+        tokens_BKD = self.embed_patches(visible_BKP) + self.pos_embed[0, 1:][ids_keep_BK]
         cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens_BKD), -1, -1)
         return torch.cat([cls_B1D.to(tokens_BKD.dtype), tokens_BKD], dim=1)
 

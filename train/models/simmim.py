@@ -104,11 +104,7 @@ class SimMIM(MAE):
 
     def every_token(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
         """Patch tokens (B, N, D) in order: embeddings where patches are visible, else the mask token."""
-        # the stored weight is a convolution's (D, channel, row, column); patches are (row, column, channel)
-        weight_DP = self.patch_embed.proj.weight.permute(0, 2, 3, 1).flatten(1)
-        bias_D = self.patch_embed.proj.bias
-        assert bias_D is not None
-        seen_BKD: Tensor = self.patch_embed.norm(linear(visible_BKP, weight_DP, bias_D))
+        seen_BKD: Tensor = self.patch_embed.norm(self.embed_patches(visible_BKP))
         tokens_BND = self.mask_token.to(seen_BKD.dtype).expand(len(seen_BKD), self.patches, -1)
         return tokens_BND.scatter(1, ids_keep_BK[..., None].expand_as(seen_BKD), seen_BKD)
 
