@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# 0, 1 and 3 are the host's: crops, flips, order
+# the host has the others: crops, flips, order, augmentation, initial weights
 PURPOSE_MASK = 2
 PURPOSE_DROP_PATH = 4
 

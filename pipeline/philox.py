@@ -17,6 +17,8 @@ ORDER: Final = 3
 # images together
 AUGMENT: Final = 5
 MIX: Final = 6
+# of initial weights: there an id is a parameter's, and an epoch is a row of it
+WEIGHT: Final = 7
 
 SEEDS: Final = 2**63
 EPOCHS: Final = 2**32
@@ -45,7 +47,10 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
         x3 = product0 & _LOW
         key0 = (key0 + _WEYL[0]) & 0xFFFFFFFF
         key1 = (key1 + _WEYL[1]) & 0xFFFFFFFF
-    return np.stack([x0, x1, x2, x3], axis=-1).astype(np.uint32)
+    words = np.empty(counter.shape, np.uint32)
+    for i, x in enumerate((x0, x1, x2, x3)):
+        words[..., i] = x
+    return words
 
 
 def draw_u32(
@@ -54,7 +59,7 @@ def draw_u32(
     """Return the first `words` random words of each sample for one purpose.
 
     epochs (B,) int64 in [0, 2**32); ids (B,) int64 in [0, 2**48); purpose CROP, FLIP, MASK, ORDER,
-    AUGMENT or MIX.
+    AUGMENT, MIX or WEIGHT.
     Returns (B, words) uint32; words 4k to 4k+3 come from counter (k, id low, id high | purpose << 16, epoch).
     Raises ValueError if the seed is outside [0, 2**63).
     """

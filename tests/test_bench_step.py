@@ -1,8 +1,8 @@
 """The benchmark of the step and the one of everything: wrong forms are refused, broken parts named.
 
 Which test fails for which mistake (each was made once, on purpose):
-query and key of Hugging Face's swapped, the kept patches last in the noise, weight decay on biases too:
-test_forms_are_the_same_training;
+query and key of Hugging Face's swapped, its fixed positions trained (transformers 5), the kept patches last
+in the noise, weight decay on biases too: test_forms_are_the_same_training;
 a loss that is not a number passes, only the first loss compared: test_a_wrong_form_is_refused;
 a refused form timed all the same, a form measured twice in a row:
 test_rounds_alternate_and_failures_cost_a_form;
@@ -54,7 +54,7 @@ def test_forms_are_the_same_training(name: str) -> None:
     # every step but the first also tells gradients, weight decay and rate
     for _ in range(4):
         torch.testing.assert_close(form(), reference(), rtol=1e-6, atol=0)
-    assert reference() < 0.98 * 1.335, "it learned nothing"
+    assert reference() < 0.985 * 1.2827, "it learned nothing"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_rounds_alternate_and_failures_cost_a_form(monkeypatch: pytest.MonkeyPat
 
 def test_a_process_takes_turns_and_its_death_is_said() -> None:
     with FormProcess("turbomim", TASK) as process:
-        assert [f"{loss:.5f}" for loss in process.losses()] == ["1.33493", "1.32347", "1.31213"]
+        assert [f"{loss:.5f}" for loss in process.losses()] == ["1.28271", "1.27595", "1.26947"]
         turn = process.turn(0.01)
         assert 0 < turn.seconds < 10 and 0 < turn.cpu_seconds < 10
         assert 50e6 < turn.peak_bytes < 20e9

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_mae import SMALL, assert_same_gradients, inputs, meta_mae, textbook_loss, with_model
+from test_mae import SMALL, assert_same_gradients, inputs, textbook_loss, with_model
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE
 from turbomim.train.config_dict import differences
@@ -41,7 +41,7 @@ def test_recipes_have_the_published_sizes(
     assert (model.decoder_width, model.decoder_depth, model.decoder_heads) == decoder
     assert (optim.epochs, optim.warmup_epochs) == (800, 40) and optim.lr == pytest.approx(2.4e-3)
     with torch.device("meta"):
-        net = meta_mae(config)
+        net = MAE(config)
     assert sum(p.numel() for p in net.parameters()) == total
     assert net.pos_embed.shape == (1, 785, width)
     counted = count_parameters(config)
@@ -61,7 +61,7 @@ def test_pixmim_changes_crop_and_target_alone() -> None:
 def test_49_whole_units_stay_in_the_published_order() -> None:
     config = recipe("lsmae-vit-b16-800e")
     with torch.device("meta"):
-        net = meta_mae(config)
+        net = MAE(config)
     keep, mask = net.random_masking(EPOCHS, IDS)
     assert (keep.shape, mask.shape) == ((5, 196), (5, 588))
     assert torch.equal(torch.cat([keep, mask], 1).sort(1).values, torch.arange(784).expand(5, 784))
@@ -77,7 +77,7 @@ def test_units_are_drawn_as_the_patches_of_an_image_of_half_the_side() -> None:
     """A draw knows units alone, not the patches in them; a unit of one patch is MAE's mask."""
     large, small = recipe("lsmae-vit-b16-800e"), recipe("mae-vit-b16-800e")
     with torch.device("meta"):
-        ours, theirs, ones = meta_mae(large), meta_mae(small), meta_mae(with_model(small, mask_unit=1))
+        ours, theirs, ones = MAE(large), MAE(small), MAE(with_model(small, mask_unit=1))
     for units, patches in zip(
         ours.random_masking(EPOCHS, IDS), theirs.random_masking(EPOCHS, IDS), strict=True
     ):

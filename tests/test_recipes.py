@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import timm
 import torch
-from test_mae import meta_mae
 
 from turbomim.pipeline.errors import UsageError
 from turbomim.train.cli import parse_config
 from turbomim.train.config import Config
 from turbomim.train.config_dict import differences, from_dict, to_dict
 from turbomim.train.model_config import ModelConfig
+from turbomim.train.models.mae import MAE
 from turbomim.train.models.timm_sizes import PLAIN, encoder_sizes
 from turbomim.train.recipes import RECIPES, recipe
 
@@ -64,7 +64,7 @@ def test_sizes_are_timms(part: str, timm_name: str) -> None:
 def test_parameters_are_as_many_as_published(name: str, count: int, keep: int) -> None:
     config = recipe(name)
     with torch.device("meta"):
-        model = meta_mae(config)
+        model = MAE(config)
     assert sum(p.numel() for p in model.parameters()) == count
     assert config.keep == keep
 

@@ -23,9 +23,10 @@ from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.eval_command import MEASURES, Eval, evaluate
 from turbomim.train.memory import count_parameters
+from turbomim.train.models.initial import Draw, linear_draws, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import METHODS, make_model
-from turbomim.train.models.vit import block_flops, initialise, initialise_patch_embed
+from turbomim.train.models.vit import block_flops
 from turbomim.train.pretrain import pretrain
 
 
@@ -38,10 +39,8 @@ class Place(MAE):
         self.place = nn.Parameter(torch.zeros(config.patches, config.model.width))
         self.head = nn.Linear(config.model.width, 3 * config.model.patch**2)
 
-    def initialise(self, generator: torch.Generator) -> None:
-        initialise(self, generator)
-        initialise_patch_embed(self.patch_embed.proj, generator)
-        nn.init.normal_(self.place, std=0.02, generator=generator)
+    def initial_weights(self) -> dict[str, Draw]:
+        return {**linear_draws(self), "place": normal(0.02)}
 
     def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
         pred_BMP: Tensor = self.head(latent_BTD.mean(1, keepdim=True) + self.place[ids_mask_BM])

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from turbomim.train.finetune_config import FinetuneConfig
 from turbomim.train.models.drop_path import add_drop_path, draw_paths, forget_paths
+from turbomim.train.models.initial import constant, initialise, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.simmim_swin import SimMIMSwin
@@ -51,11 +52,10 @@ class Classifier(nn.Module):
         blocks = [module for module in encoder.modules() if hasattr(module, "drop_path1")]
         self.paths = add_drop_path(blocks, settings.drop_path)
         use_linear(self)
-        generator = torch.Generator().manual_seed(config.run.seed)
         # SimMIM's ViT draws it as all its weights, cut at one deviation; MAE's cut is far beyond its weights
         cut = settings.head_std if config.model.method == "simmim" else 2.0
-        nn.init.trunc_normal_(self.head.weight, std=settings.head_std, a=-cut, b=cut, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        draws = {"head.weight": normal(settings.head_std, cut), "head.bias": constant(0)}
+        initialise(self, draws, config.run.seed)
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """Scores (B, K) of the classes, of normalised images."""

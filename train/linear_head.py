@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from turbomim.pipeline.order import sample_ids
 from turbomim.train.config import OptimConfig
+from turbomim.train.models.initial import constant, initialise, normal
 
 MOMENTUM = 0.9
 TRUST = 0.001
@@ -42,8 +43,7 @@ def published_optim(*, epochs: float, warmup_epochs: float, base_lr: float, batc
 def make_head(width: int, classes: int, seed: int) -> nn.Sequential:
     """Batch norm (eps 1e-6) and a linear layer, weights normal with deviation 0.01."""
     linear = nn.Linear(width, classes)
-    nn.init.trunc_normal_(linear.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
-    nn.init.zeros_(linear.bias)
+    initialise(linear, {"weight": normal(0.01), "bias": constant(0)}, seed)
     return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
 
 
@@ -52,8 +52,9 @@ def make_lars(head: nn.Module) -> torch.optim.Optimizer:
     matrices = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "always_adapt": True}, {"params": vectors, "always_adapt": False}]
-    optimizer: torch.optim.Optimizer = Lars(groups, momentum=MOMENTUM, weight_decay=0.0, trust_coeff=TRUST)
-    return optimizer
+    # not every timm has its annotations
+    make: Callable[..., torch.optim.Optimizer] = Lars
+    return make(groups, momentum=MOMENTUM, weight_decay=0.0, trust_coeff=TRUST)
 
 
 def train_head(head: nn.Module, batches: Batches, steps: int, lr: Callable[[int], float]) -> None:

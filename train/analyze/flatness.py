@@ -39,6 +39,7 @@ from turbomim.train.data import check_store, open_loader
 from turbomim.train.distributed import World, choose_device
 from turbomim.train.features import load_run
 from turbomim.train.machine import cores
+from turbomim.train.models.initial import fill, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.options import parse
 from turbomim.train.pictures import new_figure, plain
@@ -158,13 +159,23 @@ def sharpness(model: MAE, batch: Batch, options: Flatness) -> tuple[Ritz, float]
             loss = model(batch.images_BHWC[part], batch.epochs_B[part], batch.ids_B[part])
             yield loss * (len(batch.ids_B[part]) / count)
 
-    generator = torch.Generator().manual_seed(options.seed)
-    start_N = torch.randn(sum(p.numel() for p in params), generator=generator).to(params[0].device)
+    start_N = start_vector(model, options.seed)
     # the fused attention kernels have no second derivative
     with sdpa_kernel(SDPBackend.MATH):
         with torch.no_grad():
             loss = sum(float(part) for part in losses())
         return lanczos(hessian_product(losses, params), start_N, options.steps), loss
+
+
+def start_vector(model: MAE, seed: int) -> Tensor:
+    """A normal number for each trained weight, (N,) float32, drawn for it by the seed."""
+    parts = []
+    for name, param in model.named_parameters():
+        if param.requires_grad:
+            parts.append(torch.empty_like(param, memory_format=torch.contiguous_format))
+            # other words than those of the initial weights, which the same seed may have drawn
+            fill(parts[-1], normal(1.0), seed, f"flatness.{name}")
+    return torch.cat([part.flatten() for part in parts]).detach()
 
 
 def hessian_product(

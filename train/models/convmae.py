@@ -12,7 +12,6 @@ T visible cells (K * S * S), C width of a stage.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,16 +19,15 @@ from turbomim.kernels.linear import linear
 from turbomim.kernels.masking import patches_of_units
 from turbomim.train.config import Config
 from turbomim.train.model_config import ModelConfig
-from turbomim.train.models.mae import MAE
-from turbomim.train.models.vit import (
-    LAYER_NORM,
-    block_flops,
-    initialise,
-    initialise_convolution,
-    initialise_patch_embed,
-    make_blocks,
-    sincos_positions,
+from turbomim.train.models.initial import (
+    Draw,
+    convolution_draws,
+    linear_draws,
+    normal,
+    xavier_uniform,
 )
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.vit import LAYER_NORM, block_flops, make_blocks, sincos_positions
 
 
 def conv_stages(model: ModelConfig) -> list[tuple[int, int]]:
@@ -137,14 +135,14 @@ class ConvMAE(MAE):
         self.stage2_output_decode = nn.Conv2d(width2, model.width, 2, 2)
         self.norm = LAYER_NORM(model.width)
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw the published initial weights: convolutions as torch draws them, but that of patch_embed3."""
-        initialise(self, generator)
-        for child in self.modules():
+    def initial_weights(self) -> dict[str, Draw]:
+        """The published ones: convolutions as torch draws them, but the weight of patch_embed3."""
+        draws = linear_draws(self)
+        for name, child in self.named_modules():
             if isinstance(child, nn.Conv2d):
-                initialise_convolution(child, generator)
-        initialise_patch_embed(self.patch_embed3.proj, generator)
-        nn.init.normal_(self.mask_token, std=0.02, generator=generator)
+                draws |= convolution_draws(name, child)
+        last = xavier_uniform(self.patch_embed3.proj.weight)
+        return draws | {"patch_embed3.proj.weight": last, "mask_token": normal(0.02)}
 
     def stages(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cells (B, K, 4, 4, C) and (B, K, 2, 2, C), and tokens (B, K, D) before the final norm."""

@@ -19,15 +19,15 @@ from torch.nn import functional
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_mse
 from turbomim.train.config import Config
-from turbomim.train.models.masked import Masked
-from turbomim.train.models.vit import (
-    LAYER_NORM,
-    block_flops,
-    initialise,
-    initialise_patch_embed,
-    make_blocks,
-    sincos_positions,
+from turbomim.train.models.initial import (
+    Draw,
+    convolution_draws,
+    linear_draws,
+    normal,
+    xavier_uniform,
 )
+from turbomim.train.models.masked import Masked
+from turbomim.train.models.vit import LAYER_NORM, block_flops, make_blocks, sincos_positions
 
 
 class MAE(Masked):
@@ -54,12 +54,15 @@ class MAE(Masked):
         self.decoder_norm = LAYER_NORM(model.decoder_width)
         self.decoder_pred = nn.Linear(model.decoder_width, 3 * model.patch**2)
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw the published initial weights."""
-        initialise(self, generator)
-        initialise_patch_embed(self.patch_embed.proj, generator)
-        nn.init.normal_(self.cls_token, std=0.02, generator=generator)
-        nn.init.normal_(self.mask_token, std=0.02, generator=generator)
+    def initial_weights(self) -> dict[str, Draw]:
+        """The published ones."""
+        return {
+            **linear_draws(self),
+            **convolution_draws("patch_embed.proj", self.patch_embed.proj),
+            "patch_embed.proj.weight": xavier_uniform(self.patch_embed.proj.weight),
+            "cls_token": normal(0.02),
+            "mask_token": normal(0.02),
+        }
 
     def embed_patches(self, visible_BKP: Tensor) -> Tensor:
         """Patches as tokens (B, K, D), without positions."""

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.kernels.masking import block_masking, complementary_masks, patches_of_units, random_masking
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.models.initial import Draw, initialise
 from turbomim.train.models.vit import use_linear
 
 
@@ -41,7 +42,7 @@ class Masked(nn.Module):
         self.make_encoder(config)
         self.make_decoder(config)
         use_linear(self)
-        self.initialise(torch.Generator().manual_seed(self.seed))
+        initialise(self, self.initial_weights(), self.seed)
 
     def make_encoder(self, config: Config) -> None:
         """Add the encoder's parameters, named as in timm."""
@@ -51,8 +52,8 @@ class Masked(nn.Module):
         """Add the decoder's parameters."""
         raise NotImplementedError
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw the published initial weights."""
+    def initial_weights(self) -> dict[str, Draw]:
+        """What draws each parameter, by name; those that are left out keep what they were made with."""
         raise NotImplementedError
 
     def random_masking(self, epochs_B: Tensor, ids_B: Tensor) -> tuple[Tensor, Tensor]:

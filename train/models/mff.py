@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from turbomim.kernels.linear import linear
 from turbomim.train.config import Config
 from turbomim.train.models.mae import MAE
-from turbomim.train.models.vit import initialise
 from turbomim.train.sharding import whole
 
 
@@ -29,13 +28,12 @@ class MFF(MAE):
         super().make_encoder(config)
         self.levels = config.model.levels
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw an MAE's initial weights, then add the fusion's: no seed's MAE changes."""
-        super().initialise(generator)
-        levels, width = len(self.levels), self.cls_token.shape[-1]
+    def make_decoder(self, config: Config) -> None:
+        """Add the decoder's parameters and the fusion's."""
+        super().make_decoder(config)
+        levels, width = len(self.levels), config.model.width
         # the last level is not projected
         self.proj_layers = nn.ModuleList(nn.Linear(width, width) for _ in self.levels[:-1])
-        initialise(self.proj_layers, generator)
         # the share of a single level is 1, whatever its weight
         self.proj_weights = nn.Parameter(torch.ones(levels, 1, 1, 1), requires_grad=levels > 1)
 

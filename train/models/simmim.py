@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import torch
 from timm.layers.patch_embed import PatchEmbed
@@ -23,8 +24,9 @@ from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1
 from turbomim.train.config import Config
 from turbomim.train.models.drop_path import DropPath, add_drop_path, draw_paths, forget_paths
+from turbomim.train.models.initial import Draw, constant, convolution_draws, normal
 from turbomim.train.models.mae import MAE
-from turbomim.train.models.vit import LAYER_NORM, block_flops, initialise_convolution
+from turbomim.train.models.vit import LAYER_NORM, block_flops
 from turbomim.train.models.window_target import window_normalised
 
 
@@ -43,9 +45,10 @@ class SimMIM(MAE):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, model.width))
         self.patch_embed = PatchEmbed(config.data.size, model.patch, 3, model.width)
         self.rel_pos_bias: nn.Module = RelativePositionBias((self.grid, self.grid), model.heads)
+        # timm's annotation asks for a class; its code calls whatever it gets
+        norm: Any = LAYER_NORM
         self.blocks = nn.ModuleList(
-            # timm's annotation asks for a class; its code calls whatever it gets
-            Block(model.width, model.heads, qkv_bias=True, init_values=0.1, norm_layer=LAYER_NORM)  # type: ignore[arg-type]
+            Block(model.width, model.heads, qkv_bias=True, init_values=0.1, norm_layer=norm)
             for _ in range(model.depth)
         )
         self.norm = LAYER_NORM(model.width)
@@ -59,22 +62,19 @@ class SimMIM(MAE):
         # a convolution in a sequence for the published name and shape
         self.decoder = nn.Sequential(nn.Conv2d(self.norm.normalized_shape[0], 3 * pixels**2, kernel_size=1))
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw the published initial weights; norms, biases of positions and layer scales are constants."""
-        weights: list[Tensor] = [self.cls_token, self.mask_token]
-        for module in (self.patch_embed.proj, *self.blocks.modules()):
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                weights.append(module.weight)
+    def initial_weights(self) -> dict[str, Draw]:
+        """The published ones; norms, biases of positions and layer scales are constants of timm's."""
+        draws = {name: normal(0.02, cut=0.02) for name in ("cls_token", "mask_token")}
+        for name, module in self.named_modules():
+            if name.startswith(("patch_embed.", "blocks.")) and isinstance(module, nn.Linear | nn.Conv2d):
+                draws[f"{name}.weight"] = normal(0.02, cut=0.02)
                 if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for weight in weights:
-            nn.init.trunc_normal_(weight, std=0.02, a=-0.02, b=0.02, generator=generator)
-        for number, block in enumerate(self.blocks, start=1):
-            assert isinstance(block, Block)
-            for layer in (block.attn.proj, block.mlp.fc2):
-                layer.weight.div_(math.sqrt(2 * number))
-        initialise_convolution(self.decoder[0], generator)
+                    draws[f"{name}.bias"] = constant(0)
+        for number in range(len(self.blocks)):
+            std = 0.02 / math.sqrt(2 * (number + 1))
+            for layer in ("attn.proj", "mlp.fc2"):
+                draws[f"blocks.{number}.{layer}.weight"] = normal(std, cut=std)
+        return draws | convolution_draws("decoder.0", self.decoder[0])
 
     def forward(
         self,

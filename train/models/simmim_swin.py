@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock, SwinTransformerStage
 from timm.models.swin_transformer_v2 import (
@@ -23,8 +22,8 @@ from torch import Tensor, nn
 
 from turbomim.train.config import Config
 from turbomim.train.models.drop_path import add_drop_path
+from turbomim.train.models.initial import Draw, constant, convolution_draws, normal
 from turbomim.train.models.simmim import SimMIM
-from turbomim.train.models.vit import initialise_convolution
 
 
 def swin_arguments(config: Config) -> dict[str, Any]:
@@ -59,20 +58,22 @@ class SimMIMSwin(SimMIM):
         self.merged = 2 ** (len(config.model.depths) - 1)
         self.paths = add_drop_path(self.blocks_to_split(), config.model.drop_path)
 
-    @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw the published initial weights; norms, SwinV2's scales and its q and v biases are constants."""
-        for module in self.layers.modules():
+    def initial_weights(self) -> dict[str, Draw]:
+        """The published ones; norms, SwinV2's scales and its q and v biases are constants of timm's."""
+        draws = {"mask_token": normal(0.02)}
+        for name, module in self.layers.named_modules(prefix="layers"):
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                draws[f"{name}.weight"] = normal(0.02)
                 if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for name, param in self.named_parameters():
+                    draws[f"{name}.bias"] = constant(0)
+        for name, _ in self.named_parameters():
             if name.endswith("relative_position_bias_table"):
-                nn.init.trunc_normal_(param, std=0.02, generator=generator)
-        nn.init.trunc_normal_(self.mask_token, std=0.02, generator=generator)
-        initialise_convolution(self.patch_embed.proj, generator)
-        initialise_convolution(self.decoder[0], generator)
+                draws[name] = normal(0.02)
+        return {
+            **draws,
+            **convolution_draws("patch_embed.proj", self.patch_embed.proj),
+            **convolution_draws("decoder.0", self.decoder[0]),
+        }
 
     def forward_encoder(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
         """Latent tokens (B, L, D) of the last stage, row-major, after the final norm."""

@@ -1,9 +1,8 @@
-"""What every encoder here shares: timm's blocks, fixed sin-cos positions, the published initialisation."""
+"""What every encoder here shares: timm's blocks, fixed sin-cos positions."""
 
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 from timm.models.vision_transformer import Block
@@ -60,37 +59,3 @@ def sincos_positions(width: int, grid: int) -> Tensor:
     y_NQ = row_N.reshape(-1, 1) * frequency_Q
     positions_ND = torch.cat([x_NQ.sin(), x_NQ.cos(), y_NQ.sin(), y_NQ.cos()], dim=1)
     return torch.cat([torch.zeros(1, width, dtype=torch.float64), positions_ND]).float()[None]
-
-
-@torch.no_grad()
-def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Xavier-uniform linear layers with zero bias, LayerNorm 1 and 0, in the order of `named_modules`."""
-    for child in module.modules():
-        if isinstance(child, nn.Linear):
-            nn.init.xavier_uniform_(child.weight, generator=generator)
-            if child.bias is not None:
-                nn.init.zeros_(child.bias)
-        elif isinstance(child, nn.LayerNorm):
-            nn.init.ones_(child.weight)
-            nn.init.zeros_(child.bias)
-
-
-@torch.no_grad()
-def initialise_patch_embed(conv: nn.Conv2d, generator: torch.Generator) -> None:
-    """Xavier-uniform over the (D, 3*p*p) view of the weight.
-
-    The bias as torch's default for a convolution.
-    """
-    nn.init.xavier_uniform_(conv.weight.view(conv.weight.shape[0], -1), generator=generator)
-    assert conv.bias is not None
-    bound = 1 / math.sqrt(conv.weight[0].numel())
-    nn.init.uniform_(conv.bias, -bound, bound, generator=generator)
-
-
-@torch.no_grad()
-def initialise_convolution(conv: nn.Module, generator: torch.Generator) -> None:
-    """Torch's default for a convolution, drawn from this generator."""
-    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-    bound = 1 / math.sqrt(conv.weight[0].numel())
-    nn.init.uniform_(conv.weight, -bound, bound, generator=generator)
-    nn.init.uniform_(conv.bias, -bound, bound, generator=generator)
