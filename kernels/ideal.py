@@ -26,8 +26,10 @@ from turbomim.kernels.patch_values import load_cell, normalise, of_channel, stor
 # A product of two stacks of matrices, in float32: (B, C, I, J), (B, C, J, K) -> (B, C, I, K).
 Product = Callable[[Tensor, Tensor], Tensor]
 
-# The product's tile of rows and columns, and the terms added at a time.
-ROWS, COLUMNS, TERMS = 64, 64, 16
+# The product's tile of rows and columns, and the terms added at a time.  tf32x3 is a chain of products, and
+# of a chain Triton gives each warp at least 16 rows, or 8 columns if the tile is wider than high: with 64 x
+# 64, four of eight warps would repeat the others' work on sm_80.
+ROWS, COLUMNS, TERMS = 32, 128, 16
 
 
 def ideal_ref(images_BHWC: Tensor, radius: float) -> Tensor:
@@ -45,11 +47,13 @@ def ideal_ref(images_BHWC: Tensor, radius: float) -> Tensor:
 
 
 def float32_product(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply in float32, also under autocast: on a GPU by our kernel, which no setting of torch reaches."""
+    """Multiply to float32's precision, whatever autocast and torch's settings say.
+
+    On a GPU by our kernel.  On a CPU in float64: with AMX, torch multiplies float32 in bfloat16 if asked to.
+    """
     if b.is_cuda:
         return _launch_product(a, b, run=wrap_triton)
-    with torch.autocast(b.device.type, enabled=False):
-        return a.float() @ b.float()
+    return (a.double() @ b.double()).float()
 
 
 def ideal_rows(images_BHWC: Tensor, radius: float, product: Product) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Ahead-of-time compilation: what each Triton kernel costs on A100, H100 and B200, without a GPU.
 
 Counted, not measured: registers, shared memory, spills, the warps that fit a multiprocessor, and bytes.
-`python -m turbomim.kernels.static [--markdown]` prints a table of each.
+`python -m turbomim.kernels.static [--markdown]` prints a table of each, below the compilers' versions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas_version
 from triton.compiler import ASTSource
 
 from turbomim.kernels.configurations import Configuration, configurations
@@ -143,6 +144,20 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
 
 
+def compilers() -> str:
+    """Name in one line what the counts depend on: Triton, and its ptxas for each architecture."""
+    found: dict[str, list[str]] = {}
+    for arch in ARCHITECTURES:
+        text = get_ptxas_version(arch)
+        release = re.search(r"\bV(\d[\d.]*\d)", text)
+        if release is None:
+            raise RuntimeError(f"ptxas --version named no version: {text!r}")
+        found.setdefault(release[1], []).append(f"sm_{arch}")
+    return f"Triton {triton.__version__}, " + ", ".join(
+        f"ptxas {version} for {' and '.join(names)}" for version, names in found.items()
+    )
+
+
 def resource_table(compiled: Sequence[Usage], *, markdown: bool = False) -> str:
     """What each kernel takes on each architecture, one a line: aligned text, or markdown."""
     rows = [
@@ -183,6 +198,7 @@ def _lines(rows: list[list[str]], markdown: bool) -> str:
 def main(argv: Sequence[str]) -> None:
     """Compile everything and print both tables."""
     markdown = "--markdown" in argv
+    print(f"{compilers()}\n")
     print(resource_table(usages(), markdown=markdown))
     print("\nBytes an image; microseconds of the fewest bytes for 1,000 images:\n")
     print(traffic_table(configurations(), markdown=markdown))

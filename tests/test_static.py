@@ -4,6 +4,8 @@ Without a GPU.  A kernel that takes one argument more, or uses what an architect
 
 Which test fails for which mistake (each was made once, on purpose):
 too few warps, so that registers spill: test_compiles_without_spilling;
+a product's tile of 64 x 64, where warps repeat each other on sm_80, or masking in chunks of 16, both with
+Triton 3.8.0: test_compiles_without_spilling;
 a recipe whose sizes nobody compiles, or SwinV2's whole images in float32: test_every_recipe_is_compiled;
 registers not rounded up, the kibibyte of a block left out, warps not in fours: test_warps_that_fit;
 a floor above what is stored, or in other units: test_bytes_of_mae.
@@ -13,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import triton
 
 from turbomim.kernels import ideal, masked_patches, masking, static
 from turbomim.kernels.configurations import Configuration, Traffic, configurations
@@ -147,6 +150,16 @@ def test_tables_have_a_line_for_each() -> None:
     lines = marked.splitlines()
     assert len(lines) == 2 + len(CONFIGURATIONS) and len({line.count("|") for line in lines}) == 1
     assert lines[2].endswith("| 2,000,000 | 5 | 6 | 1,000.0 | 465.1 |")
+
+
+def test_the_compilers_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert static.compilers().startswith(f"Triton {triton.__version__}, ptxas ")
+    versions = {80: "release 12.8, V12.8.93", 90: "release 12.8, V12.8.93", 100: "release 13.1, V13.1.80"}
+    monkeypatch.setattr(static, "get_ptxas_version", versions.__getitem__)
+    assert static.compilers().endswith(", ptxas 12.8.93 for sm_80 and sm_90, ptxas 13.1.80 for sm_100")
+    monkeypatch.setattr(static, "get_ptxas_version", lambda _: "no such thing")
+    with pytest.raises(RuntimeError, match="ptxas"):
+        static.compilers()
 
 
 def test_the_interpreter_cannot_compile() -> None:
