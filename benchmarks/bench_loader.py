@@ -24,6 +24,7 @@ from turbomim.benchmarks.bench_loader_process import ask
 from turbomim.benchmarks.bench_loader_sets import Encoding, Sets, read_all
 from turbomim.benchmarks.bench_loader_table import Measurement, Row, plot, table
 from turbomim.benchmarks.timing import machine
+from turbomim.pipeline.dali_package import WHEELS
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.store import KINDS
 from turbomim.train.options import parse
@@ -33,7 +34,7 @@ PACKAGES: Final = (
     "torchvision",
     "pillow",
     "webdataset",
-    "nvidia-dali-cuda130",
+    *WHEELS,
     "litdata",
     "mosaicml-streaming",
     "spdl-io",

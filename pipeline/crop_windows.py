@@ -4,15 +4,11 @@ Numbers that belong to the sample and functions of `crops` are those of the load
 window that training sees.  Shape suffixes: B samples, A attempts.
 """
 
-# DALI types its operators but not its Pipeline
-# mypy: allow-untyped-calls
-
 import numpy as np
 from numpy.typing import NDArray
-from nvidia.dali import fn
-from nvidia.dali.pipeline import Pipeline
 
 from turbomim.pipeline.crops import Crop, Inputs, draw, resized_sides, rrc_window, window_starts
+from turbomim.pipeline.dali_package import import_dali
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.header import check_header, image_size
 from turbomim.pipeline.order import Turn
@@ -72,9 +68,10 @@ def crop_windows(
 
 def _rrc_windows(inputs: Inputs, sides_B2: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Run the loader's own graph from draws to windows: starts (B, 2) and shapes (B, 2), int64."""
-    pipeline = Pipeline(batch_size=len(sides_B2), num_threads=1, device_id=None, prefetch_queue_depth=1)
+    dali = import_dali()
+    pipeline = dali.Pipeline(batch_size=len(sides_B2), num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:
-        squares, words, sides = (fn.external_source(name=name) for name in ("squares", "words", "sides"))
+        squares, words, sides = (dali.fn.external_source(name=name) for name in ("squares", "words", "sides"))
         pipeline.set_outputs(*rrc_window(squares, words, sides))
     pipeline.build()
     for name, array in (("squares", inputs["squares"]), ("words", inputs["words"]), ("sides", sides_B2)):

@@ -17,19 +17,22 @@ Shape suffixes: B samples, A attempts.
 # DALI does not type all of its operators
 # mypy: allow-untyped-calls
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from nvidia.dali import fn, math
-from nvidia.dali.data_node import DataNode
-from nvidia.dali.types import Constant, DALIDataType, DALIInterpType
 
+from turbomim.pipeline.dali_package import import_dali
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, FLIP, draw_u32
 from turbomim.pipeline.store import Store
+
+if TYPE_CHECKING:
+    from nvidia.dali.data_node import DataNode
 
 Crop = Literal["src", "rrc"]
 Device = Literal["cpu", "gpu"]
@@ -47,9 +50,10 @@ MIN_SIZE: Final = 2 * PAD + 1
 ATTEMPTS: Final = 10
 RATIO: Final = 4 / 3
 
-FILTERS: Final = {"bicubic": DALIInterpType.INTERP_CUBIC, "bilinear": DALIInterpType.INTERP_LINEAR}
+# the names that DALI has for them
+FILTERS: Final = {"bicubic": "INTERP_CUBIC", "bilinear": "INTERP_LINEAR"}
 
-Integers = TypeVar("Integers", NDArray[np.int64], DataNode)
+Integers = TypeVar("Integers", NDArray[np.int64], "DataNode")
 
 
 def draw(crop: Crop, scale: float, seed: int, turn: Turn) -> Inputs:
@@ -110,7 +114,15 @@ def window_starts(words: Integers, sides: Integers, size: int) -> Integers:
 
     words: int64 in [0, 2**32), one an axis; sides: int64, after the resize; (..., 2) or DALI nodes of (2,).
     """
-    return (words * (sides - size + 2 * PAD + 1) >> 32) - PAD
+    return _high_word(words * (sides - size + 2 * PAD + 1)) - PAD
+
+
+def _high_word(product: Integers) -> Integers:
+    """Divide by 2**32, rounded down; product: int64 of 0 and above.
+
+    In two steps: DALI takes 32-bit numbers for constants, and has had no shift of nodes before 2.2.
+    """
+    return product // 2**16 // 2**16
 
 
 def src_offsets(u32_B2: NDArray[np.uint32], sides_B2: NDArray[np.int64], size: int) -> NDArray[np.int64]:
@@ -139,40 +151,42 @@ def rrc_window(squares: DataNode, words: DataNode, sides: DataNode) -> tuple[Dat
     squares (A, 2) float64 of `rrc_squares`; words and sides (2,) int64.  Float64, so it is torchvision's
     window.  In the graph, as only there the sides are known; about 15 µs an image.
     """
+    dali = import_dali()
+    fn, math, types = dali.fn, dali.math, dali.types
     attempts = math.floor(math.sqrt(sides[0] * sides[1] * squares) + 0.5)
     # as large as RATIO allows, 4/3 of the other side rounded to nearest: it always fits
     central = math.min(sides, (8 * fn.stack(sides[1], sides[0]) + 3) // 6)
-    windows = fn.cat(fn.cast(attempts, dtype=DALIDataType.INT64), fn.reshape(central, shape=[1, 2]), axis=0)
-    fits = fn.cast((windows >= 1) & (windows <= sides), dtype=DALIDataType.INT64)
+    windows = fn.cat(fn.cast(attempts, dtype=types.INT64), fn.reshape(central, shape=[1, 2]), axis=0)
+    fits = fn.cast((windows >= 1) & (windows <= sides), dtype=types.INT64)
     # the first to fit has the most windows after it
     after = fn.reductions.max(
-        fn.reductions.min(fits, axes=[1]) * Constant(np.arange(ATTEMPTS, -1, -1), device="cpu")
+        fn.reductions.min(fits, axes=[1]) * types.Constant(np.arange(ATTEMPTS, -1, -1), device="cpu")
     )
     shape = windows[ATTEMPTS - after]
     free = sides - shape
-    start = (after > 0) * (words * (free + 1) >> 32) + (after == 0) * (free // 2)
+    start = (after > 0) * _high_word(words * (free + 1)) + (after == 0) * (free // 2)
     return start, shape
 
 
 def src_graph(pixels: DataNode, size: int, interpolation: Interpolation, device: Device) -> DataNode:
     """Define the simple resized crop of decoded pixels, resized on `device`.  Its input: `words`."""
+    dali = import_dali()
+    fn, math, types = dali.fn, dali.math, dali.types
     words = fn.external_source(name="words", no_copy=True)
     original = pixels.shape()[:2]
     sides = resized_sides(original, fn.reductions.min(original), size)
     start = window_starts(words, sides, size)
     first = math.max(start, 0)
     last = math.min(start + size, sides)
-    scale = fn.cast(original, dtype=DALIDataType.FLOAT) / fn.cast(sides, dtype=DALIDataType.FLOAT)
+    scale = fn.cast(original, dtype=types.FLOAT) / fn.cast(sides, dtype=types.FLOAT)
     inside = fn.resize(
         _on(device, pixels),
-        size=fn.cast(last - first, dtype=DALIDataType.FLOAT),
+        size=fn.cast(last - first, dtype=types.FLOAT),
         roi_start=first * scale,
         roi_end=last * scale,
-        interp_type=FILTERS[interpolation],
+        interp_type=getattr(types, FILTERS[interpolation]),
         antialias=True,
     )
-    # typed for sequences of nodes too
-    assert isinstance(inside, DataNode)
     return _window(inside, start - first, size)
 
 
@@ -181,7 +195,7 @@ def stored_src_graph(pixels: DataNode, size: int, _interpolation: Interpolation,
 
     The window is that of the original photograph, as a store's sides are its `resized_sides`.
     """
-    words = fn.external_source(name="words", no_copy=True)
+    words = import_dali().fn.external_source(name="words", no_copy=True)
     return _on(device, _window(pixels, window_starts(words, pixels.shape()[:2], size), size))
 
 
@@ -190,26 +204,29 @@ def rrc_graph(pixels: DataNode, size: int, interpolation: Interpolation, device:
 
     Its inputs: `squares` and `words`.
     """
+    dali = import_dali()
+    fn, types = dali.fn, dali.types
     squares = fn.external_source(name="squares", no_copy=True)
     words = fn.external_source(name="words", no_copy=True)
     start, shape = rrc_window(squares, words, pixels.shape()[:2])
     # a resize of a region would filter across the window's edge
     window = fn.slice(
         pixels,
-        start=fn.cast(start, dtype=DALIDataType.INT32),
-        shape=fn.cast(shape, dtype=DALIDataType.INT32),
+        start=fn.cast(start, dtype=types.INT32),
+        shape=fn.cast(shape, dtype=types.INT32),
         axes=[0, 1],
     )
-    resized = fn.resize(
-        _on(device, window), size=[size, size], interp_type=FILTERS[interpolation], antialias=True
+    resized: DataNode = fn.resize(
+        _on(device, window),
+        size=[size, size],
+        interp_type=getattr(types, FILTERS[interpolation]),
+        antialias=True,
     )
-    # typed for sequences of nodes too
-    assert isinstance(resized, DataNode)
     return resized
 
 
 # decoded pixels, the crop's side, its interpolation and where to resize, to the crop
-Graph = Callable[[DataNode, int, Interpolation, Device], DataNode]
+Graph = Callable[["DataNode", int, Interpolation, Device], "DataNode"]
 GRAPHS: Final[dict[Crop, Graph]] = {"src": src_graph, "rrc": rrc_graph}
 # the same crops out of a store whose photographs were resized
 STORED_GRAPHS: Final[dict[Crop, Graph]] = {"src": stored_src_graph, "rrc": rrc_graph}
@@ -217,13 +234,15 @@ STORED_GRAPHS: Final[dict[Crop, Graph]] = {"src": stored_src_graph, "rrc": rrc_g
 
 def _window(pixels: DataNode, start: DataNode, size: int) -> DataNode:
     """Cut the window that starts at (y, x), reflected where it lies outside."""
-    return fn.slice(
+    dali = import_dali()
+    window: DataNode = dali.fn.slice(
         pixels,
-        start=fn.cast(start, dtype=DALIDataType.INT32),
+        start=dali.fn.cast(start, dtype=dali.types.INT32),
         shape=[size, size],
         axes=[0, 1],
         out_of_bounds_policy="reflect_101",
     )
+    return window
 
 
 def _on(device: Device, pixels: DataNode) -> DataNode:

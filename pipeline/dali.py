@@ -7,15 +7,18 @@ Shape suffixes: B samples, H W pixels, C channels.
 # DALI types its operators but not its Pipeline
 # mypy: allow-untyped-calls
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import fn
-from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from turbomim.pipeline.crops import GRAPHS, STORED_GRAPHS, Crop, Inputs, Interpolation
+from turbomim.pipeline.dali_package import import_dali
 from turbomim.pipeline.decode import (
     Backend,
     GpuDecoding,
@@ -24,6 +27,9 @@ from turbomim.pipeline.decode import (
     without_webp_exif,
 )
 from turbomim.pipeline.store import Kind
+
+if TYPE_CHECKING:
+    from nvidia.dali.pipeline import Pipeline
 
 
 class CropGraph:
@@ -48,6 +54,7 @@ class CropGraph:
         threads: int,
         prefetch: int,
     ) -> None:
+        fn = import_dali().fn
         self._device = device
         on_gpu = device == "cuda"
         self._pipeline = _empty_pipeline(batch=batch, device=device, threads=threads, prefetch=prefetch)
@@ -99,6 +106,7 @@ def find_undecodable(
 
     By halving: DALI gives up a whole batch for one bad image and does not always say which.
     """
+    fn = import_dali().fn
 
     def search(places: range) -> dict[int, str]:
         # a pipeline that failed is not used again: DALI calls it no longer valid
@@ -121,9 +129,10 @@ def find_undecodable(
 
 
 def _empty_pipeline(*, batch: int, device: str, threads: int, prefetch: int) -> Pipeline:
-    return Pipeline(
+    pipeline: Pipeline = import_dali().Pipeline(
         batch_size=batch,
         num_threads=threads,
         device_id=torch.cuda.current_device() if device == "cuda" else None,
         prefetch_queue_depth=prefetch,
     )
+    return pipeline

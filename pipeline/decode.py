@@ -7,15 +7,20 @@ Shape suffixes: H W pixels, C channels.
 # DALI types its operators but not its Pipeline
 # mypy: allow-untyped-calls
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from nvidia.dali import fn
-from nvidia.dali.data_node import DataNode
-from nvidia.dali.pipeline import Pipeline
-from nvidia.dali.types import DALIImageType
+
+from turbomim.pipeline.dali_package import import_dali
+
+if TYPE_CHECKING:
+    from nvidia.dali.data_node import DataNode
+    from nvidia.dali.pipeline import Pipeline
 
 Backend = Literal["cpu", "mixed"]
 BACKENDS: tuple[Backend, ...] = ("cpu", "mixed")
@@ -40,17 +45,25 @@ class GpuDecoding:
 def decode_node(encoded: DataNode, backend: Backend, gpu: GpuDecoding | None = None) -> DataNode:
     """Define the decoding of encoded images to (H, W, 3) uint8 RGB.  "mixed" leaves the pixels on the GPU."""
     gpu = gpu or GpuDecoding()
-    return fn.decoders.image(
+    return image_decoder()(
         encoded,
         device=backend,
         hw_decoder_load=gpu.hw_decoder_load,
         preallocate_height_hint=gpu.height,
         preallocate_width_hint=gpu.width,
-        output_type=DALIImageType.RGB,
+        output_type=import_dali().types.RGB,
         adjust_orientation=False,
         # the chroma interpolation of libjpeg, which nvJPEG otherwise skips; the CPU decoder always does it
         jpeg_fancy_upsampling=True,
     )
+
+
+def image_decoder() -> Callable[..., DataNode]:
+    """Return DALI's operator over nvImageCodec, which can ignore an orientation: experimental before 2.2."""
+    dali = import_dali()
+    early = tuple(map(int, dali.__version__.split(".")[:2])) < (2, 2)
+    decoder: Callable[..., DataNode] = (dali.fn.experimental if early else dali.fn).decoders.image
+    return decoder
 
 
 def without_webp_exif(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -67,9 +80,12 @@ def without_webp_exif(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def decoding_pipeline(*, batch: int, threads: int, prefetch: int) -> Pipeline:
     """Build the graph that only decodes, on the CPU: from `images`, encoded, to pixels of any sides."""
-    pipeline = Pipeline(batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch)
+    dali = import_dali()
+    pipeline: Pipeline = dali.Pipeline(
+        batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch
+    )
     with pipeline:
-        encoded = fn.external_source(name="images", no_copy=True)
+        encoded = dali.fn.external_source(name="images", no_copy=True)
         pipeline.set_outputs(decode_node(encoded, "cpu"))
     pipeline.build()
     return pipeline

@@ -95,7 +95,8 @@ def _header_size(content: bytes, extension: str) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=[plugin]) as image:
-                return image.size
+                size: tuple[int, int] = image.size
+                return size
     except Image.DecompressionBombError as error:
         raise RefusedImage(f"over the limit of {MAX_PIXELS} pixels") from error
     # a parser given damaged bytes may raise anything, and one image must not stop a run of hours

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import nvidia.dali
 import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image, features
 
 from turbomim.pipeline.crops import resized_sides
+from turbomim.pipeline.dali_package import import_dali
 from turbomim.pipeline.decode import Decoder
 from turbomim.pipeline.header import check_header
 from turbomim.pipeline.image_file import EncodedImage, RefusedImage
@@ -98,7 +98,7 @@ def resize_for(pixels_HWC: NDArray[np.uint8], store: Store) -> NDArray[np.uint8]
 
 def encoders(store: Store) -> dict[str, str]:
     """Name the library versions that the bytes of a store depend on."""
-    versions = {"dali": nvidia.dali.__version__, "torch": importlib.metadata.version("torch")}
+    versions = {"dali": import_dali().__version__, "torch": importlib.metadata.version("torch")}
     if store.kind == "resized":
         versions |= {"pillow": PIL.__version__, "libjpeg_turbo": str(features.version("libjpeg_turbo"))}
     return versions

@@ -9,16 +9,17 @@ Shape suffixes: B samples, H W pixels, S the crop's side, C channels.
 # DALI types its operators but not its Pipeline
 # mypy: allow-untyped-calls
 
+from __future__ import annotations
+
 import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
 
 from turbomim.pipeline.crops import Inputs, Interpolation, resized_sides, src_offsets
@@ -28,6 +29,9 @@ from turbomim.pipeline.memory import Memory
 from turbomim.pipeline.resize import resize, resize_region
 from turbomim.pipeline.store import Kind
 from turbomim.pipeline.threads import serial_pool
+
+if TYPE_CHECKING:
+    from nvidia.dali.pipeline import Pipeline
 
 Pixels = NDArray[np.uint8]
 

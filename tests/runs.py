@@ -31,7 +31,8 @@ from turbomim.train.model_config import ModelConfig
 from turbomim.train.pretrain import pretrain
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["runs"])
+# turbomim imports DALI where it first needs it: a second for each process if not here
+SERVER.set_forkserver_preload(["runs", "nvidia.dali"])
 
 
 def config_for(data: Path, runs: Path, /, **sections: dict[str, Any]) -> Config:

@@ -1,16 +1,19 @@
 """The report on the machine: what it mentions, what it advises, and that nothing stops it."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from turbomim.pipeline.errors import UserError
 from turbomim.train import doctor, machine
-from turbomim.train.doctor import compiler_check, examine, find_compiler, print_report
+from turbomim.train.doctor import TESTED, compiler_check, examine, find_compiler, print_report, versions_check
 from turbomim.train.machine import Check, Gpu, cpu_check, driver_version, gpu_checks, threads_check
 
 GIB = 2**30
+ROOT = Path(__file__).parent.parent
 
 
 def printed(checks: list[Check]) -> str:
@@ -23,9 +26,9 @@ def test_report_mentions_all_that_decides_speed() -> None:
     checks = examine()
     names = [check.name for check in checks]
     for name in (
-        "python", "torch", "triton", "DALI", "timm", "torchvision", "numpy", "Pillow", "GPU", "CPU",
-        "C++ compiler", "Python headers", "matrix products", "memory", "disk", "/dev/shm", "open files",
-        "OMP_NUM_THREADS", "loader",
+        "python", "torch", "triton", "DALI", "versions", "timm", "torchvision", "numpy", "Pillow", "GPU",
+        "CPU", "C++ compiler", "Python headers", "matrix products", "memory", "disk", "/dev/shm",
+        "open files", "OMP_NUM_THREADS", "loader",
     ):  # fmt: skip
         assert names.count(name) >= 1, name
     text = printed(checks)
@@ -98,12 +101,84 @@ def test_a_part_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_missing_package_is_essential(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = ("timm", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "matplotlib")
+    gone = ("timm", "matplotlib")
     real = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name in gone else real(name))
     checks = {check.name: check for check in examine()}
-    assert {name for name, check in checks.items() if check.status == "missing"} == {"timm", "DALI"}
+    assert {name for name, check in checks.items() if check.status == "missing"} == {"timm"}
     assert 'pip install "turbomim[plots]"' in checks["matplotlib"].value
+
+
+def test_without_dali_photographs_alone_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise UserError("DALI is gone: pip install it")
+
+    monkeypatch.setattr(doctor, "installed_wheels", dict)
+    monkeypatch.setattr(doctor, "import_dali", absent)
+    (check,) = (check for check in examine() if check.name == "DALI")
+    assert (check.value, check.status) == ("no wheel installed", "slow")
+    assert check.advice == (
+        "DALI is gone: pip install it; without it only raw stores train, with the simple resized crop"
+    )
+
+
+def test_two_dali_wheels_are_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = {"nvidia-dali-cuda120": "2.4.0", "nvidia-dali-cuda130": "2.4.0"}
+    monkeypatch.setattr(doctor, "installed_wheels", lambda: wheels)
+    (check,) = (check for check in examine() if check.name == "DALI")
+    assert check.value == "2.4.0 (nvidia-dali-cuda120), 2.4.0 (nvidia-dali-cuda130)"
+    assert check.status == "slow" and "both installed" in check.advice
+
+
+def constraints(name: str) -> dict[str, str]:
+    """The versions of one file of constraints/."""
+    lines = (ROOT / "constraints" / name).read_text(encoding="utf-8").split()
+    return dict(line.split("==") for line in lines)
+
+
+@pytest.mark.parametrize(("file", "end"), [("oldest.txt", 0), ("newest.txt", 1)])
+def test_tested_range_ends_where_the_constraints_do(file: str, end: int) -> None:
+    assert TESTED["nvidia-dali-cuda120"] == TESTED["nvidia-dali-cuda130"]
+    versions = constraints(file)
+    for name in TESTED.keys() - {"python", "nvidia-dali-cuda120"}:
+        tested = TESTED[name][end].split(".")
+        assert versions[name].split(".")[: len(tested)] == tested, name
+
+
+def test_tested_range_begins_where_python_requires() -> None:
+    assert f"python_requires = >={TESTED['python'][0]}\n" in (ROOT / "setup.cfg").read_text(encoding="utf-8")
+
+
+INSIDE: Mapping[str, str] = {"torch": "2.11.0+cu130", "numpy": "2.4.99", "timm": "1.0.31.post1"}
+
+
+@pytest.mark.parametrize(
+    ("versions", "status", "words"),
+    [
+        (INSIDE, "ok", ""),
+        ({"torch": "2.16.0"}, "ok", "torch 2.16.0 (tested 2.11 to 2.15)"),
+        ({"torch": "2.16.0.dev20270101+cu140"}, "ok", "torch 2.16.0.dev20270101+cu140 (tested 2.11 to 2.15)"),
+        ({"torch": "2.9.1"}, "slow", "torch 2.9.1 (tested 2.11 to 2.15)"),
+        ({"timm": "1.0.19"}, "slow", "timm 1.0.19 (tested 1.0.20 to 1.0.31)"),
+        ({"timm": "1.0.32"}, "ok", "timm 1.0.32 (tested 1.0.20 to 1.0.31)"),
+        ({"timm": "1.1"}, "ok", "timm 1.1 (tested 1.0.20 to 1.0.31)"),
+        ({"transformers": "5"}, "ok", ""),
+        ({"python": "3.15.0rc1"}, "ok", "python 3.15.0rc1 (tested 3.11 to 3.14)"),
+        ({"numpy": "unknown"}, "slow", "numpy unknown (tested 2.0 to 2.4)"),
+    ],
+)
+def test_versions_outside_the_tested_range(versions: Mapping[str, str], status: str, words: str) -> None:
+    check = versions_check(versions)
+    assert check.status == status
+    assert check.value == (f"outside the tested range: {words}" if words else "all inside the tested range")
+
+
+def test_versions_outside_the_tested_range_are_one_line() -> None:
+    check = versions_check({"torch": "2.16.0", "triton": "3.8.0", "numpy": "1.26.4"})
+    assert check.value == (
+        "outside the tested range: torch 2.16.0 (tested 2.11 to 2.15), numpy 1.26.4 (tested 2.0 to 2.4)"
+    )
+    assert check.advice == "what is older than tested may fail: bring numpy up to date"
 
 
 def test_cpu_line_names_the_instructions_that_matter() -> None:

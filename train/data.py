@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from turbomim.pipeline.crops import check_crop
+from turbomim.pipeline.dali_package import import_dali
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.plural import counted
@@ -44,8 +45,11 @@ def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
 
 
 def check_store(data: DataConfig, split: Split, flag: str) -> None:
-    """Raise UserError if the split's store cannot give the crops that are asked for."""
+    """Raise UserError if the split's store cannot give the crops that are asked for, or DALI is not there."""
     store = Store.of(split.manifest.made)
+    if (store.kind, data.crop) != ("raw", "src"):
+        # now, not after a run folder was made
+        import_dali()
     if store.short_side is None:
         return
     try:

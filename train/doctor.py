@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from turbomim.pipeline.dali_package import import_dali, installed_wheels, wheel_problem
+from turbomim.pipeline.errors import UserError
 from turbomim.train import machine
 from turbomim.train.machine import Check
 
@@ -26,6 +30,19 @@ _OPTIONAL = {
     "matplotlib": "plots", "tensorboard": "tensorboard", "wandb": "wandb", "mvtb-data": "demo",
     "scikit-image": "demo", "scikit-learn": "demo",
 }  # fmt: skip
+# the oldest and the newest release that the tests run with, those of constraints/; later parts of a version,
+# a newer patch release say, are free
+TESTED: Final = {
+    "python": ("3.11", "3.14"),
+    "torch": ("2.11", "2.15"),
+    "triton": ("3.6", "3.9"),
+    "nvidia-dali-cuda120": ("2.0", "2.4"),
+    "nvidia-dali-cuda130": ("2.0", "2.4"),
+    "torchvision": ("0.26", "0.29"),
+    "timm": ("1.0.20", "1.0.31"),
+    "numpy": ("2.0", "2.4"),
+    "transformers": ("4.57", "5.24"),
+}
 
 
 def examine() -> list[Check]:
@@ -34,6 +51,8 @@ def examine() -> list[Check]:
         ("python", _python),
         ("packages", _packages),
         ("torch", _torch),
+        ("DALI", _dali),
+        ("versions", lambda: [versions_check(_versions())]),
         ("GPU", machine.gpu),
         ("CPU", machine.cpu),
         ("matrix products", machine.matrix_products),
@@ -154,12 +173,6 @@ def _packages() -> list[Check]:
         else:
             advice = "turbomim cannot run without it: pip install turbomim"
             checks.append(Check(name=name, value="not installed", status="missing", advice=advice))
-    dali = [name for name in ("nvidia-dali-cuda130", "nvidia-dali-cuda120") if _version(name)]
-    if dali:
-        checks.append(Check(name="DALI", value=f"{_version(dali[0])} ({dali[0]})"))
-    else:
-        advice = "turbomim decodes with DALI: pip install nvidia-dali-cuda130 (works without a GPU too)"
-        checks.append(Check(name="DALI", value="not installed", status="missing", advice=advice))
     for name, extra in _OPTIONAL.items():
         missing = f'not installed; only for the extra "{extra}": pip install "turbomim[{extra}]"'
         checks.append(Check(name=name, value=_version(name) or missing))
@@ -174,6 +187,51 @@ def _torch() -> list[Check]:
         advice = "torch cannot be imported: pip install --force-reinstall torch torchvision"
         return [Check(name="torch", value=_one_line(error), status="missing", advice=advice)]
     return [Check(name="torch", value=f"{torch.__version__}, built for CUDA {torch.version.cuda or 'none'}")]
+
+
+def _dali() -> list[Check]:
+    import torch
+
+    wheels = installed_wheels()
+    # also where no GPU is seen: what is installed here may be meant for one
+    problem = wheel_problem(wheels, torch.version.cuda, gpu=True)
+    if problem is None:
+        try:
+            import_dali()
+        except UserError as error:
+            problem = f"{error}; without it only raw stores train, with the simple resized crop"
+    value = ", ".join(f"{version} ({name})" for name, version in wheels.items()) or "no wheel installed"
+    return [Check(name="DALI", value=value, status="slow" if problem else "ok", advice=problem or "")]
+
+
+def _versions() -> dict[str, str]:
+    """The versions that are installed of what `TESTED` names."""
+    found = {name: version for name in TESTED if (version := _version(name))}
+    return {"python": platform.python_version(), **found}
+
+
+def versions_check(versions: Mapping[str, str]) -> Check:
+    """The line on what is installed, by name, that is older or newer than what the tests run with."""
+    outside, older = [], []
+    for name, version in versions.items():
+        oldest, newest = TESTED[name]
+        old = _release(version, oldest) < _release(oldest)
+        if old or _release(version, newest) > _release(newest):
+            outside.append(f"{name} {version} (tested {oldest} to {newest})")
+        if old:
+            older.append(name)
+    value = f"outside the tested range: {', '.join(outside)}" if outside else "all inside the tested range"
+    if not older:
+        return Check(name="versions", value=value)
+    advice = f"what is older than tested may fail: bring {', '.join(older)} up to date"
+    return Check(name="versions", value=value, status="slow", advice=advice)
+
+
+def _release(version: str, like: str | None = None) -> tuple[int, ...]:
+    """The numbers that a version such as 2.11.0+cu130 begins with, as many as `like` has."""
+    numbers = re.match(r"\d+(\.\d+)*", version)
+    parts = tuple(int(part) for part in numbers[0].split(".")) if numbers else ()
+    return parts if like is None else parts[: like.count(".") + 1]
 
 
 def _headers() -> list[Check]:

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 from turbomim import __version__
+from turbomim.pipeline.dali_package import installed_wheels
 from turbomim.pipeline.durable import write_durably, write_json
 from turbomim.pipeline.errors import UserError
 from turbomim.train.config import Config
@@ -26,14 +27,14 @@ from turbomim.train.config_dict import differences, from_dict, to_dict
 
 
 def versions() -> dict[str, str]:
-    """Versions that decide numbers: turbomim, python, torch, triton, timm, DALI."""
+    """Versions that decide numbers: turbomim, python, torch, triton, timm, transformers, DALI's wheel."""
     found = {"turbomim": __version__, "python": platform.python_version()}
-    for name in ("torch", "triton", "timm", "nvidia-dali-cuda130"):
+    for name in ("torch", "triton", "timm", "transformers"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "missing"
-    return found
+    return found | (installed_wheels() or {"DALI": "missing"})
 
 
 def run_folder(config: Config) -> Path:

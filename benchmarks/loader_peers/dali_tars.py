@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from turbomim.benchmarks.bench_loader_job import Job
+from turbomim.pipeline.decode import image_decoder
 
 PACKAGE = "nvidia.dali"
 READS = "shards"
@@ -54,7 +55,7 @@ def _graph(job: Job) -> Any:
         random_shuffle=job.train,
         name="tars",
     )
-    pixels: Any = fn.decoders.image(
+    pixels: Any = image_decoder()(
         encoded, device="mixed" if job.device == "cuda" else "cpu", adjust_orientation=False
     )
     original = pixels.shape()[:2]
