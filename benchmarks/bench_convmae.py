@@ -12,6 +12,7 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,9 @@ def losses(config: Config, batch: int, device: torch.device) -> dict[str, tuple[
     def dense(form: torch.memory_format, compiled: bool) -> tuple[torch.nn.Module, Loss]:
         model = TextbookConvMAE(config)
         model.load_state_dict(ours.state_dict())
-        model.to(device).to(memory_format=form)
+        # torch 2.11 has no annotation of it
+        placed: Any = model.to(device)
+        placed.to(memory_format=form)
         call = torch.compile(model) if compiled else model
         return model, lambda: call(normalised(images_BHWC).contiguous(memory_format=form), noise_BN)
 

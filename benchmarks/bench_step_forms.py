@@ -19,6 +19,7 @@ from turbomim.kernels.masking import random_masking
 from turbomim.pipeline.batch import Batch
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
+from turbomim.train.export_hf import to_vit_mae, vit_mae_config
 from turbomim.train.models.mae import MAE
 from turbomim.train.optim import make_optimizer
 from turbomim.train.step import Step, autocast
@@ -74,25 +75,14 @@ def textbook_compiled(task: Task) -> OneStep:
 def hugging_face(task: Task) -> OneStep:
     """transformers' ViTMAEForPreTraining, with the attention it chooses itself."""
     transformers = importlib.import_module("transformers")
-    model, size = task.config.model, task.config.data.size
-    theirs = transformers.ViTMAEForPreTraining(
-        transformers.ViTMAEConfig(
-            image_size=size,
-            patch_size=model.patch,
-            hidden_size=model.width,
-            num_hidden_layers=model.depth,
-            num_attention_heads=model.heads,
-            intermediate_size=4 * model.width,
-            decoder_hidden_size=model.decoder_width,
-            decoder_num_hidden_layers=model.decoder_depth,
-            decoder_num_attention_heads=model.decoder_heads,
-            decoder_intermediate_size=4 * model.decoder_width,
-            layer_norm_eps=1e-6,
-            mask_ratio=model.mask_ratio,
-            norm_pix_loss=model.norm_pix,
-        )
-    )
-    theirs.load_state_dict(hugging_face_state(MAE(task.config).state_dict()))
+    kind = transformers.ViTMAEForPreTraining
+    about = transformers.ViTMAEConfig.from_dict(vit_mae_config(task.config))
+    # the published names, which every version takes by from_pretrained alone
+    published = to_vit_mae(MAE(task.config).state_dict())
+    loaded = kind.from_pretrained(None, config=about, state_dict=published)
+    # in version 5 what it gives would train the fixed positions
+    theirs = kind(about)
+    theirs.load_state_dict(loaded.state_dict())
 
     def loss_fn(images_BCHW: Tensor, noise_BN: Tensor) -> Tensor:
         loss: Tensor = theirs(pixel_values=images_BCHW, noise=noise_BN).loss
@@ -131,44 +121,6 @@ def plain_step(model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], ta
         return loss.detach()
 
     return step
-
-
-def hugging_face_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our weights under transformers' names; it keeps query, key and value apart."""
-    theirs: dict[str, Tensor] = {}
-    for name, value in state.items():
-        renamed = _hugging_face_name(name)
-        if ".qkv." in renamed:
-            for part, third in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                theirs[renamed.replace(".qkv.", f".{part}.")] = third
-        else:
-            theirs[renamed] = value
-    return theirs
-
-
-_NAMES: Final = {
-    "attn.qkv": "attention.attention.qkv",
-    "attn.proj": "attention.output.dense",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-    "norm1": "layernorm_before",
-    "norm2": "layernorm_after",
-}
-
-
-def _hugging_face_name(name: str) -> str:
-    for ours, theirs in _NAMES.items():
-        name = name.replace(f".{ours}.", f".{theirs}.")
-    if name.startswith(("decoder_", "mask_token")):
-        return f"decoder.{name.replace('decoder_blocks.', 'decoder_layers.')}"
-    name = name.replace("blocks.", "encoder.layer.").replace(
-        "patch_embed.proj", "patch_embeddings.projection"
-    )
-    name = name.replace("pos_embed", "position_embeddings")
-    if name.startswith("norm."):
-        return f"vit.layer{name}"
-    inside = "" if name.startswith("encoder.") else "embeddings."
-    return f"vit.{inside}{name}"
 
 
 FORMS: Final[dict[str, Callable[[Task], OneStep]]] = {

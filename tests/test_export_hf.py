@@ -2,7 +2,8 @@
 
 Planted, each seen to fail the test named: queries and keys exchanged, another mean, 2 heads
 (`test_the_encoder_is_a_vit_model`); `norm_pix_loss` always false, a place for the decoder's class token
-(`test_the_whole_mae_gives_our_loss`); an eps of 1e-12 (`test_names_are_those_of_transformers`); bilinear
+(`test_the_whole_mae_gives_our_loss`); an eps of 1e-12, version 5's own names
+(`test_names_on_disk_are_the_published_ones`); bilinear
 whatever the run's (`test_images_of_other_sizes_are_resized_with_the_runs_filter`); missing names, or
 outputs, not looked at (`test_a_tensor_too_few_or_wrong_is_refused`); transformers asked though it is not
 there (`test_without_transformers_it_is_written_and_says_so`).
@@ -42,6 +43,13 @@ def images() -> Tensor:
     )
 
 
+def load(kind: Any, folder: str, **arguments: object) -> Any:
+    """What transformers makes of a folder, nothing missing and nothing left over."""
+    model, found = kind.from_pretrained(folder, output_loading_info=True, **arguments)
+    assert not any(found.values())
+    return model.eval()
+
+
 def pixels(images_BHWC: Tensor) -> Tensor:
     scaled = (images_BHWC.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     return scaled.float().permute(0, 3, 1, 2)
@@ -54,16 +62,13 @@ def test_the_encoder_is_a_vit_model(name: str) -> None:
     assert [e.path for e in exported] == [Path("out/encoder"), Path("out/mae")][: 1 + (name != "mff")]
     for each in exported:
         assert f"transformers {transformers.__version__}: " in each.checked
-    encoder, found = transformers.ViTModel.from_pretrained(
-        "out/encoder", add_pooling_layer=False, output_loading_info=True
-    )
-    assert not any(found.values())
+    encoder = load(transformers.ViTModel, "out/encoder", add_pooling_layer=False)
     processors: Any = transformers.AutoImageProcessor
     processor = processors.from_pretrained("out/encoder")
     inputs = processor(images=list(images().numpy()), return_tensors="pt")
     torch.testing.assert_close(inputs["pixel_values"], pixels(images()), rtol=1e-5, atol=1e-5)
     with torch.no_grad():
-        theirs = encoder.eval()(**inputs).last_hidden_state
+        theirs = encoder(**inputs).last_hidden_state
         torch.testing.assert_close(model.features(images()), theirs, rtol=1e-5, atol=1e-5)
 
 
@@ -73,8 +78,7 @@ def test_the_whole_mae_gives_our_loss(norm_pix: bool) -> None:
     model.norm_pix = norm_pix
     exported = export(model, with_norm_pix(config, norm_pix), STEP, "hf", Path("out"), run)
     assert "predicted patches of 3 random images are this run's" in exported[1].checked
-    theirs, found = transformers.ViTMAEForPreTraining.from_pretrained("out/mae", output_loading_info=True)
-    assert not any(found.values())
+    theirs = load(transformers.ViTMAEForPreTraining, "out/mae")
     assert theirs.config.norm_pix_loss is norm_pix and theirs.config.mask_ratio == 0.75
     noise = torch.rand(2, config.patches, generator=torch.Generator().manual_seed(2))
     order = noise.argsort(1)
@@ -82,7 +86,7 @@ def test_the_whole_mae_gives_our_loss(norm_pix: bool) -> None:
     zeros = torch.zeros(2, dtype=torch.int64)
     with torch.no_grad():
         ours = model(images(), zeros, zeros, keep, mask)
-        loss = theirs.eval()(pixels(images()), noise=noise).loss
+        loss = theirs(pixels(images()), noise=noise).loss
     torch.testing.assert_close(ours, loss, rtol=1e-5, atol=1e-6)
 
 
@@ -90,19 +94,71 @@ def with_norm_pix(config: Config, norm_pix: bool) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, norm_pix=norm_pix))
 
 
-def test_names_are_those_of_transformers() -> None:
-    """The configuration alone builds a model of these names and shapes."""
+def block(name: str, d: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a block of width d, written out by hand."""
+    return {
+        f"{name}.attention.attention.query.weight": (d, d),
+        f"{name}.attention.attention.query.bias": (d,),
+        f"{name}.attention.attention.key.weight": (d, d),
+        f"{name}.attention.attention.key.bias": (d,),
+        f"{name}.attention.attention.value.weight": (d, d),
+        f"{name}.attention.attention.value.bias": (d,),
+        f"{name}.attention.output.dense.weight": (d, d),
+        f"{name}.attention.output.dense.bias": (d,),
+        f"{name}.intermediate.dense.weight": (4 * d, d),
+        f"{name}.intermediate.dense.bias": (4 * d,),
+        f"{name}.output.dense.weight": (d, 4 * d),
+        f"{name}.output.dense.bias": (d,),
+        f"{name}.layernorm_before.weight": (d,),
+        f"{name}.layernorm_before.bias": (d,),
+        f"{name}.layernorm_after.weight": (d,),
+        f"{name}.layernorm_after.bias": (d,),
+    }
+
+
+# those of google/vit-base-patch16-224 and facebook/vit-mae-base, which every version of transformers reads
+ENCODER: dict[str, tuple[int, ...]] = {
+    "embeddings.cls_token": (1, 1, 48),
+    "embeddings.position_embeddings": (1, 37, 48),
+    "embeddings.patch_embeddings.projection.weight": (48, 3, 8, 8),
+    "embeddings.patch_embeddings.projection.bias": (48,),
+    **block("encoder.layer.0", 48),
+    **block("encoder.layer.1", 48),
+    **block("encoder.layer.2", 48),
+    "layernorm.weight": (48,),
+    "layernorm.bias": (48,),
+}
+WHOLE: dict[str, tuple[int, ...]] = {
+    **{f"vit.{name}": shape for name, shape in ENCODER.items()},
+    "decoder.mask_token": (1, 1, 32),
+    "decoder.decoder_pos_embed": (1, 37, 32),
+    "decoder.decoder_embed.weight": (32, 48),
+    "decoder.decoder_embed.bias": (32,),
+    **block("decoder.decoder_layers.0", 32),
+    **block("decoder.decoder_layers.1", 32),
+    "decoder.decoder_norm.weight": (32,),
+    "decoder.decoder_norm.bias": (32,),
+    "decoder.decoder_pred.weight": (192, 32),
+    "decoder.decoder_pred.bias": (192,),
+}
+
+
+def test_names_on_disk_are_the_published_ones() -> None:
+    """Whatever version is installed here; and the configuration alone builds a model of these shapes."""
     run, config, model = make_run("mae")
     export(model, config, STEP, "hf", Path("out"), run)
-    for folder, kind, more in (
-        ("encoder", transformers.ViTModel, {"add_pooling_layer": False}),
-        ("mae", transformers.ViTMAEForPreTraining, {}),
+    kinds: Any = transformers
+    for folder, expected, kind, more in (
+        ("encoder", ENCODER, kinds.ViTModel, {"add_pooling_layer": False}),
+        ("mae", WHOLE, kinds.ViTMAEForPreTraining, {}),
     ):
+        found = {n: tuple(t.shape) for n, t in load_file(f"out/{folder}/model.safetensors").items()}
+        assert found == expected
         about = transformers.AutoConfig.from_pretrained(f"out/{folder}")
         assert about.layer_norm_eps == 1e-6 and about.image_size == 48
-        expected = {n: t.shape for n, t in kind(about, **more).state_dict().items()}
-        found = {n: t.shape for n, t in load_file(f"out/{folder}/model.safetensors").items()}
-        assert found == expected
+        # the names of a model in memory are those of its version
+        built = sorted(tuple(t.shape) for t in kind(about, **more).state_dict().values())
+        assert built == sorted(expected.values())
     names = {path.name for path in Path("out/mae").iterdir()}
     assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 

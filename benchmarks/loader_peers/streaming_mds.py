@@ -19,6 +19,8 @@ from turbomim.benchmarks.loader_peers.torchvision_io import bytes_transform
 
 PACKAGE = "streaming"
 READS = "mds"
+# so its metadata say; what is used of it here runs with newer ones too
+INSTALL = "pip install 'turbomim[bench,mosaic]', which takes transformers below 5 and numpy below 2.2"
 
 # samples drawn before the next epoch begins: a pause on every few thousand would be the small set's fault
 EPOCH = 200_000
