@@ -1,43 +1,65 @@
 # The only commands anyone needs.  Everything is installed into .venv; nothing outside this folder is touched.
 
 PYTHON ?= python3
+# exact versions to install, constraints/oldest.txt or constraints/newest.txt; without it pip chooses
+CONSTRAINTS ?=
+# the CUDA that DALI is built for, 13 or 12; torch must be of the same
+CUDA ?= 13
 # processes that run the tests; each takes about 2 GB
 JOBS ?= 2
-BIN := .venv/bin
+
+# an environment for each choice
+VENV := .venv$(if $(CONSTRAINTS),-$(basename $(notdir $(CONSTRAINTS))))$(if $(filter-out 13,$(CUDA)),-cuda$(CUDA))
+BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # who has run out of tests takes over half of another's, so that all end together; a thread each
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=worksteal
 
-.PHONY: demo test lint type format bench clean
+.PHONY: demo test short wheel lint type format bench clean
 
-demo: .venv/demo.done  ## photographs to a pre-trained encoder, in minutes
+demo: $(VENV)/demo.done  ## photographs to a pre-trained encoder, in minutes
 	$(BIN)/turbomim demo
 
 test: lint type  ## everything that decides whether a change is good
 	$(PYTEST) tests --ignore=tests/interpret
 	TRITON_INTERPRET=1 $(PYTEST) tests/interpret
 
-lint: .venv/dev.done
+# what differs between versions of torch, Triton, DALI and transformers
+SHORT := tests/test_bench_step.py tests/test_cli.py tests/test_doctor.py tests/test_export_hf.py \
+	tests/test_golden_losses.py tests/test_ideal.py tests/test_initial.py tests/test_linear.py \
+	tests/test_loader.py tests/test_masked_patches.py tests/test_masking.py tests/test_optim.py \
+	tests/test_pretrain.py tests/test_static.py tests/test_without_dali.py
+
+short: $(VENV)/dev.done  ## kernels, losses, step, loader and commands, in minutes: for other versions
+	$(PYTEST) $(SHORT)
+	TRITON_INTERPRET=1 $(PYTEST) tests/interpret
+
+wheel: $(VENV)/dev.done  ## builds dist/*.whl and tries it in an empty environment and folder
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(BIN)/python tests/try_wheel.py dist $(addprefix --constraint=,$(abspath $(CONSTRAINTS)))
+
+lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: .venv/dev.done
+type: $(VENV)/dev.done
 	$(BIN)/mypy
 
-format: .venv/dev.done
+format: $(VENV)/dev.done
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/dev.done  ## loader, kernels, step and training, in under ten minutes on a GPU
+bench: $(VENV)/dev.done  ## loader, kernels, step and training, in under ten minutes on a GPU
 	$(BIN)/python -m turbomim.benchmarks.bench_all
 
 clean:  ## all but the shards and runs of yours
-	rm -rf .venv build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.venv/%.done: setup.cfg pyproject.toml
+$(VENV)/%.done: setup.cfg pyproject.toml $(CONSTRAINTS)
 	@test -L src/turbomim/train || { echo "src/turbomim/train is not a symbolic link: clone again with 'git clone -c core.symlinks=true'"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: run make with PYTHON=/path/to/a/newer/python3"; exit 1; }
-	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -e '.[$*]'
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -e '.[$*,cuda$(CUDA)]' $(addprefix --constraint ,$(CONSTRAINTS))
 	@touch $@

@@ -235,7 +235,8 @@ def test_safetensors_hold_the_same(
     assert out.stat().st_mode == (tmp_path / "features" / "F.npz").stat().st_mode
     assert np.array_equal(tensors["features"].numpy(), npz["features"])
     assert np.array_equal(tensors["labels"].numpy(), npz["labels"])
-    with safe_open(out, "np") as file:
+    opened: Any = safe_open
+    with opened(out, "np") as file:
         texts = {key: json.loads(value) for key, value in file.metadata().items()}
     assert texts["keys"] == npz["keys"].tolist() and texts["classes"] == npz["classes"].tolist()
     assert texts["made"] == json.loads(str(npz["made"]))

@@ -114,12 +114,15 @@ def test_what_rank_0_refuses_ends_every_rank(trees: Path, tmp_path: Path) -> Non
     assert time.monotonic() - begun < 30
 
 
+@pytest.mark.timeout(900)
 def test_ranks_compile_too(trees: Path, tmp_path: Path) -> None:
     """The compiled step inside DDP gives the losses of the plain one on a single rank."""
     sections: dict[str, dict[str, Any]] = {"optim": {"epochs": 1}, "model": {"depth": 1}}
     port = free_port()
     compiled = config_for(trees, tmp_path / "two", step={"compile": True}, **sections)
-    assert [finish(p) for p in [launch(ranked, compiled, rank, 2, port) for rank in (0, 1)]] == [0, 0]
+    ranks = [launch(ranked, compiled, rank, 2, port) for rank in (0, 1)]
+    # before 2.15 torch simplifies indices for a minute of a core in every process
+    assert [finish(process, seconds=800) for process in ranks] == [0, 0]
     pretrain(config_for(trees, tmp_path / "one", **sections), console=quiet())
     one, two = (
         [r["loss"] for r in read_metrics(tmp_path / name / "r" / "metrics.jsonl")] for name in ("one", "two")

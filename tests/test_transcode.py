@@ -11,6 +11,7 @@ import torch
 from conftest import texture
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from test_pack import bad_entries, contents, members, save_image
 
 from turbomim.pipeline.decode import Decoder
@@ -37,6 +38,11 @@ def encoded(pixels: Any, form: str = "JPEG", **options: Any) -> EncodedImage:
         height=image.height,
         width=image.width,
     )
+
+
+def jpeg(image: Image.Image) -> JpegImageFile:
+    assert isinstance(image, JpegImageFile)
+    return image
 
 
 @pytest.mark.parametrize("resampling", FILTERS)
@@ -80,13 +86,14 @@ def test_a_resized_split_holds_jpegs_as_asked(
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     reference = io.BytesIO()
     Image.fromarray(texture(0, 40, 40)).save(reference, "JPEG", quality=80)
-    expected_tables = Image.open(reference).quantization  # type: ignore[attr-defined]
+    with Image.open(reference) as image:
+        expected_tables = jpeg(image).quantization
     for name, content in members(tmp_path / "1").items():
         if not name.endswith(".cls"):
             with Image.open(io.BytesIO(content)) as image:
                 assert (image.format, min(image.size), name[-4:]) == ("JPEG", 40, ".jpg")
-                assert image.quantization == expected_tables  # type: ignore[attr-defined]
-                assert image.layer[0][1:3] == factors  # type: ignore[attr-defined]
+                assert jpeg(image).quantization == expected_tables
+                assert jpeg(image).layer[0][1:3] == factors
     made = open_split(tmp_path / "1").manifest.made
     assert Store.of(made) == store and {"pillow", "libjpeg_turbo"} < made["encoders"].keys()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -197,10 +198,12 @@ def write(out: Path, found: Embedded, classes: tuple[str, ...], made: dict[str, 
 
 def save_npz(file: BinaryIO, arrays: dict[str, NDArray[Any]]) -> None:
     """Write what numpy.savez does: that one leaves its archive open on a full disk, and complains later."""
+    # numpy 2.0 has no annotation of it
+    write: Callable[..., None] = np.lib.format.write_array
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+                write(member, array, allow_pickle=False)
 
 
 def left_out_path(out: Path) -> Path:

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,9 @@ def read_features(path: Path, count: int) -> tuple[Tensor, Tensor] | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as file:
+        # not every safetensors has its annotations
+        opened: Any = safe_open
+        with opened(path, "pt") as file:
             features_ND, labels_N = file.get_tensor("features"), file.get_tensor("labels")
             whole = (file.metadata() or {}).get("sha256") == digest(features_ND, labels_N)
         if whole and len(features_ND) == len(labels_N) == count:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
@@ -76,7 +76,9 @@ class Peers:
 
     def __init__(self, store: Store, rank: int, size: int, timeout_s: float) -> None:
         # a connection of its own: the other one may be blocked in an exchange
-        own = store.clone()
+        # torch 2.11 has no annotation of it
+        any_store: Any = store
+        own: Store = any_store.clone()
         own.set_timeout(timedelta(seconds=min(timeout_s, GRACE)))
         self._store = PrefixStore("turbomim", own)
         self._rank, self._timeout_s = rank, timeout_s

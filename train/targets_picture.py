@@ -101,7 +101,8 @@ def read_photograph(path: Path) -> torch.Tensor:
     """The middle square of an image at SIZE pixels, (SIZE, SIZE, 3) uint8.  Raises UserError."""
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = image.convert("RGB")
     # a broken file raises almost anything: each format has a reader of its own
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
