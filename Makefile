@@ -1,15 +1,17 @@
-# The only commands anyone needs.  Everything is installed into .venv; nothing outside this folder is touched.
+# The only commands anyone needs.  Everything is installed into .venv (or .venv-NAME); nothing outside
+# this folder is touched.
 
 PYTHON ?= python3
 # exact versions to install, constraints/oldest.txt or constraints/newest.txt; without it pip chooses
 CONSTRAINTS ?=
-# the CUDA that DALI is built for, 13 or 12; torch must be of the same
-CUDA ?= 13
 # processes that run the tests; each takes about 2 GB
 JOBS ?= 2
 
+ifneq ($(CONSTRAINTS),$(wildcard $(CONSTRAINTS)))
+$(error CONSTRAINTS=$(CONSTRAINTS) is not there: give a file of constraints/)
+endif
 # an environment for each choice
-VENV := .venv$(if $(CONSTRAINTS),-$(basename $(notdir $(CONSTRAINTS))))$(if $(filter-out 13,$(CUDA)),-cuda$(CUDA))
+VENV := .venv$(if $(CONSTRAINTS),-$(basename $(notdir $(CONSTRAINTS))))
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -38,7 +40,7 @@ short: $(VENV)/dev.done  ## kernels, losses, step, loader and commands, in minut
 wheel: $(VENV)/dev.done  ## builds dist/*.whl and tries it in an empty environment and folder
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist . >/dev/null
-	$(BIN)/python tests/try_wheel.py dist $(addprefix --constraint=,$(abspath $(CONSTRAINTS)))
+	$(BIN)/python tests/try_wheel.py dist $(CONSTRAINTS)
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
@@ -61,5 +63,5 @@ $(VENV)/%.done: setup.cfg pyproject.toml $(CONSTRAINTS)
 	@test -L src/turbomim/train || { echo "src/turbomim/train is not a symbolic link: clone again with 'git clone -c core.symlinks=true'"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: run make with PYTHON=/path/to/a/newer/python3"; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -e '.[$*,cuda$(CUDA)]' $(addprefix --constraint ,$(CONSTRAINTS))
+	$(BIN)/pip install --quiet -e '.[$*,cuda13]' $(addprefix --constraint ,$(CONSTRAINTS))
 	@touch $@

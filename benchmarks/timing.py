@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from turbomim.train.machine import cpu_model
 from turbomim.train.rundir import versions
 
 
@@ -50,10 +52,19 @@ def machine() -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {
         "device": device,
+        "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
-        "versions": versions(),
+        "versions": versions() | _peers(),
         "commit": commit.stdout.strip(),
     }
+
+
+def _peers() -> dict[str, str]:
+    """The version of transformers, whose ViTMAE `bench step` measures too."""
+    try:
+        return {"transformers": importlib.metadata.version("transformers")}
+    except importlib.metadata.PackageNotFoundError:
+        return {}
 
 
 def emit(line: str, out: Path | None) -> None:

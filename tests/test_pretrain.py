@@ -122,7 +122,7 @@ def test_ranks_compile_too(trees: Path, tmp_path: Path) -> None:
     compiled = config_for(trees, tmp_path / "two", step={"compile": True}, **sections)
     ranks = [launch(ranked, compiled, rank, 2, port) for rank in (0, 1)]
     # before 2.15 torch simplifies indices for a minute of a core in every process
-    assert [finish(process, seconds=800) for process in ranks] == [0, 0]
+    assert [finish(process, seconds=400) for process in ranks] == [0, 0]
     pretrain(config_for(trees, tmp_path / "one", **sections), console=quiet())
     one, two = (
         [r["loss"] for r in read_metrics(tmp_path / name / "r" / "metrics.jsonl")] for name in ("one", "two")

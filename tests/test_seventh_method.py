@@ -23,7 +23,7 @@ from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.eval_command import MEASURES, Eval, evaluate
 from turbomim.train.memory import count_parameters
-from turbomim.train.models.initial import Draw, linear_draws, normal
+from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import METHODS, make_model
 from turbomim.train.models.vit import block_flops
@@ -40,7 +40,8 @@ class Place(MAE):
         self.head = nn.Linear(config.model.width, 3 * config.model.patch**2)
 
     def initial_weights(self) -> dict[str, Draw]:
-        return {**linear_draws(self), "place": normal(0.02)}
+        embed = convolution_draws("patch_embed.proj", self.patch_embed.proj)
+        return {**linear_draws(self), **embed, "place": normal(0.02)}
 
     def forward_decoder(self, latent_BTD: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> Tensor:
         pred_BMP: Tensor = self.head(latent_BTD.mean(1, keepdim=True) + self.place[ids_mask_BM])

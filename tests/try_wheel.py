@@ -1,6 +1,6 @@
 """Try a wheel as a new user does: an empty environment, an empty folder, no checkout near.
 
-`python tests/try_wheel.py FOLDER [PIP ARGUMENT …]` installs the wheel in FOLDER with the extras that the demo
+`python tests/try_wheel.py FOLDER [CONSTRAINTS]` installs the wheel in FOLDER with the extras that the demo
 needs, and runs what the README promises of it.  `make wheel` builds one and calls this.
 """
 
@@ -10,16 +10,15 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from pathlib import Path
 
-# s, a start of the interpreter included
-IMPORT_LIMIT = 0.2
+# what takes long to import, and is not needed to say `turbomim --help`
+SLOW = "torch triton numpy timm nvidia torchvision transformers"
 
 
-def main(folder: Path, pip_arguments: list[str]) -> None:
-    """Install and run; raises CalledProcessError or AssertionError at the first thing that fails."""
+def main(folder: Path, constraints: Path | None) -> None:
+    """Install and run; raises AssertionError at the first thing that fails, with what it printed."""
     (wheel,) = folder.resolve().glob("turbomim-*.whl")
     with tempfile.TemporaryDirectory() as empty:
         environment = Path(empty, "environment")
@@ -32,29 +31,23 @@ def main(folder: Path, pip_arguments: list[str]) -> None:
             command = [str(environment / "bin" / program), *arguments]
             done = subprocess.run(command, cwd=empty, env=own, stdout=subprocess.PIPE, text=True)
             assert done.returncode == 0, f"exit code {done.returncode}: {done.stdout}"
+            print(done.stdout, flush=True)
             return done.stdout
 
-        run("pip", "install", "--quiet", f"{wheel}[demo,cuda13]", *pip_arguments)
+        limits = [f"--constraint={constraints.resolve()}"] if constraints else []
+        run("pip", "install", "--quiet", f"{wheel}[demo,cuda13]", *limits)
         where = run("python", "-c", "import turbomim; print(turbomim.__file__)")
         assert Path(where.strip()).is_relative_to(environment), where
-        took = min(_seconds(environment, empty, own) for _ in range(5))
-        print(f"import turbomim: {took:.2f} s")
-        assert took < IMPORT_LIMIT, f"import turbomim takes {took:.2f} s, over {IMPORT_LIMIT}"
+        slow = f"import sys, turbomim; print(*(set({SLOW.split()}) & set(sys.modules)))"
+        assert not run("python", "-c", slow).strip()
         version = run("turbomim", "--version").strip()
         assert wheel.name.startswith(f"turbomim-{version}-"), f"{wheel.name} says {version}"
-        print(run("turbomim", "doctor"))
-        print(run("turbomim", "demo", "--epochs", "1"))
-        for name in ("export/encoder.safetensors", "report.html"):
+        run("turbomim", "doctor")
+        run("turbomim", "demo", "--epochs", "1")
+        for name in ("encoder.safetensors", "report.html"):
             assert list(Path(empty, "runs", "demo").rglob(name)), f"the demo left no {name}"
-        print(run("turbomim", "demo", "--epochs", "1"))
-
-
-def _seconds(environment: Path, folder: str, own: dict[str, str]) -> float:
-    begun = time.perf_counter()
-    command = [str(environment / "bin" / "python"), "-c", "import turbomim"]
-    subprocess.run(command, cwd=folder, env=own, check=True)
-    return time.perf_counter() - begun
+        assert "done" in run("turbomim", "demo", "--epochs", "1")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -68,7 +68,7 @@ class Source:
             self,
             model=make_model(self.config),
             step=None if self.step is None else 0,
-            weights=f"initial weights of seed {self.config.run.seed} at {self.config.data.size} px",
+            weights=f"initial weights by Philox, seed {self.config.run.seed} at {self.config.data.size} px",
             untrained=True,
         )
 

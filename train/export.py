@@ -123,7 +123,7 @@ def on_host(model: MAE, config: Config) -> MAE:
     """The model, or a copy of it in host memory: outputs are compared there, in float32."""
     if next(model.parameters()).device.type == "cpu":
         return model
-    copy = make_model(config)
+    copy = make_model(config, initial=False)
     copy.load_state_dict(whole_model(model))
     return copy
 

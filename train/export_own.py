@@ -35,7 +35,7 @@ def write_own(model: MAE, config: Config, folder: Path) -> list[Exported]:
     """Write encoder.safetensors by the names here, read it back into a new model, compare features."""
     path = folder / "encoder.safetensors"
     write_safetensors(encoder_weights(model), path)
-    again = make_model(config)
+    again = make_model(config, initial=False)
     with torch.no_grad():
         for name, tensor in again.named_parameters():
             if not name.startswith(again.decoder_names):

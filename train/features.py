@@ -45,7 +45,7 @@ def load_run(run: Path) -> tuple[Config, MAE, int]:
         raise UserError(
             f"{run}/ckpt has no whole checkpoint yet: let the run save one (run.save_every steps)"
         )
-    model = make_model(config)
+    model = make_model(config, initial=False)
     checkpoint.load(found, model)
     return config, model, checkpoint.read_state(found).step
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.philox import SEEDS
 from turbomim.train.eval_command import Eval
 
 
@@ -71,6 +72,8 @@ def settle_head(options: Linear) -> Head:
     ):
         if value < least:
             raise UsageError(f"{flag} {value}: must be at least {least}")
+    if head.seed >= SEEDS:
+        raise UsageError(f"--seed {head.seed}: must be below 2**63")
     for flag, number in (("--epochs", head.epochs), ("--base-lr", head.base_lr)):
         if not 0 < number < math.inf:
             raise UsageError(f"{flag} {number:g}: must be above 0")

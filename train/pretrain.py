@@ -16,7 +16,8 @@ from turbomim.train.config_dict import to_dict
 from turbomim.train.data import describe, open_data
 from turbomim.train.distributed import World, start
 from turbomim.train.doctor import find_compiler
-from turbomim.train.models.methods import flops_per_image, make_model
+from turbomim.train.memory import count_parameters
+from turbomim.train.models.methods import flops_per_image
 from turbomim.train.online_eval import labelled_splits
 from turbomim.train.plan import Plan, make_plan
 from turbomim.train.price import about_device
@@ -86,7 +87,8 @@ def prepare(
 
 
 def _dry_run(config: Config, plan: Plan, about_data: str, world: World, console: Console) -> Outcome:
-    count = sum(p.numel() for p in make_model(config).parameters())
+    parameters = count_parameters(config)
+    count = parameters.trained + parameters.fixed
     if world.main:
         text = (
             f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"

@@ -328,7 +328,7 @@ class Run:
         """The model, or a copy of it put together from all ranks; every rank comes here."""
         if not self.sharded:
             return self.masked_model
-        model = make_model(self.config).to(self.world.device)
+        model = make_model(self.config, initial=False).to(self.world.device)
         model.load_state_dict(whole_weights(self.model))
         return model
 

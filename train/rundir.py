@@ -27,9 +27,9 @@ from turbomim.train.config_dict import differences, from_dict, to_dict
 
 
 def versions() -> dict[str, str]:
-    """Versions that decide numbers: turbomim, python, torch, triton, timm, transformers, DALI's wheel."""
+    """Versions that decide numbers: turbomim, python, torch, triton, timm, DALI's wheel."""
     found = {"turbomim": __version__, "python": platform.python_version()}
-    for name in ("torch", "triton", "timm", "transformers"):
+    for name in ("torch", "triton", "timm"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import to_stderr
+from turbomim.pipeline.philox import SEEDS
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.analyze.lanczos import Ritz, lanczos
 from turbomim.train.analyze.options import SideBySide, need_run
@@ -76,6 +77,8 @@ def command(argv: list[str]) -> None:
     check_least(
         images=(options.images, 1), batch=(options.batch, 1), steps=(options.steps, 2), top=(options.top, 1)
     )
+    if not 0 <= options.seed < SEEDS:
+        raise UsageError(f"--seed {options.seed}: must be at least 0 and below 2**63")
     split, device = open_split(options.data), choose_device(options.device, 0)
     if options.images > split.manifest.samples:
         raise UsageError(f"--images {options.images}: {options.data} has {split.manifest.samples} samples")

@@ -61,6 +61,7 @@ def initialise(model: nn.Module, draws: Mapping[str, Draw], seed: int) -> None:
 
 def fill(param: Tensor, draw: Draw, seed: int, name: str) -> None:
     """Fill one contiguous tensor in place with what (seed, name) and `draw` give, drawn on the host."""
+    assert param.is_contiguous() and param.ndim
     if param.untyped_storage().device.type == "meta":
         # a tensor without storage, on whatever device it says it is
         return
@@ -72,6 +73,12 @@ def fill(param: Tensor, draw: Draw, seed: int, name: str) -> None:
         row_R = np.arange(first, first + len(part))
         word_RC = draw_u32(seed, row_R, np.full_like(row_R, parameter), WEIGHT, rows.shape[1])
         part.copy_(torch.from_numpy(draw((word_RC + 0.5) / 2**32)))
+
+
+def drawn_by_torch(module: nn.Module) -> list[str]:
+    """Names of the parameters that torch draws from its generator where it makes a layer."""
+    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    return [f"{name}.{kind}" for name, layer in layers for kind, _ in layer.named_parameters(recurse=False)]
 
 
 def linear_draws(module: nn.Module) -> dict[str, Draw]:

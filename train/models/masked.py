@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.kernels.masking import block_masking, complementary_masks, patches_of_units, random_masking
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from turbomim.train.models.initial import Draw, initialise
+from turbomim.train.models.initial import Draw, drawn_by_torch, initialise
 from turbomim.train.models.vit import use_linear
 
 
@@ -31,7 +31,8 @@ class Masked(nn.Module):
     # names of the parameters that only pre-training needs
     decoder_names: tuple[str, ...] = ("mask_token", "decoder_")
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, initial: bool = True) -> None:
+        """Make the model; initial: draw its initial weights, which one that is loaded next does not need."""
         super().__init__()
         model = config.model
         self.patch, self.patches, self.grid = model.patch, config.patches, config.grid
@@ -42,7 +43,11 @@ class Masked(nn.Module):
         self.make_encoder(config)
         self.make_decoder(config)
         use_linear(self)
-        initialise(self, self.initial_weights(), self.seed)
+        draws = self.initial_weights()
+        left_out = [name for name in drawn_by_torch(self) if name not in draws]
+        assert not left_out, f"torch's generator drew {left_out}: initial_weights must name them"
+        if initial:
+            initialise(self, draws, self.seed)
 
     def make_encoder(self, config: Config) -> None:
         """Add the encoder's parameters, named as in timm."""
@@ -53,7 +58,7 @@ class Masked(nn.Module):
         raise NotImplementedError
 
     def initial_weights(self) -> dict[str, Draw]:
-        """What draws each parameter, by name; those that are left out keep what they were made with."""
+        """What draws each parameter, by name; left out are those that are made with constants."""
         raise NotImplementedError
 
     def random_masking(self, epochs_B: Tensor, ids_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,9 +30,9 @@ def method_of(config: Config) -> type[MAE]:
     return METHODS[name]
 
 
-def make_model(config: Config) -> MAE:
-    """A model of these settings with its initial weights, on the default device."""
-    return method_of(config)(config)
+def make_model(config: Config, *, initial: bool = True) -> MAE:
+    """A model of these settings, on the default device; initial: with its initial weights, else with any."""
+    return method_of(config)(config, initial=initial)
 
 
 def flops_per_image(config: Config) -> float:
