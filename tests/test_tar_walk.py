@@ -7,6 +7,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import nvidia.dali as dali
 import pytest
 import webdataset
 from tar_bytes import END, GNU, header, member, padded, pax, write_tar
@@ -100,7 +101,12 @@ def test_wds2idx_agrees_but_for_gnu_long_names(form: str, name: str, tmp_path: P
         return
     write_tar(tmp_path / "a.tar", files_named(NAMES[name]), FORMATS[form])
     tool = [str(Path(sys.executable).with_name("wds2idx")), str(tmp_path / "a.tar"), str(tmp_path / "a.idx")]
-    subprocess.run(tool, check=True, capture_output=True)
+    done = subprocess.run(tool, capture_output=True, text=True)
+    if done.returncode:
+        # the tool of an early DALI reads ASCII alone
+        early = [int(part) for part in dali.__version__.split(".")] < [2, 4]
+        assert early and name == "non-ASCII" and "UnicodeDecodeError" in done.stderr, done.stderr
+        return
     lines = (tmp_path / "a.idx").read_text().splitlines()[1:]
     theirs = [(int(words[-3]), int(words[-2])) for words in (line.split(" ") for line in lines)]
     ours = [(m.offset, m.size) for m in walk(tmp_path / "a.tar")]

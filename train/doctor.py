@@ -39,7 +39,7 @@ TESTED: Final = {
     "nvidia-dali-cuda120": ("2.0", "2.4"),
     "nvidia-dali-cuda130": ("2.0", "2.4"),
     "torchvision": ("0.26", "0.29"),
-    "timm": ("1.0.20", "1.0.31"),
+    "timm": ("1.0.31", "1.0.31"),
     "numpy": ("2.0", "2.4"),
     "transformers": ("4.57", "5.24"),
 }

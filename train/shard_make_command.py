@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -144,7 +144,9 @@ class Pace:
 def paced(console: Console) -> Iterator[Pace]:
     """Show how far it is for as long as the context is open."""
     columns = (TextColumn("images"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    bar = Progress(*columns, console=console, transient=True)
+    # elsewhere rich before 15 ends a bar with an empty line, one that is switched off too
+    with bar if console.is_terminal else nullcontext():
         yield Pace(console, bar)
 
 
