@@ -55,6 +55,8 @@ def data_loader(job: Job, transform: Any, workers: int) -> Iterator[Tensor]:
         num_workers=workers if job.train else 1,
         prefetch_factor=4,
         persistent_workers=True,
+        # what Linux had before Python 3.14: a closure of the crop cannot be pickled
+        multiprocessing_context="fork",
         pin_memory=on_gpu,
     )
     return (images.to("cuda", non_blocking=True) if on_gpu else images for images in loader)

@@ -36,5 +36,7 @@ def batches(job: Job) -> Iterator[Tensor]:
         num_workers=(job.workers or job.cores) if job.train else 1,
         prefetch_factor=4,
         persistent_workers=True,
+        # what Linux had before Python 3.14: a closure of the crop cannot be pickled
+        multiprocessing_context="fork",
     )
     return cast(Iterator[Tensor], iter(loader))
