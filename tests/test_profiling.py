@@ -1,14 +1,17 @@
 """`--profile`: the parts add up, the largest is the one that is slow, and nothing is trained differently.
 
 Planted bugs, and the test that each makes fail: no `part` around the optimizer, or around the forward, in
-step.py: `test_the_slow_part_is_named`; a profile that ends one step late:
+step.py: `test_the_slow_part_is_named`; no `gc.collect` before the steps:
+`test_garbage_of_before_is_not_collected_within_the_steps`; a profile that ends one step late:
 `test_the_trace_has_the_steps_asked_for_and_training_does_not_notice`.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,13 @@ import torch
 from runs import config_for, quiet
 
 from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.loader import LoaderStats
 from turbomim.pipeline.read import ReadAhead
 from turbomim.pipeline.shards import Split
 from turbomim.train.log import read_metrics
 from turbomim.train.models.mae import MAE
 from turbomim.train.pretrain import pretrain
-from turbomim.train.profiling import ABOUT, REMEDIES, breakdown, page, parse_steps
+from turbomim.train.profiling import ABOUT, REMEDIES, Profile, breakdown, page, parse_steps
 
 
 @pytest.mark.parametrize(
@@ -90,6 +94,28 @@ def test_the_slow_part_is_named(
     assert 100 <= float(row.split(" ms")[0].split()[-1]) < 250
     assert "kernel" in text, "eager on a CPU the kernels are ops of their own"
     assert text.splitlines()[0] in (tmp_path / "r" / "train.log").read_text()
+
+
+def test_garbage_of_before_is_not_collected_within_the_steps(tmp_path: Path) -> None:
+    class Node:
+        itself: Node
+
+    said: list[str] = []
+    profile = Profile(range(2, 4), tmp_path, 8, said.append)
+    gc.disable()
+    try:
+        node = Node()
+        node.itself = node
+        alive = weakref.ref(node)
+        del node
+        profile.begin(LoaderStats())
+        assert alive() is not None, "only a profile collects"
+        profile.begin(LoaderStats())
+        assert alive() is None
+    finally:
+        gc.enable()
+        profile.close()
+    assert len(said) == 1
 
 
 def test_the_trace_has_the_steps_asked_for_and_training_does_not_notice(
