@@ -6,7 +6,6 @@ loader after loader in every round; before that, each loader's pictures are comp
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import sys
@@ -26,6 +25,7 @@ from turbomim.benchmarks.bench_loader_table import Measurement, Row, plot, table
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.dali_package import WHEELS
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.packages import installed
 from turbomim.pipeline.store import KINDS
 from turbomim.train.options import parse
 
@@ -121,21 +121,11 @@ def measure_all(entrants: Sequence[Entrant], options: BenchLoader, lines: Path) 
 
 def facts_of_machine(options: BenchLoader) -> dict[str, Any]:
     """What the numbers depend on: machine, versions, options."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    words = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    model = next(
-        (line.partition(":")[2].strip() for line in words if line.startswith("model name")), "unknown"
-    )
     # of a path its last part alone: where it was is nobody else's
     asked = {
         name: value.name if isinstance(value, Path) else str(value) for name, value in asdict(options).items()
     }
-    return machine() | {"cpu": model, "cores": options.cores, "packages": found, "options": asked}
+    return machine() | {"cores": options.cores, "packages": installed(PACKAGES), "options": asked}
 
 
 @contextmanager

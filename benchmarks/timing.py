@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import statistics
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from turbomim.pipeline.packages import installed
 from turbomim.train.machine import cpu_model
 from turbomim.train.rundir import versions
 
@@ -54,17 +54,10 @@ def machine() -> dict[str, Any]:
         "device": device,
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
-        "versions": versions() | _peers(),
+        # its ViTMAE is measured too, by `bench step`
+        "versions": versions() | installed(["transformers"]),
         "commit": commit.stdout.strip(),
     }
-
-
-def _peers() -> dict[str, str]:
-    """The version of transformers, whose ViTMAE `bench step` measures too."""
-    try:
-        return {"transformers": importlib.metadata.version("transformers")}
-    except importlib.metadata.PackageNotFoundError:
-        return {}
 
 
 def emit(line: str, out: Path | None) -> None:

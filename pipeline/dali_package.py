@@ -1,16 +1,16 @@
-"""NVIDIA DALI, imported only here and only where it is needed: without it, all runs that decodes nothing.
+"""NVIDIA DALI, imported only here and only where it is needed: what decodes nothing runs without it.
 
 Its two wheels, one for each CUDA, install the same files: whichever comes second overwrites the first, and
 taking one away takes the other's files too.
 """
 
 import functools
-import importlib.metadata
 import sys
 from types import ModuleType
 from typing import Final
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.packages import installed
 
 # each wheel's CUDA and the extra of turbomim that installs it
 WHEELS: Final = {"nvidia-dali-cuda120": (12, "cuda12"), "nvidia-dali-cuda130": (13, "cuda13")}
@@ -41,13 +41,7 @@ def import_dali() -> ModuleType:
 
 def installed_wheels() -> dict[str, str]:
     """Name and version of each DALI wheel that is installed."""
-    found = {}
-    for name in WHEELS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed(WHEELS)
 
 
 def suitable_wheel(torch_cuda: str | None) -> str:

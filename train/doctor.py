@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import re
@@ -20,6 +19,7 @@ from rich.text import Text
 
 from turbomim.pipeline.dali_package import import_dali, installed_wheels, wheel_problem
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.packages import installed
 from turbomim.train import machine
 from turbomim.train.machine import Check
 
@@ -52,7 +52,7 @@ def examine() -> list[Check]:
         ("packages", _packages),
         ("torch", _torch),
         ("DALI", _dali),
-        ("versions", lambda: [versions_check(_versions())]),
+        ("versions", lambda: [versions_check(installed(TESTED) | {"python": platform.python_version()})]),
         ("GPU", machine.gpu),
         ("CPU", machine.cpu),
         ("matrix products", machine.matrix_products),
@@ -157,25 +157,18 @@ def _python() -> list[Check]:
     return [Check(name="python", value=value)]
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _packages() -> list[Check]:
     checks = []
+    found = installed((*_ESSENTIAL, *_OPTIONAL))
     for name in _ESSENTIAL:
-        version = _version(name)
-        if version:
-            checks.append(Check(name=name, value=version))
+        if name in found:
+            checks.append(Check(name=name, value=found[name]))
         else:
             advice = "turbomim cannot run without it: pip install turbomim"
             checks.append(Check(name=name, value="not installed", status="missing", advice=advice))
     for name, extra in _OPTIONAL.items():
         missing = f'not installed; only for the extra "{extra}": pip install "turbomim[{extra}]"'
-        checks.append(Check(name=name, value=_version(name) or missing))
+        checks.append(Check(name=name, value=found.get(name, missing)))
     return checks
 
 
@@ -202,12 +195,6 @@ def _dali() -> list[Check]:
             problem = f"{error}; without it only raw stores train, with the simple resized crop"
     value = ", ".join(f"{version} ({name})" for name, version in wheels.items()) or "no wheel installed"
     return [Check(name="DALI", value=value, status="slow" if problem else "ok", advice=problem or "")]
-
-
-def _versions() -> dict[str, str]:
-    """The versions that are installed of what `TESTED` names."""
-    found = {name: version for name in TESTED if (version := _version(name))}
-    return {"python": platform.python_version(), **found}
 
 
 def versions_check(versions: Mapping[str, str]) -> Check:

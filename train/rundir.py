@@ -6,7 +6,6 @@ runs/NAME/{config.yaml, env.json, status.json, metrics.jsonl, train.log, ckpt/, 
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import json
 import os
 import platform
@@ -22,19 +21,17 @@ from turbomim import __version__
 from turbomim.pipeline.dali_package import installed_wheels
 from turbomim.pipeline.durable import write_durably, write_json
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.packages import installed
 from turbomim.train.config import Config
 from turbomim.train.config_dict import differences, from_dict, to_dict
 
 
 def versions() -> dict[str, str]:
     """Versions that decide numbers: turbomim, python, torch, triton, timm, DALI's wheel."""
-    found = {"turbomim": __version__, "python": platform.python_version()}
-    for name in ("torch", "triton", "timm"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found | (installed_wheels() or {"DALI": "missing"})
+    own = {"turbomim": __version__, "python": platform.python_version()}
+    names = ("torch", "triton", "timm")
+    found = dict.fromkeys(names, "missing") | installed(names)
+    return own | found | (installed_wheels() or {"DALI": "missing"})
 
 
 def run_folder(config: Config) -> Path:
