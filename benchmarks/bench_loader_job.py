@@ -46,6 +46,17 @@ class Job:
         return cls(**fields | {"folder": Path(fields["folder"])})
 
 
+def worker_options(job: Job) -> dict[str, Any]:
+    """What torch's DataLoader, and those built on it, are told of their worker processes."""
+    return {
+        "num_workers": (job.workers or job.cores) if job.train else 1,
+        "prefetch_factor": 4,
+        "persistent_workers": True,
+        # what Linux had before Python 3.14: a closure of the crop cannot be pickled
+        "multiprocessing_context": "fork",
+    }
+
+
 class Peer(Protocol):
     """A module in loader_peers/.
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from turbomim.benchmarks.bench_loader_job import Job
+from turbomim.benchmarks.bench_loader_job import Job, worker_options
 from turbomim.benchmarks.loader_peers.torchvision_io import chain
 
 PACKAGE = "litdata"
@@ -57,10 +57,6 @@ def batches(job: Job) -> Iterator[Tensor]:
     loader = litdata.StreamingDataLoader(
         data,
         batch_size=job.batch,
-        num_workers=(job.workers or job.cores) if job.train else 1,
-        prefetch_factor=4,
-        persistent_workers=True,
-        # what Linux had before Python 3.14: a closure of the crop cannot be pickled
-        multiprocessing_context="fork",
+        **worker_options(job),
     )
     return cast(Iterator[Tensor], iter(loader))

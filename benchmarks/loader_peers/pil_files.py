@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from turbomim.benchmarks.bench_loader_job import Job, endless, sorted_files
+from turbomim.benchmarks.bench_loader_job import Job, endless, sorted_files, worker_options
 
 PACKAGE = "PIL"
 READS = "files"
@@ -41,7 +41,7 @@ class Order(Sampler[int]):
         return endless(self.count, self.train)
 
 
-def data_loader(job: Job, transform: Any, workers: int) -> Iterator[Tensor]:
+def data_loader(job: Job, transform: Any) -> Iterator[Tensor]:
     """Batches of a map-style set of files.
 
     Persistent workers and prefetch are the documented settings; on two cores one worker a core was best.
@@ -52,11 +52,7 @@ def data_loader(job: Job, transform: Any, workers: int) -> Iterator[Tensor]:
         files,
         batch_size=job.batch,
         sampler=Order(len(files), job.train),
-        num_workers=workers if job.train else 1,
-        prefetch_factor=4,
-        persistent_workers=True,
-        # what Linux had before Python 3.14: a closure of the crop cannot be pickled
-        multiprocessing_context="fork",
+        **worker_options(job),
         pin_memory=on_gpu,
     )
     return (images.to("cuda", non_blocking=True) if on_gpu else images for images in loader)
@@ -87,4 +83,4 @@ def reference_transform(job: Job) -> Any:
 def batches(job: Job) -> Iterator[Tensor]:
     """As `Peer.batches`."""
     warnings.filterwarnings("ignore", category=UserWarning, module="torch.utils.data")
-    return data_loader(job, reference_transform(job), job.workers or job.cores)
+    return data_loader(job, reference_transform(job))

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from turbomim.benchmarks.bench_loader_job import Job
+from turbomim.benchmarks.bench_loader_job import Job, worker_options
 from turbomim.benchmarks.loader_peers.torchvision_io import bytes_transform
 
 PACKAGE = "streaming"
@@ -55,11 +55,7 @@ def batches(job: Job) -> Iterator[Tensor]:
     loader: DataLoader[Tensor] = DataLoader(
         data,
         batch_size=job.batch,
-        num_workers=(job.workers or job.cores) if job.train else 1,
-        prefetch_factor=4,
-        persistent_workers=True,
-        # what Linux had before Python 3.14: a closure of the crop cannot be pickled
-        multiprocessing_context="fork",
+        **worker_options(job),
     )
     while True:
         yield from loader

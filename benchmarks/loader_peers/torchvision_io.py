@@ -58,7 +58,7 @@ def batches(job: Job) -> Iterator[Tensor]:
     if job.device == "cuda":
         return cuda_batches(job)
     transform = bytes_transform(job)
-    return data_loader(job, lambda path: transform(path.read_bytes()), job.workers or job.cores)
+    return data_loader(job, lambda path: transform(path.read_bytes()))
 
 
 def cuda_batches(job: Job) -> Iterator[Tensor]:

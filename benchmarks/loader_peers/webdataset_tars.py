@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from turbomim.benchmarks.bench_loader_job import Job
+from turbomim.benchmarks.bench_loader_job import Job, worker_options
 from turbomim.benchmarks.loader_peers.torchvision_io import bytes_transform
 
 PACKAGE = "webdataset"
@@ -33,10 +33,6 @@ def batches(job: Job) -> Iterator[Tensor]:
     loader = wds.WebLoader(
         samples,
         batch_size=None,
-        num_workers=(job.workers or job.cores) if job.train else 1,
-        prefetch_factor=4,
-        persistent_workers=True,
-        # what Linux had before Python 3.14: a closure of the crop cannot be pickled
-        multiprocessing_context="fork",
+        **worker_options(job),
     )
     return cast(Iterator[Tensor], iter(loader))
