@@ -52,9 +52,9 @@ TASK = Task(config=SMALL, batch=5, device="cpu")
 def test_forms_are_the_same_training(name: str) -> None:
     reference, form = FORMS["textbook"](TASK), FORMS[name](TASK)
     # every step but the first also tells gradients, weight decay and rate
-    for _ in range(4):
+    for _ in range(5):
         torch.testing.assert_close(form(), reference(), rtol=1e-6, atol=0)
-    assert reference() < 0.985 * 1.2827, "it learned nothing"
+    assert reference() < 0.98 * 1.2827, "it learned nothing"
 
 
 @pytest.mark.parametrize(
