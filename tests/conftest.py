@@ -1,24 +1,53 @@
-"""Fixtures of the whole suite: a folder of small photographs, and the same as a split of uneven shards."""
+"""Fixtures of the whole suite: a folder of small photographs, and the same as a split of uneven shards.
 
+What is in tests/gpu needs torch, Triton, numpy, timm, rich, safetensors, PyYAML and pytest alone: it runs on
+a bare machine with a GPU.  With `--device cpu` it rehearses on this CPU.
+"""
+
+import contextlib
 import os
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import settings
+import torch
 from PIL import Image
 
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
 
-# the same cases every time, and no limit on a busy machine
-settings.register_profile("steady", deadline=None, derandomize=True)
-settings.load_profile("steady")
+with contextlib.suppress(ModuleNotFoundError):
+    from hypothesis import settings
+
+    # the same cases every time, and no limit on a busy machine
+    settings.register_profile("steady", deadline=None, derandomize=True)
+    settings.load_profile("steady")
 
 CLASSES = ("ash", "birch", "cedar")
 PER_CLASS = 11
 SAMPLES_PER_SHARD = 9
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "where tests/gpu runs; on a CPU it only rehearses (default: cuda)"
+    parser.addoption("--device", choices=("cuda", "cpu"), default="cuda", help=about)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is in tests/gpu, and skip it where there is no GPU."""
+    absent = config.getoption("--device") == "cuda" and not torch.cuda.is_available()
+    for item in items:
+        if item.path.parent.name == "gpu":
+            item.add_marker(pytest.mark.gpu)
+            if absent:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where tests/gpu runs; a CPU gets smaller sizes."""
+    return torch.device(request.config.getoption("--device"))
 
 
 def texture(seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:
