@@ -6,19 +6,14 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import tyro
 import yaml
-from rich.console import Console
 
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict, unknown
-from turbomim.train.options import no_arguments, parse, python_bools, take, take_number
+from turbomim.train.options import no_arguments, take, take_number
 from turbomim.train.recipes import RECIPES, recipe
 
 USAGE = """usage: turbomim COMMAND …
@@ -51,32 +46,6 @@ USAGE = """usage: turbomim COMMAND …
   doctor [--measure]            versions, devices, and what will be slow on this machine and why
 
 `turbomim pretrain --help` lists every setting; most other commands have --help too."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Show:
-    """Draw reconstructions of a run's held-out photographs."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME."""
-    data: Path | None = None
-    """Split to draw from; the run's held-out split, else its training split, if not given."""
-    images: int = 6
-    """Photographs, one row each."""
-    out: Path | None = None
-    """Picture to write; RUN/images/reconstruction-STEP.png if not given."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demo:
-    """Cut photographs, shard them, pre-train PixMIM on them, draw what it learned, export the encoder."""
-
-    folder: Path = Path("runs/demo")
-    """Where everything goes; a second call resumes, or says that it is done."""
-    epochs: float | None = None
-    """Passes over the photographs; the recipe's if not given."""
-    compile: Annotated[bool, tyro.conf.FlagConversionOff] = True
-    """Compile the training step (on a CPU this needs a C++ compiler)."""
 
 
 def read_yaml(path: str, base: Config) -> Config:
@@ -112,6 +81,9 @@ def flag_values(argv: list[str]) -> dict[str, dict[str, object]]:
 def parse_config(argv: list[str]) -> tuple[Config, bool]:
     """RECIPE [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run)."""
     if "--help" in argv or "-h" in argv:
+        # what trains and measures needs no flags' help: a bare machine has no tyro
+        import tyro
+
         base = recipe(argv[0]) if argv[0] in RECIPES else Config()
         # prints every setting with its comment and value, and exits
         shown = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)
@@ -125,13 +97,6 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     if file is not None:
         base = read_yaml(file, base)
     return from_dict(flag_values(argv), base, "flags"), dry_run
-
-
-def _demo(argv: list[str]) -> None:
-    options = parse(Demo, python_bools(argv), "turbomim demo")
-    from turbomim.train.demo import demo
-
-    demo(options.folder, epochs=options.epochs, compile_step=options.compile, console=Console())
 
 
 def _shard(argv: list[str]) -> None:
@@ -161,36 +126,6 @@ def _eval(argv: list[str]) -> None:
 def _analyze(argv: list[str]) -> None:
     names = ("frequency", "layers", "coverage", "flatness", "avgdist", "robustness")
     _verb("analyze", {verb: _later(f"train.analyze.{verb}", "command") for verb in names}, argv)
-
-
-def _report(argv: list[str]) -> None:
-    from turbomim.train import report
-
-    report.command(argv)
-
-
-def _compare(argv: list[str]) -> None:
-    from turbomim.train import compare
-
-    compare.command(argv)
-
-
-def _embed(argv: list[str]) -> None:
-    from turbomim.train import embed
-
-    embed.command(argv)
-
-
-def _import(argv: list[str]) -> None:
-    from turbomim.train import import_command
-
-    import_command.command(argv)
-
-
-def _export(argv: list[str]) -> None:
-    from turbomim.train import export_command
-
-    export_command.command(argv)
 
 
 def _bench(argv: list[str]) -> None:
@@ -256,18 +191,6 @@ def _recipes(argv: list[str]) -> None:
         print(f"    {recipe_price(function())}\n")
 
 
-def _show(argv: list[str]) -> None:
-    if any(word.partition("=")[0] == "--targets" for word in argv):
-        from turbomim.train.targets_picture import targets
-
-        targets(argv)
-        return
-    options = parse(Show, argv, "turbomim show")
-    from turbomim.train.show import show
-
-    print(show(options.run, data=options.data, images=options.images, out=options.out))
-
-
 def _doctor(argv: list[str]) -> None:
     from turbomim.train.doctor import examine, measure, print_report
 
@@ -282,18 +205,18 @@ def _doctor(argv: list[str]) -> None:
 
 
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "demo": _demo,
+    "demo": _later("train.demo_command", "command"),
     "shard": _shard,
     "pretrain": _pretrain,
     "recipes": _recipes,
-    "show": _show,
-    "report": _report,
-    "compare": _compare,
+    "show": _later("train.show_command", "command"),
+    "report": _later("train.report", "command"),
+    "compare": _later("train.compare", "command"),
     "eval": _eval,
     "analyze": _analyze,
-    "embed": _embed,
-    "import": _import,
-    "export": _export,
+    "embed": _later("train.embed", "command"),
+    "import": _later("train.import_command", "command"),
+    "export": _later("train.export_command", "command"),
     "tune": _tune,
     "bench": _bench,
     "doctor": _doctor,

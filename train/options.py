@@ -8,8 +8,6 @@ import math
 import re
 from typing import TypeVar
 
-import tyro
-
 from turbomim.pipeline.errors import UsageError
 
 T = TypeVar("T")
@@ -18,6 +16,9 @@ N = TypeVar("N", int, float)
 
 def parse(kind: type[T], argv: list[str], prog: str) -> T:
     """A dataclass out of flags.  Raises UsageError for flags that it has not, and values of another type."""
+    # a machine lent for a measurement may not have it, and its benchmarks need no flags
+    import tyro
+
     if any(word in ("-h", "--help") for word in argv):
         return tyro.cli(kind, args=argv, prog=prog)
     said = io.StringIO()
