@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from turbomim.benchmarks.bench_loader_process import kill_group
+from turbomim.benchmarks.stage_process import last_line, run_lines
 from turbomim.pipeline.errors import UsageError, UserError
 
 # photographs that are cut out of the embedded ones
@@ -145,21 +145,12 @@ def run(part: Part, seconds: float, work: Path) -> Result:
         return Result(remarks=[f"not run: {part.missing}"])
     if part.rows:
         part.rows.unlink(missing_ok=True)
-    output, complaints = work / f"{part.name}.out", work / f"{part.name}.err"
-    with output.open("w", encoding="utf-8") as out, complaints.open("w", encoding="utf-8") as err:
-        process = subprocess.Popen([*TURBOMIM, *part.words], stdout=out, stderr=err, start_new_session=True)
-        try:
-            code: int | None = process.wait(timeout=max(1.0, seconds))
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            # workers of a part may outlive it
-            kill_group(process.pid)
-            process.wait()
+    complaints, said = work / f"{part.name}.err", list[str]()
+    code = run_lines([*TURBOMIM, *part.words], seconds, complaints, said.append)
     errors = complaints.read_text(encoding="utf-8", errors="replace")
-    rows = _rows(part.rows or output)
+    rows = _rows(_lines(part.rows) if part.rows else said)
     # the last line of a failure is its reason
-    said_last = _last(errors) if code else ""
+    said_last = last_line(errors) if code else ""
     remarks = [line for line in errors.splitlines() if LEFT_OUT.search(line) and line != said_last]
     if code is None:
         remarks.append(f"stopped after {seconds:.0f} s, its share of --seconds; {len(rows)} rows are kept")
@@ -168,10 +159,14 @@ def run(part: Part, seconds: float, work: Path) -> Result:
     return Result(rows=rows, remarks=remarks)
 
 
-def _rows(path: Path) -> list[str]:
-    """The lines of a file that are rows of results; a last one that was cut short is none."""
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
+def _rows(lines: Sequence[str]) -> list[str]:
+    """The lines that are rows of results; a last one that was cut short is none."""
     found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+    for line in lines:
         try:
             row = json.loads(line)
         except ValueError:
@@ -183,15 +178,10 @@ def _rows(path: Path) -> list[str]:
 
 def _reason(complaints: str) -> str:
     """Why a process failed: its last line, and what brings a module that was missing."""
-    line = _last(complaints).removeprefix("turbomim: ")
+    line = last_line(complaints).removeprefix("turbomim: ")
     if line.startswith("ModuleNotFoundError: "):
         line = f"{line.removeprefix('ModuleNotFoundError: ')}: {INSTALL}"
     return line or "it said nothing"
-
-
-def _last(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
 
 
 def _has_gpu() -> bool:

@@ -18,12 +18,13 @@ from typing import Final, Literal
 import torch
 
 from turbomim.benchmarks.bench_kernels import table
-from turbomim.benchmarks.bench_step_forms import FORMS, Task
+from turbomim.benchmarks.bench_step_forms import FORMS, OTHER_LOSS, USUAL, Task
 from turbomim.benchmarks.bench_step_process import FormProcess, Turn
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.errors import UsageError
 from turbomim.train.config import Config, DataConfig, StepConfig
 from turbomim.train.distributed import choose_device
+from turbomim.train.memory import predicted_bytes
 from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.options import parse
@@ -56,8 +57,9 @@ class BenchStep:
     """Names, with commas between them: vit-tiny, vit-small, vit-base, vit-large, vit-huge, vit-t4; if not
     given, base to huge on a GPU and the first two on a CPU."""
     forms: str = ""
-    """Names, with commas between them: textbook, textbook compiled, Hugging Face, turbomim; all if not given.
-    The textbook is always there."""
+    """Names, with commas between them: textbook, textbook compiled, Hugging Face, turbomim; all four if not
+    given.  Others: turbomim with PixMIM, turbomim with max-autotune, turbomim with CUDA graphs.  The textbook
+    is always there."""
     batch: int = 0
     """Images a step; 256 on a GPU and 16 on a CPU if not given."""
     size: int = 224
@@ -112,7 +114,7 @@ def main(argv: list[str]) -> None:
     on_gpu = device.type == "cuda"
     usual = "vit-base,vit-large,vit-huge" if on_gpu else "vit-tiny,vit-small"
     models = _chosen("--models", options.models or usual, list(MODELS))
-    names = _chosen("--forms", options.forms or ",".join(FORMS), list(FORMS))
+    names = _chosen("--forms", options.forms or ",".join(USUAL), list(FORMS))
     batch = options.batch or (256 if on_gpu else 16)
     lines: list[tuple[str, ...]] = [HEADER]
     for model in models:
@@ -169,7 +171,8 @@ def compare(task: Task, names: list[str], rounds: int, seconds: float) -> list[R
                 if row is rows[0]:
                     raise RuntimeError(f"{row.name}: {row.failure}") from error
                 continue
-            row.failure = disagreement(row.losses, rows[0].losses, bfloat16=bfloat16)
+            if row.name not in OTHER_LOSS:
+                row.failure = disagreement(row.losses, rows[0].losses, bfloat16=bfloat16)
             said = ", ".join(f"{loss:.7f}" for loss in row.losses)
             print(f"{row.name}: losses {said}", file=sys.stderr, flush=True)
         for number in range(rounds):
@@ -213,6 +216,13 @@ def utilisation(task: Task, row: Row) -> float | None:
     return speed(task, row) * flops_per_image(task.config) / peak if peak else None
 
 
+def predicted_gb(task: Task) -> float:
+    """The memory of our step, as `turbomim pretrain --dry-run` says, GB."""
+    bfloat16 = uses_bfloat16(task.config.step, torch.device(task.device))
+    predicted = predicted_bytes(task.config, task.batch, bfloat16=bfloat16, recompute=False)
+    return round(predicted.total / 1e9, 2)
+
+
 def json_lines(model: str, task: Task, rows: list[Row]) -> list[str]:
     """One line a form that was timed in every round."""
     complete = [row for row in rows if row.turns and not row.failure]
@@ -233,6 +243,7 @@ def json_lines(model: str, task: Task, rows: list[Row]) -> list[str]:
             gflop_per_image=round(flops_per_image(task.config) / 1e9, 2),
             mfu=utilisation(task, row),
             peak_gb=round(max(turn.peak_bytes for turn in row.turns) / 1e9, 2),
+            predicted_gb=predicted_gb(task) if row.name.startswith("turbomim") else None,
             batch=task.batch,
             precision="bfloat16" if uses_bfloat16(task.config.step, torch.device(task.device)) else "float32",
             losses=row.losses,

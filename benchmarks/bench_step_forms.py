@@ -6,6 +6,7 @@ the optimizer on the batch, giving its loss.  Shape suffixes: B batch, N patches
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,6 +57,23 @@ def turbomim(task: Task) -> OneStep:
     step = Step(model, optimizer, task.config.step, world, micro_steps=1)
     batch = task.make_batch()
     return lambda: step([batch], LR)[0]
+
+
+def other_mode(mode: str) -> Callable[[Task], OneStep]:
+    """The step of training, compiled in another mode of torch.compile."""
+
+    def form(task: Task) -> OneStep:
+        # of these, settings take reduce-overhead alone
+        step = dataclasses.replace(task.config.step, compile_mode=mode)  # type: ignore[arg-type]
+        return turbomim(dataclasses.replace(task, config=dataclasses.replace(task.config, step=step)))
+
+    return form
+
+
+def pixmim(task: Task) -> OneStep:
+    """The step of training with low-passed targets: another loss."""
+    model = dataclasses.replace(task.config.model, target="gaussian")
+    return turbomim(dataclasses.replace(task, config=dataclasses.replace(task.config, model=model)))
 
 
 def textbook(task: Task) -> OneStep:
@@ -128,4 +146,10 @@ FORMS: Final[dict[str, Callable[[Task], OneStep]]] = {
     "textbook compiled": textbook_compiled,
     "Hugging Face": hugging_face,
     "turbomim": turbomim,
+    "turbomim with PixMIM": pixmim,
+    "turbomim with max-autotune": other_mode("max-autotune-no-cudagraphs"),
+    "turbomim with CUDA graphs": other_mode("reduce-overhead"),
 }
+# those that are compared where nothing else is asked for, and those whose loss is another one
+USUAL: Final = ("textbook", "textbook compiled", "Hugging Face", "turbomim")
+OTHER_LOSS: Final = ("turbomim with PixMIM",)

@@ -84,7 +84,11 @@ def serve(pipe: Connection, name: str, task: Task) -> None:
     """Make a form, send its first losses, then a Turn for every number of seconds received."""
     try:
         step = FORMS[name](task)
-        pipe.send([float(step()) for _ in range(CHECKED)])
+        losses = [float(step()) for _ in range(CHECKED)]
+        if task.device == "cuda":
+            # the other forms need it
+            torch.cuda.empty_cache()
+        pipe.send(losses)
         # the parent goes away without a word
         with suppress(EOFError):
             while True:
@@ -110,7 +114,7 @@ def measure(step: OneStep, seconds: float, device: str) -> Turn:
     seconds, cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu_begun
     turn = Turn(seconds=seconds / calls, cpu_seconds=cpu_seconds / calls, peak_bytes=_peak(device))
     if device == "cuda":
-        # the next form needs it
+        # the other forms need it
         torch.cuda.empty_cache()
     return turn
 

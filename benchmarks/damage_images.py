@@ -12,12 +12,11 @@ it cannot, or is silently wrong.  Each runs in a process of its own, so that a c
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import multiprocessing
 import resource
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -32,13 +31,13 @@ from torchvision.io import ImageReadMode, decode_image
 
 from turbomim.benchmarks.image_kinds import Kind, by_pillow, encode, kinds, photograph
 from turbomim.benchmarks.timing import machine
+from turbomim.benchmarks.write_split import write_split
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.image_file import RefusedImage, read_image
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.photographs import find_photographs
-from turbomim.pipeline.shards import MANIFEST, Manifest, Shard, Split, fingerprint_of, open_split
-from turbomim.pipeline.tar import BLOCK, index_text, tar_end, tar_member
+from turbomim.pipeline.shards import Split
 
 # mean difference in grey levels up to which pixels are the right ones: decoders round differently
 SAME: Final = 1.5
@@ -142,35 +141,6 @@ def _first(split: Split, lines: list[str]) -> Batch:
         notify=lines.append,
     ) as loader:
         return next(batch for batch in loader if batch.ids_B[0] == 0)
-
-
-def write_split(
-    folder: Path, images: Iterable[bytes], extension: str = "jpg", store: object = "original"
-) -> Split:
-    """Write a split of one shard, whatever its images are; labels are 0, 1, 2 and so on."""
-    members, lines = b"", []
-    for label, content in enumerate(images):
-        fields = []
-        for form, data in (("cls", str(label).encode()), (extension, content)):
-            fields.append(f"{form} {len(members) + BLOCK} {len(data)} {label:06d}.{form}")
-            members += tar_member(f"{label:06d}.{form}", data)
-        lines.append(" ".join(fields))
-    tar = members + tar_end(len(members))
-    digest = hashlib.sha256(tar).hexdigest()
-    shards = (Shard(name="any-train-000000.tar", samples=len(lines), bytes=len(tar), sha256=digest),)
-    manifest = Manifest(
-        name="any",
-        split="train",
-        shards=shards,
-        classes=tuple(str(label) for label in range(len(lines))),
-        fingerprint=fingerprint_of(shards),
-        made={"by": "benchmarks", "store": store},
-    )
-    folder.mkdir(parents=True)
-    (folder / shards[0].name).write_bytes(tar)
-    (folder / shards[0].name).with_suffix(".idx").write_bytes(index_text(lines))
-    (folder / MANIFEST).write_text(manifest.to_json())
-    return open_split(folder)
 
 
 READERS: Final[dict[str, Callable[[Kind], str]]] = {

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import statistics
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from turbomim.pipeline.packages import installed
-from turbomim.train.machine import cpu_model
+from turbomim.train.machine import cpu_model, driver_version
 from turbomim.train.rundir import versions
+
+FOLDER: Final = Path(__file__).resolve().parent
+# the folders of our own code
+PARTS: Final = ("pipeline", "kernels", "train", "benchmarks")
 
 
 def alternate(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -40,24 +46,46 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
+@functools.cache
 def machine() -> dict[str, Any]:
-    """Device, threads, versions and commit, for every line of results."""
-    folder = Path(__file__).resolve().parent
-    commit = subprocess.run(
-        ["git", "-C", str(folder), "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    """Device, driver, threads, versions and commit, for every line of results."""
+    on_gpu = torch.cuda.is_available()
     return {
-        "device": device,
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "driver": (driver_version() or nvidia_smi("driver_version")) if on_gpu else None,
         "cpu": cpu_model(),
         "threads": torch.get_num_threads(),
         # its ViTMAE is measured too, by `bench step`
         "versions": versions() | installed(["transformers"]),
-        "commit": commit.stdout.strip(),
+        "commit": commit() or f"source {source_digest()}",
     }
+
+
+def nvidia_smi(field: str) -> str | None:
+    """What nvidia-smi says of the first GPU, by a name of its --query-gpu; None where it says nothing."""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits", "--id=0"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return said.stdout.strip() or None if said.returncode == 0 else None
+
+
+def commit() -> str:
+    """The commit of this clone, with "-dirty" where files differ from it; empty for a copy without git."""
+    command = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
+
+
+def source_digest() -> str:
+    """Twelve hex digits of all our Python files: what tells which commit a copy without git is of."""
+    digest = hashlib.sha256()
+    for path in sorted(path for part in PARTS for path in (FOLDER.parent / part).rglob("*.py")):
+        digest.update(str(path.relative_to(FOLDER.parent)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def emit(line: str, out: Path | None) -> None:
@@ -73,7 +101,7 @@ def report(name: str, seconds: list[float], images: int, baseline: list[float], 
     """One JSON line: quantiles in µs per 1,000 images, and the ratio to the baseline, round by round."""
     scale = 1e6 * 1000 / images
     ratios = [b / s for b, s in zip(baseline, seconds, strict=True)]
-    p20, p50, p80 = (statistics.quantiles(seconds, n=10)[k] * scale for k in (1, 4, 7))
+    p20, p50, p80 = (statistics.quantiles(seconds, n=10, method="inclusive")[k] * scale for k in (1, 4, 7))
     line = {
         "name": name,
         "unit": "us per 1000 images",

@@ -9,11 +9,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
 
@@ -48,18 +48,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Where tests/gpu runs; a CPU gets smaller sizes."""
     return torch.device(request.config.getoption("--device"))
-
-
-def texture(seed: int, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Smooth colour waves with some noise, (H, W, 3): compresses as photographs do, no two alike."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width]
-    frequency, phase = random.uniform(0.02, 0.4, (2, 3)), random.uniform(0, 6, 3)
-    waves = np.sin(y[..., None] * frequency[0] + x[..., None] * frequency[1] + phase)
-    pixels: npt.NDArray[np.uint8] = np.clip(
-        128 + 80 * waves + random.normal(0, 8, waves.shape), 0, 255
-    ).astype(np.uint8)
-    return pixels
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import texture
 from crop_reference import encode, rrc_window_by_torchvision, run_graph, run_windows
 from numpy.typing import NDArray
 from PIL import Image
 from test_cli import call
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.kernels.masking import random_masking
 from turbomim.pipeline.crop_windows import crop_windows, stored_sides
 from turbomim.pipeline.crops import Crop, draw

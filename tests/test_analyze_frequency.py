@@ -40,7 +40,7 @@ from turbomim.train.analyze.frequency import (
     relative,
 )
 from turbomim.train.config import Config
-from turbomim.train.eval_command import choose_ids
+from turbomim.train.eval_splits import choose_ids
 from turbomim.train.features import load_run
 from turbomim.train.models.convmae import places
 from turbomim.train.models.methods import make_model

@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import texture
 from numpy.typing import NDArray
 from PIL import Image
 from test_analyze_frequency import two_runs
 from test_cli import call
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.centre_crops import centre_crops
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
@@ -52,7 +52,7 @@ from turbomim.train.analyze.corruptions import (
 )
 from turbomim.train.analyze.robustness import corrupt, corrupted, scorers_of
 from turbomim.train.analyze.severities import severities
-from turbomim.train.eval_command import choose_ids
+from turbomim.train.eval_splits import choose_ids
 from turbomim.train.features import encode, load_run
 from turbomim.train.knn import knn
 from turbomim.train.models.methods import make_model

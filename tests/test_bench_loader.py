@@ -14,7 +14,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from conftest import texture
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from runs import finish, launch
@@ -28,6 +27,7 @@ from turbomim.benchmarks.bench_loader_run import Stretch, check, definition, mea
 from turbomim.benchmarks.bench_loader_sets import Encoding, Sets, members
 from turbomim.benchmarks.bench_loader_table import Measurement, Row, plot, ratio, table
 from turbomim.benchmarks.loader_peers import pil_files
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.store import Kind
 from turbomim.train.cli import _bench as bench

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from turbomim.benchmarks.bench_report import entries, main, markdown
+from turbomim.benchmarks.bench_report import main
+from turbomim.benchmarks.result_tables import entries, markdown
 from turbomim.benchmarks.timing import report
 from turbomim.pipeline.errors import UserError
 from turbomim.train.cli import _bench as bench

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import texture
 from crop_reference import by_definition, by_torchvision, encode, run_graph
 from numpy.typing import NDArray
 from PIL import Image
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.crops import Inputs, Interpolation, draw, src_offsets
 from turbomim.pipeline.dali import CropGraph
 from turbomim.pipeline.order import Turn

@@ -25,7 +25,6 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import texture
 from numpy.typing import NDArray
 from PIL import Image
 from runs import config_for, quiet
@@ -35,6 +34,7 @@ from test_cli import call
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import functional as vision
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline import centre_crops, image_source
 from turbomim.pipeline.decode import Decoder
 from turbomim.pipeline.errors import UsageError

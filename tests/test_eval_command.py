@@ -26,7 +26,7 @@ from turbomim.pipeline.centre_crops import centre_crops
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
-from turbomim.train.eval_command import choose_ids
+from turbomim.train.eval_splits import choose_ids
 from turbomim.train.features import encode, load_run
 from turbomim.train.knn import knn
 from turbomim.train.model_config import ModelConfig

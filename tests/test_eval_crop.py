@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import texture
 from exported import CONFIGS
 from PIL import Image
 from runs import config_for, quiet
 from test_cli import call
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline import centre_crops
 from turbomim.pipeline.centre_crops import centre_crop
 from turbomim.train.config import Config, DataConfig

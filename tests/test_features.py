@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import texture
 from numpy.typing import NDArray
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import functional as vision
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.centre_crops import centre_crop, centre_crops
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack import make_shards

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import texture
 from numpy.typing import NDArray
 from PIL import Image
 
 from turbomim.benchmarks.image_kinds import whole_kinds
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.header import check_header, image_size
 from turbomim.pipeline.photographs import MAX_PIXELS
 

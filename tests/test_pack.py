@@ -7,9 +7,9 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from conftest import texture
 from PIL import Image
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.tar import tar_end, tar_member

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import texture
 from PIL import Image
 from test_pack import bad_entries, contents, members, save_image
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.inspect import format_summary, inspect_split
 from turbomim.pipeline.pack import make_shards

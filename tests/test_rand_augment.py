@@ -172,15 +172,6 @@ def test_threads_and_what_is_ahead_change_nothing(tiny_split: Split, monkeypatch
     assert same(stream(tiny_split, 2), reference[:2])
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_s_crops_are_changed_alike(tiny_split: Split) -> None:
-    gpu = torch.device("cuda")
-    plain, changed = (stream(tiny_split, 8, device=gpu, policy=policy) for policy in ("", POLICY))
-    assert all(made_of(one, other) for one, other in zip(plain, changed, strict=True))
-    assert all(batch.images_BHWC.is_cuda and batch.ids_B.is_cuda for batch in changed)
-
-
 def test_batches_are_changed_while_one_is_used(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     by: list[str] = []
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import texture
 from crop_reference import (
     encode,
     rrc_by_definition,
@@ -23,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.crops import Inputs, Interpolation, draw, rrc_squares, rrc_window
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.philox import CROP, draw_u32

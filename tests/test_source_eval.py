@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import texture
 from PIL import Image
 from runs import config_for, quiet
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split
 from turbomim.train import source_eval

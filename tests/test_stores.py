@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import texture
 from crop_reference import encode, run_graph
 from numpy.typing import NDArray
 from PIL import Image
 from test_loader import SEED, by_position, load
 
-from turbomim.benchmarks.damage_images import write_split
+from turbomim.benchmarks.write_split import texture, write_split
 from turbomim.pipeline.crops import draw, resized_sides, src_offsets
 from turbomim.pipeline.decode import Decoder
 from turbomim.pipeline.errors import UserError

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import texture
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from test_pack import bad_entries, contents, members, save_image
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decode import Decoder
 from turbomim.pipeline.image_file import EncodedImage, RefusedImage
 from turbomim.pipeline.pack import make_shards

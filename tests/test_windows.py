@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import texture
 from crop_reference import encode
 from numpy.typing import NDArray
 from PIL import Image
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.crops import PAD, src_offsets
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.store import Kind

@@ -43,6 +43,7 @@ USAGE = """usage: turbomim COMMAND …
   tune loader|step|kernels      measure this machine's best settings
   bench loader|kernels|step|train|all|report
                                 measure against others; report: tables and a plot of the results
+  bench gpu                     what to run first on a machine with a GPU: tests, rates, profiles, one file
   doctor [--measure]            versions, devices, and what will be slow on this machine and why
 
 `turbomim pretrain --help` lists every setting; most other commands have --help too."""
@@ -130,7 +131,7 @@ def _analyze(argv: list[str]) -> None:
 
 def _bench(argv: list[str]) -> None:
     # training code imports no benchmark: these are reached by name only
-    names = ("loader", "kernels", "step", "train", "all", "report")
+    names = ("loader", "kernels", "step", "train", "all", "gpu", "report")
     _verb("bench", {verb: _later(f"benchmarks.bench_{verb}", "main") for verb in names}, argv)
 
 

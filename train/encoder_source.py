@@ -17,8 +17,8 @@ from turbomim.train.config import Config
 from turbomim.train.features import load_run
 from turbomim.train.foreign import formats_of
 from turbomim.train.foreign_file import read_tensors
+from turbomim.train.foreign_fit import check_format, fit
 from turbomim.train.foreign_sizes import Values, check_plausible, settle, sizes, why_heads, with_card
-from turbomim.train.import_command import check_format, fit
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.resize import at_size, resized

@@ -6,7 +6,7 @@ Every score is given for the trained encoder, for the same encoder with random w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,14 +19,14 @@ from rich.table import Table
 from torch import Tensor
 
 from turbomim.pipeline.durable import write_json
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.order import sample_ids
+from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.distributed import choose_device
 from turbomim.train.encoder_source import Source, describe, load_source
 from turbomim.train.eval_crop import crop_facts, eval_crops
+from turbomim.train.eval_splits import LEAST, check_splits, choose_ids, say_same
 from turbomim.train.features import Features, extract
 from turbomim.train.foreign_sizes import Values
 from turbomim.train.import_command import split as split_words
@@ -34,7 +34,7 @@ from turbomim.train.knn import NEIGHBOURS, knn
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.options import parse
-from turbomim.train.probe import CHOOSING, linear_probe
+from turbomim.train.probe import linear_probe
 from turbomim.train.resize import at_size, resized
 from turbomim.train.sinks import tensorboard_scores
 
@@ -58,8 +58,6 @@ def linear_scores(train_ND: Tensor, labels_N: Tensor, test_MD: Tensor, labels_M:
 
 
 MEASURES: dict[str, Measure] = {"knn": knn_scores, "linear": linear_scores}
-# train samples that a measure needs, and what for
-LEAST = {"knn": (NEIGHBOURS, "the neighbours"), "linear": (CHOOSING, "the choice of the penalty")}
 # of a result, what decides it besides the weights
 SETTINGS = (
     "augment", "size", "train", "train_samples", "test", "epochs", "warmup_epochs", "lr", "head_batch", "seed"
@@ -195,45 +193,6 @@ def evaluate_model(
         **crop_facts(wanted.data.size),
         "scores": score(learned, scored, measures, known or {}),
     }
-
-
-def check_splits(train: Split, test: Split, measures: Sequence[str] = ("knn",)) -> None:
-    """Raise UserError if the splits' labels do not mean the same, or samples are too few for the measures."""
-    check_classes(train, test)
-    least, why = max(LEAST[name] for name in measures)
-    if train.manifest.samples < least:
-        raise UserError(f"{train.path} has {train.manifest.samples} samples: {least} are needed for {why}")
-
-
-def check_classes(train: Split, test: Split) -> None:
-    """Raise UserError if a split's labels tell nothing apart, or the splits' do not mean the same."""
-    for split in (train, test):
-        if not split.manifest.labelled:
-            raise UserError(
-                f"{split.path} has no classes to tell apart: make the split from a folder with a folder of "
-                "images a class, or from a list with labels"
-            )
-    if train.manifest.classes != test.manifest.classes:
-        raise UserError(
-            f"{train.path} and {test.path} have other classes ({len(train.manifest.classes)} and "
-            f"{len(test.manifest.classes)}, or other names): make both from folders with the same names"
-        )
-
-
-def say_same(train: Split, test: Split) -> None:
-    """Print that a split is scored on the samples that are learned from, where it is."""
-    if train.manifest.fingerprint == test.manifest.fingerprint:
-        print(
-            f"note: --train {train.path} and --test {test.path} hold the same samples: "
-            "scores are of what was learned from, and say nothing of other images"
-        )
-
-
-def choose_ids(split: Split, samples: int) -> NDArray[np.int64]:
-    """Ids of so many samples of a split, 0 = all, always the same ones, in no order of class."""
-    total = split.manifest.samples
-    count = min(samples or total, total)
-    return sample_ids(np.arange(count), total, 0)[1]
 
 
 def score(learned: Features, scored: Features, measures: Mapping[str, Measure], known: Scores) -> Scores:

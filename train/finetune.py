@@ -31,7 +31,7 @@ from turbomim.train.config_dict import to_dict
 from turbomim.train.data import describe, open_data
 from turbomim.train.distributed import World, start
 from turbomim.train.encoder_source import Source
-from turbomim.train.eval_command import check_classes, say_same
+from turbomim.train.eval_splits import check_classes, say_same
 from turbomim.train.features import normalised
 from turbomim.train.finetune_config import FinetuneConfig, check_micro_batch
 from turbomim.train.layer_decay import layered_optimizer

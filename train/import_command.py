@@ -6,7 +6,6 @@ optimizer, position 0 and no fingerprint, as no data was seen yet.  So everythin
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
-from torch import Tensor
 
 from turbomim.pipeline.durable import write_json
 from turbomim.pipeline.errors import UsageError, UserError
@@ -23,16 +21,14 @@ from turbomim.train import checkpoint, rundir
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
-from turbomim.train.foreign import FORMATS, Weights, formats_of, grouped, is_beit_or_swin
+from turbomim.train.foreign import FORMATS, grouped
 from turbomim.train.foreign_file import read_tensors
+from turbomim.train.foreign_fit import Fit, check_format, fit
 from turbomim.train.foreign_sizes import MAE_RECIPE, Values, check_plausible, settle, sizes, with_card
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer, zero_moments
 from turbomim.train.options import parse
-
-# of tensors that do not fit
-REMEDY = "give the --recipe or settings it was made by"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +47,6 @@ class Import:
     recipe: str = ""
     """Recipe that it fits; without one the sizes are those of the tensors, and heads those of the export's
     .json, or guessed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Fit:
-    """A checkpoint's tensors in their places."""
-
-    # every tensor of the model
-    weights: dict[str, Tensor]
-    # names of the file's that were taken
-    taken: list[str]
-    # names that keep their initial values: the decoder's, where the file has none of it
-    fresh: list[str]
-    # names of the file's that hold no weights
-    dropped: list[str]
 
 
 def command(argv: list[str]) -> None:
@@ -113,61 +95,6 @@ def import_run(options: Import, flags: Values) -> str:
     model.load_state_dict(fitted.weights)
     folder = begin(config, model, options, fitted)
     return report(options, config, fitted, {**found["model"], **found["data"]}, told, folder)
-
-
-def check_format(theirs: Weights, form: str, where: str) -> None:
-    """Raise UserError if the names are not those of the format, and name the ones that fit."""
-    fitting = formats_of(theirs)
-    if form in fitting:
-        return
-    if is_beit_or_swin(theirs):
-        raise UserError(
-            f"{where} is a SimMIM encoder, or another Beit or Swin by timm's names: eval takes plain ViTs, "
-            "import takes SimMIM's own checkpoints; give the run that it was exported from"
-        )
-    if fitting:
-        raise UserError(f"{where} is not of --from {form}: its names are those of {' or '.join(fitting)}")
-    raise UserError(
-        f"{where} is of no known program ({', '.join(FORMATS)}): {next(iter(theirs))!r} is its first tensor"
-    )
-
-
-def fit(weights: Weights, model: MAE, dropped: str, where: str, remedy: str = REMEDY) -> Fit:
-    """Put tensors of our names in the places of a model's, none left over and none missing.
-
-    Of a file without any tensor of the decoder, what only pre-training needs may be missing, and stays as the
-    model has it.  Raises UserError that names all that does not fit.
-    """
-    ours = model.state_dict()
-    left_out = [name for name in weights if name not in ours and re.fullmatch(dropped, name)]
-    taken = [name for name in ours if name in weights]
-    fresh = {name for name in ours if name.startswith(model.decoder_names)} - weights.keys()
-    if any(name.startswith("decoder") for name in taken):
-        fresh = set()
-    shaped = [
-        f"{name} {tuple(weights[name].shape)} for {tuple(ours[name].shape)}"
-        for name in taken
-        if weights[name].shape != ours[name].shape
-        or weights[name].is_floating_point() != ours[name].is_floating_point()
-    ]
-    problems = {
-        "missing": ours.keys() - weights.keys() - fresh,
-        "unexpected": weights.keys() - ours.keys() - set(left_out),
-        "of another shape": shaped,
-    }
-    said = [f"{what}: {grouped(names)}" for what, names in problems.items() if names]
-    if said:
-        raise UserError(f"{where} does not fit; {'; '.join(said)}; {remedy}")
-    placed = {name: weights[name].to(ours[name].dtype, copy=True).contiguous() for name in taken}
-    bad = [name for name, tensor in placed.items() if not bool(tensor.isfinite().all())]
-    if bad:
-        raise UserError(f"{where}: numbers that are not finite in {grouped(bad)}: do not use it")
-    return Fit(
-        weights={name: placed.get(name, tensor) for name, tensor in ours.items()},
-        taken=taken,
-        fresh=sorted(fresh),
-        dropped=left_out,
-    )
 
 
 def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:

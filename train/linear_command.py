@@ -25,18 +25,9 @@ from turbomim.train.config import Config, OptimConfig
 from turbomim.train.data import check_store, open_loader
 from turbomim.train.distributed import World, choose_device
 from turbomim.train.encoder_source import Source, load_source
-from turbomim.train.eval_command import (
-    Scores,
-    check_classes,
-    check_json,
-    choose_ids,
-    keep,
-    measure,
-    name_of,
-    say_assumed,
-    say_same,
-)
+from turbomim.train.eval_command import Scores, check_json, keep, measure, name_of, say_assumed
 from turbomim.train.eval_crop import INTERPOLATION, crop_facts
+from turbomim.train.eval_splits import check_classes, choose_ids, say_same
 from turbomim.train.features import encode
 from turbomim.train.foreign_sizes import Values
 from turbomim.train.import_command import split as split_words

@@ -58,12 +58,13 @@ def gpu() -> list[Check]:
         if torch.cuda.is_available():
             seen = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
             found = [Gpu(name=p.name, memory=p.total_memory, capability=(p.major, p.minor)) for p in seen]
-    driver = driver_version(_read("/proc/driver/nvidia/version"))
+    driver = driver_version()
     return gpu_checks(found, driver, torch.version.cuda or "none", cores())
 
 
-def driver_version(text: str) -> str | None:
-    """Version in the text of /proc/driver/nvidia/version."""
+def driver_version(text: str | None = None) -> str | None:
+    """NVIDIA driver's version in the text of /proc/driver/nvidia/version, this machine's if not given."""
+    text = _read("/proc/driver/nvidia/version") if text is None else text
     match = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
     return match[0] if match else None
 

@@ -15,8 +15,8 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
-from turbomim.train.eval_command import check_splits, choose_ids
 from turbomim.train.eval_crop import eval_crops
+from turbomim.train.eval_splits import check_splits, choose_ids
 from turbomim.train.features import PIXELS, Features, extract
 from turbomim.train.knn import NEIGHBOURS, knn
 from turbomim.train.log import Record

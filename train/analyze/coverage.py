@@ -29,7 +29,7 @@ from turbomim.pipeline.store import Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
-from turbomim.train.eval_command import choose_ids
+from turbomim.train.eval_splits import choose_ids
 from turbomim.train.options import parse
 from turbomim.train.pictures import new_figure, plain
 

@@ -38,7 +38,8 @@ from turbomim.train.analyze.result import (
 from turbomim.train.cli import flag_values
 from turbomim.train.distributed import choose_device
 from turbomim.train.encoder_source import load_source
-from turbomim.train.eval_command import choose_ids, say_assumed
+from turbomim.train.eval_command import say_assumed
+from turbomim.train.eval_splits import choose_ids
 from turbomim.train.import_command import split as split_words
 from turbomim.train.machine import cores
 from turbomim.train.models.mae import MAE

@@ -31,8 +31,9 @@ from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.distributed import choose_device
 from turbomim.train.encoder_source import load_source
-from turbomim.train.eval_command import check_splits, choose_ids, say_assumed, say_same
+from turbomim.train.eval_command import say_assumed
 from turbomim.train.eval_crop import eval_crops
+from turbomim.train.eval_splits import check_splits, choose_ids, say_same
 from turbomim.train.features import encode
 from turbomim.train.import_command import split as split_words
 from turbomim.train.knn import NEIGHBOURS, knn

@@ -1,0 +1,52 @@
+"""A part of a long measurement in a process of its own: its lines are taken as they come, to the last."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from turbomim.benchmarks.bench_loader_process import kill_group
+
+
+def run_lines(
+    command: Sequence[str], seconds: float, complaints: Path, take: Callable[[str], None]
+) -> int | None:
+    """Run a command, hand every line of its output to `take` at once; its exit code, None if it was stopped.
+
+    seconds: after which it, and every process of its group, is killed; complaints: file for its stderr.
+    """
+    with complaints.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        output = process.stdout
+
+        def read() -> None:
+            for line in output:
+                take(line.rstrip("\n"))
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            return process.wait(timeout=max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            # workers may outlive it
+            kill_group(process.pid)
+            process.wait()
+            # a process that left the group may hold the output open
+            reader.join(10)
+
+
+def last_line(text: str) -> str:
+    """The last line that says something; empty if none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
