@@ -24,6 +24,7 @@ from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.loader import Loader
 from turbomim.train.config import Config
 from turbomim.train.data import open_data, open_loader, store_text
+from turbomim.train.data_wait import DataWait
 from turbomim.train.distributed import World, start
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim import make_optimizer
@@ -143,16 +144,15 @@ def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tu
 
 def _timed(step: Step, source: Batch | Loader, steps: int) -> tuple[float, float]:
     """Seconds of steps, and how many of these they waited for their batches."""
-    waited = 0.0
+    wait = DataWait(step.world.device)
     begun = time.perf_counter()
     for _ in range(steps):
-        asked = time.perf_counter()
-        batch = source if isinstance(source, Batch) else next(source)
-        waited += time.perf_counter() - asked
+        with wait.measured():
+            batch = source if isinstance(source, Batch) else next(source)
         step([batch], LR)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - begun, waited
+    return time.perf_counter() - begun, wait.seconds()
 
 
 if __name__ == "__main__":

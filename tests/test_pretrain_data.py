@@ -1,6 +1,8 @@
 """The loop and its data: damaged photographs, slow data, stores, and errors that one rank meets.
 
-Processes and settings are those of runs.py.
+Processes and settings are those of runs.py. Planted, each seen to fail the test named: the host's longest
+wait taken for the steps', a GPU's own part named reading (`test_the_slow_stage_of_a_gpu`); the cores of the
+machine taken for a rank's (`test_the_slow_stage_has_a_remedy`).
 """
 
 from __future__ import annotations
@@ -223,11 +225,17 @@ def test_the_slow_stage_has_a_remedy(tiny_split: Split, monkeypatch: pytest.Monk
     monkeypatch.setattr(data, "cores", lambda: 8)
 
     def words(
-        wait: float, read: float, decode: float, split: Split, threads: int = 8, augment: float = 0
+        wait: float,
+        read: float,
+        decode: float,
+        split: Split,
+        threads: int = 8,
+        augment: float = 0,
+        world: World = ALONE,
     ) -> str | None:
         waits = {"read_wait_pct": read, "decode_wait_pct": decode, "augment_wait_pct": augment}
         record = {"data_wait_pct": wait, **waits}
-        return slow_stage(record, split, LoaderSettings(threads=threads), 1)
+        return slow_stage(record, split, LoaderSettings(threads=threads), world)
 
     assert words(4.9, 4.9, 0, tiny_split) is None
     assert re.match(r"6 % .* most for reading: `turbomim tune loader", words(6, 4, 1, tiny_split) or "")
@@ -242,6 +250,25 @@ def test_the_slow_stage_has_a_remedy(tiny_split: Split, monkeypatch: pytest.Monk
     few = words(6, 1, 4, raw, threads=2) or ""
     assert "most for reading: more threads may help, --data.threads 8" in few
     assert "most for RandAugment: this rank has 8 cores" in (words(6, 1, 2, tiny_split, augment=3) or "")
+    # four ranks share the cores
+    shared = dataclasses.replace(ALONE, local_size=4)
+    assert "this rank has 2 cores" in (words(6, 1, 2, tiny_split, augment=3, world=shared) or "")
+
+
+def test_the_slow_stage_of_a_gpu(tiny_split: Split) -> None:
+    """The host's waits may be longer than the device's, or shorter: the GPU has work of its own."""
+
+    def words(wait: float, read: float, decode: float) -> str | None:
+        record = {"data_wait_pct": wait, "read_wait_pct": read, "decode_wait_pct": decode}
+        world = World(rank=0, size=1, device=torch.device("cuda"))
+        return slow_stage(record | {"augment_wait_pct": 0}, tiny_split, LoaderSettings(threads=99), world)
+
+    # the host is blocked, the GPU is not
+    assert words(2, 70, 5) is None
+    assert re.match(r"8 % .* most for reading: ", words(8, 70, 5) or "")
+    assert re.match(r"30 % .* most for decoding: ", words(30, 2, 25) or "")
+    own = words(30, 2, 3) or ""
+    assert "most for the GPU's own decoding and copies: `turbomim tune loader" in own
 
 
 @pytest.mark.parametrize(

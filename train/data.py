@@ -125,18 +125,26 @@ def open_loader(
     )
 
 
-def slow_stage(record: Record, split: Split, settings: LoaderSettings, local_size: int) -> str | None:
-    """Which stage of the loader the steps of a log record waited for, with one remedy; None if for little."""
-    if record["data_wait_pct"] <= LONG_WAIT:
+def slow_stage(record: Record, split: Split, settings: LoaderSettings, world: World) -> str | None:
+    """Which stage of the loader the steps of a log record waited for, with one remedy; None if for little.
+
+    Only the steps' own wait says that there is something to mend: the host may be blocked while a GPU works.
+    """
+    wait = record["data_wait_pct"]
+    if wait <= LONG_WAIT:
         return None
     tune = f"`turbomim tune loader --data {split.path}` measures what is fastest here"
-    share = max(1, cores() // local_size)
+    share = max(1, cores() // world.local_size)
     kind = Store.of(split.manifest.made).kind
     read, decode, augment = (record[f"{name}_wait_pct"] for name in ("read", "decode", "augment"))
+    # the host is not blocked for what the GPU itself does to a batch
+    on_gpu = wait - read - decode - augment if world.device.type == "cuda" else 0.0
     reading = read >= decode
     # raw pixels are not decoded: what cuts their windows reads them
     stage = "reading" if reading or kind == "raw" else "decoding"
-    if augment > max(read, decode):
+    if on_gpu > max(read, decode, augment):
+        stage, remedy = "the GPU's own decoding and copies", tune
+    elif augment > max(read, decode):
         stage = "RandAugment"
         remedy = f"this rank has {counted(share, 'core')} for it; --finetune.rand_augment '' goes without"
     elif reading:
@@ -147,6 +155,4 @@ def slow_stage(record: Record, split: Split, settings: LoaderSettings, local_siz
         remedy = "`turbomim shard make --store resized` makes shards that decode several times faster"
     else:
         remedy = tune
-    return (
-        f"{record['data_wait_pct']:.0f} % of the time was spent waiting for data, most for {stage}: {remedy}"
-    )
+    return f"{wait:.0f} % of the time was spent waiting for data, most for {stage}: {remedy}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -232,10 +231,8 @@ class Run:
         pictures = self._pictures()
         while self.step < self.plan.steps:
             profile.begin(loader.stats)
-            waited = -time.perf_counter()
-            with part("wait"):
+            with part("wait"), window.wait.measured():
                 batches, error = self._next(loader)
-            waited += time.perf_counter()
             if self.world.agree(stop=bool(flag.name), error=error or self.checkpoints.saver.error()):
                 if window.steps:
                     # whoever stops a run gives it seconds
@@ -245,7 +242,7 @@ class Run:
                 return True
             assert batches[0].position == self.position + self.world.rank * self.plan.local_batch
             lr = lr_of_step(self.step, self.plan.samples, self.config.optim)
-            window.add(waited, *self._step(step, batches, lr))
+            window.add(*self._step(step, batches, lr))
             profile.end(loader.stats)
             self.step += 1
             self.log.advance(self.step)
@@ -300,7 +297,7 @@ class Run:
         record["rollbacks"] = self.checkpoints.rollbacks
         record |= {OF_MODEL + name: float(value) for name, value in self.model.logged().items()}
         self.log.record(record)
-        slow = slow_stage(record, self.split, self.settings, self.world.local_size)
+        slow = slow_stage(record, self.split, self.settings, self.world)
         self.silence -= 1
         # a process's first steps wait for the loader to start
         if slow and not record["first"] and self.silence < 0:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from turbomim.pipeline.loader import LoaderStats
 from turbomim.train.config import Config
+from turbomim.train.data_wait import DataWait
 from turbomim.train.distributed import World
 from turbomim.train.log import Record, after_start, duration, mean_over_time, seconds_of
 from turbomim.train.memory import peak_bytes
@@ -33,14 +34,16 @@ class Window:
     stats: LoaderStats = field(default_factory=LoaderStats)
     begun: float = field(default_factory=time.perf_counter)
     steps: int = 0
-    wait_s: float = 0.0
+    wait: DataWait = field(init=False)
     # loss of the steps that counted, steps skipped, skipped in a row up to now, gradient norm
     sums: Tensor = field(default_factory=lambda: torch.zeros(4))
 
-    def add(self, wait_s: float, loss: Tensor, norm: Tensor, skipped: Tensor) -> None:
+    def __post_init__(self) -> None:
+        self.wait = DataWait(self.world.device)
+
+    def add(self, loss: Tensor, norm: Tensor, skipped: Tensor) -> None:
         """Count a step.  A skipped one leaves the loss out."""
         self.steps += 1
-        self.wait_s += wait_s
         total, count, row, _ = self.sums.to(loss.device, non_blocking=True).unbind()
         row = (row + 1) * skipped
         total = total + torch.where(skipped > 0, 0.0, loss)
@@ -50,10 +53,11 @@ class Window:
         """The log record of the window that ends with `step`.  Only here the loop waits for the device.
 
         Every rank comes here.  Waits are those of the rank that waited longest, as the others wait for it.
+        The steps' own is the device's; those of the loader's stages are the host's, which may be longer.
         """
         ranks = self.world.gather(
             [
-                self.wait_s,
+                self.wait.seconds(),
                 stats.read_wait_s - self.stats.read_wait_s,
                 stats.decode_wait_s - self.stats.decode_wait_s,
                 stats.augment_wait_s - self.stats.augment_wait_s,
