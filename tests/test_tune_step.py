@@ -1,8 +1,10 @@
 """Tuning of the step: the search on made-up rates, what is kept, and the run that reads it.
 
 Planted bugs, and the test that each makes fail: a change kept after one lucky measurement
-(`wins` left out of `search`): `test_a_lucky_point_does_not_win`; a micro-batch that is not cut to a rank's
-share: `test_an_automatic_micro_batch_is_as_tuned`; a faster mode with another loss kept:
+(`wins` left out of `search`): `test_a_lucky_point_does_not_win`; a failure that ends the search:
+`test_a_candidate_that_fails_costs_itself`; CUDA graphs with two micro-steps, or with shards:
+`test_cuda_graphs_are_refused_where_they_cannot_be_right`; a micro-batch that is not cut to a rank's
+share: `test_an_automatic_micro_batch_is_as_tuned`; a faster mode with other gradients kept:
 `test_a_mode_that_computes_something_else_is_left_out`; a key of some of the model's settings:
 `test_models_that_differ_in_anything_share_no_settings`.
 """
@@ -33,7 +35,7 @@ from turbomim.train.distributed import World
 from turbomim.train.log import read_metrics
 from turbomim.train.memory import GIB
 from turbomim.train.model_config import ModelConfig
-from turbomim.train.plan import largest_divisor
+from turbomim.train.plan import largest_divisor, make_plan
 from turbomim.train.pretrain import pretrain
 from turbomim.train.recipes import recipe
 from turbomim.train.tune_step import fitting, measured, search
@@ -89,7 +91,7 @@ def test_cuda_graphs_and_recomputation_are_tried_where_they_can_help() -> None:
     assert search(rates({plain: 0, wide: 91}), FITS, graphs=False) == StepSettings(micro_batch=32)
     nothing = {settings: 0.0 for settings in FITS if not settings.recompute}
     assert search(rates(nothing), FITS, graphs=False) == wide
-    with pytest.raises(UserError, match="no step has room here"):
+    with pytest.raises(UserError, match="no step runs here"):
         search(lambda settings: 0.0, FITS, graphs=False)
 
 
@@ -119,7 +121,9 @@ def test_an_automatic_micro_batch_is_as_tuned() -> None:
     for ranks, micro_batch in ((1, 256), (8, 256), (64, 64), (24, 170), (4096, 1)):
         resolved = resolve_step(config, tuned, ranks)
         assert resolved.optim.micro_batch == micro_batch, ranks
-        assert (resolved.step.compile_mode, resolved.step.recompute) == ("reduce-overhead", True)
+        # CUDA graphs take one micro-step
+        mode = "reduce-overhead" if ranks in (24, 64, 4096) else "default"
+        assert (resolved.step.compile_mode, resolved.step.recompute) == (mode, True)
         assert (resolved.optim.global_batch, resolved.optim.lr) == (4096, config.optim.lr)
     assert resolve_step(config, None, 8) == config
     own = dataclasses.replace(config, optim=dataclasses.replace(config.optim, micro_batch=32))
@@ -221,11 +225,22 @@ def test_the_command_measures_and_pretrain_will_read_it(
     assert out[-2].startswith(f"best: {tuned.settings.text()}: ") and out[-1] == f"written to {cache}"
 
 
-def test_a_process_of_its_own_gives_the_same_answer(tiny_split: Split, tmp_path: Path) -> None:
+def test_a_process_of_its_own_gives_the_same_answer(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = step_rate.first_batches
     config = config_for(tiny_split.path, tmp_path, optim={"micro_batch": 4})
     answer, here = measured(config, 8, 0.05), in_this_process(config, 8, 0.05)
-    assert set(answer) == {"img_per_s", "loss", "peak_bytes"} and answer["img_per_s"] > 0
+    assert set(answer) == {"img_per_s", "loss", "peak_bytes", "gradient"} and answer["img_per_s"] > 0
     assert answer["loss"] == pytest.approx(here["loss"], rel=1e-5)
+    assert tune_step.difference(answer["gradient"], here["gradient"]) < 1e-5
+    # a step that loses one of two micro-batches, whose loss is much the same
+    half = dataclasses.replace(config, optim=dataclasses.replace(config.optim, micro_batch=8))
+    whole = in_this_process(half, 8, 0.05)
+    assert tune_step.difference(whole["gradient"], here["gradient"]) < 1e-4
+    monkeypatch.setattr(step_rate, "first_batches", lambda *words: batches(*words)[:1] * 2)
+    lost = in_this_process(config, 8, 0.05)
+    assert tune_step.difference(lost["gradient"], here["gradient"]) > 0.1
 
 
 def test_a_mode_that_computes_something_else_is_left_out(
@@ -233,12 +248,16 @@ def test_a_mode_that_computes_something_else_is_left_out(
 ) -> None:
     def answer(config: Config, images: int, seconds: float) -> dict[str, Any]:
         wrong = config.optim.micro_batch < images
-        return {"img_per_s": 500.0 if wrong else 100.0, "loss": 0.9 if wrong else 1.0, "peak_bytes": GIB}
+        # its loss is right
+        gradient = [1.0, 1.5] if wrong else [1.0, 2.0]
+        return {
+            "img_per_s": 500.0 if wrong else 100.0, "loss": 1.0, "peak_bytes": GIB, "gradient": gradient
+        }  # fmt: skip
 
     monkeypatch.setattr(tune_step, "measured", answer)
     tune_step.step([*WORDS, "--data", str(tiny_split.path)])
     out = capsys.readouterr().out
-    assert "but loss 0.9000 instead of 1.0000: left out" in out and "best: micro-batch 32: 100.0 img/s" in out
+    assert "but gradients 22% off the first's: left out" in out and "best: micro-batch 32: 100.0 img/s" in out
 
 
 @pytest.mark.parametrize("code", [step_rate.NO_MEMORY, -9])
@@ -249,8 +268,45 @@ def test_out_of_memory_ends_only_the_measurement(
     monkeypatch.setattr(tune_step.subprocess, "run", lambda *words, **named: ended)  # type: ignore[attr-defined]
     assert measured(config_for(tmp_path, tmp_path), 8, 1.0) == {}
     ended.returncode, ended.stderr = 1, "Traceback …\nturbomim: it broke\n"
-    with pytest.raises(UserError, match="a measurement failed: turbomim: it broke"):
-        measured(config_for(tmp_path, tmp_path), 8, 1.0)
+    assert measured(config_for(tmp_path, tmp_path), 8, 1.0) == {"failure": "failed: turbomim: it broke"}
+
+
+def test_a_candidate_that_fails_costs_itself(
+    tiny_split: Split, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"img_per_s": 100.0, "loss": 1.0, "peak_bytes": GIB, "gradient": [1.0, 2.0]}
+
+    def answer(config: Config, images: int, seconds: float) -> dict[str, Any]:
+        return {"failure": "failed: RuntimeError: CUDA graphs"} if config.optim.micro_batch < images else good
+
+    monkeypatch.setattr(tune_step, "measured", answer)
+    tune_step.step([*WORDS, "--data", str(tiny_split.path)])
+    out = capsys.readouterr().out
+    assert "failed: RuntimeError: CUDA graphs" in out and "best: micro-batch 32: 100.0 img/s" in out
+    monkeypatch.setattr(tune_step, "measured", lambda *_: {"failure": "failed: no such kernel"})
+    with pytest.raises(UserError, match=r"^no step runs here, .*; the first said: failed: no such kernel$"):
+        tune_step.step([*WORDS, "--data", str(tiny_split.path)])
+
+
+@pytest.mark.parametrize(("micro_batch", "shard"), [(4, False), (0, True)])
+def test_cuda_graphs_are_refused_where_they_cannot_be_right(
+    tmp_path: Path, micro_batch: int, shard: bool
+) -> None:
+    step = {"compile_mode": "reduce-overhead", "shard": shard}
+    config = config_for(tmp_path, tmp_path, step=step, optim={"micro_batch": micro_batch})
+    with pytest.raises(UserError, match=r"^step.compile_mode = reduce-overhead: .*compile_mode default"):
+        make_plan(config, 64, 1)
+    plain = config_for(tmp_path, tmp_path, step={"compile_mode": "reduce-overhead"})
+    assert make_plan(plain, 64, 1).micro_steps == 1
+    candidates = [StepSettings(micro_batch=n) for n in (64, 32)]
+    asked: list[StepSettings] = []
+
+    def rate(settings: StepSettings) -> float:
+        asked.append(settings)
+        return 100.0 + (settings.micro_batch == 32) * 50
+
+    assert search(rate, candidates, graphs=True, images=64) == candidates[1]
+    assert all(settings.compile_mode == "default" for settings in asked)
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ class StepConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     # torch.compile the forward and backward; needs a C++ compiler on a CPU
     compile: bool = True
-    # reduce-overhead: the compiled step as CUDA graphs, which helps small steps on a GPU
+    # reduce-overhead: the compiled step as CUDA graphs, which helps small steps on a GPU; one micro-step
     compile_mode: Literal["default", "reduce-overhead"] = "default"
     # keep only block inputs and compute the rest again in the backward pass: less memory, a third more work
     recompute: bool = False

@@ -53,6 +53,7 @@ def make_plan(config: Config, samples: int, world: int) -> Plan:
             f"optim.micro_batch = {micro} does not divide the {local} samples of a rank "
             f"(global batch {total} / {world} ranks): use a divisor, {near} for example"
         )
+    check_graphs(config, micro_steps=local // micro)
     steps = total_steps(config.optim.epochs, samples, total)
     return Plan(
         samples=samples,
@@ -62,6 +63,27 @@ def make_plan(config: Config, samples: int, world: int) -> Plan:
         micro_steps=local // micro,
         world=world,
     )
+
+
+def check_graphs(config: Config, *, micro_steps: int) -> None:
+    """Raise UserError where CUDA graphs cannot be right.
+
+    A graph's gradients live in its own memory, which the next micro-step's replay overwrites: torch refuses
+    to add to them, or adds to what was overwritten (pytorch #169545, #96693).  FSDP2 gathers weights at
+    addresses that a graph does not know.
+    """
+    if config.step.compile_mode != "reduce-overhead":
+        return
+    if micro_steps > 1:
+        raise UserError(
+            f"step.compile_mode = reduce-overhead: CUDA graphs take one micro-step, not {micro_steps}: "
+            "give --step.compile_mode default, or an --optim.micro_batch of all samples of a rank"
+        )
+    if config.step.shard:
+        raise UserError(
+            "step.compile_mode = reduce-overhead: CUDA graphs need weights that stay in place, and "
+            "step.shard gathers them anew: give --step.compile_mode default"
+        )
 
 
 def largest_divisor(number: int, most: int) -> int:

@@ -12,6 +12,9 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 
+import torch
+from torch import nn
+
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import to_stderr
 from turbomim.train.config import Config
@@ -29,15 +32,21 @@ from turbomim.train.tuned import default_settings
 NO_MEMORY = 3
 # steps that compile and settle before the clock starts
 WARM = 3
+# random directions that gradients are compared on
+PROJECTIONS = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepRate:
-    """What a step does: img/s, loss of the last step before the clock started, most bytes held."""
+    """What a step does: img/s, loss of the last step before the clock started, most bytes held.
+
+    gradient: `projections` of the first step's.
+    """
 
     img_per_s: float
     loss: float
     peak_bytes: int
+    gradient: list[float]
 
 
 def step_rate(config: Config, seconds: float) -> StepRate:
@@ -50,7 +59,9 @@ def step_rate(config: Config, seconds: float) -> StepRate:
     model = make_model(config).to(world.device)
     optimizer, clip = make_optimizer(model, config.optim), config.optim.clip_grad
     step = Step(model, optimizer, config.step, world, len(batches), clip)
-    for _ in range(WARM):
+    loss, _, _ = step(batches, config.optim.lr)
+    gradient = projections(model)
+    for _ in range(WARM - 1):
         loss, _, _ = step(batches, config.optim.lr)
     # reading a number waits for the device
     last = float(loss)
@@ -61,7 +72,22 @@ def step_rate(config: Config, seconds: float) -> StepRate:
         float(loss)
     took = time.perf_counter() - begun
     rate = steps * config.optim.global_batch / took
-    return StepRate(img_per_s=rate, loss=last, peak_bytes=peak_bytes(world.device))
+    return StepRate(img_per_s=rate, loss=last, peak_bytes=peak_bytes(world.device), gradient=gradient)
+
+
+def projections(model: nn.Module) -> list[float]:
+    """All gradients on PROJECTIONS random directions, which depend on the device and the shapes alone.
+
+    Two gradients' projections differ, relative to their size, about as much as the gradients do.
+    """
+    sums = torch.zeros(PROJECTIONS, dtype=torch.float64)
+    for number, param in enumerate(param for param in model.parameters() if param.grad is not None):
+        assert param.grad is not None
+        generator = torch.Generator(param.device).manual_seed(number)
+        for place in range(PROJECTIONS):
+            direction = torch.randn(param.shape, generator=generator, device=param.device)
+            sums[place] += float((direction * param.grad).sum(dtype=torch.float64))
+    return sums.tolist()
 
 
 def first_batches(config: Config, world: World) -> list[Batch]:

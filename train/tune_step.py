@@ -44,8 +44,9 @@ batch and learning rate stay as they are.
 HALVINGS = 3
 # predicted memory may be this share of the device's before a point is not even tried
 ROOM = 1.15
-# losses after some equal steps may differ by rounding alone
-SAME_LOSS = 0.01
+# what rounding changes of the first step's gradient, as a share of it, with products in float32 and bfloat16;
+# a lost micro-step changes at least a tenth
+SAME_GRADIENT = {False: 1e-3, True: 0.05}
 # seconds after which a measurement is given up, above those it is to take
 LIMIT = 900
 
@@ -81,23 +82,31 @@ def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> T
         )
     key = step_key(config, world)
     print(f"{key}\nsteps of {counted(images, 'image')}, {seconds:g} s a measurement")
-    losses: list[float] = []
+    gradients: list[list[float]] = []
+    most = SAME_GRADIENT[uses_bfloat16(config.step, world.device)]
+    failures: list[str] = []
 
     def measure(settings: StepSettings) -> float:
         answer = measured(with_settings(config, settings), images, seconds)
-        rate, what = float(answer.get("img_per_s", 0)), "out of memory"
+        rate, what = float(answer.get("img_per_s", 0)), answer.get("failure", "out of memory")
         if rate:
             what = f"{rate:,.1f} img/s, {answer['peak_bytes'] / GIB:.1f} GiB"
-            losses.append(answer["loss"])
+            gradients.append(answer["gradient"])
             # a mode that computes something else is not a faster one
-            if not math.isclose(losses[-1], losses[0], rel_tol=SAME_LOSS):
-                rate, what = 0.0, f"{what}, but loss {losses[-1]:.4f} instead of {losses[0]:.4f}: left out"
+            apart = difference(gradients[-1], gradients[0])
+            if not apart <= most:
+                rate, what = 0.0, f"{what}, but gradients {apart:.0%} off the first's: left out"
+        if not rate:
+            failures.append(what)
         print(f"  {settings.text():<52} {what}", flush=True)
         return rate
 
     fits = fitting(config, world, images)
     graphs = world.device.type == "cuda" and config.step.compile
-    best = search(measure, fits, graphs=graphs)
+    try:
+        best = search(measure, fits, graphs=graphs, images=images)
+    except UserError as error:
+        raise UserError(f"{error}; the first said: {failures[0]}" if failures else str(error)) from error
     rate = measure(best)
     found = TunedStep(settings=best, img_per_s=round(rate, 1), date=time.strftime("%Y-%m-%d"))
     facts = {"images": images, "data": config.data.path, "versions": versions()}
@@ -124,8 +133,15 @@ def fitting(config: Config, world: World, images: int) -> list[StepSettings]:
     ]
 
 
-def search(measure: Measure, fits: Sequence[StepSettings], *, graphs: bool) -> StepSettings:
+def difference(gradient: list[float], reference: list[float]) -> float:
+    """How far projections of a gradient are from another's, as a share of these."""
+    return math.dist(gradient, reference) / math.hypot(*reference)
+
+
+def search(measure: Measure, fits: Sequence[StepSettings], *, graphs: bool, images: int = 0) -> StepSettings:
     """The fastest settings: a change must win most rounds of a comparison.
+
+    images: of a step; CUDA graphs take them as one micro-batch.
 
     From the largest micro-batch that runs: half of it, and so on; CUDA graphs; and, where a larger one
     runs only with recomputation, that.  Raises UserError where nothing runs.
@@ -143,15 +159,15 @@ def search(measure: Measure, fits: Sequence[StepSettings], *, graphs: bool) -> S
     largest = next((settings for settings in fits if rate(settings) > 0), None)
     if largest is None:
         raise UserError(
-            "no step has room here, with recomputation and a micro-batch of one image neither: "
-            "use a smaller model or image"
+            "no step runs here, with recomputation and a micro-batch of one image neither: where memory ran "
+            "out, use a smaller model or image"
         )
     best = largest
     for halving in range(1, HALVINGS + 1):
         smaller = dataclasses.replace(largest, micro_batch=largest.micro_batch >> halving)
         if smaller in fits and better(smaller, best):
             best = smaller
-    if graphs:
+    if graphs and best.micro_batch == (images or best.micro_batch):
         mode = dataclasses.replace(best, compile_mode="reduce-overhead")
         if better(mode, best):
             best = mode
@@ -166,7 +182,7 @@ def search(measure: Measure, fits: Sequence[StepSettings], *, graphs: bool) -> S
 def measured(config: Config, images: int, seconds: float) -> dict[str, Any]:
     """The answer of a process that measures a step of `images` images; empty if it ran out of memory.
 
-    Raises UserError if it ends otherwise, or not at all.
+    One that ends otherwise, or not at all, costs itself alone: its answer is {"failure": why}.
     """
     optim = dataclasses.replace(config.optim, global_batch=images)
     job = {"config": to_dict(dataclasses.replace(config, optim=optim)), "seconds": seconds}
@@ -176,15 +192,13 @@ def measured(config: Config, images: int, seconds: float) -> dict[str, Any]:
         done = subprocess.run(
             command, input=json.dumps(job), capture_output=True, text=True, timeout=limit, check=False
         )
-    except subprocess.TimeoutExpired as error:
-        raise UserError(
-            f"a measurement took more than {limit:.0f} s and was ended: give fewer --images"
-        ) from error
+    except subprocess.TimeoutExpired:
+        return {"failure": f"failed: it took more than {limit:.0f} s: give fewer --images"}
     # the system kills what takes the machine's last memory
     if done.returncode in (NO_MEMORY, -9):
         return {}
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"a measurement failed: {said[-1]}")
+        return {"failure": f"failed: {said[-1]}"}
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

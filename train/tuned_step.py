@@ -63,12 +63,19 @@ def with_settings(config: Config, settings: StepSettings) -> Config:
 def resolve_step(config: Config, tuned: TunedStep | None, ranks: int) -> Config:
     """The configuration with an automatic micro-batch as tuned: the largest that divides a rank's samples.
 
-    Global batch and learning rate stay.  Nothing changes where the micro-batch is set, or nothing was tuned.
+    Global batch and learning rate stay; CUDA graphs are left out where they cannot be.  Nothing changes where
+    the micro-batch is set, or nothing was tuned.
     """
     if config.optim.micro_batch or tuned is None:
         return config
-    micro_batch = largest_divisor(config.optim.global_batch // ranks, tuned.settings.micro_batch)
-    return with_settings(config, dataclasses.replace(tuned.settings, micro_batch=micro_batch))
+    images = config.optim.global_batch // ranks
+    settings = dataclasses.replace(
+        tuned.settings, micro_batch=largest_divisor(images, tuned.settings.micro_batch)
+    )
+    if settings.micro_batch < images or config.step.shard:
+        # CUDA graphs take one micro-step, of whole weights
+        settings = dataclasses.replace(settings, compile_mode="default")
+    return with_settings(config, settings)
 
 
 def tuned_config(config: Config, world: World) -> tuple[Config, list[str]]:
