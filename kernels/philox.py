@@ -17,6 +17,7 @@ from torch import Tensor
 # the host has the others: crops, flips, order, augmentation, initial weights
 PURPOSE_MASK = 2
 PURPOSE_DROP_PATH = 4
+PURPOSE_ERASE = 8
 
 _LOW = 0xFFFFFFFF
 _ROUNDS = 10
@@ -33,13 +34,17 @@ def draw_u32_ref(seed: int, epochs_B: Tensor, ids_B: Tensor, purpose: int, words
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
     blocks = torch.arange((words + 3) // 4, dtype=torch.int64, device=ids_B.device)[None, :]
-    counter = (
-        blocks.expand(ids_B.shape[0], -1),
-        (ids_B & _LOW)[:, None],
-        ((ids_B >> 32) | (purpose << 16))[:, None],
-        (epochs_B & _LOW)[:, None],
-    )
-    return torch.stack(philox4x32_ref(seed, counter), dim=-1).flatten(1)[:, :words]
+    blocks = blocks.expand(ids_B.shape[0], -1)
+    return philox_words_ref(seed, epochs_B[:, None], ids_B[:, None], purpose, blocks).flatten(1)[:, :words]
+
+
+def philox_words_ref(seed: int, epochs: Tensor, ids: Tensor, purpose: int, blocks: Tensor) -> Tensor:
+    """Return the four words of Philox blocks of samples, (..., 4) int64.
+
+    epochs, ids and blocks: int64, that broadcast; words 4 n to 4 n + 3 of a sample are those of its block n.
+    """
+    counter = (blocks, ids & _LOW, (ids >> 32) | (purpose << 16), epochs & _LOW)
+    return torch.stack(philox4x32_ref(seed, counter), dim=-1)
 
 
 def philox4x32_ref(

@@ -13,8 +13,8 @@ CROP: Final = 0
 FLIP: Final = 1
 MASK: Final = 2
 ORDER: Final = 3
-# 4 is the device's: drop path.  Of fine-tuning: an image's own changes, and what a micro-batch draws for its
-# images together
+# 4 and 8 are the device's: drop path, and the noise of erasing.  Of fine-tuning: an image's own changes, and
+# what a micro-batch draws for its images together
 AUGMENT: Final = 5
 MIX: Final = 6
 # of initial weights: there an id is a parameter's, and an epoch is a row of it

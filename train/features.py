@@ -52,7 +52,11 @@ def load_run(run: Path) -> tuple[Config, MAE, int]:
 
 def normalised(images_BHWC: Tensor) -> Tensor:
     """Images (B, H, W, 3) uint8 as (B, 3, H, W) float32, normalised by ImageNet's mean and deviation."""
-    mean_C, std_C = (torch.tensor(v, device=images_BHWC.device) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    # filled where they are used: a copy of them would make the host wait for a GPU
+    mean_C, std_C = (
+        torch.stack([torch.full((), value, device=images_BHWC.device) for value in values])
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
     return ((images_BHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2).contiguous()
 
 
