@@ -52,6 +52,7 @@ def where(rows: Sequence[Row]) -> str:
             row.get("commit"),
         )
         for row in rows
+        if "commit" in row
     )
     head = ("device", "driver", "processor", "versions", "commit")
     return table([head, *(tuple(str(value or "") for value in row) for row in found)]) if found else ""
