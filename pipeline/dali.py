@@ -19,13 +19,8 @@ from torch.utils.dlpack import from_dlpack
 
 from turbomim.pipeline.crops import GRAPHS, STORED_GRAPHS, Crop, Inputs, Interpolation
 from turbomim.pipeline.dali_package import import_dali
-from turbomim.pipeline.decode import (
-    Backend,
-    GpuDecoding,
-    decode_node,
-    failure_reason,
-    without_webp_exif,
-)
+from turbomim.pipeline.decode import Backend, GpuDecoding, decode_node, without_webp_exif
+from turbomim.pipeline.decode_error import DeviceFault, failure_reason, of_machine
 from turbomim.pipeline.store import Kind
 
 if TYPE_CHECKING:
@@ -105,6 +100,8 @@ def find_undecodable(
     """Return place and decoder's message of each encoded image that does not decode even alone.
 
     By halving: DALI gives up a whole batch for one bad image and does not always say which.
+    Raises RuntimeError or MemoryError for what is no image's fault, see decode_error.py: also where a GPU
+    decodes none of several images, and the CPU some of them.
     """
     fn = import_dali().fn
 
@@ -119,13 +116,20 @@ def find_undecodable(
         try:
             pipeline.run()
         except RuntimeError as error:
+            if of_machine(error):
+                raise
             if len(places) == 1:
                 return {places[0]: failure_reason(error)}
             middle = len(places) // 2
             return search(places[:middle]) | search(places[middle:])
         return {}
 
-    return search(range(len(images)))
+    found = search(range(len(images)))
+    if (device, decode) == ("cuda", "mixed") and len(found) == len(images) > 1:
+        on_cpu = len(images) - len(find_undecodable(images, device="cpu", threads=threads))
+        if on_cpu:
+            raise DeviceFault(f"the GPU decodes none of {len(images)} images, the CPU {on_cpu} of them")
+    return found
 
 
 def _empty_pipeline(*, batch: int, device: str, threads: int, prefetch: int) -> Pipeline:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.dali_package import import_dali
+from turbomim.pipeline.decode_error import failure_reason, no_image_to_blame, of_machine
 
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
@@ -28,6 +29,8 @@ BACKENDS: tuple[Backend, ...] = ("cpu", "mixed")
 # an extended WebP: a byte of flags after the header of its first chunk, VP8X
 WEBP_FLAGS: Final = 20
 WEBP_EXIF: Final = np.uint8(8)
+
+MORE_MEMORY: Final = "use fewer workers or threads, or give this process more"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,14 +104,14 @@ class Decoder:
     def decode(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8] | str]:
         """Return the pixels of each image, (H, W, 3) uint8 RGB, or the reason why it has none.
 
-        images: encoded, (bytes,) uint8 each.
+        images: encoded, (bytes,) uint8 each.  Raises UserError if memory ran out, even for one image alone.
         """
         results: list[NDArray[np.uint8] | str] = []
         for start in range(0, len(images), self._batch):
             some = images[start : start + self._batch]
             try:
                 results += self._run(some)
-            except RuntimeError:
+            except (RuntimeError, MemoryError):
                 # DALI gives up the whole batch for one bad image and does not always say which
                 results += [self._run_alone(image) for image in some]
         return results
@@ -120,14 +123,10 @@ class Decoder:
         return [np.array(pixels[place]) for place in range(len(images))]
 
     def _run_alone(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | str:
-        try:
-            return self._run([image])[0]
-        except RuntimeError as error:
-            return failure_reason(error)
-
-
-def failure_reason(error: RuntimeError) -> str:
-    """Return the line of a DALI error that says what happened."""
-    message = str(error)
-    text = message.partition("encountered:")[2] or message
-    return next((line.strip(" :") for line in text.splitlines() if line.strip()), "no reason given")
+        with no_image_to_blame(f"an image of {len(image):,} bytes could not be decoded", MORE_MEMORY):
+            try:
+                return self._run([image])[0]
+            except RuntimeError as error:
+                if of_machine(error):
+                    raise
+                return failure_reason(error)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -22,7 +22,8 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.closing import Closing
 from turbomim.pipeline.crops import Crop, Interpolation, check_crop, draw
 from turbomim.pipeline.dali import CropGraph, find_undecodable
-from turbomim.pipeline.decode import BACKENDS, Backend, GpuDecoding, failure_reason
+from turbomim.pipeline.decode import BACKENDS, Backend, GpuDecoding
+from turbomim.pipeline.decode_error import failure_reason, no_image_to_blame, of_machine
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.header import check_header, image_size
 from turbomim.pipeline.loader_checks import (
@@ -43,6 +44,7 @@ from turbomim.pipeline.windows import HostWindows
 
 Shuffle = Literal["full", "window"]
 SHUFFLES = ("full", "window")
+MORE_MEMORY = "use a smaller micro-batch, prefetch or number of threads, or decode = cpu on a GPU"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +90,7 @@ class Loader(Closing, Iterator[Batch]):
     A sample that cannot be decoded is replaced, see repair.py; max_bad_share, max_bad_row: how many may be.
     notify: takes one line an event: a sample replaced, a read that is waited for.
     Raises UserError: arguments that do not fit each other or the split's store, a shard that changed, too
-    many images that do not decode.
+    many images that do not decode, an error of the GPU or of memory.
     """
 
     def __init__(
@@ -162,7 +164,8 @@ class Loader(Closing, Iterator[Batch]):
             notify=notify,
         )
         self._running: deque[_Run] = deque()
-        self._graph: CropGraph | HostWindows | None = self._build()
+        with no_image_to_blame(f"the loader could not start on {device}", MORE_MEMORY):
+            self._graph: CropGraph | HostWindows | None = self._build()
         cut = {"start": start, "global_batch": global_batch, "micro_batch": micro_batch}
         stream = _stream(split, seed, shuffle, window)(**cut, rank=rank, world=world)
         self._ahead = ReadAhead(split, stream, readers=readers, prefetch=prefetch, on_wait=notify)
@@ -222,33 +225,47 @@ class Loader(Closing, Iterator[Batch]):
 
     def _feed(self, turn: Turn, read: Samples) -> None:
         assert self._graph is not None
-        fed = self._repair.replace(turn, read)
-        self._graph.feed(fed.images, self._draw(turn))
+        with self._no_image_to_blame(turn):
+            fed = self._repair.replace(turn, read)
+            self._graph.feed(fed.images, self._draw(turn))
         self._running.append(_Run(turn, read, fed))
 
     def _take(self) -> Tensor:
         """Wait for the oldest run; if it failed, replace what does not decode and run all again."""
         while True:
-            assert self._graph is not None
-            try:
-                return self._graph.take()
-            except RuntimeError as error:
-                turn, _, fed = self._running[0]
-                if not self._repair.learn(turn, fed):
-                    raise UserError(
-                        f"no batch could be made at position {turn.position}, whose images decode one by "
-                        f"one: {failure_reason(error)}; if memory ran out, use a smaller micro-batch or "
-                        "prefetch"
-                    ) from error
-            # DALI calls a pipeline that failed no longer valid: a new one takes the batches that were under
-            # way, in their order
-            runs = list(self._running)
-            self._running.clear()
-            self._graph.close()
-            self._graph = self._build()
-            for turn, read, _ in runs:
-                self._feed(turn, read)
-            self._graph.schedule()
+            with self._no_image_to_blame(self._running[0].turn):
+                assert self._graph is not None
+                try:
+                    return self._graph.take()
+                except RuntimeError as error:
+                    self._learn(error)
+                self._run_again()
+
+    def _no_image_to_blame(self, turn: Turn) -> AbstractContextManager[None]:
+        what = f"no batch could be made at position {turn.position} on {self._device}"
+        return no_image_to_blame(what, MORE_MEMORY)
+
+    def _learn(self, error: RuntimeError) -> None:
+        """Find the images that made the oldest run fail; raise where none did."""
+        if of_machine(error):
+            raise error
+        turn, _, fed = self._running[0]
+        if not self._repair.learn(turn, fed):
+            raise UserError(
+                f"no batch could be made at position {turn.position}, whose images decode one by one: "
+                f"{failure_reason(error)}; if memory ran out, use a smaller micro-batch or prefetch"
+            ) from error
+
+    def _run_again(self) -> None:
+        """Feed the runs under way to a new graph, in their order: DALI calls one that failed not valid."""
+        runs = list(self._running)
+        self._running.clear()
+        assert self._graph is not None
+        self._graph.close()
+        self._graph = self._build()
+        for turn, read, _ in runs:
+            self._feed(turn, read)
+        self._graph.schedule()
 
     def _to_device(self, turn: Turn, samples: Samples) -> tuple[Tensor, ...]:
         numbers_3B = torch.from_numpy(np.stack([samples.labels_B, turn.ids_B, turn.epochs_B]))

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.closing import Closing
+from turbomim.pipeline.decode_error import no_image_to_blame
 from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.loader import Loader, LoaderStats
+from turbomim.pipeline.loader import MORE_MEMORY, Loader, LoaderStats
 from turbomim.pipeline.philox import AUGMENT, draw_u32
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.windows import to_gpu
@@ -153,14 +154,17 @@ class AugmentAhead(Closing, Iterator[Augmented]):
     ) -> None:
         """Change the images at some places of a batch."""
         for place in places:
-            try:
-                change(images_BHWC[place], changes_B[place])
-            except Exception as error:
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                raise UserError(
-                    f"{self._split.path}: {self._split.locate(int(ids_B[place]))}: RandAugment "
-                    f"{self._policy!r} failed ({reason}): give another --finetune.rand_augment"
-                ) from error
+            with no_image_to_blame("RandAugment could not change an image", MORE_MEMORY):
+                try:
+                    change(images_BHWC[place], changes_B[place])
+                except MemoryError:
+                    raise
+                except Exception as error:
+                    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    raise UserError(
+                        f"{self._split.path}: {self._split.locate(int(ids_B[place]))}: RandAugment "
+                        f"{self._policy!r} failed ({reason}): give another --finetune.rand_augment"
+                    ) from error
 
     def _end(self, batch: Augmented, parts: list[Future[None]], stats: LoaderStats) -> Augmented:
         """Wait for a batch, and hand it out on the loader's device."""

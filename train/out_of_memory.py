@@ -7,6 +7,7 @@ import resource
 
 import torch
 
+from turbomim.pipeline.decode_error import out_of_memory
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.plural import counted
 from turbomim.train.config import Config
@@ -16,15 +17,21 @@ from turbomim.train.plan import Plan, largest_divisor
 from turbomim.train.step import uses_bfloat16
 from turbomim.train.tuned import LoaderSettings
 
-# what torch's allocator and oneDNN say when the host has no more
-REFUSED = ("can't allocate memory", "could not create a primitive", "could not create a memory object")
+# what oneDNN says when the host has no more
+REFUSED = ("could not create a primitive", "could not create a memory object")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host refused memory: torch has no error of its own for the host's."""
+    """Whether the device or the host refused memory, also to a loader, whose UserError has the first one.
+
+    torch has no error of its own for the host's.
+    """
+    if isinstance(error, UserError):
+        return error.__cause__ is not None and is_out_of_memory(error.__cause__)
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in REFUSED)
+    refused = out_of_memory(error) or any(words in str(error) for words in REFUSED)
+    return isinstance(error, RuntimeError) and refused
 
 
 def memory_error(

@@ -276,6 +276,8 @@ class Run:
         try:
             return list(itertools.islice(loader, self.plan.micro_steps)), None
         except UserError as error:
+            if is_out_of_memory(error):
+                error = memory_error(error, self.config, self.plan, self.settings, self.world)
             return [], error
 
     def _report(self, window: Window, stats: LoaderStats, *, score: bool = True) -> int:

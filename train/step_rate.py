@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import to_stderr
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict
@@ -110,7 +111,7 @@ def main() -> None:
     job = json.load(sys.stdin)
     try:
         print(json.dumps(asdict(step_rate(from_dict(job["config"], Config(), "job"), job["seconds"]))))
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, UserError) as error:
         if is_out_of_memory(error):
             raise SystemExit(NO_MEMORY) from None
         raise
