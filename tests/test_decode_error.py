@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import texture
 from numpy.typing import NDArray
 from runs import config_for, finish, launch, quiet, records
 from test_loader import load
@@ -35,6 +34,7 @@ from test_rand_augment import Given, ahead_of, batch_at
 from test_repair import damage, own_split
 from test_stores import jpeg
 
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline import dali, decode
 from turbomim.pipeline import loader as loader_module
 from turbomim.pipeline.decode import Decoder, decoding_pipeline

@@ -29,11 +29,13 @@ for what in (lambda: values[place].cpu(), lambda: torch.zeros(1).pin_memory().cu
 
 
 def test_a_device_without_memory(device: torch.device) -> None:
-    with pytest.raises(
-        UserError, match="cannot: .*no photograph is to blame.*memory ran out: take less"
-    ) as told:
-        with no_image_to_blame("cannot", "take less"):
-            torch.empty(2**50, dtype=torch.uint8, device=device)
+    with (
+        pytest.raises(
+            UserError, match=r"cannot: .*no photograph is to blame.*memory ran out: take less"
+        ) as told,
+        no_image_to_blame("cannot", "take less"),
+    ):
+        torch.empty(2**50, dtype=torch.uint8, device=device)
     assert "\n" not in str(told.value)
     assert isinstance(told.value.__cause__, RuntimeError) and out_of_memory(told.value.__cause__)
     assert of_machine(told.value.__cause__)
