@@ -17,9 +17,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
-from turbomim.benchmarks.stage_process import last_line, run_lines
+from turbomim.benchmarks.stage_process import Parser, last_line, run_lines, say
 from turbomim.pipeline.errors import UsageError, UserError
 
 # photographs that are cut out of the embedded ones
@@ -60,16 +60,16 @@ def main(argv: list[str]) -> None:
     out.write_text("", encoding="utf-8")
     on_gpu = _has_gpu()
     if not on_gpu:
-        _say("no GPU: everything is measured on the CPU, where only ratios within a run mean something")
+        say("no GPU: everything is measured on the CPU, where only ratios within a run mean something")
     parts = plan(work, options.data, on_gpu)
     rows = 0
     for number, part in enumerate(parts):
         left = options.seconds - (time.monotonic() - begun)
         limit = left * part.share / sum(other.share for other in parts[number:])
-        _say(f"[{number + 1}/{len(parts)}] {part.name}: {limit:.0f} s at most")
+        say(f"[{number + 1}/{len(parts)}] {part.name}: {limit:.0f} s at most")
         result = run(part, limit, work)
         for remark in result.remarks:
-            _say(f"{part.name}: {remark}")
+            say(f"{part.name}: {remark}")
         rows += len(result.rows)
         with out.open("a", encoding="utf-8") as file:
             file.writelines(f"{row}\n" for row in result.rows)
@@ -78,7 +78,7 @@ def main(argv: list[str]) -> None:
             f"nothing could be measured here, see the lines above: {INSTALL} brings all parts, and a slow "
             "machine needs more --seconds"
         )
-    _say(f"{rows} rows in {out} after {time.monotonic() - begun:.0f} s")
+    say(f"{rows} rows in {out} after {time.monotonic() - begun:.0f} s")
     tables = subprocess.run([*TURBOMIM, "report", str(out)], capture_output=True, text=True, check=False)
     print(tables.stdout if tables.returncode == 0 else f"no tables: {_reason(tables.stderr)}")
 
@@ -192,17 +192,8 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"bench all: {message}; --help lists the flags")
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="turbomim bench all", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(prog="turbomim bench all", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--data", default="", help="split to train on; embedded photographs are used if not given"
     )

@@ -16,9 +16,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final
 
-from turbomim.benchmarks.stage_process import last_line, run_lines
+from turbomim.benchmarks.gpu.stage import Row
+from turbomim.benchmarks.stage_process import Parser, last_line, run_lines, say
 from turbomim.pipeline.errors import UsageError, UserError
 
 # of the time, by stage, in their order; what one leaves goes to those after it
@@ -35,8 +36,6 @@ SHARES: Final = {
     "compile modes": 4.0,
 }
 
-Row = dict[str, Any]
-
 
 def main(argv: list[str]) -> None:
     """`turbomim bench gpu …`: rows into a file, then tables.  Raises UserError."""
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     device = _device()
     if device == "cpu":
-        _say("no GPU: every stage is rehearsed at small sizes; its figures mean nothing")
+        say("no GPU: every stage is rehearsed at small sizes; its figures mean nothing")
     place = {"device": device, "images": options.images, "work": str(out.parent / "made")}
     with out.open("a", encoding="utf-8") as file:
 
@@ -57,9 +56,9 @@ def main(argv: list[str]) -> None:
         for number, stage in enumerate(options.stages):
             left = options.seconds - (time.monotonic() - begun)
             limit = left * SHARES[stage] / sum(SHARES[other] for other in options.stages[number:])
-            _say(f"[{number + 1}/{len(options.stages)}] {stage}: {limit:.0f} s at most")
-            _say(f"  {run(stage, place, limit, out.parent, keep)}")
-    _say(f"results in {out} after {time.monotonic() - begun:.0f} s")
+            say(f"[{number + 1}/{len(options.stages)}] {stage}: {limit:.0f} s at most")
+            say(f"  {run(stage, place, limit, out.parent, keep)}")
+    say(f"results in {out} after {time.monotonic() - begun:.0f} s")
     _tables(out)
 
 
@@ -76,7 +75,7 @@ def run(stage: str, place: dict[str, str], seconds: float, work: Path, keep: Cal
         keep(row)
         counts["not" if "why_not" in row else "rows"] += 1
         if "why_not" in row:
-            _say(f"  {row['name']}: {row['why_not']}")
+            say(f"  {row['name']}: {row['why_not']}")
 
     complaints = work / f"{stage.replace(' ', '-')}.err"
     command = [sys.executable, "-m", "turbomim.benchmarks.gpu.stage", stage, json.dumps(place)]
@@ -88,20 +87,19 @@ def run(stage: str, place: dict[str, str], seconds: float, work: Path, keep: Cal
         why = f"ended with exit code {code}: {last_line(said) or 'it said nothing'}"
     if why:
         keep({"stage": stage, "name": stage, "why_not": why, "traceback": said[-3000:] if code else ""})
-        _say(f"  {why}")
+        say(f"  {why}")
     return f"{counts['rows']} rows, {counts['not']} not measured, {time.monotonic() - begun:.0f} s"
 
 
 def _tables(out: Path) -> None:
     """Print what `turbomim bench report` prints."""
     try:
-        from turbomim.benchmarks.gpu.report import pages
-        from turbomim.benchmarks.result_tables import entries, markdown, read
+        from turbomim.benchmarks.gpu.report import all_tables
+        from turbomim.benchmarks.result_tables import read
     except ImportError as error:
-        _say(f"no tables: {error}")
+        say(f"no tables: {error}")
         return
-    rows = read(out)
-    print("\n\n".join(part for part in (markdown(entries(rows)[0]), pages(rows)) if part))
+    print(all_tables(read(out)))
 
 
 def _device() -> str:
@@ -112,17 +110,8 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"bench gpu: {message}; --help lists the flags")
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="turbomim bench gpu", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = Parser(prog="turbomim bench gpu", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=420, help="for everything; 420 if not given")
     parser.add_argument(
         "--out",

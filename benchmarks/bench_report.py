@@ -11,8 +11,8 @@ from pathlib import Path
 
 import tyro
 
-from turbomim.benchmarks.gpu.report import pages
-from turbomim.benchmarks.result_tables import entries, markdown, plot, read
+from turbomim.benchmarks.gpu.report import all_tables, pages
+from turbomim.benchmarks.result_tables import entries, plot, read
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.train.options import parse
 
@@ -34,13 +34,13 @@ def main(argv: list[str]) -> None:
         raise UsageError("bench report needs files of JSON lines: those that --out of the others names")
     rows = [row for path in options.files for row in read(path)]
     found, others = entries(rows)
-    text = pages(rows)
-    if not (found or text):
+    text = all_tables(rows)
+    if not text:
         raise UserError(
             f"{len(rows)} rows in {options.files[0]} and none with images a second: nothing to report"
         )
-    print("\n\n".join(part for part in (markdown(found), text) if part))
-    if others and not text:
+    print(text)
+    if others and not pages(rows):
         print(f"\n{others} rows say nothing about images a second and were left out")
     if options.plot:
         plot(found, options.plot)

@@ -1,13 +1,33 @@
-"""A part of a long measurement in a process of its own: its lines are taken as they come, to the last."""
+"""Long measurements in parts: each in a process of its own, whose lines are taken as they come, to the last.
+
+Only what needs no more than Python: a machine that lacks a package must hear of it part by part.
+"""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from turbomim.benchmarks.bench_loader_process import kill_group
+from turbomim.pipeline.errors import UsageError
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of a command whose prog is "turbomim …".  Raises UsageError for what they may not be."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong."""
+        raise UsageError(f"{self.prog.removeprefix('turbomim ')}: {message}; --help lists the flags")
+
+
+def say(text: str) -> None:
+    """One line for whoever watches."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def run_lines(

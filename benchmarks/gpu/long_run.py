@@ -44,12 +44,13 @@ def rows(place: Place) -> Iterator[Row]:
         "eager, weights a rounding apart": (False, ROUNDING),
         "compiled": (True, 0.0),
     }
+    batches = made_batches(device, batch)
     losses: dict[str, Tensor] = {}
     for name, (compiled, apart) in runs.items():
-        losses[name] = losses_of(device, steps, batch, compiled=compiled, apart=apart)
+        losses[name] = losses_of(batches, steps, compiled=compiled, apart=apart)
         points = losses[name].reshape(-1, min(POINT, steps)).mean(1)
         yield {
-            "name": f"2,000 steps: {name}",
+            "name": f"{steps:,} steps: {name}",
             "steps": steps,
             "curve": [round(p, 6) for p in points.tolist()],
         }
@@ -60,20 +61,21 @@ def rows(place: Place) -> Iterator[Row]:
     }
 
 
-def losses_of(device: torch.device, steps: int, batch: int, *, compiled: bool, apart: float) -> Tensor:
+def losses_of(batches: list[Batch], steps: int, *, compiled: bool, apart: float) -> Tensor:
     """The loss of every step, (steps,) float64.  apart: the weights' distance from their usual start."""
     config = Config(data=DataConfig(size=SIZE), model=MODEL, step=StepConfig(compile=compiled))
+    device = batches[0].images_BHWC.device
     model = make_model(config).to(device)
     with torch.no_grad():
         for param in model.parameters():
             param.mul_(1 + apart)
     world = World(rank=0, size=1, device=device)
     step = Step(model, make_optimizer(model, config.optim), config.step, world, micro_steps=1)
-    batches = made_batches(device, batch)
-    found = [
-        step([dataclasses.replace(batches[n % POOL], epochs_B=batches[0].ids_B * 0 + n // POOL)], LR)[0]
-        for n in range(steps)
-    ]
+    found = []
+    for number in range(steps):
+        batch = batches[number % POOL]
+        epochs_B = torch.full_like(batch.epochs_B, number // POOL)
+        found.append(step([dataclasses.replace(batch, epochs_B=epochs_B)], LR)[0])
     return torch.stack(found).double().cpu()
 
 

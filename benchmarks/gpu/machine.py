@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import os
 import statistics
 import sys
 from collections.abc import Iterator
@@ -114,8 +113,7 @@ def _nvjpeg_paths() -> Iterator[str]:
         yield found
     for folder in sys.path:
         yield from map(str, Path(folder).glob("nvidia/*/lib/libnvjpeg.so.*"))
-    home = os.path.join("/usr", "local")
-    yield from map(str, Path(home).glob("cuda*/lib64/libnvjpeg.so*"))
+    yield from map(str, Path("/usr/local").glob("cuda*/lib64/libnvjpeg.so*"))
 
 
 def _opened(path: str) -> ctypes.CDLL | None:

@@ -12,13 +12,10 @@ from typing import Final
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from turbomim.benchmarks.bench_kernels import KEEP, PATCH, PATCHES, RADIUS, SIZE
 from turbomim.benchmarks.bench_step_forms import turbomim
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.gpu.steps import task_of
-from turbomim.kernels.masked_patches import Target, masked_patches
-from turbomim.kernels.masking import random_masking
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
+from turbomim.train.tune_kernels import launches
 
 # kernels of a step that are named
 TOP: Final = 20
@@ -97,27 +94,10 @@ def nsight(place: Place) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Launch each kernel twice at the sizes of `bench kernels`; the first is compiled and cold."""
-    batch, device = 1024, torch.device("cuda")
-    images_BHWC = torch.randint(0, 256, (batch, SIZE, SIZE, 3), dtype=torch.uint8, device=device)
-    ids_B = torch.arange(batch, device=device)
-    targets: tuple[Target, ...] = ("raw", "gaussian")
-    for _ in range(2):
-        keep_BK, mask_BM = random_masking(0, ids_B * 0, ids_B, PATCHES, KEEP)
-        for target in targets:
-            masked_patches(
-                images_BHWC,
-                keep_BK,
-                mask_BM,
-                patch=PATCH,
-                target=target,
-                radius=RADIUS,
-                norm_pix=True,
-                mean=IMAGENET_MEAN,
-                std=IMAGENET_STD,
-                dtype=torch.bfloat16,
-                target_dtype=torch.bfloat16,
-            )
+    """Launch each kernel of `turbomim tune kernels` twice; the first is compiled and cold."""
+    for launch in launches(torch.device("cuda")):
+        for _ in range(2):
+            launch.run({})
     torch.cuda.synchronize()
 
 

@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from turbomim.benchmarks.bench_kernels import table
-
-Row = dict[str, Any]
+from turbomim.benchmarks.gpu.stage import Row
+from turbomim.benchmarks.result_tables import entries, markdown
 
 # facts that every row has
 COMMON: Final = ("stage", "name", "value", "unit", "device", "driver", "cpu", "threads", "versions", "commit")
+
+
+def all_tables(rows: Sequence[Row]) -> str:
+    """What `turbomim bench report` prints: images a second, then these pages; empty without either."""
+    return "\n\n".join(part for part in (markdown(entries(rows)[0]), pages(rows)) if part)
 
 
 def pages(rows: Iterable[Row]) -> str:
@@ -37,6 +42,11 @@ def pages(rows: Iterable[Row]) -> str:
     return "\n\n".join(f"**{title}**\n\n{text}" for title, text in parts if text)
 
 
+def _table(head: Sequence[str], lines: Sequence[tuple[str, ...]]) -> str:
+    """A table, or nothing where it has no line."""
+    return table([tuple(head), *lines]) if lines else ""
+
+
 def _good(rows: Iterable[Row], stage: str) -> list[Row]:
     return [row for row in rows if row["stage"] == stage and "why_not" not in row]
 
@@ -55,18 +65,14 @@ def where(rows: Sequence[Row]) -> str:
         if "commit" in row
     )
     head = ("device", "driver", "processor", "versions", "commit")
-    return table([head, *(tuple(str(value or "") for value in row) for row in found)]) if found else ""
+    return _table(head, [tuple(str(value or "") for value in row) for row in found])
 
 
 def tests(rows: Sequence[Row]) -> str:
     """A line a file."""
     found = [row for row in _good(rows, "tests") if "passed" in row]
     head = ("file", "passed", "failed", "skipped", "seconds")
-    return (
-        table([head, *(tuple(str(row.get(n, "")) for n in ("name", *head[1:])) for row in found)])
-        if found
-        else ""
-    )
+    return _table(head, [tuple(str(row.get(n, "")) for n in ("name", *head[1:])) for row in found])
 
 
 def facts(rows: Sequence[Row], stage: str) -> str:
@@ -80,7 +86,7 @@ def facts(rows: Sequence[Row], stage: str) -> str:
         )
         for row in found
     ]
-    return table([("what", "measured", "facts"), *lines]) if lines else ""
+    return _table(("what", "measured", "facts"), lines)
 
 
 def shares(rows: Sequence[Row]) -> str:
@@ -116,7 +122,7 @@ def memory(rows: Sequence[Row]) -> str:
         )
         for row in found
     ]
-    return table([("step", "batch", "predicted, GB", "reached, GB", "ratio"), *lines]) if lines else ""
+    return _table(("step", "batch", "predicted, GB", "reached, GB", "ratio"), lines)
 
 
 def curves(rows: Sequence[Row]) -> str:
@@ -134,7 +140,7 @@ def curves(rows: Sequence[Row]) -> str:
         for name in row
         if name not in (*COMMON, "steps")
     ]
-    text = table([("run", "steps", "loss at first", "at the end"), *lines]) if lines else ""
+    text = _table(("run", "steps", "loss at first", "at the end"), lines)
     return "\n\n".join(part for part in (text, " ".join(apart)) if part)
 
 
@@ -150,7 +156,7 @@ def profile(rows: Sequence[Row]) -> str:
         )
         for row in found
     ]
-    return table([("kernel", "share", "us a step", "launches a step"), *lines]) if lines else ""
+    return _table(("kernel", "share", "us a step", "launches a step"), lines)
 
 
 def counters(rows: Sequence[Row]) -> str:
@@ -160,13 +166,13 @@ def counters(rows: Sequence[Row]) -> str:
         (row["name"].removeprefix("counters: "), _words({k: v for k, v in row.items() if k not in COMMON}))
         for row in found
     ]
-    return table([("kernel", "counted"), *lines]) if lines else ""
+    return _table(("kernel", "counted"), lines)
 
 
 def missing(rows: Sequence[Row]) -> str:
     """Everything that has a reason in place of a figure."""
     lines = [(row["stage"], row["name"], row["why_not"]) for row in rows if "why_not" in row]
-    return table([("stage", "what", "why not"), *lines]) if lines else ""
+    return _table(("stage", "what", "why not"), lines)
 
 
 def _words(values: dict[str, Any]) -> str:
