@@ -4,6 +4,8 @@ Which test fails for which mistake (each was made once, on purpose):
 rows kept until a stage ends, an older run's rows lost: test_rows_are_in_the_file_as_they_come;
 the reason of a crash not kept: test_a_stage_that_breaks_is_a_row; an import of tyro, webdataset or psutil on
 the way to training and to a stage: test_a_bare_machine_has_all_that_is_imported;
+a file skipped whole, or one of two reasons, not said: test_what_was_skipped_is_said_by_its_reason;
+an error of the loader's thread lost: test_a_loader_that_fails_is_no_neighbour;
 an older row of the same name in the tables, a share of the wrong step: test_pages_say_what_was_measured.
 """
 
@@ -16,15 +18,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
 from turbomim.benchmarks import bench_gpu
 from turbomim.benchmarks.gpu import stage
+from turbomim.benchmarks.gpu.photographs import drawing
 from turbomim.benchmarks.gpu.report import pages
+from turbomim.benchmarks.gpu.tests import Results
 from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.loader import Loader
 
 # not among what a bare machine with a GPU has
 ABSENT = ("tyro", "webdataset", "psutil", "hypothesis", "nvidia.dali", "transformers", "matplotlib")
@@ -110,6 +115,45 @@ def test_a_failed_measurement_costs_itself() -> None:
 
     (row,) = stage.attempt("copy", broken)
     assert row["why_not"] == "RuntimeError: CUDA error: out of luck" and "Traceback" in row["traceback"]
+
+
+def test_what_was_skipped_is_said_by_its_reason(tmp_path: Path) -> None:
+    """A file that is skipped whole, and two tests of as many reasons."""
+    (tmp_path / "test_whole.py").write_text("import pytest; pytest.importorskip('no_such', reason='no such')")
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "def test_a(): pytest.skip('one')\n"
+        "def test_b(): pytest.skip('another')\n"
+        "def test_c(): assert 1 + 1 == 3\n"
+        "def test_d(): pass\n"
+    )
+    rows: list[dict[str, Any]] = []
+    # pytest within pytest: its output is not ours
+    code = pytest.main(
+        ["-p", "no:cacheprovider", "-q", f"--rootdir={tmp_path}", str(tmp_path)], [Results(rows.append)]
+    )
+    assert code == 1
+    assert {row["name"]: row["why_not"] for row in rows if "skipped: " in row["name"]} == {
+        "1 skipped: no such": "no such",
+        "1 skipped: one": "one",
+        "1 skipped: another": "another",
+    }
+    (failed,) = [row for row in rows if "traceback" in row]
+    assert failed["name"] == "test_some.py::test_c" and failed["why_not"] == "assert (1 + 1) == 3"
+    assert {"passed": 1, "failed": 1, "skipped": 2}.items() <= rows_named(rows, "test_some.py")[-1].items()
+
+
+def rows_named(rows: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["name"] == name]
+
+
+def test_a_loader_that_fails_is_no_neighbour() -> None:
+    class Broken:
+        def __next__(self) -> None:
+            raise UserError("a shard changed")
+
+    with pytest.raises(UserError, match="a shard changed"), drawing(cast(Loader, Broken()), 0.0):
+        pass
 
 
 def test_pages_say_what_was_measured() -> None:

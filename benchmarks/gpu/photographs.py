@@ -8,6 +8,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -169,7 +170,7 @@ def neighbour(place: Place, split: Split) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def drawing(loader: Loader, pause: float) -> Iterator[None]:
-    """Take batches in a thread and drop them, one in `pause` seconds at most."""
+    """Take batches in a thread and drop them, one in `pause` seconds.  Raises what the loader does."""
     over = threading.Event()
 
     def draw() -> None:
@@ -178,13 +179,14 @@ def drawing(loader: Loader, pause: float) -> Iterator[None]:
             next(loader)
             over.wait(max(0.0, pause - (time.perf_counter() - begun)))
 
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(draw)
+        try:
+            yield
+        finally:
+            over.set()
+    # a loader that failed was no neighbour
+    drawn.result()
 
 
 def timed_steps(step: Callable[[], Any], turns: int) -> dict[str, float]:

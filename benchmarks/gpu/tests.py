@@ -44,18 +44,23 @@ class Results:
             # of rows of one name the last counts: this one may be the last
             numbers = {name: self._counts[file][name] for name in ("passed", "failed", "skipped")}
             self._emit({"name": file, **numbers, "seconds": round(self._seconds[file], 1)})
-        if report.skipped:
-            self._reasons[str(report.longrepr[-1]).removeprefix("Skipped: ")] += 1
+        self._count_skipped(report)
 
     def pytest_collectreport(self, report: Any) -> None:
-        """Pass on a file that cannot be imported."""
+        """Pass on a file that cannot be imported, and count one that is skipped whole."""
         if report.failed:
             self._fail(report)
+        self._count_skipped(report)
 
     def pytest_sessionfinish(self) -> None:
         """Why tests were skipped."""
         for reason, number in self._reasons.items():
-            self._emit({"name": f"{number} skipped", "why_not": reason})
+            # by its reason: of rows of one name the last alone counts
+            self._emit({"name": f"{number} skipped: {reason}", "why_not": reason})
+
+    def _count_skipped(self, report: Any) -> None:
+        if report.skipped:
+            self._reasons[str(report.longrepr[-1]).removeprefix("Skipped: ")] += 1
 
     def _fail(self, report: Any) -> None:
         text = str(report.longrepr)
