@@ -4,7 +4,8 @@ Planted, each seen to fail the test named: one draw for both branches of a block
 1 / (1 - rate), SwinV2's paths never drawn (`test_a_sample_trains_the_model_whose_branches_it_drew`); words of
 the mask's purpose (`test_draws_are_no_ones_else`); rates that rise from the second block's share
 (`test_rates_rise_linearly_to_the_last_block`); scales left behind after the step
-(`test_nothing_is_left_out_of_features_and_held_out_losses`).
+(`test_nothing_is_left_out_of_features_and_held_out_losses`) or after the backward pass, or none in it
+(`test_recomputed_branches_are_those_of_the_forward_pass`).
 """
 
 from __future__ import annotations
@@ -91,6 +92,19 @@ def test_compiled_equals_eager(config: Config, recompute: bool) -> None:
         for (name, p), q in zip(eager.named_parameters(), compiled.parameters(), strict=True):
             assert p.grad is not None and q.grad is not None, name
             assert float((p.grad - q.grad).abs().max()) < 1e-6 + 1e-4 * float(p.grad.abs().max()), name
+
+
+@BOTH
+def test_recomputed_branches_are_those_of_the_forward_pass(config: Config) -> None:
+    images, _, _ = inputs(config)
+    step = dataclasses.replace(config.step, recompute=True)
+    plain, again = stirred(config), stirred(dataclasses.replace(config, step=step))
+    for net in (plain, again):
+        net(images, EPOCH.repeat(3), torch.arange(3)).backward()
+    assert torch.equal(again.features(images), plain.features(images))
+    for (name, one), other in zip(plain.named_parameters(), again.parameters(), strict=True):
+        assert one.grad is not None and other.grad is not None, name
+        assert torch.equal(one.grad, other.grad), name
 
 
 @BOTH

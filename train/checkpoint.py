@@ -19,14 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from turbomim.pipeline.durable import sync_folder, usual_mode, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import file_sha256
-from turbomim.train.sharding import host_copies, placed_like
+from turbomim.train.sharding import host_copies, own_rows, placed_rows
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 # bytes; a whole one has some kilobytes
@@ -77,7 +78,10 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def restore_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave.  Raises UserError where it is not this model's."""
+    """Put back what `optimizer_tensors` gave, or this rank's part of it.
+
+    Raises UserError where it is not this model's.
+    """
     params = {n: p for n, p in model.named_parameters() if p.requires_grad}
     expected = {f"{name}/{key}" for name in params for key in ("exp_avg", "exp_avg_sq", "step")}
     if other := sorted(expected ^ set(tensors)):
@@ -95,7 +99,7 @@ def restore_optimizer(
                 f"{value.dtype}, must be {shape} torch.float32"
             )
         # the step count of a fused optimizer lives on the parameter's device, as float32
-        optimizer.state[param][key] = value.to(param.device) if key == "step" else placed_like(value, param)
+        optimizer.state[param][key] = value.to(param.device)
 
 
 def capture(
@@ -243,28 +247,47 @@ def read_state(checkpoint: Path) -> State:
 def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Fill model and optimizer from a checkpoint, whatever ranks they are split over.
 
-    Raises UserError if a file is damaged, the parameters do not match, or a number is not finite.
+    Of what is split, each rank reads its own rows alone.
+    Raises UserError if a file is damaged, the parameters do not match, or a number read is not finite.
     """
-    weights = _read_tensors(checkpoint / FILES[0])
-    ours = model.state_dict()
+    weights = _read_tensors(checkpoint / FILES[0], model.state_dict())
     try:
-        placed = {name: placed_like(t, ours[name]) if name in ours else t for name, t in weights.items()}
-        model.load_state_dict(placed)
+        model.load_state_dict(weights)
     except RuntimeError as error:
         first = " ".join(str(error).split())[:300]
         raise UserError(f"{checkpoint} does not fit this model: {first}") from error
     if optimizer is not None:
-        restore_optimizer(model, optimizer, _read_tensors(checkpoint / FILES[1]))
+        moments = {
+            f"{name}/{key}": param
+            for name, param in model.named_parameters()
+            for key in ("exp_avg", "exp_avg_sq")
+        }
+        restore_optimizer(model, optimizer, _read_tensors(checkpoint / FILES[1], moments))
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file by name; one that `ours` has split over ranks is split as that is."""
+    tensors: dict[str, Tensor] = {}
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                tensors[name] = _read(file, name, ours.get(name))
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
+        part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+        if not bool(part.isfinite().all()):
             raise UserError(
                 f"{path}: {name!r} holds numbers that are not finite: no run writes that; do not use it"
             )
     return tensors
+
+
+def _read(file: safe_open, name: str, own: Tensor | None) -> Tensor:
+    """All of a tensor, or this rank's rows of one that is split; of another shape than ours all."""
+    stored = file.get_slice(name)
+    if isinstance(own, DTensor) and stored.get_shape() == list(own.shape):
+        rows = own_rows(own)
+        return placed_rows(stored[rows.start : rows.stop], own)
+    tensor: Tensor = file.get_tensor(name)
+    return tensor

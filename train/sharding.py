@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from turbomim.train.config import StepConfig
 from turbomim.train.distributed import World
@@ -21,7 +21,7 @@ def shard(model: MAE, world: World, config: StepConfig) -> None:
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in model.blocks_to_split():
         if config.compile:
-            compiled = torch.compile(block.forward, fullgraph=True, dynamic=False, mode=config.compile_mode)
+            compiled = torch.compile(block.forward, fullgraph=True, dynamic=False)
             # not the block itself, whose names would change
             setattr(block, "forward", compiled)  # noqa: B010
         fully_shard(block, mesh=mesh)
@@ -33,13 +33,28 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def own_rows(split: DTensor) -> slice:
+    """The rows of a split tensor that are this rank's; none where there are fewer rows than ranks."""
+    # as torch.chunk cuts
+    rows, each = len(split), -(-len(split) // split.device_mesh.size())
+    begin = min(each * split.device_mesh.get_local_rank(), rows)
+    return slice(begin, min(begin + each, rows))
+
+
+def placed_rows(rows: Tensor, split: DTensor) -> DTensor:
+    """This rank's rows as its part of a tensor that is split as another one; nothing is sent."""
+    rows = rows.to(split.device)
+    shape, stride = split.shape, split.stride()
+    return DTensor.from_local(
+        rows, split.device_mesh, split.placements, run_check=False, shape=shape, stride=stride
+    )
+
+
 def placed_like(value: Tensor, other: Tensor) -> Tensor:
     """A whole tensor, which every rank has, on the device of another one and split as that is."""
-    value = value.to(other.device)
     if isinstance(other, DTensor):
-        # None: nothing is sent, each rank cuts its own part
-        return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)
-    return value
+        return placed_rows(value[own_rows(other)], other)
+    return value.to(other.device)
 
 
 def host_copies(named: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
@@ -48,7 +63,11 @@ def host_copies(named: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     for name, tensor in named.items():
         full = whole(tensor.detach())
         if keep:
-            copies[name] = full.to("cpu", copy=True, memory_format=torch.contiguous_format)
+            # a GPU writes into pinned memory while the next copies are asked for
+            copy = torch.empty(full.shape, dtype=full.dtype, pin_memory=full.is_cuda)
+            copies[name] = copy.copy_(full, non_blocking=True)
+    if any(copy.is_pinned() for copy in copies.values()):
+        torch.cuda.synchronize()
     return copies
 
 

@@ -87,6 +87,8 @@ class Step:
                 self.loss_fn,
                 device_ids=[world.device.index] if world.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
+                # Swin's are constants
+                broadcast_buffers=False,
                 # the split of a compiled graph, and micro-steps without an exchange, need it off
                 static_graph=not config.compile and micro_steps == 1,
             )
@@ -99,19 +101,7 @@ class Step:
         A step whose loss or gradient is not finite leaves weights and moments untouched and returns skipped =
         1.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.world.device)
-        for number, batch in enumerate(batches, start=1):
-            with (
-                part("forward"),
-                self._no_sync(number < self.micro_steps),
-                autocast(self.config, self.world.device),
-            ):
-                loss = self.loss_fn(*self.inputs(batch)) / self.micro_steps
-            with part("backward"), self._no_sync(number < self.micro_steps):
-                loss.backward()
-            total += loss.detach()
-        loss = self.world.mean(total)
+        loss = self.world.mean(self.backward(batches))
         with part("optimizer"):
             norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None]))
             skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
@@ -127,7 +117,24 @@ class Step:
             self.optimizer.step()
         return loss, norm, skipped
 
-    def _no_sync(self, wanted: bool) -> contextlib.AbstractContextManager[object]:
-        if wanted and isinstance(self.loss_fn, DistributedDataParallel):
+    def backward(self, batches: Iterable[Batch]) -> Tensor:
+        """Fill the gradients of the mean loss of the micro-batches; returns that of this rank, () float32."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=self.world.device)
+        for number, batch in enumerate(batches, start=1):
+            with self._exchanging(number == self.micro_steps):
+                with part("forward"), autocast(self.config, self.world.device):
+                    # a new tensor: the next replay of a CUDA graph overwrites what this one returned
+                    loss = self.loss_fn(*self.inputs(batch)) / self.micro_steps
+                with part("backward"):
+                    loss.backward()
+            total += loss.detach()
+        return total
+
+    def _exchanging(self, wanted: bool) -> contextlib.AbstractContextManager[object]:
+        """Whether the backward pass within sums gradients over the ranks, or leaves that to a later one."""
+        if isinstance(self.loss_fn, FSDPModule):
+            self.loss_fn.set_requires_gradient_sync(wanted)
+        elif isinstance(self.loss_fn, DistributedDataParallel) and not wanted:
             return self.loss_fn.no_sync()
         return contextlib.nullcontext()

@@ -58,6 +58,21 @@ def draw_paths(paths: Sequence[DropPath], seed: int, epochs_B: Tensor, ids_B: Te
         path.scale_B = (word_B >= round(path.rate * 2**32)).to(torch.float32) / (1 - path.rate)
 
 
+class Again:
+    """A context in which a block's branches are left out as they were when this was made, then no more."""
+
+    def __init__(self, block: object) -> None:
+        modules = block.modules() if isinstance(block, nn.Module) else ()
+        self.drawn = [(path, path.scale_B) for path in modules if isinstance(path, DropPath)]
+
+    def __enter__(self) -> None:
+        for path, scale_B in self.drawn:
+            path.scale_B = scale_B
+
+    def __exit__(self, *error: object) -> None:
+        forget_paths([path for path, _ in self.drawn])
+
+
 def forget_paths(paths: Sequence[DropPath]) -> None:
     """Leave no branch out any more."""
     for path in paths:

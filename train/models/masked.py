@@ -8,6 +8,8 @@ Shapes: B batch, N patches, K kept, M masked, D encoder width, P values of a pat
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.kernels.masking import block_masking, complementary_masks, patches_of_units, random_masking
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.models.drop_path import Again
 from turbomim.train.models.initial import Draw, drawn_by_torch, initialise
 from turbomim.train.models.vit import use_linear
 
@@ -143,8 +146,11 @@ class Masked(nn.Module):
         """The block's output; with `recompute` only its inputs are kept for the backward pass."""
         if not self.recompute:
             return block(*inputs)
+        # a compiled graph keeps what its drop paths drew; else it is forgotten before the backward pass
+        kept = None if torch.compiler.is_compiling() else Again(block)
+        context: dict[str, Any] = {"context_fn": lambda: (nullcontext(), kept)} if kept else {}
         # no block draws random numbers, so there is no generator to put back
-        out: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        out: Tensor = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False, **context)
         return out
 
     def forward(
