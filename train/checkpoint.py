@@ -283,8 +283,8 @@ def _read_tensors(path: Path, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _read(file: safe_open, name: str, own: Tensor | None) -> Tensor:
-    """All of a tensor, or this rank's rows of one that is split; of another shape than ours all."""
+def _read(file: Any, name: str, own: Tensor | None) -> Tensor:
+    """All of a tensor of a safetensors file, or this rank's rows of one that is split over the ranks."""
     stored = file.get_slice(name)
     if isinstance(own, DTensor) and stored.get_shape() == list(own.shape):
         rows = own_rows(own)

@@ -44,7 +44,7 @@ from turbomim.train.sharding import shard, whole_weights
 from turbomim.train.show import FixedPictures
 from turbomim.train.signals import StopFlag, stop_flag
 from turbomim.train.sinks import OF_MODEL
-from turbomim.train.step import Step, masked_inputs
+from turbomim.train.step import Step, masked_inputs, uses_bfloat16
 from turbomim.train.tuned import LoaderSettings
 from turbomim.train.window import Window
 
@@ -91,7 +91,9 @@ class Run:
         self.model = self.make_model().to(world.device)
         self.sharded = config.step.shard and world.size > 1
         if self.sharded:
-            shard(self.masked_model, world, config.step)
+            # a CPU's layer norm takes no bfloat16 weights with float32 values
+            bfloat16 = world.device.type == "cuda" and uses_bfloat16(config.step, world.device)
+            shard(self.masked_model, world, config.step, bfloat16=bfloat16)
         self.optimizer = self.make_optimizer()
         self.checkpoints = RunCheckpoints(config, plan, split, world, self.model, self.optimizer)
         self.step = 0

@@ -5,26 +5,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from turbomim.train.config import StepConfig
 from turbomim.train.distributed import World
 from turbomim.train.models.mae import MAE
+from turbomim.train.optim import POSITIONS
 
 
-def shard(model: MAE, world: World, config: StepConfig) -> None:
+def shard(model: MAE, world: World, config: StepConfig, *, bfloat16: bool) -> None:
     """Split a model over all ranks, in place: a group for each block, one for what is left.
 
     A whole graph cannot hold the exchange of weights, so here it is the blocks that are compiled.
+    bfloat16: that is how a block's weights are sent, half the bytes; gradients are sent in float32.  Autocast
+    rounds all but the norms' weights to it anyway.  A Swin's are sent in float32: its attention's scale has
+    other gradients once it is rounded.
     """
+    rounded = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     mesh = init_device_mesh(world.device.type, (world.size,))
     for block in model.blocks_to_split():
         if config.compile:
             compiled = torch.compile(block.forward, fullgraph=True, dynamic=False)
             # not the block itself, whose names would change
             setattr(block, "forward", compiled)  # noqa: B010
-        fully_shard(block, mesh=mesh)
+        exact = any(part in name for name, _ in block.named_parameters() for part in POSITIONS)
+        policy = rounded if bfloat16 and not exact else MixedPrecisionPolicy()
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
 
 

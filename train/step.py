@@ -6,9 +6,11 @@ No host synchronisation: the metrics it returns are device tensors.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +38,10 @@ def autocast(step: StepConfig, device: torch.device) -> contextlib.AbstractConte
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
+
+# DDP's argument that broadcasts rank 0's buffers in every forward pass: renamed after torch 2.11
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+_NO_BROADCAST: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 
 # what the loss is computed from
 Inputs = Callable[[Batch], tuple[Tensor, ...]]
@@ -87,8 +93,8 @@ class Step:
                 self.loss_fn,
                 device_ids=[world.device.index] if world.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
-                # Swin's are constants
-                broadcast_buffers=False,
+                # no buffer changes in training: Swin's are constants
+                **_NO_BROADCAST,
                 # the split of a compiled graph, and micro-steps without an exchange, need it off
                 static_graph=not config.compile and micro_steps == 1,
             )
