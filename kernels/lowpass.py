@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from turbomim.kernels.patch_values import single
+
 # The kernel's taps add up to this: their small halves stay above float16's smallest numbers, and 255 times
 # their sum below its largest.
 _TAP_SUM = 64
@@ -106,7 +108,7 @@ def blur_patch(
     """
     near = tl.arange(0, WINDOW)
     tap = near[:, None] - tl.arange(0, SIDE)[None, :] - REACH
-    weight = tl.exp((tap * tap).to(tl.float32) * tap_exponent) * tap_scale
+    weight = tl.exp((tap * tap).to(tl.float32) * single(tap_exponent)) * single(tap_scale)
     band = tl.where((tap >= -REACH) & (tap <= REACH), weight, 0.0)
     band_high, band_low = _split(band)  # (WINDOW, SIDE)
 

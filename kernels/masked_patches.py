@@ -20,7 +20,7 @@ from torch.library import triton_op, wrap_triton
 
 from turbomim.kernels.ideal import ideal_frequencies, ideal_ref, launch_ideal_patches
 from turbomim.kernels.lowpass import blur_patch, blur_scalars, gaussian_extent, gaussian_ref
-from turbomim.kernels.patch_values import load_cell, load_patch, normalise, of_channel, store_patch
+from turbomim.kernels.patch_values import load_cell, load_patch, normalise, of_channel, single, store_patch
 from turbomim.kernels.patchify import channel_row, gather_patches, gather_statistics
 from turbomim.kernels.source import SOURCE
 
@@ -195,7 +195,7 @@ def _masked_patches_kernel(
         out = b * masked + (slot - kept)
         cell, inside = load_cell(mask_ptr, out, S, PATCH)
         if BLUR:
-            pixels = untap * blur_patch(
+            pixels = single(untap) * blur_patch(
                 image_ptr, cell, inside, value, tap_exponent, tap_scale, S, PATCH, REACH, SIDE, WINDOW
             )
         else:

@@ -29,10 +29,20 @@ def load_patch(image_ptr, cell, inside, value, S: tl.constexpr, PATCH: tl.conste
 
 
 @triton.jit
+def single(number):
+    """Return a number that was passed to the kernel in float32.
+
+    Triton passes Python's floats so, and torch's compiler in float64, which would make float64 of all that
+    they are multiplied with (pytorch #190340).
+    """
+    return tl.cast(number, tl.float32)
+
+
+@triton.jit
 def of_channel(value, number0, number1, number2):
-    """Return each value's own channel's number."""
+    """Return each value's own channel's number, float32."""
     channel = value % 3
-    return tl.where(channel == 0, number0, tl.where(channel == 1, number1, number2))
+    return tl.where(channel == 0, single(number0), tl.where(channel == 1, single(number1), single(number2)))
 
 
 @triton.jit

@@ -119,7 +119,7 @@ def compile_kernel(configuration: Configuration, architecture: int) -> Usage:
     )
     target = GPUTarget("cuda", architecture, 32)
     compiled = triton.compile(source, target=target, options={"num_warps": warps})
-    registers, spill_bytes = _resources(compiled.asm["cubin"])
+    registers, spill_bytes = resources(compiled.asm["cubin"])
     return Usage(
         configuration=configuration,
         architecture=architecture,
@@ -130,7 +130,7 @@ def compile_kernel(configuration: Configuration, architecture: int) -> Usage:
     )
 
 
-def _resources(cubin: bytes) -> tuple[int, int]:
+def resources(cubin: bytes) -> tuple[int, int]:
     """Return a thread's registers and bytes of local memory, as read by the cuobjdump that Triton brings."""
     cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

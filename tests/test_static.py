@@ -6,6 +6,7 @@ Which test fails for which mistake (each was made once, on purpose):
 too few warps, so that registers spill: test_compiles_without_spilling;
 a product's tile of 64 x 64, where warps repeat each other on sm_80, or masking in chunks of 16, both with
 Triton 3.8.0: test_compiles_without_spilling;
+numbers that are not rounded to float32 first: test_numbers_in_float64_change_nothing;
 a recipe whose sizes nobody compiles, or SwinV2's whole images in float32: test_every_recipe_is_compiled;
 registers not rounded up, the kibibyte of a block left out, warps not in fours: test_warps_that_fit;
 a floor above what is stored, or in other units: test_bytes_of_mae.
@@ -46,6 +47,18 @@ def test_compiles_without_spilling(name: str, architecture: int) -> None:
     resident, _ = usage.resident_warps()
     # enough warps that some compute while others wait for memory
     assert 12 <= resident <= 64 and resident % usage.warps() == 0, usage
+
+
+@pytest.mark.parametrize("name", [name for name, c in CONFIGURATIONS.items() if "fp32" in c.types])
+def test_numbers_in_float64_change_nothing(name: str) -> None:
+    """Triton passes Python's floats in float32, torch's compiler in float64 (pytorch #190340)."""
+    plain = CONFIGURATIONS[name]
+    wide = replace(plain, types=tuple("fp64" if kind == "fp32" else kind for kind in plain.types))
+    ours, of_torch = (compile_kernel(configuration, 90) for configuration in (plain, wide))
+    assert of_torch.spill_bytes == 0
+    # the numbers themselves take twice as many, before they are rounded
+    assert of_torch.registers <= ours.registers + 2 * plain.types.count("fp32")
+    assert of_torch.cubin_bytes < 1.1 * ours.cubin_bytes
 
 
 def test_spills_are_seen() -> None:
@@ -175,4 +188,4 @@ def test_unreadable_report_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("subprocess.run", lambda *_, **__: Result)
     with pytest.raises(RuntimeError, match="cuobjdump"):
-        static._resources(b"")
+        static.resources(b"")
