@@ -25,7 +25,7 @@ from turbomim.pipeline.errors import UsageError, UserError
 # of the time, by stage, in their order; what one leaves goes to those after it
 SHARES: Final = {
     "machine": 2.0,
-    "tests": 6.0,
+    "tests": 8.0,
     "kernels": 3.0,
     "step base": 6.0,
     "step large": 4.0,

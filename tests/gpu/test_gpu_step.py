@@ -107,6 +107,8 @@ def check(config: Config, device: torch.device, micro_steps: int) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_gradients_are_the_eager_ones(name: str, mode: str, device: torch.device) -> None:
     """In one micro-step, and without CUDA graphs, which take one alone, in two."""
+    if mode == "reduce-overhead" and device.type == "cpu":
+        pytest.skip("a CPU has no CUDA graphs")
     config = config_of(name, compile=True, compile_mode=mode)
     for micro_steps in (1, 2) if mode == "default" else (1,):
         check(config, device, micro_steps)
