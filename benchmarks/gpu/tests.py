@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -92,6 +93,8 @@ def main(device: str) -> int:
     argv += ["-m", "gpu", f"--device={device}", *(str(ROOT / folder) for folder in FOLDERS[device])]
     if device == "cuda" and importlib.util.find_spec("xdist"):
         argv += ["-n", str(MOST_PROCESSES), "--dist=worksteal"]
+        # each would start a compiler a core
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "2")
     with rows_only() as emit:
         return int(pytest.main(argv, plugins=[Results(emit)]))
 
