@@ -43,7 +43,7 @@ from turbomim.train.step import Step
 
 # what an attempt is killed inside of: where the function is, and its calls in one attempt, roughly
 PLACES: dict[str, tuple[Any, str, int]] = {
-    "load": (checkpoint, "load_file", 2),
+    "load": (checkpoint, "_read_tensors", 2),
     "batch": (Loader, "__next__", 60),
     "step": (Step, "__call__", 60),
     "save": (checkpoint, "save_file", 16),

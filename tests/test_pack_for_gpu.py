@@ -97,6 +97,19 @@ def test_a_library_of_dali_gets_smaller() -> None:
     assert 0 < kept < total / 3
 
 
+def test_the_last_byte_counts(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.txt").write_text("one")
+    (whole,) = write_parts(source, tmp_path, 10_000)
+    size = whole.stat().st_size
+    write_parts(source, tmp_path, size - 1)
+    sums = tmp_path / SUMS
+    sums.write_text(sums.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(UserError, match="does not list all parts"):
+        unpack_parts(tmp_path, tmp_path / "to")
+
+
 def test_parts_come_back_as_they_were(tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     (source / "deep").mkdir(parents=True)
