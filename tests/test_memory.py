@@ -175,6 +175,10 @@ def test_parameters_gradients_and_moments(model: ModelConfig) -> None:
     assert parts.batch == 4 * 32 * 32 * 3
     halves = predicted_bytes(config, 4, bfloat16=False, recompute=False, shards=2)
     assert (halves.weights, halves.activations) == (parts.weights // 2, parts.activations)
+    # each rank keeps all of what it adds up, until the last micro-step's is sent
+    added = predicted_bytes(config, 4, bfloat16=False, recompute=False, shards=2, micro_steps=2)
+    assert (halves.gradients, added.gradients) == (parts.gradients // 2, parts.gradients)
+    assert (added.weights, added.moments) == (halves.weights, halves.moments)
 
 
 def test_the_published_sizes() -> None:

@@ -77,7 +77,13 @@ def _block_parameters(width: int) -> int:
 
 
 def predicted_bytes(
-    config: Config, micro_batch: int, *, bfloat16: bool, recompute: bool, shards: int = 1
+    config: Config,
+    micro_batch: int,
+    *,
+    bfloat16: bool,
+    recompute: bool,
+    shards: int = 1,
+    micro_steps: int = 1,
 ) -> MemoryParts:
     """Memory of a step over micro-batches of this size on one rank.
 
@@ -85,7 +91,7 @@ def predicted_bytes(
     compiled and not, with matrix products in bfloat16 or float32; the uint8 images of one micro-batch.
     An MAE's are written out here; those of other methods are counted in a forward without data.
     recompute: blocks keep their input alone, and one at a time is computed again.  shards: ranks that share
-    weights, gradients and moments out between them.
+    weights, gradients and moments out between them; gradients of several micro-steps alone stay whole.
     Left out: the loader's and DALI's buffers, and what torch and the libraries take for themselves.
     """
     parameters = count_parameters(config)
@@ -98,7 +104,7 @@ def predicted_bytes(
         fixed, image = traced_activations(config, bfloat16=bfloat16, recompute=recompute)
     return MemoryParts(
         weights=4 * (parameters.trained + parameters.fixed) // shards,
-        gradients=4 * parameters.trained // shards,
+        gradients=4 * parameters.trained // (shards if micro_steps == 1 else 1),
         moments=8 * parameters.trained // shards,
         activations=fixed + micro_batch * image,
         batch=micro_batch * 3 * config.data.size**2,

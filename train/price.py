@@ -125,6 +125,7 @@ def step_memory(config: Config, plan: Plan, *, bfloat16: bool) -> MemoryParts:
         bfloat16=bfloat16,
         recompute=config.step.recompute,
         shards=plan.world if config.step.shard else 1,
+        micro_steps=plan.micro_steps,
     )
 
 
