@@ -14,7 +14,7 @@ import sys
 
 import pytest
 
-from turbomim.benchmarks.gpu.step_kernels import StepKernel, _counted, table
+from turbomim.benchmarks.gpu.step_kernels import StepKernel, _counted, main, report
 
 # a process of its own: torch keeps what it believes of the GPU
 PROGRAM = """
@@ -73,7 +73,7 @@ def test_launches_are_counted_in_each_code() -> None:
         ("_masked_patches_kernel_1", 1, 10), ("triton_poi_fused_0", 2, 20), ("triton_poi_fused_0", 1, 40),
     ]  # fmt: skip
     assert step.calls == {"addmm": 1, "mm": 1, "_scaled_dot_product_flash_attention": 1}
-    text = table(step, 90).splitlines()
+    text = report(step, 90).splitlines()
     assert text[2] == "| `triton_poi_fused_0` | 2 | 4 | 20 | 0 |"
     assert text[-1].startswith("sm_90: 4 launches of 3 Triton kernels, at most 40 registers, 1 of them spill")
 
@@ -81,3 +81,17 @@ def test_launches_are_counted_in_each_code() -> None:
 def test_a_kernel_that_was_never_compiled_is_no_count() -> None:
     with pytest.raises(AssertionError, match="launched, and not compiled"):
         _counted([BACKWARD.replace("triton_poi_fused_0.run", "another.run")], [kernel(10)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["no-such"], "no-such"),
+        (["--sm", "90,75"], "--sm = 75: must be among 80, 90"),
+        (["--batch", "0"], "--batch = 0: must be 1 or more"),
+    ],
+)
+def test_bad_options_are_one_line(argv: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["step_kernels", *argv])
+    with pytest.raises(SystemExit, match=said):
+        main()

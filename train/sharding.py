@@ -73,7 +73,7 @@ def host_copies(named: dict[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
             # a GPU writes into pinned memory while the next copies are asked for
             copy = torch.empty(full.shape, dtype=full.dtype, pin_memory=full.is_cuda)
             copies[name] = copy.copy_(full, non_blocking=True)
-    if any(copy.is_pinned() for copy in copies.values()):
+    if keep and any(tensor.is_cuda for tensor in named.values()):
         torch.cuda.synchronize()
     return copies
 

@@ -29,14 +29,17 @@ from torch._inductor.runtime import triton_helpers
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.gpu.absent import CUDA, absent_gpu, moved
 from turbomim.kernels.static import compilers, resources
+from turbomim.pipeline.errors import UserError, need
 from turbomim.train.config import Config
 from turbomim.train.models.methods import make_model
 from turbomim.train.recipes import recipe
 
 # sm: multiprocessors, shared memory of a block and of a multiprocessor, bytes
 SIZES: Final = {80: (108, 166912, 167936), 90: (132, 232448, 233472)}
+HEAD: Final = ("kernel", "launches", "warps", "registers", "spill B")
 # in the code that the compiler writes, the name that it gives to a Triton kernel
 COMPILED: Final = re.compile(r"^(\w+) = async_compile\.triton\(", re.MULTILINE)
 # a call of the code that the compiler writes: a Triton kernel's, a library's, another operation of torch
@@ -55,10 +58,6 @@ class StepKernel:
     warps: int
     registers: int
     spill_bytes: int
-
-    def used(self) -> tuple[int, int, int]:
-        """Warps, registers of a thread and bytes that it spills."""
-        return self.warps, self.registers, self.spill_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,17 +215,11 @@ def _compiler_for(sm: int) -> Iterator[tuple[list[StepKernel], list[str]]]:
             driver._active = driver_before
 
 
-def table(step: CompiledStep, sm: int) -> str:
+def report(step: CompiledStep, sm: int) -> str:
     """The kernels as a markdown table, the most launched first, and a line of what else is called."""
-    rows = sorted(step.kernels, key=lambda kernel: (-kernel.launches, kernel.name))
-    lines = [
-        f"| kernel, sm_{sm} | launches | warps | registers | spill B |",
-        "| --- | --: | --: | --: | --: |",
-    ]
-    lines += [
-        f"| `{kernel.name}` | {' | '.join(map(str, (kernel.launches, *kernel.used())))} |" for kernel in rows
-    ]
-    return "\n".join([*lines, "", summary(step, sm)])
+    kernels = sorted(step.kernels, key=lambda kernel: (-kernel.launches, kernel.name))
+    rows = [(f"`{k.name}`", *map(str, (k.launches, k.warps, k.registers, k.spill_bytes))) for k in kernels]
+    return f"{table([HEAD, *rows])}\n\n{summary(step, sm)}"
 
 
 def summary(step: CompiledStep, sm: int) -> str:
@@ -249,9 +242,17 @@ def main() -> None:
     parser.add_argument("--sm", default="80,90", help="architectures, with commas between (%(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="images of a micro-batch (%(default)s)")
     options = parser.parse_args()
+    try:
+        config = recipe(options.recipe)
+        architectures = [sm.strip() for sm in options.sm.split(",")]
+        for sm in architectures:
+            need(sm in map(str, SIZES), "--sm", sm, f"among {', '.join(map(str, SIZES))}")
+        need(options.batch >= 1, "--batch", options.batch, "1 or more")
+    except UserError as error:
+        raise SystemExit(f"turbomim: {error}") from None
     print(f"{options.recipe}, {options.batch} images; torch {torch.__version__}, {compilers()}\n")
-    for sm in map(int, options.sm.split(",")):
-        print(table(compile_step(recipe(options.recipe), sm, options.batch), sm), flush=True)
+    for sm in map(int, architectures):
+        print(report(compile_step(config, sm, options.batch), sm), flush=True)
         print()
 
 

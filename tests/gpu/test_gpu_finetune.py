@@ -5,12 +5,10 @@ Planted on the CPU, in tests/test_erase.py, where a GPU is played.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
+from waits import nobody_waits
 
 from turbomim.train.augment import augmented_batch
 from turbomim.train.augment_ahead import Augmented
@@ -46,19 +44,6 @@ def batch_on(device: torch.device, size: int, position: int) -> Augmented:
         position=position,
         words_B=random.integers(0, 2**32, 16, dtype=np.uint32),
     )
-
-
-@contextmanager
-def nobody_waits(device: torch.device) -> Iterator[None]:
-    """Within it torch raises where the host would wait for a GPU."""
-    if device.type != "cuda":
-        yield
-        return
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("mix", MIXES)

@@ -17,6 +17,7 @@ from families import smaller
 from torch import Tensor
 from torch import distributed as dist
 from torch._C._distributed_c10d import HashStore
+from waits import nobody_waits
 
 from turbomim.pipeline.batch import Batch
 from turbomim.train import checkpoint, sharding
@@ -53,10 +54,9 @@ def config_of(name: str, **settings: object) -> Config:
 
 def step_of(config: Config, device: torch.device, micro_steps: int = 1) -> Step:
     model = make_model(config).to(device)
-    if config.step.shard:
-        world = World(rank=0, size=1, device=device)
-        sharding.shard(model, world, config.step, bfloat16=device.type == "cuda")
     world = World(rank=0, size=1, device=device)
+    if config.step.shard:
+        sharding.shard(model, world, config.step, bfloat16=device.type == "cuda")
     return Step(model, make_optimizer(model, config.optim), config.step, world, micro_steps)
 
 
@@ -156,13 +156,8 @@ def test_a_step_makes_nobody_wait(name: str, compiled: bool, micro_steps: int, d
     held = batches(config, device, micro_steps)
     for _ in range(CALLS):
         step(held, 1e-3)
-    if device.type == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nobody_waits(device):
         results = step(held, 1e-3)
-    finally:
-        if device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
     assert all(bool(result.isfinite()) for result in results)
 
 

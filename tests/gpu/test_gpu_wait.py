@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from waits import nobody_waits
 
 from turbomim.train.data_wait import DataWait
 
@@ -86,15 +87,10 @@ def test_what_another_stream_does_to_a_batch_counts(device: torch.device, work: 
 def test_measuring_makes_nobody_wait(device: torch.device, work: Work) -> None:
     """Nor does a long window keep its events."""
     wait = DataWait(device)
-    if device.type == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    with nobody_waits(device):
         for _ in range(300):
             with wait.measured():
                 pass
             work(1e-5)
-    finally:
-        if device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
     assert 0 <= wait.seconds() < 0.5
     assert not wait._pairs
