@@ -6,22 +6,22 @@ Shape suffixes: B samples, N ids, H W pixels, S the crop's side, C channels.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.crops import Interpolation, resized_sides
-from turbomim.pipeline.decode import Decoder
+from turbomim.pipeline.decode import decode_or_say
 from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.header import image_size
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.read import ReadAhead
 from turbomim.pipeline.repair import admit
 from turbomim.pipeline.resize import resize
-from turbomim.pipeline.shard_job import GROUP, GROUP_PIXELS
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.store import Kind, Store
+from turbomim.pipeline.threads import serial_pool
 
 Pixels = NDArray[np.uint8]
 
@@ -61,26 +61,29 @@ def centre_crop(pixels_HWC: Pixels, size: int, interpolation: Interpolation, sha
 
 def crop_all(
     images: list[Pixels | str],
+    pool: Executor,
     *,
     store: Kind,
-    decoder: Decoder | None,
     size: int,
     interpolation: Interpolation,
     share: float = 1.0,
 ) -> list[Pixels | str]:
     """Return the central crop (S, S, 3) of each stored image, or the reason why it has none.
 
-    images: bytes as stored, or the reason why there are none.  decoder: None for the raw store.  A few are
-    decoded at a time: whole photographs take much memory, their crops little.
+    images: bytes as stored, or the reason why there are none.  pool: of `serial_pool`, does the work.
     """
-    crops: list[Pixels | str] = []
-    for some in _few([_admitted(image, store) for image in images]):
-        fit = [image for image in some if not isinstance(image, str)]
-        decoded = iter(fit if decoder is None else decoder.decode(fit))
-        for image in some:
-            one = image if isinstance(image, str) else next(decoded)
-            crops.append(one if isinstance(one, str) else centre_crop(one, size, interpolation, share))
-    return crops
+
+    def crop(image: Pixels | str) -> Pixels | str:
+        if isinstance(image, str):
+            return image
+        try:
+            pixels = admit(image, store)
+        except ValueError as error:
+            return str(error)
+        decoded = pixels if pixels.ndim == 3 else decode_or_say(pixels)
+        return decoded if isinstance(decoded, str) else centre_crop(decoded, size, interpolation, share)
+
+    return [*pool.map(crop, images)]
 
 
 def gather(start: int, crops: list[Pixels | str], labels_B: NDArray[np.int64], size: int) -> Crops:
@@ -111,22 +114,18 @@ def split_crops(
     Raises UserError naming shard and offset if a shard cannot be read.
     """
     store = Store.of(split.manifest.made).kind
-    decoder = Decoder(threads=threads) if store != "raw" else None
     turns = (
         Turn(position=start, epochs_B=np.zeros_like(ids_B), ids_B=ids_B)
         for start in range(0, len(ids_N), batch)
         for ids_B in (ids_N[start : start + batch],)
     )
-    with ReadAhead(split, turns, readers=1, prefetch=PREFETCH) as ahead:
+    with (
+        serial_pool(threads, "turbomim-decode") as pool,
+        ReadAhead(split, turns, readers=1, prefetch=PREFETCH) as ahead,
+    ):
         for turn, samples in ahead:
-            crops = crop_all(
-                [*samples.images],
-                store=store,
-                decoder=decoder,
-                size=size,
-                interpolation=interpolation,
-                share=share,
-            )
+            images: list[Pixels | str] = [*samples.images]
+            crops = crop_all(images, pool, store=store, size=size, interpolation=interpolation, share=share)
             yield gather(turn.position, crops, samples.labels_B, size)
 
 
@@ -162,29 +161,3 @@ def centre_crops(
             left_out(f"{where} {fault}")
         if wanted_B.any():
             yield crops.images_BHWC[wanted_B], crops.labels_B[wanted_B]
-
-
-def _admitted(image: Pixels | str, store: Kind) -> Pixels | str:
-    """Give what is to be decoded of a stored image, or the reason why nothing is."""
-    if isinstance(image, str):
-        return image
-    try:
-        return admit(image, store)
-    except ValueError as error:
-        return str(error)
-
-
-def _few(images: list[Pixels | str]) -> Iterator[list[Pixels | str]]:
-    """Yield the images a few at a time, fewer where they are large; pixels, (H, W, 3), are decoded."""
-    some: list[Pixels | str] = []
-    pixels = 0
-    for image in images:
-        some.append(image)
-        if not isinstance(image, str) and image.ndim == 1:
-            height, width = image_size(image)
-            pixels += height * width
-        if len(some) == GROUP or pixels > GROUP_PIXELS:
-            yield some
-            some, pixels = [], 0
-    if some:
-        yield some

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from turbomim.pipeline.crops import Crop, Inputs, draw, resized_sides, rrc_window, window_starts
 from turbomim.pipeline.dali_package import import_dali
 from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.header import check_header, image_size
+from turbomim.pipeline.header import check_header
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.ppm import ppm_pixels
 from turbomim.pipeline.read import ShardFiles, read_samples
@@ -33,9 +33,11 @@ def stored_sides(split: Split, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
             some = ids_B[start : start + CHUNK]
             for sample, image in zip(some.tolist(), read_samples(split, files, some).images, strict=True):
                 try:
-                    if not raw:
-                        check_header(image)
-                    sides.append(ppm_pixels(image).shape[:2] if raw else image_size(image))
+                    if raw:
+                        sides.append(ppm_pixels(image).shape[:2])
+                    else:
+                        header = check_header(image)
+                        sides.append((header.height, header.width))
                 except ValueError as error:
                     raise UserError(
                         f"{split.locate(sample)} in {str(split.path)!r} has no size ({error}): mend it and "

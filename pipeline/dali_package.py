@@ -29,7 +29,7 @@ def import_dali() -> ModuleType:
 
         gone = isinstance(error, ModuleNotFoundError) and error.name in ("nvidia", "nvidia.dali")
         raise UserError(
-            "NVIDIA DALI, which decodes photographs and cuts random resized crops, "
+            "NVIDIA DALI, which cuts random resized crops and feeds GPUs, "
             f"{'is not installed' if gone else f'cannot be imported ({_one_line(error)})'}: "
             f"{remedy(installed_wheels(), torch.version.cuda)}"
         ) from error

@@ -1,132 +1,140 @@
-"""Encoded photographs to pixels: the one decoder behind the loader, the stores and the checks.
+"""Encoded photographs to pixels on the host: the one decoder behind the loader, the stores and the checks.
 
-One rule on every backend: 8 bits, RGB, the first frame, EXIF orientation ignored, as nvImageCodec decodes.
-Shape suffixes: H W pixels, C channels.
+JPEGs by libjpeg-turbo through simplejpeg, PNG, WebP and rare JPEGs by Pillow: of the decoders that were
+tried, the fastest of those that no damaged file killed (docs/data.md).  One rule on every backend: 8 bits,
+RGB, the first frame, EXIF orientation ignored, alpha dropped.
+Shape suffixes: N bytes, H W pixels, C channels.
 """
 
-# DALI types its operators but not its Pipeline
-# mypy: allow-untyped-calls
-
-from __future__ import annotations
-
+import functools
+import io
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from contextlib import suppress
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from turbomim.pipeline.dali_package import import_dali
-from turbomim.pipeline.decode_error import failure_reason, no_image_to_blame, of_machine
+from turbomim.pipeline.decode_error import failure_reason, no_image_to_blame
+from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.header import Format, Header, check_header, for_pixels
 
-if TYPE_CHECKING:
-    from nvidia.dali.data_node import DataNode
-    from nvidia.dali.pipeline import Pipeline
+Pixels = NDArray[np.uint8]
 
-Backend = Literal["cpu", "mixed"]
-BACKENDS: tuple[Backend, ...] = ("cpu", "mixed")
+# of libjpeg, which goes on: what it calls damage, and what it does not.  Anything else is an error, even if
+# simplejpeg returns pixels: of those it has written a part, and the rest is what the memory held
+DAMAGE: Final = re.compile("Corrupt JPEG data|Premature end of JPEG file|Inconsistent progression sequence")
+ODDITY: Final = re.compile("Unknown Adobe color|Warning: unknown JFIF|Invalid SOS parameters for sequential")
+MORE_MEMORY = "use fewer workers or threads, or give this process more"
+PLUGINS: Final[dict[Format, type[ImageFile]]] = {
+    "jpg": JpegImageFile,
+    "png": PngImageFile,
+    "webp": WebPImageFile,
+}
+END_OF_IMAGE = b"\xff\xd9"
 
-# an extended WebP: a byte of flags after the header of its first chunk, VP8X
-WEBP_FLAGS: Final = 20
-WEBP_EXIF: Final = np.uint8(8)
 
-MORE_MEMORY: Final = "use fewer workers or threads, or give this process more"
+class Undecodable(Exception):
+    """An image that has no pixels; the message is the reason."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GpuDecoding:
-    """What only "mixed" uses. hw_decoder_load: share of the JPEGs for the hardware engine, 0 to 1.
+class BadImages(Exception):
+    """A batch that cannot be made. reasons: by place, of its images that do not decode.
 
-    height, width: pixels for which the engine's memory is taken at the start; a larger image takes more then.
+    behind: how many batches come before it.
     """
 
-    hw_decoder_load: float = 0.65
-    height: int = 0
-    width: int = 0
+    def __init__(self, reasons: dict[int, str], *, behind: int = 0) -> None:
+        super().__init__(f"{len(reasons)} images of a batch do not decode")
+        self.reasons, self.behind = reasons, behind
 
 
-def decode_node(encoded: DataNode, backend: Backend, gpu: GpuDecoding | None = None) -> DataNode:
-    """Define the decoding of encoded images to (H, W, 3) uint8 RGB.  "mixed" leaves the pixels on the GPU."""
-    gpu = gpu or GpuDecoding()
-    return image_decoder()(
-        encoded,
-        device=backend,
-        hw_decoder_load=gpu.hw_decoder_load,
-        preallocate_height_hint=gpu.height,
-        preallocate_width_hint=gpu.width,
-        output_type=import_dali().types.RGB,
-        adjust_orientation=False,
-        # the chroma interpolation of libjpeg, which nvJPEG otherwise skips; the CPU decoder always does it
-        jpeg_fancy_upsampling=True,
-    )
+def decode(image_N: NDArray[np.uint8], *, strict: bool = False) -> Pixels:
+    """Decode an image to (H, W, 3) uint8 RGB.  Safe from any thread; the interpreter is free meanwhile.
 
-
-def image_decoder() -> Callable[..., DataNode]:
-    """Return DALI's operator over nvImageCodec, which can ignore an orientation: experimental before 2.2."""
-    dali = import_dali()
-    early = tuple(map(int, dali.__version__.split(".")[:2])) < (2, 2)
-    decoder: Callable[..., DataNode] = (dali.fn.experimental if early else dali.fn).decoders.image
-    return decoder
-
-
-def without_webp_exif(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the image, or if it is a WebP that announces EXIF a copy that does not.
-
-    On its way to the EXIF, nvImageCodec 0.9 forgets the padding of chunks of odd size, and fails there.
+    strict: refuse, too, a JPEG of which libjpeg says that it is damaged, and which it would paint over.
+    Raises Undecodable, with the reason, and UserError if memory ran out.
     """
-    if image[8:16].tobytes() != b"WEBPVP8X" or not (image[WEBP_FLAGS : WEBP_FLAGS + 1] & WEBP_EXIF).any():
-        return image
-    image = image.copy()
-    image[WEBP_FLAGS] &= ~WEBP_EXIF
-    return image
+    try:
+        header = check_header(image_N)
+    except ValueError as error:
+        raise Undecodable(str(error)) from error
+    with no_image_to_blame(f"an image of {len(image_N):,} bytes could not be decoded", MORE_MEMORY):
+        try:
+            return _jpeg(image_N, header, strict) if header.format == "jpg" else _by_pillow(image_N, header)
+        except (Undecodable, UserError, MemoryError):
+            raise
+        # a decoder given damaged bytes may raise anything, and one image must not stop a run of hours
+        except Exception as error:
+            raise Undecodable(failure_reason(error)) from error
 
 
-def decoding_pipeline(*, batch: int, threads: int, prefetch: int) -> Pipeline:
-    """Build the graph that only decodes, on the CPU: from `images`, encoded, to pixels of any sides."""
-    dali = import_dali()
-    pipeline: Pipeline = dali.Pipeline(
-        batch_size=batch, num_threads=threads, device_id=None, prefetch_queue_depth=prefetch
-    )
-    with pipeline:
-        encoded = dali.fn.external_source(name="images", no_copy=True)
-        pipeline.set_outputs(decode_node(encoded, "cpu"))
-    pipeline.build()
-    return pipeline
+def decode_or_say(image_N: NDArray[np.uint8], *, strict: bool = False) -> Pixels | str:
+    """Return the pixels of an image, as `decode` does, or the reason why it has none."""
+    try:
+        return decode(image_N, strict=strict)
+    except Undecodable as error:
+        return str(error)
 
 
-class Decoder:
-    """Decodes images on the CPU, some at a time; one that cannot be decoded harms no other."""
+def find_undecodable(images: list[NDArray[np.uint8]]) -> dict[int, str]:
+    """Return place and reason of each image that does not decode."""
+    found = ((place, decode_or_say(image_N)) for place, image_N in enumerate(images))
+    return {place: result for place, result in found if isinstance(result, str)}
 
-    def __init__(self, *, threads: int = 1, batch: int = 16) -> None:
-        self._batch = batch
-        self._pipeline = decoding_pipeline(batch=batch, threads=threads, prefetch=1)
 
-    def decode(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8] | str]:
-        """Return the pixels of each image, (H, W, 3) uint8 RGB, or the reason why it has none.
+@functools.cache
+def _simplejpeg() -> Callable[..., Any]:
+    """Import the decoder of JPEGs: what decodes nothing runs without.  Raises UserError if it is not there."""
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError as error:
+        raise UserError(
+            f"simplejpeg, which decodes JPEGs, cannot be imported ({error}): pip install simplejpeg"
+        ) from error
+    function: Callable[..., Any] = decode_jpeg
+    return function
 
-        images: encoded, (bytes,) uint8 each.  Raises UserError if memory ran out, even for one image alone.
-        """
-        results: list[NDArray[np.uint8] | str] = []
-        for start in range(0, len(images), self._batch):
-            some = images[start : start + self._batch]
-            try:
-                results += self._run(some)
-            except (RuntimeError, MemoryError):
-                # DALI gives up the whole batch for one bad image and does not always say which
-                results += [self._run_alone(image) for image in some]
-        return results
 
-    def _run(self, images: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-        self._pipeline.feed_input("images", [without_webp_exif(image) for image in images])
-        (pixels,) = self._pipeline.run()
-        # the memory goes back to DALI with its output
-        return [np.array(pixels[place]) for place in range(len(images))]
+def _jpeg(image_N: NDArray[np.uint8], header: Header, strict: bool) -> Pixels:
+    if header.components == 4:
+        # simplejpeg's values for CMYK are a level off
+        return _by_pillow(image_N, header)
+    decode_jpeg = _simplejpeg()
+    try:
+        pixels_HWC: Pixels = decode_jpeg(image_N, "RGB", strict=True)
+        return pixels_HWC
+    except ValueError as error:
+        said = str(error)
+    damaged = bool(DAMAGE.match(said))
+    if (strict and damaged) or _is_cut(image_N, header):
+        raise Undecodable(said)
+    if damaged or ODDITY.match(said):
+        # it goes on in spite of a scan's warnings, not of a header's
+        with suppress(ValueError):
+            pixels_HWC = decode_jpeg(image_N, "RGB", strict=False)
+            return pixels_HWC
+    # of a kind that simplejpeg does not read, or an error
+    return _by_pillow(image_N, header)
 
-    def _run_alone(self, image: NDArray[np.uint8]) -> NDArray[np.uint8] | str:
-        with no_image_to_blame(f"an image of {len(image):,} bytes could not be decoded", MORE_MEMORY):
-            try:
-                return self._run([image])[0]
-            except RuntimeError as error:
-                if of_machine(error):
-                    raise
-                return failure_reason(error)
+
+def _is_cut(image_N: NDArray[np.uint8], header: Header) -> bool:
+    """Whether a JPEG has no end after its first scan began."""
+    return image_N[header.scan :].tobytes().rfind(END_OF_IMAGE) < 0
+
+
+def _by_pillow(image_N: NDArray[np.uint8], header: Header) -> Pixels:
+    # not through Image.open: its limits and warnings are not ours
+    content = io.BytesIO(for_pixels(image_N, header))
+    with PLUGINS[header.format](content) as image:
+        if (image.height, image.width) != (header.height, header.width):
+            raise Undecodable(f"{image.width} x {image.height} pixels, not what its header says")
+        if image.mode.startswith("I;16"):
+            grey_HW = (np.asarray(image).astype(np.uint32) * 255 + 32_767) // 65_535
+            return np.repeat(grey_HW.astype(np.uint8)[..., None], 3, -1)
+        return np.array(image.convert("RGB"))

@@ -14,13 +14,13 @@ import numpy as np
 
 from turbomim.pipeline.centre_crops import Crops, Pixels, crop_all, gather, split_crops
 from turbomim.pipeline.crops import Interpolation
-from turbomim.pipeline.decode import Decoder
 from turbomim.pipeline.image_file import RefusedImage, read_image
 from turbomim.pipeline.pack_plan import find_source
 from turbomim.pipeline.photographs import Photograph, Photographs
 from turbomim.pipeline.shards import MAKING, MANIFEST, Split, index_name, open_split
 from turbomim.pipeline.stored_image import stored_images
 from turbomim.pipeline.tar import Members
+from turbomim.pipeline.threads import serial_pool
 
 # pixels: what `shard make` refuses unless told otherwise
 MIN_SIDE = 32
@@ -78,22 +78,19 @@ def source_crops(
             source, ids_N, size=size, interpolation=interpolation, batch=batch, threads=threads, share=share
         )
         return
-    decoder = Decoder(threads=threads)
     read = partial(_read, str(source.root))
     groups = [source.images[start : start + batch] for start in range(0, len(source.images), batch)]
-    with ThreadPoolExecutor(READERS, thread_name_prefix="turbomim-read") as pool:
-        ahead = pool.map(read, groups[0] if groups else ())
+    with (
+        ThreadPoolExecutor(READERS, thread_name_prefix="turbomim-read") as readers,
+        serial_pool(threads, "turbomim-decode") as pool,
+    ):
+        ahead = readers.map(read, groups[0] if groups else ())
         for number, group in enumerate(groups):
             encoded = [*ahead]
             # read while these are decoded and used
-            ahead = pool.map(read, groups[number + 1] if number + 1 < len(groups) else ())
+            ahead = readers.map(read, groups[number + 1] if number + 1 < len(groups) else ())
             crops = crop_all(
-                encoded,
-                store="original",
-                decoder=decoder,
-                size=size,
-                interpolation=interpolation,
-                share=share,
+                encoded, pool, store="original", size=size, interpolation=interpolation, share=share
             )
             labels_B = np.array([image.label for image in group], np.int64)
             yield gather(batch * number, crops, labels_B, size)

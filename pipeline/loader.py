@@ -1,8 +1,9 @@
 """The loader: a split and a position to batches on the training device, for ever.
 
-sample stream (order.py) -> read ahead (read.py) -> stand-ins (repair.py) -> decode, crop, flip (dali.py, or
-windows.py on the host) -> torch.  A batch is a pure function of split, seed and position: threads, readers
-and prefetch change nothing in it.  Shape suffixes: B samples, H W pixels, C channels.
+sample stream (order.py) -> read ahead (read.py) -> stand-ins (repair.py) -> decode (decode.py, or a GPU),
+crop and flip (windows.py on the host, or dali.py) -> torch.  A batch is a pure function of split, seed and
+position: threads, readers and prefetch change nothing in it.
+Shape suffixes: B samples, H W pixels, C channels.
 """
 
 import sys
@@ -21,11 +22,18 @@ from torch import Tensor
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.closing import Closing
 from turbomim.pipeline.crops import Crop, Interpolation, check_crop, draw
-from turbomim.pipeline.dali import CropGraph, find_undecodable
-from turbomim.pipeline.decode import BACKENDS, Backend, GpuDecoding
+from turbomim.pipeline.dali import (
+    BACKENDS,
+    Backend,
+    CropGraph,
+    DecodedGraph,
+    GpuDecoding,
+    find_undecodable_on_gpu,
+)
+from turbomim.pipeline.decode import BadImages, find_undecodable
 from turbomim.pipeline.decode_error import failure_reason, no_image_to_blame, of_machine
 from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.header import check_header, image_size
+from turbomim.pipeline.header import check_header
 from turbomim.pipeline.loader_checks import (
     check_choice,
     check_counts,
@@ -44,6 +52,7 @@ from turbomim.pipeline.windows import HostWindows
 
 Shuffle = Literal["full", "window"]
 SHUFFLES = ("full", "window")
+Graph = HostWindows | CropGraph | DecodedGraph
 MORE_MEMORY = "use a smaller micro-batch, prefetch or number of threads, or decode = cpu on a GPU"
 
 
@@ -82,9 +91,9 @@ class Loader(Closing, Iterator[Batch]):
     size: pixels of the crop's side; crop: simple ("src") or random ("rrc") resized crop; scale: the least
     share of an image's area that rrc keeps, in (0, 1]; interpolation: the filter of the crop's resize,
     "bicubic" or "bilinear"; global_batch: samples a step, all ranks; micro_batch: samples a batch; start:
-    position of the first step; device: "cpu" or "cuda" (torch's current device); threads: that decode, and as
-    many that cut windows; readers: read-ahead threads; prefetch: batches being read and batches being
-    decoded while one is used.
+    position of the first step; device: "cpu" or "cuda" (torch's current device); threads: that decode and
+    cut; readers: read-ahead threads; prefetch: batches being read and batches being decoded while one
+    is used.
     decode: where photographs are decoded for "cuda", "mixed" or "cpu"; hw_decoder_load: the share of "mixed"
     that the GPU's JPEG engine takes.  shuffle: order of an epoch, of all samples or of `window` shards.
     A sample that cannot be decoded is replaced, see repair.py; max_bad_share, max_bad_row: how many may be.
@@ -136,36 +145,38 @@ class Loader(Closing, Iterator[Batch]):
         self._device = device
         self._prefetch = prefetch
         self._read_wait_s = self._decode_wait_s = 0.0
-        on_gpu = (device, decode) == ("cuda", "mixed")
+        on_gpu = (device, decode) == ("cuda", "mixed") and store.kind != "raw"
         # a GPU resizes what is not resized yet, and cuts what it decoded
         on_host = device == "cpu" or store.kind == "raw" or (store.kind == "resized" and not on_gpu)
-        make: Callable[..., CropGraph | HostWindows]
+        make: Callable[..., Graph]
         if crop == "src" and on_host:
-            make = partial(HostWindows, size, interpolation=interpolation, store=store.kind)
+            make = partial(HostWindows, size)
         else:
-            gpu = _gpu_decoding(split, hw_decoder_load) if on_gpu else None
+            encoded = _gpu_decoding(split, hw_decoder_load) if on_gpu else None
+            decoded = on_gpu or store.kind == "raw"
             make = partial(
-                CropGraph,
+                CropGraph if decoded else DecodedGraph,
                 crop,
                 size,
-                interpolation=interpolation,
-                store=store.kind,
-                decode=decode,
-                gpu=gpu,
+                encoded=encoded,
+                batch=micro_batch,
                 prefetch=prefetch,
             )
-        self._build = partial(make, batch=micro_batch, device=device, threads=threads)
+        self._build = partial(
+            make, interpolation=interpolation, store=store.kind, device=device, threads=threads
+        )
+        self._find = partial(find_undecodable_on_gpu, threads=threads) if on_gpu else find_undecodable
         self._repair = Repair(
             split,
             store=store.kind,
-            find_undecodable=partial(find_undecodable, device=device, decode=decode, threads=threads),
+            find_undecodable=self._find,
             max_share=max_bad_share,
             max_row=max_bad_row,
             notify=notify,
         )
         self._running: deque[_Run] = deque()
         with no_image_to_blame(f"the loader could not start on {device}", MORE_MEMORY):
-            self._graph: CropGraph | HostWindows | None = self._build()
+            self._graph: Graph | None = self._build()
         cut = {"start": start, "global_batch": global_batch, "micro_batch": micro_batch}
         stream = _stream(split, seed, shuffle, window)(**cut, rank=rank, world=world)
         self._ahead = ReadAhead(split, stream, readers=readers, prefetch=prefetch, on_wait=notify)
@@ -231,26 +242,37 @@ class Loader(Closing, Iterator[Batch]):
         self._running.append(_Run(turn, read, fed))
 
     def _take(self) -> Tensor:
-        """Wait for the oldest run; if it failed, replace what does not decode and run all again."""
+        """Wait for the oldest run; where an image does not decode, replace it and run again."""
         while True:
             with self._no_image_to_blame(self._running[0].turn):
                 assert self._graph is not None
                 try:
                     return self._graph.take()
+                except BadImages as bad:
+                    self._replace(bad)
                 except RuntimeError as error:
                     self._learn(error)
-                self._run_again()
+                    self._run_again()
 
     def _no_image_to_blame(self, turn: Turn) -> AbstractContextManager[None]:
         what = f"no batch could be made at position {turn.position} on {self._device}"
         return no_image_to_blame(what, MORE_MEMORY)
 
+    def _replace(self, bad: BadImages) -> None:
+        """Feed a batch again with stand-ins for the images that the host could not decode."""
+        assert isinstance(self._graph, HostWindows | DecodedGraph)
+        turn, read, _ = self._running[bad.behind]
+        self._repair.learn(turn, bad.reasons)
+        fed = self._repair.replace(turn, read)
+        self._graph.feed(fed.images, self._draw(turn), again=True)
+        self._running[bad.behind] = _Run(turn, read, fed)
+
     def _learn(self, error: RuntimeError) -> None:
-        """Find the images that made the oldest run fail; raise where none did."""
+        """Find the images that made the oldest run fail on the GPU; raise where none did."""
         if of_machine(error):
             raise error
         turn, _, fed = self._running[0]
-        if not self._repair.learn(turn, fed):
+        if not self._repair.learn(turn, self._find(fed.images)):
             raise UserError(
                 f"no batch could be made at position {turn.position}, whose images decode one by one: "
                 f"{failure_reason(error)}; if memory ran out, use a smaller micro-batch or prefetch"
@@ -286,9 +308,8 @@ def _gpu_decoding(split: Split, hw_decoder_load: float) -> GpuDecoding:
     with closing(ShardFiles(split)) as files:
         largest = read_samples(split, files, np.array([split.index.image_bytes_N.argmax()]))
     try:
-        check_header(largest.images[0])
-        height, width = image_size(largest.images[0])
+        header = check_header(largest.images[0])
     except ValueError:
-        # it will be replaced, or it is of the raw store
-        height = width = 0
-    return GpuDecoding(hw_decoder_load=hw_decoder_load, height=height, width=width)
+        # it will be replaced
+        return GpuDecoding(hw_decoder_load=hw_decoder_load)
+    return GpuDecoding(hw_decoder_load=hw_decoder_load, height=header.height, width=header.width)

@@ -83,10 +83,10 @@ class Repair:
             images[place], labels_B[place] = admit(other.images[0], self._store), other.labels_B[0]
         return Samples(images=images, labels_B=labels_B)
 
-    def learn(self, turn: Turn, fed: Samples) -> bool:
-        """Find which samples of a batch that failed do not decode; whether `replace` knows more now."""
+    def learn(self, turn: Turn, reasons: dict[int, str]) -> bool:
+        """Remember which samples of a batch do not decode, by place; whether `replace` knows more now."""
         known = len(self._stand_ins)
-        for place, reason in self._find_undecodable(fed.images).items():
+        for place, reason in reasons.items():
             sample = int(turn.ids_B[place])
             if sample not in self._stand_ins:
                 self._find_stand_in(sample, reason)

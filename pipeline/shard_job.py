@@ -21,10 +21,6 @@ OnBad = Literal["quarantine", "fail"]
 # called with (images done, images in all) at the start and after each shard
 Progress = Callable[[int, int], None]
 
-# decoded together: images, and pixels, so that panoramas do not fill the memory
-GROUP = 16
-GROUP_PIXELS = 50_000_000
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardJob:
@@ -137,30 +133,14 @@ def _stored_images(job: ShardJob) -> Iterator[tuple[Photograph, EncodedImage | R
             except RefusedImage as refused:
                 yield image, refused
         return
-    # torch and DALI take seconds to import, and copying needs neither
-    from turbomim.pipeline.transcode import Transcoder, one_thread
+    # torch takes seconds to import, and copying does not need it
+    from turbomim.pipeline.transcode import one_thread, transcode
 
-    transcoder = Transcoder(job.store, strict=job.check == "full")
-    for images, encoded in _groups(job):
-        with one_thread():
-            stored = transcoder.transcode([one for one in encoded if isinstance(one, EncodedImage)])
-        results = iter(stored)
-        for image, one in zip(images, encoded, strict=True):
-            yield image, one if isinstance(one, RefusedImage) else next(results)
-
-
-def _groups(job: ShardJob) -> Iterator[tuple[list[Photograph], list[EncodedImage | RefusedImage]]]:
-    images: list[Photograph] = []
-    encoded: list[EncodedImage | RefusedImage] = []
-    pixels = 0
-    for image in job.images:
-        images.append(image)
-        try:
-            encoded.append(one := read_image(job.root, image, job.min_side))
-            pixels += one.height * one.width
-        except RefusedImage as refused:
-            encoded.append(refused)
-        if len(images) == GROUP or pixels > GROUP_PIXELS:
-            yield images, encoded
-            images, encoded, pixels = [], [], 0
-    yield images, encoded
+    with one_thread():
+        for image in job.images:
+            try:
+                encoded = read_image(job.root, image, job.min_side)
+            except RefusedImage as refused:
+                yield image, refused
+                continue
+            yield image, transcode(encoded, job.store, strict=job.check == "full")

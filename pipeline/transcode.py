@@ -10,21 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import PIL
 import torch
 from numpy.typing import NDArray
 from PIL import Image, features
 
 from turbomim.pipeline.crops import resized_sides
-from turbomim.pipeline.dali_package import import_dali
-from turbomim.pipeline.decode import Decoder
-from turbomim.pipeline.header import check_header
+from turbomim.pipeline.decode import decode_or_say
 from turbomim.pipeline.image_file import EncodedImage, RefusedImage
 from turbomim.pipeline.photographs import MAX_PIXELS
 from turbomim.pipeline.ppm import ppm_bytes
 from turbomim.pipeline.resize import resize
 from turbomim.pipeline.store import Store
-from turbomim.pipeline.strict import decode_strictly
 
 # of libjpeg
 MAX_JPEG_SIDE = 65_500
@@ -32,37 +28,20 @@ MAX_JPEG_SIDE = 65_500
 MAX_REASON = 200
 
 
-class Transcoder:
-    """Makes stored images out of encoded ones, and refuses those that do not decode."""
+def transcode(image: EncodedImage, store: Store, *, strict: bool = False) -> EncodedImage | RefusedImage:
+    """Return what the store keeps of an image, or why nothing; equal bytes give equal bytes.
 
-    def __init__(self, store: Store, *, strict: bool = False) -> None:
-        """Make a decoder of its own.  strict: refuse, too, what libjpeg only warns of."""
-        self._store, self._strict = store, strict
-        self._decoder = Decoder()
-
-    def transcode(self, images: list[EncodedImage]) -> list[EncodedImage | RefusedImage]:
-        """Give for each image what the store keeps, or why it keeps nothing; equal bytes give equal bytes."""
-        contents = [np.frombuffer(image.content, np.uint8) for image in images]
-        problems = [_header_problem(content) for content in contents]
-        fit = [content for content, problem in zip(contents, problems, strict=True) if not problem]
-        decoded = iter(decode_strictly(self._decoder, fit) if self._strict else self._decoder.decode(fit))
-        return [
-            self._store_or_refuse(image, problem or next(decoded))
-            for image, problem in zip(images, problems, strict=True)
-        ]
-
-    def _store_or_refuse(
-        self, image: EncodedImage, decoded: NDArray[np.uint8] | str
-    ) -> EncodedImage | RefusedImage:
-        """Store decoded pixels, or refuse with the reason why there are none."""
-        if isinstance(decoded, str):
-            return RefusedImage(f"does not decode: {ascii(decoded)[1:-1][:MAX_REASON]}")
-        if self._store.kind == "original":
-            return image
-        try:
-            return store_pixels(decoded, self._store)
-        except RefusedImage as refused:
-            return refused
+    strict: refuse, too, a JPEG that libjpeg only warns of.
+    """
+    decoded = decode_or_say(np.frombuffer(image.content, np.uint8), strict=strict)
+    if isinstance(decoded, str):
+        return RefusedImage(f"does not decode: {ascii(decoded)[1:-1][:MAX_REASON]}")
+    if store.kind == "original":
+        return image
+    try:
+        return store_pixels(decoded, store)
+    except RefusedImage as refused:
+        return refused
 
 
 def store_pixels(pixels_HWC: NDArray[np.uint8], store: Store) -> EncodedImage:
@@ -98,9 +77,9 @@ def resize_for(pixels_HWC: NDArray[np.uint8], store: Store) -> NDArray[np.uint8]
 
 def encoders(store: Store) -> dict[str, str]:
     """Name the library versions that the bytes of a store depend on."""
-    versions = {"dali": import_dali().__version__, "torch": importlib.metadata.version("torch")}
+    versions = {name: importlib.metadata.version(name) for name in ("simplejpeg", "pillow", "torch")}
     if store.kind == "resized":
-        versions |= {"pillow": PIL.__version__, "libjpeg_turbo": str(features.version("libjpeg_turbo"))}
+        versions["libjpeg_turbo"] = str(features.version("libjpeg_turbo"))
     return versions
 
 
@@ -113,12 +92,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _header_problem(content_N: NDArray[np.uint8]) -> str:
-    """Say why the loader would not give an image to its decoder; "" if it would."""
-    try:
-        check_header(content_N)
-    except ValueError as error:
-        return str(error)
-    return ""

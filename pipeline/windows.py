@@ -1,4 +1,4 @@
-"""The simple resized crop on the host: decoded by DALI, resized by torch, cut by numpy.
+"""The simple resized crop on the host: decoded, resized by torch, cut by numpy, a few images at a time.
 
 DALI's CPU operators take five times as long for the resize and as long again for slice and flip, which are
 copies of rows; on a GPU they are the ones that are used (dali.py), but for pixels that the host holds without
@@ -6,16 +6,12 @@ decoding, or has decoded to the crop's size: of these a batch of windows is one 
 Shape suffixes: B samples, H W pixels, S the crop's side, C channels.
 """
 
-# DALI types its operators but not its Pipeline
-# mypy: allow-untyped-calls
-
 from __future__ import annotations
 
 import math
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Final
+from concurrent.futures import Future
+from typing import Final
 
 import numpy as np
 import torch
@@ -23,32 +19,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from turbomim.pipeline.crops import Inputs, Interpolation, resized_sides, src_offsets
-from turbomim.pipeline.decode import decoding_pipeline, without_webp_exif
+from turbomim.pipeline.decode import BadImages, decode_or_say
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.memory import Memory
 from turbomim.pipeline.resize import resize, resize_region
 from turbomim.pipeline.store import Kind
 from turbomim.pipeline.threads import serial_pool
 
-if TYPE_CHECKING:
-    from nvidia.dali.pipeline import Pipeline
-
 Pixels = NDArray[np.uint8]
 
 # an image of more windows than this is resized only where its window lies
 PANORAMA: Final = 16
+# images that a thread decodes before it resizes and cuts them: few, for the memory they take
+GROUP: Final = 8
 
-
-# windows being filled, and the threads' parts of that
-_Cutting = tuple[Tensor, list[Future[None]]]
+# windows being filled, and the threads' parts of that: reasons, by place, of images that do not decode
+_Cutting = tuple[Tensor, list[Future[dict[int, str]]]]
 
 
 class HostWindows:
     """Batches of windows in order, a few under way: the counterpart of `dali.CropGraph`.
 
     size: the crop's side; store: "raw" images are pixels, "resized" ones JPEGs, of a short side of `size`;
-    "original" ones are resized here, by `interpolation`; device: "cpu" or "cuda"; threads: of the decoder,
-    and as many that resize.
+    "original" ones are resized here, by `interpolation`; device: "cpu" or "cuda"; threads: each decodes,
+    resizes and cuts.
     """
 
     def __init__(
@@ -57,7 +51,6 @@ class HostWindows:
         *,
         interpolation: Interpolation = "bicubic",
         store: Kind = "original",
-        batch: int,
         device: str,
         threads: int,
     ) -> None:
@@ -65,22 +58,28 @@ class HostWindows:
         self._interpolation = interpolation
         self._stored = store != "original"
         # a copy is so short that a second thread waits for the interpreter more than it copies
-        self._cutters = 1 if self._stored else threads
-        # two share the threads: while one's batch is handed over, the other decodes
-        shares = [threads - threads // 2, threads // 2] if threads > 1 else [1]
-        self._decoders: SimpleQueue[Pipeline | None] = SimpleQueue()
-        for share in shares:
-            raw = store == "raw"
-            self._decoders.put(None if raw else decoding_pipeline(batch=batch, threads=share, prefetch=1))
-        self._starters = ThreadPoolExecutor(len(shares), thread_name_prefix="turbomim-decode")
-        self._pool = serial_pool(self._cutters, "turbomim-cut")
-        self._copies = torch.cuda.Stream() if device == "cuda" else None
+        self._threads = 1 if store == "raw" else threads
+        self._pool = serial_pool(self._threads, "turbomim-decode")
+        self._copies = torch.cuda.Stream() if device == "cuda" else None  # type: ignore[no-untyped-call]
         self._memory = Memory()
-        self._batches: deque[Future[_Cutting]] = deque()
+        self._batches: deque[_Cutting] = deque()
 
-    def feed(self, images: list[Pixels], inputs: Inputs) -> None:
-        """Start a batch: encoded images, (bytes,) each, or pixels, (H, W, 3) each; inputs of `crops.draw`."""
-        self._batches.append(self._starters.submit(self._start, images, inputs))
+    def feed(self, images: list[Pixels], inputs: Inputs, *, again: bool = False) -> None:
+        """Start a batch: encoded images, (bytes,) each, or pixels, (H, W, 3) each; inputs of `crops.draw`.
+
+        again: it takes the place of the one that failed, which is the oldest.
+        """
+        shape = (len(images), self._size, self._size, 3)
+        if self._copies is None:
+            windows_BSSC = torch.from_numpy(self._memory.take(math.prod(shape)).reshape(shape))
+        else:
+            windows_BSSC = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        parts = np.array_split(np.arange(len(images)), max(self._threads, -(-len(images) // GROUP)))
+        cut = [self._pool.submit(self._cut, places, images, inputs, windows_BSSC) for places in parts]
+        if again:
+            self._batches.appendleft((windows_BSSC, cut))
+        else:
+            self._batches.append((windows_BSSC, cut))
 
     def schedule(self) -> None:
         """Nothing to do: a batch begins when it is fed."""
@@ -88,51 +87,45 @@ class HostWindows:
     def take(self) -> Tensor:
         """Wait for the oldest batch; return its images_BHWC, uint8, contiguous, on the device.
 
-        Raises RuntimeError if DALI failed to decode it, UserError if a stored side is not the crop's.
+        Raises BadImages where an image does not decode, UserError if a stored side is not the crop's.
         """
-        windows_BSSC, parts = self._batches.popleft().result()
-        for part in parts:
-            part.result()
+        windows_BSSC, parts = self._batches.popleft()
+        reasons = {place: reason for part in parts for place, reason in part.result().items()}
+        if reasons:
+            raise BadImages(reasons)
         return windows_BSSC if self._copies is None else to_gpu(windows_BSSC, self._copies)
 
     def close(self) -> None:
         """Wait for what is under way, drop the rest, end the threads."""
-        self._starters.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
-    def _start(self, images: list[Pixels], inputs: Inputs) -> _Cutting:
-        """Decode a batch, if it is not; then let every thread resize and cut a part of it."""
-        decoder = self._decoders.get()
-        try:
-            if decoder is not None:
-                decoder.feed_input("images", [without_webp_exif(image) for image in images])
-                (decoded,) = decoder.run()
-                # views, which keep DALI's memory: `at` copies
-                images = [np.asarray(decoded[place]) for place in range(len(decoded))]
-        finally:
-            self._decoders.put(decoder)
-        sides_B2 = np.array([image.shape[:2] for image in images])
+    def _cut(
+        self, places: NDArray[np.int64], images: list[Pixels], inputs: Inputs, windows_BSSC: Tensor
+    ) -> dict[int, str]:
+        """Decode some images, if they are not, and cut their windows; return why others do not decode."""
+        decoded: dict[int, Pixels] = {}
+        reasons: dict[int, str] = {}
+        for place in places.tolist():
+            image = images[place] if images[place].ndim == 3 else decode_or_say(images[place])
+            if isinstance(image, str):
+                reasons[place] = image
+            else:
+                decoded[place] = image
+        if reasons or not decoded:
+            # the batch is made again, with other images in their places
+            return reasons
+        sides_B2 = np.array([image.shape[:2] for image in decoded.values()])
         if self._stored:
             self._check_stored(sides_B2)
         else:
             sides_B2 = resized_sides(sides_B2, sides_B2.min(1, keepdims=True), self._size)
-        starts_B2 = src_offsets(inputs["words"], sides_B2, self._size)
-        shape = (len(images), self._size, self._size, 3)
-        if self._copies is None:
-            windows_BSSC = torch.from_numpy(self._memory.take(math.prod(shape)).reshape(shape))
-        else:
-            windows_BSSC = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        flips_B = inputs["flips"]
-
-        def cut(places: NDArray[np.int64]) -> None:
-            for place in places:
-                pixels, start_2 = resize_for_window(
-                    images[place], sides_B2[place], starts_B2[place], self._size, self._interpolation
-                )
-                cut_window(pixels, start_2, bool(flips_B[place]), windows_BSSC[place])
-
-        parts = np.array_split(np.arange(len(images)), self._cutters)
-        return windows_BSSC, [self._pool.submit(cut, places) for places in parts]
+        starts_B2 = src_offsets(inputs["words"][places], sides_B2, self._size)
+        for row, (place, image) in enumerate(decoded.items()):
+            pixels, start_2 = resize_for_window(
+                image, sides_B2[row], starts_B2[row], self._size, self._interpolation
+            )
+            cut_window(pixels, start_2, bool(inputs["flips"][place]), windows_BSSC[place])
+        return reasons
 
     def _check_stored(self, sides_B2: NDArray[np.int64]) -> None:
         (others,) = np.nonzero(sides_B2.min(1) != self._size)

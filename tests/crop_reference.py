@@ -20,6 +20,7 @@ from torchvision.transforms import RandomResizedCrop, transforms
 
 from turbomim.pipeline.crops import Crop, Inputs, Interpolation, src_offsets
 from turbomim.pipeline.dali import CropGraph
+from turbomim.pipeline.decode import decode
 from turbomim.pipeline.windows import HostWindows
 
 
@@ -39,7 +40,7 @@ def run_graph(
     graph = CropGraph(
         crop, size, interpolation=interpolation, batch=len(images), device="cpu", threads=2, prefetch=1
     )
-    graph.feed(images, inputs)
+    graph.feed([decode(image) for image in images], inputs)
     graph.schedule()
     out: NDArray[np.uint8] = graph.take().numpy()
     return out
@@ -49,7 +50,7 @@ def run_windows(
     images: list[NDArray[np.uint8]], inputs: Inputs, size: int, interpolation: Interpolation = "bicubic"
 ) -> NDArray[np.uint8]:
     """Crop as the loader does on a CPU."""
-    windows = HostWindows(size, interpolation=interpolation, batch=len(images), device="cpu", threads=2)
+    windows = HostWindows(size, interpolation=interpolation, device="cpu", threads=2)
     windows.feed(images, inputs)
     out: NDArray[np.uint8] = windows.take().numpy()
     windows.close()

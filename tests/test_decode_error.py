@@ -17,7 +17,6 @@ of memory left without numbers and flags (`test_a_run_names_memory_and_flags`); 
 from __future__ import annotations
 
 import io
-import os
 import resource
 import sys
 from functools import partial
@@ -26,10 +25,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 from runs import config_for, finish, launch, quiet, records
-from test_loader import load
+from test_loader import by_position, load
 from test_rand_augment import Given, ahead_of, batch_at
 from test_repair import damage, own_split
 from test_stores import jpeg
@@ -37,7 +37,9 @@ from test_stores import jpeg
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline import dali, decode
 from turbomim.pipeline import loader as loader_module
-from turbomim.pipeline.decode import Decoder, decoding_pipeline
+from turbomim.pipeline.dali import GpuDecoding, decode_node
+from turbomim.pipeline.dali_package import import_dali
+from turbomim.pipeline.decode import BadImages
 from turbomim.pipeline.decode_error import (
     DeviceFault,
     failure_reason,
@@ -164,15 +166,42 @@ def failing_pipelines(monkeypatch: pytest.MonkeyPatch, text: str, fails: Any) ->
 
     monkeypatch.setattr(dali, "_empty_pipeline", pipeline)
     # without a GPU there is no other
-    node = decode.decode_node
-    monkeypatch.setattr(dali, "decode_node", lambda encoded, _: node(encoded, "cpu"))
+    monkeypatch.setattr(dali, "decode_node", lambda encoded, gpu: decode_node(encoded, gpu, "cpu"))
     return made
+
+
+def decode_as_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the loader meet bad images as a GPU's graph does: a batch fails, and its images are tried."""
+    take = HostWindows.take
+
+    def fail(self: HostWindows) -> torch.Tensor:
+        try:
+            return take(self)
+        except BadImages as error:
+            raise RuntimeError(DALI.format(IMAGE[0])) from error
+
+    monkeypatch.setattr(HostWindows, "take", fail)
+    monkeypatch.setattr(loader_module, "find_undecodable", partial(dali.find_undecodable_on_gpu, threads=1))
+
+
+def test_bad_images_of_a_gpu_are_replaced(own_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that fails is tried by halves, and all that is under way begins again."""
+    for sample in (3, 4, 20):
+        damage(own_split, sample, "cut")
+    lines: list[str] = []
+    found: list[str] = []
+    expected = by_position(load(own_split, 12, notify=lines.append))
+    decode_as_a_gpu(monkeypatch)
+    failing_pipelines(monkeypatch, "", lambda *_: False)
+    assert by_position(load(own_split, 12, notify=found.append)) == expected
+    assert len(found) == len(lines) == 3
 
 
 def test_an_error_while_images_are_tried(own_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     """The images of a batch that failed for one of them are tried, and then the machine fails."""
     for sample in range(9):
         damage(own_split, sample, "cut")
+    decode_as_a_gpu(monkeypatch)
     made = failing_pipelines(monkeypatch, MACHINE["address"], lambda _, number: number > 3)
     lines: list[str] = []
     with pytest.raises(UserError, match=r"position \d+ on cpu: .*cudaErrorIllegalAddress.*no photograph"):
@@ -184,7 +213,7 @@ def test_a_gpu_that_decodes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it says: what the CPU decodes is no bad photograph.  Of one image alone nothing is known."""
     images = [np.frombuffer(jpeg(texture(seed, 40, 50)), np.uint8) for seed in range(5)]
     broken = [image[: len(image) // 2] for image in images]
-    find = partial(dali.find_undecodable, device="cuda", decode="mixed", threads=1)
+    find = partial(dali.find_undecodable_on_gpu, threads=1)
     failing_pipelines(monkeypatch, IMAGE[0], lambda device, _: device == "cuda")
     with pytest.raises(DeviceFault, match="the GPU decodes none of 5 images, the CPU 5 of them") as caught:
         find(images)
@@ -207,8 +236,7 @@ def test_a_gpu_that_decodes_nothing_ends_the_loader(
     for sample in range(0, 33, 5):
         damage(own_split, sample, "cut")
     failing_pipelines(monkeypatch, IMAGE[0], lambda device, _: device == "cuda")
-    on_gpu = lambda images, **_: dali.find_undecodable(images, device="cuda", threads=1)  # noqa: E731
-    monkeypatch.setattr(loader_module, "find_undecodable", on_gpu)
+    decode_as_a_gpu(monkeypatch)
     lines: list[str] = []
     of_batch = "position 6 on cpu: the GPU decodes none of 6 images, the CPU 4 of them; no photograph"
     with pytest.raises(UserError, match=of_batch):
@@ -216,26 +244,26 @@ def test_a_gpu_that_decodes_nothing_ends_the_loader(
     assert lines == []
 
 
-@pytest.mark.parametrize("name", ["host", "python"])
+@pytest.mark.parametrize("name", ["python"])
 def test_a_decoder_blames_no_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of `shard make`, `verify`, `embed` and all of eval."""
     images = [np.frombuffer(jpeg(texture(seed, 40, 50)), np.uint8) for seed in range(3)]
-    fails = ERRORS[name]
-    run = Decoder._run
+    fails: BaseException = ERRORS[name]
+    decode_jpeg = simplejpeg.decode_jpeg
 
-    def failing(self: Decoder, some: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
-        if any(image is images[1] for image in some):
+    def failing(image: NDArray[np.uint8], *words: Any, **settings: Any) -> Any:
+        if image is images[1]:
             raise fails
-        return run(self, some)
+        return decode_jpeg(image, *words, **settings)
 
-    monkeypatch.setattr(decode.Decoder, "_run", failing)
+    monkeypatch.setattr(decode, "_simplejpeg", lambda: failing)
     with pytest.raises(UserError, match=f"{len(images[1]):,} bytes could not be decoded: ") as caught:
-        Decoder().decode(images)
+        decode.find_undecodable(images)
     said = str(caught.value)
     assert "memory ran out: use fewer workers" in said and "\n" not in said and failure_reason(fails) in said
-    fails = RuntimeError(DALI.format(IMAGE[0]))
-    found = Decoder().decode(images)
-    assert found[1] == "Failed to decode sample #0" and not any(isinstance(found[i], str) for i in (0, 2))
+    # any other error is the image's
+    fails = OSError("broken")
+    assert decode.find_undecodable(images) == {1: "broken"}
 
 
 def test_the_decoder_s_own_words_for_memory(tmp_path: Path) -> None:
@@ -247,20 +275,16 @@ def test_the_decoder_s_own_words_for_memory(tmp_path: Path) -> None:
 
 
 def decode_with_little(out: Path) -> None:
-    decoder = Decoder(batch=1)
     content = np.frombuffer(jpeg(np.zeros((6000, 6000, 3), np.uint8)), np.uint8)
-    decoder.decode([np.frombuffer(jpeg(texture(1, 40, 50)), np.uint8)])
+    decode.decode(np.frombuffer(jpeg(texture(1, 40, 50)), np.uint8))
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + 2**26, resource.RLIM_INFINITY))
     try:
-        (found,) = decoder.decode([content])
-        said = str(found)
+        said = str(decode.decode(content))
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     out.write_text(said)
-    # DALI's threads need not end well after that
-    os._exit(0)
 
 
 @pytest.mark.parametrize("name", ["device", "address"])
@@ -318,9 +342,13 @@ def test_rand_augment_is_not_blamed(tiny_split: Split, monkeypatch: pytest.Monke
     assert "--finetune.rand_augment" not in str(caught.value) and is_out_of_memory(caught.value)
 
 
-def test_the_installed_decoder_says_so(tiny_split: Split) -> None:
+def test_the_installed_decoder_says_so() -> None:
     """A damaged image's real error is the image's."""
-    pipeline = decoding_pipeline(batch=1, threads=1, prefetch=1)
+    pipeline = dali._empty_pipeline(batch=1, device="cpu", threads=1, prefetch=1)
+    with pipeline:
+        encoded = import_dali().fn.external_source(name="images")
+        pipeline.set_outputs(decode_node(encoded, GpuDecoding(), "cpu"))
+    pipeline.build()
     image = np.frombuffer(jpeg(texture(1, 40, 50)), np.uint8)
     pipeline.feed_input("images", [image[: len(image) // 2]])
     with pytest.raises(RuntimeError) as caught:

@@ -35,8 +35,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import functional as vision
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline import centre_crops, image_source
-from turbomim.pipeline.decode import Decoder
+from turbomim.pipeline import image_source
 from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.index_tars import index_tars
 from turbomim.pipeline.pack import make_shards
@@ -250,29 +249,6 @@ def test_another_size_resamples_positions_as_timm_does(
     assert json.loads(str(found["made"]))["size"] == size
     for key, row in list(zip(found["keys"], found["features"], strict=True))[:4]:
         assert like(row, by_hand(run, photo_folder / "ash" / key, size)[1]), key
-
-
-def test_large_photographs_are_decoded_a_few_at_a_time(
-    photo_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many a batch has: decoded together are at most so many, and at most so many pixels."""
-    together: list[int] = []
-    decode = Decoder.decode
-
-    def counted(self: Any, images: list[Any]) -> Any:
-        together.append(len(images))
-        return decode(self, images)
-
-    monkeypatch.setattr(Decoder, "decode", counted)
-    source = image_source.open_source(photo_folder)
-    words: dict[str, Any] = {"size": 32, "interpolation": "bicubic", "batch": 33, "threads": 1}
-    usual = [crops.images_BHWC for crops in image_source.source_crops(source, **words)]
-    assert together == [16, 16, 1]
-    together.clear()
-    monkeypatch.setattr(centre_crops, "GROUP_PIXELS", 10_000)
-    fewer = [crops.images_BHWC for crops in image_source.source_crops(source, **words)]
-    assert len(together) > 10 and sum(together) == 33
-    assert np.array_equal(np.concatenate(usual), np.concatenate(fewer))
 
 
 @pytest.mark.parametrize("name", ["F.npz", "F.safetensors"])

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from test_pack import bad_entries, contents, members, save_image
 
+from turbomim.benchmarks.image_kinds import png
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.inspect import format_summary, inspect_split
@@ -60,21 +61,15 @@ def test_nested_and_empty_class_folders(tmp_path: Path) -> None:
     assert report.manifest.made["class_samples"] == [0, 1]
 
 
-def png_that_claims(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    end = b"IEND"
-    chunks = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    return b"\x89PNG\r\n\x1a\n" + chunks + struct.pack(">I", 0) + end + struct.pack(">I", zlib.crc32(end))
-
-
 BAD_IMAGES: dict[str, tuple[bytes, str]] = {
     "empty.jpg": (b"", "empty file"),
     "page.jpg": (b"<!doctype html><p>not found", "not a JPEG, PNG or WebP file"),
     "zeros.png": (bytes(1000), "not a JPEG, PNG or WebP file"),
-    "cut.jpg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "broken JPEG header"),
-    "cut.webp": (b"RIFF\x10\x00\x00\x00WEBPVP8 ", "broken WEBP header"),
-    "bomb.png": (png_that_claims(20000, 20000), "over the limit of 178956970 pixels"),
-    "thin.png": (png_that_claims(5000, 31), "5000 x 31 pixels, short side under 32"),
+    "cut.jpg": (b"\xff\xd8\xff\xe0\x00\x10JFIF", "a JPEG segment at byte 4 says that it has 16 bytes"),
+    "stray.jpg": (b"\xff\xd8\xff\xe0\0\2" + bytes(7), "byte 6 of its JPEG header, 0x00, is no marker"),
+    "cut.webp": (b"RIFF\x10\x00\x00\x00WEBPVP8 ", "cut: its WebP says that it has 24 bytes"),
+    "bomb.png": (png(20000, 20000, 8, 2, b""), "20000 x 20000 pixels, over the limit of 178,956,970"),
+    "thin.png": (png(5000, 31, 8, 2, b""), "5000 x 31 pixels, short side under 32"),
 }
 
 
@@ -98,10 +93,10 @@ def test_bad_images_are_listed_with_a_reason_and_leave_no_holes(tmp_path: Path) 
         assert sorted(path.stem for path in out.glob("*.tar")) == numbers
         assert sorted(path.stem for path in out.glob("*.idx")) == numbers
         assert len(open_split(out).index) == 6
-        assert report.manifest.made["images_bad"] == 10
+        assert report.manifest.made["images_bad"] == 11
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     summary = inspect_split(tmp_path / "1")
-    assert summary.bad == 10 and "'bomb.png': over the limit" in format_summary(summary)
+    assert summary.bad == 11 and "'bomb.png': 20000 x 20000 pixels, over the limit" in format_summary(summary)
 
 
 def test_min_side(tmp_path: Path) -> None:

@@ -286,10 +286,10 @@ def test_crops_that_a_store_cannot_give_are_refused(
     tiny_split: Split, settings: dict[str, Any], message: str | None
 ) -> None:
     if message is None:
-        check_store(DataConfig(**settings), stored(tiny_split), "--data.path")
+        check_store(DataConfig(**settings), stored(tiny_split), "--data.path", "cpu")
         return
     with pytest.raises(UserError, match=message) as error:
-        check_store(DataConfig(**settings), stored(tiny_split), "--data.path")
+        check_store(DataConfig(**settings), stored(tiny_split), "--data.path", "cpu")
     assert "\n" not in str(error.value)
 
 

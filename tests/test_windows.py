@@ -12,6 +12,7 @@ from PIL import Image
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.crops import PAD, src_offsets
+from turbomim.pipeline.decode import BadImages
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.store import Kind
 from turbomim.pipeline.windows import HostWindows, cut_window
@@ -71,7 +72,7 @@ def test_batches_come_in_order_and_stay_valid(store: Kind, threads: int) -> None
     """Held ones keep their pixels while later ones are cut; also on more threads than samples."""
     batch, prefetch, taken = 5, 2, 12
     random = np.random.default_rng(2)
-    windows = HostWindows(SIZE, store=store, batch=batch, device="cpu", threads=threads)
+    windows = HostWindows(SIZE, store=store, device="cpu", threads=threads)
     due: list[Pixels] = []
 
     def feed() -> None:
@@ -100,7 +101,7 @@ def test_batches_come_in_order_and_stay_valid(store: Kind, threads: int) -> None
 
 def test_memory_is_used_again_only_when_nothing_views_it() -> None:
     random = np.random.default_rng(3)
-    windows = HostWindows(SIZE, store="raw", batch=2, device="cpu", threads=1)
+    windows = HostWindows(SIZE, store="raw", device="cpu", threads=1)
     images, inputs = images_of(random, 2), inputs_of(random, 2)
 
     def take() -> torch.Tensor:
@@ -122,13 +123,18 @@ def test_a_batch_that_does_not_decode_raises_when_it_is_taken() -> None:
     images = [encode(Image.fromarray(image), "JPEG") for image in images_of(random, 3)]
     cut = images[1].copy()
     cut[len(cut) // 2 :] = 255
-    windows = HostWindows(SIZE, store="resized", batch=3, device="cpu", threads=2)
+    windows = HostWindows(SIZE, store="resized", device="cpu", threads=2)
     windows.feed(images, inputs_of(random, 3))
     windows.feed([images[0], cut, images[2]], inputs_of(random, 3))
     windows.schedule()
     assert windows.take().shape == (3, SIZE, SIZE, 3)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(BadImages) as caught:
         windows.take()
+    assert list(caught.value.reasons) == [1] and caught.value.behind == 0
+    # made again, it comes before later ones
+    windows.feed(images, inputs_of(random, 3))
+    windows.feed(images[:2], inputs_of(random, 2), again=True)
+    assert [len(windows.take()), len(windows.take())] == [2, 3]
     windows.close()
 
 
@@ -137,7 +143,7 @@ def test_originals_are_resized_as_by_pillow() -> None:
     shapes = [(60, 40), (13, 17), (SIZE, SIZE), (30, 900), (900, 3), (1, 1)]
     images = [texture(i, *shape) for i, shape in enumerate(shapes)]
     inputs = inputs_of(np.random.default_rng(8), len(images))
-    windows = HostWindows(SIZE, store="original", batch=len(images), device="cpu", threads=2)
+    windows = HostWindows(SIZE, store="original", device="cpu", threads=2)
     windows.feed([encode(Image.fromarray(image), "PNG") for image in images], inputs)
     windows.schedule()
     found = windows.take().numpy().astype(int)
@@ -155,7 +161,7 @@ def test_a_short_side_that_is_not_the_crops(side: int, store: Kind) -> None:
     """The manifest promised it; a window of it would be one of another scale, without a word."""
     images = [texture(0, SIZE, 40), texture(1, 40, side)]
     fed = [encode(Image.fromarray(image), "PNG") for image in images] if store == "resized" else images
-    windows = HostWindows(SIZE, store=store, batch=2, device="cpu", threads=1)
+    windows = HostWindows(SIZE, store=store, device="cpu", threads=1)
     with pytest.raises(UserError, match=rf"has {side} x 40 pixels, its short side is not the {SIZE}"):
         windows.feed(fed, inputs_of(np.random.default_rng(5), 2))
         windows.schedule()
@@ -169,7 +175,7 @@ def test_an_error_in_a_thread_that_cuts_is_raised(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("turbomim.pipeline.windows.cut_window", fail)
     random = np.random.default_rng(6)
-    windows = HostWindows(SIZE, store="raw", batch=2, device="cpu", threads=2)
+    windows = HostWindows(SIZE, store="raw", device="cpu", threads=2)
     windows.feed(images_of(random, 2), inputs_of(random, 2))
     with pytest.raises(ZeroDivisionError):
         windows.take()
@@ -184,7 +190,7 @@ def test_threads_that_cut_start_no_others() -> None:
     size, batch, threads = 224, 16, 2
     random = np.random.default_rng(7)
     inputs = inputs_of(random, batch) | {"flips": np.ones(batch, np.int32)}
-    windows = HostWindows(size, store="raw", batch=batch, device="cpu", threads=threads)
+    windows = HostWindows(size, store="raw", device="cpu", threads=threads)
     images = images_of(random, batch, size)
     before = len(os.listdir("/proc/self/task"))
     for _ in range(4):

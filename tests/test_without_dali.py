@@ -1,4 +1,4 @@
-"""Without NVIDIA DALI: what decodes nothing works, what decodes says what to install, no module imports it.
+"""Without NVIDIA DALI: all works but random resized crops and GPUs, which say what to install.
 
 Planted bug: `from nvidia.dali import fn` at the head of a module of `pipeline/` fails
 `test_dali_is_imported_in_one_place` and `test_an_installation_without_dali_imports_and_trains`.
@@ -34,7 +34,7 @@ ONE_PLACE = ROOT / "pipeline" / "dali_package.py"
 # they measure DALI itself
 ABOUT_DALI = {"bench_reader", "damage_images"}
 LINE = (
-    "NVIDIA DALI, which decodes photographs and cuts random resized crops, is not installed: "
+    "NVIDIA DALI, which cuts random resized crops and feeds GPUs, is not installed: "
     "pip install 'turbomim[cuda1"
 )
 OLD, NEW = "nvidia-dali-cuda120", "nvidia-dali-cuda130"
@@ -159,13 +159,18 @@ def pretrain_words(data: Path, runs: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
-def test_photographs_are_one_line(trees: Path, tmp_path: Path, more: list[str]) -> None:
-    code, said = call(tmp_path, *pretrain_words(trees, tmp_path / "runs", *more))
+def test_random_crops_are_one_line(trees: Path, tmp_path: Path, more: list[str]) -> None:
+    code, said = call(tmp_path, *pretrain_words(trees, tmp_path / "runs", "--data.crop", "rrc", *more))
     last = said.splitlines()[-1]
     assert code == 1
     assert last.startswith(f"turbomim: {LINE}") and said.count("DALI, which") == 1
     assert "Traceback" not in said
     assert not (tmp_path / "runs").exists()
+
+
+def test_photographs_are_trained_on(trees: Path, tmp_path: Path) -> None:
+    code, said = call(tmp_path, *pretrain_words(trees, tmp_path / "runs"))
+    assert code == 0, said
 
 
 def test_a_random_crop_of_raw_pixels_is_one_line(raw: Path, tmp_path: Path) -> None:
@@ -174,19 +179,18 @@ def test_a_random_crop_of_raw_pixels_is_one_line(raw: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("more", [["--store", "raw", "--short-side", "32"], ["--check", "full"]])
-def test_shards_that_are_decoded_are_one_line(photo_folder: Path, tmp_path: Path, more: list[str]) -> None:
+def test_shards_that_are_decoded(photo_folder: Path, tmp_path: Path, more: list[str]) -> None:
     words = ["shard", "make", str(photo_folder), str(tmp_path / "out"), "--workers", "1", *more]
     code, said = call(tmp_path, *words)
-    assert code == 1 and said.splitlines()[-1].startswith(f"turbomim: {LINE}")
+    assert code == 0, said
 
 
-def test_original_bytes_are_packed_and_verified(photo_folder: Path, trees: Path, tmp_path: Path) -> None:
+def test_original_bytes_are_packed_and_verified(photo_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert call(tmp_path, "shard", "make", str(photo_folder), str(out), "--workers", "1")[0] == 0
     assert json.loads((out / "manifest.json").read_text())["samples"] == 33
     assert call(tmp_path, "shard", "verify", str(out), "--workers", "1")[0] == 0
-    code, said = call(tmp_path, "shard", "verify", str(trees), "--images", "--workers", "1")
-    assert code == 1 and LINE in said
+    assert call(tmp_path, "shard", "verify", str(out), "--images", "--workers", "1")[0] == 0
 
 
 def test_raw_pixels_are_verified(raw: Path, tmp_path: Path) -> None:

@@ -38,16 +38,16 @@ def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
         if not Path(path).exists():
             raise UserError(f"{flag} {path} does not exist: give the folder that `turbomim shard make` wrote")
         opened.append(open_split(path))
-        check_store(data, opened[0], flag)
+        check_store(data, opened[0], flag, world.device.type)
 
     world.from_main(check)
     return world.together(lambda: opened[0] if opened else open_split(path))
 
 
-def check_store(data: DataConfig, split: Split, flag: str) -> None:
+def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:
     """Raise UserError if the split's store cannot give the crops that are asked for, or DALI is not there."""
     store = Store.of(split.manifest.made)
-    if (store.kind, data.crop) != ("raw", "src"):
+    if data.crop == "rrc" or (device == "cuda" and store.kind != "raw"):
         # now, not after a run folder was made
         import_dali()
     if store.short_side is None:

@@ -179,7 +179,7 @@ def model_width(model: MAE) -> int:
 def random_crops(config: Config, split: Split, head: Head, most: int, device: torch.device) -> Loader:
     """Random resized crops (0.08 to 1) and flips of a split, micro-batches that divide a step's samples."""
     data = dataclasses.replace(config.data, crop="rrc", rrc_scale=0.08, interpolation=INTERPOLATION)
-    check_store(data, split, "--train")
+    check_store(data, split, "--train", device.type)
     run = dataclasses.replace(config.run, seed=head.seed)
     return open_loader(
         dataclasses.replace(config, data=data, run=run),

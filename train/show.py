@@ -47,7 +47,7 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     if not path.is_dir():
         raise UserError(f"{path}, the data of {run}, is not a folder seen from here: give --data FOLDER")
     split = open_split(path)
-    check_store(config.data, split, "--data")
+    check_store(config.data, split, "--data", "cpu")
     if images > split.manifest.samples:
         raise UsageError(f"--images {images}: {path} has only {counted(split.manifest.samples, 'sample')}")
     batch = pick(split, config, images)

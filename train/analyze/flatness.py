@@ -130,7 +130,7 @@ def _cells(run: dict[str, Any], shown: int) -> list[str]:
 
 def first_batch(config: Config, split: Split, images: int, device: torch.device) -> Batch:
     """The first images of the run's stream over this split, as training gets them.  Raises UserError."""
-    check_store(config.data, split, "--data")
+    check_store(config.data, split, "--data", device.type)
     with open_loader(
         config,
         split,
