@@ -65,9 +65,10 @@ def index_tars(
     """Index all `*.tar` of a folder, in natural order of their names, as one split.
 
     image, label: extensions of the members to read, label "none" for none; by default the member with an
-    image's extension, and "cls" where every sample has one.  allow_missing: leave samples without an image
-    out, named in bad.jsonl.  force: replace index files and listings of others.  workers: threads; reading
-    and hashing run side by side.  Raises UserError; index files written by then are right and stay.
+    image's extension, and "cls" where every sample has one; where all say -1 there are no labels.
+    allow_missing: leave samples without an image out, named in bad.jsonl.  force: replace index files and
+    listings of others.  workers: threads; reading and hashing run side by side.  Raises UserError; index
+    files written by then are right and stay.
     """
     folder = Path(path)
     tars = find_tars(folder)
@@ -80,6 +81,7 @@ def index_tars(
     indexed = _index_all(folder, tars, choice, workers, allow_missing, force, progress)
     without = _check_images(indexed, choice, allow_missing)
     labelled = sum(tar.samples.labelled for tar in indexed)
+    numbered = sum(tar.samples.numbered for tar in indexed)
     shards = tuple(tar.shard for tar in indexed)
     samples = sum(shard.samples for shard in shards)
     if labelled < samples and (labelled or (label and choice.label)):
@@ -90,7 +92,7 @@ def index_tars(
     images = Counter[str]()
     for tar in indexed:
         images += tar.samples.images
-    record = {"image": sorted(images), "label": choice.label if labelled else None}
+    record = {"image": sorted(images), "label": choice.label if numbered else None}
     manifest = Manifest(
         name=name,
         split=split,
@@ -190,9 +192,12 @@ def _check_images(indexed: list[IndexedTar], choice: Choice, allow_missing: bool
     images = sorted({extension for tar in indexed for extension in tar.samples.images})
     if not images:
         found = Counter(extension for _, _, extensions in missing for extension in extensions).most_common(8)
-        names = (
-            ", ".join(f"{count:,} {extension}" for extension, count in found) or "no files with an extension"
-        )
+        if not found:
+            raise UserError(
+                f"no sample has an image: looked for {wanted}, found no files with an extension; give "
+                "a folder of tars with images"
+            )
+        names = ", ".join(f"{count:,} {extension}" for extension, count in found)
         raise UserError(
             f"no sample has an image: looked for {wanted}, found {names}; choose with --image EXT"
         )

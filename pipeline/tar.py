@@ -54,6 +54,11 @@ class Members:
 OURS = Members()
 
 
+def is_label(content: bytes) -> bool:
+    """Whether a label's bytes are a decimal number, or -1, which stands for none."""
+    return content.strip().isdigit() or content.strip() == b"%d" % NO_LABEL
+
+
 def tar_member(name: str, content: bytes) -> bytes:
     """Give one USTAR member: header, content, zeros up to the block.
 

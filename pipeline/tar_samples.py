@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Final
 
 from turbomim.pipeline.photographs import MAX_IMAGE_BYTES
-from turbomim.pipeline.tar import LABEL_BYTES
+from turbomim.pipeline.tar import LABEL_BYTES, NO_LABEL, is_label
 from turbomim.pipeline.tar_walk import BadTar, TarMember, walk_tar
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
@@ -44,12 +44,14 @@ class Choice:
 class TarSamples:
     """What a tar holds. lines: its index, one a sample with an image.
 
-    labelled: samples of `lines` with a label.  images: their number by the image's extension.  without: key
-    and extensions of each sample that has no image.  others: files that are part of no sample.
+    labelled: samples of `lines` with a label's member; numbered: those whose label is not -1.  images: their
+    number by the image's extension.  without: key and extensions of each sample that has no image.  others:
+    files that are part of no sample.
     """
 
     lines: list[str] = field(default_factory=list)
     labelled: int = 0
+    numbered: int = 0
     images: Counter[str] = field(default_factory=Counter)
     without: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     others: int = 0
@@ -82,8 +84,8 @@ def read_samples_of(descriptor: int, choice: Choice) -> TarSamples:
         found.images[extension] += 1
         for extension, member in members:
             if extension == choice.label:
-                _check_label(descriptor, member, key)
                 found.labelled += 1
+                found.numbered += _read_label(descriptor, member, key) != NO_LABEL
         found.lines.append(" ".join(f"{ext} {m.offset} {m.size} {_printable(m.name)}" for ext, m in members))
     return found
 
@@ -117,11 +119,14 @@ def _members(descriptor: int, found: TarSamples) -> Iterator[tuple[str, str, Tar
             yield *parts, member
 
 
-def _check_label(descriptor: int, member: TarMember, key: str) -> None:
+def _read_label(descriptor: int, member: TarMember, key: str) -> int:
+    """Give a sample's label, NO_LABEL for none.  Raises BadTar."""
     content = os.pread(descriptor, min(member.size, LABEL_BYTES), member.offset)
-    if member.size > LABEL_BYTES or not content.strip().isdigit():
+    if member.size > LABEL_BYTES or not is_label(content):
         raise BadTar(
             member.offset,
             f"the label of {key!a} is {content!r} ({member.size:,} bytes), not a decimal number of at most "
-            f"{LABEL_BYTES} digits: choose with --label EXT, or --label none to read no labels",
+            f"{LABEL_BYTES} digits, or -1 for none: choose with --label EXT, or --label none to read no "
+            "labels",
         )
+    return int(content)
