@@ -15,6 +15,7 @@ import numpy as np
 from turbomim.pipeline.centre_crops import Crops, Pixels, crop_all, gather, split_crops
 from turbomim.pipeline.crops import Interpolation
 from turbomim.pipeline.decode import Decoder
+from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.image_file import RefusedImage, read_image
 from turbomim.pipeline.pack_plan import find_source
 from turbomim.pipeline.photographs import Photograph, Photographs
@@ -30,15 +31,18 @@ READERS = 8
 Source = Photographs | Split
 
 
-def open_source(path: Path) -> Source:
-    """Open a folder of shards as a split, and list the images of any other folder, or of a .csv or .tsv list.
+def open_source(path: Path, columns: str | None = None) -> Source:
+    """Open a folder of shards as a split, and list the images of any other folder, or of a list of paths.
 
-    Raises UserError: nothing there, no images, shards that are not whole or not indexed.
+    columns: of a list, as in `find_source`.  Raises UserError: nothing there, no images, shards that are not
+    whole or not indexed.
     """
     shards = path.is_dir() and (
         (path / MANIFEST).exists() or (path / MAKING).exists() or any(path.glob("*.tar"))
     )
-    return open_split(path) if shards else find_source(path, None)
+    if shards and columns is not None:
+        raise UsageError("--columns belongs to a .csv, .tsv or .txt list: leave it out for shards")
+    return open_split(path) if shards else find_source(path, columns=columns)
 
 
 def source_keys(source: Source) -> list[str]:

@@ -54,6 +54,7 @@ class Photographs:
     """The image files below a root, sorted by path.
 
     other_files: what else lay there, files by extension.  refused: what a list named and cannot be packed.
+    told: what people should know of how they were found, in lines.
     """
 
     root: Path
@@ -61,6 +62,7 @@ class Photographs:
     classes: tuple[str, ...]
     other_files: dict[str, int]
     refused: tuple[BadImage, ...] = ()
+    told: tuple[str, ...] = ()
 
 
 def find_photographs(source: Path) -> Photographs:
@@ -74,8 +76,8 @@ def find_photographs(source: Path) -> Photographs:
     if not source.is_dir():
         problem = "is a file" if source.exists() else "does not exist"
         raise UserError(
-            f"{str(source)!r} {problem}: give a folder of images, or of one folder per class, or a .csv or "
-            ".tsv list"
+            f"{str(source)!r} {problem}: give a folder of images, or of one folder per class, or a .csv, "
+            ".tsv or .txt list"
         )
     found, others = [], Counter[str]()
     for path, file_stamp in _walk(source, "", ()):
