@@ -4,7 +4,6 @@ An image that the shard maker would refuse, or that does not decode, is left out
 Shape suffixes: B images of a batch.
 """
 
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,7 +20,7 @@ from turbomim.pipeline.pack_plan import find_source
 from turbomim.pipeline.photographs import Photograph, Photographs
 from turbomim.pipeline.shards import MAKING, MANIFEST, Split, index_name, open_split
 from turbomim.pipeline.stored_image import stored_images
-from turbomim.pipeline.tar import Members
+from turbomim.pipeline.tar import Members, split_key
 
 # pixels: what `shard make` refuses unless told otherwise
 MIN_SIDE = 32
@@ -49,11 +48,11 @@ def source_keys(source: Source) -> list[str]:
     """Name each image: its key in the shards, or its path below the folder or as in the list."""
     if isinstance(source, Photographs):
         return [image.path for image in source.images]
-    extensions = Members.of(source.manifest.made).image
+    members = Members.of(source.manifest.made)
     keys: list[str] = []
     for shard in source.manifest.shards:
         lines = (source.path / index_name(shard.name)).read_bytes().decode("latin-1").split("\n")[1:-1]
-        keys += [re.sub(r"\.[^/]*$", "", image.name) for image in stored_images(lines, extensions)]
+        keys += [split_key(image.name, members.keys)[0] for image in stored_images(lines, members.image)]
     return keys
 
 

@@ -147,7 +147,8 @@ def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[
     shard, members = check.shard, check.members
     walked: list[str] | None = None
     try:
-        walked = read_samples_of(descriptor, Choice(image=members.image, label=members.label)).lines
+        choice = Choice(image=members.image, label=members.label, keys=members.keys)
+        walked = read_samples_of(descriptor, choice).lines
         if len(walked) != shard.samples:
             reason = f"holds {len(walked):,} samples, the manifest says {shard.samples:,}"
             problems.append(Problem(file=shard.name, reason=reason))
