@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from turbomim.pipeline.plural import counted
-from turbomim.pipeline.tar import KEYS, Keys, split_key
+from turbomim.pipeline.tar import Keys, split_key
 
 # what webdataset passes over: `__meta__` and what lies in such a folder
 META: Final = re.compile(r"__[^/]*__(/|$)")
@@ -59,16 +59,18 @@ class TarNames:
 
 def look_at_names(names: Iterable[bytes], is_image: Callable[[str], bool], label: str | None) -> TarNames:
     """Group the names of a tar by both rules.  label: extension of labels, None where they are not read."""
-    groups: dict[Keys, dict[str, list[str]]] = {rule: defaultdict(list) for rule in KEYS}
+    first: dict[str, list[str]] = defaultdict(list)
+    last: dict[str, list[str]] = defaultdict(list)
     dotted = ""
     for name in names:
-        parts = [(rule, split_name(name, rule)) for rule in KEYS]
-        for rule, part in parts:
+        one = split_name(name, "first-dot")
+        # most names have but one dot
+        other = split_name(name, "last-dot") if name.count(b".") > 1 else one
+        for groups, part in ((first, one), (last, other)):
             if part is not None:
-                groups[rule][part[0]].append(part[1])
-        if parts[0][1] != parts[1][1]:
+                groups[part[0]].append(part[1])
+        if one != other:
             dotted = dotted or name.decode(errors="surrogateescape")
-    first, last = groups.values()
     images = {key: [ext for ext in extensions if is_image(ext)] for key, extensions in first.items()}
     odd = next((key for key, some in images.items() if len(some) != 1), None)
     keys_of: Counter[str] = Counter(ext.rpartition(".")[0] for some in images.values() for ext in some)
