@@ -30,18 +30,20 @@ READERS = 8
 Source = Photographs | Split
 
 
-def open_source(path: Path, columns: str | None = None) -> Source:
+def open_source(path: Path, columns: str | None = None, skip: str | None = None) -> Source:
     """Open a folder of shards as a split, and list the images of any other folder, or of a list of paths.
 
-    columns: of a list, as in `find_source`.  Raises UserError: nothing there, no images, shards that are not
-    whole or not indexed.
+    columns: of a list; skip: of a folder, as in `find_source`.  Raises UserError: nothing there, no images,
+    shards that are not whole or not indexed.
     """
     shards = path.is_dir() and (
         (path / MANIFEST).exists() or (path / MAKING).exists() or any(path.glob("*.tar"))
     )
-    if shards and columns is not None:
-        raise UsageError("--columns belongs to a .csv, .tsv or .txt list: leave it out for shards")
-    return open_split(path) if shards else find_source(path, columns=columns)
+    if shards and (columns, skip) != (None, None):
+        raise UsageError(
+            "--columns belongs to a list, --skip to a folder of images: leave them out for shards"
+        )
+    return open_split(path) if shards else find_source(path, columns=columns, skip=skip)
 
 
 def source_keys(source: Source) -> list[str]:

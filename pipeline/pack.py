@@ -90,6 +90,7 @@ def make_shards(
     split: str = "train",
     root: str | os.PathLike[str] | None = None,
     columns: str | None = None,
+    skip: str | None = None,
     samples_per_shard: int | None = None,
     shard_count: int | None = None,
     store: Store | None = None,
@@ -104,8 +105,9 @@ def make_shards(
     """Pack the images of `src`, a folder or a .csv, .tsv or .txt list, into one split in the folder `dst`.
 
     name: of the data set (default: the source's).  root: what a list's paths start from; columns: what those
-    of its header are called, path=NAME,label=NAME, where that is not clear.  samples_per_shard: 1000 unless
-    shard_count says how many shards of equal size to make.  store: what is kept of an image, its
+    of its header are called, path=NAME,label=NAME, where that is not clear.  skip: patterns of names in a
+    folder to pass over, beside the usual ones, with commas.  samples_per_shard: 1000 unless shard_count says
+    how many shards of equal size to make.  store: what is kept of an image, its
     own bytes by default.  check: "header", or "full" to decode every pixel.  on_bad: list images that are not
     fit in bad.jsonl ("quarantine") or stop at the first ("fail").  min_side: pixels; images with a shorter
     side are not fit.  seed: of the shuffle over all classes.  workers: processes; 1 works in this one.
@@ -130,7 +132,7 @@ def make_shards(
         check=check,
         store=store or Store(),
     )
-    found = find_source(source, None if root is None else Path(root), columns)
+    found = find_source(source, None if root is None else Path(root), columns, skip)
     _check_folder(source, folder)
     if found.refused and on_bad == "fail":
         raise bad_image_error(found.refused[0])

@@ -213,5 +213,5 @@ def _strays(folder: Path, manifest: Manifest) -> list[Problem]:
     return [
         Problem(file=name, reason=f"is not in {MANIFEST}: a stray file, or the manifest of other shards")
         for name in sorted(os.listdir(folder))
-        if name.endswith((".tar", ".idx")) and name[:-4] not in known
+        if name.endswith((".tar", ".idx")) and not name.startswith(".") and name[:-4] not in known
     ]

@@ -65,6 +65,8 @@ class Embed:
     """File to write, .npz or .safetensors."""
     columns: str | None = None
     """What a list's columns are called, path=NAME,label=NAME; by their usual names if not given."""
+    skip: str | None = None
+    """Names in a folder to pass over, PATTERN[,PATTERN], beside hidden ones, @eaDir, __MACOSX and such."""
     pool: Literal["mean", "cls"] = "mean"
     """Mean of the patch tokens, or the class token, both after the final norm."""
     size: int | None = None
@@ -99,7 +101,7 @@ def command(argv: list[str]) -> None:
         raise UsageError(f"--pool cls: method {of.config.model.method} has no class token; give --pool mean")
     sized = of.at_size(options.size)
     config, model = sized.config, sized.model
-    source = open_source(options.source, options.columns)
+    source = open_source(options.source, options.columns, options.skip)
     make_folder_of(options.out)
     made = {
         **of.facts, "source": str(options.source), **crop_facts(config.data.size),

@@ -52,6 +52,9 @@ class ShardMake:
     columns: str | None = None
     """What a list's columns are called, path=NAME,label=NAME; label= for no labels.  By their usual names if
     not given."""
+    skip: str | None = None
+    """Names of files and folders in SRC to pass over, PATTERN[,PATTERN], beside hidden ones, @eaDir, __MACOSX
+    and their like."""
     shard_size: int | None = None
     """Images a shard; 1000 if neither this nor --shard-count is given."""
     shard_count: int | None = None
@@ -97,6 +100,7 @@ def pack(options: ShardMake, console: Console) -> PackReport:
                 split=options.split,
                 root=options.root,
                 columns=options.columns,
+                skip=options.skip,
                 samples_per_shard=options.shard_size,
                 shard_count=options.shard_count,
                 store=store_of(options),
