@@ -36,7 +36,7 @@ def images(folder: Path, count: int = IMAGES, classes: str = "") -> Path:
     return folder
 
 
-def made(count: int = IMAGES, classes: str = "") -> Callable[[Path], None]:
+def made(count: int = IMAGES, classes: str = "") -> Callable[[Path], object]:
     """What makes a split from a folder of images."""
     return lambda split: make_shards(
         images(split.parent / "src", count, classes), split, samples_per_shard=10
@@ -62,7 +62,7 @@ def tars(folder: Path, labels: Sequence[bytes], others: Sequence[str] = ()) -> P
     return folder
 
 
-def indexed(labels: Sequence[bytes], *others: str) -> Callable[[Path], None]:
+def indexed(labels: Sequence[bytes], *others: str) -> Callable[[Path], object]:
     """What makes a split from a tar of elsewhere."""
     return lambda split: index_tars(tars(split, labels, others))
 

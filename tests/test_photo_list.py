@@ -9,6 +9,7 @@ import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -324,7 +325,9 @@ def test_labels_read_are_labels_meant(data: st.DataObject, paths: list[str], tmp
             order = data.draw(st.permutations(range(3)))
             rows = [[row[at] for at in order] for row in rows]
     text = io.StringIO()
-    quoting = csv.QUOTE_ALL if data.draw(st.booleans()) or suffix == ".txt" else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 1] = (
+        csv.QUOTE_ALL if data.draw(st.booleans()) or suffix == ".txt" else csv.QUOTE_MINIMAL
+    )
     end = data.draw(st.sampled_from(["\n", "\r\n"]))
     csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=end).writerows(rows)
     written = text.getvalue()
