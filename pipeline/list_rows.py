@@ -28,7 +28,9 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
         "targetid", "classindex", "classidx", "labelname", "classname", "categoryname", "synset", "wnid",
     ),
 }  # fmt: skip
-IMAGE: Final = re.compile(r".*\.(jpe?g|png|webp|ppm|bmp|tiff?|gif|heic|avif)", re.IGNORECASE | re.DOTALL)
+ENDING: Final = r"\.(jpe?g|png|webp|ppm|bmp|tiff?|gif|heic|avif)"
+IMAGE: Final = re.compile(f".*{ENDING}", re.IGNORECASE | re.DOTALL)
+FOLLOWED: Final = re.compile(rf'[^"].*{ENDING}\s', re.IGNORECASE)
 QUOTED: Final = r'"(?:[^"]|"")*"'
 SPACED: Final = re.compile(rf"(?P<path>{QUOTED}|\S.*?)(?:\s+(?P<label>{QUOTED}|\S+))?")
 CHOOSE: Final = "--columns path=NAME,label=NAME"
@@ -130,7 +132,7 @@ def _spaced(source: Path, text: str) -> Iterator[Cells]:
     found: list[Cells] = []
     lines: dict[int, int] = {}
     for line, written in enumerate(io.StringIO(text), 1):
-        row = written.strip()
+        row, where = written.strip(), f"{str(source)!r}, line {line}"
         match = SPACED.fullmatch(row)
         if match is None:
             continue
@@ -139,8 +141,10 @@ def _spaced(source: Path, text: str) -> Iterator[Cells]:
             path, label = row, None
         cells = [path] if label is None else [path, label]
         if any(cell.startswith('"') and not re.fullmatch(QUOTED, cell) for cell in cells):
+            raise UserError(f"{where}: a quote is not closed; close it, and write one in a name twice")
+        if label is not None and not IMAGE.fullmatch(path) and FOLLOWED.match(path):
             raise UserError(
-                f"{str(source)!r}, line {line}: a quote is not closed; close it, or write it twice"
+                f"{where}: more than one word behind {path.split()[0]!a}; quote what holds spaces"
             )
         found.append((line, [re.sub('""', '"', c[1:-1]).strip() if c.startswith('"') else c for c in cells]))
         lines.setdefault(len(cells), line)

@@ -72,12 +72,13 @@ def read_list(source: Path, root: Path | None = None, columns: str | None = None
 def _inside(source: Path, top: str, line: int, path: str) -> str:
     """Give the path relative to `top`, '/' separated.  Raises UserError if it lies outside."""
     full = os.path.normpath(os.path.join(top, path))
-    if not full.startswith(os.path.join(top, "")):
+    above = os.path.join(top, "")
+    if not full.startswith(above):
         raise UserError(
             f"{str(source)!r}, line {line}: {path!r} leads out of {top!r}; give the folder that holds all "
             "images as --root"
         )
-    return os.path.relpath(full, top)
+    return full[len(above) :]
 
 
 def _classes(
