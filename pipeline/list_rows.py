@@ -91,9 +91,8 @@ def _cells(source: Path) -> Iterator[Cells]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{str(source)!r}, line {line}: not UTF-8 text; save it as UTF-8") from error
-    delimiter = _delimiter(
-        source.suffix.lower(), next((line for line in text.splitlines() if line.strip()), "")
-    )
+    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    delimiter = _delimiter(source.suffix.lower(), first)
     if not delimiter:
         yield from _spaced(source, text)
         return
@@ -115,9 +114,12 @@ def _delimiter(suffix: str, first: str) -> str:
     """Tell the delimiter by the first row: another than the usual one only where it gives path and label."""
     usual, *others = DELIMITERS[suffix]
     for delimiter in (usual, *others) if usual else others:
-        cells = [
-            cell.strip() for cell in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
-        ]
+        try:
+            cells = next(csv.reader([first.strip("\r\n")], delimiter=delimiter, skipinitialspace=True), [])
+        except csv.Error:
+            # reading the list says why
+            return usual
+        cells = [cell.strip() for cell in cells]
         named = any(_plain(cell) in NAMES["path"] for cell in cells)
         if len(cells) > 1 and (named or IMAGE.fullmatch(cells[0])):
             return delimiter
@@ -142,9 +144,9 @@ def _spaced(source: Path, text: str) -> Iterator[Cells]:
         cells = [path] if label is None else [path, label]
         if any(cell.startswith('"') and not re.fullmatch(QUOTED, cell) for cell in cells):
             raise UserError(f"{where}: a quote is not closed; close it, and write one in a name twice")
-        if label is not None and not IMAGE.fullmatch(path) and FOLLOWED.match(path):
+        if label is not None and not IMAGE.fullmatch(path) and (image := FOLLOWED.match(path)):
             raise UserError(
-                f"{where}: more than one word behind {path.split()[0]!a}; quote what holds spaces"
+                f"{where}: more than one word behind {image[0].strip()!a}; quote what holds spaces"
             )
         found.append((line, [re.sub('""', '"', c[1:-1]).strip() if c.startswith('"') else c for c in cells]))
         lines.setdefault(len(cells), line)

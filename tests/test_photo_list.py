@@ -175,6 +175,7 @@ USER_ERRORS: dict[str, tuple[Callable[[Path], Path], str]] = {
         write("x/a.jpg 1\nx/b.jpg\n", "l.txt"),
         "line 1 has a label and line 2 has none; give each row a label behind its path",
     ),
+    "endless cell": (write("a" * 200_000 + ",b\n"), "line 1: field larger than field limit"),
     "two labels in text": (
         write("x/a.jpg 1\nx/b.jpg golden retriever\n", "l.txt"),
         "line 2: more than one word behind 'x/b.jpg'; quote what holds spaces",
