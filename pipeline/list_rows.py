@@ -33,6 +33,8 @@ IMAGE: Final = re.compile(f".*{ENDING}", re.IGNORECASE | re.DOTALL)
 FOLLOWED: Final = re.compile(rf'[^"].*{ENDING}\s', re.IGNORECASE)
 QUOTED: Final = r'"(?:[^"]|"")*"'
 SPACED: Final = re.compile(rf"(?P<path>{QUOTED}|\S.*?)(?:\s+(?P<label>{QUOTED}|\S+))?")
+# characters of a header in a message
+SHOWN: Final = 200
 CHOOSE: Final = "--columns path=NAME,label=NAME"
 
 # line, path and label of a row; the label is "" where the list has none
@@ -91,7 +93,7 @@ def _cells(source: Path) -> Iterator[Cells]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{str(source)!r}, line {line}: not UTF-8 text; save it as UTF-8") from error
-    first = next((line for line in io.StringIO(text) if line.strip()), "")
+    first = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
     delimiter = _delimiter(source.suffix.lower(), first)
     if not delimiter:
         yield from _spaced(source, text)
@@ -133,7 +135,7 @@ def _spaced(source: Path, text: str) -> Iterator[Cells]:
     """
     found: list[Cells] = []
     lines: dict[int, int] = {}
-    for line, written in enumerate(io.StringIO(text), 1):
+    for line, written in enumerate(io.StringIO(text, newline=None), 1):
         row, where = written.strip(), f"{str(source)!r}, line {line}"
         match = SPACED.fullmatch(row)
         if match is None:
@@ -168,7 +170,7 @@ def _choose(where: str, cells: list[str], wanted: dict[str, str]) -> Columns:
     # a number, a folder or an image's ending: none of these stands in a header
     if not any(image) and "/" not in cells[0] and not any(re.fullmatch(r"[-+.\d]+", cell) for cell in cells):
         raise UserError(
-            f"{where}: {', '.join(cells)!a} looks like a header, and no column is known to be the path: give "
+            f"{where}: {', '.join(cells)[:SHOWN]!a} looks like a header, and no column is known to be the path: give "
             f"{CHOOSE}; if it is none, write path,label above it"
         )
     if len(cells) > 2:
@@ -184,7 +186,7 @@ def _choose(where: str, cells: list[str], wanted: dict[str, str]) -> Columns:
 
 def _header(where: str, cells: list[str], known: dict[str, list[int]], wanted: dict[str, str]) -> Columns:
     """Say which columns are path and label, by a header."""
-    shown = ", ".join(cells)
+    shown = ", ".join(cells)[:SHOWN]
     places: dict[str, int | None] = {}
     for role in NAMES:
         name = wanted.get(role)

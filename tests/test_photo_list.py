@@ -64,13 +64,14 @@ NAMED = {"x/a.jpg": "cat", "y/c.jpg": "dog"}
         ("x/a.jpg,cat\ny/c.jpg,dog", "l.txt", NAMED),
         ('d, e.jpg 3\n"x/a.jpg" "4"\n', "l.txt", {"d, e.jpg": "3", "x/a.jpg": "4"}),
         ('d, e.jpg "a ""b"" c"\n', "l.txt", {"d, e.jpg": 'a "b" c'}),
+        ("x/a.jpg cat\ry/c.jpg dog\r", "l.txt", NAMED),
         ("d, e.jpg\nx/a.jpg\n", "l.txt", {"d, e.jpg": "", "x/a.jpg": ""}),
     ],
     ids=[
         "no header", "header", "mark and columns", "tabs", "quotes", "numbers", "names", "no label",
         "spaces", "spaces and quotes", "other names", "semicolons", "label first", "ImageNet's",
         "header in text", "tabs in text", "commas in text", "spaces in text's paths", "quotes in text",
-        "text of paths",
+        "lines of an old Mac", "text of paths",
     ],
 )  # fmt: skip
 def test_lists(text: str, name: str, expected: dict[str, str], photos: Path) -> None:
@@ -175,6 +176,7 @@ USER_ERRORS: dict[str, tuple[Callable[[Path], Path], str]] = {
         write("x/a.jpg 1\nx/b.jpg\n", "l.txt"),
         "line 1 has a label and line 2 has none; give each row a label behind its path",
     ),
+    "endless name": (write("a" * 200_000, "l.txt"), "line 1: 'a{200}' looks like a header"),
     "endless cell": (write("a" * 200_000 + ",b\n"), "line 1: field larger than field limit"),
     "two labels in text": (
         write("x/a.jpg 1\nx/b.jpg golden retriever\n", "l.txt"),
