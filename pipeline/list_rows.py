@@ -170,8 +170,8 @@ def _choose(where: str, cells: list[str], wanted: dict[str, str]) -> Columns:
     # a number, a folder or an image's ending: none of these stands in a header
     if not any(image) and "/" not in cells[0] and not any(re.fullmatch(r"[-+.\d]+", cell) for cell in cells):
         raise UserError(
-            f"{where}: {', '.join(cells)[:SHOWN]!a} looks like a header, and no column is known to be the path: give "
-            f"{CHOOSE}; if it is none, write path,label above it"
+            f"{where}: {', '.join(cells)[:SHOWN]!a} looks like a header, and no column is known to be the "
+            f"path: give {CHOOSE}; if it is none, write path,label above it"
         )
     if len(cells) > 2:
         raise UserError(f"{where}: {len(cells)} columns and no header; write path,label above them")

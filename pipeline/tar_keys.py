@@ -105,11 +105,9 @@ def choose_keys(tars: list[TarNames]) -> tuple[Keys, str]:
         trouble = f"images would be of {len(counts):,} kinds"
     if not trouble and any(tar.labelled[1] for tar in tars) and not any(tar.labelled[0] for tar in tars):
         trouble = "no sample would have a label"
+    usual = f"keys end at the first dot of a name, as {dotted!a}: --keys last-dot if they do not"
     if not trouble:
-        return (
-            "first-dot",
-            f"keys end at the first dot of a name, as {dotted!a}: --keys last-dot if they do not",
-        )
+        return "first-dot", usual
     clear = len(counts) == 1 or (
         all(map(str.isdigit, recurring))
         and (all(tar.single for tar in tars) or all(re.search(r"\d", field) for field in counts if field))
@@ -117,7 +115,7 @@ def choose_keys(tars: list[TarNames]) -> tuple[Keys, str]:
     if clear and all(tar.sound for tar in tars) and len(frozenset().union(*(tar.kinds for tar in tars))) == 1:
         why = f"at the first, {trouble}; --keys first-dot if it is so"
         return "last-dot", f"keys end at the last dot of a name, as {dotted!a}: {why}"
-    return "first-dot", ""
+    return "first-dot", usual
 
 
 def _has(groups: Mapping[str, list[str]], label: str | None) -> bool:

@@ -158,6 +158,7 @@ def test_images_that_a_choice_leaves_unread_are_counted(tmp_path: Path, capsys: 
     assert out.startswith("1 sample in 1 shard") and "no labels" in out
     assert "in the samples, not read: 23 images or labels: 1 000.cls, 1 001.jpg, " in out
     assert " and 15 others\n" in out
+    assert "keys end at the first dot of a name, as 'img.000.jpg': --keys last-dot if they do not" in out
 
 
 def test_a_rule_that_is_given_is_taken(tmp_path: Path) -> None:

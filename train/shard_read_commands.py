@@ -163,7 +163,7 @@ def describe_index(report: IndexReport, seconds: float) -> str:
     lines += [report.told] if report.told else []
     if report.unread:
         shown = ", ".join(f"{count:,} {extension}" for extension, count in report.unread.most_common(8))
-        more = f" and {len(report.unread) - 8:,} others" if len(report.unread) > 8 else ""
+        more = f" and {counted(len(report.unread) - 8, 'other')}" if len(report.unread) > 8 else ""
         things = counted(report.unread.total(), "image or label", "images or labels")
         lines.append(f"in the samples, not read: {things}: {shown}{more}")
     if report.left_out:
