@@ -4,7 +4,6 @@ An image that the shard maker would refuse, or that does not decode, is left out
 Shape suffixes: B images of a batch.
 """
 
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,12 +13,13 @@ import numpy as np
 
 from turbomim.pipeline.centre_crops import Crops, Pixels, crop_all, gather, split_crops
 from turbomim.pipeline.crops import Interpolation
+from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.image_file import RefusedImage, read_image
 from turbomim.pipeline.pack_plan import find_source
 from turbomim.pipeline.photographs import Photograph, Photographs
 from turbomim.pipeline.shards import MAKING, MANIFEST, Split, index_name, open_split
 from turbomim.pipeline.stored_image import stored_images
-from turbomim.pipeline.tar import Members
+from turbomim.pipeline.tar import Members, split_key
 from turbomim.pipeline.threads import serial_pool
 
 # pixels: what `shard make` refuses unless told otherwise
@@ -30,26 +30,31 @@ READERS = 8
 Source = Photographs | Split
 
 
-def open_source(path: Path) -> Source:
-    """Open a folder of shards as a split, and list the images of any other folder, or of a .csv or .tsv list.
+def open_source(path: Path, columns: str | None = None, skip: str | None = None) -> Source:
+    """Open a folder of shards as a split, and list the images of any other folder, or of a list of paths.
 
-    Raises UserError: nothing there, no images, shards that are not whole or not indexed.
+    columns: of a list; skip: of a folder, as in `find_source`.  Raises UserError: nothing there, no images,
+    shards that are not whole or not indexed.
     """
     shards = path.is_dir() and (
         (path / MANIFEST).exists() or (path / MAKING).exists() or any(path.glob("*.tar"))
     )
-    return open_split(path) if shards else find_source(path, None)
+    if shards and (columns, skip) != (None, None):
+        raise UsageError(
+            "--columns belongs to a list, --skip to a folder of images: leave them out for shards"
+        )
+    return open_split(path) if shards else find_source(path, columns=columns, skip=skip)
 
 
 def source_keys(source: Source) -> list[str]:
     """Name each image: its key in the shards, or its path below the folder or as in the list."""
     if isinstance(source, Photographs):
         return [image.path for image in source.images]
-    extensions = Members.of(source.manifest.made).image
+    members = Members.of(source.manifest.made)
     keys: list[str] = []
     for shard in source.manifest.shards:
         lines = (source.path / index_name(shard.name)).read_bytes().decode("latin-1").split("\n")[1:-1]
-        keys += [re.sub(r"\.[^/]*$", "", image.name) for image in stored_images(lines, extensions)]
+        keys += [split_key(image.name, members.keys)[0] for image in stored_images(lines, members.image)]
     return keys
 
 

@@ -9,7 +9,8 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbomim import __version__
@@ -20,10 +21,11 @@ from turbomim.pipeline.pack_plan import at_least_one
 from turbomim.pipeline.photographs import BadImage
 from turbomim.pipeline.shards import Manifest, Shard, fingerprint_of, index_name
 from turbomim.pipeline.store import Store
-from turbomim.pipeline.tar import index_text
+from turbomim.pipeline.tar import Keys, index_text
 from turbomim.pipeline.tar_folder import check_listings, find_tars, name_split, tar_bytes
+from turbomim.pipeline.tar_keys import TarNames, choose_keys, look_at_names
 from turbomim.pipeline.tar_samples import IMAGE_EXTENSIONS, Choice, TarSamples, read_samples_of
-from turbomim.pipeline.tar_walk import BadTar, open_tar
+from turbomim.pipeline.tar_walk import BadTar, open_tar, walk_tar
 
 CHUNK = 1 << 22
 
@@ -33,12 +35,17 @@ Progress = Callable[[int, int, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexReport:
-    """What `index_tars` found. left_out: samples without an image; others: files of no sample."""
+    """What `index_tars` found. left_out: samples without an image; others: files of no sample.
+
+    unread: images and labels, by their names, that are not read, by extension.  told: how keys were cut.
+    """
 
     path: Path
     manifest: Manifest
     left_out: int
     others: int
+    unread: Counter[str]
+    told: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +64,7 @@ def index_tars(
     split: str | None = None,
     image: tuple[str, ...] = (),
     label: str | None = None,
+    keys: Keys | None = None,
     workers: int = 1,
     allow_missing: bool = False,
     force: bool = False,
@@ -65,9 +73,11 @@ def index_tars(
     """Index all `*.tar` of a folder, in natural order of their names, as one split.
 
     image, label: extensions of the members to read, label "none" for none; by default the member with an
-    image's extension, and "cls" where every sample has one.  allow_missing: leave samples without an image
-    out, named in bad.jsonl.  force: replace index files and listings of others.  workers: threads; reading
-    and hashing run side by side.  Raises UserError; index files written by then are right and stay.
+    image's extension, and "cls" where every sample has one; where all say -1 there are no labels.
+    keys: at which dot of a name a sample's key ends; by the names if not given, see `choose_keys`.
+    allow_missing: leave samples without an image out, named in bad.jsonl.  force: replace index files and
+    listings of others.  workers: threads; reading and hashing run side by side.  Raises UserError; index
+    files written by then are right and stay.
     """
     folder = Path(path)
     tars = find_tars(folder)
@@ -77,9 +87,15 @@ def index_tars(
         image=tuple(extension.lower().lstrip(".") for extension in image),
         label=None if label == "none" else (label or "cls").lower().lstrip("."),
     )
+    told = ""
+    at_least_one("--workers", workers)
+    if keys is None:
+        keys, told = _find_keys(folder, tars, choice, workers)
+    choice = replace(choice, keys=keys)
     indexed = _index_all(folder, tars, choice, workers, allow_missing, force, progress)
     without = _check_images(indexed, choice, allow_missing)
     labelled = sum(tar.samples.labelled for tar in indexed)
+    numbered = sum(tar.samples.numbered for tar in indexed)
     shards = tuple(tar.shard for tar in indexed)
     samples = sum(shard.samples for shard in shards)
     if labelled < samples and (labelled or (label and choice.label)):
@@ -87,10 +103,11 @@ def index_tars(
             f"{labelled:,} of {samples:,} samples in {str(folder)!r} have a label ({choice.label}): "
             "choose with --label EXT, or --label none to read no labels"
         )
-    images = Counter[str]()
+    images, unread = Counter[str](), Counter[str]()
     for tar in indexed:
         images += tar.samples.images
-    record = {"image": sorted(images), "label": choice.label if labelled else None}
+        unread += tar.samples.unread
+    record = {"image": sorted(images), "label": choice.label if numbered else None, "keys": keys}
     manifest = Manifest(
         name=name,
         split=split,
@@ -101,8 +118,14 @@ def index_tars(
     )
     index_sums = {index_name(tar.shard.name): tar.index_sha256 for tar in indexed}
     write_listings(folder, manifest, tuple(without), index_sums)
-    others = sum(tar.samples.others for tar in indexed)
-    return IndexReport(path=folder, manifest=manifest, left_out=len(without), others=others)
+    return IndexReport(
+        path=folder,
+        manifest=manifest,
+        left_out=len(without),
+        others=sum(tar.samples.others for tar in indexed),
+        unread=unread,
+        told=told,
+    )
 
 
 def index_tar(
@@ -137,6 +160,20 @@ def sha256_of(descriptor: int, advance: Callable[[int], object] = lambda _: None
     return digest.hexdigest()
 
 
+def _find_keys(folder: Path, tars: list[str], choice: Choice, workers: int) -> tuple[Keys, str]:
+    """Look at the names in all tars for the dot at which keys end, and say why."""
+
+    def look(tar: str) -> TarNames:
+        names: list[bytes] = []
+        # one that cannot be read is named when it is indexed
+        with suppress(BadTar, OSError), open_tar(folder / tar) as descriptor:
+            names += (member.name for member in walk_tar(descriptor))
+        return look_at_names(names, choice.is_image, choice.label)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return choose_keys(list(pool.map(look, tars)))
+
+
 def _index_all(
     folder: Path,
     tars: list[str],
@@ -147,7 +184,6 @@ def _index_all(
     progress: Progress | None,
 ) -> list[IndexedTar]:
     """Index every tar; raise UserError for the first that cannot be, and count the others."""
-    at_least_one("--workers", workers)
     report = progress or (lambda *_: None)
     total = sum(tar_bytes(folder / tar) for tar in tars)
 
@@ -190,9 +226,12 @@ def _check_images(indexed: list[IndexedTar], choice: Choice, allow_missing: bool
     images = sorted({extension for tar in indexed for extension in tar.samples.images})
     if not images:
         found = Counter(extension for _, _, extensions in missing for extension in extensions).most_common(8)
-        names = (
-            ", ".join(f"{count:,} {extension}" for extension, count in found) or "no files with an extension"
-        )
+        if not found:
+            raise UserError(
+                f"no sample has an image: looked for {wanted}, found no files with an extension; give "
+                "a folder of tars with images"
+            )
+        names = ", ".join(f"{count:,} {extension}" for extension, count in found)
         raise UserError(
             f"no sample has an image: looked for {wanted}, found {names}; choose with --image EXT"
         )
@@ -200,7 +239,12 @@ def _check_images(indexed: list[IndexedTar], choice: Choice, allow_missing: bool
     fields = {extension.rpartition(".")[0]: extension for extension in images}
     if len(fields) > 1 and not choice.image:
         names = " and ".join(list(fields.values())[:2])
-        raise UserError(f"the images of some samples are {names}: choose with --image EXT")
+        every = " ".join(images[:8])
+        other = ", or, if names may hold dots, --keys last-dot" if choice.keys == "first-dot" else ""
+        raise UserError(
+            f"the images of some samples are {names}: choose with --image EXT, or take all with --image "
+            f"{every}{other}"
+        )
     if missing and not allow_missing:
         tar, key, extensions = missing[0]
         raise UserError(

@@ -69,7 +69,7 @@ class PackReport:
 
     bad: images that were refused.  empty_classes: classes without a sample.  other_files: number of files
     that are no images, by extension.  kept: shards that an earlier run of the same command had finished.
-    found_whole: nothing was left to do, not even to move them into place.
+    found_whole: nothing was left to do, not even to move them into place.  told: how the source was read.
     """
 
     path: Path
@@ -79,6 +79,7 @@ class PackReport:
     other_files: dict[str, int]
     kept: int
     found_whole: bool
+    told: tuple[str, ...]
 
 
 def make_shards(
@@ -88,6 +89,8 @@ def make_shards(
     name: str | None = None,
     split: str = "train",
     root: str | os.PathLike[str] | None = None,
+    columns: str | None = None,
+    skip: str | None = None,
     samples_per_shard: int | None = None,
     shard_count: int | None = None,
     store: Store | None = None,
@@ -99,10 +102,12 @@ def make_shards(
     executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> PackReport:
-    """Pack the images of `src`, a folder or a .csv or .tsv list, into one split in the folder `dst`.
+    """Pack the images of `src`, a folder or a .csv, .tsv or .txt list, into one split in the folder `dst`.
 
-    name: of the data set (default: the source's).  root: what a list's paths start from.  samples_per_shard:
-    1000 unless shard_count says how many shards of equal size to make.  store: what is kept of an image, its
+    name: of the data set (default: the source's).  root: what a list's paths start from; columns: what those
+    of its header are called, path=NAME,label=NAME, where that is not clear.  skip: patterns of names in a
+    folder to pass over, beside the usual ones, with commas.  samples_per_shard: 1000 unless shard_count says
+    how many shards of equal size to make.  store: what is kept of an image, its
     own bytes by default.  check: "header", or "full" to decode every pixel.  on_bad: list images that are not
     fit in bad.jsonl ("quarantine") or stop at the first ("fail").  min_side: pixels; images with a shorter
     side are not fit.  seed: of the shuffle over all classes.  workers: processes; 1 works in this one.
@@ -127,17 +132,17 @@ def make_shards(
         check=check,
         store=store or Store(),
     )
-    found = find_source(source, None if root is None else Path(root))
+    found = find_source(source, None if root is None else Path(root), columns, skip)
     _check_folder(source, folder)
     if found.refused and on_bad == "fail":
         raise bad_image_error(found.refused[0])
     plan = describe_plan(settings, source, found)
     if (folder / MANIFEST).exists() and not (folder / MAKING).exists():
-        return _finished(folder, settings, plan, on_bad)
+        return _finished(folder, settings, plan, found, on_bad)
     with making(folder) as work:
         # an earlier run was killed while it cleaned up
         if (folder / MANIFEST).exists():
-            return _finished(folder, settings, plan, on_bad)
+            return _finished(folder, settings, plan, found, on_bad)
         jobs = plan_jobs(found, work, settings, on_bad)
         words = {"name": settings.name, "split": settings.split}
         agree_on_plan(work, {**words, **plan, "source_times_sha256": source_times(found)})
@@ -206,7 +211,7 @@ def _finish(
     counts = _count_classes(found, results)
     made = {
         **plan,
-        "images_found": len(found.images),
+        "images_found": len(found.images) + len(found.refused),
         "images_bad": len(bad),
         "other_files": found.other_files,
         "class_samples": counts,
@@ -224,7 +229,7 @@ def _finish(
     write_durably(work / PUBLISHING, b"")
     publish(work, names | {name: name for name in listings})
     publish(work, {last: last})
-    return _report(work.parent, manifest, tuple(bad), kept, found_whole=False)
+    return _report(work.parent, manifest, tuple(bad), kept, found, found_whole=False)
 
 
 def _close_gaps(settings: Settings, results: list[ShardResult]) -> tuple[dict[str, str], tuple[Shard, ...]]:
@@ -239,7 +244,9 @@ def _close_gaps(settings: Settings, results: list[ShardResult]) -> tuple[dict[st
     return names, tuple(shards)
 
 
-def _finished(folder: Path, settings: Settings, plan: dict[str, Any], on_bad: OnBad) -> PackReport:
+def _finished(
+    folder: Path, settings: Settings, plan: dict[str, Any], found: Photographs, on_bad: OnBad
+) -> PackReport:
     """Report a split that is whole.  Raises UserError: other settings or images made it, unwanted gaps."""
     manifest = load_manifest(folder)
     # a new version, or new libraries, do not make a finished split another one
@@ -254,11 +261,17 @@ def _finished(folder: Path, settings: Settings, plan: dict[str, Any], on_bad: On
     bad = read_bad(folder)
     if bad and on_bad == "fail":
         raise bad_image_error(bad[0])
-    return _report(folder, manifest, bad, len(manifest.shards), found_whole=True)
+    return _report(folder, manifest, bad, len(manifest.shards), found, found_whole=True)
 
 
 def _report(
-    folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], kept: int, *, found_whole: bool
+    folder: Path,
+    manifest: Manifest,
+    bad: tuple[BadImage, ...],
+    kept: int,
+    found: Photographs,
+    *,
+    found_whole: bool,
 ) -> PackReport:
     counts = manifest.made["class_samples"]
     return PackReport(
@@ -269,6 +282,7 @@ def _report(
         other_files=manifest.made["other_files"],
         kept=kept,
         found_whole=found_whole,
+        told=found.told,
     )
 
 

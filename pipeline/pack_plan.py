@@ -10,7 +10,8 @@ from typing import Any
 
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.photo_list import DIALECTS, read_list
+from turbomim.pipeline.list_rows import DELIMITERS
+from turbomim.pipeline.photo_list import read_list
 from turbomim.pipeline.photographs import Photograph, Photographs, find_photographs
 from turbomim.pipeline.shard_job import Check, OnBad, ShardJob
 from turbomim.pipeline.store import KINDS, RESAMPLINGS, SUBSAMPLINGS, Kind, Store
@@ -84,13 +85,22 @@ def at_least_one(option: str, value: int | None) -> None:
         raise UserError(f"{option} is {value}: it must be at least 1")
 
 
-def find_source(source: Path, root: Path | None) -> Photographs:
-    """List the photographs of a folder, or of a .csv or .tsv list.  root: what a list's paths start from."""
-    if source.suffix.lower() in DIALECTS and not source.is_dir():
-        return read_list(source, root)
-    if root is not None:
-        raise UsageError("--root belongs to a .csv or .tsv list: leave it out for a folder")
-    return find_photographs(source)
+def find_source(
+    source: Path, root: Path | None = None, columns: str | None = None, skip: str | None = None
+) -> Photographs:
+    """List the photographs of a folder, or of a .csv, .tsv or .txt list.
+
+    root: what a list's paths start from; columns: what its columns are called, path=NAME,label=NAME.  skip:
+    patterns of names below a folder that are passed over too.
+    """
+    if source.suffix.lower() in DELIMITERS and not source.is_dir():
+        if skip is not None:
+            raise UsageError("--skip belongs to a folder: leave it out for a list")
+        return read_list(source, root, columns)
+    for option, value in (("--root", root), ("--columns", columns)):
+        if value is not None:
+            raise UsageError(f"{option} belongs to a .csv, .tsv or .txt list: leave it out for a folder")
+    return find_photographs(source, skip)
 
 
 def default_name(source: Path) -> str:

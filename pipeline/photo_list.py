@@ -1,157 +1,155 @@
-"""Photographs named by a list: a CSV or TSV file of paths and labels.
+"""Photographs named by a list: a .csv, .tsv or .txt file of paths and labels.
 
-Columns: `path` and, if there is one, `label`, in any order and among others below a header; without a header
-the first is the path and the second, if there is one, the label.  A label is a class name, or, if all of them
-are plain numbers, the class itself.  Paths are relative to the root, or absolute and inside it.
+A label is a class name, or, if all of them are whole numbers, the class itself, with -1 for none.  Paths are
+relative to the root, or absolute and inside it.
 """
 
-import csv
 import os
 import re
-from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
+from typing import Final
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.list_rows import Row, read_rows
 from turbomim.pipeline.photographs import BadImage, Photograph, Photographs, assign_keys, stamp
+from turbomim.pipeline.plural import counted
 from turbomim.pipeline.tar import NO_LABEL
 
-DIALECTS = {".csv": csv.excel, ".tsv": csv.excel_tab}
-NUMBER = re.compile("0|[1-9][0-9]*")
-MAX_CLASSES = 1_000_000
+# 1.0 is 1, as tables write numbers once one of them is missing; 01 is a name
+CLASS: Final = re.compile(r"(-1|0|[1-9][0-9]*)(\.0*)?")
+NUMBER: Final = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
+MISSING: Final = frozenset(("nan", "null", "none", "na", "n/a"))
+MAX_CLASSES: Final = 1_000_000
 
-# line, path, label of a row
-Row = tuple[int, str, str]
 
+def read_list(source: Path, root: Path | None = None, columns: str | None = None) -> Photographs:
+    """List the image files that `source` names.
 
-def read_list(source: Path, root: Path | None = None) -> Photographs:
-    """List the image files that `source`, a .csv or .tsv file, names.
-
-    root: what relative paths start from (default: the list's folder).  Rows without path or label, with other
-    numbers of columns, or with a path listed before, are refused, with their line.  Raises UserError: the
-    list cannot be read or is not UTF-8, a path leads out of the root, a class number is over 999,999, or no
-    row is left.
+    root: what relative paths start from (default: the list's folder).  columns: as in `read_rows`.  Rows
+    without path or label, with other numbers of columns, or that stand there twice, are refused, with their
+    line.  Raises UserError as `read_rows` does, and: a path leads out of the root, stands there with two
+    labels, a class number is over 999,999, or no row is left.
     """
     root = source.parent if root is None else root
     if not root.is_dir():
         raise UserError(f"--root {str(root)!r} is no folder: give the one that the paths start from")
     top = os.path.abspath(root)
-    refused: list[BadImage] = []
+    rows, unfit, told = read_rows(source, columns)
+    refused = [BadImage(path=path, reason=reason) for path, reason in unfit]
     row_of: dict[str, Row] = {}
-    for line, path, label in _rows(source, refused):
+    for line, path, label in rows:
         inside = _inside(source, top, line, path)
-        if inside in row_of:
-            reason = f"line {line}: listed before, in line {row_of[inside][0]}"
-            refused.append(BadImage(path=inside, reason=reason))
-        else:
-            row_of[inside] = (line, inside, label)
-    if not row_of:
+        before, _, other = row_of.setdefault(inside, (line, inside, label))
+        if before == line:
+            continue
+        if _canonical(label) != _canonical(other):
+            raise UserError(
+                f"{str(source)!r}, line {line}: {inside!r} has the label {label!a}, and in line {before} "
+                f"{other!a}: remove one of the rows"
+            )
+        refused.append(BadImage(path=inside, reason=f"line {line}: listed before, in line {before}"))
+    listed = sorted(row_of.values(), key=lambda row: os.fsencode(row[1]))
+    kept, classes, labels, more = _classes(source, listed, refused)
+    if not kept:
         first = f"; {refused[0].reason}" if refused else ""
         raise UserError(f"{str(source)!r} names no images: give rows of path,label{first}")
-    paths = sorted(row_of, key=os.fsencode)
-    classes, labels = _classes(source, [row_of[path] for path in paths])
+    paths = [path for _, path, _ in kept]
     images = []
     for path, key, label_number in zip(paths, assign_keys(paths), labels, strict=True):
         size, mtime_ns = stamp(os.path.join(top, path))
         images.append(Photograph(path=path, key=key, label=label_number, bytes=size, mtime_ns=mtime_ns))
     return Photographs(
-        root=root, images=tuple(images), classes=classes, other_files={}, refused=tuple(refused)
+        root=root,
+        images=tuple(images),
+        classes=classes,
+        other_files={},
+        refused=tuple(refused),
+        told=(told, *more),
     )
-
-
-def _rows(source: Path, refused: list[BadImage]) -> Iterator[Row]:
-    """Yield the rows with a path and, if there is such a column, a label; the others go to `refused`."""
-    try:
-        with open(source, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, DIALECTS[source.suffix.lower()], strict=True)
-            columns: list[str] = []
-            for cells in reader:
-                if not cells:
-                    continue
-                if not columns:
-                    columns = _header(source, reader.line_num, cells)
-                    if "path" in cells:
-                        continue
-                line, path = reader.line_num, cells[columns.index("path")] if len(cells) else ""
-                problem = ""
-                if len(cells) != len(columns):
-                    problem = f"{len(cells)} columns, not {len(columns)}"
-                elif not path or "\0" in path:
-                    problem = "no path" if not path else "a path with a zero byte"
-                elif "label" in columns and not cells[columns.index("label")]:
-                    problem = "no label"
-                if problem:
-                    refused.append(BadImage(path=path, reason=f"line {line}: {problem}"))
-                else:
-                    yield line, path, cells[columns.index("label")] if "label" in columns else ""
-    except OSError as error:
-        raise UserError(f"cannot read {str(source)!r}: {error.strerror}; check the path") from error
-    except csv.Error as error:
-        raise UserError(
-            f"{str(source)!r}, line {reader.line_num}: {error}; quote cells that hold quotes or line breaks"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{str(source)!r}, line {_undecodable_line(source)}: not UTF-8 text; save it as UTF-8"
-        ) from error
-
-
-def _header(source: Path, line: int, cells: list[str]) -> list[str]:
-    """Name the columns, from the first row."""
-    if "path" in cells:
-        return cells
-    if {"path", "label"} & {cell.strip().lower() for cell in cells}:
-        raise UserError(
-            f"{str(source)!r}, line {line}: a header without a column path ({', '.join(cells)!a}); write "
-            "path, and label if there is one, above the columns"
-        )
-    if len(cells) > 2:
-        raise UserError(
-            f"{str(source)!r}, line {line}: {len(cells)} columns and no header; write path,label above them"
-        )
-    if cells[0].isidentifier():
-        raise UserError(
-            f"{str(source)!r}, line {line}: {cells[0]!a} is no image file's name; if the line is a header, "
-            "its columns must be called path and label; if not, write path,label above it"
-        )
-    return ["path", "label"][: len(cells)]
 
 
 def _inside(source: Path, top: str, line: int, path: str) -> str:
     """Give the path relative to `top`, '/' separated.  Raises UserError if it lies outside."""
     full = os.path.normpath(os.path.join(top, path))
-    if not full.startswith(os.path.join(top, "")):
+    above = os.path.join(top, "")
+    if not full.startswith(above):
         raise UserError(
             f"{str(source)!r}, line {line}: {path!r} leads out of {top!r}; give the folder that holds all "
             "images as --root"
         )
-    return os.path.relpath(full, top)
+    return full[len(above) :]
 
 
-def _classes(source: Path, rows: list[Row]) -> tuple[tuple[str, ...], list[int]]:
-    """Give the class names by label, and each row's label."""
+def _classes(
+    source: Path, rows: list[Row], refused: list[BadImage]
+) -> tuple[list[Row], tuple[str, ...], list[int], list[str]]:
+    """Give the rows that are kept, the class names by label, each row's label, and what is to be said."""
     names = {label for _, _, label in rows}
-    if names == {""}:
-        return (), [NO_LABEL] * len(rows)
-    if not all(NUMBER.fullmatch(name) for name in names):
+    if names <= {""}:
+        return rows, (), [NO_LABEL] * len(rows), []
+    given = {name for name in names if name.lower() not in MISSING}
+    if given and all(CLASS.fullmatch(name) for name in given):
+        kept = [row for row in rows if row[2] in given]
+        refused += [
+            BadImage(path=path, reason=f"line {line}: no label ({label})")
+            for line, path, label in rows
+            if label not in given
+        ]
+        return kept, *_numbers(source, kept)
+    numbers = {name: Decimal(name) for name in names if NUMBER.fullmatch(name)}
+    _check_numbers(source, rows, numbers)
+    told = []
+    if len(numbers) == len(names):
+        classes = tuple(sorted(names, key=numbers.__getitem__))
+        told = [
+            f"labels are no whole numbers from 0, as {classes[0]!a}: taken as names, in the numbers' order"
+        ]
+    else:
         classes = tuple(sorted(names, key=os.fsencode))
-        label_of = {name: label for label, name in enumerate(classes)}
-        return classes, [label_of[label] for _, _, label in rows]
+        if numbers:
+            number, name = min(numbers, key=len), min(names - numbers.keys(), key=os.fsencode)
+            told = [
+                f"labels are a mix, {counted(len(numbers), 'number')} as {number!a} and "
+                f"{counted(len(names) - len(numbers), 'name')} as {name!a}: all taken as names"
+            ]
+    label_of = {name: label for label, name in enumerate(classes)}
+    return rows, classes, [label_of[label] for _, _, label in rows], told
+
+
+def _numbers(source: Path, rows: list[Row]) -> tuple[tuple[str, ...], list[int], list[str]]:
+    """Give class names, labels and what is to be said, where the labels are the classes themselves."""
     for line, _, label in rows:
         # by length first: Python refuses to read numbers of thousands of digits
-        if len(label) > len(str(MAX_CLASSES)) or int(label) >= MAX_CLASSES:
+        digits = label.partition(".")[0]
+        if len(digits) > len(str(MAX_CLASSES)) or int(digits) >= MAX_CLASSES:
             raise UserError(
                 f"{str(source)!r}, line {line}: label {label[:20]} is over {MAX_CLASSES - 1:,}; number the "
                 "classes from 0"
             )
-    labels = [int(label) for _, _, label in rows]
-    return tuple(str(label) for label in range(max(labels) + 1)), labels
+    labels = [int(_canonical(label)) for _, _, label in rows]
+    unlabelled = labels.count(NO_LABEL)
+    if unlabelled == len(labels):
+        return (), labels, ["labels are all -1: no labels"]
+    least, most = min(label for label in labels if label != NO_LABEL), max(labels)
+    told = f"labels are numbers from {least:,} to {most:,}"
+    told += f", and -1, no label, for {counted(unlabelled, 'image')}" if unlabelled else ""
+    return tuple(str(label) for label in range(most + 1)), labels, [told]
 
 
-def _undecodable_line(source: Path) -> int:
-    with open(source, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                return number
-    return 1
+def _check_numbers(source: Path, rows: list[Row], numbers: dict[str, Decimal]) -> None:
+    """Raise UserError where one number is written in two ways, which would be two classes."""
+    first: dict[Decimal, tuple[int, str]] = {}
+    for line, _, label in sorted(row for row in rows if row[2] in numbers):
+        before, other = first.setdefault(numbers[label], (line, label))
+        if other != label:
+            raise UserError(
+                f"{str(source)!r}, line {line}: label {label!a} and, in line {before}, {other!a} are one "
+                "number written in two ways: write it in one"
+            )
+
+
+def _canonical(label: str) -> str:
+    """A whole number without its fraction; any other label as it is."""
+    match = CLASS.fullmatch(label)
+    return match[1] if match else label

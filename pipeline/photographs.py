@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.passed_over import PassedOver
 from turbomim.pipeline.tar import NO_LABEL
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
@@ -54,6 +55,7 @@ class Photographs:
     """The image files below a root, sorted by path.
 
     other_files: what else lay there, files by extension.  refused: what a list named and cannot be packed.
+    told: what people should know of how they were found, in lines.
     """
 
     root: Path
@@ -61,24 +63,25 @@ class Photographs:
     classes: tuple[str, ...]
     other_files: dict[str, int]
     refused: tuple[BadImage, ...] = ()
+    told: tuple[str, ...] = ()
 
 
-def find_photographs(source: Path) -> Photographs:
+def find_photographs(source: Path, skip: str | None = None) -> Photographs:
     """List the image files below `source`, with labels as in torchvision's ImageFolder.
 
     Class folders: the sorted sub-folders, those without images included, so that labels agree between splits.
-    Images lying in `source` itself: no classes, for one would say nothing.  Links are followed; names that
-    begin with a dot are not looked at.  Raises UserError: not a folder, unreadable, no images, or images both
-    beside and inside class folders.
+    Images lying in `source` itself: no classes, for one would say nothing.  Links are followed; what systems
+    leave beside images is passed over, see `PassedOver`.  skip: more patterns of such names.  Raises
+    UserError: not a folder, unreadable, no images, or images both beside and inside class folders.
     """
     if not source.is_dir():
         problem = "is a file" if source.exists() else "does not exist"
         raise UserError(
-            f"{str(source)!r} {problem}: give a folder of images, or of one folder per class, or a .csv or "
-            ".tsv list"
+            f"{str(source)!r} {problem}: give a folder of images, or of one folder per class, or a .csv, "
+            ".tsv or .txt list"
         )
-    found, others = [], Counter[str]()
-    for path, file_stamp in _walk(source, "", ()):
+    found, others, passed = [], Counter[str](), PassedOver(skip)
+    for path, file_stamp in _walk(source, "", (), passed):
         extension = os.path.splitext(path)[1].lower()
         if extension in EXTENSIONS:
             found.append((path, *file_stamp))
@@ -88,11 +91,11 @@ def find_photographs(source: Path) -> Photographs:
     if not found:
         raise UserError(
             f"no images below {str(source)!r}: looked for {' '.join(EXTENSIONS)}, "
-            f"found {describe_others(other_files)}"
+            f"found {describe_others(other_files)}{'; ' * bool(passed.told())}{passed.told()}"
         )
     found.sort(key=lambda item: os.fsencode(item[0]))
     paths = [path for path, _, _ in found]
-    classes = _classes(source, paths)
+    classes = _classes(source, paths, passed)
     label_of = {name: label for label, name in enumerate(classes)}
     images = tuple(
         Photograph(
@@ -104,7 +107,8 @@ def find_photographs(source: Path) -> Photographs:
         )
         for (path, size, mtime_ns), key in zip(found, assign_keys(paths), strict=True)
     )
-    return Photographs(root=source, images=images, classes=classes, other_files=other_files)
+    told = (passed.told(),) if passed.told() else ()
+    return Photographs(root=source, images=images, classes=classes, other_files=other_files, told=told)
 
 
 def stamp(file: str | os.DirEntry[str]) -> tuple[int, int]:
@@ -156,14 +160,14 @@ def key_characters(text: str) -> str:
 
 
 def _walk(
-    source: Path, folder: str, ancestors: tuple[tuple[int, int], ...]
+    source: Path, folder: str, ancestors: tuple[tuple[int, int], ...], passed: PassedOver
 ) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield (relative path, stamp) of every file below; a link to a folder above is not entered again."""
     here = source / folder
     try:
         status = here.stat()
         with os.scandir(here) as listing:
-            entries = [entry for entry in listing if not entry.name.startswith(".")]
+            entries = list(listing)
     except OSError as error:
         raise UserError(
             f"cannot read the folder {str(here)!r}: {error.strerror}; check its permissions"
@@ -173,8 +177,10 @@ def _walk(
         return
     for entry in entries:
         path = f"{folder}/{entry.name}" if folder else entry.name
-        if _is_folder(entry):
-            yield from _walk(source, path, (*ancestors, identity))
+        if passed.fits(entry.name):
+            passed.count(entry, _is_folder(entry))
+        elif _is_folder(entry):
+            yield from _walk(source, path, (*ancestors, identity), passed)
         else:
             yield path, stamp(entry)
 
@@ -187,13 +193,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _classes(source: Path, paths: list[str]) -> tuple[str, ...]:
+def _classes(source: Path, paths: list[str], passed: PassedOver) -> tuple[str, ...]:
     beside = [path for path in paths if "/" not in path]
     if not beside:
         with os.scandir(source) as listing:
-            folders = [
-                entry.name for entry in listing if _is_folder(entry) and not entry.name.startswith(".")
-            ]
+            folders = [entry.name for entry in listing if _is_folder(entry) and not passed.fits(entry.name)]
         return tuple(sorted(folders, key=os.fsencode))
     if len(beside) < len(paths):
         inside = next(path for path in paths if "/" in path)

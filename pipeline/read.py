@@ -23,7 +23,7 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.memory import Memory
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.shards import Split
-from turbomim.pipeline.tar import BLOCK, NO_LABEL
+from turbomim.pipeline.tar import BLOCK, NO_LABEL, is_label
 
 # half of the usual limit of 1024 descriptors a process stays free for everything else
 OPEN_SHARDS = 512
@@ -185,7 +185,7 @@ def _find_problem(header: bytes, image_bytes: int, label: bytes) -> str | None:
     size = header[SIZE_FIELD].strip(b"\0 ")
     if (size.lstrip(b"0") or b"0") != b"%o" % image_bytes:
         return f"the image's tar header says {size!r} bytes in octal, not {image_bytes:o}"
-    if label and label.strip() != str(NO_LABEL).encode() and not label.strip().isdigit():
+    if label and not is_label(label):
         return f"the label is {label!r}, not a decimal number"
     return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import index_name, load_manifest
-from turbomim.pipeline.tar import Members
+from turbomim.pipeline.tar import Members, split_key
 from turbomim.pipeline.tar_walk import open_tar
 
 PLACE = re.compile(r"(?P<shard>.+?\.tar):(?P<name>.+?)(:(?P<offset>\d+))?")
@@ -44,6 +44,7 @@ def read_named_image(folder: Path, place: str) -> bytes:
     Raises UserError: no such shard or sample, or it cannot be read.
     """
     manifest = load_manifest(folder)
+    members = Members.of(manifest.made)
     parts = PLACE.fullmatch(place)
     if not parts or parts["shard"] not in {shard.name for shard in manifest.shards}:
         raise UserError(
@@ -51,9 +52,9 @@ def read_named_image(folder: Path, place: str) -> bytes:
         )
     try:
         lines = (folder / index_name(parts["shard"])).read_bytes().decode("latin-1").split("\n")[1:-1]
-        images = stored_images(lines, Members.of(manifest.made).image)
+        images = stored_images(lines, members.image)
         for image in images:
-            key = re.sub(r"\.[^/]*$", "", image.name)
+            key, _ = split_key(image.name, members.keys)
             # a header may hold but the beginning of a long name: the offset, if there is one, decides
             if (
                 parts["offset"] == str(image.offset)

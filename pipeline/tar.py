@@ -10,10 +10,14 @@ import re
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+# where a sample's key ends in the base name of its members; WebDataset's rule is the first
+Keys = Literal["first-dot", "last-dot"]
+KEYS: tuple[Keys, ...] = ("first-dot", "last-dot")
 
 Size = TypeVar("Size", int, npt.NDArray[np.int64])
 
@@ -32,26 +36,45 @@ NO_LABEL = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Members:
-    """Which members of a sample are read, by extension. image: one of these; label: None for no labels."""
+    """Which members of a sample are read, by extension. image: one of these; label: None for no labels.
+
+    keys: at which dot the sample's key ends and the extension begins.
+    """
 
     image: tuple[str, ...] = ("jpg", "png", "webp", "ppm")
     label: str | None = "cls"
+    keys: Keys = "first-dot"
 
     @classmethod
     def of(cls, made: Mapping[str, Any]) -> Self:
         """Read the members out of a manifest's `made`, ours without a record.  Raises ValueError."""
         record = made.get("indexed", {"image": cls().image, "label": cls().label})
         try:
-            members = cls(image=tuple(record["image"]), label=record["label"])
+            # older versions knew but the first dot
+            keys = record.get("keys", "first-dot")
+            members = cls(image=tuple(record["image"]), label=record["label"], keys=keys)
             words = (*members.image, members.label or "none")
-            if members.image and all(re.fullmatch("[!-~]+", word) for word in words):
+            if keys in KEYS and members.image and all(re.fullmatch("[!-~]+", word) for word in words):
                 return members
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, AttributeError):
             pass
         raise ValueError(f"indexed is {record!r}, not the extensions of the image and of the label")
 
 
+def split_key(name: str, keys: Keys) -> tuple[str, str]:
+    """Split a member's name into the sample's key and the extension, "" where there is no dot to split at."""
+    folder, slash, base = name.rpartition("/")
+    at = base.find(".") if keys == "first-dot" else base.rfind(".")
+    stem, extension = (base[:at], base[at + 1 :]) if at >= 0 else (base, "")
+    return f"{folder}{slash}{stem}", extension
+
+
 OURS = Members()
+
+
+def is_label(content: bytes) -> bool:
+    """Whether a label's bytes are a decimal number, or -1, which stands for none."""
+    return content.strip().isdigit() or content.strip() == b"%d" % NO_LABEL
 
 
 def tar_member(name: str, content: bytes) -> bytes:

@@ -147,7 +147,8 @@ def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[
     shard, members = check.shard, check.members
     walked: list[str] | None = None
     try:
-        walked = read_samples_of(descriptor, Choice(image=members.image, label=members.label)).lines
+        choice = Choice(image=members.image, label=members.label, keys=members.keys)
+        walked = read_samples_of(descriptor, choice).lines
         if len(walked) != shard.samples:
             reason = f"holds {len(walked):,} samples, the manifest says {shard.samples:,}"
             problems.append(Problem(file=shard.name, reason=reason))
@@ -212,5 +213,5 @@ def _strays(folder: Path, manifest: Manifest) -> list[Problem]:
     return [
         Problem(file=name, reason=f"is not in {MANIFEST}: a stray file, or the manifest of other shards")
         for name in sorted(os.listdir(folder))
-        if name.endswith((".tar", ".idx")) and name[:-4] not in known
+        if name.endswith((".tar", ".idx")) and not name.startswith(".") and name[:-4] not in known
     ]

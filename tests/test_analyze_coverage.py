@@ -10,7 +10,8 @@ annotation of no listed photograph that ends the command or counts, a photograph
 (`test_instances_as_coco_publishes_them`); VOC's pixels counted from 0, or their last one left out
 (`test_a_folder_of_pascal_voc_is_read`); folders in front of a name, or of a key, that must be the same, the
 first of two fitting names (`test_folders_of_keys_and_names_may_differ`); hashes compared
-(`test_keys_of_strange_names_are_those_of_shard_make`).
+(`test_keys_of_strange_names_are_those_of_shard_make`); keys of foreign tars always up to the last dot
+(`test_photographs_of_foreign_tars_are_found_by_their_keys`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 from crop_reference import encode, rrc_window_by_torchvision, run_graph, run_windows
 from numpy.typing import NDArray
 from PIL import Image
+from tar_bytes import write_tar
 from test_cli import call
 
 from turbomim.benchmarks.write_split import texture
@@ -34,6 +36,7 @@ from turbomim.kernels.masking import random_masking
 from turbomim.pipeline.crop_windows import crop_windows, stored_sides
 from turbomim.pipeline.crops import Crop, draw
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.index_tars import index_tars
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.philox import CROP, draw_u32
@@ -221,6 +224,24 @@ def test_coco_files_are_read_as_documented(photo_folder: Path, tmp_path: Path) -
     # a triangle of 22.5 and one of 8 pixels; a run-length mask's box; no crowd, nothing flat
     areas = [sum(map(area, outlines)) * two.sides[0] * two.sides[1] for outlines in two.outlines]
     np.testing.assert_allclose(areas, [30.5, 12])
+
+
+@pytest.mark.parametrize(
+    ("members", "names"),
+    [
+        (("img_v1.000.jpg", "img_v1.001.jpg"), ("img_v1.000.jpg", "img_v1.001.jpg")),
+        (("a.input.jpg", "a.json", "b.input.jpg", "b.json"), ("a.jpg", "b.jpg")),
+    ],
+)
+def test_photographs_of_foreign_tars_are_found_by_their_keys(
+    members: tuple[str, ...], names: tuple[str, ...], photo_folder: Path, tmp_path: Path
+) -> None:
+    image = (photo_folder / "ash" / "tree_00.jpg").read_bytes()
+    write_tar(tmp_path / "a.tar", [(member, image) for member in members])
+    index_tars(tmp_path)
+    objects = Objects(outlines=[[np.eye(3, 2)]], sides=(1, 1))
+    annotated = Annotations(by_name=dict.fromkeys(names, objects), left_out={})
+    assert sorted(match(open_split(tmp_path), np.arange(2), annotated)) == [0, 1]
 
 
 def test_photographs_are_found_by_their_names(tiny_split: Split, photo_folder: Path, tmp_path: Path) -> None:

@@ -204,7 +204,10 @@ def test_damage_in_shards_is_named_by_its_key(
 
 
 def test_a_flat_folder_has_no_labels_and_a_list_has_its_own(
-    photo_folder: Path, tmp_path: Path, embedded: Callable[..., Arrays]
+    photo_folder: Path,
+    tmp_path: Path,
+    embedded: Callable[..., Arrays],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     flat = embedded(photo_folder / "ash")
     assert "labels" not in flat and "classes" not in flat and len(flat["keys"]) == 11
@@ -213,8 +216,10 @@ def test_a_flat_folder_has_no_labels_and_a_list_has_its_own(
     assert "labels" not in packed and "classes" not in packed and len(packed["keys"]) == 11
     listed = tmp_path / "list.csv"
     shutil.copytree(photo_folder, tmp_path / "trees")
-    listed.write_text("path,label\ntrees/birch/tree_12.jpg,0\ntrees/ash/tree_00.jpg,1\ntrees/gone.jpg,1\n")
-    found = embedded(listed)
+    rows = "path,kind\ntrees/birch/tree_12.jpg,0\ntrees/ash/tree_00.jpg,1\ntrees/gone.jpg,1\n"
+    listed.write_text(rows)
+    found = embedded(listed, "--columns", "label=kind")
+    assert "columns: path 'path', label 'kind'\nlabels are numbers from 0 to 1\n" in capsys.readouterr().out
     labels = dict(zip(found["keys"].tolist(), found["labels"].tolist(), strict=True))
     assert labels == {"trees/birch/tree_12.jpg": 0, "trees/ash/tree_00.jpg": 1}
     assert "gone.jpg" in (tmp_path / "features" / "F.npz.left-out.jsonl").read_text()

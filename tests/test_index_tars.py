@@ -21,7 +21,7 @@ from turbomim.pipeline.index_tars import index_tars
 from turbomim.pipeline.read import ShardFiles, read_samples
 from turbomim.pipeline.shards import open_split
 from turbomim.pipeline.tar_folder import natural
-from turbomim.pipeline.tar_samples import split_name
+from turbomim.pipeline.tar_keys import split_name
 
 LISTINGS = {
     "manifest.json",
@@ -60,7 +60,7 @@ LAYOUTS: dict[str, tuple[Files, list[tuple[int, bytes]], dict[str, Any]]] = {
     "label first": (
         [("a.cls", b"3"), ("a.jpg", JPG), ("b.cls", b"12"), ("b.jpg", picture(2))],
         [(3, JPG), (12, picture(2))],
-        {"image": ["jpg"], "label": "cls"},
+        {"image": ["jpg"], "label": "cls", "keys": "first-dot"},
     ),
     "image first, more members": (
         [
@@ -72,17 +72,17 @@ LAYOUTS: dict[str, tuple[Files, list[tuple[int, bytes]], dict[str, Any]]] = {
             ("b.cls", b"4"),
         ],
         [(3, JPG), (4, JPG)],
-        {"image": ["jpg"], "label": "cls"},
+        {"image": ["jpg"], "label": "cls", "keys": "first-dot"},
     ),
     "no labels, two formats": (
         [("x/a.PNG", picture(3, "PNG")), ("x/a.txt", b"words"), ("y.z/a.JPEG", JPG)],
         [(-1, picture(3, "PNG")), (-1, JPG)],
-        {"image": ["jpeg", "png"], "label": None},
+        {"image": ["jpeg", "png"], "label": None, "keys": "first-dot"},
     ),
     "a dotted field": (
         [("a.input.jpg", JPG), ("a.cls", b"0"), ("b.input.jpg", picture(2)), ("b.cls", b"1")],
         [(0, JPG), (1, picture(2))],
-        {"image": ["input.jpg"], "label": "cls"},
+        {"image": ["input.jpg"], "label": "cls", "keys": "first-dot"},
     ),
     "hidden and nameless files": (
         [
@@ -94,7 +94,7 @@ LAYOUTS: dict[str, tuple[Files, list[tuple[int, bytes]], dict[str, Any]]] = {
             ("__x__/b.jpg", b""),
         ],
         [(7, JPG)],
-        {"image": ["jpg"], "label": "cls"},
+        {"image": ["jpg"], "label": "cls", "keys": "first-dot"},
     ),
     "hostile names": (
         [
@@ -108,7 +108,7 @@ LAYOUTS: dict[str, tuple[Files, list[tuple[int, bytes]], dict[str, Any]]] = {
             ("c.cls", b"4"),
         ],
         [(1, JPG), (2, JPG), (3, JPG), (4, JPG)],
-        {"image": ["j__.jpg", "jpg"], "label": "cls"},
+        {"image": ["j__.jpg", "jpg"], "label": "cls", "keys": "first-dot"},
     ),
 }
 
@@ -158,7 +158,7 @@ def test_webdataset_sees_the_same_samples(tmp_path: Path) -> None:
     for path in sorted(tmp_path.glob("*.idx")):
         for line in path.read_text().splitlines()[1:]:
             words = line.split(" ")
-            parts = split_name(words[3].encode())
+            parts = split_name(words[3].encode(), "first-dot")
             assert parts is not None
             ours.append((parts[0], sorted(words[::4])))
     assert ours == theirs

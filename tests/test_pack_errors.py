@@ -80,7 +80,7 @@ USER_ERRORS: dict[str, tuple[Callable[[Path, Path], PackReport], str]] = {
     "no source": (no_source, "nowhere' does not exist: give a folder of images"),
     "source is a file": (
         source_is_a_file,
-        "a.jpg' is a file: give a folder of images.*or a .csv or .tsv list",
+        "a.jpg' is a file: give a folder of images.*or a .csv, .tsv or .txt list",
     ),
     "no images": (
         no_images,
@@ -104,7 +104,7 @@ USER_ERRORS: dict[str, tuple[Callable[[Path, Path], PackReport], str]] = {
     "no shard": (with_options(shard_count=0), "--shard-count is 0"),
     "more shards than images": (with_options(shard_count=34), "--shard-count is 34, over the 33 images"),
     "both sizes": (both_sizes, "--shard-size and --shard-count exclude each other"),
-    "root of a folder": (root_of_a_folder, "--root belongs to a .csv or .tsv list"),
+    "root of a folder": (root_of_a_folder, "--root belongs to a .csv, .tsv or .txt list"),
     "another check": (with_options(check="no"), "--check is 'no': give header or full"),
     "another policy": (with_options(on_bad="skip"), "--on-bad is 'skip': give quarantine or fail"),
     "quality": (with_options(store=Store(kind="resized", quality=101)), "--quality is 101"),

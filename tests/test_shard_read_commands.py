@@ -72,7 +72,8 @@ def test_index_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_index_takes_choices(foreign: Path) -> None:
     commands.index([str(foreign), "--image", "jpg", "jpeg", "--label", "none", "--split", "test"])
     manifest = json.loads((foreign / "manifest.json").read_text())
-    assert manifest["made"]["indexed"] == {"image": ["jpg"], "label": None} and manifest["split"] == "test"
+    assert manifest["made"]["indexed"] == {"image": ["jpg"], "label": None, "keys": "first-dot"}
+    assert manifest["split"] == "test"
 
 
 def test_verify_lists_the_first_problems_and_reports_all(

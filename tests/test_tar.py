@@ -1,5 +1,7 @@
 """The index of a tar: any members are parsed as a plain split does, damage is refused, strays are found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -147,6 +149,8 @@ def test_samples_are_counted() -> None:
 def test_members_of_a_manifest() -> None:
     assert Members.of({}) == OURS
     assert Members.of({"indexed": {"image": ["jpg", "jpeg"], "label": "cls"}}) == FOREIGN
+    last = {"image": ["jpg", "jpeg"], "label": "cls", "keys": "last-dot"}
+    assert Members.of({"indexed": last}) == replace(FOREIGN, keys="last-dot")
     assert Members.of({"indexed": {"image": ["jpg"], "label": None}}) == Members(image=("jpg",), label=None)
     records: tuple[object, ...] = (
         5,
@@ -154,6 +158,7 @@ def test_members_of_a_manifest() -> None:
         {"image": [7], "label": None},
         {"image": ["a b"], "label": None},
         {"image": [], "label": None},
+        {"image": ["jpg"], "label": None, "keys": "middle"},
     )
     for record in records:
         with pytest.raises(ValueError, match="indexed"):

@@ -59,9 +59,14 @@ class Embed:
     """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a plain ViT, timm's or
     what `export --to timm|safetensors|mae` made of one."""
     source: tyro.conf.Positional[Path]
-    """Folder of images, or of a folder of images a class, or a .csv or .tsv list, or a folder of shards."""
+    """Folder of images, or of a folder of images a class, or a list as `shard make` takes, or a folder of
+    shards."""
     out: Path
     """File to write, .npz or .safetensors."""
+    columns: str | None = None
+    """What a list's columns are called, path=NAME,label=NAME; by their usual names if not given."""
+    skip: str | None = None
+    """Names in a folder to pass over, PATTERN[,PATTERN], beside hidden ones, @eaDir, __MACOSX and such."""
     pool: Literal["mean", "cls"] = "mean"
     """Mean of the patch tokens, or the class token, both after the final norm."""
     size: int | None = None
@@ -96,7 +101,7 @@ def command(argv: list[str]) -> None:
         raise UsageError(f"--pool cls: method {of.config.model.method} has no class token; give --pool mean")
     sized = of.at_size(options.size)
     config, model = sized.config, sized.model
-    source = open_source(options.source)
+    source = open_source(options.source, options.columns, options.skip)
     make_folder_of(options.out)
     made = {
         **of.facts, "source": str(options.source), **crop_facts(config.data.size),
@@ -221,6 +226,8 @@ def describe(options: Embed, found: Embedded, source: Source) -> str:
             f"left out: {len(found.left_out):,} images, named in {left_out_path(options.out)}; "
             f"first: {first.path!a}, {ascii(first.reason)[1:-1]}"
         )
+    if isinstance(source, Photographs):
+        lines += source.told
     if isinstance(source, Photographs) and source.other_files:
         lines.append(f"not images by their names: {describe_others(source.other_files, most=20)}")
     return "\n".join(lines)

@@ -39,8 +39,8 @@ class ShardMake:
     """
 
     src: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
-    """Folder with a folder of images a class, or of images alone (no labels), or a .csv or .tsv list of
-    path,label."""
+    """Folder with a folder of images a class, or of images alone (no labels), or a .csv, .tsv or .txt list of
+    paths and labels."""
     dst: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
     """Folder for the shards of one split: new, empty, or of an unfinished run."""
     name: str | None = None
@@ -49,6 +49,12 @@ class ShardMake:
     """Second part of every shard's name."""
     root: Path | None = None
     """What the paths of a list start from; the list's folder if not given."""
+    columns: str | None = None
+    """What a list's columns are called, path=NAME,label=NAME; label= for no labels.  By their usual names if
+    not given."""
+    skip: str | None = None
+    """Names of files and folders in SRC to pass over, PATTERN[,PATTERN], beside hidden ones, @eaDir, __MACOSX
+    and their like."""
     shard_size: int | None = None
     """Images a shard; 1000 if neither this nor --shard-count is given."""
     shard_count: int | None = None
@@ -93,6 +99,8 @@ def pack(options: ShardMake, console: Console) -> PackReport:
                 name=options.name,
                 split=options.split,
                 root=options.root,
+                columns=options.columns,
+                skip=options.skip,
                 samples_per_shard=options.shard_size,
                 shard_count=options.shard_count,
                 store=store_of(options),
@@ -177,6 +185,7 @@ def describe(report: PackReport, seconds: float) -> str:
         lines = [f"{what} ({counted(report.kept, 'shard')} kept from an earlier run)"]
     else:
         lines = [f"{what} ({manifest.samples / seconds:,.0f} img/s)"]
+    lines += report.told
     if report.bad:
         reasons = f"first: {report.bad[0].path!r}, {report.bad[0].reason}"
         left_out = counted(len(report.bad), "image")

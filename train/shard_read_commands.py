@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -60,6 +60,9 @@ class ShardIndex:
     """Extensions of the image, as in KEY.EXT; if not given, the sample's one member with an image's."""
     label: str | None = None
     """Extension of the label, a decimal number as text, or none; if not given, cls if every sample has it."""
+    keys: Literal["first-dot", "last-dot"] | None = None
+    """At which dot of a file's name the sample's key ends; WebDataset's rule is the first.  The names tell if
+    not given."""
     workers: int = len(os.sched_getaffinity(0))
     """Threads, a tar each."""
     allow_missing: bool = False
@@ -115,6 +118,7 @@ def index(argv: list[str]) -> None:
             split=options.split,
             image=options.image,
             label=options.label,
+            keys=options.keys,
             workers=options.workers,
             allow_missing=options.allow_missing,
             force=options.force,
@@ -156,6 +160,12 @@ def describe_index(report: IndexReport, seconds: float) -> str:
         f"{str(report.path)!a} ({manifest.samples / seconds:,.0f} img/s)",
         f"images {' '.join(indexed['image'])}, {labels}; `turbomim shard verify --images` decodes them all",
     ]
+    lines += [report.told] if report.told else []
+    if report.unread:
+        shown = ", ".join(f"{count:,} {extension}" for extension, count in report.unread.most_common(8))
+        more = f" and {counted(len(report.unread) - 8, 'other')}" if len(report.unread) > 8 else ""
+        things = counted(report.unread.total(), "image or label", "images or labels")
+        lines.append(f"in the samples, not read: {things}: {shown}{more}")
     if report.left_out:
         lines.append(f"left out: {counted(report.left_out, 'sample')} without an image, named in bad.jsonl")
     if report.others:

@@ -24,8 +24,10 @@ from turbomim.pipeline.crop_windows import crop_windows, stored_sides
 from turbomim.pipeline.crops import Crop, check_crop
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.order import Turn
+from turbomim.pipeline.photographs import key_characters
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.store import Store
+from turbomim.pipeline.tar import Members, split_key
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
@@ -152,7 +154,11 @@ def match(split: Split, ids_B: NDArray[np.int64], annotations: Annotations) -> d
     Raises UserError if none is, or if none of them has an object.
     """
     members = {sample: split.locate(sample).rsplit(":", 2)[1] for sample in ids_B.tolist()}
-    keys = {sample: member.rpartition(".")[0].replace("/", "_") for sample, member in members.items()}
+    rule = Members.of(split.manifest.made).keys
+    keys = {
+        sample: key_characters(split_key(member, rule)[0].replace("/", "_"))
+        for sample, member in members.items()
+    }
     names, annotated = photographs_of(keys.values(), annotations.by_name), annotations.by_name
     found = {sample: annotated[names[key]] for sample, key in keys.items() if key in names}
     if not found:
