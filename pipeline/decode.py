@@ -90,7 +90,7 @@ def find_undecodable(images: list[NDArray[np.uint8]]) -> dict[int, str]:
 
 @functools.cache
 def _simplejpeg() -> Callable[..., Any]:
-    """Import the decoder of JPEGs; what decodes nothing runs without it.  Raises UserError: it is not there."""
+    """Import the decoder of JPEGs, which what decodes nothing runs without.  Raises UserError: not there."""
     try:
         from simplejpeg import decode_jpeg
     except ImportError as error:
