@@ -106,7 +106,7 @@ def load_source(path: Path, flags: Values) -> Source:
 
 def load_file(path: Path, flags: Values) -> Source:
     """The encoder in a checkpoint by timm's or MAE's names; a decoder or classifier beside it is left out."""
-    tensors, where = read_tensors(path), str(path)
+    (tensors, notes), where = read_tensors(path), str(path)
     other = [form for form in formats_of(tensors) if form not in ("mae", "lsmae")]
     if other:
         raise UserError(
@@ -131,5 +131,5 @@ def load_file(path: Path, flags: Values) -> Source:
         model=model,
         step=None,
         weights=file_sha256(path),
-        told="" if "heads" in flags.get("model", {}) else guessed,
+        told="\n".join([*notes, *([] if "heads" in flags.get("model", {}) else [guessed])]),
     )

@@ -78,7 +78,7 @@ def import_run(options: Import, flags: Values) -> str:
     if "name" not in flags.get("run", {}):
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
     where, form = str(options.file), FORMATS[options.from_]
-    theirs = read_tensors(options.file)
+    theirs, notes = read_tensors(options.file)
     check_format(theirs, options.from_, where)
     try:
         weights = form.ours(theirs)
@@ -94,7 +94,7 @@ def import_run(options: Import, flags: Values) -> str:
     fitted = fit(weights, model, form.dropped, where)
     model.load_state_dict(fitted.weights)
     folder = begin(config, model, options, fitted)
-    return report(options, config, fitted, {**found["model"], **found["data"]}, told, folder)
+    return report(options, config, fitted, {**found["model"], **found["data"]}, told, notes, folder)
 
 
 def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
@@ -124,7 +124,13 @@ def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
 
 
 def report(
-    options: Import, config: Config, fitted: Fit, found: dict[str, int], told: str, folder: Path
+    options: Import,
+    config: Config,
+    fitted: Fit,
+    found: dict[str, int],
+    told: str,
+    notes: list[str],
+    folder: Path,
 ) -> str:
     """What was taken and assumed, and the command that goes on."""
     sizes_told = ", ".join(f"{key} {value}" for key, value in found.items())
@@ -138,6 +144,7 @@ def report(
         lines.append(f"  the file has no decoder: initial values for {grouped(fitted.fresh)}")
     if fitted.dropped:
         lines.append(f"  left out, as they are no weights: {grouped(fitted.dropped)}")
+    lines += [f"  {note}" for note in notes]
     lines.append(
         f"  go on: turbomim pretrain {options.recipe or MAE_RECIPE} --config {folder}/config.yaml "
         "--data.path SHARDS"
