@@ -21,8 +21,13 @@ from turbomim.pipeline.errors import UserError
 from turbomim.train.foreign_pickle import StandIn
 from turbomim.train.foreign_torch import read_torch
 
-# where programs keep the weights beside their optimizer
-_WRAPPERS = ("model", "state_dict")
+# where programs keep the weights beside their optimizer: those that were trained, then averages of them
+_TRAINED = ("model", "state_dict", "model_state_dict", "module")
+_AVERAGES = ("model_ema", "ema", "state_dict_ema")
+# parts of names that are what a model was wrapped in: DDP, torch.compile, FSDP, recomputation, Lightning
+_WRAPPED = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "model")
+# a count that torch's AveragedModel keeps beside the weights
+_COUNT = "n_averaged"
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool)
 _ZIP, _PICKLES = b"PK\x03\x04", tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
@@ -84,25 +89,38 @@ def _check_archive(path: Path) -> None:
 
 def _unwrapped(tree: object, path: Path, notes: list[str]) -> dict[object, object]:
     """The dictionary that holds the weights."""
+    wrappers = (*_TRAINED, *_AVERAGES)
     if isinstance(tree, dict):
-        inner = next((tree[key] for key in _WRAPPERS if isinstance(tree.get(key), dict)), tree)
-        if any(map(_is_tensor, inner.values())):
+        held = [key for key in wrappers if isinstance(tree.get(key), dict) and _has_tensors(tree[key])]
+        if len(held) > 1:
+            notes.append(
+                f"taken are the tensors under {held[0]}; left out are those under {', '.join(held[1:])}"
+            )
+        elif held and held[0] in _AVERAGES:
+            notes.append(
+                f"taken are the tensors under {held[0]}, an average over training: there are no others"
+            )
+        inner = tree[held[0]] if held else tree
+        if _has_tensors(inner):
             return inner
     remedy = "where it was made, save the weights alone, torch.save({'model': model.state_dict()}, FILE)"
     raise UserError(
-        f"{path} holds no weights: neither at the top nor under {' or '.join(_WRAPPERS)} are tensors by name"
+        f"{path} holds no weights: neither at the top nor under {', '.join(wrappers)} are tensors by name"
         + "".join(f"; {note}: {remedy}" for note in notes)
     )
 
 
-def _is_tensor(value: object) -> bool:
-    """Whether it is one, of whatever kind."""
-    of_another_kind = isinstance(value, StandIn) and value.name.startswith("torch._utils._rebuild_")
-    return isinstance(value, Tensor) or of_another_kind
+def _has_tensors(tree: dict[object, object]) -> bool:
+    """Whether a dictionary's values are tensors, of whatever kind."""
+    return any(
+        isinstance(value, Tensor)
+        or (isinstance(value, StandIn) and value.name.startswith("torch._utils._rebuild_"))
+        for value in tree.values()
+    )
 
 
 def _checked(found: Mapping[Any, object], path: Path) -> dict[str, Tensor]:
-    """The tensors, each with a plain name and numbers that are in the file, without DDP's `module.`."""
+    """The tensors, each with a plain name and numbers that are in the file."""
     tensors: dict[str, Tensor] = {}
     size, room = 0, path.stat().st_size
     for name, value in found.items():
@@ -118,9 +136,19 @@ def _checked(found: Mapping[Any, object], path: Path) -> dict[str, Tensor]:
         if size > room:
             raise UserError(f"{path}: its tensors are larger than its {room:,} bytes; do not use it")
         tensors[name] = value.detach()
-    if all(name.startswith("module.") for name in tensors):
-        return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
+    return _plainly_named(tensors, path)
+
+
+def _plainly_named(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors by their names in the model itself.  Raises UserError if two become the same."""
+    plain: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = ".".join(part for part in name.split(".") if part not in _WRAPPED)
+        if new in plain:
+            raise UserError(f"{path}: two tensors are {new!r}: {name!r} is one of them")
+        plain[new] = tensor
+    plain.pop(_COUNT, None)
+    return plain
 
 
 def _plain(error: Exception) -> str:
