@@ -65,8 +65,9 @@ def unpickle(file: io.BytesIO | mmap.mmap, storage: Storage, asked: dict[str, No
         elif op in ("GLOBAL", "INST", "STACK_GLOBAL"):
             if op == "INST":
                 del stack[marks.pop() :]
-            name = stack.pop() if op == "STACK_GLOBAL" else ""
-            stack.append(_named(stack.pop(), name, asked) if name else _named(*arg.split(" ", 1), asked))
+            name = stack.pop() if op == "STACK_GLOBAL" else arg.partition(" ")[2]
+            module = stack.pop() if op == "STACK_GLOBAL" else arg.partition(" ")[0]
+            stack.append(_named(module, name, asked))
         elif op in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[arg])
         elif op in ("BINPUT", "LONG_BINPUT", "PUT", "MEMOIZE"):
