@@ -20,7 +20,8 @@ from turbomim.kernels.masking import random_masking
 from turbomim.pipeline.batch import Batch
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
-from turbomim.train.export_hf import to_vit_mae, vit_mae_config
+from turbomim.train.export_hf import vit_mae_config
+from turbomim.train.foreign_hf import to_vit_mae
 from turbomim.train.models.mae import MAE
 from turbomim.train.optim import make_optimizer
 from turbomim.train.step import Step, autocast

@@ -21,7 +21,7 @@ from turbomim.train.config import Config
 from turbomim.train.data import open_loader
 from turbomim.train.distributed import World
 from turbomim.train.models.mae import MAE
-from turbomim.train.schedule import lr_at
+from turbomim.train.schedule import lr_of_step
 from turbomim.train.tuned import default_settings
 
 # steps before the timed ones, and timed ones, that tell how many fit into the time
@@ -77,7 +77,7 @@ def steps(model: TextbookMAE, config: Config, split: Split, count: int) -> Itera
     with loader_of(config, split) as loader:
         for number in range(count):
             for group in optimizer.param_groups:
-                group["lr"] = lr_at(number * optim.global_batch / samples, optim)
+                group["lr"] = lr_of_step(number, samples, optim)
             batch = next(loader)
             noise_BN = torch.rand(optim.global_batch, config.patches, generator=generator)
             loss: Tensor = model(normalised(batch.images_BHWC), noise_BN)

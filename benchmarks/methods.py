@@ -88,6 +88,7 @@ def pretrain(name: str, data: Path, out: Path, steps: int, samples: int) -> Run:
         "optim.epochs": epochs,
         "optim.warmup_epochs": epochs / 10,
         "optim.warmup_start": 0,
+        "optim.warmup": "mae",
         "run.folder": out,
         "run.name": name,
         "run.log_every": LOG_EVERY,

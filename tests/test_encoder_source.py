@@ -179,11 +179,13 @@ def test_a_pickle_that_would_run_code_does_not(
     verb: str, theirs: Any, trees: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     marker = Path("marker").resolve()
-    tree = {"model": theirs.state_dict(), "args": Evil(os.system, f"touch {marker}")}
-    torch.save(tree, "evil.pth")
+    evil = Evil(os.system, f"touch {marker}")
     words = ["--train", str(trees), "--test", str(trees)]
+    torch.save({"model": {**theirs.state_dict(), "x": evil}}, "evil.pth")
     assert call(monkeypatch, "eval", verb, "evil.pth", *words) == 1
-    said_once(capsys, "evil.pth", "whose code would have to run; nothing ran")
+    said_once(capsys, "evil.pth", "'x' is of a kind that no weight has, posix.system")
+    torch.save({"model": theirs.state_dict(), "args": evil}, "evil.pth")
+    assert "passed over, nothing of it ran: posix.system\n" in load_source(Path("evil.pth"), {}).told
     assert not marker.exists()
     torch.load("evil.pth", weights_only=False)
     assert marker.exists()

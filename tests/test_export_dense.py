@@ -26,7 +26,8 @@ from turbomim.train import export_dense
 from turbomim.train.config import Config
 from turbomim.train.export import export
 from turbomim.train.export_check import same_names
-from turbomim.train.export_dense import detectron2_shapes, mmseg_shapes, resized
+from turbomim.train.export_dense import detectron2_shapes, mmseg_shapes
+from turbomim.train.resize import resample_positions
 
 # (here, detectron2's, mmseg's) of what is not in a block
 AROUND = [
@@ -91,7 +92,6 @@ def test_mmseg_finds_every_tensor_at_its_size(size: int, grid: int) -> None:
             assert torch.equal(found[theirs], ours[here_name]), theirs
     assert torch.equal(found["cls_token"], ours["cls_token"])
     assert torch.equal(found["pos_embed"][:, 0], ours["pos_embed"][:, 0])
-    # timm's resizing
     expected = resample_abs_pos_embed(ours["pos_embed"], [grid, grid], [6, 6], antialias=False)
     torch.testing.assert_close(found["pos_embed"], expected, rtol=1e-6, atol=1e-6)
     assert f"img_size=({size or 48}, {size or 48})" in exported.load
@@ -102,10 +102,10 @@ def test_vit_b_of_the_published_sizes() -> None:
     assert mmseg_shapes(Config(), 512)["pos_embed"] == (1, 1025, 768)
     assert len(detectron2_shapes(Config())) == 3 + 12 * 12 and len(mmseg_shapes(Config(), 224)) == 4 + 12 * 12
     positions = torch.randn(1, 197, 8)
-    at_512 = resized(positions, 32)
+    at_512 = resample_positions(positions, 32)
     assert at_512.shape == (1, 1025, 8) and torch.equal(at_512[:, 0], positions[:, 0])
     # a constant map stays one
-    torch.testing.assert_close(resized(torch.ones(1, 197, 8), 32), torch.ones(1, 1025, 8))
+    torch.testing.assert_close(resample_positions(torch.ones(1, 197, 8), 32), torch.ones(1, 1025, 8))
 
 
 @pytest.mark.parametrize("size", [500, 4])

@@ -47,6 +47,9 @@ def test_timm_gives_our_features(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     folder = run / "export" / "timm"
     (exported,) = export(model, config, STEP, "timm", folder, run)
     assert exported.checked.startswith(f"timm {timm.__version__}: features of 3 random images are this run's")
+    absolute = "pos_embed" in model.state_dict()
+    text = (folder / "README.md").read_text()
+    assert absolute == ("timm itself resizes positions otherwise, with antialiasing" in text)
     images = torch.randint(0, 256, (2, 48, 48, 3), dtype=torch.uint8)
     with torch.no_grad():
         ours = model.features(images)

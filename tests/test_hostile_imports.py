@@ -1,8 +1,8 @@
 """Files to import that are made to harm, or are none: one line, nothing run, nothing left behind.
 
-Planted bugs and the test that fails on each: `weights_only=False`, at once or where the safe way fails, and
-eval among the stand-ins (`test_a_pickle_that_would_run_code_does_not`); an archive whose entries nobody looks
-at (`test_an_archive_that_grows_is_refused`); names, sizes or kinds of tensors unchecked
+Planted bugs and the test that fails on each: `torch.load` with `weights_only=False`, at once or where the
+safe way fails, and eval among what is called (`test_a_pickle_that_would_run_code_does_not`); an archive whose
+entries nobody looks at (`test_an_archive_that_grows_is_refused`); names, sizes or kinds of tensors unchecked
 (`test_files_that_are_no_checkpoint_are_refused`); only some errors of a damaged pickle caught
 (`test_a_file_cut_short_is_refused`); pipes opened (`test_no_file_a_folder_and_a_pipe_are_refused`).
 """
@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 import torch
 from foreign_names import DECODER, ENCODER, weights
+from imports import import_file, imported, same
 from test_cli import call
 from test_hostile_checkpoints import HEADERS, Evil
 
@@ -69,12 +70,19 @@ def test_a_pickle_that_would_run_code_does_not(
     tree = trees.get(where, {"model": WHOLE, "args": evil})
     data = pickle.dumps(evil, 2) if where == "bare pickle" else content(tree, new=where != "old format")
     Path("evil.pth").write_bytes(data)
-    refused(
-        monkeypatch,
-        capsys,
-        "evil.pth",
-        "whose code would have to run; nothing ran" if where != "bare pickle" else "",
-    )
+    name = f"{'posix' if what == 'os.system' else '__builtin__'}.{calls[what][0].__name__}"
+    if where in ("beside", "old format"):
+        assert import_file(monkeypatch, "evil.pth", "mae") == 0
+        assert f"passed over, nothing of it ran: {name}\n" in capsys.readouterr().out
+        same(imported(), WHOLE)
+    else:
+        words = {
+            "among": f"'x' is of a kind that no weight has, {name}",
+            "as the file": f"by name; passed over, nothing of it ran: {name}: where it was made, save the "
+            "weights alone",
+            "bare pickle": "torch.save's mark is not at its beginning",
+        }
+        refused(monkeypatch, capsys, "evil.pth", words[where])
     assert not marker.exists()
     # the control: it does harm where it is unpickled
     if where == "bare pickle":

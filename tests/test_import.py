@@ -318,8 +318,8 @@ def damaged(**changes: Tensor | None) -> str:
         ({"decoder_norm__bias": None}, ["missing: decoder_norm.bias;"]),
         ({"pos_embed": None}, ["missing: pos_embed;"]),
         (
-            {"head__weight": torch.ones(3), "fc_norm__bias": torch.ones(3)},
-            ["unexpected: fc_norm.bias, head.weight"],
+            {"extra__weight": torch.ones(3), "gamma__bias": torch.ones(3)},
+            ["unexpected: extra.weight, gamma.bias"],
         ),
         ({"norm__bias": torch.ones(5)}, ["of another shape: norm.bias (5,) for (192,)"]),
         ({"norm__bias": torch.ones(WIDTH, dtype=torch.int64)}, ["of another shape: norm.bias"]),

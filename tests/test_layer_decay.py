@@ -33,7 +33,7 @@ from turbomim.train.finetune_config import (
 from turbomim.train.layer_decay import depths_of, layer_of, layer_scale, layered_optimizer
 from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import make_model
-from turbomim.train.schedule import lr_at
+from turbomim.train.schedule import lr_at, lr_of_step
 from turbomim.train.step import Step
 
 MAE = Config(
@@ -166,7 +166,9 @@ def test_published_recipes_and_rates() -> None:
     assert (large.epochs, large.base_lr, large.layer_decay, large.drop_path) == (50, 1e-3, 0.75, 0.2)
     assert huge.drop_path == 0.3 and huge.optim.lr == pytest.approx(4e-3)
     pixmim = published(ModelConfig(target="ideal"))
-    assert lr_at(0, pixmim.optim) == pytest.approx(2e-7) and pixmim.optim.lr == pytest.approx(2e-3)
+    assert lr_of_step(0, 10**6, pixmim.optim) == pytest.approx(2e-7) and pixmim.optim.lr == pytest.approx(
+        2e-3
+    )
     vit = published(ModelConfig(method="simmim"))
     assert vit.optim.lr == pytest.approx(5e-3) and vit.optim.clip_grad == 5
     assert lr_at(0, vit.optim) == pytest.approx(4 * 2.5e-7) and (vit.layer_decay, vit.head_std) == (

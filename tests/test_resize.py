@@ -1,7 +1,8 @@
 """Encoders at another size than their training's: timm's features, textbook positions, fine-tuning, its base.
 
-Planted, each seen to fail the test named: positions of the new size instead of resampled ones, the class
-token's position resampled too, tables left at their initial values, windows that do not grow
+Planted, each seen to fail the test named: antialiasing
+(`test_absolute_positions_are_resampled_as_published`); positions of the new size instead of resampled ones,
+the class token's position resampled too, tables left at their initial values, windows that do not grow
 (`test_features_are_timms_at_that_size`); positions measured in the new window
 (`test_swinv2_measures_positions_in_the_windows_it_was_trained_with`); a table resized on an even grid
 (`test_tables_are_resized_on_a_geometric_grid`); fresh positions in the classifier
@@ -12,6 +13,7 @@ seed alone (`test_initial_weights_are_known_by_the_size_they_were_drawn_at`).
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 from dataclasses import replace
@@ -26,6 +28,7 @@ from exported import CONFIGS, make_run, stirred
 from runs import config_for, outcome, quiet
 from safetensors.torch import load_file
 from test_cli import call
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch.nn import functional
 
 from turbomim.pipeline.errors import UsageError
@@ -38,9 +41,10 @@ from turbomim.train.features import load_run, normalised
 from turbomim.train.finetune_config import tuned_size
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim_swin import swin_arguments
+from turbomim.train.models.vit import sincos_positions
 from turbomim.train.pretrain import pretrain
 from turbomim.train.recipes import recipe
-from turbomim.train.resize import at_size, resized
+from turbomim.train.resize import at_size, resample_positions, resized
 
 # of models of 48 pixels with patches of 8 or 4, windows of 3
 SIZES = (32, 64)
@@ -51,10 +55,48 @@ def images(size: int) -> torch.Tensor:
     return torch.randint(0, 256, (2, size, size, 3), generator=g, dtype=torch.uint8)
 
 
+def written_out(positions_1TD: torch.Tensor, side: int, prefix: int = 1) -> torch.Tensor:
+    """Absolute positions for `side` patches a side, as torch's interpolate gives them."""
+    old = int((positions_1TD.shape[1] - prefix) ** 0.5)
+    grid_1DHW = positions_1TD[:, prefix:].reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    wanted_1DHW = functional.interpolate(
+        grid_1DHW, (side, side), mode="bicubic", align_corners=False, antialias=False
+    )
+    return torch.cat([positions_1TD[:, :prefix], wanted_1DHW.flatten(2).transpose(1, 2)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("grid", "wanted", "prefix"), [(14, 24, 1), (14, 10, 1), (6, 4, 0), (3, 5, 0), (14, 14, 1)]
+)
+def test_absolute_positions_are_resampled_as_published(grid: int, wanted: int, prefix: int) -> None:
+    positions_1TD = sincos_positions(64, grid)[:, 1 - prefix :]
+    found = resample_positions(positions_1TD, wanted, prefix)
+    assert torch.equal(found, written_out(positions_1TD, wanted, prefix))
+    sides = [[wanted, wanted], [grid, grid]]
+    antialiased = resample_abs_pos_embed(positions_1TD, *sides, num_prefix_tokens=prefix)
+    assert grid == wanted or (found - antialiased).abs().max() > 1e-3
+
+
+def test_positions_are_resampled_in_one_place() -> None:
+    """No other resize of positions in what trains, evaluates, imports and exports."""
+    places = set()
+    for stage in ("pipeline", "kernels", "train"):
+        for path in (Path(__file__).parents[1] / stage).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                name = getattr(node, "attr", getattr(node, "id", ""))
+                if name in ("interpolate", "resample_abs_pos_embed", "grid_sample", "upsample", "zoom"):
+                    places.add((path.parent.name, path.name, name))
+    # the other one resizes photographs
+    assert places == {("train", "resize.py", "interpolate"), ("pipeline", "resize.py", "interpolate")}
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "convmae"])
 def test_features_are_timms_at_that_size(kind: str, size: int, tmp_path: Path) -> None:
-    """timm makes its model with img_size, and resizes what it finds in the export's file; or a loaded one."""
+    """timm makes its model with img_size, and resizes what it finds in the export's file; or a loaded one.
+
+    Absolute positions it antialiases: the published ones take their place.
+    """
     config = CONFIGS[kind]
     model = stirred(config)
     write_safetensors(encoder_weights(model), tmp_path / "encoder.safetensors")
@@ -64,16 +106,23 @@ def test_features_are_timms_at_that_size(kind: str, size: int, tmp_path: Path) -
     if kind == "swinv2":
         arguments["pretrained_window_sizes"] = (3, 3)
     arguments["pretrained_cfg_overlay"] = {"file": str(tmp_path / "encoder.safetensors")}
-    theirs = timm.create_model(**arguments, pretrained=True).eval()
+    theirs: Any = timm.create_model(**arguments, pretrained=True).eval()
     ours = resized(model, config, at_size(config, size)).eval()
+    if "pos_embed" in model.state_dict():
+        antialiased = theirs.pos_embed.detach().clone()
+        theirs.pos_embed.data = written_out(model.state_dict()["pos_embed"], size // 8)
+        assert (antialiased - theirs.pos_embed).abs().max() > (1e-3 if size < 48 else 0)
     with torch.no_grad():
         found = ours.features(images(size))
-        expected = theirs.forward_features(normalised(images(size)))  # type: ignore[operator]
+        expected = theirs.forward_features(normalised(images(size)))
     torch.testing.assert_close(found, expected.reshape(found.shape), rtol=0, atol=1e-5)
     assert float(found.std()) > 0.1
     if kind != "swinv2":
         loaded: Any = load(tmp_path / "encoder.safetensors", config)
         loaded.set_input_size(img_size=(size, size))
+        if "pos_embed" in model.state_dict():
+            torch.testing.assert_close(loaded.pos_embed, antialiased)
+            loaded.pos_embed.data = theirs.pos_embed.data
         with torch.no_grad():
             torch.testing.assert_close(loaded.forward_features(normalised(images(size))), expected)
 
@@ -83,9 +132,7 @@ def test_convmaes_positions_are_resampled_and_nothing_else() -> None:
     model = stirred(config)
     other = resized(model, config, at_size(config, 80))
     before, after = model.state_dict(), other.state_dict()
-    grid_1DHW = before["pos_embed"].reshape(1, 3, 3, -1).permute(0, 3, 1, 2)
-    five_1DHW = functional.interpolate(grid_1DHW, size=(5, 5), mode="bicubic", antialias=True)
-    torch.testing.assert_close(after["pos_embed"], five_1DHW.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(after["pos_embed"], written_out(before["pos_embed"], 5, prefix=0))
     same = [name for name in before if name not in ("pos_embed", "decoder_pos_embed")]
     assert all(torch.equal(before[name], after[name]) for name in same)
     with torch.no_grad():

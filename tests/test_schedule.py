@@ -2,20 +2,27 @@
 
 Planted, each seen to fail the test named: a batch of 256 for every base rate, or a cosine that starts after
 warm-up with the slips (`test_simmims_cosine`); the rate of this step with the slips
-(`test_the_published_loop_sets_the_rate_after_the_step`); a drop one step late (`test_simmims_drop`).
+(`test_the_published_loop_sets_the_rate_after_the_step`); a drop one step late (`test_simmims_drop`); a
+warm-up that ends one step later, MAE's, and a cosine that ends one step earlier
+(`test_pixmims_and_mffs_rates_are_mmengines`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
+from collections.abc import Iterator
 
 import pytest
 
 from turbomim.pipeline.errors import UserError
-from turbomim.train.config import OptimConfig
+from turbomim.train.config import Config, OptimConfig
+from turbomim.train.config_dict import differences, from_dict, to_dict
+from turbomim.train.finetune_config import published
+from turbomim.train.model_config import ModelConfig
 from turbomim.train.plan import make_plan
-from turbomim.train.recipes import recipe
+from turbomim.train.recipes import RECIPES, recipe
 from turbomim.train.schedule import lr_at, lr_of_step, total_steps
 
 MAE = OptimConfig(epochs=300, warmup_epochs=40)
@@ -40,11 +47,72 @@ def test_published_rates(epoch: float, lr: float) -> None:
     assert lr_at(epoch, MAE) == pytest.approx(lr, rel=2e-5, abs=1e-12)
 
 
-def test_pixmim_warmup_starts_above_zero() -> None:
-    pixmim = OptimConfig(epochs=300, warmup_epochs=40, warmup_start=1e-4)
-    assert lr_at(0, pixmim) == pytest.approx(2.4e-7)
-    assert lr_at(40, pixmim) == pytest.approx(2.4e-3)
-    assert lr_at(20, pixmim) == pytest.approx(2.4e-3 * (1e-4 + 0.5 * (1 - 1e-4)))
+def mmengine(lr: float, epochs: int, warm: int, start: float, length: int, end: float) -> Iterator[float]:
+    """The rates that mmengine's LinearLR and CosineAnnealingLR set, step by step, by their recursions.
+
+    A recursion multiplies the rate that it finds, so that the cosine begins with the one that warm-up leaves.
+    """
+    rise, fall = warm * length - 1, (epochs - warm) * length
+    rate = lr * start
+    yield rate
+    for step in range(1, rise + 1):
+        rate *= 1 + (1 - start) / (rise * start + (step - 1) * (1 - start))
+        yield rate
+    yield rate
+    for step in range(1, fall):
+        share = (1 + math.cos(math.pi * step / fall)) / (1 + math.cos(math.pi * (step - 1) / fall))
+        rate = end + (rate - end) * share
+        yield rate
+
+
+@pytest.mark.parametrize(
+    ("optim", "length"),
+    [
+        # 313 steps of an epoch of ImageNet, of 4096
+        (recipe("pixmim-vit-b16-300e").optim, 313),
+        (recipe("pixmim-ideal-vit-b16-800e").optim, 313),
+        (recipe("mff-vit-b16-300e").optim, 313),
+        (recipe("pixmim-mff-vit-b16-800e").optim, 313),
+        (published(ModelConfig(target="ideal")).optim, 1252),
+    ],
+)
+def test_pixmims_and_mffs_rates_are_mmengines(optim: OptimConfig, length: int) -> None:
+    epochs, warm = int(optim.epochs), int(optim.warmup_epochs)
+    theirs = list(mmengine(optim.lr, epochs, warm, optim.warmup_start, length, optim.min_lr))
+    ours = [lr_of_step(step, length * optim.global_batch, optim) for step in range(epochs * length)]
+    assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12 * optim.lr)
+    assert ours[warm * length - 1] == ours[warm * length] == optim.lr > ours[warm * length + 1]
+
+
+def test_mmengines_warmup_of_epochs_that_are_no_whole_steps() -> None:
+    optim = OptimConfig(
+        epochs=2, warmup_epochs=0.5, warmup="mmengine", global_batch=4, base_lr=1.0, lr_batch=4
+    )
+    # 10 samples: 5 steps, the first 2 of them warm-up
+    assert [lr_of_step(step, 10, optim) for step in range(5)] == pytest.approx([0, 1, 1, 0.75, 0.25])
+    one = dataclasses.replace(optim, warmup_epochs=0.1, warmup_start=0.5)
+    assert [lr_of_step(step, 10, one) for step in (0, 1)] == [0.5, 1]
+    none = dataclasses.replace(optim, warmup_epochs=0)
+    assert lr_of_step(0, 10, none) == 1 and lr_of_step(99, 10, none) == pytest.approx(0)
+    whole = dataclasses.replace(optim, warmup_epochs=2)
+    assert [lr_of_step(step, 10, whole) for step in (0, 4, 5)] == pytest.approx([0, 1, 1])
+    for more in ({"published_slips": True}, {"schedule": "step", "lr_drop_epochs": 1}):
+        with pytest.raises(UserError, match=r"optim\.warmup = mmengine: must be mae"):
+            dataclasses.replace(optim, **more)
+
+
+def test_other_methods_keep_maes_warmup_and_old_runs_theirs() -> None:
+    by_mmengine = {name for name in RECIPES if recipe(name).optim.warmup == "mmengine"}
+    assert by_mmengine == {name for name in RECIPES if name.startswith(("pixmim-", "mff-"))}
+    old = to_dict(recipe("pixmim-vit-b16-300e"))
+    del old["optim"]["warmup"]
+    kept = from_dict(old, Config(), "config.yaml")
+    assert (
+        lr_of_step(7, 40960, kept.optim)
+        == lr_at(0.7, kept.optim)
+        != lr_of_step(7, 40960, recipe("pixmim-vit-b16-300e").optim)
+    )
+    assert differences(kept, recipe("pixmim-vit-b16-300e")) == ["optim.warmup: mae -> mmengine"]
 
 
 def test_rate_never_jumps_and_ends_at_min_lr() -> None:

@@ -87,6 +87,9 @@ class OptimConfig:
     lr_drop_epochs: float = 0.0
     # share of the full rate at which warm-up starts (MAE 0, PixMIM 1e-4 or 1e-9)
     warmup_start: float = 0.0
+    # mae: by fractions of epochs, the full rate follows warm-up; mmengine (PixMIM, MFF): by whole steps, the
+    # last one of warm-up has it
+    warmup: Literal["mae", "mmengine"] = "mae"
     # not applied to vectors and biases
     weight_decay: float = 0.05
     # AdamW's decay of the mean of gradients
@@ -120,6 +123,9 @@ class OptimConfig:
         )
         need(self.base_lr > 0, "optim.base_lr", self.base_lr, "above 0")
         need(0 <= self.warmup_start <= 1, "optim.warmup_start", self.warmup_start, "0 to 1")
+        plain = self.schedule == "cosine" and not self.published_slips
+        legal = "mae, with optim.schedule step or optim.published_slips"
+        need(self.warmup == "mae" or plain, "optim.warmup", self.warmup, legal)
         need(self.lr_batch >= 1, "optim.lr_batch", self.lr_batch, "at least 1 sample")
         need(self.min_lr >= 0, "optim.min_lr", self.min_lr, "0 or more")
         drop = self.lr_drop_epochs

@@ -15,16 +15,13 @@ from turbomim.pipeline.shards import file_sha256
 from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.features import load_run
-from turbomim.train.foreign import formats_of
+from turbomim.train.foreign import FORMATS, formats_of, pooled
 from turbomim.train.foreign_file import read_tensors
 from turbomim.train.foreign_fit import check_format, fit
 from turbomim.train.foreign_sizes import Values, check_plausible, settle, sizes, why_heads, with_card
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.resize import at_size, resized
-
-# classifiers of a supervised ViT: features do not pass them
-HEADS = r"(head|head_dist)\.(weight|bias)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -106,7 +103,7 @@ def load_source(path: Path, flags: Values) -> Source:
 
 def load_file(path: Path, flags: Values) -> Source:
     """The encoder in a checkpoint by timm's or MAE's names; a decoder or classifier beside it is left out."""
-    tensors, where = read_tensors(path), str(path)
+    (tensors, notes), where = read_tensors(path), str(path)
     other = [form for form in formats_of(tensors) if form not in ("mae", "lsmae")]
     if other:
         raise UserError(
@@ -114,12 +111,16 @@ def load_file(path: Path, flags: Values) -> Source:
             f"--from {other[0]} --run.name NAME` makes a run of it, which eval takes"
         )
     check_format(tensors, "mae", where)
+    notes += pooled(tensors)
+    tensors = FORMATS["mae"].ours(tensors)
     found = sizes(tensors)
     check_plausible(found, tensors, where)
-    flags = with_card(path, found, flags)
+    flags, _ = with_card(path, found, flags)
     config, _ = settle(found, tensors, "mae", "", flags, where)
     model = make_model(config)
-    fitted = fit(tensors, model, HEADS, where, "eval takes plain ViTs with timm's names alone")
+    fitted = fit(
+        tensors, model, FORMATS["mae"].dropped, where, "eval takes plain ViTs with timm's names alone"
+    )
     model.load_state_dict(fitted.weights)
     guessed = (
         f"{where} does not tell its heads: {config.model.heads} are assumed, {why_heads(found, 'heads')}; "
@@ -131,5 +132,5 @@ def load_file(path: Path, flags: Values) -> Source:
         model=model,
         step=None,
         weights=file_sha256(path),
-        told="" if "heads" in flags.get("model", {}) else guessed,
+        told="\n".join([*notes, *([] if "heads" in flags.get("model", {}) else [guessed])]),
     )

@@ -5,7 +5,7 @@ sources: detectron2's modeling/backbone/vit.py inside a SimpleFeaturePyramid, mm
 and beit.py.  Both have more tensors than a file (relative positions, a pyramid, layer scales), which begin
 with their initial values.  The final norm is a part of neither, and is left out.
 
-Shapes: N patches, G patches a side, D encoder width.
+Shapes: T tokens, D encoder width.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.train.config import Config
@@ -24,6 +23,7 @@ from turbomim.train.export_check import same_names
 from turbomim.train.export_weights import Exported, encoder_weights, write_torch
 from turbomim.train.foreign import to_mmselfsup
 from turbomim.train.models.mae import MAE
+from turbomim.train.resize import resample_positions
 
 # what a detector's names of its ViT begin with: without, only its name-matching heuristics find them
 DETECTRON2: Final = "backbone.net."
@@ -75,7 +75,7 @@ def write_mmseg(model: MAE, config: Config, folder: Path, *, size: int = 0) -> l
     if size < patch or size % patch:
         raise UsageError(f"--size {size}: must be a multiple of the patch, {patch} pixels")
     kept = {n: t for n, t in encoder_weights(model).items() if not n.startswith("norm.")}
-    kept["pos_embed"] = resized(kept["pos_embed"], size // patch)
+    kept["pos_embed"] = resample_positions(kept["pos_embed"], size // patch)
     # mmselfsup and mmseg name a ViT alike, but for the prefix
     theirs = {name.removeprefix("backbone."): tensor for name, tensor in to_mmselfsup(kept).items()}
     path = folder / "mmseg.pth"
@@ -101,20 +101,6 @@ def write_mmseg(model: MAE, config: Config, folder: Path, *, size: int = 0) -> l
             ),
         )
     ]
-
-
-def resized(positions_1TD: Tensor, grid: int) -> Tensor:
-    """Position embeddings (1, 1 + G*G, D) for another number of patches a side, as mmseg and ViTDet do it.
-
-    Bicubic, corners not aligned, no antialiasing; the class token's row stays.
-    """
-    cls_11D, patches_1ND = positions_1TD[:, :1], positions_1TD[:, 1:]
-    old = round(patches_1ND.shape[1] ** 0.5)
-    if old == grid:
-        return positions_1TD
-    map_1DGG = patches_1ND.reshape(1, old, old, -1).permute(0, 3, 1, 2)
-    map_1DGG = functional.interpolate(map_1DGG, (grid, grid), mode="bicubic", align_corners=False)
-    return torch.cat([cls_11D, map_1DGG.flatten(2).transpose(1, 2)], dim=1).contiguous()
 
 
 def detectron2_shapes(config: Config) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,34 +22,8 @@ from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.export_check import IMAGES, random_images, same, same_features
 from turbomim.train.export_weights import Exported, encoder_weights, whole_model, write_safetensors
 from turbomim.train.features import normalised
-from turbomim.train.foreign import Pairs, renamed
+from turbomim.train.foreign_hf import to_vit, to_vit_mae
 from turbomim.train.models.mae import MAE
-
-# (ours, theirs): of the pairs whose side a name begins with, the first counts
-_ENCODER: Final[Pairs] = (
-    ("cls_token", "embeddings.cls_token"),
-    ("pos_embed", "embeddings.position_embeddings"),
-    ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
-    ("blocks.", "encoder.layer."),
-    ("norm.", "layernorm."),
-)
-_WHOLE: Final[Pairs] = (
-    ("decoder_blocks.", "decoder.decoder_layers."),
-    ("decoder_", "decoder.decoder_"),
-    ("mask_token", "decoder.mask_token"),
-    *((ours, f"vit.{theirs}") for ours, theirs in _ENCODER),
-)
-# (ours, theirs) inside a block
-_INSIDE: Final[Pairs] = (
-    (".norm1.", ".layernorm_before."),
-    (".norm2.", ".layernorm_after."),
-    (".attn.proj.", ".attention.output.dense."),
-    (".attn.query.", ".attention.attention.query."),
-    (".attn.key.", ".attention.attention.key."),
-    (".attn.value.", ".attention.attention.value."),
-    (".mlp.fc1.", ".intermediate.dense."),
-    (".mlp.fc2.", ".output.dense."),
-)
 
 
 def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
@@ -93,34 +67,6 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
             )
         )
     return exported
-
-
-def to_vit(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An encoder's tensors by ViTModel's names."""
-    return renamed(_split(weights), _ENCODER, _INSIDE)
-
-
-def to_vit_mae(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An MAE's tensors by ViTMAEForPreTraining's names.
-
-    The class token has no position in the decoder here, and a zero there.
-    """
-    theirs = renamed(_split(weights), _WHOLE, _INSIDE)
-    theirs["decoder.decoder_pos_embed"][:, 0] = 0
-    return theirs
-
-
-def _split(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with every qkv as three tensors."""
-    split: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        stem, qkv, kind = name.partition(".attn.qkv.")
-        if not qkv:
-            split[name] = tensor
-            continue
-        for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-            split[f"{stem}.attn.{part}.{kind}"] = rows.contiguous()
-    return split
 
 
 def vit_config(config: Config) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def write_whole(to: str, model: MAE, config: Config, folder: Path) -> list[Expor
     """
     path, weights, wrapper = folder / f"{to}.pth", whole_model(model), WRAPPERS[to]
     write_torch({wrapper: weights if to == "mae" else to_mmselfsup(weights)}, path)
-    again = FORMATS[to].ours(read_tensors(path))
+    again = FORMATS[to].ours(read_tensors(path)[0])
     if again.keys() != weights.keys() or any(not torch.equal(again[n], t) for n, t in weights.items()):
         raise UserError(f"{path} does not come back as it was written: check the disk, and export again")
     return [

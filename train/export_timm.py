@@ -24,6 +24,11 @@ TIMM_NAMES: Final[dict[str, str]] = {
     "simmim-swin": "swin_base_patch4_window7_224",
     "simmim-swinv2": "swinv2_base_window8_256",
 }
+# absolute positions: tables of relative ones are resized by timm here, too
+_OTHER_SIZE: Final = (
+    " At another `img_size` timm itself resizes positions otherwise, with antialiasing; MAE, mmpretrain and "
+    "turbomim do it without, so features differ a little there."
+)
 
 
 def timm_arguments(config: Config) -> dict[str, Any]:
@@ -91,7 +96,9 @@ def write_timm(model: MAE, config: Config, folder: Path) -> list[Exported]:
             checked=checked,
             library="timm",
             note="`encoder.forward_features(images)` gives the tokens after the final norm; photographs "
-            "become images by `timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))`.",
+            "become images by `timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))`."
+            + _OTHER_SIZE
+            * hasattr(model, "pos_embed"),
             facts={"load": create_call(config), "timm": timm_arguments(config)},
         )
     ]

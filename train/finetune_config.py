@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 from turbomim.pipeline.errors import UsageError, need
 from turbomim.train.config import Config, OptimConfig
@@ -79,6 +80,7 @@ class Published:
     min_lr: float = 1e-6
     # share of the rate that warm-up starts at
     warmup_start: float = 0.0
+    warmup: Literal["mae", "mmengine"] = "mae"
     layer_decay: float = 0.65
     drop_path: float = 0.1
     head_std: float = 2e-5
@@ -95,6 +97,7 @@ class Published:
             global_batch=self.batch,
             min_lr=self.min_lr,
             warmup_start=self.warmup_start,
+            warmup=self.warmup,
             clip_grad=self.clip_grad,
             beta2=0.999,
             weight_decay=0.05,
@@ -107,7 +110,7 @@ MAE_B = Published()
 MAE_L = Published(epochs=50, base_lr=1e-3, layer_decay=0.75, drop_path=0.2)
 MAE_H = Published(epochs=50, base_lr=1e-3, layer_decay=0.75, drop_path=0.3)
 # mmselfsup's vit-base-p16_ft-8xb128-coslr-100e_in1k, of PixMIM and MFF: 2e-3 at 1024, warm-up from 1e-4 of it
-PIXMIM = dataclasses.replace(MAE_B, warmup_start=1e-4)
+PIXMIM = dataclasses.replace(MAE_B, warmup_start=1e-4, warmup="mmengine")
 # Alpha-VL/ConvMAE's FINETUNE.md
 CONVMAE = MAE_B
 # microsoft/SimMIM's configs and config.py: all rates for 512 samples, warm-up and end at 2.5e-7 of them

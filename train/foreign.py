@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from turbomim.pipeline.errors import UserError
-
-Weights = Mapping[str, Tensor]
-Pairs = tuple[tuple[str, str], ...]
+from turbomim.train.foreign_hf import from_hf
+from turbomim.train.renamed import Pairs, Weights, renamed, swapped
 
 # groups of names in one error
 MOST_NAMED = 8
@@ -29,10 +28,17 @@ _MM_BEGIN: Final[Pairs] = (
     ("backbone.patch_embed.projection.", "patch_embed.proj."),
     ("backbone.layers.", "blocks."),
     ("backbone.ln1.", "norm."),
+    # of a fine-tuning that pools
+    ("backbone.ln2.", "fc_norm."),
     ("neck.ln1.", "decoder_norm."),
     ("neck.decoder_", "decoder_"),
     ("neck.mask_token", "mask_token"),
     ("backbone.", ""),
+    # of a backbone alone
+    ("patch_embed.projection.", "patch_embed.proj."),
+    ("layers.", "blocks."),
+    ("ln1.", "norm."),
+    ("ln2.", "fc_norm."),
 )
 # (theirs, ours) inside a block
 _MM_INSIDE: Final[Pairs] = (
@@ -49,20 +55,20 @@ class Format:
 
     # its tensors by our names
     ours: Callable[[Weights], dict[str, Tensor]]
-    # a name that its checkpoints have
-    sign: str
+    # names one of which its checkpoints have
+    signs: tuple[str, ...]
     # regular expression of names that hold no weights and may be left out
     dropped: str = "(?!)"
 
 
 def from_mmselfsup(weights: Weights) -> dict[str, Tensor]:
-    """Our names for those of mmselfsup and mmpretrain: MAE, PixMIM and MFF."""
-    return renamed(weights, _MM_BEGIN, _MM_INSIDE)
+    """Our names for those of mmselfsup and mmpretrain: MAE, PixMIM and MFF, whole or the backbone alone."""
+    return from_mae(renamed(weights, _MM_BEGIN, _MM_INSIDE))
 
 
 def to_mmselfsup(weights: Weights) -> dict[str, Tensor]:
     """The inverse of `from_mmselfsup`."""
-    return renamed(weights, _swapped(_MM_BEGIN), _swapped(_MM_INSIDE))
+    return renamed(weights, swapped(_MM_BEGIN), swapped(_MM_INSIDE))
 
 
 def from_simmim(weights: Weights) -> dict[str, Tensor]:
@@ -92,7 +98,32 @@ def from_lsmae(weights: Weights) -> dict[str, Tensor]:
             raise UserError(f"{stem}qkv.bias and {name} are two biases of the same layer")
         del joined[name], joined[f"{stem}v_bias"]
         joined[f"{stem}qkv.bias"] = torch.cat([query_D, torch.zeros_like(query_D), value_D])
-    return joined
+    return from_mae(joined)
+
+
+def from_mae(weights: Weights) -> dict[str, Tensor]:
+    """The same names, which are ours; a norm of pooled tokens takes the place of the norm that it replaced.
+
+    Source: facebookresearch/mae fine-tunes without `norm`: `fc_norm` normalises the mean of the patch tokens.
+    Normalising tokens by it is the nearest that an encoder without a head has.
+    """
+    if not is_pooled(weights):
+        return dict(weights)
+    return renamed(weights, (("fc_norm.", "norm."),), ())
+
+
+def is_pooled(weights: Weights) -> bool:
+    """Whether these are MAE's names of a fine-tuning that pools: a norm of the mean, none of the tokens."""
+    return "fc_norm.weight" in weights and "norm.weight" not in weights
+
+
+def pooled(theirs: Weights) -> list[str]:
+    """What to say of a fine-tuning's norm, by MAE's names or mmpretrain's; nothing of other files."""
+    said = (
+        "fine-tuned with pooling, without a final norm: fc_norm, which normalised the mean of the patch "
+        "tokens, stands for it and normalises every token: their mean is close to what the head saw"
+    )
+    return [said] if is_pooled(renamed(theirs, _MM_BEGIN, ())) else []
 
 
 def unchanged(weights: Weights) -> dict[str, Tensor]:
@@ -100,44 +131,40 @@ def unchanged(weights: Weights) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def renamed(weights: Weights, begin: Pairs, inside: Pairs) -> dict[str, Tensor]:
-    """The tensors by other names: what a name begins with (the first pair that fits), then parts inside it.
-
-    Raises UserError if two become the same.
-    """
-    others: dict[str, Tensor] = {}
-    for name, tensor in weights.items():
-        new = next((to + name.removeprefix(old) for old, to in begin if name.startswith(old)), name)
-        for old, to in inside:
-            new = new.replace(old, to)
-        if new in others:
-            raise UserError(f"two tensors are {new}: {name} is one of them")
-        others[new] = tensor
-    return others
-
-
-def _swapped(pairs: Pairs) -> Pairs:
-    return tuple((ours, theirs) for theirs, ours in pairs)
-
-
 # what the low-pass of PixMIM's checkpoints is made of
 LOW_PASS = "target_generator.low_pass_filter"
 _MM_DROPPED = r"target_generator\.low_pass_filter|data_preprocessor\.(mean|std)"
 
+# what a classifier has above its encoder, by the names of MAE, timm, mmpretrain and transformers
+HEADS: Final = (
+    r"(head|head_dist|fc_norm|pooler\.dense|classifier|head\.fc|head\.layers\.head)\.(weight|bias)"
+    r"|embeddings\.mask_token"
+)
+
 FORMATS: Final[dict[str, Format]] = {
-    "mae": Format(ours=unchanged, sign="patch_embed.proj.weight"),
+    "mae": Format(ours=from_mae, signs=("patch_embed.proj.weight",), dropped=HEADS),
     "mmselfsup": Format(
-        ours=from_mmselfsup, sign="backbone.patch_embed.projection.weight", dropped=_MM_DROPPED
+        ours=from_mmselfsup,
+        signs=("backbone.patch_embed.projection.weight", "patch_embed.projection.weight"),
+        dropped=f"{_MM_DROPPED}|{HEADS}",
     ),
-    "mff": Format(ours=from_mmselfsup, sign="backbone.proj_weights", dropped=_MM_DROPPED),
+    "mff": Format(ours=from_mmselfsup, signs=("backbone.proj_weights", "proj_weights"), dropped=_MM_DROPPED),
     "simmim": Format(
         ours=from_simmim,
-        sign="encoder.mask_token",
+        signs=("encoder.mask_token",),
         # computed from the window
         dropped=r".*\.(relative_position_index|relative_coords_table|attn_mask)",
     ),
-    "convmae": Format(ours=unchanged, sign="patch_embed1.proj.weight"),
-    "lsmae": Format(ours=from_lsmae, sign="patch_embed.proj.weight"),
+    "convmae": Format(ours=unchanged, signs=("patch_embed1.proj.weight",)),
+    "lsmae": Format(ours=from_lsmae, signs=("patch_embed.proj.weight",), dropped=HEADS),
+    "hf": Format(
+        ours=from_hf,
+        signs=(
+            "vit.embeddings.patch_embeddings.projection.weight",
+            "embeddings.patch_embeddings.projection.weight",
+        ),
+        dropped=HEADS,
+    ),
 }
 
 
@@ -146,7 +173,7 @@ def formats_of(names: Iterable[str]) -> list[str]:
     names = set(names)
     if is_beit_or_swin(names):
         return []
-    fitting = [name for name, form in FORMATS.items() if form.sign in names]
+    fitting = [name for name, form in FORMATS.items() if names & set(form.signs)]
     # an MFF's has all of an mmselfsup MAE's names, and more
     return ["mff"] if "mff" in fitting else fitting
 

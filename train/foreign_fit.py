@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turbomim.pipeline.errors import UserError
-from turbomim.train.foreign import FORMATS, Weights, formats_of, grouped, is_beit_or_swin
+from turbomim.train.foreign import FORMATS, formats_of, grouped, is_beit_or_swin
 from turbomim.train.models.mae import MAE
+from turbomim.train.renamed import Weights
 
 # of tensors that do not fit
 REMEDY = "give the --recipe or settings it was made by"

@@ -11,8 +11,9 @@ from typing import Any
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict
-from turbomim.train.foreign import LOW_PASS, Weights
+from turbomim.train.foreign import LOW_PASS
 from turbomim.train.recipes import RECIPES, recipe
+from turbomim.train.renamed import Weights
 
 # settings by section and field, as `from_dict` takes them
 Values = dict[str, dict[str, Any]]
@@ -113,24 +114,39 @@ def settle(
     return config, told
 
 
-def with_card(path: Path, found: Values, flags: Values) -> Values:
-    """The flags, and for heads that they do not tell the .json that `turbomim export` wrote beside a file.
+def with_card(path: Path, found: Values, flags: Values) -> tuple[Values, Path | None]:
+    """The flags, and for heads that they do not tell a card beside a file, and which card it was.
 
-    A card that is none of ours, or damaged, is passed over.
+    A card is the .json that `turbomim export` wrote, or transformers' config.json; others, and damaged ones,
+    are passed over.
     """
-    card = path.with_suffix(".json")
+    for card in (path.with_suffix(".json"), path.with_name("config.json")):
+        told = _heads_of(card)
+        heads = {key: str(told[key]) for key in guess_heads(found) if type(told.get(key)) is int}
+        if heads:
+            return {**flags, "model": {**heads, **flags.get("model", {})}}, card
+    return flags, None
+
+
+def _heads_of(card: Path) -> dict[str, Any]:
+    """What a card says about heads, by our names of settings; nothing if it is none."""
     try:
         if not card.is_file() or card.stat().st_size > MOST_CARD:
-            return flags
+            return {}
         tree = json.loads(card.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict) or "turbomim" not in tree:
-            return flags
+        if not isinstance(tree, dict):
+            return {}
+        if tree.get("model_type") in ("vit", "vit_mae"):
+            return {
+                "heads": tree.get("num_attention_heads"),
+                "decoder_heads": tree.get("decoder_num_attention_heads"),
+            }
+        if "turbomim" not in tree:
+            return {}
         # cards of before had timm's arguments alone
-        told = tree if "heads" in tree else {"heads": tree["timm"]["num_heads"]}
+        return tree if "heads" in tree else {"heads": tree["timm"]["num_heads"]}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return flags
-    heads = {key: str(told[key]) for key in guess_heads(found) if type(told.get(key)) is int}
-    return {**flags, "model": {**heads, **flags.get("model", {})}} if heads else flags
+        return {}
 
 
 def guess_heads(found: Values) -> dict[str, int]:
@@ -171,4 +187,4 @@ def default(form: str, weights: Weights) -> Config:
         model = replace(config.model, mask_unit=2, decoder_width=384, decoder_heads=12)
         return replace(config, model=model)
     # mmselfsup spares tokens from decay
-    return replace(config, optim=replace(config.optim, decay_tokens=form == "mae"))
+    return replace(config, optim=replace(config.optim, decay_tokens=form in ("mae", "hf")))

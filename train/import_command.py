@@ -21,7 +21,7 @@ from turbomim.train import checkpoint, rundir
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
-from turbomim.train.foreign import FORMATS, grouped
+from turbomim.train.foreign import FORMATS, grouped, pooled
 from turbomim.train.foreign_file import read_tensors
 from turbomim.train.foreign_fit import Fit, check_format, fit
 from turbomim.train.foreign_sizes import MAE_RECIPE, Values, check_plausible, settle, sizes, with_card
@@ -41,9 +41,9 @@ class Import:
     file: tyro.conf.Positional[Path]
     """Checkpoint: .pth or .pt as torch.save writes it, or .safetensors."""
     from_: Annotated[
-        Literal["mae", "mmselfsup", "mff", "simmim", "convmae", "lsmae"], tyro.conf.arg(name="from")
+        Literal["mae", "mmselfsup", "mff", "simmim", "convmae", "lsmae", "hf"], tyro.conf.arg(name="from")
     ]
-    """Program that wrote it; mff is mmpretrain's."""
+    """Program that wrote it; mff is mmpretrain's, hf is transformers (a ViTMAE or a ViT)."""
     recipe: str = ""
     """Recipe that it fits; without one the sizes are those of the tensors, and heads those of the export's
     .json, or guessed."""
@@ -78,23 +78,24 @@ def import_run(options: Import, flags: Values) -> str:
     if "name" not in flags.get("run", {}):
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
     where, form = str(options.file), FORMATS[options.from_]
-    theirs = read_tensors(options.file)
+    theirs, notes = read_tensors(options.file)
     check_format(theirs, options.from_, where)
     try:
+        notes += pooled(theirs)
         weights = form.ours(theirs)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     found = sizes(weights)
     check_plausible(found, weights, where)
-    known = with_card(options.file, found, flags)
+    known, card = with_card(options.file, found, flags)
     config, told = settle(found, weights, options.from_, options.recipe, known, where)
     if known != flags:
-        told += f"; heads as {options.file.with_suffix('.json')} has them"
+        told += f"; heads as {card} has them"
     model = make_model(config)
     fitted = fit(weights, model, form.dropped, where)
     model.load_state_dict(fitted.weights)
     folder = begin(config, model, options, fitted)
-    return report(options, config, fitted, {**found["model"], **found["data"]}, told, folder)
+    return report(options, config, fitted, {**found["model"], **found["data"]}, told, notes, folder)
 
 
 def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
@@ -124,7 +125,13 @@ def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
 
 
 def report(
-    options: Import, config: Config, fitted: Fit, found: dict[str, int], told: str, folder: Path
+    options: Import,
+    config: Config,
+    fitted: Fit,
+    found: dict[str, int],
+    told: str,
+    notes: list[str],
+    folder: Path,
 ) -> str:
     """What was taken and assumed, and the command that goes on."""
     sizes_told = ", ".join(f"{key} {value}" for key, value in found.items())
@@ -137,7 +144,8 @@ def report(
     if fitted.fresh:
         lines.append(f"  the file has no decoder: initial values for {grouped(fitted.fresh)}")
     if fitted.dropped:
-        lines.append(f"  left out, as they are no weights: {grouped(fitted.dropped)}")
+        lines.append(f"  left out, as a run has no place for them: {grouped(fitted.dropped)}")
+    lines += [f"  {note}" for note in notes]
     lines.append(
         f"  go on: turbomim pretrain {options.recipe or MAE_RECIPE} --config {folder}/config.yaml "
         "--data.path SHARDS"

@@ -28,7 +28,7 @@ from turbomim.train.features import encode
 from turbomim.train.models.mae import MAE
 
 # another one, and features are made anew
-FORMAT = "turbomim-features-2"
+FORMAT = "turbomim-features-3"
 
 
 def kept_features(

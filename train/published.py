@@ -22,13 +22,17 @@ def mae_800e(name: str, model: ModelConfig, data: DataConfig) -> Config:
 def pixmim(name: str, epochs: int, model: ModelConfig, *, bicubic: bool = False) -> Config:
     """The schedule of mmselfsup's PixMIM, which mmpretrain's MFF has too.
 
-    Tokens are spared from decay and warm-up starts above zero.
+    Tokens are spared from decay; warm-up starts above zero, and its last step has the full rate.
     """
     return Config(
         data=DataConfig(crop="src", interpolation="bicubic" if bicubic else "bilinear"),
         model=model,
         optim=OptimConfig(
-            epochs=epochs, warmup_epochs=40, warmup_start=1e-4 if epochs == 300 else 1e-9, decay_tokens=False
+            epochs=epochs,
+            warmup_epochs=40,
+            warmup_start=1e-4 if epochs == 300 else 1e-9,
+            warmup="mmengine",
+            decay_tokens=False,
         ),
         run=RunConfig(name=name, seed=2, log_every=20, save_every=1000),
     )

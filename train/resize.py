@@ -1,10 +1,12 @@
-"""An encoder for images of another side than it was trained on: positions resampled as published, by timm.
+"""An encoder for images of another side than it was trained on: positions resampled as published.
 
 Absolute positions by bicubic resampling; the tables of relative ones (SimMIM's ViT, Swin) on a geometric
-grid, BEiT's way, the class token's three rows as they are; SwinV2's need none, as they are continuous.  A
-Swin's windows grow with the image, 6 at 192 pixels to 7 at 224.
+grid, BEiT's way by timm, the class token's three rows as they are; SwinV2's need none, as they are
+continuous.  A Swin's windows grow with the image, 6 at 192 pixels to 7 at 224.
 Source: the fine-tuning of facebookresearch/mae, microsoft/SimMIM and microsoft/Swin-Transformer, which
 interpolate tables by cubic splines where timm does it linearly.
+
+Shapes: T tokens, prefix ones first; N patches, G patches a side, D encoder width.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from dataclasses import replace
 from math import gcd
 from typing import Any, TypeVar
 
-from timm.layers.pos_embed import resample_abs_pos_embed
+import torch
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
+from torch import Tensor
+from torch.nn import functional
 
 from turbomim.pipeline.errors import need
 from turbomim.train.config import Config
@@ -62,8 +66,7 @@ def resized(model: MAE, config: Config, wanted: Config) -> MAE:
     weights.pop("decoder_pos_embed", None)
     for name, value in weights.items():
         if name == "pos_embed":
-            sides = [[each.grid, each.grid] for each in (wanted, config)]
-            weights[name] = resample_abs_pos_embed(value, *sides, num_prefix_tokens=model.prefix)
+            weights[name] = resample_positions(value, wanted.grid, model.prefix)
         elif name.endswith("relative_position_bias_table"):
             owner: Any = other.get_submodule(name.rpartition(".")[0])
             with warnings.catch_warnings():
@@ -72,3 +75,18 @@ def resized(model: MAE, config: Config, wanted: Config) -> MAE:
                 weights[name] = resize_rel_pos_bias_table(value, owner.window_size, tuple(shapes[name]))
     other.load_state_dict(weights, strict=False)
     return other
+
+
+def resample_positions(positions_1TD: Tensor, grid: int, prefix: int = 1) -> Tensor:
+    """Absolute positions (1, prefix + G*G, D) for another number of patches a side; the prefix's rows stay.
+
+    Source: facebookresearch/mae, mmpretrain, mmseg, ViTDet and transformers: bicubic, corners not aligned, no
+    antialiasing, which timm has.
+    """
+    prefix_1TD, patches_1ND = positions_1TD[:, :prefix], positions_1TD[:, prefix:]
+    old = round(patches_1ND.shape[1] ** 0.5)
+    if old == grid:
+        return positions_1TD
+    map_1DGG = patches_1ND.reshape(1, old, old, -1).permute(0, 3, 1, 2)
+    map_1DGG = functional.interpolate(map_1DGG, (grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat([prefix_1TD, map_1DGG.flatten(2).transpose(1, 2)], dim=1).contiguous()
