@@ -5,7 +5,6 @@ windows.py on the host) -> torch.  A batch is a pure function of split, seed and
 and prefetch change nothing in it.  Shape suffixes: B samples, H W pixels, C channels.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from turbomim.pipeline.crops import Crop, Interpolation, check_crop, draw
 from turbomim.pipeline.dali import CropGraph, find_undecodable
 from turbomim.pipeline.decode import BACKENDS, Backend, GpuDecoding
 from turbomim.pipeline.decode_error import failure_reason, no_image_to_blame, of_machine
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UserError, to_stderr
 from turbomim.pipeline.header import check_header, image_size
 from turbomim.pipeline.loader_checks import (
     check_choice,
@@ -61,11 +60,6 @@ class LoaderStats:
     read_wait_s: float = 0.0
     decode_wait_s: float = 0.0
     augment_wait_s: float = 0.0
-
-
-def to_stderr(line: str) -> None:
-    """Say one line to whoever watches the run."""
-    print(f"turbomim: {line}", file=sys.stderr, flush=True)
 
 
 class _Run(NamedTuple):

@@ -15,6 +15,7 @@ from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict, unknown
 from turbomim.train.options import no_arguments, take, take_number
 from turbomim.train.recipes import RECIPES, recipe
+from turbomim.train.terminal import prepare_streams
 
 USAGE = """usage: turbomim COMMAND …
 
@@ -249,6 +250,7 @@ def _drop_output() -> None:
 def main() -> None:
     """Run one command; what a user caused ends as one line on stderr and exit code 1."""
     argv = sys.argv[1:]
+    prepare_streams()
     try:
         _run(argv)
         # what cannot be written is said here, not by the interpreter on its way out
