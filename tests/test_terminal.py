@@ -149,7 +149,7 @@ def watched(
     looker = threading.Thread(target=look)
     looker.start()
     # it is there while a process has it
-    while not shown and looker.is_alive():
+    while not shown and process.is_alive():
         looker.join(0.05)
     os.close(terminal)
     code = finish(process)
