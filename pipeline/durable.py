@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -13,8 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from turbomim.pipeline.errors import UserError
-
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+from turbomim.pipeline.remedies import FULL, number_of, reason, remedy, why
 
 
 @contextmanager
@@ -120,18 +118,14 @@ def refusal(path: Path, error: Exception, *, needed: int = 0) -> UserError:
 
     error: an OSError, or another library's with its number as Rust prints it.  needed: bytes, 0 if not known.
     """
-    printed = re.search(r"\(os error (\d+)\)", str(error))
-    number = error.errno if isinstance(error, OSError) else int(printed[1]) if printed else None
-    reason = os.strerror(number) if number else " ".join(str(error).split())
-    if number not in FULL:
-        return UserError(
-            f"cannot write {str(path)!r}: {reason}; check the permissions, or choose another folder"
-        )
+    if number_of(error) not in FULL:
+        helps = "check the permissions, or choose another folder"
+        return UserError(f"cannot write {str(path)!r}: {why(error, helps)}")
     free = shutil.disk_usage(_existing(path)).free
     wanted = f"{needed:,} bytes needed, " if needed else ""
     return UserError(
-        f"cannot write {str(path)!r}: {reason}: {wanted}{free:,} free on that disk; "
-        "free some space (or raise the file size limit, `ulimit -f`), or choose another disk"
+        f"cannot write {str(path)!r}: {reason(error)}: {wanted}{free:,} free on that disk; "
+        f"{remedy(error, '')}"
     )
 
 

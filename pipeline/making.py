@@ -17,6 +17,7 @@ from turbomim.pipeline.durable import sync_folder, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.folder_lock import LOCK, folder_lock
 from turbomim.pipeline.photographs import BadImage
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.shard_job import ShardResult
 from turbomim.pipeline.shards import MAKING, Shard
 
@@ -105,7 +106,7 @@ def record(journal: BinaryIO, result: ShardResult) -> None:
         os.fsync(journal.fileno())
     except OSError as error:
         raise UserError(
-            f"cannot write {journal.name!r}: {error.strerror}; free some space and run the same command again"
+            f"cannot write {journal.name!r}: {why(error, 'check the disk')}; then run the same command again"
         ) from error
 
 
@@ -138,10 +139,8 @@ def publish(work: Path, names: dict[str, str]) -> None:
             os.replace(work / old, folder / new)
         except OSError as error:
             if not (isinstance(error, FileNotFoundError) and (folder / new).exists()):
-                raise UserError(
-                    f"cannot move {str(work / old)!r} to {new!r}: {error.strerror}; remove "
-                    f"{str(folder)!r} and start again"
-                ) from error
+                helps = f"remove {str(folder)!r} and start again"
+                raise UserError(f"cannot move {str(work / old)!r} to {new!r}: {why(error, helps)}") from error
     sync_folder(folder)
 
 

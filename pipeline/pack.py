@@ -40,6 +40,7 @@ from turbomim.pipeline.pack_plan import (
     source_times,
 )
 from turbomim.pipeline.photographs import BadImage, Photographs
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.shard_job import (
     Check,
     OnBad,
@@ -286,6 +287,6 @@ def _check_folder(source: Path, folder: Path) -> None:
         empty = not folder.exists() or not any(folder.iterdir())
         ours = (folder / MAKING).exists() or (folder / MANIFEST).exists()
     except OSError as error:
-        raise UserError(f"cannot use {str(folder)!r}: {error.strerror}; choose another folder") from error
+        raise UserError(f"cannot use {str(folder)!r}: {why(error, 'choose another folder')}") from error
     if not empty and not ours:
         raise UserError(f"{str(folder)!r} exists and is not empty: empty it, or choose another folder")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.photographs import BadImage, Photograph, Photographs, assign_keys, stamp
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.tar import NO_LABEL
 
 DIALECTS = {".csv": csv.excel, ".tsv": csv.excel_tab}
@@ -84,7 +85,7 @@ def _rows(source: Path, refused: list[BadImage]) -> Iterator[Row]:
                 else:
                     yield line, path, cells[columns.index("label")] if "label" in columns else ""
     except OSError as error:
-        raise UserError(f"cannot read {str(source)!r}: {error.strerror}; check the path") from error
+        raise UserError(f"cannot read {str(source)!r}: {why(error, 'check the path')}") from error
     except csv.Error as error:
         raise UserError(
             f"{str(source)!r}, line {reader.line_num}: {error}; quote cells that hold quotes or line breaks"

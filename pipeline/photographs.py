@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.tar import NO_LABEL
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
@@ -166,7 +167,7 @@ def _walk(
             entries = [entry for entry in listing if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(
-            f"cannot read the folder {str(here)!r}: {error.strerror}; check its permissions"
+            f"cannot read the folder {str(here)!r}: {why(error, 'check its permissions')}"
         ) from error
     identity = (status.st_dev, status.st_ino)
     if identity in ancestors:

@@ -11,6 +11,7 @@ import yaml
 
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.remedies import remedy, why
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict, unknown
 from turbomim.train.options import no_arguments, take, take_number
@@ -56,7 +57,7 @@ def read_yaml(path: str, base: Config) -> Config:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from error
+        raise UserError(f"--config {path}: {why(error, 'check the path')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
     return from_dict(values or {}, base, path)
@@ -267,6 +268,7 @@ def main() -> None:
         raise SystemExit(1) from None
     except OSError as error:
         # the system refused a file: its own words name the file and the reason
-        print(f"turbomim: {error}", file=sys.stderr)
+        helps = remedy(error, "")
+        print(f"turbomim: {error}{helps and '; '}{helps}", file=sys.stderr)
         _drop_output()
         raise SystemExit(1) from None

@@ -18,9 +18,9 @@ from rich.console import Console
 from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.durable import FULL
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader, LoaderStats
+from turbomim.pipeline.remedies import FULL
 from turbomim.pipeline.shards import Split
 from turbomim.train import rundir
 from turbomim.train.config import Config

@@ -22,6 +22,7 @@ from turbomim.pipeline.dali_package import installed_wheels
 from turbomim.pipeline.durable import write_durably, write_json
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.packages import installed
+from turbomim.pipeline.remedies import why
 from turbomim.train.config import Config
 from turbomim.train.config_dict import differences, from_dict, to_dict
 
@@ -56,7 +57,9 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
                 f"{folder} is a file and no run: give a run folder, runs/NAME; `turbomim import` makes one "
                 "of a checkpoint"
             ) from error
-        raise UserError(f"{folder} is not a run: {path} cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{folder} is not a run: {path} cannot be read: {why(error, 'give a run folder, runs/NAME')}"
+        ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if kind is Config and isinstance(values, dict) and "finetune" in values:
