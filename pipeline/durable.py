@@ -1,6 +1,7 @@
 """Files that are whole or absent: a temporary name beside the target, fsync, rename."""
 
 import errno
+import functools
 import json
 import os
 import secrets
@@ -11,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.remedies import FULL, number_of, reason, remedy, why
+from turbomim.pipeline.errors import UserError, to_stderr
+from turbomim.pipeline.remedies import FULL, UNSUPPORTED, number_of, reason, remedy, why
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def durable_file(path: Path, *, needed: int, unique: bool = False) -> Iterator[B
         with open(temporary, "wb") as out:
             yield out
             out.flush()
-            os.fsync(out.fileno())
+            sync(out.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -89,24 +90,50 @@ def usual_mode(path: Path) -> Iterator[None]:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     yield
     with open(path, "rb") as file:
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
+        # a file system of one mode for all files has given the usual one
+        with suppress(PermissionError):
+            os.fchmod(file.fileno(), mode)
+        sync(file.fileno())
+
+
+def sync(handle: int) -> None:
+    """Have what was written on the disk; a file system that cannot is named once a process."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (*UNSUPPORTED, errno.EINVAL, errno.EBADF):
+            raise
+        _tell_unsynced(os.strerror(error.errno))
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames done in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Make the renames done in `folder` survive a power cut, where its file system can."""
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError as error:
+        # it may be written to, and not be read
+        _tell_unsynced(os.strerror(error.errno))
+        return
+    try:
+        sync(handle)
     finally:
         os.close(handle)
+
+
+@functools.cache
+def _tell_unsynced(reason: str) -> None:
+    to_stderr(
+        f"a file system cannot be told to put a new file on its disk ({reason}): whether it survives a power "
+        "cut is up to that; all else is as ever"
+    )
 
 
 def check_space(folder: Path, needed: int) -> None:
     """Raise UserError if `needed` bytes do not fit on the disk of `folder`, or of its nearest parent that
     exists."""
-    free = shutil.disk_usage(_existing(folder)).free
-    if needed > free:
+    total, _, free = shutil.disk_usage(_existing(folder))
+    # some file systems in user space do not say
+    if needed > free and total:
         raise UserError(
             f"not enough space for {str(folder)!r}: {needed:,} bytes needed, {free:,} free; "
             "free some space or choose another disk"

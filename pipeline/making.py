@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from turbomim.pipeline.durable import sync_folder, write_durably
+from turbomim.pipeline.durable import sync, sync_folder, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.folder_lock import LOCK, folder_lock
 from turbomim.pipeline.photographs import BadImage
@@ -27,14 +27,15 @@ PUBLISHING = "publishing"
 
 
 @contextmanager
-def making(folder: Path) -> Iterator[Path]:
+def making(folder: Path, *, lock: bool = True) -> Iterator[Path]:
     """Yield the locked `.making` of `folder`, new or left by an earlier run, and remove it at the end.
 
     After an error it stays if any shard in it is finished; else `folder` is left as it was found.
     """
     existed = folder.exists()
     work = folder / MAKING
-    with folder_lock(work):
+    other, without = "choose another folder", "--lock false"
+    with folder_lock(work, what=folder, other=other, without=without, wanted=lock):
         try:
             yield work
         except BaseException:
@@ -103,7 +104,7 @@ def record(journal: BinaryIO, result: ShardResult) -> None:
     try:
         journal.write(_line_of(result))
         journal.flush()
-        os.fsync(journal.fileno())
+        sync(journal.fileno())
     except OSError as error:
         raise UserError(
             f"cannot write {journal.name!r}: {why(error, 'check the disk')}; then run the same command again"
@@ -151,7 +152,7 @@ def _remove(work: Path) -> None:
         if file != lock:
             # a worker of a killed run may have removed it
             file.unlink(missing_ok=True)
-    lock.unlink()
+    lock.unlink(missing_ok=True)
     with suppress(OSError):
         work.rmdir()
 

@@ -99,6 +99,7 @@ def make_shards(
     workers: int = 1,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    lock: bool = True,
 ) -> PackReport:
     """Pack the images of `src`, a folder or a .csv or .tsv list, into one split in the folder `dst`.
 
@@ -108,6 +109,7 @@ def make_shards(
     fit in bad.jsonl ("quarantine") or stop at the first ("fail").  min_side: pixels; images with a shorter
     side are not fit.  seed: of the shuffle over all classes.  workers: processes; 1 works in this one.
     executor: where jobs run instead; its workers must see `src` and `dst` under the same absolute paths.
+    lock: keep a second process out of `dst`; not every file system can.
 
     `dst` is new, empty, or what an unfinished run of the same call left: that is resumed, and a finished one
     is left as it is.  Raises UserError for everything that a user, a file or the disk can cause.
@@ -135,7 +137,7 @@ def make_shards(
     plan = describe_plan(settings, source, found)
     if (folder / MANIFEST).exists() and not (folder / MAKING).exists():
         return _finished(folder, settings, plan, on_bad)
-    with making(folder) as work:
+    with making(folder, lock=lock) as work:
         # an earlier run was killed while it cleaned up
         if (folder / MANIFEST).exists():
             return _finished(folder, settings, plan, on_bad)

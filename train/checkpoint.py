@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from turbomim.pipeline.durable import sync_folder, usual_mode, write_durably
+from turbomim.pipeline.durable import sync, sync_folder, usual_mode, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.remedies import reason, remedy
 from turbomim.pipeline.shards import file_sha256
@@ -137,7 +137,7 @@ def write(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         (temporary / "COMPLETE").write_text("", encoding="utf-8")
         for path in temporary.iterdir():
             with path.open("rb") as file:
-                os.fsync(file.fileno())
+                sync(file.fileno())
         sync_folder(temporary)
         if final.exists():
             # it is damaged, and its replacement is on the disk

@@ -188,6 +188,8 @@ class RunConfig:
     picture_every: int = 0
     # scalars and pictures for TensorBoard in the run folder's tb/; needs turbomim[tensorboard]
     tensorboard: bool = False
+    # keep a second process out of the run directory; false where its file system has no locks
+    lock: bool = True
     # project at Weights & Biases that gets scalars and pictures; empty = none; needs turbomim[wandb]
     wandb: str = ""
 

@@ -70,8 +70,7 @@ def prepare(
     folder: Path, config: Config, split: Split, held: contextlib.ExitStack
 ) -> tuple[str | None, list[str]]:
     """Lock and check the run folder; return the checkpoint to resume from, if any, and damaged ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held.enter_context(rundir.locked(folder))
+    held.enter_context(rundir.hold(config))
     rundir.check_same(folder, config)
     found, damaged = checkpoint.newest(folder / "ckpt")
     if found is not None:
