@@ -12,8 +12,10 @@ import yaml
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.remedies import remedy, why
+from turbomim.train.compile_cache import whose_cache
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict, unknown
+from turbomim.train.home import settle_home
 from turbomim.train.options import no_arguments, take, take_number
 from turbomim.train.recipes import RECIPES, recipe
 from turbomim.train.terminal import prepare_streams
@@ -253,6 +255,7 @@ def main() -> None:
     argv = sys.argv[1:]
     prepare_streams()
     try:
+        settle_home()
         _run(argv)
         # what cannot be written is said here, not by the interpreter on its way out
         sys.stdout.flush()
@@ -268,7 +271,7 @@ def main() -> None:
         raise SystemExit(1) from None
     except OSError as error:
         # the system refused a file: its own words name the file and the reason
-        helps = remedy(error, "")
+        helps = remedy(error, whose_cache(error))
         print(f"turbomim: {error}{helps and '; '}{helps}", file=sys.stderr)
         _drop_output()
         raise SystemExit(1) from None

@@ -12,13 +12,15 @@ from typing import Any
 from turbomim.pipeline.durable import write_json
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.remedies import why
+from turbomim.train.home import home
 
 
 def cache_folder() -> Path:
     """`$TURBOMIM_CACHE_DIR`, else turbomim's folder in the user's cache."""
     own = os.environ.get("TURBOMIM_CACHE_DIR")
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(own) if own else Path(cache) / "turbomim"
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache", "turbomim")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

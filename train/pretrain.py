@@ -11,6 +11,7 @@ from rich.console import Console
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint, rundir
+from turbomim.train.compile_cache import check_compile_caches
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
 from turbomim.train.data import describe, open_data
@@ -59,6 +60,8 @@ def pretrain(
 
 def check_compiler(config: Config, world: World) -> None:
     """Raise UserError if the step is to be compiled and cannot be."""
+    if config.step.compile:
+        check_compile_caches(world.device.type)
     if config.step.compile and world.device.type == "cpu" and find_compiler() is None:
         raise UserError(
             "no C++ compiler found: torch.compile needs one on a CPU; "
