@@ -103,7 +103,7 @@ def sync(handle: int) -> None:
     except OSError as error:
         if error.errno not in (*UNSUPPORTED, errno.EINVAL, errno.EBADF):
             raise
-        _tell_unsynced(os.strerror(error.errno))
+        _tell_unsynced(reason(error))
 
 
 def sync_folder(folder: Path) -> None:
@@ -112,7 +112,7 @@ def sync_folder(folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError as error:
         # it may be written to, and not be read
-        _tell_unsynced(os.strerror(error.errno))
+        _tell_unsynced(reason(error))
         return
     try:
         sync(handle)
@@ -121,9 +121,9 @@ def sync_folder(folder: Path) -> None:
 
 
 @functools.cache
-def _tell_unsynced(reason: str) -> None:
+def _tell_unsynced(cause: str) -> None:
     to_stderr(
-        f"a file system cannot be told to put a new file on its disk ({reason}): whether it survives a power "
+        f"a file system cannot be told to put a new file on its disk ({cause}): whether it survives a power "
         "cut is up to that; all else is as ever"
     )
 

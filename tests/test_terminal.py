@@ -110,7 +110,7 @@ def test_every_command_prints_in_every_encoding(
             patch.setattr(sys, "stdout", out)
             patch.setattr(sys, "stderr", err)
             code = call(monkeypatch, *words)
-        said, complained = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))  # type: ignore[attr-defined]
+        said, complained = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))
         absent = "not • there" in words[-1]
         assert code == absent, (words, complained)
         assert (complained if absent else said).strip() and "Traceback" not in complained, words
@@ -251,7 +251,7 @@ def test_the_panel_is_as_wide_as_it_was_drawn(encoding: str, tmp_path: Path) -> 
     with live.live_panel(console, "runs/林 … \udcff", 1, 10, lambda error: pytest.fail(str(error))) as shown:
         shown.show(2, parts_of(RECORD))
         stream.flush()
-        lines = stream.buffer.getvalue().decode(encoding).splitlines()  # type: ignore[attr-defined]
+        lines = stream.buffer.getvalue().decode(encoding).splitlines()
     assert len(lines) > 3
     drawn = [line.split("\x1b[2K")[-1].removeprefix("\x1b[?25l") for line in lines]
     assert {len(line) + line.count("林") for line in drawn} == {60}, drawn
