@@ -79,7 +79,9 @@ def main(argv: list[str]) -> None:
             "machine needs more --seconds"
         )
     say(f"{rows} rows in {out} after {time.monotonic() - begun:.0f} s")
-    tables = subprocess.run([*TURBOMIM, "report", str(out)], capture_output=True, text=True, check=False)
+    tables = subprocess.run(
+        [*TURBOMIM, "report", str(out)], capture_output=True, text=True, errors="replace", check=False
+    )
     print(tables.stdout if tables.returncode == 0 else f"no tables: {_reason(tables.stderr)}")
 
 
@@ -135,7 +137,9 @@ def make_shards(photographs: Path, work: Path, missing: str, on_gpu: bool) -> tu
     if missing or (folder / "manifest.json").exists():
         return str(folder), missing
     command = [sys.executable, "-m", "turbomim", "shard", "make", str(photographs), str(folder)]
-    done = subprocess.run([*command, "--store", store], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--store", store], capture_output=True, text=True, errors="replace", check=False
+    )
     return str(folder), f"no shards: {_reason(done.stderr)}" if done.returncode else ""
 
 

@@ -26,6 +26,7 @@ def ask(request: dict[str, Any], seconds: float) -> dict[str, float]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         start_new_session=True,
     )
     try:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE, normalised
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.loader import Loader, to_stderr
+from turbomim.pipeline.errors import UserError, to_stderr
+from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.config import Config
 from turbomim.train.data import open_loader

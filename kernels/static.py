@@ -137,7 +137,7 @@ def resources(cubin: bytes) -> tuple[int, int]:
         file.write(cubin)
         file.flush()
         command = [str(cuobjdump), "-res-usage", file.name]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        text = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace").stdout
     numbers = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)}
     if set(numbers) != {"REG", "STACK", "LOCAL"}:
         raise RuntimeError(f"cuobjdump -res-usage named no registers, stack and local memory: {text!r}")

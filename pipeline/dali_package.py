@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 from typing import Final
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UserError, to_stderr
 from turbomim.pipeline.packages import installed
 
 # each wheel's CUDA and the extra of turbomim that installs it
@@ -35,7 +35,7 @@ def import_dali() -> ModuleType:
         ) from error
     problem = _problem_here()
     if problem is not None:
-        print(f"turbomim: {problem}", file=sys.stderr, flush=True)
+        to_stderr(problem)
     return dali
 
 

@@ -1,9 +1,9 @@
 """Files that are whole or absent: a temporary name beside the target, fsync, rename."""
 
 import errno
+import functools
 import json
 import os
-import re
 import secrets
 import shutil
 import stat
@@ -12,9 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from turbomim.pipeline.errors import UserError
-
-FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+from turbomim.pipeline.errors import UserError, to_stderr
+from turbomim.pipeline.remedies import FULL, UNSUPPORTED, number_of, reason, remedy, why
 
 
 @contextmanager
@@ -31,7 +30,7 @@ def durable_file(path: Path, *, needed: int, unique: bool = False) -> Iterator[B
         with open(temporary, "wb") as out:
             yield out
             out.flush()
-            os.fsync(out.fileno())
+            sync(out.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -91,24 +90,50 @@ def usual_mode(path: Path) -> Iterator[None]:
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     yield
     with open(path, "rb") as file:
-        os.fchmod(file.fileno(), mode)
-        os.fsync(file.fileno())
+        # a file system of one mode for all files has given the usual one
+        with suppress(PermissionError):
+            os.fchmod(file.fileno(), mode)
+        sync(file.fileno())
+
+
+def sync(handle: int) -> None:
+    """Have what was written on the disk; a file system that cannot is named once a process."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (*UNSUPPORTED, errno.EINVAL, errno.EBADF):
+            raise
+        _tell_unsynced(reason(error))
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the renames done in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Make the renames done in `folder` survive a power cut, where its file system can."""
     try:
-        os.fsync(handle)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError as error:
+        # it may be written to, and not be read
+        _tell_unsynced(reason(error))
+        return
+    try:
+        sync(handle)
     finally:
         os.close(handle)
+
+
+@functools.cache
+def _tell_unsynced(cause: str) -> None:
+    to_stderr(
+        f"a file system cannot be told to put a new file on its disk ({cause}): whether it survives a power "
+        "cut is up to that; all else is as ever"
+    )
 
 
 def check_space(folder: Path, needed: int) -> None:
     """Raise UserError if `needed` bytes do not fit on the disk of `folder`, or of its nearest parent that
     exists."""
-    free = shutil.disk_usage(_existing(folder)).free
-    if needed > free:
+    total, _, free = shutil.disk_usage(_existing(folder))
+    # some file systems in user space do not say
+    if needed > free and total:
         raise UserError(
             f"not enough space for {str(folder)!r}: {needed:,} bytes needed, {free:,} free; "
             "free some space or choose another disk"
@@ -120,18 +145,14 @@ def refusal(path: Path, error: Exception, *, needed: int = 0) -> UserError:
 
     error: an OSError, or another library's with its number as Rust prints it.  needed: bytes, 0 if not known.
     """
-    printed = re.search(r"\(os error (\d+)\)", str(error))
-    number = error.errno if isinstance(error, OSError) else int(printed[1]) if printed else None
-    reason = os.strerror(number) if number else " ".join(str(error).split())
-    if number not in FULL:
-        return UserError(
-            f"cannot write {str(path)!r}: {reason}; check the permissions, or choose another folder"
-        )
+    if number_of(error) not in FULL:
+        helps = "check the permissions, or choose another folder"
+        return UserError(f"cannot write {str(path)!r}: {why(error, helps)}")
     free = shutil.disk_usage(_existing(path)).free
     wanted = f"{needed:,} bytes needed, " if needed else ""
     return UserError(
-        f"cannot write {str(path)!r}: {reason}: {wanted}{free:,} free on that disk; "
-        "free some space (or raise the file size limit, `ulimit -f`), or choose another disk"
+        f"cannot write {str(path)!r}: {reason(error)}: {wanted}{free:,} free on that disk; "
+        f"{remedy(error, '')}"
     )
 
 

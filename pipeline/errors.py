@@ -1,4 +1,7 @@
-"""The exceptions that a user sees as one line."""
+"""What a user is told in one line: exceptions, and notes on standard error."""
+
+import sys
+from contextlib import suppress
 
 
 class UserError(Exception):
@@ -13,3 +16,9 @@ def need(ok: bool, name: str, value: object, legal: str) -> None:
     """Raise UsageError for a setting whose value cannot be."""
     if not ok:
         raise UsageError(f"{name} = {value}: must be {legal}")
+
+
+def to_stderr(line: str) -> None:
+    """Say one line to whoever watches; a closed terminal ends no run."""
+    with suppress(OSError):
+        print(f"turbomim: {line}", file=sys.stderr, flush=True)

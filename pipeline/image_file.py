@@ -9,6 +9,7 @@ import numpy as np
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.header import check_header
 from turbomim.pipeline.photographs import MAX_IMAGE_BYTES, Photograph
+from turbomim.pipeline.remedies import OF_THE_MACHINE, why
 
 
 class RefusedImage(Exception):
@@ -56,6 +57,8 @@ def _read_unchanged(path: str, image: Photograph) -> bytes:
         # what was there is gone; anything else was there and unreadable at the start too
         if isinstance(error, FileNotFoundError) and image.mtime_ns:
             raise _changed(path, "it is gone") from error
+        if error.errno in OF_THE_MACHINE:
+            raise UserError(f"cannot read {path!r}: {why(error, '')}") from error
         raise RefusedImage(f"unreadable: {error.strerror}") from error
     if seen != (image.bytes, image.mtime_ns) or len(content) != image.bytes:
         raise _changed(path, f"it had {image.bytes:,} bytes, now {len(content):,}, or was written again")

@@ -19,6 +19,7 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.listings import write_listings
 from turbomim.pipeline.pack_plan import at_least_one
 from turbomim.pipeline.photographs import BadImage
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.shards import Manifest, Shard, fingerprint_of, index_name
 from turbomim.pipeline.store import Store
 from turbomim.pipeline.tar import Keys, index_text
@@ -202,7 +203,7 @@ def _index_all(
         except BadTar as error:
             return f"{str(folder / tar)!r} {error}"
         except OSError as error:
-            return f"{str(folder / tar)!r} cannot be read: {error.strerror}"
+            return f"{str(folder / tar)!r} cannot be read: {why(error, 'check the disk')}"
         report(0, done.shard.samples, total)
         return done
 

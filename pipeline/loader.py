@@ -6,7 +6,6 @@ position: threads, readers and prefetch change nothing in it.
 Shape suffixes: B samples, H W pixels, C channels.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ from turbomim.pipeline.dali import (
 )
 from turbomim.pipeline.decode import BadImages, find_undecodable
 from turbomim.pipeline.decode_error import failure_reason, no_image_to_blame, of_machine
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UserError, to_stderr
 from turbomim.pipeline.header import check_header
 from turbomim.pipeline.loader_checks import (
     check_choice,
@@ -47,6 +46,7 @@ from turbomim.pipeline.read import ReadAhead, Samples, ShardFiles, read_samples
 from turbomim.pipeline.repair import Repair
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.store import Store
+from turbomim.pipeline.under_way import Journal
 from turbomim.pipeline.window_order import window_turns
 from turbomim.pipeline.windows import HostWindows
 
@@ -72,11 +72,6 @@ class LoaderStats:
     augment_wait_s: float = 0.0
 
 
-def to_stderr(line: str) -> None:
-    """Say one line to whoever watches the run."""
-    print(f"turbomim: {line}", file=sys.stderr, flush=True)
-
-
 class _Run(NamedTuple):
     """A batch under way: what was read, and what was fed, with stand-ins."""
 
@@ -97,7 +92,8 @@ class Loader(Closing, Iterator[Batch]):
     decode: where photographs are decoded for "cuda", "mixed" or "cpu"; hw_decoder_load: the share of "mixed"
     that the GPU's JPEG engine takes.  shuffle: order of an epoch, of all samples or of `window` shards.
     A sample that cannot be decoded is replaced, see repair.py; max_bad_share, max_bad_row: how many may be.
-    notify: takes one line an event: a sample replaced, a read that is waited for.
+    journal: where to say what is being decoded, and which samples must not be.  notify: takes one line an
+    event: a sample replaced, a read that is waited for.
     Raises UserError: arguments that do not fit each other or the split's store, a shard that changed, too
     many images that do not decode, an error of the GPU or of memory.
     """
@@ -126,6 +122,7 @@ class Loader(Closing, Iterator[Batch]):
         window: int = 16,
         max_bad_share: float = 0.05,
         max_bad_row: int = 100,
+        journal: Journal | None = None,
         notify: Callable[[str], None] = to_stderr,
     ) -> None:
         check_batches(global_batch=global_batch, micro_batch=micro_batch, rank=rank, world=world)
@@ -165,11 +162,15 @@ class Loader(Closing, Iterator[Batch]):
         self._build = partial(
             make, interpolation=interpolation, store=store.kind, device=device, threads=threads
         )
+        fingerprint = split.manifest.fingerprint
+        self._under_way = journal.open(fingerprint) if journal is not None else None
         self._find = partial(find_undecodable_on_gpu, threads=threads) if on_gpu else find_undecodable
         self._repair = Repair(
             split,
             store=store.kind,
             find_undecodable=self._find,
+            known={} if journal is None else journal.bad.get(fingerprint, {}),
+            trying=self._note,
             max_share=max_bad_share,
             max_row=max_bad_row,
             notify=notify,
@@ -205,6 +206,8 @@ class Loader(Closing, Iterator[Batch]):
         """End every thread and close every file; batches handed out stay valid."""
         self._ahead.close()
         self._repair.close()
+        if self._under_way is not None:
+            self._under_way.close()
         self._running.clear()
         if self._graph is not None:
             self._graph.close()
@@ -238,8 +241,15 @@ class Loader(Closing, Iterator[Batch]):
         assert self._graph is not None
         with self._no_image_to_blame(turn):
             fed = self._repair.replace(turn, read)
+            self._running.append(_Run(turn, read, fed))
+            self._note()
             self._graph.feed(fed.images, self._draw(turn))
-        self._running.append(_Run(turn, read, fed))
+
+    def _note(self, *others: int) -> None:
+        """Leave word of the samples that are under way, their stand-ins, and these others."""
+        if self._under_way is not None:
+            batches = [self._repair.stood_for(run.turn.ids_B) for run in self._running]
+            self._under_way.note([*batches, np.array(others, np.int64)])
 
     def _take(self) -> Tensor:
         """Wait for the oldest run; where an image does not decode, replace it and run again."""
@@ -264,8 +274,9 @@ class Loader(Closing, Iterator[Batch]):
         turn, read, _ = self._running[bad.behind]
         self._repair.learn(turn, bad.reasons)
         fed = self._repair.replace(turn, read)
-        self._graph.feed(fed.images, self._draw(turn), again=True)
         self._running[bad.behind] = _Run(turn, read, fed)
+        self._note()
+        self._graph.feed(fed.images, self._draw(turn), again=True)
 
     def _learn(self, error: RuntimeError) -> None:
         """Find the images that made the oldest run fail on the GPU; raise where none did."""

@@ -13,10 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from turbomim.pipeline.durable import sync_folder, write_durably
+from turbomim.pipeline.durable import sync, sync_folder, write_durably
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.folder_lock import LOCK, folder_lock
 from turbomim.pipeline.photographs import BadImage
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.shard_job import ShardResult
 from turbomim.pipeline.shards import MAKING, Shard
 
@@ -26,14 +27,15 @@ PUBLISHING = "publishing"
 
 
 @contextmanager
-def making(folder: Path) -> Iterator[Path]:
+def making(folder: Path, *, lock: bool = True) -> Iterator[Path]:
     """Yield the locked `.making` of `folder`, new or left by an earlier run, and remove it at the end.
 
     After an error it stays if any shard in it is finished; else `folder` is left as it was found.
     """
     existed = folder.exists()
     work = folder / MAKING
-    with folder_lock(work):
+    other, without = "choose another folder", "--lock false"
+    with folder_lock(work, what=folder, other=other, without=without, wanted=lock):
         try:
             yield work
         except BaseException:
@@ -102,10 +104,10 @@ def record(journal: BinaryIO, result: ShardResult) -> None:
     try:
         journal.write(_line_of(result))
         journal.flush()
-        os.fsync(journal.fileno())
+        sync(journal.fileno())
     except OSError as error:
         raise UserError(
-            f"cannot write {journal.name!r}: {error.strerror}; free some space and run the same command again"
+            f"cannot write {journal.name!r}: {why(error, 'check the disk')}; then run the same command again"
         ) from error
 
 
@@ -138,10 +140,8 @@ def publish(work: Path, names: dict[str, str]) -> None:
             os.replace(work / old, folder / new)
         except OSError as error:
             if not (isinstance(error, FileNotFoundError) and (folder / new).exists()):
-                raise UserError(
-                    f"cannot move {str(work / old)!r} to {new!r}: {error.strerror}; remove "
-                    f"{str(folder)!r} and start again"
-                ) from error
+                helps = f"remove {str(folder)!r} and start again"
+                raise UserError(f"cannot move {str(work / old)!r} to {new!r}: {why(error, helps)}") from error
     sync_folder(folder)
 
 
@@ -152,7 +152,7 @@ def _remove(work: Path) -> None:
         if file != lock:
             # a worker of a killed run may have removed it
             file.unlink(missing_ok=True)
-    lock.unlink()
+    lock.unlink(missing_ok=True)
     with suppress(OSError):
         work.rmdir()
 

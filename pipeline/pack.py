@@ -40,6 +40,7 @@ from turbomim.pipeline.pack_plan import (
     source_times,
 )
 from turbomim.pipeline.photographs import BadImage, Photographs
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.shard_job import (
     Check,
     OnBad,
@@ -101,6 +102,7 @@ def make_shards(
     workers: int = 1,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    lock: bool = True,
 ) -> PackReport:
     """Pack the images of `src`, a folder or a .csv, .tsv or .txt list, into one split in the folder `dst`.
 
@@ -112,6 +114,7 @@ def make_shards(
     fit in bad.jsonl ("quarantine") or stop at the first ("fail").  min_side: pixels; images with a shorter
     side are not fit.  seed: of the shuffle over all classes.  workers: processes; 1 works in this one.
     executor: where jobs run instead; its workers must see `src` and `dst` under the same absolute paths.
+    lock: keep a second process out of `dst`; not every file system can.
 
     `dst` is new, empty, or what an unfinished run of the same call left: that is resumed, and a finished one
     is left as it is.  Raises UserError for everything that a user, a file or the disk can cause.
@@ -139,7 +142,7 @@ def make_shards(
     plan = describe_plan(settings, source, found)
     if (folder / MANIFEST).exists() and not (folder / MAKING).exists():
         return _finished(folder, settings, plan, found, on_bad)
-    with making(folder) as work:
+    with making(folder, lock=lock) as work:
         # an earlier run was killed while it cleaned up
         if (folder / MANIFEST).exists():
             return _finished(folder, settings, plan, found, on_bad)
@@ -300,6 +303,6 @@ def _check_folder(source: Path, folder: Path) -> None:
         empty = not folder.exists() or not any(folder.iterdir())
         ours = (folder / MAKING).exists() or (folder / MANIFEST).exists()
     except OSError as error:
-        raise UserError(f"cannot use {str(folder)!r}: {error.strerror}; choose another folder") from error
+        raise UserError(f"cannot use {str(folder)!r}: {why(error, 'choose another folder')}") from error
     if not empty and not ours:
         raise UserError(f"{str(folder)!r} exists and is not empty: empty it, or choose another folder")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.passed_over import PassedOver
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.tar import NO_LABEL
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
@@ -170,7 +171,7 @@ def _walk(
             entries = list(listing)
     except OSError as error:
         raise UserError(
-            f"cannot read the folder {str(here)!r}: {error.strerror}; check its permissions"
+            f"cannot read the folder {str(here)!r}: {why(error, 'check its permissions')}"
         ) from error
     identity = (status.st_dev, status.st_ino)
     if identity in ancestors:

@@ -22,6 +22,7 @@ from turbomim.pipeline.closing import Closing
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.memory import Memory
 from turbomim.pipeline.order import Turn
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.tar import BLOCK, NO_LABEL, is_label
 
@@ -168,7 +169,7 @@ def _fill(split: Split, files: ShardFiles, shard: int, buffer: memoryview, offse
         size = files.read(shard, buffer, offset)
     except OSError as error:
         path = str(split.shard_path(shard))
-        raise UserError(f"cannot read {path!r} at byte {offset}: {error.strerror}; {REMEDY}") from error
+        raise UserError(f"cannot read {path!r} at byte {offset}: {why(error, REMEDY)}") from error
     if size != len(buffer):
         raise _changed(split, shard, offset, f"the file ends after {size} of {len(buffer)} bytes")
 

@@ -6,7 +6,7 @@ and with them its crops, flips and masks.  Each bad sample is named once; too ma
 Shape suffixes: B samples, N bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ class Repair:
 
     samples, replaced: handed out so far, and how many of these were stand-ins.  max_share: the most that may
     be, counted from 200 samples on; max_row: as many in a row, of the stream or of the storage, end the run.
+    known: reasons of samples that must not be decoded; trying: told of a sample before it is, for a stand-in.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Repair:
         max_share: float,
         max_row: int,
         notify: Callable[[str], None],
+        known: Mapping[int, str] | None = None,
+        trying: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._split = split
         self._store = store
@@ -62,6 +65,8 @@ class Repair:
         self._max_row = max_row
         self._notify = notify
         self._files = ShardFiles(split)
+        self._known = known or {}
+        self._trying = trying
         # of each bad sample known
         self._stand_ins: dict[int, int] = {}
         self._reasons: dict[int, str] = {}
@@ -75,13 +80,17 @@ class Repair:
         for place, sample in enumerate(turn.ids_B.tolist()):
             if sample not in self._stand_ins:
                 try:
-                    images[place] = admit(images[place], self._store)
+                    images[place] = self._admit(sample, images[place])
                     continue
                 except ValueError as error:
                     self._find_stand_in(sample, str(error))
             other = self._read(self._stand_ins[sample])
             images[place], labels_B[place] = admit(other.images[0], self._store), other.labels_B[0]
         return Samples(images=images, labels_B=labels_B)
+
+    def stood_for(self, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the samples that are decoded for these."""
+        return np.array([self._stand_ins.get(sample, sample) for sample in ids_B.tolist()], np.int64)
 
     def learn(self, turn: Turn, reasons: dict[int, str]) -> bool:
         """Remember which samples of a batch do not decode, by place; whether `replace` knows more now."""
@@ -142,10 +151,16 @@ class Repair:
     def _fault(self, sample: int) -> str | None:
         """Say why a sample cannot be decoded, None if it can."""
         try:
-            image = admit(self._read(sample).images[0], self._store)
+            image = self._admit(sample, self._read(sample).images[0])
         except ValueError as error:
             return str(error)
+        self._trying(sample)
         return self._find_undecodable([image]).get(0)
+
+    def _admit(self, sample: int, image_N: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if sample in self._known:
+            raise ValueError(self._known[sample])
+        return admit(image_N, self._store)
 
     @property
     def _row_limit(self) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.remedies import remedy, why
 from turbomim.pipeline.tar import BLOCK, Members, check_bounds, check_layout, parse_index
 
 FORMAT = "turbomim-split-1"
@@ -209,7 +210,7 @@ def load_manifest(folder: Path) -> Manifest:
         ) from error
     except OSError as error:
         raise UserError(
-            f"cannot read {str(path)!r}: {error.strerror}; PATH must be a folder of shards"
+            f"cannot read {str(path)!r}: {why(error, 'PATH must be a folder of shards')}"
         ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not a manifest of shards: {error}; {REMEDY}") from error
@@ -280,7 +281,7 @@ def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
             columns_4N = parse_index(path.read_bytes(), members)
             check(columns_4N, shard.samples, shard.bytes)
         except OSError as error:
-            raise UserError(f"index file {str(path)!r} {_absence(error)}; {REMEDY}") from error
+            raise UserError(f"index file {str(path)!r} {_absence(error)}; {remedy(error, REMEDY)}") from error
         except ValueError as error:
             raise UserError(f"index file {str(path)!r} does not fit its shard: {error}; {REMEDY}") from error
         rows = slice(starts[number], starts[number + 1])

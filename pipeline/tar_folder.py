@@ -7,6 +7,7 @@ from pathlib import Path
 
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack_plan import WORD, default_name
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.shards import BAD, MANIFEST, SUMS, load_manifest
 
 LISTINGS = (MANIFEST, SUMS, "_info.json", BAD, "classes.json", "sizes.json", "wids.json")
@@ -19,9 +20,7 @@ def find_tars(folder: Path) -> list[str]:
     try:
         files = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
     except OSError as error:
-        raise UserError(
-            f"cannot list {str(folder)!r}: {error.strerror}; give a folder of tar files"
-        ) from error
+        raise UserError(f"cannot list {str(folder)!r}: {why(error, 'give a folder of tar files')}") from error
     tars = [file for file in files if file.endswith(".tar")]
     if not tars:
         kinds = Counter(file.partition(".")[2] or file for file in files).most_common(5)

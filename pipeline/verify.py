@@ -14,6 +14,7 @@ from pathlib import Path
 from turbomim.pipeline.executors import local_processes, run_jobs
 from turbomim.pipeline.index_tars import Progress, sha256_of
 from turbomim.pipeline.pack_plan import at_least_one
+from turbomim.pipeline.remedies import why
 from turbomim.pipeline.shards import MANIFEST, SUMS, Manifest, Shard, index_name, load_manifest
 from turbomim.pipeline.store import Kind, Store
 from turbomim.pipeline.stored_image import StoredImage, stored_images
@@ -121,7 +122,7 @@ def verify_shard(check: ShardCheck) -> tuple[int, list[Problem], int]:
     except FileNotFoundError:
         problems.append(wrong(reason="is missing"))
     except OSError as error:
-        problems.append(wrong(reason=f"cannot be read: {error.strerror}"))
+        problems.append(wrong(reason=_unread(error)))
     # BadTar, or a line of the index
     except ValueError as error:
         problems.append(wrong(reason=str(error)))
@@ -164,7 +165,7 @@ def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[
     except FileNotFoundError:
         return walked or [], [*problems, wrong(reason="is missing")]
     except OSError as error:
-        return walked or [], [*problems, wrong(reason=f"cannot be read: {error.strerror}")]
+        return walked or [], [*problems, wrong(reason=_unread(error))]
     except ValueError as error:
         return walked or [], [*problems, wrong(reason=f"does not fit its tar: {error}")]
     # the lines that `parse_index` has counted: splitlines would end them at other bytes too
@@ -183,8 +184,8 @@ def _verify_listings(folder: Path, manifest: Manifest) -> list[Problem]:
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        why = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        return [Problem(file=SUMS, reason=why)]
+        how = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        return [Problem(file=SUMS, reason=how)]
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     expected = {shard.name: shard.sha256 for shard in manifest.shards}
     required = [MANIFEST, *(index_name(shard.name) for shard in manifest.shards)]
@@ -197,13 +198,13 @@ def _verify_listings(folder: Path, manifest: Manifest) -> list[Problem]:
         except OSError as error:
             # a missing index is named with its shard
             if name not in required:
-                problems.append(Problem(file=name, reason=f"cannot be read: {error.strerror}"))
+                problems.append(Problem(file=name, reason=_unread(error)))
         except ValueError:
             problems.append(Problem(file=SUMS, reason="is damaged: it lists a name with a zero byte"))
     for name, digest in expected.items():
         if sums.get(name) != digest:
-            why = f"is not the file that {SUMS} lists" if name in sums else f"is not in {SUMS}"
-            problems.append(Problem(file=name, reason=why))
+            how = f"is not the file that {SUMS} lists" if name in sums else f"is not in {SUMS}"
+            problems.append(Problem(file=name, reason=how))
     return problems
 
 
@@ -215,3 +216,7 @@ def _strays(folder: Path, manifest: Manifest) -> list[Problem]:
         for name in sorted(os.listdir(folder))
         if name.endswith((".tar", ".idx")) and not name.startswith(".") and name[:-4] not in known
     ]
+
+
+def _unread(error: OSError) -> str:
+    return f"cannot be read: {why(error, 'check the disk')}"

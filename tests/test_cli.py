@@ -154,7 +154,10 @@ def test_output_that_nobody_takes(tiny_split: Split) -> None:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=env, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (1, "turbomim: [Errno 28] No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "turbomim: [Errno 28] No space left on device; free some space, or choose another disk\n",
+    )
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, env=env, text=True, timeout=120)

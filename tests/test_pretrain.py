@@ -28,6 +28,7 @@ from turbomim.train.log import read_metrics
 from turbomim.train.models.mae import MAE
 from turbomim.train.plan import make_plan
 from turbomim.train.pretrain import pretrain
+from turbomim.train.rundir import hold
 
 
 @pytest.fixture
@@ -195,8 +196,10 @@ def test_other_settings_or_other_data_do_not_resume(trees: Path, shuffled: Path,
 
 
 def test_a_run_in_use_is_refused(trees: Path, tmp_path: Path) -> None:
-    from turbomim.train.rundir import locked
-
-    (tmp_path / "r").mkdir()
-    with locked(tmp_path / "r"), pytest.raises(UserError, match="in use by another process"):
-        pretrain(config_for(trees, tmp_path), console=quiet())
+    config = config_for(trees, tmp_path)
+    words = rf"r' is in use by process {os.getpid()} on \S+: wait for its end, or give another --run.name"
+    with hold(config):
+        # the second time too: whoever was refused has not wiped the owner's name
+        for _ in range(2):
+            with pytest.raises(UserError, match=words):
+                pretrain(config, console=quiet())

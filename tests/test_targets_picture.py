@@ -161,5 +161,5 @@ def test_what_is_no_photograph_is_one_line(tmp_path: Path, kind: str) -> None:
 def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     image = tmp_path / "a.png"
     Image.new("RGB", (30, 20)).save(image)
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         draw_targets(image, image / "under-a-file.png")

@@ -24,8 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from turbomim.pipeline.durable import sync_folder, usual_mode, write_durably
+from turbomim.pipeline.durable import sync, sync_folder, usual_mode, write_durably
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.remedies import reason, remedy
 from turbomim.pipeline.shards import file_sha256
 from turbomim.train.sharding import host_copies, own_rows, placed_rows
 
@@ -136,7 +137,7 @@ def write(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         (temporary / "COMPLETE").write_text("", encoding="utf-8")
         for path in temporary.iterdir():
             with path.open("rb") as file:
-                os.fsync(file.fileno())
+                sync(file.fileno())
         sync_folder(temporary)
         if final.exists():
             # it is damaged, and its replacement is on the disk
@@ -150,9 +151,9 @@ def write(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         if isinstance(error, (OSError, SafetensorError)):
             free = shutil.disk_usage(folder).free
             raise UserError(
-                f"cannot write checkpoint {final}: {error}; it needs {snapshot.bytes / 1e6:.0f} MB, "
-                f"{free / 1e6:.0f} MB are free; "
-                "earlier checkpoints are intact: free some space and run the same command again"
+                f"cannot write checkpoint {final}: {reason(error)}; it needs {snapshot.bytes / 1e6:.0f} MB, "
+                f"{free / 1e6:.0f} MB are free; {remedy(error, 'check the permissions')}; "
+                "earlier checkpoints are intact: then run the same command again"
             ) from error
         raise
     # a newer one was passed over as damaged when the run resumed below it

@@ -11,10 +11,14 @@ import yaml
 
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.remedies import remedy, why
+from turbomim.train.compile_cache import whose_cache
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict, unknown
+from turbomim.train.home import settle_home
 from turbomim.train.options import no_arguments, take, take_number
 from turbomim.train.recipes import RECIPES, recipe
+from turbomim.train.terminal import prepare_streams
 
 USAGE = """usage: turbomim COMMAND …
 
@@ -55,7 +59,7 @@ def read_yaml(path: str, base: Config) -> Config:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from error
+        raise UserError(f"--config {path}: {why(error, 'check the path')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
     return from_dict(values or {}, base, path)
@@ -249,7 +253,9 @@ def _drop_output() -> None:
 def main() -> None:
     """Run one command; what a user caused ends as one line on stderr and exit code 1."""
     argv = sys.argv[1:]
+    prepare_streams()
     try:
+        settle_home()
         _run(argv)
         # what cannot be written is said here, not by the interpreter on its way out
         sys.stdout.flush()
@@ -265,6 +271,7 @@ def main() -> None:
         raise SystemExit(1) from None
     except OSError as error:
         # the system refused a file: its own words name the file and the reason
-        print(f"turbomim: {error}", file=sys.stderr)
+        helps = remedy(error, whose_cache(error))
+        print(f"turbomim: {error}{helps and '; '}{helps}", file=sys.stderr)
         _drop_output()
         raise SystemExit(1) from None

@@ -7,6 +7,7 @@ value and what would be legal.
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -193,12 +194,17 @@ class RunConfig:
     picture_every: int = 0
     # scalars and pictures for TensorBoard in the run folder's tb/; needs turbomim[tensorboard]
     tensorboard: bool = False
+    # keep a second process out of the run directory; false where its file system has no locks
+    lock: bool = True
     # project at Weights & Biases that gets scalars and pictures; empty = none; needs turbomim[wandb]
     wandb: str = ""
 
     def __post_init__(self) -> None:
         legal = "letters, digits, '.', '_' and '-', beginning with none of the last three"
         need(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None, "run.name", self.name, legal)
+        named = os.fsencode(self.folder)
+        legal = "a name in UTF-8, as safetensors wants it"
+        need(named == named.decode(errors="ignore").encode(), "run.folder", ascii(self.folder), legal)
         need(0 <= self.seed < 2**63, "run.seed", self.seed, "0 to 2^63 - 1")
         need(self.log_every >= 1, "run.log_every", self.log_every, "at least 1 step")
         need(self.save_every >= 1, "run.save_every", self.save_every, "at least 1 step")

@@ -13,6 +13,7 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.store import Store
+from turbomim.pipeline.under_way import Journal
 from turbomim.train.config import Config, DataConfig
 from turbomim.train.distributed import World
 from turbomim.train.log import Record
@@ -95,6 +96,7 @@ def open_loader(
     global_batch: int,
     micro_batch: int,
     start: int = 0,
+    journal: Journal | None = None,
     notify: Callable[[str], None],
 ) -> Loader:
     """The Loader of a rank: every crop that training, held-out loss and pictures see."""
@@ -121,6 +123,7 @@ def open_loader(
         window=data.window,
         max_bad_share=data.max_bad_share,
         max_bad_row=data.max_bad_row,
+        journal=journal,
         notify=notify,
     )
 

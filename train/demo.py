@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UserError, to_stderr
 from turbomim.pipeline.pack import make_shards
 from turbomim.train.config import Config
 from turbomim.train.export_timm import create_call
@@ -27,6 +27,7 @@ from turbomim.train.recipes import recipe
 from turbomim.train.report import write_report
 from turbomim.train.show import show
 from turbomim.train.source_eval import table, which_photograph
+from turbomim.train.terminal import outlived
 from turbomim.train.window import rates
 
 IMAGES = 480
@@ -70,12 +71,18 @@ def demo(
         "4/4",
         f"pictures drawn, features scored, report written; {duration(time.monotonic() - begun)} in all",
     )
-    console.print(summary(folder, config, records, asked), highlight=False, markup=False, soft_wrap=True)
+    tell(console, summary(folder, config, records, asked))
 
 
 def say(console: Console, number: str, text: str) -> None:
     """One line of progress."""
-    console.print(f"[{number}] {text}", highlight=False, markup=False, soft_wrap=True)
+    tell(console, f"[{number}] {text}")
+
+
+def tell(console: Console, text: str) -> None:
+    """Print a text; a terminal that is gone stops no demo."""
+    with outlived(console, lambda error: to_stderr(f"the demo goes on, but cannot print: {error}")):
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def photographs(report: PhotosReport) -> str:

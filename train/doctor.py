@@ -61,6 +61,7 @@ def examine() -> list[Check]:
             lambda: [compiler_check(os.environ.get("CXX"), find_compiler(), shutil.which("clang++"))],
         ),
         ("Python headers", _headers),
+        ("compile cache", _compile_cache),
         ("memory", machine.memory),
         ("disk", machine.disk),
         ("/dev/shm", machine.shared_memory),
@@ -230,3 +231,17 @@ def _headers() -> list[Check]:
         f"Triton and torch.compile build against them: apt-get install {package}, or --step.compile false"
     )
     return [Check(name="Python headers", value=f"no {header}", status="slow", advice=advice)]
+
+
+def _compile_cache() -> list[Check]:
+    import torch
+
+    from turbomim.train.compile_cache import check_compile_caches, compile_caches
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    value = ", ".join(str(folder) for _, folder in compile_caches(device))
+    try:
+        check_compile_caches(device)
+    except UserError as error:
+        return [Check(name="compile cache", value=value, status="slow", advice=str(error))]
+    return [Check(name="compile cache", value=value)]

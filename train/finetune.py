@@ -164,10 +164,11 @@ def finetune(
         settings = resolve(config.data, tuned, world.local_size)
         about_data = describe(config.data, train, settings, tuned, world)
         with contextlib.ExitStack() as held:
-            found, damaged = world.from_main(lambda: begin(config, source, train, held))
+            on_gpu = settings.decode == "mixed" and world.device.type == "cuda"
+            found, said = world.from_main(lambda: begin(config, source, train, held, on_gpu=on_gpu))
             run = FinetuneRun(config, plan, train, test, None, settings, world, console, range(0))
             run.facts, run.wanted = source.facts, wanted or []
-            return run.go(found, damaged, about_data)
+            return run.go(found, said, about_data)
 
 
 def with_classes(config: FinetuneConfig, classes: int) -> FinetuneConfig:
@@ -191,11 +192,11 @@ def check_labels(train: Split, test: Split) -> None:
 
 
 def begin(
-    config: FinetuneConfig, source: Source, train: Split, held: contextlib.ExitStack
+    config: FinetuneConfig, source: Source, train: Split, held: contextlib.ExitStack, *, on_gpu: bool
 ) -> tuple[str, list[str]]:
     """Lock and check the run folder; its newest checkpoint, at first one with the encoder and a new head."""
     folder = rundir.run_folder(config)
-    found, damaged = prepare(folder, config, train, held)
+    found, said = prepare(folder, config, [train], held, on_gpu=on_gpu)
     if found is None:
         model = Classifier(resized(source.model, source.config, config), config)
         optimizer = layered_optimizer(model, config)
@@ -209,7 +210,7 @@ def begin(
         )
         snapshot = checkpoint.capture(model, optimizer, state)
         found = str(checkpoint.write(folder / "ckpt", snapshot, config.run.keep))
-    return found, damaged
+    return found, said
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from turbomim.pipeline.shards import Split
+from turbomim.pipeline.under_way import Journal
 from turbomim.train.config import Config
 from turbomim.train.data import open_loader
 from turbomim.train.distributed import World
@@ -32,6 +33,7 @@ def heldout_loss(
     micro_batch: int,
     world: World,
     note: Callable[[str], None],
+    journal: Journal | None = None,
 ) -> float:
     """Mean loss over the first MOST held-out samples, equal on every rank and for any batch size."""
     samples = min(split.manifest.samples, MOST)
@@ -49,6 +51,7 @@ def heldout_loss(
             world,
             global_batch=batch * world.size,
             micro_batch=batch,
+            journal=journal,
             notify=lambda text: note(f"held-out: {text}"),
         ) as loader:
             for item in itertools.islice(loader, math.ceil(samples / (batch * world.size))):

@@ -101,8 +101,7 @@ def import_run(options: Import, flags: Values) -> str:
 def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
     """Write the run folder; the checkpoint first, so that a run with settings has its weights."""
     folder = rundir.run_folder(config)
-    folder.mkdir(parents=True, exist_ok=True)
-    with rundir.locked(folder):
+    with rundir.hold(config):
         if (folder / "config.yaml").exists() or checkpoint.complete(folder / "ckpt"):
             raise UserError(f"{folder} holds a run already: give another --run.name")
         optimizer = make_optimizer(model, config.optim)

@@ -11,13 +11,16 @@ from typing import Any
 
 from turbomim.pipeline.durable import write_json
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.remedies import why
+from turbomim.train.home import home
 
 
 def cache_folder() -> Path:
     """`$TURBOMIM_CACHE_DIR`, else turbomim's folder in the user's cache."""
     own = os.environ.get("TURBOMIM_CACHE_DIR")
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(own) if own else Path(cache) / "turbomim"
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache", "turbomim")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +53,8 @@ class KeptFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"cannot make {str(self.path.parent)!r}: {error.strerror}; "
-                "set TURBOMIM_CACHE_DIR to a folder of yours"
+                f"cannot make {str(self.path.parent)!r}: "
+                f"{why(error, 'set TURBOMIM_CACHE_DIR to a folder of yours')}"
             ) from error
         write_json(self.path, tree)
         return self.path
@@ -71,7 +74,7 @@ class KeptFile:
             return {}
         except OSError as error:
             raise UserError(
-                f"cannot read {str(self.path)!r}: {error.strerror}; set TURBOMIM_CACHE_DIR to your own folder"
+                f"cannot read {str(self.path)!r}: {why(error, 'set TURBOMIM_CACHE_DIR to a folder of yours')}"
             ) from error
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise self.damaged(error) from error

@@ -19,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from turbomim.pipeline.durable import usual_mode
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.durable import refusal, usual_mode
 from turbomim.pipeline.shards import Split
 from turbomim.train.encoder_source import Source
 from turbomim.train.eval_crop import crop_facts, eval_crops
@@ -104,4 +103,4 @@ def keep_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         size = features_ND.numel() * features_ND.element_size()
-        raise UserError(f"{path} cannot be written ({error}): it needs {size / 1e6:.0f} MB") from error
+        raise refusal(path, error, needed=size) from error

@@ -17,6 +17,7 @@ from turbomim.pipeline.durable import write_durably
 from turbomim.train.config import Config
 from turbomim.train.live import LivePanel, Parts, live_panel
 from turbomim.train.sinks import OF_EVAL, Sink, open_sinks, scalars_of
+from turbomim.train.terminal import outlived
 
 Record = dict[str, Any]
 
@@ -126,16 +127,20 @@ class RunLog:
     def open(self, step: int) -> Iterator[list[Record]]:
         """Keep files and sinks open; what a killed run wrote there after `step` is dropped first.
 
-        Yields the metrics that stay; none on ranks other than 0.
+        Yields the metrics that stay; none on ranks other than 0.  Nothing that is printed raises meanwhile.
         """
-        if not self.active:
-            yield []
-            return
+        with outlived(self.console, self._lost):
+            if self.active:
+                yield from self._open(step)
+            else:
+                yield []
+
+    def _open(self, step: int) -> Iterator[list[Record]]:
         kept = [r for r in read_metrics(self.metrics) if r["step"] <= step]
         write_durably(self.metrics, "".join(json.dumps(r) + "\n" for r in kept).encode())
         with (
             self.metrics.open("a", encoding="utf-8") as metrics,
-            self.plain.open("a", encoding="utf-8") as plain,
+            self._open_plain() as plain,
             self._open_sinks(step, kept) as self._sinks,
         ):
             self._files = (metrics, plain)
@@ -143,6 +148,10 @@ class RunLog:
                 yield kept
             finally:
                 self._files, self._sinks = None, []
+
+    def _open_plain(self) -> IO[str]:
+        # the name of a file need not be text
+        return self.plain.open("a", encoding="utf-8", errors="backslashreplace")
 
     def _open_sinks(self, step: int, kept: list[Record]) -> contextlib.AbstractContextManager[list[Sink]]:
         if self.config is None:
@@ -155,11 +164,14 @@ class RunLog:
         if not (self.active and self.console.is_terminal):
             yield
             return
-        with live_panel(self.console, str(self.folder), step, steps) as self._panel:
+        with live_panel(self.console, str(self.folder), step, steps, self._lost) as self._panel:
             try:
                 yield
             finally:
                 self._panel = None
+
+    def _lost(self, error: Exception) -> None:
+        self.keep(f"the terminal cannot be written ({error}): the run goes on, and every line is here")
 
     def say(self, text: str) -> None:
         """One line for people, on the terminal and in train.log."""
@@ -177,7 +189,7 @@ class RunLog:
             return
         self.console.print(self._who + text, highlight=False, markup=False, soft_wrap=True)
         # on another machine there may be no such folder; then the terminal has it alone
-        with contextlib.suppress(FileNotFoundError), self.plain.open("a", encoding="utf-8") as plain:
+        with contextlib.suppress(FileNotFoundError), self._open_plain() as plain:
             plain.write(_dated(self._who + text))
 
     def keep(self, text: str) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from turbomim.pipeline.durable import refusal
 from turbomim.pipeline.errors import UserError
 
 _CAMPUS = [491, 493, 494, 495, 496, 497, 498, 499, 500, 501, 503, 504, 505, 506, 507, 509, 510, 512, 514, 515]
@@ -164,7 +165,7 @@ def cut_photos(dst: Path, *, images: int = 480, seed: int = 0, holdout_every: in
         # an empty folder is replaced; one that was filled meanwhile is an error
         part.replace(dst)
     except OSError as error:
-        raise UserError(f"cannot write the demo photographs to {dst}: {error.strerror or error}") from error
+        raise refusal(dst, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return report

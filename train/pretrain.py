@@ -11,6 +11,7 @@ from rich.console import Console
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint, rundir
+from turbomim.train.compile_cache import check_compile_caches
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
 from turbomim.train.data import describe, open_data
@@ -52,13 +53,17 @@ def pretrain(
             return _dry_run(config, plan, about_data, world, console)
         folder = rundir.run_folder(config)
         with contextlib.ExitStack() as held:
-            found, damaged = world.from_main(lambda: prepare(folder, config, split, held))
+            splits = [split] if heldout is None else [split, heldout]
+            on_gpu = settings.decode == "mixed" and world.device.type == "cuda"
+            found, said = world.from_main(lambda: prepare(folder, config, splits, held, on_gpu=on_gpu))
             run = Run(config, plan, split, heldout, labelled, settings, world, console, profile)
-            return run.go(found, damaged, about_data)
+            return run.go(found, said, about_data)
 
 
 def check_compiler(config: Config, world: World) -> None:
     """Raise UserError if the step is to be compiled and cannot be."""
+    if config.step.compile:
+        check_compile_caches(world.device.type)
     if config.step.compile and world.device.type == "cpu" and find_compiler() is None:
         raise UserError(
             "no C++ compiler found: torch.compile needs one on a CPU; "
@@ -70,8 +75,7 @@ def prepare(
     folder: Path, config: Config, split: Split, held: contextlib.ExitStack
 ) -> tuple[str | None, list[str]]:
     """Lock and check the run folder; return the checkpoint to resume from, if any, and damaged ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    held.enter_context(rundir.locked(folder))
+    held.enter_context(rundir.hold(config))
     rundir.check_same(folder, config)
     found, damaged = checkpoint.newest(folder / "ckpt")
     if found is not None:

@@ -18,7 +18,8 @@ from typing import Literal, get_args
 import torch
 from torch.profiler import ProfilerActivity, record_function
 
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.durable import refusal
+from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.loader import LoaderStats
 from turbomim.pipeline.plural import counted
 
@@ -179,7 +180,7 @@ class Profile:
             (self._folder / "breakdown.txt").write_text(text + "\n", encoding="utf-8")
             profiler.export_chrome_trace(str(self._folder / "trace.json"))
         except OSError as error:
-            raise UserError(f"the profile cannot be written into {self._folder}: {error}") from error
+            raise refusal(self._folder, error) from error
         for line in text.splitlines():
             self._say(line)
         self._say(

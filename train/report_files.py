@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from turbomim.pipeline.remedies import why
+
 Numbers = dict[str, float]
 Tree = dict[str, Any]
 
@@ -22,7 +24,7 @@ def text_lines(path: Path, problems: list[str]) -> list[str]:
             return []
         return path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
-        problems.append(f"{path} cannot be read: {error.strerror}")
+        problems.append(f"{path} cannot be read: {why(error, 'check the permissions')}")
         return []
 
 

@@ -18,13 +18,15 @@ from rich.console import Console
 from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.durable import FULL
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader, LoaderStats
+from turbomim.pipeline.remedies import FULL
 from turbomim.pipeline.shards import Split
+from turbomim.pipeline.under_way import Journal
 from turbomim.train import rundir
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
+from turbomim.train.crashes import deadly_list
 from turbomim.train.data import open_loader, slow_stage
 from turbomim.train.distributed import World
 from turbomim.train.export import export_at_end
@@ -96,6 +98,8 @@ class Run:
             shard(self.masked_model, world, config.step, bfloat16=bfloat16)
         self.optimizer = self.make_optimizer()
         self.checkpoints = RunCheckpoints(config, plan, split, world, self.model, self.optimizer)
+        bad = world.from_main(lambda: deadly_list(self.folder))
+        self.journal = Journal(folder=self.folder, rank=world.rank, bad=bad)
         self.step = 0
         # samples replaced and steps skipped up to the last log line
         self.replaced = self.skipped = 0
@@ -133,10 +137,10 @@ class Run:
         """Samples of the stream up to here."""
         return self.step * self.plan.global_batch
 
-    def go(self, found: str | None, damaged: list[str], about_data: str) -> Outcome:
+    def go(self, found: str | None, said: list[str], about_data: str) -> Outcome:
         """Train from a checkpoint, or from the start, to the end or a signal."""
         try:
-            return self._go(found, damaged, about_data)
+            return self._go(found, said, about_data)
         except OSError as error:
             # also what closing the logs of a full disk says, and hides the first error with
             if error.errno not in FULL:
@@ -146,15 +150,15 @@ class Run:
                 "there; checkpoints are intact: free some space and run the same command again"
             ) from error
 
-    def _go(self, found: str | None, damaged: list[str], about_data: str) -> Outcome:
+    def _go(self, found: str | None, said: list[str], about_data: str) -> Outcome:
         if found is not None:
             self.step = self.world.together(lambda: self.checkpoints.resume(Path(found)))
         with self.log.open(self.step) as kept, stop_flag() as flag:
             self.replaced = sum(record.get("replaced", 0) for record in kept)
             self.skipped = sum(record.get("skipped", 0) for record in kept)
             self.online = OnlineEval(self.config, self.labelled, self.world, kept, self.log.note)
-            for path in damaged:
-                self.log.say(f"{path} is damaged and was passed over")
+            for line in said:
+                self.log.say(line)
             if self.step >= self.plan.steps:
                 self.log.say(f"{self.folder} is done: {self.step} of {self.plan.steps} steps; nothing to do")
                 return self._finish()
@@ -221,6 +225,7 @@ class Run:
             global_batch=self.plan.global_batch,
             micro_batch=self.plan.micro_batch,
             start=self.position,
+            journal=self.journal,
             notify=self.log.note,
         )
         return self.batches(loader)
@@ -322,7 +327,9 @@ class Run:
         if self.heldout is None:
             return {"heldout_loss": None}
         batch, note = self.plan.micro_batch, self.log.note
-        loss = heldout_loss(self.model, self.heldout, self.config, self.settings, batch, self.world, note)
+        loss = heldout_loss(
+            self.model, self.heldout, self.config, self.settings, batch, self.world, note, self.journal
+        )
         return {"heldout_loss": loss}
 
     def _whole_model(self) -> MAE:

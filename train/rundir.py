@@ -5,13 +5,11 @@ runs/NAME/{config.yaml, env.json, status.json, metrics.jsonl, train.log, ckpt/, 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -21,7 +19,9 @@ from turbomim import __version__
 from turbomim.pipeline.dali_package import installed_wheels
 from turbomim.pipeline.durable import write_durably, write_json
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.folder_lock import folder_lock
 from turbomim.pipeline.packages import installed
+from turbomim.pipeline.remedies import why
 from turbomim.train.config import Config
 from turbomim.train.config_dict import differences, from_dict, to_dict
 
@@ -56,7 +56,9 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
                 f"{folder} is a file and no run: give a run folder, runs/NAME; `turbomim import` makes one "
                 "of a checkpoint"
             ) from error
-        raise UserError(f"{folder} is not a run: {path} cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{folder} is not a run: {path} cannot be read: {why(error, 'give a run folder, runs/NAME')}"
+        ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if kind is Config and isinstance(values, dict) and "finetune" in values:
@@ -101,14 +103,7 @@ def set_status(folder: Path, status: str, step: int, position: int) -> None:
     write_durably(folder / "status.json", (json.dumps(record) + "\n").encode())
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second process out of the run.  The lock goes with the process, however it ends."""
-    with open(folder / "lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"{folder} is in use by another process: wait for it, or give another --run.name"
-            ) from error
-        yield
+def hold(config: Config) -> AbstractContextManager[None]:
+    """Make the run's folder, and keep a second process out of it.  Raises UserError as `folder_lock`."""
+    folder, other, without = run_folder(config), "give another --run.name", "--run.lock false"
+    return folder_lock(folder, what=folder, other=other, without=without, wanted=config.run.lock)

@@ -22,7 +22,7 @@ from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import MAKING
 from turbomim.pipeline.store import Kind, Store, Subsampling
 from turbomim.train.log import duration
-from turbomim.train.options import parse
+from turbomim.train.options import parse, python_bools
 
 # seconds between lines where there is no terminal to draw a bar on
 LINE_INTERVAL = 10.0
@@ -81,11 +81,13 @@ class ShardMake:
     """Processes; the output is the same for any number."""
     executor: str = "local"
     """Where the work is done: local, or dask:ADDRESS of a Dask scheduler whose workers see SRC and DST."""
+    lock: Annotated[bool, tyro.conf.FlagConversionOff] = True
+    """Keep a second process out of DST; false where its file system has no locks."""
 
 
 def make(argv: list[str]) -> None:
     """`turbomim shard make SRC DST …`.  Raises UserError."""
-    pack(parse(ShardMake, argv, "turbomim shard make"), Console())
+    pack(parse(ShardMake, python_bools(argv), "turbomim shard make"), Console())
 
 
 def pack(options: ShardMake, console: Console) -> PackReport:
@@ -111,6 +113,7 @@ def pack(options: ShardMake, console: Console) -> PackReport:
                 workers=options.workers,
                 executor=executor,
                 progress=pace.show,
+                lock=options.lock,
             )
         except KeyboardInterrupt:
             if (options.dst / MAKING).exists():

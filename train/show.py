@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.loader import to_stderr
+from turbomim.pipeline.errors import UsageError, UserError, to_stderr
 from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import Manifest, Split, open_split
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config

@@ -14,7 +14,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.pipeline.durable import make_folder_of, refusal
 from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.remedies import why
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.options import parse
 from turbomim.train.pictures import FloatArray, to_uint8, unpatchify, wrap
@@ -89,11 +91,11 @@ def draw_targets(image: Path, out: Path | None = None) -> Path:
     """
     photograph_HWC = read_photograph(image)
     out = out or Path(f"{image.stem}-targets.png")
+    make_folder_of(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         draw(sections(photograph_HWC)).save(out, "PNG", optimize=True)
     except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror or error}") from error
+        raise refusal(out, error) from error
     return out
 
 
@@ -105,8 +107,7 @@ def read_photograph(path: Path) -> torch.Tensor:
             upright = image.convert("RGB")
     # a broken file raises almost anything: each format has a reader of its own
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(f"--targets {path} cannot be read: {reason}") from error
+        raise UserError(f"--targets {path} cannot be read: {why(error, 'give a JPEG or PNG')}") from error
     square = ImageOps.fit(upright, (SIZE, SIZE), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(square))
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from turbomim.pipeline.errors import UsageError
-from turbomim.pipeline.loader import Loader, to_stderr
+from turbomim.pipeline.errors import UsageError, to_stderr
+from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.shards import Split
 from turbomim.train.config import Config
 from turbomim.train.data import open_data, open_loader, store_text

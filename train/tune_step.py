@@ -190,7 +190,13 @@ def measured(config: Config, images: int, seconds: float) -> dict[str, Any]:
     limit = LIMIT + 10 * seconds
     try:
         done = subprocess.run(
-            command, input=json.dumps(job), capture_output=True, text=True, timeout=limit, check=False
+            command,
+            input=json.dumps(job),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=limit,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return {"failure": f"failed: it took more than {limit:.0f} s: give fewer --images"}

@@ -49,7 +49,7 @@ def download(dali: str, python: str, folder: Path) -> list[Path]:
     command += ["--only-binary=:all:", f"--python-version={python}", *platforms]
     # DALI decodes JPEG on the GPU by nvJPEG, which it takes from the CUDA toolkit where there is one
     command += [f"nvidia-dali-cuda130=={dali}", "nvidia-nvjpeg", "simplejpeg"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise UserError(f"pip cannot download DALI {dali} for Python {python}: {reason}")

@@ -20,8 +20,8 @@ from turbomim.benchmarks.bench_train import BenchTrain, measure
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.gpu.steps import task_of
 from turbomim.pipeline.dali_package import import_dali
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.loader import Loader, to_stderr
+from turbomim.pipeline.errors import UserError, to_stderr
+from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.store import Store

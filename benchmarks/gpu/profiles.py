@@ -75,7 +75,7 @@ def nsight(place: Place) -> Iterator[Row]:
         "-m",
         "turbomim.benchmarks.gpu.profiles",
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     lines = done.stdout.splitlines()
     head = next((number for number, line in enumerate(lines) if line.startswith('"ID"')), None)
     if head is None:

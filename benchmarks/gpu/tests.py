@@ -76,7 +76,7 @@ def rows(place: Place) -> Iterator[Row]:
         yield {"name": "tests", "why_not": f"no tests beside {FOLDER}: run from a clone, with PYTHONPATH=src"}
         return
     command = [sys.executable, "-m", "turbomim.benchmarks.gpu.tests", place.device]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stdout is not None
         for line in process.stdout:
             yield json.loads(line)

@@ -18,8 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.loader import to_stderr
+from turbomim.pipeline.errors import UsageError, UserError, to_stderr
 from turbomim.pipeline.philox import SEEDS
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.analyze.lanczos import Ritz, lanczos

@@ -20,8 +20,7 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-from turbomim.pipeline.errors import UsageError
-from turbomim.pipeline.loader import to_stderr
+from turbomim.pipeline.errors import UsageError, to_stderr
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
 from turbomim.train.analyze.options import analysis_folder

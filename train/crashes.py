@@ -1,0 +1,67 @@
+"""What a process that died leaves in its run folder, and what the next one makes of it.
+
+The samples that were under way are decoded one by one in a process of its own.  One that ends that process,
+too, goes on a list beside the run: from then on it is replaced, as any that does not decode, on all ranks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.plural import counted
+from turbomim.pipeline.shards import Split
+from turbomim.pipeline.try_images import deadly_samples
+from turbomim.pipeline.under_way import forget_under_way, left_under_way
+from turbomim.train import rundir
+
+LIST: Final = "deadly.jsonl"
+
+
+def deadly_list(folder: Path) -> dict[str, dict[int, str]]:
+    """Read a run's list: by a split's fingerprint, the reason of each sample that no process survives."""
+    found: dict[str, dict[int, str]] = {}
+    path = folder / LIST
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        entry = json.loads(line)
+        found.setdefault(entry["fingerprint"], {})[entry["sample"]] = entry["reason"]
+    return found
+
+
+def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[str]:
+    """Say in lines how the last process ended, if it could not, and put samples that ended it on the list.
+
+    Call it with the folder locked.  on_gpu: photographs are decoded there.
+    """
+    status = rundir.read_status(folder)
+    under_way = left_under_way(folder)
+    if status.get("status") != "running" and not under_way:
+        return []
+    said = [
+        f"the last process of this run ended at step {status.get('step', 0)} or later without a word: killed, out "
+        "of memory, or a library's crash"
+    ]
+    known = deadly_list(folder)
+    for split in splits:
+        fingerprint = split.manifest.fingerprint
+        before = known.setdefault(fingerprint, {})
+        left = [sample for sample in under_way.get(fingerprint, ()) if sample not in before]
+        if not left:
+            continue
+        deadly = deadly_samples(split, left, on_gpu=on_gpu)
+        before |= deadly
+        said += [f"{split.locate(sample)}: {reason}; it is replaced from now on" for sample, reason in deadly.items()]
+        if not deadly:
+            said.append(f"it was no photograph: the {counted(len(left), 'sample')} under way decode one by one")
+    entries = [
+        {"fingerprint": fingerprint, "sample": sample, "reason": reason}
+        for fingerprint, samples in known.items()
+        for sample, reason in sorted(samples.items())
+    ]
+    if entries:
+        write_durably(folder / LIST, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+    forget_under_way(folder)
+    return said
