@@ -41,8 +41,8 @@ def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[st
     if status.get("status") != "running" and not under_way:
         return []
     said = [
-        f"the last process of this run ended at step {status.get('step', 0)} or later without a word: killed, out "
-        "of memory, or a library's crash"
+        f"a process of this run died at step {status.get('step', 0)} or later without a word: it was killed, "
+        "memory ran out, or a library crashed"
     ]
     known = deadly_list(folder)
     for split in splits:
@@ -53,9 +53,14 @@ def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[st
             continue
         deadly = deadly_samples(split, left, on_gpu=on_gpu)
         before |= deadly
-        said += [f"{split.locate(sample)}: {reason}; it is replaced from now on" for sample, reason in deadly.items()]
+        said += [
+            f"{split.locate(sample)}: {reason}; it is replaced from now on"
+            for sample, reason in deadly.items()
+        ]
         if not deadly:
-            said.append(f"it was no photograph: the {counted(len(left), 'sample')} under way decode one by one")
+            said.append(
+                f"it was no photograph: the {counted(len(left), 'sample')} under way decode one by one"
+            )
     entries = [
         {"fingerprint": fingerprint, "sample": sample, "reason": reason}
         for fingerprint, samples in known.items()

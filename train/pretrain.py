@@ -14,6 +14,7 @@ from turbomim.train import checkpoint, rundir
 from turbomim.train.compile_cache import check_compile_caches
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
+from turbomim.train.crashes import look_back
 from turbomim.train.data import describe, open_data
 from turbomim.train.distributed import World, start
 from turbomim.train.doctor import find_compiler
@@ -72,11 +73,15 @@ def check_compiler(config: Config, world: World) -> None:
 
 
 def prepare(
-    folder: Path, config: Config, split: Split, held: contextlib.ExitStack
+    folder: Path, config: Config, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
 ) -> tuple[str | None, list[str]]:
-    """Lock and check the run folder; return the checkpoint to resume from, if any, and damaged ones."""
+    """Lock and check the run folder; return the checkpoint to resume from, if any, and what is to be said.
+
+    splits: to train on, then others; on_gpu: photographs are decoded there.
+    """
     held.enter_context(rundir.hold(config))
     rundir.check_same(folder, config)
+    split = splits[0]
     found, damaged = checkpoint.newest(folder / "ckpt")
     if found is not None:
         state, ours = checkpoint.read_state(found), split.manifest.fingerprint
@@ -87,7 +92,8 @@ def prepare(
                 f"{split.path} is not the data set of {found} (fingerprint {ours[:12]}, the checkpoint's is "
                 f"{theirs[:12]}): give the same shards, or another --run.name"
             )
-    return (str(found) if found else None), [str(path) for path in damaged]
+    said = [f"{path} is damaged and was passed over" for path in damaged]
+    return (str(found) if found else None), said + look_back(folder, splits, on_gpu=on_gpu)
 
 
 def _dry_run(config: Config, plan: Plan, about_data: str, world: World, console: Console) -> Outcome:

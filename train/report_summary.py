@@ -10,6 +10,7 @@ from turbomim.train.log import after_start, duration, mean_over_time, seconds_of
 from turbomim.train.recipes import recipe
 from turbomim.train.report_files import Numbers
 from turbomim.train.report_run import RunFacts
+from turbomim.train.rundir import has_died
 
 NOT_SAID = "–"
 # these name a run, and decide nothing; the weights that a fine-tuning began from are its run's
@@ -22,7 +23,7 @@ def summary(run: RunFacts) -> dict[str, str]:
     if run.config:
         facts |= {"model": model_text(run.config), "target": target_text(run.config)}
     last = run.records[-1] if run.records else {}
-    facts["status"] = str(run.status.get("status", ""))
+    facts["status"] = "died" if has_died(run.status) else str(run.status.get("status", ""))
     facts["steps"] = f"{last['step']:,.0f} of {last['steps']:,.0f}" if "steps" in last else ""
     facts["images seen"] = _text(last, "position", ",.0f")
     facts["passes over the data"] = _text(last, "epoch", ".2f")

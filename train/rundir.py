@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -99,8 +101,31 @@ def describe(folder: Path, config: Config, device: torch.device, world: int) -> 
 
 def set_status(folder: Path, status: str, step: int, position: int) -> None:
     """Write status.json: running, done, preempted or failed, with the step and position reached."""
-    record = {"status": status, "step": step, "position": position}
+    record: dict[str, Any] = {"status": status, "step": step, "position": position}
+    record |= {"process": os.getpid(), "host": socket.gethostname()}
     write_durably(folder / "status.json", (json.dumps(record) + "\n").encode())
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What status.json says; nothing if it cannot be read."""
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def has_died(status: dict[str, Any]) -> bool:
+    """Whether a run is said to be running by a process of this machine that is not there any more."""
+    if status.get("status") != "running" or status.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(status["process"]), 0)
+    except (ProcessLookupError, ValueError, TypeError, KeyError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
 
 
 def hold(config: Config) -> AbstractContextManager[None]:
