@@ -5,16 +5,22 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import yaml
 
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.open_files import raise_limit, too_many_files
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict, unknown
 from turbomim.train.options import no_arguments, take, take_number
 from turbomim.train.recipes import RECIPES, recipe
+
+# also says the whole error, of any command
+TRACEBACK = "--traceback"
 
 USAGE = """usage: turbomim COMMAND …
 
@@ -46,7 +52,8 @@ USAGE = """usage: turbomim COMMAND …
   bench gpu                     what to run first on a machine with a GPU: tests, rates, profiles, one file
   doctor [--measure]            versions, devices, and what will be slow on this machine and why
 
-`turbomim pretrain --help` lists every setting; most other commands have --help too."""
+`turbomim pretrain --help` lists every setting; most other commands have --help too.
+What a user or a file caused ends in one line; with --traceback the whole error stands before it."""
 
 
 def read_yaml(path: str, base: Config) -> Config:
@@ -246,25 +253,35 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _end(error: BaseException) -> NoReturn:
+    """Say in one line what ended a command, and end the process."""
+    if isinstance(error, BrokenPipeError):
+        # the reader of our output went away
+        _drop_output()
+        raise SystemExit(1) from None
+    if isinstance(error, KeyboardInterrupt):
+        print("turbomim: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    text, limit = str(error), too_many_files(error)
+    if limit not in text:
+        text += f"; {limit}"
+    if not isinstance(error, UserError):
+        # the system refused a file: its own words name the file and the reason
+        text += f"; `turbomim {TRACEBACK} COMMAND` shows where"
+        _drop_output()
+    print(f"turbomim: {text}", file=sys.stderr)
+    raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
+
+
 def main() -> None:
     """Run one command; what a user caused ends as one line on stderr and exit code 1."""
-    argv = sys.argv[1:]
+    argv = [word for word in sys.argv[1:] if word != TRACEBACK]
+    raise_limit()
     try:
         _run(argv)
         # what cannot be written is said here, not by the interpreter on its way out
         sys.stdout.flush()
-    except UserError as error:
-        print(f"turbomim: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
-    except KeyboardInterrupt:
-        print("turbomim: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        # the reader of our output went away
-        _drop_output()
-        raise SystemExit(1) from None
-    except OSError as error:
-        # the system refused a file: its own words name the file and the reason
-        print(f"turbomim: {error}", file=sys.stderr)
-        _drop_output()
-        raise SystemExit(1) from None
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        if TRACEBACK in sys.argv:
+            traceback.print_exception(error)
+        _end(error)
