@@ -260,10 +260,12 @@ class Run:
             if self.step % run.save_every == 0 or end:
                 self.checkpoints.save(self.step, window)
             if run.picture_every and (self.step % run.picture_every == 0 or end):
-                model = self._whole_model()
-                if pictures is not None:
-                    self.log.picture(self.step, pictures.draw(model, self.step))
+                self.world.together(partial(self._draw, pictures, self._whole_model()))
         return False
+
+    def _draw(self, pictures: FixedPictures | None, model: MAE) -> None:
+        if pictures is not None:
+            self.log.picture(self.step, pictures.draw(model, self.step))
 
     def _pictures(self) -> FixedPictures | None:
         """What draws the pictures that the settings ask for, on the main rank."""
