@@ -123,15 +123,16 @@ class RunLog:
         self._sinks: list[Sink] = []
 
     @contextmanager
-    def open(self, step: int) -> Iterator[list[Record]]:
+    def open(self, step: int, unlogged: int = 0) -> Iterator[list[Record]]:
         """Keep files and sinks open; what a killed run wrote there after `step` is dropped first.
 
+        unlogged: steps up to `step` that the next log line covers; a line of a stop among them is dropped.
         Yields the metrics that stay; none on ranks other than 0.
         """
         if not self.active:
             yield []
             return
-        kept = [r for r in read_metrics(self.metrics) if r["step"] <= step]
+        kept = [r for r in read_metrics(self.metrics) if r["step"] <= step - unlogged]
         write_durably(self.metrics, "".join(json.dumps(r) + "\n" for r in kept).encode())
         with (
             self.metrics.open("a", encoding="utf-8") as metrics,
