@@ -9,11 +9,10 @@ Shape suffixes: B samples.
 import os
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +20,11 @@ from numpy.typing import NDArray
 from turbomim.pipeline.closing import Closing
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.memory import Memory
+from turbomim.pipeline.open_files import OPEN_FILES
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.remedies import why
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.tar import BLOCK, NO_LABEL, is_label
-
-# half of the usual limit of 1024 descriptors a process stays free for everything else
-OPEN_SHARDS = 512
 
 REMEDY = "run `sha256sum -c SHA256SUMS` in the split's folder, then restore the shard or remake the split"
 
@@ -47,24 +44,15 @@ class Samples:
     labels_B: NDArray[np.int64]
 
 
-@dataclass(slots=True)
-class _OpenShard:
-    descriptor: int
-    users: int = 0
-
-
 class ShardFiles:
-    """The tar files of a split, opened at the first read of each; at most `limit` idle ones stay open.
+    """The tar files of a split, opened at the first read of each; they stay open as open_files.py allows.
 
     Safe to read from many threads; `close` only when none reads.
     """
 
-    def __init__(self, split: Split, limit: int = OPEN_SHARDS) -> None:
+    def __init__(self, split: Split) -> None:
         self._split = split
-        self._limit = limit
         self.memory = Memory()
-        self._lock = threading.Lock()
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         # by thread, oldest first
         self._reading: dict[int, tuple[int, int]] = {}
 
@@ -78,7 +66,7 @@ class ShardFiles:
         thread = threading.get_ident()
         self._reading[thread] = shard, offset
         try:
-            file = self._take(shard)
+            file = OPEN_FILES.take(self, shard, self._split.shard_path)
             try:
                 done = 0
                 # some file systems in user space give less at a time, and Linux never 2 GiB
@@ -89,7 +77,7 @@ class ShardFiles:
                     done += size
                 return done
             finally:
-                self._give_back(file)
+                OPEN_FILES.give_back(file)
         finally:
             del self._reading[thread]
 
@@ -100,28 +88,7 @@ class ShardFiles:
 
     def close(self) -> None:
         """Close every descriptor; a later read opens its shard again."""
-        with self._lock:
-            while self._open:
-                os.close(self._open.popitem()[1].descriptor)
-
-    def _take(self, shard: int) -> _OpenShard:
-        with self._lock:
-            file = self._open.get(shard)
-            if file is None:
-                file = _OpenShard(os.open(self._split.shard_path(shard), os.O_RDONLY | os.O_CLOEXEC))
-                self._open[shard] = file
-            self._open.move_to_end(shard)
-            file.users += 1
-            return file
-
-    def _give_back(self, file: _OpenShard) -> None:
-        with self._lock:
-            file.users -= 1
-            surplus = len(self._open) - self._limit
-            if surplus > 0:
-                idle = (shard for shard, other in self._open.items() if other.users == 0)
-                for shard in list(islice(idle, surplus)):
-                    os.close(self._open.pop(shard).descriptor)
+        OPEN_FILES.close(self)
 
 
 def read_samples(split: Split, files: ShardFiles, ids_B: NDArray[np.int64]) -> Samples:

@@ -13,8 +13,8 @@ OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 UNSUPPORTED = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 REMEDIES = {
-    errno.EMFILE: "this process may have no more than {limit} open: raise that with `ulimit -n 4096`",
-    errno.ENFILE: "no program here can open another: end some, or raise fs.file-max",
+    errno.EMFILE: "a process may have no more than {limit} open here: raise that with `ulimit -n 65536`",
+    errno.ENFILE: "no program here can open another: end some, or raise fs.file-max (`ulimit -n` is not it)",
     errno.ENOMEM: "end other programs, or give this one more memory",
     errno.ENOSPC: "free some space, or choose another disk",
     errno.EDQUOT: "free some space, or ask for a larger quota (`quota -s`)",

@@ -177,17 +177,18 @@ class Split:
         return f"{self.manifest.shards[shard].name}:{ascii(member.decode('latin-1'))[1:-1]}:{offset}"
 
 
-def open_split(path: str | os.PathLike[str]) -> Split:
+def open_split(path: str | os.PathLike[str], *, hashing: bool = True) -> Split:
     """Open a split: read its manifest, check every shard against it, load the index.
 
-    A shard newer than the manifest is hashed.  Raises UserError: no manifest, no samples, a shard that is
-    missing, shorter, longer or changed, an index file that is missing or belongs to another tar.
+    hashing: whether a shard newer than the manifest is hashed; another process may have done so.
+    Raises UserError: no manifest, no samples, a shard that is missing, shorter, longer or changed, an index
+    file that is missing or belongs to another tar.
     """
     folder = Path(path)
     manifest = load_manifest(folder)
     if manifest.samples == 0:
         raise UserError(f"the split {str(folder)!r} holds 0 samples: make it from a folder with images")
-    check_shards(folder, manifest)
+    check_shards(folder, manifest, hashing=hashing)
     return Split(path=folder, manifest=manifest, index=load_index(folder, manifest))
 
 
@@ -216,8 +217,11 @@ def load_manifest(folder: Path) -> Manifest:
         raise UserError(f"{str(path)!r} is not a manifest of shards: {error}; {REMEDY}") from error
 
 
-def check_shards(folder: Path, manifest: Manifest) -> None:
-    """Compare every shard with the manifest: presence, size, and sha256 if it is newer than the manifest."""
+def check_shards(folder: Path, manifest: Manifest, *, hashing: bool = True) -> None:
+    """Compare every shard with the manifest: presence, size, and sha256 if it is newer than the manifest.
+
+    hashing: whether sha256 is compared at all.
+    """
     manifest_ns = (folder / MANIFEST).stat().st_mtime_ns
 
     def check(shard: Shard) -> tuple[int, str]:
@@ -228,7 +232,7 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
             if status.st_size != shard.bytes:
                 how = "shorter" if status.st_size < shard.bytes else "longer"
                 problem = f"is {how} than the manifest says: {status.st_size:,} bytes, not {shard.bytes:,}"
-            elif status.st_mtime_ns > manifest_ns and file_sha256(path) != shard.sha256:
+            elif hashing and status.st_mtime_ns > manifest_ns and file_sha256(path) != shard.sha256:
                 problem = "was changed after the manifest was written: its sha256 is another"
             else:
                 problem = ""
@@ -245,7 +249,7 @@ def check_shards(folder: Path, manifest: Manifest) -> None:
         )
         raise UserError(f"shard {str(folder / shard.name)!r} {text}{count}; {REMEDY}")
     newest_ns = max(changed_ns for changed_ns, _ in outcomes)
-    if newest_ns > manifest_ns:
+    if hashing and newest_ns > manifest_ns:
         _mark_checked(folder / MANIFEST, newest_ns)
 
 

@@ -191,8 +191,9 @@ def test_a_row_of_bad_data_is_rolled_back_and_passed_over(trees: Path, tmp_path:
 
 
 def snapshot_of(path: Path, step: int) -> checkpoint.Snapshot:
-    """A checkpoint as if it were of another step."""
-    state = dataclasses.replace(checkpoint.read_state(path), step=step, position=8 * step)
+    """A checkpoint as if it were of another step, at which a line was logged."""
+    empty: dict[str, Any] = {"window_steps": 0, "window_loss": 0.0, "window_skipped": 0, "window_replaced": 0}
+    state = dataclasses.replace(checkpoint.read_state(path), step=step, position=8 * step, **empty)
     weights, moments = (load_file(path / name) for name in checkpoint.FILES[:2])
     return checkpoint.Snapshot(state=state, weights=weights, moments=moments)
 

@@ -35,6 +35,7 @@ from safetensors.torch import load_file
 from test_cli import call
 
 from turbomim.pipeline.centre_crops import centre_crops
+from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.train import checkpoint
@@ -46,6 +47,7 @@ from turbomim.train.finetune import finetune, with_classes
 from turbomim.train.finetune_command import Finetune, configure
 from turbomim.train.finetune_config import FinetuneConfig
 from turbomim.train.models.methods import make_model
+from turbomim.train.plan import Plan, make_plan
 from turbomim.train.pretrain import pretrain
 
 COLOURS = {"blue": (40, 60, 190), "green": (50, 170, 60), "red": (180, 50, 40)}
@@ -222,6 +224,33 @@ def test_two_ranks_are_one(pretrained: Path, shards: dict[str, Path], tmp_path: 
         assert theirs["loss"] == pytest.approx(mine["loss"], abs=2e-6)
     assert other[-1]["test_top1"] == first[-1]["test_top1"]
     assert other[-1]["test_loss"] == pytest.approx(first[-1]["test_loss"], abs=1e-5)
+
+
+def test_another_micro_batch_would_mix_other_pairs(
+    pretrained: Path, shards: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told or by the number of ranks; without mixing it is free."""
+
+    def of(name: str, micro_batch: int, **finetune: float) -> FinetuneConfig:
+        optim = {"micro_batch": micro_batch}
+        return settings(pretrained, shards, tmp_path / name, 1, optim=optim, finetune=finetune)
+
+    attempt(of("mixed", 0), pretrained)
+    with pytest.raises(UserError, match=r"optim\.micro_batch: 16 -> 8\).*give the old ones to resume it"):
+        attempt(of("mixed", 8), pretrained)
+    monkeypatch.setattr("turbomim.train.finetune.make_plan", lambda config, samples, world: of_two(config))
+    with pytest.raises(UserError, match=r"optim\.micro_batch: 16 -> 8\)"):
+        attempt(of("mixed", 0), pretrained)
+    monkeypatch.undo()
+    attempt(of("mixed", 16), pretrained)
+
+    for micro_batch in (0, 8):
+        attempt(of("plain", micro_batch, mixup=0.0, cutmix=0.0), pretrained)
+
+
+def of_two(config: FinetuneConfig) -> Plan:
+    """The plan of two ranks."""
+    return make_plan(config, 48, 2)
 
 
 def test_other_weights_are_another_run(

@@ -2,7 +2,8 @@
 
 Processes and settings are those of runs.py. Planted, each seen to fail the test named: the host's longest
 wait taken for the steps', a GPU's own part named reading (`test_the_slow_stage_of_a_gpu`); the cores of the
-machine taken for a rank's (`test_the_slow_stage_has_a_remedy`).
+machine taken for a rank's (`test_the_slow_stage_has_a_remedy`); every rank hashing what changed
+(`test_one_rank_hashes_for_all`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from runs import attempt, config_for, finish, free_port, launch, outcome, quiet, ranked
+from runs import attempt, config_for, finish, free_port, launch, launch_ranks, outcome, quiet, ranked
 from test_repair import damage, own_split
 
+from turbomim.pipeline import shards
 from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.order import sample_ids
+from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.read import ReadAhead
 from turbomim.pipeline.shards import MANIFEST, Split, open_split
 from turbomim.train import data, rundir
@@ -171,6 +174,53 @@ def test_what_one_rank_meets_ends_every_rank_with_one_message(
     assert json.loads((tmp_path / "left-1").read_text())["status"] == "failed", "it left before rank 0"
     assert "rank 1: shard x.tar: gone" in (tmp_path / "r" / "train.log").read_text().splitlines()[-1]
     assert len(records_of(tmp_path)) == (3 if where == "reading" else 0)
+
+
+def counting(config: Config, rank: int, world: int, port: int) -> None:
+    """A rank that notes what it hashes of splits whose manifests it may not write to."""
+    real = shards.file_sha256
+
+    def noted(path: Path) -> str:
+        with open(Path(config.run.folder) / f"hashed-{rank}", "a", encoding="utf-8") as file:
+            file.write(f"{path.parent.name}\n")
+        return real(path)
+
+    setattr(shards, "file_sha256", noted)  # noqa: B010
+    setattr(shards, "_mark_checked", lambda *_: None)  # noqa: B010
+    ranked(config, rank, world, port)
+
+
+def test_one_rank_hashes_for_all(tiny_split: Split, tmp_path: Path) -> None:
+    for name in ("data", "heldout", "train", "test"):
+        folder = Path(shutil.copytree(tiny_split.path, tmp_path / name))
+        for path in folder.glob("*-00000[12].tar"):
+            os.utime(path, (time.time() + 100,) * 2)
+    config = config_for(
+        tmp_path / "data", tmp_path, optim={"epochs": 0.5, "warmup_epochs": 0},
+        data={"heldout": str(tmp_path / "heldout")},
+        eval={"every_epochs": 1, "samples": 20}
+        | {name: str(tmp_path / name) for name in ("train", "test")},
+    )  # fmt: skip
+    assert [finish(process) for process in launch_ranks(counting, 2, config)] == [0, 0]
+    hashed = (tmp_path / "hashed-0").read_text().split()
+    assert sorted(hashed) == sorted(2 * ["data", "heldout", "train", "test"])
+    assert not (tmp_path / "hashed-1").exists()
+
+
+def elsewhere(config: Config, rank: int, world: int, port: int) -> None:
+    """A rank on a machine of its own."""
+    os.chdir(Path(config.run.folder) / str(rank))
+    ranked(config, rank, world, port)
+
+
+def test_another_split_on_another_machine_is_refused(photo_folder: Path, tmp_path: Path) -> None:
+    for rank, shard_count in ((0, 3), (1, 2)):
+        make_shards(photo_folder, tmp_path / str(rank) / "data", shard_count=shard_count)
+    config = config_for(Path("data"), tmp_path)
+    assert [finish(process) for process in launch_ranks(elsewhere, 2, config)] == [1, 1]
+    said = (tmp_path / "said-0").read_text()
+    assert "rank 1: --data.path data holds another split" in said and "\n" not in said
+    assert not (tmp_path / "r").exists()
 
 
 def test_a_run_of_a_version_before_resumes(tiny_split: Split, tmp_path: Path) -> None:

@@ -67,17 +67,6 @@ def test_images_are_views_of_what_was_read(tiny_split: Split) -> None:
     files.close()
 
 
-def test_open_files_are_bounded(tiny_split: Split) -> None:
-    files = ShardFiles(tiny_split, limit=2)
-    assert open_tars() == 0
-    first_of_shard = [int(np.argmax(tiny_split.index.shard_N == shard)) for shard in range(4)]
-    for sample in first_of_shard * 2:
-        read_samples(tiny_split, files, np.array([sample]))
-        assert 1 <= open_tars() <= 2
-    files.close()
-    assert open_tars() == 0
-
-
 def cut(path: Path, image_offset: int, image_bytes: int) -> None:
     os.truncate(path, image_offset + image_bytes - 1)
 

@@ -10,6 +10,7 @@ Nothing here is pickled, and loading runs no code.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import stat
@@ -51,6 +52,11 @@ class State:
     good: int = 0
     # times that the run has rolled back
     rollbacks: int = 0
+    # since the last log line: steps, sum of the losses that counted, steps skipped, samples replaced
+    window_steps: int = 0
+    window_loss: float = 0.0
+    window_skipped: int = 0
+    window_replaced: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -237,8 +243,10 @@ def read_state(checkpoint: Path) -> State:
             raise ValueError(f"it has more than {MOST_STATE:,} bytes")
         state = State(**json.loads(path.read_text(encoding="utf-8")))
         for name, value in asdict(state).items():
-            kind = {"fingerprint": str, "config": dict, "versions": dict}.get(name, int)
+            kind = {"fingerprint": str, "config": dict, "versions": dict, "window_loss": float}.get(name, int)
             if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
+                raise ValueError(f"{name} = {str(value)[:40]!r}")
+            if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} = {str(value)[:40]!r}")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import yaml
 
 from turbomim import __version__
 from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.remedies import remedy, why
+from turbomim.pipeline.open_files import raise_limit
+from turbomim.pipeline.remedies import OF_THE_MACHINE, remedy, why
 from turbomim.train.compile_cache import whose_cache
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict, unknown
@@ -19,6 +22,9 @@ from turbomim.train.home import settle_home
 from turbomim.train.options import no_arguments, take, take_number
 from turbomim.train.recipes import RECIPES, recipe
 from turbomim.train.terminal import prepare_streams
+
+# also says the whole error, of any command
+TRACEBACK = "--traceback"
 
 USAGE = """usage: turbomim COMMAND …
 
@@ -50,7 +56,8 @@ USAGE = """usage: turbomim COMMAND …
   bench gpu                     what to run first on a machine with a GPU: tests, rates, profiles, one file
   doctor [--measure]            versions, devices, and what will be slow on this machine and why
 
-`turbomim pretrain --help` lists every setting; most other commands have --help too."""
+`turbomim pretrain --help` lists every setting; most other commands have --help too.
+What a user or a file caused ends in one line; with --traceback the whole error stands before it."""
 
 
 def read_yaml(path: str, base: Config) -> Config:
@@ -250,28 +257,40 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _end(error: BaseException) -> NoReturn:
+    """Say in one line what ended a command, and end the process."""
+    if isinstance(error, BrokenPipeError):
+        # the reader of our output went away
+        _drop_output()
+        raise SystemExit(1) from None
+    if isinstance(error, KeyboardInterrupt):
+        print("turbomim: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    text = str(error)
+    if isinstance(error, OSError):
+        # the system refused a file: its own words name the file and the reason
+        helps = remedy(error, whose_cache(error))
+        text += f"{helps and '; '}{helps}; `turbomim {TRACEBACK} COMMAND` shows where"
+        _drop_output()
+    elif isinstance(error.__cause__, OSError) and error.__cause__.errno in OF_THE_MACHINE:
+        # whatever was to be read or written, this is what helps
+        helps = remedy(error.__cause__, "")
+        text += "" if helps in text else f"; {helps}"
+    print(f"turbomim: {text}", file=sys.stderr)
+    raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
+
+
 def main() -> None:
     """Run one command; what a user caused ends as one line on stderr and exit code 1."""
-    argv = sys.argv[1:]
+    argv = [word for word in sys.argv[1:] if word != TRACEBACK]
     prepare_streams()
+    raise_limit()
     try:
         settle_home()
         _run(argv)
         # what cannot be written is said here, not by the interpreter on its way out
         sys.stdout.flush()
-    except UserError as error:
-        print(f"turbomim: {error}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
-    except KeyboardInterrupt:
-        print("turbomim: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:
-        # the reader of our output went away
-        _drop_output()
-        raise SystemExit(1) from None
-    except OSError as error:
-        # the system refused a file: its own words name the file and the reason
-        helps = remedy(error, whose_cache(error))
-        print(f"turbomim: {error}{helps and '; '}{helps}", file=sys.stderr)
-        _drop_output()
-        raise SystemExit(1) from None
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        if TRACEBACK in sys.argv:
+            traceback.print_exception(error)
+        _end(error)

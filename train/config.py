@@ -163,7 +163,8 @@ class StepConfig:
     recompute: bool = False
     # split weights, gradients and moments over the ranks (FSDP2) instead of keeping all on each (DDP)
     shard: bool = False
-    # how long a rank waits for the others before the run ends with the name of the missing one, seconds
+    # how long a rank waits for the others before the run ends with the name of the missing one, seconds; a
+    # rank 0 that works for all is waited for as long as it is alive
     rank_timeout: float = 600.0
 
     def __post_init__(self) -> None:

@@ -93,7 +93,6 @@ def differences(one: Config, other: Config) -> list[str]:
     free = {
         "data.path", "data.heldout", "data.threads", "data.readers", "data.prefetch", "data.decode",
         "data.hw_decoder_load", "data.max_bad_share", "data.max_bad_row", "model.encoder",
-        "optim.micro_batch",
         "step.device", "step.compile", "step.compile_mode", "step.precision", "step.recompute", "step.shard",
         "step.rank_timeout",
         "run.name", "run.folder", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
@@ -104,6 +103,10 @@ def differences(one: Config, other: Config) -> list[str]:
     if one.data.shuffle == other.data.shuffle == "full":
         free.add("data.window")
     a, b = to_dict(one), to_dict(other)
+    mixing = any(a.get("finetune", {}).get(name) for name in ("mixup", "cutmix"))
+    # images are mixed within a micro-batch; of a run that an earlier version began it is not known
+    if not (mixing and one.optim.micro_batch):
+        free.add("optim.micro_batch")
     return [
         f"{section}.{key}: {a[section][key]} -> {b[section][key]}"
         for section in a

@@ -17,6 +17,7 @@ from turbomim.pipeline.shards import Split
 from turbomim.pipeline.try_images import deadly_samples
 from turbomim.pipeline.under_way import forget_under_way, left_under_way
 from turbomim.train import rundir
+from turbomim.train.log import read_metrics
 
 LIST: Final = "deadly.jsonl"
 
@@ -40,9 +41,10 @@ def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[st
     under_way = left_under_way(folder)
     if status.get("status") != "running" and not under_way:
         return []
+    step = max((record["step"] for record in read_metrics(folder / "metrics.jsonl")), default=0)
     said = [
-        f"a process of this run died at step {status.get('step', 0)} or later without a word: it was killed, "
-        "memory ran out, or a library crashed"
+        f"a process of this run died after step {step} without a word: it was killed, memory ran out, or a "
+        "library crashed"
     ]
     known = deadly_list(folder)
     for split in splits:
@@ -58,9 +60,7 @@ def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[st
             for sample, reason in deadly.items()
         ]
         if not deadly:
-            said.append(
-                f"it was no photograph: the {counted(len(left), 'sample')} under way decode one by one"
-            )
+            said.append(f"no photograph did it: {counted(len(left), 'sample')} under way decode one by one")
     entries = [
         {"fingerprint": fingerprint, "sample": sample, "reason": reason}
         for fingerprint, samples in known.items()

@@ -25,9 +25,9 @@ LONG_WAIT = 5.0
 
 
 def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
-    """The split of a flag, fit for the crops.  The main rank checks it first: changed shards are hashed once.
+    """The split of a flag, fit for the crops.  The main rank checks it, and it alone hashes changed shards.
 
-    Raises UserError that names the flag.
+    Raises UserError that names the flag, also where a rank has another split there.
     """
     if not path:
         raise UserError(
@@ -35,14 +35,25 @@ def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
         )
     opened: list[Split] = []
 
-    def check() -> None:
+    def check() -> str:
         if not Path(path).exists():
             raise UserError(f"{flag} {path} does not exist: give the folder that `turbomim shard make` wrote")
         opened.append(open_split(path))
         check_store(data, opened[0], flag, world.device.type)
+        return opened[0].manifest.fingerprint
 
-    world.from_main(check)
-    return world.together(lambda: opened[0] if opened else open_split(path))
+    checked = world.from_main(check)
+
+    def same() -> Split:
+        split = opened[0] if opened else open_split(path, hashing=False)
+        if split.manifest.fingerprint != checked:
+            raise UserError(
+                f"{flag} {path} holds another split on this rank's machine than on rank 0's (fingerprint "
+                f"{split.manifest.fingerprint[:12]}, not {checked[:12]}): copy the same shards to both"
+            )
+        return split
+
+    return world.together(same)
 
 
 def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:

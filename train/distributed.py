@@ -49,8 +49,7 @@ class World:
             if error is not None:
                 raise error
             return stop
-        if self.peers is not None:
-            self.peers.enter()
+        self._enter()
         worst = torch.tensor(2 if error else int(stop))
         dist.all_reduce(worst, dist.ReduceOp.MAX, group=self.control)
         if worst == 2:
@@ -61,12 +60,17 @@ class World:
         return bool(worst)
 
     def together(self, act: Callable[[], T]) -> T:
-        """What this rank's call returns; what any rank's call refuses ends every rank, as in `agree`."""
+        """What this rank's call returns; what any rank's call refuses ends every rank, as in `agree`.
+
+        Rank 0's may take longer than `rank_timeout`.
+        """
         try:
             result = act()
         except UserError as error:
+            self._meet()
             self.agree(error=error)
             raise
+        self._meet()
         self.agree()
         return result
 
@@ -74,6 +78,7 @@ class World:
         """The values of every rank, in order of rank, on every rank."""
         if self.control is None:
             return [list(values)]
+        self._enter()
         mine = torch.tensor(values, dtype=torch.float64)
         every = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(every, mine, group=self.control)
@@ -82,6 +87,7 @@ class World:
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean over ranks, on the tensor's device."""
         if self.size > 1:
+            self._enter()
             dist.all_reduce(value, dist.ReduceOp.SUM)
             value = value / self.size
         return value
@@ -89,7 +95,7 @@ class World:
     def from_main(self, choose: Callable[[], T]) -> T:
         """What rank 0's call returns, on every rank; what it refuses ends every rank, as in `agree`.
 
-        The result must be plain: it travels between the ranks.
+        The result must be plain: it travels between the ranks.  The call may take longer than `rank_timeout`.
         """
         if self.control is None:
             return choose()
@@ -99,6 +105,7 @@ class World:
                 answer = [choose()]
             except UserError as error:
                 answer = [error]
+        self._meet()
         dist.broadcast_object_list(answer, src=0, group=self.control)
         (result,) = answer
         if isinstance(result, UserError):
@@ -106,13 +113,23 @@ class World:
         return cast(T, result)
 
     def wait(self) -> None:
-        """Return when every rank has come here."""
+        """Return when every rank has come here; rank 0 may take longer than `rank_timeout`."""
         if self.control is not None:
+            self._meet()
+            # whoever keeps the store must not leave while others still ask it
             dist.barrier(group=self.control)
 
     def explaining(self) -> contextlib.AbstractContextManager[None]:
         """Within it an exchange that fails ends with the name of the rank that is missing, see `Peers`."""
         return contextlib.nullcontext() if self.peers is None else self.peers.explaining()
+
+    def _enter(self) -> None:
+        if self.peers is not None:
+            self.peers.enter()
+
+    def _meet(self) -> None:
+        if self.peers is not None:
+            self.peers.meet()
 
     def _refuse(self, error: UserError) -> NoReturn:
         """Raise an error that every rank knows: rank 0 says it."""
@@ -120,7 +137,7 @@ class World:
             raise error
         # torchrun ends all ranks when one is gone: stay until rank 0 has left, which breaks this off
         with contextlib.suppress(RuntimeError):
-            self.wait()
+            dist.barrier(group=self.control)
         raise SystemExit(2 if isinstance(error, UsageError) else 1)
 
 
@@ -147,7 +164,8 @@ def world_size() -> int:
 def start(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
     """Join the process group that torchrun describes, or stand alone; leave it, together, at the end.
 
-    rank_timeout: seconds that a rank waits for the others.  Raises UserError that names the missing ones.
+    rank_timeout: seconds that a rank waits for the others, unless rank 0 is at work for all.  Raises
+    UserError that names the missing ones.
     """
     size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))

@@ -158,6 +158,9 @@ def finetune(
         config = with_classes(config, len(train.manifest.classes))
         plan = world.from_main(lambda: make_plan(config, train.manifest.samples, world.size))
         world.from_main(lambda: check_micro_batch(config, plan.micro_batch))
+        # images are mixed within it, so it is one of the settings that a run keeps, whatever the ranks
+        optim = dataclasses.replace(config.optim, micro_batch=plan.micro_batch)
+        config = dataclasses.replace(config, optim=optim)
         # a policy that timm does not know ends it here, before there is a run
         world.together(lambda: noting_rand_augment(config.finetune.rand_augment, config.data.size))
         tuned = world.together(lambda: read_tuned(machine_name(world.device)))

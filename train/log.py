@@ -124,14 +124,15 @@ class RunLog:
         self._sinks: list[Sink] = []
 
     @contextmanager
-    def open(self, step: int) -> Iterator[list[Record]]:
+    def open(self, step: int, unlogged: int = 0) -> Iterator[list[Record]]:
         """Keep files and sinks open; what a killed run wrote there after `step` is dropped first.
 
+        unlogged: steps up to `step` that the next log line covers; a line of a stop among them is dropped.
         Yields the metrics that stay; none on ranks other than 0.  Nothing that is printed raises meanwhile.
         """
         with outlived(self.console, self._lost):
             if self.active:
-                yield from self._open(step)
+                yield from self._open(step - unlogged)
             else:
                 yield []
 

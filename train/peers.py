@@ -2,7 +2,8 @@
 
 Every rank renews its sign in the launcher's key-value store once a second and reads those of the others.  A
 rank that died or raised is named within seconds; one that is stopped, or that does not come to where the
-others wait, after `step.rank_timeout`.  It needs no exchange among ranks, so it works while one hangs.
+others wait, after `step.rank_timeout`.  Rank 0 does work that the others wait for, and may take longer than
+that as long as it is alive.  It needs no exchange among ranks, so it works while one hangs.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ import json
 import os
 import re
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UserError, to_stderr
 
 # seconds between signs of life
 BEAT = 1.0
 # seconds without one after which a rank is held for lost, once an exchange has failed
 SILENT = 5.0
+# of one request; longer than any work
+FOR_EVER = timedelta(days=20)
 # seconds that a process has to end by itself
 GRACE = 10.0
 # what an exchange says when the other side is gone or does not come
@@ -81,12 +84,20 @@ class Peers:
         own: Store = any_store.clone()
         own.set_timeout(timedelta(seconds=min(timeout_s, GRACE)))
         self._store = PrefixStore("turbomim", own)
-        self._rank, self._timeout_s = rank, timeout_s
+        # and another to meet at, where a request takes as long as the slowest rank
+        self._gate = PrefixStore("turbomim-gate", any_store.clone())
+        self._met = 0
+        self._rank, self._size, self._timeout_s = rank, size, timeout_s
         self._keys = [f"sign/{each}" for each in range(size)]
+        # of the connection, which may be held as long as the store does not answer
         self._lock = threading.Lock()
+        # of what the main thread and the watch both write: `_mine` and `_lost`
+        self._own = threading.Lock()
         self._mine = Sign(socket.gethostname(), 0, 0, None)
         self._signs = [self._mine] * size
         self._changed = [time.monotonic()] * size
+        # since when the store has been asked for the signs, None while it is not
+        self._asked: float | None = None
         self._lost: dict[int, str] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
@@ -100,7 +111,7 @@ class Peers:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         own = kind is not None and not issubclass(kind, SystemExit) and not self._lost
-        self._mine = self._mine._replace(left=" ".join(str(error or kind).split()) if own else "")
+        self._note(left=" ".join(str(error or kind).split()) if own else "")
         self._tell()
         if own:
             # the store may end with this process: let the others read first
@@ -110,7 +121,46 @@ class Peers:
 
     def enter(self) -> None:
         """Note that this rank has come to one more exchange."""
-        self._mine = self._mine._replace(entered=self._mine.entered + 1)
+        self._note(entered=1)
+
+    def meet(self) -> None:
+        """Return when every rank has come here; for a rank 0 that is alive this waits however long it works.
+
+        Raises DistError, for `explaining`: a rank is lost, or one other than 0 did not come in time.
+        """
+        self.enter()
+        self._tell()
+        self._met += 1
+        come: Future[None] = Future()
+        # the store may be that of a rank that is stopped: then it gives no answer and no error
+        threading.Thread(target=self._pass, args=(self._met, come), name="meet", daemon=True).start()
+        begun = said = time.monotonic()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return come.result(BEAT)
+            now, asked, behind = time.monotonic(), self._asked, late(self._signs)
+            if self._lost or (asked is not None and now - asked >= self._timeout_s):
+                raise dist.DistError("a rank is lost")
+            if behind and 0 not in behind and now - begun >= self._timeout_s:
+                raise dist.DistError(f"timed out after {now - begun:.0f} s")
+            if 0 in behind and self._rank == 1 and now - said >= self._timeout_s:
+                said = now
+                about = f"rank 0 is at work, the others have waited for it for {now - begun:.0f} s"
+                to_stderr(about)
+
+    def _pass(self, number: int, come: Future[None]) -> None:
+        """Wait at the store until every rank has come to the meeting of this number."""
+        try:
+            if self._gate.add(f"come/{number}", 1) == self._size:
+                self._gate.set(f"open/{number}", "")
+                # all ranks have passed the one before
+                for name in ("come", "open"):
+                    self._gate.delete_key(f"{name}/{number - 1}")
+            self._gate.wait([f"open/{number}"], FOR_EVER)
+        except BaseException as error:
+            come.set_exception(error)
+        else:
+            come.set_result(None)
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
@@ -123,8 +173,7 @@ class Peers:
         except RuntimeError as error:
             if not (isinstance(error, dist.DistError) or EXCHANGE.search(str(error))):
                 raise
-            self._lost = self._lost or self._who()
-            if not self._lost:
+            if not self._lose(self._who()):
                 raise
             if self._speaks():
                 raise UserError(self._text()) from error
@@ -142,8 +191,30 @@ class Peers:
         return late(self._signs)
 
     def _silent_s(self) -> list[float]:
-        now = time.monotonic()
+        """Seconds since each rank's last sign.
+
+        Rank 0, or its launcher, keeps the store: while that gives no answer nothing is known of the others.
+        """
+        now, asked = time.monotonic(), self._asked
+        if asked is not None:
+            return [(now if rank == 0 else asked) - then for rank, then in enumerate(self._changed)]
         return [0.0 if rank == self._rank else now - then for rank, then in enumerate(self._changed)]
+
+    def _note(self, *, beats: int = 0, entered: int = 0, left: str | None = None) -> None:
+        """Change this rank's sign, from either thread: what is counted on, and how it ended."""
+        with self._own:
+            mine = self._mine
+            self._mine = mine._replace(
+                beats=mine.beats + beats,
+                entered=mine.entered + entered,
+                left=mine.left if left is None else left,
+            )
+
+    def _lose(self, found: dict[int, str]) -> dict[int, str]:
+        """Keep who was found missing first, by either thread."""
+        with self._own:
+            self._lost = self._lost or found
+            return self._lost
 
     def _speaks(self) -> bool:
         here = (r for r, sign in enumerate(self._signs) if r not in self._lost and sign.left is None)
@@ -163,29 +234,30 @@ class Peers:
 
     def _watch(self) -> None:
         while not self._end.wait(BEAT) and not self._lost:
-            self._mine = self._mine._replace(beats=self._mine.beats + 1)
+            self._note(beats=1)
             self._tell()
-            self._lost = self._look()
+            self._lose(self._look())
         if self._lost and not self._end.wait(GRACE):
             # the main thread waits for something that will not come
             with contextlib.suppress(Exception):
                 self.last_words(self._text())
             if self._speaks():
-                print(f"turbomim: {self._text()}", file=sys.stderr, flush=True)
+                to_stderr(self._text())
             os._exit(1)
 
     def _look(self) -> dict[int, str]:
         """Read every sign; return who is lost."""
-        now = time.monotonic()
         try:
             with self._lock:
+                self._asked = time.monotonic()
                 signs = [Sign(*json.loads(value)) for value in self._store.multi_get(self._keys)]
         except dist.DistStoreError:
             # no answer in time: rank 0, which may keep the store, is silent; of the others nothing is known
-            self._changed[1:] = [now] * (len(self._keys) - 1)
+            self._changed[1:] = [time.monotonic()] * (len(self._keys) - 1)
             signs = self._signs
         except RuntimeError:
             return {0: "rank 0 is gone, or the launcher that kept the store of the ranks"}
+        now, self._asked = time.monotonic(), None
         for rank, (before, sign) in enumerate(zip(self._signs, signs, strict=True)):
             if sign != before:
                 self._changed[rank] = now

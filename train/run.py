@@ -24,6 +24,7 @@ from turbomim.pipeline.remedies import FULL
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.under_way import Journal
 from turbomim.train import rundir
+from turbomim.train.checkpoint import State
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
 from turbomim.train.crashes import deadly_list
@@ -101,6 +102,8 @@ class Run:
         bad = world.from_main(lambda: deadly_list(self.folder))
         self.journal = Journal(folder=self.folder, rank=world.rank, bad=bad)
         self.step = 0
+        # the checkpoint that the run goes on from, if any
+        self.state: State | None = None
         # samples replaced and steps skipped up to the last log line
         self.replaced = self.skipped = 0
         # log lines that say nothing about waiting
@@ -151,9 +154,11 @@ class Run:
             ) from error
 
     def _go(self, found: str | None, said: list[str], about_data: str) -> Outcome:
+        unlogged = 0
         if found is not None:
-            self.step = self.world.together(lambda: self.checkpoints.resume(Path(found)))
-        with self.log.open(self.step) as kept, stop_flag() as flag:
+            self.state = self.world.together(lambda: self.checkpoints.resume(Path(found)))
+            self.step, unlogged = self.state.step, self.state.window_steps
+        with self.log.open(self.step, unlogged) as kept, stop_flag() as flag:
             self.replaced = sum(record.get("replaced", 0) for record in kept)
             self.skipped = sum(record.get("skipped", 0) for record in kept)
             self.online = OnlineEval(self.config, self.labelled, self.world, kept, self.log.note)
@@ -235,17 +240,21 @@ class Run:
         run = self.config.run
         peak = self.peak(bfloat16=step.bfloat16)
         window = Window(self.config, self.plan, self.world, peak, first=True)
+        if self.state is not None:
+            window.resume(self.state)
         pictures = self._pictures()
         while self.step < self.plan.steps:
-            profile.begin(loader.stats)
+            # what is taken for a step counts once the step is done
+            used = loader.stats
+            profile.begin(used)
             with part("wait"), window.wait.measured():
                 batches, error = self._next(loader)
             if self.world.agree(stop=bool(flag.name), error=error or self.checkpoints.saver.error()):
-                if window.steps:
+                if window.steps > window.earlier_steps:
                     # whoever stops a run gives it seconds
-                    self._report(window, loader.stats, score=False)
+                    self._report(window, used, score=False)
                 if self.step:
-                    self.checkpoints.save(self.step, window)
+                    self.checkpoints.save(self.step, window, used)
                 return True
             assert batches[0].position == self.position + self.world.rank * self.plan.local_batch
             lr = lr_of_step(self.step, self.plan.samples, self.config.optim)
@@ -263,12 +272,14 @@ class Run:
                     self.log.say(self.checkpoints.roll_back(self.step))
                     window.sums.zero_()
             if self.step % run.save_every == 0 or end:
-                self.checkpoints.save(self.step, window)
+                self.checkpoints.save(self.step, window, loader.stats)
             if run.picture_every and (self.step % run.picture_every == 0 or end):
-                model = self._whole_model()
-                if pictures is not None:
-                    self.log.picture(self.step, pictures.draw(model, self.step))
+                self.world.together(partial(self._draw, pictures, self._whole_model()))
         return False
+
+    def _draw(self, pictures: FixedPictures | None, model: MAE) -> None:
+        if pictures is not None:
+            self.log.picture(self.step, pictures.draw(model, self.step))
 
     def _pictures(self) -> FixedPictures | None:
         """What draws the pictures that the settings ask for, on the main rank."""

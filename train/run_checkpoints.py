@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from turbomim.pipeline.loader import LoaderStats
 from turbomim.pipeline.shards import Split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.config import Config
@@ -44,15 +45,18 @@ class RunCheckpoints:
         # the step to roll back to, and how often the run did
         self.good = self.rollbacks = 0
 
-    def resume(self, found: Path) -> int:
-        """Take everything from a checkpoint; its step.  Every rank calls it.  Raises UserError."""
+    def resume(self, found: Path) -> checkpoint.State:
+        """Take everything from a checkpoint; what else it knows.  Every rank calls it.  Raises UserError."""
         checkpoint.load(found, self._model, self._optimizer)
         state = checkpoint.read_state(found)
         self.good, self.rollbacks = state.good, state.rollbacks
-        return state.step
+        return state
 
-    def save(self, step: int, window: Window) -> None:
-        """Copy everything to the host and hand it to the saver; every rank comes here."""
+    def save(self, step: int, window: Window, stats: LoaderStats) -> None:
+        """Copy everything to the host and hand it to the saver; every rank comes here.
+
+        stats: of the loader, up to the step.
+        """
         end = step == self._plan.steps
         # in a row of skipped steps the weights may be what is wrong: resume before it, as a roll-back would
         if self._world.from_main(lambda: window.in_a_row > 0 and not end):
@@ -67,6 +71,7 @@ class RunCheckpoints:
             versions=rundir.versions(),
             good=self.good,
             rollbacks=self.rollbacks,
+            **window.state(stats),
         )
         snapshot = checkpoint.capture(self._model, self._optimizer, state, keep=self._world.main)
         self._world.together(lambda: self.saver.save(snapshot) if self._world.main else None)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from turbomim.pipeline.loader import LoaderStats
+from turbomim.train.checkpoint import State
 from turbomim.train.config import Config
 from turbomim.train.data_wait import DataWait
 from turbomim.train.distributed import World
@@ -21,7 +23,11 @@ from turbomim.train.plan import Plan
 
 @dataclass(slots=True)
 class Window:
-    """Sums over the steps since the last log line; the tensors stay on the device until `record`."""
+    """Sums over the steps since the last log line; the tensors stay on the device until `record`.
+
+    One that an earlier process of the run began goes on in this one: what it counts is that of both, what it
+    measures in seconds is this one's.
+    """
 
     config: Config
     plan: Plan
@@ -34,6 +40,9 @@ class Window:
     stats: LoaderStats = field(default_factory=LoaderStats)
     begun: float = field(default_factory=time.perf_counter)
     steps: int = 0
+    # of an earlier process: steps, samples that all ranks replaced
+    earlier_steps: int = 0
+    earlier_replaced: int = 0
     wait: DataWait = field(init=False)
     # loss of the steps that counted, steps skipped, skipped in a row up to now, gradient norm
     sums: Tensor = field(default_factory=lambda: torch.zeros(4))
@@ -66,10 +75,11 @@ class Window:
             ]
         )
         wait_s, read_s, decode_s, augment_s, *_ = max(ranks)
+        own_steps = self.steps - self.earlier_steps
         loss, skipped, row, norm = self.sums.tolist()
         counted = self.steps - skipped
         elapsed = time.perf_counter() - self.begun
-        rate = self.steps * self.plan.global_batch / elapsed
+        rate = own_steps * self.plan.global_batch / elapsed
         rank_rate = rate / self.world.size
         position = step * self.plan.global_batch
         return {
@@ -87,15 +97,32 @@ class Window:
             "read_wait_pct": 100 * read_s / elapsed,
             "decode_wait_pct": 100 * decode_s / elapsed,
             "augment_wait_pct": 100 * augment_s / elapsed,
-            "replaced": int(sum(replaced for *_, replaced, _ in ranks)),
-            "step_ms": 1000 * elapsed / self.steps,
+            "replaced": self.earlier_replaced + int(sum(replaced for *_, replaced, _ in ranks)),
+            "step_ms": 1000 * elapsed / own_steps,
             "mfu": rank_rate * flops_per_image(self.config) / self.peak if self.peak else None,
             "memory_gib": max(memory for *_, memory in ranks) / 2**30,
             "skipped": int(skipped),
             "skipped_in_a_row": int(row),
             "window": self.steps,
             "first": self.first,
-            "eta_s": (self.plan.steps - step) * elapsed / self.steps,
+            "eta_s": (self.plan.steps - step) * elapsed / own_steps,
+        }
+
+    def resume(self, state: State) -> None:
+        """Go on with the window of an earlier process."""
+        self.steps = self.earlier_steps = state.window_steps
+        self.earlier_replaced = state.window_replaced
+        self.sums = torch.tensor([state.window_loss, state.window_skipped, 0.0, 0.0])
+
+    def state(self, stats: LoaderStats) -> dict[str, Any]:
+        """What a checkpoint keeps of it, by the names there; every rank comes here."""
+        loss, skipped, *_ = self.sums.tolist()
+        replaced = self.world.gather([stats.replaced - self.stats.replaced])
+        return {
+            "window_steps": self.steps,
+            "window_loss": loss,
+            "window_skipped": int(skipped),
+            "window_replaced": self.earlier_replaced + int(sum(count for (count,) in replaced)),
         }
 
     @property
