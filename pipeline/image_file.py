@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from turbomim.pipeline.decode import Undecodable, decode
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.header import check_header
 from turbomim.pipeline.photographs import MAX_IMAGE_BYTES, Photograph
 from turbomim.pipeline.remedies import OF_THE_MACHINE, why
+
+MAX_REASON = 200
 
 
 class RefusedImage(Exception):
@@ -18,19 +21,24 @@ class RefusedImage(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedImage:
-    """An image as a file holds it. extension: "jpg", "png", "webp" or "ppm"; height, width: pixels."""
+    """An image as a file holds it. extension: "jpg", "png", "webp" or "ppm"; height, width: pixels.
+
+    levels: how many of 256 an image of 16 bits keeps when it is scaled to 8; None for others.
+    """
 
     content: bytes
     extension: str
     height: int
     width: int
+    levels: int | None = None
 
 
 def read_image(root: str, image: Photograph, min_side: int) -> EncodedImage:
     """Read an image file whole, check its header, and tell its true extension from its first bytes.
 
-    Raises RefusedImage: unreadable, another format, a broken header, a short side under `min_side` pixels, or
-    more than 178,956,970 pixels.  Raises UserError if it is not the file that was listed.
+    Raises RefusedImage: unreadable, another format, a broken header, pixels of 16 bits that do not decode, a
+    short side under `min_side` pixels, or more than 178,956,970 pixels.  Raises UserError if it is not the
+    file that was listed.
     """
     content = _read_unchanged(os.path.join(root, image.path), image)
     try:
@@ -40,7 +48,24 @@ def read_image(root: str, image: Photograph, min_side: int) -> EncodedImage:
         raise RefusedImage(str(error)) from error
     if min(header.width, header.height) < min_side:
         raise RefusedImage(f"{header.width} x {header.height} pixels, short side under {min_side}")
-    return EncodedImage(content=content, extension=header.format, height=header.height, width=header.width)
+    levels = _levels(content) if header.bits == 16 else None
+    return EncodedImage(
+        content=content, extension=header.format, height=header.height, width=header.width, levels=levels
+    )
+
+
+def _levels(content: bytes) -> int:
+    """Count the levels that an image's pixels have after decoding, which scales them to 8 bits."""
+    try:
+        pixels_HWC = decode(np.frombuffer(content, np.uint8))
+    except Undecodable as error:
+        raise RefusedImage(does_not_decode(str(error))) from error
+    return int(np.count_nonzero(np.bincount(pixels_HWC.ravel(), minlength=256)))
+
+
+def does_not_decode(reason: str) -> str:
+    """Say in one line, of letters that every terminal has, why an image has no pixels."""
+    return f"does not decode: {ascii(reason)[1:-1][:MAX_REASON]}"
 
 
 def _read_unchanged(path: str, image: Photograph) -> bytes:

@@ -1,5 +1,6 @@
 """What is in a split: counts, classes, sizes and formats, from its manifest, index and some image headers."""
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,10 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
     at_least_one("--sample", sample)
     manifest, index = split.manifest, split.index
     ids = np.unique(np.linspace(0, len(index) - 1, min(sample, len(index))).astype(np.int64))
-    headers = [_read_header(split, int(sample_id)) for sample_id in ids]
+    with warnings.catch_warnings():
+        # of large images; what is large here is in the numbers
+        warnings.simplefilter("ignore")
+        headers = [_read_header(split, int(sample_id)) for sample_id in ids]
     readable = [header for header in headers if header is not None]
     sides = np.array([sorted(size) for _, size in readable], np.int64).reshape(-1, 2)
     bad = read_bad(split.path)

@@ -168,4 +168,6 @@ def _result_of(tree: dict[str, Any]) -> ShardResult:
         index_sha256=tree["index_sha256"],
         bad=tuple(BadImage(**image) for image in tree["bad"]),
         samples_by_label={int(label): count for label, count in tree["samples_by_label"].items()},
+        # journals of the version before have none
+        few_levels=tuple(BadImage(**image) for image in tree.get("few_levels", ())),
     )

@@ -212,13 +212,16 @@ def _finish(
         first = f"the first is {bad[0].path!r}: {bad[0].reason}"
         raise UserError(f"all {len(bad):,} images in {plan['source']!r} are unusable; {first}")
     counts = _count_classes(found, results)
-    made = {
+    made: dict[str, Any] = {
         **plan,
         "images_found": len(found.images) + len(found.refused),
         "images_bad": len(bad),
         "other_files": found.other_files,
         "class_samples": counts,
     }
+    few_levels = sorted((image.path, image.reason) for result in results for image in result.few_levels)
+    if few_levels:
+        made["few_levels"] = {"images": len(few_levels), "first": list(few_levels[0])}
     manifest = Manifest(
         name=settings.name,
         split=settings.split,

@@ -22,6 +22,10 @@ OnBad = Literal["quarantine", "fail"]
 Progress = Callable[[int, int], None]
 
 
+# 12 bits in a file of 16 keep 17 of 256 levels
+FEW_LEVELS = 64
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardJob:
     """All that writing one shard needs. root, folder: absolute paths; stem: file name without extension.
@@ -45,7 +49,8 @@ class ShardResult:
     """What job `number` wrote: shard is None where no image was fit.
 
     shard.name: as the job named it, before the numbers are closed up.  index_sha256: hex, of the index file.
-    samples_by_label counts what was written.
+    samples_by_label counts what was written; few_levels: images of 16 bits, written too, of which little is
+    left in 8.
     """
 
     number: int
@@ -53,6 +58,7 @@ class ShardResult:
     index_sha256: str
     bad: tuple[BadImage, ...]
     samples_by_label: dict[int, int]
+    few_levels: tuple[BadImage, ...] = ()
 
 
 def job_bytes(job: ShardJob) -> int:
@@ -82,6 +88,7 @@ def pack_shard(job: ShardJob) -> ShardResult:
     digest, size = hashlib.sha256(), 0
     lines: list[str] = []
     bad: list[BadImage] = []
+    few_levels: list[BadImage] = []
     by_label = Counter[int]()
     with durable_file(tar_path, needed=job_bytes(job), unique=True) as out:
         for image, stored in _stored_images(job):
@@ -90,6 +97,8 @@ def pack_shard(job: ShardJob) -> ShardResult:
                 if job.on_bad == "fail":
                     raise bad_image_error(bad[0])
                 continue
+            if stored.levels is not None and stored.levels < FEW_LEVELS:
+                few_levels.append(BadImage(path=image.path, reason=f"{stored.levels} of 256 levels"))
             fields = []
             for kind, data in (("cls", str(image.label).encode()), (stored.extension, stored.content)):
                 member = tar_member(f"{image.key}.{kind}", data)
@@ -116,6 +125,7 @@ def pack_shard(job: ShardJob) -> ShardResult:
         index_sha256=hashlib.sha256(index).hexdigest(),
         bad=tuple(bad),
         samples_by_label=dict(by_label),
+        few_levels=tuple(few_levels),
     )
 
 

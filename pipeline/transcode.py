@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from PIL import Image, features
 
 from turbomim.pipeline.crops import resized_sides
 from turbomim.pipeline.decode import decode_or_say
-from turbomim.pipeline.image_file import EncodedImage, RefusedImage
+from turbomim.pipeline.image_file import EncodedImage, RefusedImage, does_not_decode
 from turbomim.pipeline.photographs import MAX_PIXELS
 from turbomim.pipeline.ppm import ppm_bytes
 from turbomim.pipeline.resize import resize
@@ -24,8 +25,6 @@ from turbomim.pipeline.store import Store
 
 # of libjpeg
 MAX_JPEG_SIDE = 65_500
-
-MAX_REASON = 200
 
 
 def transcode(image: EncodedImage, store: Store, *, strict: bool = False) -> EncodedImage | RefusedImage:
@@ -35,11 +34,11 @@ def transcode(image: EncodedImage, store: Store, *, strict: bool = False) -> Enc
     """
     decoded = decode_or_say(np.frombuffer(image.content, np.uint8), strict=strict)
     if isinstance(decoded, str):
-        return RefusedImage(f"does not decode: {ascii(decoded)[1:-1][:MAX_REASON]}")
+        return RefusedImage(does_not_decode(decoded))
     if store.kind == "original":
         return image
     try:
-        return store_pixels(decoded, store)
+        return replace(store_pixels(decoded, store), levels=image.levels)
     except RefusedImage as refused:
         return refused
 

@@ -5,6 +5,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from turbomim.pipeline.inspect import format_summary, inspect_split
 from turbomim.pipeline.pack import make_shards
 from turbomim.pipeline.read import ShardFiles, read_samples
 from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.store import Store
+from turbomim.train.shard_make_command import describe
 
 
 def test_the_extension_is_that_of_the_content(tmp_path: Path) -> None:
@@ -135,3 +138,31 @@ def test_what_the_loader_refuses_is_refused(tmp_path: Path) -> None:
     save_image(tmp_path / "src" / "a.jpg")
     report = make_shards(tmp_path / "src", tmp_path / "out")
     assert [image.path for image in report.bad] == ["b.png"]
+
+
+def test_sixteen_bits_of_which_little_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """12-bit pictures in files of 16 bits: taken, counted and said."""
+    random = np.random.default_rng(0)
+    for name, most in (("dark", 4096), ("full", 65_536)):
+        rows = random.integers(0, most, (40, 40)).astype(">u2")
+        content = png(40, 40, 16, 0, b"".join(b"\0" + row.tobytes() for row in rows))
+        (tmp_path / "src").mkdir(exist_ok=True)
+        (tmp_path / "src" / f"{name}.png").write_bytes(content)
+    stores: dict[str, Any] = {"a": Store(), "b": Store(kind="raw", short_side=32, resampling="bicubic")}
+    for name, store in stores.items():
+        report = make_shards(tmp_path / "src", tmp_path / name, store=store)
+        assert report.manifest.samples == 2
+        assert report.manifest.made["few_levels"] == {"images": 1, "first": ["dark.png", "17 of 256 levels"]}
+        said = describe(report, 1.0)
+        assert (
+            "1 image of 16 bits with hardly any contrast in 8 (first: 'dark.png', 17 of 256 levels)" in said
+        )
+    again = make_shards(tmp_path / "src", tmp_path / "a")
+    assert again.found_whole and "17 of 256 levels" in describe(again, 1.0)
+
+
+def test_a_16_bit_image_that_does_not_decode_is_refused(tmp_path: Path) -> None:
+    save_image(tmp_path / "src" / "good.jpg")
+    (tmp_path / "src" / "bad.png").write_bytes(png(40, 40, 16, 0, bytes(100)))
+    report = make_shards(tmp_path / "src", tmp_path / "out")
+    assert [(image.path, image.reason[:17]) for image in report.bad] == [("bad.png", "does not decode: ")]

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
@@ -285,6 +286,8 @@ def main() -> None:
     argv = [word for word in sys.argv[1:] if word != TRACEBACK]
     prepare_streams()
     raise_limit()
+    # of profiles and tags that nobody here reads, between other lines and without the file's name
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         settle_home()
         _run(argv)

@@ -193,6 +193,12 @@ def describe(report: PackReport, seconds: float) -> str:
         reasons = f"first: {report.bad[0].path!r}, {report.bad[0].reason}"
         left_out = counted(len(report.bad), "image")
         lines.append(f"left out: {left_out}, named in {report.path / 'bad.jsonl'}; {reasons}")
+    if few := manifest.made.get("few_levels"):
+        path, levels = few["first"]
+        lines.append(
+            f"{counted(few['images'], 'image')} of 16 bits with hardly any contrast in 8 (first: {path!r}, "
+            f"{levels}): scale their values to all 16 bits before, or they train as nearly one colour"
+        )
     if report.other_files:
         lines.append(f"not images by their names: {describe_others(report.other_files, most=20)}")
     if report.empty_classes:
