@@ -163,7 +163,6 @@ class Loader(Closing, Iterator[Batch]):
             make, interpolation=interpolation, store=store.kind, device=device, threads=threads
         )
         fingerprint = split.manifest.fingerprint
-        self._under_way = journal.open(fingerprint) if journal is not None else None
         self._find = partial(find_undecodable_on_gpu, threads=threads) if on_gpu else find_undecodable
         self._repair = Repair(
             split,
@@ -181,6 +180,8 @@ class Loader(Closing, Iterator[Batch]):
         cut = {"start": start, "global_batch": global_batch, "micro_batch": micro_batch}
         stream = _stream(split, seed, shuffle, window)(**cut, rank=rank, world=world)
         self._ahead = ReadAhead(split, stream, readers=readers, prefetch=prefetch, on_wait=notify)
+        # last: a loader that could not start has nothing under way
+        self._under_way = journal.open(fingerprint) if journal is not None else None
 
     def __next__(self) -> Batch:
         if self._graph is None:
@@ -206,12 +207,12 @@ class Loader(Closing, Iterator[Batch]):
         """End every thread and close every file; batches handed out stay valid."""
         self._ahead.close()
         self._repair.close()
-        if self._under_way is not None:
-            self._under_way.close()
         self._running.clear()
         if self._graph is not None:
             self._graph.close()
         self._graph = None
+        if self._under_way is not None:
+            self._under_way.close()
 
     def _advance(self) -> Batch:
         assert self._graph is not None

@@ -118,7 +118,7 @@ def test_without_dali_photographs_alone_cannot_be_read(monkeypatch: pytest.Monke
     (check,) = (check for check in examine() if check.name == "DALI")
     assert (check.value, check.status) == ("no wheel installed", "slow")
     assert check.advice == (
-        "DALI is gone: pip install it; without it only raw stores train, with the simple resized crop"
+        "DALI is gone: pip install it; without it a CPU trains all but rrc, a GPU only raw stores"
     )
 
 

@@ -193,7 +193,7 @@ def _dali() -> list[Check]:
         try:
             import_dali()
         except UserError as error:
-            problem = f"{error}; without it only raw stores train, with the simple resized crop"
+            problem = f"{error}; without it a CPU trains all but rrc, a GPU only raw stores"
     value = ", ".join(f"{version} ({name})" for name, version in wheels.items()) or "no wheel installed"
     return [Check(name="DALI", value=value, status="slow" if problem else "ok", advice=problem or "")]
 
