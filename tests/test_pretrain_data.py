@@ -382,7 +382,7 @@ def test_every_setting_of_the_data_reaches_the_loader(
     own["scale"] = own.pop("rrc_scale")
     assert passed == dataclasses.asdict(settings) | own | {
         "size": 32, "seed": 5, "global_batch": 8, "micro_batch": 4, "rank": 0, "world": 1, "start": 16,
-        "device": "cpu", "notify": print,
+        "device": "cpu", "journal": None, "notify": print,
     }  # fmt: skip
 
 

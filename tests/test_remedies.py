@@ -69,7 +69,7 @@ def test_the_remedy_fits_the_error(
                     patch.setattr(place, method, failing(getattr(place, method), part, errno.EMFILE))
             assert call(monkeypatch, *words) == 1
         said.append(capsys.readouterr().err)
-    limit = f"no more than {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} files open: raise that"
+    limit = f"no more than {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} files open here: raise that"
     for text in said:
         assert "Too many open files" in text and limit in text, text
         assert not any(word in text for word in ("permissions", "sha256sum", "remake", "check the")), text
@@ -79,7 +79,7 @@ def test_no_photograph_is_left_out_for_want_of_descriptors(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builtins, "open", failing(open, "tree_07", errno.EMFILE))
-    with pytest.raises(UserError, match=r"tree_07.*Too many open files; this process may have"):
+    with pytest.raises(UserError, match=r"tree_07.*Too many open files; a process may have"):
         make_shards(photo_folder, tmp_path / "d", workers=1)
     monkeypatch.setattr(builtins, "open", failing(open, "tree_07", errno.EIO))
     assert len(make_shards(photo_folder, tmp_path / "d", workers=1).bad) == 1
