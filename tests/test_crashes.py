@@ -17,6 +17,7 @@ from runs import attempt, config_for, finish, launch, launch_ranks, outcome, ran
 
 from turbomim.benchmarks.faults.deadly_image import plant_decoder, split_with
 from turbomim.pipeline import decode
+from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.try_images import deadly_samples
@@ -146,3 +147,6 @@ def test_the_list_is_json_lines(tmp_path: Path) -> None:
     entry = {"fingerprint": "abc", "sample": 3, "reason": "why"}
     (tmp_path / "deadly.jsonl").write_text(json.dumps(entry) + "\n")
     assert deadly_list(tmp_path) == {"abc": {3: "why"}}
+    (tmp_path / "deadly.jsonl").write_text("[1]\n")
+    with pytest.raises(UserError, match=r"deadly\.jsonl is not a list of samples: remove it"):
+        deadly_list(tmp_path)

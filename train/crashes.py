@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.try_images import deadly_samples
@@ -23,12 +24,20 @@ LIST: Final = "deadly.jsonl"
 
 
 def deadly_list(folder: Path) -> dict[str, dict[int, str]]:
-    """Read a run's list: by a split's fingerprint, the reason of each sample that no process survives."""
+    """Read a run's list: by a split's fingerprint, the reason of each sample that no process survives.
+
+    Raises UserError if it is not one.
+    """
     found: dict[str, dict[int, str]] = {}
     path = folder / LIST
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        entry = json.loads(line)
-        found.setdefault(entry["fingerprint"], {})[entry["sample"]] = entry["reason"]
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            entry = json.loads(line)
+            found.setdefault(entry["fingerprint"], {})[int(entry["sample"])] = str(entry["reason"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} is not a list of samples: remove it, and run the same command again"
+        ) from error
     return found
 
 

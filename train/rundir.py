@@ -1,6 +1,7 @@
 """The run directory.
 
-runs/NAME/{config.yaml, env.json, status.json, metrics.jsonl, train.log, ckpt/, images/, export/}
+runs/NAME/{config.yaml, env.json, status.json, metrics.jsonl, train.log, ckpt/, images/, export/}; where a
+photograph ended a process, deadly.jsonl too (crashes.py).
 """
 
 from __future__ import annotations
