@@ -7,14 +7,16 @@ Shape suffixes: B samples, N ids, H W pixels, S the crop's side, C channels.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.crops import Interpolation, resized_sides
 from turbomim.pipeline.decode import decode_or_say
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.errors import UserError, to_stderr
 from turbomim.pipeline.order import Turn
 from turbomim.pipeline.read import ReadAhead
 from turbomim.pipeline.repair import admit
@@ -22,6 +24,7 @@ from turbomim.pipeline.resize import resize
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.store import Kind, Store
 from turbomim.pipeline.threads import serial_pool
+from turbomim.pipeline.under_way import Journal, begin
 
 Pixels = NDArray[np.uint8]
 
@@ -107,10 +110,12 @@ def split_crops(
     batch: int,
     threads: int,
     share: float = 1.0,
+    journal: Journal | None = None,
 ) -> Iterator[Crops]:
     """Yield the crops of a split's samples in the order of `ids`; places count in `ids`.
 
-    batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`.
+    batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`;
+    journal: where to say what is being decoded, and which samples must not be.
     Raises UserError naming shard and offset if a shard cannot be read.
     """
     store = Store.of(split.manifest.made).kind
@@ -119,12 +124,17 @@ def split_crops(
         for start in range(0, len(ids_N), batch)
         for ids_B in (ids_N[start : start + batch],)
     )
+    bad = {} if journal is None else journal.bad.get(split.manifest.fingerprint, {})
     with (
         serial_pool(threads, "turbomim-decode") as pool,
         ReadAhead(split, turns, readers=1, prefetch=PREFETCH) as ahead,
+        begin(journal, split.manifest.fingerprint, to_stderr) or nullcontext() as under_way,
     ):
         for turn, samples in ahead:
-            images: list[Pixels | str] = [*samples.images]
+            numbered = zip(turn.ids_B.tolist(), samples.images, strict=True)
+            images: list[Pixels | str] = [bad.get(sample, image) for sample, image in numbered]
+            if under_way is not None:
+                under_way.note([turn.ids_B])
             crops = crop_all(images, pool, store=store, size=size, interpolation=interpolation, share=share)
             yield gather(turn.position, crops, samples.labels_B, size)
 
@@ -140,17 +150,17 @@ def centre_crops(
     share: float = 1.0,
     labelled: bool = True,
     left_out: Callable[[str], None] | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Yield images (B, S, S, 3) uint8 and labels (B,) int64 of samples, in the order of `ids`.
 
     batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`;
-    labelled: or else a sample may have no label, -1; left_out: told in words of each sample that cannot be
-    decoded or has no label, and is left out.
+    journal: as in `split_crops`; labelled: or else a sample may have no label, -1; left_out: told in words of
+    each sample that cannot be decoded or has no label, and is left out.
     Raises UserError naming the sample: it cannot be read, or without `left_out` be decoded, or has no label.
     """
-    for crops in split_crops(
-        split, ids_N, size=size, interpolation=interpolation, batch=batch, threads=threads, share=share
-    ):
+    rule: dict[str, Any] = {"size": size, "interpolation": interpolation, "share": share}
+    for crops in split_crops(split, ids_N, batch=batch, threads=threads, journal=journal, **rule):
         wanted_B = (crops.labels_B >= 0) | (not labelled)
         faults = [(place, f"cannot be decoded ({reason})", _MEND) for place, reason in crops.faults]
         faults += [(int(place), "has no label", _LABEL) for place in crops.places_B[~wanted_B]]

@@ -46,7 +46,7 @@ from turbomim.pipeline.read import ReadAhead, Samples, ShardFiles, read_samples
 from turbomim.pipeline.repair import Repair
 from turbomim.pipeline.shards import Split
 from turbomim.pipeline.store import Store
-from turbomim.pipeline.under_way import Journal
+from turbomim.pipeline.under_way import Journal, begin
 from turbomim.pipeline.window_order import window_turns
 from turbomim.pipeline.windows import HostWindows
 
@@ -181,7 +181,7 @@ class Loader(Closing, Iterator[Batch]):
         stream = _stream(split, seed, shuffle, window)(**cut, rank=rank, world=world)
         self._ahead = ReadAhead(split, stream, readers=readers, prefetch=prefetch, on_wait=notify)
         # last: a loader that could not start has nothing under way
-        self._under_way = journal.open(fingerprint) if journal is not None else None
+        self._under_way = begin(journal, fingerprint, notify)
 
     def __next__(self) -> Batch:
         if self._graph is None:

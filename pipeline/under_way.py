@@ -8,8 +8,10 @@ Shape suffixes: N samples.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.closing import Closing
+from turbomim.pipeline.remedies import reason
 
 PREFIX: Final = "decoding-"
 
@@ -34,16 +37,23 @@ class Journal:
     bad: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
     def open(self, fingerprint: str) -> UnderWay:
-        """Begin the file of a loader of this split."""
-        return UnderWay(self.folder / f"{PREFIX}{self.rank}-{fingerprint}")
+        """Begin a file for a loader of this split; another loader may have one too.
+
+        Raises OSError: a rank's machine may have no such folder.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count():
+            with suppress(FileExistsError):
+                return UnderWay(self.folder / f"{PREFIX}{self.rank}-{number}-{fingerprint}")
+        raise AssertionError
 
 
 class UnderWay(Closing):
-    """The file of one loader.  Raises OSError if it cannot be written."""
+    """The file of one loader.  Raises OSError if it is there, or cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
     def note(self, batches: Iterable[NDArray[np.int64]]) -> None:
         """Write the numbers of all samples that are, or will be next, in a decoder's hands."""
@@ -56,6 +66,20 @@ class UnderWay(Closing):
             os.close(self._file)
             self._file = -1
             self._path.unlink(missing_ok=True)
+
+
+def begin(journal: Journal | None, fingerprint: str, notify: Callable[[str], None]) -> UnderWay | None:
+    """Begin a file for a loader of this split; None, with a word why, if there is no journal, or no place."""
+    if journal is None:
+        return None
+    try:
+        return journal.open(fingerprint)
+    except OSError as error:
+        notify(
+            f"{str(journal.folder)!r} cannot be written by this rank ({reason(error)}): if a photograph ends "
+            "its process, the next start does not know which"
+        )
+        return None
 
 
 def left_under_way(folder: Path) -> dict[str, list[int]]:

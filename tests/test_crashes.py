@@ -21,10 +21,11 @@ from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.shards import Split, open_split
 from turbomim.pipeline.try_images import deadly_samples
-from turbomim.pipeline.under_way import Journal, UnderWay, left_under_way
+from turbomim.pipeline.under_way import Journal, UnderWay, begin, left_under_way
 from turbomim.train import rundir
 from turbomim.train.config import Config
 from turbomim.train.crashes import deadly_list
+from turbomim.train.show import show
 
 SAMPLES, DEADLY = 40, 17
 
@@ -90,7 +91,7 @@ def test_a_kill_that_no_photograph_did(trees: Path, tmp_path: Path) -> None:
     finish(again)
     log = (run / "train.log").read_text()
     assert "a process of this run died after step " in log
-    assert "no photograph did it: " in log and "under way decode one by one" in log
+    assert "no process dies over any of the " in log
     assert not (run / "deadly.jsonl").exists()
 
 
@@ -119,12 +120,12 @@ def test_what_is_left_of_a_loader(tiny_split: Split, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\1", b"\5" + bytes(7), b"\xff" * 24, bytes(8)])
 def test_a_file_that_was_being_written(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "decoding-0-abc").write_bytes(content)
+    (tmp_path / "decoding-0-0-abc").write_bytes(content)
     assert set(left_under_way(tmp_path)) == {"abc"}
 
 
 def test_the_file_says_the_last_batches(tmp_path: Path) -> None:
-    with UnderWay(tmp_path / "decoding-0-abc") as file:
+    with UnderWay(tmp_path / "decoding-0-0-abc") as file:
         file.note([np.arange(9), np.arange(100, 103)])
         file.note([np.array([4, 2])])
         assert left_under_way(tmp_path) == {"abc": [2, 4]}
@@ -140,7 +141,88 @@ def test_one_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     split = split_with(tmp_path / "split", 6, 2, deadly=True)
     found = deadly_samples(open_split(split.path), range(6), on_gpu=False, seconds=20.0)
-    assert found == {2: "decoding it does not end within 20 s"}
+    assert found == ({2: "decoding it does not end within 20 s"}, "")
+
+
+def child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+    """Let this code be what tries the images."""
+    script = tmp_path / "python"
+    script.write_text(f"#!{sys.executable}\nimport os, signal, sys, time\n{code}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+def said(*words: str) -> str:
+    return f"os.write(1, b{''.join(word + chr(10) for word in words)!r})"
+
+
+@pytest.mark.parametrize(
+    ("code", "deadly", "untried"),
+    [
+        (f"{said('begin 0', 'end 0', 'begin 1')}; os.kill(os.getpid(), signal.SIGSEGV)", [1], ""),
+        # several lines at once, then nothing
+        (f"{said('begin 0', 'end 0', 'begin 1')}; time.sleep(60)", [1], ""),
+        # memory, a reader's error, an interpreter that does not start: no image's fault
+        (f"{said('begin 0')}; sys.exit('memory ran out')", [], "memory ran out (exit code 1)"),
+        (f"{said('begin 0', 'end 0')}; sys.exit('cannot read')", [], "cannot read (exit code 1)"),
+        ("sys.exit(3)", [], "no reason given (exit code 3)"),
+        # the system does so where memory runs out
+        (f"{said('begin 0')}; os.kill(os.getpid(), signal.SIGKILL)", [], "the process: SIGKILL"),
+    ],
+)
+def test_who_is_blamed(
+    tiny_split: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    deadly: list[int],
+    untried: str,
+) -> None:
+    child(monkeypatch, tmp_path, code)
+    ids = [0, 1] if deadly else [0, 1, 2]
+    found, why = deadly_samples(tiny_split, ids, on_gpu=False, seconds=3.0)
+    assert list(found) == deadly and why.endswith(untried) and bool(why) == bool(untried)
+
+
+def test_two_loaders_of_one_split(tiny_split: Split, tmp_path: Path) -> None:
+    """A held-out loss over the training's own split takes nothing of its journal away."""
+    journal = Journal(folder=tmp_path / "not" / "there", rank=0)
+    with journal.open("abc") as first:
+        first.note([np.array([1])])
+        with journal.open("abc") as second:
+            second.note([np.array([2])])
+            assert left_under_way(journal.folder) == {"abc": [1, 2]}
+        assert left_under_way(journal.folder) == {"abc": [1]}
+    (tmp_path / "file").touch()
+    lines: list[str] = []
+    assert begin(Journal(folder=tmp_path / "file" / "r", rank=1), "abc", lines.append) is None
+    assert len(lines) == 1 and "cannot be written by this rank (Not a directory)" in lines[0]
+
+
+@pytest.mark.parametrize("more", ["pictures", "scores"])
+def test_a_photograph_that_kills_elsewhere(tmp_path: Path, more: str) -> None:
+    """While pictures are chosen, or features scored, of another split than the one that is trained on."""
+    folder = plant_decoder(tmp_path / "planted")
+    train = split_with(tmp_path / "train", SAMPLES, DEADLY, deadly=False)
+    deadly = split_with(tmp_path / "deadly", SAMPLES, 3, deadly=True)
+    config, run = run_config(train, tmp_path / "runs"), tmp_path / "runs" / "r"
+    data = dataclasses.replace(config.data, heldout=str(deadly.path), max_bad_share=1.0)
+    config = dataclasses.replace(config, data=data)
+    if more == "pictures":
+        config = dataclasses.replace(config, run=dataclasses.replace(config.run, picture_every=5))
+    else:
+        test = dataclasses.replace(config.eval, every_epochs=1.0, test=str(deadly.path), samples=SAMPLES)
+        config = dataclasses.replace(config, eval=test)
+    assert finish(launch(planted, config, folder, 0, 1, 0)) == -signal.SIGSEGV
+    assert left_under_way(run)[deadly.manifest.fingerprint].count(3) == 1
+    assert finish(launch(planted, config, folder, 0, 1, 0)) == 0
+    assert list(deadly_list(run)) == [deadly.manifest.fingerprint]
+    assert finish(launch(show_planted, run, folder)) == 0
+
+
+def show_planted(run: Path, folder: Path) -> None:
+    use_planted(folder)
+    show(run)
 
 
 def test_the_list_is_json_lines(tmp_path: Path) -> None:

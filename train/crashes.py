@@ -55,21 +55,23 @@ def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[st
         f"a process of this run died after step {step} without a word: it was killed, memory ran out, or a "
         "library crashed"
     ]
-    known = deadly_list(folder)
+    known, kept = deadly_list(folder), False
     for split in splits:
         fingerprint = split.manifest.fingerprint
         before = known.setdefault(fingerprint, {})
         left = [sample for sample in under_way.get(fingerprint, ()) if sample not in before]
         if not left:
             continue
-        deadly = deadly_samples(split, left, on_gpu=on_gpu)
+        deadly, untried = deadly_samples(split, left, on_gpu=on_gpu)
         before |= deadly
         said += [
-            f"{split.locate(sample)}: {reason}; it is replaced from now on"
-            for sample, reason in deadly.items()
+            f"{split.locate(sample)}: {how}; it is replaced from now on" for sample, how in deadly.items()
         ]
-        if not deadly:
-            said.append(f"no photograph did it: {counted(len(left), 'sample')} under way decode one by one")
+        if untried:
+            said.append(f"of {counted(len(left), 'sample')} under way not all could be tried: {untried}")
+            kept = True
+        elif not deadly:
+            said.append(f"no process dies over any of the {counted(len(left), 'sample')} under way")
     entries = [
         {"fingerprint": fingerprint, "sample": sample, "reason": reason}
         for fingerprint, samples in known.items()
@@ -77,5 +79,6 @@ def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[st
     ]
     if entries:
         write_durably(folder / LIST, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
-    forget_under_way(folder)
+    if not kept:
+        forget_under_way(folder)
     return said

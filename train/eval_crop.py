@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from turbomim.pipeline.centre_crops import centre_crops
 from turbomim.pipeline.crops import Interpolation
 from turbomim.pipeline.shards import Split
+from turbomim.pipeline.under_way import Journal
 from turbomim.train.machine import cores
 
 INTERPOLATION: Final[Literal["bicubic"]] = "bicubic"
@@ -52,8 +53,16 @@ def eval_crops(
     size: int,
     batch: int,
     left_out: Callable[[str], None] | None = None,
+    journal: Journal | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Yield crops (B, S, S, 3) uint8 and labels (B,) int64 of a split's samples, as `centre_crops` does."""
     return centre_crops(
-        split, ids_N, size=size, batch=batch, threads=cores(), left_out=left_out, **crop_rule(size)
+        split,
+        ids_N,
+        size=size,
+        batch=batch,
+        threads=cores(),
+        left_out=left_out,
+        journal=journal,
+        **crop_rule(size),
     )

@@ -23,6 +23,7 @@ from turbomim.pipeline.durable import write_json
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.shards import Split
+from turbomim.pipeline.under_way import Journal
 from turbomim.train import checkpoint, rundir
 from turbomim.train.augment import augmented_batch
 from turbomim.train.augment_ahead import AugmentAhead, Augmented
@@ -94,7 +95,9 @@ class FinetuneRun(Run):
     def measured(self) -> Record:
         """Loss and accuracies on the test split."""
         assert self.heldout is not None
-        return scores_on(self.model, self.heldout, self.config, self.plan.micro_batch, self.world)
+        return scores_on(
+            self.model, self.heldout, self.config, self.plan.micro_batch, self.world, self.journal
+        )
 
     def finished(self) -> None:
         """Write the last test's result; test again where its log was removed."""
@@ -168,7 +171,7 @@ def finetune(
         about_data = describe(config.data, train, settings, tuned, world)
         with contextlib.ExitStack() as held:
             on_gpu = settings.decode == "mixed" and world.device.type == "cuda"
-            found, said = world.from_main(lambda: begin(config, source, train, held, on_gpu=on_gpu))
+            found, said = world.from_main(lambda: begin(config, source, [train, test], held, on_gpu=on_gpu))
             run = FinetuneRun(config, plan, train, test, None, settings, world, console, range(0))
             run.facts, run.wanted = source.facts, wanted or []
             return run.go(found, said, about_data)
@@ -195,11 +198,11 @@ def check_labels(train: Split, test: Split) -> None:
 
 
 def begin(
-    config: FinetuneConfig, source: Source, train: Split, held: contextlib.ExitStack, *, on_gpu: bool
+    config: FinetuneConfig, source: Source, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
 ) -> tuple[str, list[str]]:
     """Lock and check the run folder; its newest checkpoint, at first one with the encoder and a new head."""
     folder = rundir.run_folder(config)
-    found, said = prepare(folder, config, [train], held, on_gpu=on_gpu)
+    found, said = prepare(folder, config, splits, held, on_gpu=on_gpu)
     if found is None:
         model = Classifier(resized(source.model, source.config, config), config)
         optimizer = layered_optimizer(model, config)
@@ -207,7 +210,7 @@ def begin(
         state = checkpoint.State(
             step=0,
             position=0,
-            fingerprint=train.manifest.fingerprint,
+            fingerprint=splits[0].manifest.fingerprint,
             config=to_dict(config),
             versions=rundir.versions(),
         )
@@ -217,7 +220,9 @@ def begin(
 
 
 @torch.no_grad()
-def scores_on(model: Classifier, test: Split, config: FinetuneConfig, batch: int, world: World) -> Record:
+def scores_on(
+    model: Classifier, test: Split, config: FinetuneConfig, batch: int, world: World, journal: Journal
+) -> Record:
     """Mean loss, and the shares of all test images whose class is the first, or among the first five.
 
     A head of five outputs or fewer has no share of the first five, which are all.
@@ -236,6 +241,7 @@ def scores_on(model: Classifier, test: Split, config: FinetuneConfig, batch: int
             batch=batch,
             threads=max(1, cores() // world.local_size),
             share=config.finetune.test_crop,
+            journal=journal,
         )
         for images, labels in crops:
             images_BCHW = normalised(torch.from_numpy(images).to(world.device))

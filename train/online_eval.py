@@ -13,6 +13,7 @@ import torch
 
 from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.under_way import Journal
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.eval_crop import eval_crops
@@ -75,8 +76,10 @@ class OnlineEval:
         world: World,
         kept: Sequence[Record],
         note: Callable[[str], None],
+        journal: Journal | None = None,
     ) -> None:
         """kept: log records up to here, which hold what is not scored again."""
+        self._journal = journal
         self._config, self._splits, self._world, self._note = config, splits, world, note
         scored = [record for record in kept if record.get(KNN) is not None]
         self._epoch = max((record["epoch"] for record in scored), default=0.0)
@@ -145,6 +148,7 @@ class OnlineEval:
             choose_ids(split, self._config.eval.samples),
             size=self._config.data.size,
             batch=BATCH,
+            journal=self._journal,
             left_out=lambda text: self._note(f"eval: {text}: left out of the scores"),
         )
         return extract(crops, {"encoder": model}, self._world.device)

@@ -54,7 +54,7 @@ def pretrain(
             return _dry_run(config, plan, about_data, world, console)
         folder = rundir.run_folder(config)
         with contextlib.ExitStack() as held:
-            splits = [split] if heldout is None else [split, heldout]
+            splits = [split, *([heldout] if heldout else []), *(labelled or ())]
             on_gpu = settings.decode == "mixed" and world.device.type == "cuda"
             found, said = world.from_main(lambda: prepare(folder, config, splits, held, on_gpu=on_gpu))
             run = Run(config, plan, split, heldout, labelled, settings, world, console, profile)

@@ -161,7 +161,9 @@ class Run:
         with self.log.open(self.step, unlogged) as kept, stop_flag() as flag:
             self.replaced = sum(record.get("replaced", 0) for record in kept)
             self.skipped = sum(record.get("skipped", 0) for record in kept)
-            self.online = OnlineEval(self.config, self.labelled, self.world, kept, self.log.note)
+            self.online = OnlineEval(
+                self.config, self.labelled, self.world, kept, self.log.note, self.journal
+            )
             for line in said:
                 self.log.say(line)
             if self.step >= self.plan.steps:
@@ -286,7 +288,7 @@ class Run:
         if not self.config.run.picture_every:
             return None
         split = self.heldout or self.split
-        make = partial(FixedPictures, self.config, split, self.folder)
+        make = partial(FixedPictures, self.config, split, self.folder, self.journal)
         return self.world.together(lambda: make() if self.world.main else None)
 
     def _next(self, loader: Batches) -> tuple[list[Batch], UserError | None]:

@@ -15,7 +15,9 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.errors import UsageError, UserError, to_stderr
 from turbomim.pipeline.plural import counted
 from turbomim.pipeline.shards import Manifest, Split, open_split
+from turbomim.pipeline.under_way import Journal
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.crashes import deadly_list
 from turbomim.train.data import check_store, open_loader
 from turbomim.train.distributed import World
 from turbomim.train.features import load_run
@@ -49,7 +51,7 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     check_store(config.data, split, "--data", "cpu")
     if images > split.manifest.samples:
         raise UsageError(f"--images {images}: {path} has only {counted(split.manifest.samples, 'sample')}")
-    batch = pick(split, config, images)
+    batch = pick(split, config, images, Journal(folder=run, rank=0, bad=deadly_list(run)))
     out = out or picture_path(run, step)
     out.parent.mkdir(parents=True, exist_ok=True)
     text = caption(config, split.manifest)
@@ -68,9 +70,9 @@ class FixedPictures:
     Raises UserError if the split cannot be read.
     """
 
-    def __init__(self, config: Config, split: Split, folder: Path) -> None:
+    def __init__(self, config: Config, split: Split, folder: Path, journal: Journal) -> None:
         self._config, self._folder = config, folder
-        self._batch = pick(split, config, min(FIXED, split.manifest.samples))
+        self._batch = pick(split, config, min(FIXED, split.manifest.samples), journal)
         self._caption = caption(config, split.manifest)
 
     def draw(self, model: MAE, step: int) -> Path:
@@ -104,7 +106,7 @@ def caption(config: Config, data: Manifest) -> str:
     )
 
 
-def pick(split: Split, config: Config, images: int) -> Batch:
+def pick(split: Split, config: Config, images: int, journal: Journal | None = None) -> Batch:
     """A batch of `images` samples at the run's size: different classes first, in stream order."""
     count = min(CANDIDATES, split.manifest.samples)
     with open_loader(
@@ -114,6 +116,7 @@ def pick(split: Split, config: Config, images: int) -> Batch:
         World(rank=0, size=1, device=torch.device("cpu")),
         global_batch=count,
         micro_batch=count,
+        journal=journal,
         notify=to_stderr,
     ) as loader:
         batch = next(loader)
