@@ -102,9 +102,8 @@ def _classes(
     told = []
     if len(numbers) == len(names):
         classes = tuple(sorted(names, key=numbers.__getitem__))
-        told = [
-            f"labels are no whole numbers from 0, as {classes[0]!a}: taken as names, in the numbers' order"
-        ]
+        first = next(name for name in classes if not CLASS.fullmatch(name))
+        told = [f"labels are no whole numbers from 0, as {first!a}: taken as names, in the numbers' order"]
     else:
         classes = tuple(sorted(names, key=os.fsencode))
         if numbers:
@@ -113,6 +112,9 @@ def _classes(
                 f"labels are a mix, {counted(len(numbers), 'number')} as {number!a} and "
                 f"{counted(len(names) - len(numbers), 'name')} as {name!a}: all taken as names"
             ]
+    for name in sorted(names - given):
+        images = counted(sum(label == name for _, _, label in rows), "image")
+        told.append(f"the label {name!a} of {images} is taken as a name: leave it empty where there is none")
     label_of = {name: label for label, name in enumerate(classes)}
     return rows, classes, [label_of[label] for _, _, label in rows], told
 

@@ -79,7 +79,8 @@ def read_samples_of(descriptor: int, choice: Choice) -> TarSamples:
             continue
         if len(images) > 1:
             names = " and ".join(extension for extension, _ in images[:2])
-            other = ", or, if they are two samples, --keys last-dot" if choice.keys == "first-dot" else ""
+            two = choice.keys == "first-dot" and any("." in extension for extension, _ in images)
+            other = ", or, if they are two samples, --keys last-dot" if two else ""
             raise BadTar(place, f"the sample {key!a} has two images, {names}: choose with --image EXT{other}")
         extension, image = images[0]
         if image.size > MAX_IMAGE_BYTES:

@@ -37,8 +37,8 @@ BEGIN, END = "begin", "end"
 class Trial:
     """How a process ended.
 
-    tried: samples that it went through; begun: the one that its decoder had, if any; how: "" if it ended well;
-    image: whether the image is to blame.
+    tried: samples that it went through; begun: the one that its decoder had, if any; how: "" for well; image:
+    whether the image is to blame.
     """
 
     tried: frozenset[int]

@@ -149,3 +149,13 @@ def test_an_error_of_a_library_in_its_cache_names_the_variable(
     said = capsys.readouterr().err
     assert "/x'; set TORCHINDUCTOR_CACHE_DIR to a folder of yours; `turbomim --traceback" in said
     assert said.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_written_to(
+    nobody: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A container gives a bare number the home "/"."""
+    monkeypatch.setenv("HOME", str(nobody / "not" / "there"))
+    own = nobody / f"turbomim-{os.getuid()}"
+    assert home() == own and call(monkeypatch, "recipes") == 0
+    assert f"cannot write to the home {nobody / 'not' / 'there'}: caches go to {own}" in capsys.readouterr().err

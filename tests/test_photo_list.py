@@ -362,3 +362,15 @@ def test_text_without_quotes(data: st.DataObject, paths: list[str], tmp_path: Pa
     assert {i.path: i.label for i in found.images} == {
         path: label if labelled else -1 for path, label in zip(paths, labels, strict=True)
     }
+
+
+def test_a_missing_label_among_names_is_said(tmp_path: Path) -> None:
+    """Nobody knows whether it is one; nobody's class comes without a word."""
+    for name in ("a", "b", "c"):
+        save_image(tmp_path / f"{name}.jpg")
+    (tmp_path / "list.csv").write_text("a.jpg,cat\nb.jpg,nan\nc.jpg,dog\n")
+    found = read_list(tmp_path / "list.csv")
+    assert found.classes == ("cat", "dog", "nan")
+    assert "the label 'nan' of 1 image is taken as a name: leave it empty where there is none" in found.told
+    (tmp_path / "list.csv").write_text("a.jpg,0\nb.jpg,0.5\nc.jpg,1\n")
+    assert any("no whole numbers from 0, as '0.5'" in line for line in read_list(tmp_path / "list.csv").told)

@@ -14,7 +14,7 @@ from turbomim.pipeline.errors import UserError, to_stderr
 def home() -> Path:
     """The user's home, else a folder of this user alone below the temporary one.  Raises UserError."""
     known = os.path.expanduser("~")
-    return Path(known) if os.path.isabs(known) else _made_home()
+    return Path(known) if _is_usable(known) else _made_home()
 
 
 def settle_home() -> None:
@@ -22,14 +22,21 @@ def settle_home() -> None:
 
     Raises UserError if no folder can be made.
     """
-    if not os.path.isabs(os.path.expanduser("~")):
+    known = os.path.expanduser("~")
+    if not _is_usable(known):
+        what = f"cannot write to the home {known}" if os.path.isabs(known) else "has no home"
         os.environ["HOME"] = str(_made_home())
-        to_stderr(f"user {os.getuid()} has no home: caches go to {os.environ['HOME']}; set HOME to keep them")
+        to_stderr(f"user {os.getuid()} {what}: caches go to {os.environ['HOME']}; set HOME to keep them")
     try:
         getpass.getuser()
     # Python before 3.13 raises the first
     except (KeyError, OSError):
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"
+
+
+def _is_usable(folder: str) -> bool:
+    """Whether a home is one: containers give a bare number "/", which it may not write to."""
+    return os.path.isabs(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _made_home() -> Path:
