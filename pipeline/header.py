@@ -27,6 +27,9 @@ MAX_SIDE: Final = 65_535
 MAX_SCANS: Final = 500
 MAX_SCAN_PIXELS: Final = 20 * MAX_PIXELS
 
+# parts of a container: a sound one has fewer, and 2 GB of empty ones would take minutes to walk over
+MAX_STEPS: Final = 100_000
+
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 # bits a sample that each PNG colour type may have
 PNG_BITS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -92,18 +95,21 @@ def read_header(content_N: NDArray[np.uint8]) -> Header:
 
 def _jpeg(content: memoryview) -> Header:
     """Walk from segment to segment up to the first scan; nothing may stand between two but bytes of FF."""
-    at, found = 2, None
-    while True:
+    at, found, size, marker, steps = 2, None, len(content), 0, 0
+    while marker != SCAN:
         if content[at] != 0xFF:
             raise ValueError(f"byte {at:,} of its JPEG header, {content[at]:#04x}, is no marker")
         while content[at] == 0xFF:
-            at += 1
+            at, steps = at + 1, steps + 1
+            if steps > MAX_STEPS:
+                raise ValueError(f"over {MAX_STEPS:,} segments, or bytes between them, in its JPEG header")
         marker = content[at]
         if marker not in SEGMENTS:
             raise ValueError(f"byte {at:,} of its JPEG header, the marker FF {marker:02X}, must not be there")
         at += 1
-        end = at + _big(content, at, 2)
-        if end < at + 2 or end > len(content):
+        # by bytes: a slice and a call would take most of the time
+        end = at + (content[at] << 8 | content[at + 1])
+        if end < at + 2 or end > size:
             raise ValueError(f"a JPEG segment at byte {at:,} says that it has {end - at:,} bytes")
         if marker in FRAMES:
             if found is not None:
@@ -112,8 +118,6 @@ def _jpeg(content: memoryview) -> Header:
                 raise ValueError(f"its JPEG frame of {content[at + 7]} components has {end - at} bytes")
             found = marker, content[at + 2 : at + 8].tolist()
         at = end
-        if marker == SCAN:
-            break
     if found is None:
         raise ValueError("its JPEG header has no size")
     marker, (bits, *sides, components) = found
@@ -127,9 +131,15 @@ def _jpeg(content: memoryview) -> Header:
 
 def _png(content: memoryview) -> Header:
     """Walk from chunk to chunk, up to the one that ends the file."""
-    at, kind, data = len(PNG), b"", 0
+    at, kind, data, steps = len(PNG), b"", 0, 0
     while kind != b"IEND":
-        length, kind = _big(content, at, 4), bytes(content[at + 4 : at + CHUNK_HEAD])
+        steps += 1
+        if steps > MAX_STEPS:
+            raise ValueError(f"over {MAX_STEPS:,} chunks in its PNG")
+        head = bytes(content[at : at + CHUNK_HEAD])
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if len(head) < CHUNK_HEAD:
+            raise IndexError
         if (kind == b"IHDR") != (at == len(PNG)) or (kind == b"IHDR" and length != 13):
             raise ValueError("its PNG does not begin with its header, of 13 bytes")
         if at + CHUNK_HEAD + length + CHUNK_CRC > len(content):
@@ -184,6 +194,8 @@ def _webp(content: memoryview) -> Header:
         if at + CHUNK_HEAD + length > end:
             raise ValueError(f"cut: a WebP chunk at byte {at:,} says that it has {length:,} bytes")
         kinds.append(kind)
+        if len(kinds) > MAX_STEPS:
+            raise ValueError(f"over {MAX_STEPS:,} chunks in its WebP")
         at += CHUNK_HEAD + length + length % 2
     height, width = _webp_size(bytes(content[12:30]))
     if kinds[0] == b"VP8X" and not {b"VP8 ", b"VP8L", b"ANMF"} & {*kinds}:

@@ -149,3 +149,20 @@ def test_what_makes_the_pixels_is_left() -> None:
     assert for_pixels(content(exif), check_header(content(exif))) == JPEG
     lean = for_pixels(content(flat), check_header(content(flat)))
     assert len(lean) < len(flat) and lean == encoded("PNG")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        b"\xff\xd8" + b"\xff\xe5\0\2" * 100_001 + JPEG[2:],
+        b"\xff\xd8" + b"\xff" * 100_001 + JPEG[2:],
+        png(9, 9, 8, 2, bytes(300))[:33] + b"\0\0\0\0teXt\0\0\0\0" * 100_001 + png(9, 9, 8, 2, bytes(300))[33:],
+        b"RIFF" + (4 + 18 + 8 * 100_001).to_bytes(4, "little") + b"WEBP" + encoded("WEBP")[12:30]
+        + b"EXIF\0\0\0\0" * 100_001,
+    ],
+    ids=["segments", "padding", "chunks", "webp"],
+)  # fmt: skip
+def test_a_walk_that_would_not_end(file: bytes) -> None:
+    """Gigabytes of empty parts are not gone through."""
+    with pytest.raises(ValueError, match=r"over 100,000 (segments|chunks)|cut: a WebP chunk"):
+        check_header(content(file))

@@ -158,4 +158,6 @@ def test_a_home_that_cannot_be_written_to(
     monkeypatch.setenv("HOME", str(nobody / "not" / "there"))
     own = nobody / f"turbomim-{os.getuid()}"
     assert home() == own and call(monkeypatch, "recipes") == 0
-    assert f"cannot write to the home {nobody / 'not' / 'there'}: caches go to {own}" in capsys.readouterr().err
+    assert (
+        f"cannot write to the home {nobody / 'not' / 'there'}: caches go to {own}" in capsys.readouterr().err
+    )
