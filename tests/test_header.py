@@ -151,18 +151,18 @@ def test_what_makes_the_pixels_is_left() -> None:
     assert len(lean) < len(flat) and lean == encoded("PNG")
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        b"\xff\xd8" + b"\xff\xe5\0\2" * 100_001 + JPEG[2:],
-        b"\xff\xd8" + b"\xff" * 100_001 + JPEG[2:],
-        png(9, 9, 8, 2, bytes(300))[:33] + b"\0\0\0\0teXt\0\0\0\0" * 100_001 + png(9, 9, 8, 2, bytes(300))[33:],
-        b"RIFF" + (4 + 18 + 8 * 100_001).to_bytes(4, "little") + b"WEBP" + encoded("WEBP")[12:30]
-        + b"EXIF\0\0\0\0" * 100_001,
-    ],
-    ids=["segments", "padding", "chunks", "webp"],
-)  # fmt: skip
-def test_a_walk_that_would_not_end(file: bytes) -> None:
+def long_files() -> dict[str, bytes]:
+    flat, webp = encoded("PNG"), encoded("WEBP")[12:] + b"EXIF\0\0\0\0" * 100_001
+    return {
+        "segments": b"\xff\xd8" + b"\xff\xe5\0\2" * 100_001 + JPEG[2:],
+        "padding": b"\xff\xd8" + b"\xff" * 100_001 + JPEG[2:],
+        "chunks": flat[:33] + b"\0\0\0\0teXt\0\0\0\0" * 100_001 + flat[33:],
+        "webp": b"RIFF" + (4 + len(webp)).to_bytes(4, "little") + b"WEBP" + webp,
+    }
+
+
+@pytest.mark.parametrize("name", long_files())
+def test_a_walk_that_would_not_end(name: str) -> None:
     """Gigabytes of empty parts are not gone through."""
-    with pytest.raises(ValueError, match=r"over 100,000 (segments|chunks)|cut: a WebP chunk"):
-        check_header(content(file))
+    with pytest.raises(ValueError, match=r"over 100,000 (segments|chunks)"):
+        check_header(content(long_files()[name]))
