@@ -5,15 +5,13 @@ A module `simplejpeg` of our own is found before the real one, and hands everyth
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
 from PIL import Image
 
+from turbomim.benchmarks.image_kinds import encode
 from turbomim.benchmarks.write_split import texture, write_split
 from turbomim.pipeline.shards import Split
 
@@ -43,13 +41,7 @@ def plant_decoder(folder: Path) -> Path:
 
 def split_with(folder: Path, samples: int, sample: int, *, deadly: bool) -> Split:
     """Write a split of JPEGs of which one is deadly, or else cut: a decoder refuses it."""
-    images = [jpeg(texture(number, 40, 50)) for number in range(samples)]
-    images[sample] = jpeg(texture(sample, 40, 50), MARK) if deadly else images[sample][:-100]
+    pictures = [Image.fromarray(texture(number, 40, 50)) for number in range(samples)]
+    images = [encode(picture, quality=95) for picture in pictures]
+    images[sample] = encode(pictures[sample], quality=95, comment=MARK) if deadly else images[sample][:-100]
     return write_split(folder, images)
-
-
-def jpeg(pixels_HWC: NDArray[np.uint8], comment: bytes = b"") -> bytes:
-    """Encode by Pillow."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels_HWC).save(buffer, "JPEG", quality=95, comment=comment)
-    return buffer.getvalue()
