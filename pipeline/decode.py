@@ -102,19 +102,19 @@ def _simplejpeg() -> Callable[..., Any]:
 
 
 def _jpeg(image_N: NDArray[np.uint8], header: Header, strict: bool) -> Pixels:
-    if header.components == 4:
-        # simplejpeg's values for CMYK are a level off
-        return _by_pillow(image_N, header)
     decode_jpeg = _simplejpeg()
+    # its values for CMYK are a level off Pillow's and DALI's
+    ours = header.components != 4
     try:
-        pixels_HWC: Pixels = decode_jpeg(image_N, "RGB", strict=True)
-        return pixels_HWC
+        if ours or strict:
+            pixels_HWC: Pixels = decode_jpeg(image_N, "RGB", strict=True)
+        return pixels_HWC if ours else _by_pillow(image_N, header)
     except ValueError as error:
         said = str(error)
     damaged = bool(DAMAGE.match(said))
     if (strict and damaged) or _is_cut(image_N, header):
         raise Undecodable(said)
-    if damaged or ODDITY.match(said):
+    if ours and (damaged or ODDITY.match(said)):
         # it goes on in spite of a scan's warnings, not of a header's
         with suppress(ValueError):
             pixels_HWC = decode_jpeg(image_N, "RGB", strict=False)

@@ -8,10 +8,8 @@ Shape suffixes: N samples.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -42,10 +40,12 @@ class Journal:
         Raises OSError: a rank's machine may have no such folder.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for number in itertools.count():
-            with suppress(FileExistsError):
+        number = 0
+        while True:
+            try:
                 return UnderWay(self.folder / f"{PREFIX}{self.rank}-{number}-{fingerprint}")
-        raise AssertionError
+            except FileExistsError:
+                number += 1
 
 
 class UnderWay(Closing):

@@ -58,6 +58,16 @@ def test_what_libjpeg_paints_over_is_refused_by_a_strict_one() -> None:
         decode(painted, strict=True)
 
 
+def test_a_damaged_cmyk_jpeg_is_refused_by_a_strict_one() -> None:
+    """Pillow decodes these, and says nothing."""
+    flat = encode(Image.fromarray(photograph()).convert("CMYK"))
+    painted = of(flat[: len(flat) // 2] + b"\xff\xd9" + flat[len(flat) // 2 + 2 :])
+    assert decode(painted).shape == (90, 120, 3)
+    with pytest.raises(Undecodable, match="Corrupt JPEG data"):
+        decode(painted, strict=True)
+    assert np.array_equal(decode(of(flat), strict=True), decode(of(flat)))
+
+
 def test_a_strict_one_takes_what_is_only_odd() -> None:
     """A JFIF version of the future: libjpeg warns, and nothing is damaged."""
     odd = bytearray(encode(Image.fromarray(photograph())))
