@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -232,3 +233,25 @@ def test_the_list_is_json_lines(tmp_path: Path) -> None:
     (tmp_path / "deadly.jsonl").write_text("[1]\n")
     with pytest.raises(UserError, match=r"deadly\.jsonl is not a list of samples: remove it"):
         deadly_list(tmp_path)
+
+
+def test_a_stand_in_is_noted_before_it_is_tried(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is decoded where its turn has not come."""
+    noted: list[list[int]] = []
+    note = UnderWay.note
+
+    def recorded(self: UnderWay, batches: Any) -> None:
+        noted.append(batches[-1].tolist())
+        note(self, batches)
+
+    monkeypatch.setattr(UnderWay, "note", recorded)
+    journal = Journal(folder=tmp_path, rank=0, bad={tiny_split.manifest.fingerprint: {5: "it is bad"}})
+    with Loader(
+        tiny_split, size=32, seed=1, global_batch=6, micro_batch=6, threads=1, readers=1, prefetch=1,
+        journal=journal, notify=lambda _: None, max_bad_share=1.0,
+    ) as loader:  # fmt: skip
+        for _ in range(8):
+            next(loader)
+    assert [6] in noted
