@@ -5,6 +5,7 @@ can take the process with it, so an image is passed on only if its markers, chun
 to forgive.  Only JPEG, PNG and WebP are walked; the loader reads nothing else.  Shape suffixes: N bytes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -33,6 +34,8 @@ MAX_STEPS: Final = 100_000
 PNG: Final = b"\x89PNG\r\n\x1a\n"
 # bits a sample that each PNG colour type may have
 PNG_BITS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+# the chunks that make its pixels
+PNG_PIXELS: Final = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 # of a chunk in front of its content and behind it
 CHUNK_HEAD, CHUNK_CRC = 8, 4
 
@@ -93,10 +96,14 @@ def read_header(content_N: NDArray[np.uint8]) -> Header:
         raise ValueError("its header ends too early") from None
 
 
-def _jpeg(content: memoryview) -> Header:
-    """Walk from segment to segment up to the first scan; nothing may stand between two but bytes of FF."""
-    at, found, size, marker, steps = 2, None, len(content), 0, 0
+def _segments(content: memoryview) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each segment's marker, up to the first scan, and where it starts, its length stands, and it ends.
+
+    Nothing may stand between two but bytes of FF, which start the next.  Raises ValueError and IndexError.
+    """
+    end, size, marker, steps = 2, len(content), 0, 0
     while marker != SCAN:
+        start = at = end
         if content[at] != 0xFF:
             raise ValueError(f"byte {at:,} of its JPEG header, {content[at]:#04x}, is no marker")
         while content[at] == 0xFF:
@@ -111,13 +118,19 @@ def _jpeg(content: memoryview) -> Header:
         end = at + (content[at] << 8 | content[at + 1])
         if end < at + 2 or end > size:
             raise ValueError(f"a JPEG segment at byte {at:,} says that it has {end - at:,} bytes")
+        yield marker, start, at, end
+
+
+def _jpeg(content: memoryview) -> Header:
+    """Find the frame among the segments."""
+    found, end = None, 0
+    for marker, _, at, end in _segments(content):
         if marker in FRAMES:
             if found is not None:
                 raise ValueError("its JPEG header has two sizes")
             if end != at + 8 + 3 * content[at + 7] or content[at + 7] not in (1, 3, 4):
                 raise ValueError(f"its JPEG frame of {content[at + 7]} components has {end - at} bytes")
             found = marker, content[at + 2 : at + 8].tolist()
-        at = end
     if found is None:
         raise ValueError("its JPEG header has no size")
     marker, (bits, *sides, components) = found
@@ -126,26 +139,35 @@ def _jpeg(content: memoryview) -> Header:
         scans = bytes(content).count(b"\xff\xda")
         if scans > MAX_SCANS or scans * height * width > MAX_SCAN_PIXELS:
             raise ValueError(f"a progressive JPEG of {scans:,} scans and {width} x {height} pixels")
-    return Header("jpg", height, width, bits, components, at)
+    return Header("jpg", height, width, bits, components, scan=end)
 
 
-def _png(content: memoryview) -> Header:
-    """Walk from chunk to chunk, up to the one that ends the file."""
-    at, kind, data, steps = len(PNG), b"", 0, 0
+def _chunks(content: memoryview) -> Iterator[tuple[bytes, int, int, int]]:
+    """Yield the kind of each PNG chunk up to the last, where it starts, its length and its end.
+
+    Raises ValueError and IndexError.
+    """
+    end, kind, steps = len(PNG), b"", 0
     while kind != b"IEND":
         steps += 1
         if steps > MAX_STEPS:
             raise ValueError(f"over {MAX_STEPS:,} chunks in its PNG")
-        head = bytes(content[at : at + CHUNK_HEAD])
-        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        start = end
+        head = bytes(content[start : start + CHUNK_HEAD])
         if len(head) < CHUNK_HEAD:
             raise IndexError
-        if (kind == b"IHDR") != (at == len(PNG)) or (kind == b"IHDR" and length != 13):
+        length, kind = int.from_bytes(head[:4], "big"), head[4:]
+        if (kind == b"IHDR") != (start == len(PNG)) or (kind == b"IHDR" and length != 13):
             raise ValueError("its PNG does not begin with its header, of 13 bytes")
-        if at + CHUNK_HEAD + length + CHUNK_CRC > len(content):
-            raise ValueError(f"cut: a PNG chunk at byte {at:,} says that it has {length:,} bytes")
-        data += length if kind == b"IDAT" else 0
-        at += CHUNK_HEAD + length + CHUNK_CRC
+        end = start + CHUNK_HEAD + length + CHUNK_CRC
+        if end > len(content):
+            raise ValueError(f"cut: a PNG chunk at byte {start:,} says that it has {length:,} bytes")
+        yield kind, start, length, end
+
+
+def _png(content: memoryview) -> Header:
+    """Go through all chunks, of which some must hold pixels."""
+    data = sum(length for kind, _, length, _ in _chunks(content) if kind == b"IDAT")
     bits, colour, *methods = content[24:29]
     if bits not in PNG_BITS.get(colour, ()) or methods[:2] != [0, 0] or methods[2] > 1 or not data:
         raise ValueError("its PNG header says what no PNG has")
@@ -158,29 +180,18 @@ def for_pixels(content_N: NDArray[np.uint8], header: Header) -> bytes:
     content: as `check_header` admits it.
     """
     content = content_N.data
-    if header.format == "webp":
-        return bytes(content)
-    kept = []
     if header.format == "jpg":
-        at = 2
-        while at < header.scan:
-            start = at
-            while content[at] == 0xFF:
-                at += 1
-            marker = content[at]
-            at += 1 + _big(content, at + 1, 2)
-            # application data: only JFIF's and Adobe's say how the colours are meant
-            if marker not in range(0xE1, 0xF0) or marker == 0xEE:
-                kept.append(content[start:at])
-        return b"".join((content[:2], *kept, content[at:]))
-    at, kind = len(PNG), b""
-    while kind != b"IEND":
-        end = at + CHUNK_HEAD + _big(content, at, 4) + CHUNK_CRC
-        kind = bytes(content[at + 4 : at + CHUNK_HEAD])
-        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
-            kept.append(content[at:end])
-        at = end
-    return b"".join((PNG, *kept))
+        # of application data only JFIF's and Adobe's say how the colours are meant
+        kept = (
+            content[start:end]
+            for marker, start, _, end in _segments(content)
+            if marker not in range(0xE1, 0xF0) or marker == 0xEE
+        )
+        return b"".join((content[:2], *kept, content[header.scan :]))
+    if header.format == "png":
+        kept = (content[start:end] for kind, start, _, end in _chunks(content) if kind in PNG_PIXELS)
+        return b"".join((PNG, *kept))
+    return bytes(content)
 
 
 def _webp(content: memoryview) -> Header:
