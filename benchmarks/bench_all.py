@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from turbomim.benchmarks.stage_process import Parser, last_line, run_lines, say
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError
 
 # photographs that are cut out of the embedded ones
 PHOTOGRAPHS: Final = 960

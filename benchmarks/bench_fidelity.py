@@ -17,9 +17,9 @@ from torch import Tensor
 from turbomim.benchmarks.timing import machine
 from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import open_split
-from turbomim.pipeline.store import SUBSAMPLINGS, Store
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.tars.store import SUBSAMPLINGS, Store
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE, PATCH, PATCHES, RADIUS, BATCH = 224, 16, 196, 40.0, 50

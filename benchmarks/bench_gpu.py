@@ -20,7 +20,7 @@ from typing import Final
 
 from turbomim.benchmarks.gpu.stage import Row
 from turbomim.benchmarks.stage_process import Parser, last_line, run_lines, say
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError
 
 # of the time, by stage, in their order; what one leaves goes to those after it
 SHARES: Final = {

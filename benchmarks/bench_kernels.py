@@ -24,7 +24,7 @@ from turbomim.kernels import static
 from turbomim.kernels.masked_loss import masked_mse
 from turbomim.kernels.masked_patches import Target, load_store_bytes, masked_patches, masked_patches_ref
 from turbomim.kernels.masking import random_masking, random_masking_ref
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.options import parse
 

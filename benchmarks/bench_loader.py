@@ -23,10 +23,10 @@ from turbomim.benchmarks.bench_loader_process import ask
 from turbomim.benchmarks.bench_loader_sets import Encoding, Sets, read_all
 from turbomim.benchmarks.bench_loader_table import Measurement, Row, plot, table
 from turbomim.benchmarks.timing import machine
-from turbomim.pipeline.dali_package import WHEELS
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.packages import installed
-from turbomim.pipeline.store import KINDS
+from turbomim.pipeline.decoding.dali_package import WHEELS
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.packages import installed
+from turbomim.pipeline.tars.store import KINDS
 from turbomim.train.options import parse
 
 PACKAGES: Final = (

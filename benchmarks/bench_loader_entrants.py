@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 from turbomim.benchmarks.bench_loader_job import PEERS, REFERENCE, Job, notes, peer_module
 from turbomim.benchmarks.bench_loader_sets import Sets
 from turbomim.benchmarks.bench_loader_table import Row
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.store import Kind
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.store import Kind
 
 # who can read the sets of each store, by device
 ENTRANTS: Final[dict[str, dict[Kind, tuple[str, ...]]]] = {

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from turbomim.benchmarks.bench_loader_job import Job, peer_module, sorted_files
-from turbomim.pipeline.crops import PAD, resized_sides, src_offsets
+from turbomim.pipeline.decoding.crops import PAD, resized_sides, src_offsets
 
 # mean over a picture of |uint8 - float definition|; another window or an unflipped picture is far above
 LIMIT: Final = 8.0

@@ -22,9 +22,9 @@ from PIL import Image
 
 from turbomim.benchmarks.bench_loader_job import peer_module
 from turbomim.benchmarks.bench_loader_process import ask
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.store import SUBSAMPLINGS, Kind, Store, Subsampling
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.store import SUBSAMPLINGS, Kind, Store, Subsampling
 
 CONVERSION_S: Final = 3600.0
 

@@ -26,7 +26,7 @@ BATCH: Final = 64
 CODE: Final = """
 import json, resource, sys, time
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.tars.split import open_split
 shards, crop, images, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 settings = {"size": 224, "crop": crop, "seed": 1, "global_batch": 64, "micro_batch": 64}
 loader = Loader(open_split(shards), **settings, threads=threads, readers=2)

@@ -14,8 +14,8 @@ from functools import partial
 import numpy as np
 
 from turbomim.benchmarks.timing import alternate, machine
-from turbomim.pipeline.order import Order, sample_ids
-from turbomim.pipeline.window_order import WindowOrder
+from turbomim.pipeline.stream.order import Order, sample_ids
+from turbomim.pipeline.stream.window_order import WindowOrder
 
 SHARD, WINDOW, SEED = 1000, 16, 3
 BASE = 10**6

@@ -32,10 +32,10 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
 from turbomim.benchmarks.timing import machine
-from turbomim.pipeline.order import Turn, turns
-from turbomim.pipeline.read import ReadAhead
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.tar import OURS
+from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.stream.order import Turn, turns
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.tar import OURS
 
 # DALI's annotations of readers and reductions do not fit their use
 fn: Any = dali.fn

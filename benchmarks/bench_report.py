@@ -13,7 +13,7 @@ import tyro
 
 from turbomim.benchmarks.gpu.report import all_tables, pages
 from turbomim.benchmarks.result_tables import entries, plot, read
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.options import parse
 
 

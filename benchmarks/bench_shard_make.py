@@ -19,11 +19,11 @@ from pathlib import Path
 from PIL import Image
 
 from turbomim.benchmarks.timing import alternate, report
-from turbomim.pipeline.image_file import RefusedImage, read_image
-from turbomim.pipeline.pack_plan import Settings, find_source, plan_jobs
-from turbomim.pipeline.photographs import Photographs
-from turbomim.pipeline.shard_job import Check, pack_shard
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.making.image_file import RefusedImage, read_image
+from turbomim.pipeline.making.photographs import Photographs
+from turbomim.pipeline.making.plan import Settings, find_source, plan_jobs
+from turbomim.pipeline.making.shard_job import Check, pack_shard
+from turbomim.pipeline.tars.store import Store
 
 STORES = {
     "original": Store(),

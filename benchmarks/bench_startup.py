@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from turbomim.pipeline.order import turns
-from turbomim.pipeline.shards import MANIFEST, Manifest, Shard, fingerprint_of, open_split
-from turbomim.pipeline.tar import BLOCK, index_text, round_up, tar_end
+from turbomim.pipeline.stream.order import turns
+from turbomim.pipeline.tars.split import MANIFEST, Manifest, Shard, fingerprint_of, open_split
+from turbomim.pipeline.tars.tar import BLOCK, index_text, round_up, tar_end
 
 IMAGENET = 1_281_167
 SHARD, IMAGENET_SHARD = 1000, 1024

@@ -21,7 +21,7 @@ from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.bench_step_forms import FORMS, OTHER_LOSS, USUAL, Task
 from turbomim.benchmarks.bench_step_process import FormProcess, Turn
 from turbomim.benchmarks.timing import emit, report
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.config import Config, DataConfig, StepConfig
 from turbomim.train.distributed import choose_device
 from turbomim.train.memory import predicted_bytes

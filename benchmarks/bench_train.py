@@ -20,8 +20,8 @@ from turbomim.benchmarks.bench_step import BenchStep, configure
 from turbomim.benchmarks.bench_step_forms import LR, Task
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.config import Config
 from turbomim.train.data import open_data, open_loader, store_text
 from turbomim.train.data_wait import DataWait

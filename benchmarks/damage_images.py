@@ -33,11 +33,11 @@ from turbomim.benchmarks.image_kinds import Kind, by_pillow, encode, kinds, phot
 from turbomim.benchmarks.timing import machine
 from turbomim.benchmarks.write_split import write_split
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.image_file import RefusedImage, read_image
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.photographs import find_photographs
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.making.image_file import RefusedImage, read_image
+from turbomim.pipeline.making.photographs import find_photographs
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 
 # mean difference in grey levels up to which pixels are the right ones: decoders round differently
 SAME: Final = 1.5

@@ -28,12 +28,12 @@ from PIL import Image
 
 from turbomim.benchmarks.tar_damages import DAMAGES, Damage
 from turbomim.benchmarks.timing import machine
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.read import ShardFiles, read_samples
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.verify import verify_split
+from turbomim.pipeline.checking.verify import verify_split
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
 
 SHARDS = 2
 VERIFY = "ours, verify"

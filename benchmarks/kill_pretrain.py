@@ -32,8 +32,8 @@ from rich.console import Console
 from turbomim.benchmarks.kill_shard_make import draw_photographs, ended_within, fork
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import file_sha256
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.tars.split import file_sha256
 from turbomim.train import checkpoint
 from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.log import read_metrics

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from turbomim.pipeline.making import JOURNAL, read_journal
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import MAKING
+from turbomim.pipeline.making.journal import JOURNAL, read_journal
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.tars.split import MAKING
 
 # of one run; its last attempt is left alone
 MAX_KILLS = 20

@@ -25,8 +25,8 @@ from typing import Any
 from turbomim.benchmarks.learning_results import PIXELS, Line, begin, keep, plot, table
 from turbomim.benchmarks.learning_textbook import train_textbook
 from turbomim.benchmarks.timing import machine
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import open_split
 from turbomim.train.cli import parse_config
 from turbomim.train.config import Config
 from turbomim.train.eval_command import MEASURES, Eval, Scores, evaluate_model

@@ -10,8 +10,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.durable import write_durably
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.log import read_metrics
 
 # what the plot and the table show of the trained encoder

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE, normalised
-from turbomim.pipeline.errors import UserError, to_stderr
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.config import Config
 from turbomim.train.data import open_loader
 from turbomim.train.distributed import World

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.timing import emit, machine
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.features import load_run
 from turbomim.train.log import Record, read_metrics
 from turbomim.train.models.methods import flops_per_image, method_of

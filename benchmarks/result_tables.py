@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from turbomim.benchmarks.bench_kernels import table
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 
 # what loaders are compared with
 LOADER_BASELINE: Final = "PIL + DataLoader"

@@ -24,7 +24,7 @@ import numpy as np
 
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.tars.split import Split, open_split
 
 BATCH = 32
 # MB and share that memory may differ by: allocators and DALI's pools breathe

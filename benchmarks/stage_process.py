@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from turbomim.benchmarks.bench_loader_process import kill_group
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):

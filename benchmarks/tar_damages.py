@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turbomim.pipeline.shards import MANIFEST, Split, fingerprint_of
-from turbomim.pipeline.tar import BLOCK
+from turbomim.pipeline.tars.split import MANIFEST, Split, fingerprint_of
+from turbomim.pipeline.tars.tar import BLOCK
 
 DAY_NS = 86_400 * 10**9
 

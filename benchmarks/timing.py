@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import torch
 
-from turbomim.pipeline.packages import installed
+from turbomim.pipeline.system.packages import installed
 from turbomim.train.machine import cpu_model, driver_version
 from turbomim.train.rundir import versions
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.ppm import ppm_bytes
-from turbomim.pipeline.shards import MANIFEST, Manifest, Shard, Split, fingerprint_of, open_split
-from turbomim.pipeline.store import Store
-from turbomim.pipeline.tar import BLOCK, index_text, tar_end, tar_member
+from turbomim.pipeline.decoding.ppm import ppm_bytes
+from turbomim.pipeline.tars.split import MANIFEST, Manifest, Shard, Split, fingerprint_of, open_split
+from turbomim.pipeline.tars.store import Store
+from turbomim.pipeline.tars.tar import BLOCK, index_text, tar_end, tar_member
 
 
 def write_split(

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from turbomim.pipeline.centre_crops import Crops, Pixels, crop_all, gather, split_crops
-from turbomim.pipeline.crops import Interpolation
-from turbomim.pipeline.errors import UsageError
-from turbomim.pipeline.image_file import RefusedImage, read_image
-from turbomim.pipeline.pack_plan import find_source
-from turbomim.pipeline.photographs import Photograph, Photographs
-from turbomim.pipeline.shards import MAKING, MANIFEST, Split, index_name, open_split
-from turbomim.pipeline.stored_image import stored_images
-from turbomim.pipeline.tar import Members, split_key
-from turbomim.pipeline.threads import serial_pool
+from turbomim.pipeline.decoding.centre_crops import Crops, Pixels, crop_all, gather, split_crops
+from turbomim.pipeline.decoding.crops import Interpolation
+from turbomim.pipeline.making.image_file import RefusedImage, read_image
+from turbomim.pipeline.making.photographs import Photograph, Photographs
+from turbomim.pipeline.making.plan import find_source
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.system.threads import serial_pool
+from turbomim.pipeline.tars.split import MAKING, MANIFEST, Split, index_name, open_split
+from turbomim.pipeline.tars.stored_image import stored_images
+from turbomim.pipeline.tars.tar import Members, split_key
 
 # pixels: what `shard make` refuses unless told otherwise
 MIN_SIDE = 32

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.closing import Closing
-from turbomim.pipeline.crops import Crop, Interpolation, check_crop, draw
-from turbomim.pipeline.dali import (
+from turbomim.pipeline.decoding.crops import Crop, Interpolation, check_crop, draw
+from turbomim.pipeline.decoding.dali import (
     BACKENDS,
     Backend,
     CropGraph,
@@ -29,10 +28,11 @@ from turbomim.pipeline.dali import (
     GpuDecoding,
     find_undecodable_on_gpu,
 )
-from turbomim.pipeline.decode import BadImages, find_undecodable
-from turbomim.pipeline.decode_error import failure_reason, no_image_to_blame, of_machine
-from turbomim.pipeline.errors import UserError, to_stderr
-from turbomim.pipeline.header import check_header
+from turbomim.pipeline.decoding.decode import BadImages, find_undecodable
+from turbomim.pipeline.decoding.failures import failure_reason, no_image_to_blame, of_machine
+from turbomim.pipeline.decoding.header import check_header
+from turbomim.pipeline.decoding.under_way import Journal, begin
+from turbomim.pipeline.decoding.windows import HostWindows
 from turbomim.pipeline.loader_checks import (
     check_choice,
     check_counts,
@@ -40,15 +40,15 @@ from turbomim.pipeline.loader_checks import (
     check_shares,
     check_stream,
 )
-from turbomim.pipeline.memory import share_heaps
-from turbomim.pipeline.order import Turn, check_batches, turns
-from turbomim.pipeline.read import ReadAhead, Samples, ShardFiles, read_samples
+from turbomim.pipeline.reading.memory import share_heaps
+from turbomim.pipeline.reading.read import ReadAhead, Samples, ShardFiles, read_samples
 from turbomim.pipeline.repair import Repair
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.store import Store
-from turbomim.pipeline.under_way import Journal, begin
-from turbomim.pipeline.window_order import window_turns
-from turbomim.pipeline.windows import HostWindows
+from turbomim.pipeline.stream.order import Turn, check_batches, turns
+from turbomim.pipeline.stream.window_order import window_turns
+from turbomim.pipeline.system.closing import Closing
+from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.tars.store import Store
 
 Shuffle = Literal["full", "window"]
 SHUFFLES = ("full", "window")

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.philox import SEEDS
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.stream.philox import SEEDS
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 
 
 def check_stream(split: Split, *, seed: int, start: int) -> None:

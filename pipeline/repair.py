@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.header import check_header
-from turbomim.pipeline.order import Turn
-from turbomim.pipeline.ppm import ppm_pixels
-from turbomim.pipeline.read import Samples, ShardFiles, read_samples
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.store import Kind
+from turbomim.pipeline.decoding.header import check_header
+from turbomim.pipeline.decoding.ppm import ppm_pixels
+from turbomim.pipeline.reading.read import Samples, ShardFiles, read_samples
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.tars.store import Kind
 
 # the share of replaced samples says nothing before
 MIN_SAMPLES = 200

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.tars.split import Split, open_split
 
 with contextlib.suppress(ModuleNotFoundError):
     from hypothesis import settings

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop, transforms
 
-from turbomim.pipeline.crops import Crop, Inputs, Interpolation, src_offsets
-from turbomim.pipeline.dali import CropGraph
-from turbomim.pipeline.decode import decode
-from turbomim.pipeline.windows import HostWindows
+from turbomim.pipeline.decoding.crops import Crop, Inputs, Interpolation, src_offsets
+from turbomim.pipeline.decoding.dali import CropGraph
+from turbomim.pipeline.decoding.decode import decode
+from turbomim.pipeline.decoding.windows import HostWindows
 
 
 def encode(image: Image.Image, extension: str, **options: Any) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import checkpoint
 from turbomim.train.config import Config, DataConfig, EvalConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.log import Record, read_metrics

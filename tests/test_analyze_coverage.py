@@ -33,16 +33,16 @@ from test_cli import call
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.kernels.masking import random_masking
-from turbomim.pipeline.crop_windows import crop_windows, stored_sides
-from turbomim.pipeline.crops import Crop, draw
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.order import Turn
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.philox import CROP, draw_u32
-from turbomim.pipeline.photographs import assign_keys
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.store import Kind, Store
+from turbomim.pipeline.decoding.crop_windows import crop_windows, stored_sides
+from turbomim.pipeline.decoding.crops import Crop, draw
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.photographs import assign_keys
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.philox import CROP, draw_u32
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.store import Kind, Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_coco, read_voc
 from turbomim.train.analyze.coverage import Coverage, match, shares_of
 from turbomim.train.analyze.objects import Objects, area, cell_areas

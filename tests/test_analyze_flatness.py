@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.flatness import Flatness, first_batch, hessian_product, sharpness, trained
 from turbomim.train.analyze.lanczos import lanczos
 from turbomim.train.config import Config, DataConfig

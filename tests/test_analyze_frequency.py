@@ -27,8 +27,8 @@ from test_cli import call
 from test_mae import SMALL, inputs, with_model
 from torch import Tensor
 
-from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.frequency import (
     EPSILON,
     amplitudes_of_blocks,

@@ -31,9 +31,9 @@ from test_analyze_frequency import two_runs
 from test_cli import call
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.corruptions import (
     CORRUPTIONS,
     brightness,

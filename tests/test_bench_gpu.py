@@ -28,8 +28,8 @@ from turbomim.benchmarks.gpu import stage
 from turbomim.benchmarks.gpu.photographs import drawing
 from turbomim.benchmarks.gpu.report import pages
 from turbomim.benchmarks.gpu.tests import Results
-from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.system.errors import UsageError, UserError
 
 # not among what a bare machine with a GPU has
 ABSENT = ("tyro", "webdataset", "psutil", "hypothesis", "nvidia.dali", "transformers", "matplotlib")

@@ -19,7 +19,7 @@ from turbomim.benchmarks.bench_kernels import Form, Question, difference, main, 
 from turbomim.benchmarks.eager_targets import convolutions, dft_products, fft_disc, patches_and_targets
 from turbomim.kernels import static
 from turbomim.kernels.masked_patches import Target, masked_patches
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 
 

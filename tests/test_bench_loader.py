@@ -28,8 +28,8 @@ from turbomim.benchmarks.bench_loader_sets import Encoding, Sets, members
 from turbomim.benchmarks.bench_loader_table import Measurement, Row, plot, ratio, table
 from turbomim.benchmarks.loader_peers import pil_files
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.store import Kind
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.store import Kind
 from turbomim.train.cli import _bench as bench
 
 SIZE, PHOTOGRAPHS = 32, 12

@@ -32,7 +32,7 @@ from turbomim.benchmarks.bench_all import Part, Result
 from turbomim.benchmarks.bench_step import MODELS, BenchStep, compare, configure, disagreement, json_lines
 from turbomim.benchmarks.bench_step_forms import FORMS, Task
 from turbomim.benchmarks.bench_step_process import FormProcess, Turn
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.cli import _bench as bench
 from turbomim.train.config import Config, DataConfig, StepConfig
 from turbomim.train.model_config import ModelConfig

@@ -20,8 +20,8 @@ from turbomim.benchmarks import bench_train
 from turbomim.benchmarks.bench_step_forms import Task
 from turbomim.benchmarks.bench_train import BenchTrain, main, measure, settings
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.config import Config, DataConfig, StepConfig
 from turbomim.train.distributed import start
 from turbomim.train.model_config import ModelConfig

@@ -28,7 +28,7 @@ import pytest
 import torch
 from torch import nn
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import checkpoint
 from turbomim.train.checkpoint import Snapshot, State
 from turbomim.train.config import OptimConfig

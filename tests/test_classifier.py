@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from turbomim.pipeline.centre_crops import centre_crop
+from turbomim.pipeline.decoding.centre_crops import centre_crop
 from turbomim.train.augment import mixed
 from turbomim.train.classifier import patches_of
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig

@@ -21,8 +21,8 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.cli import COMMANDS, main
 from turbomim.train.demo import demo
 from turbomim.train.log import read_metrics

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from test_cli import call
 
-from turbomim.pipeline.shards import Split, load_manifest
+from turbomim.pipeline.tars.split import Split, load_manifest
 from turbomim.train import rundir
 from turbomim.train.compare import plot, warnings
 from turbomim.train.config import Config

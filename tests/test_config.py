@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.cli import parse_config
 from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig
 from turbomim.train.config_dict import differences, from_dict, to_dict

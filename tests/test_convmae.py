@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from turbomim.benchmarks.textbook_convmae import TextbookConvMAE, upsampled
 from turbomim.benchmarks.textbook_mae import normalised
 from turbomim.kernels.masking import complementary_masks
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.config import Config, DataConfig, RunConfig, StepConfig
 from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.convmae import ConvMAE, places

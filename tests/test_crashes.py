@@ -17,12 +17,12 @@ import pytest
 from runs import attempt, config_for, finish, launch, launch_ranks, outcome, ranked, records, status, wait_for
 
 from turbomim.benchmarks.faults.deadly_image import plant_decoder, split_with
-from turbomim.pipeline import decode
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.decoding import decode
+from turbomim.pipeline.decoding.try_images import deadly_samples
+from turbomim.pipeline.decoding.under_way import Journal, UnderWay, begin, left_under_way
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.try_images import deadly_samples
-from turbomim.pipeline.under_way import Journal, UnderWay, begin, left_under_way
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train import rundir
 from turbomim.train.config import Config
 from turbomim.train.crashes import deadly_list

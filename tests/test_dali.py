@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.crops import Inputs, Interpolation, draw, src_offsets
-from turbomim.pipeline.dali import CropGraph
-from turbomim.pipeline.order import Turn
-from turbomim.pipeline.philox import CROP, FLIP, draw_u32
+from turbomim.pipeline.decoding.crops import Inputs, Interpolation, draw, src_offsets
+from turbomim.pipeline.decoding.dali import CropGraph
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.philox import CROP, FLIP, draw_u32
 
 SIZE = 48
 SEED = 2**40 + 5

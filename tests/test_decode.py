@@ -17,8 +17,8 @@ from PIL import Image
 
 from turbomim.benchmarks.faults.mutations import mutate, seeds
 from turbomim.benchmarks.image_kinds import Kind, encode, kinds, photograph, png, to_8_bits
-from turbomim.pipeline.decode import Undecodable, decode, decode_or_say, find_undecodable
-from turbomim.pipeline.header import Format
+from turbomim.pipeline.decoding.decode import Undecodable, decode, decode_or_say, find_undecodable
+from turbomim.pipeline.decoding.header import Format
 
 KINDS = {kind.name: kind for kind in kinds()}
 # libjpeg and libwebp paint over these

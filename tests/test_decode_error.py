@@ -35,21 +35,21 @@ from test_repair import damage, own_split
 from test_stores import jpeg
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline import dali, decode
 from turbomim.pipeline import loader as loader_module
-from turbomim.pipeline.dali import GpuDecoding, decode_node
-from turbomim.pipeline.dali_package import import_dali
-from turbomim.pipeline.decode import BadImages
-from turbomim.pipeline.decode_error import (
+from turbomim.pipeline.decoding import dali, decode
+from turbomim.pipeline.decoding.dali import GpuDecoding, decode_node
+from turbomim.pipeline.decoding.dali_package import import_dali
+from turbomim.pipeline.decoding.decode import BadImages
+from turbomim.pipeline.decoding.failures import (
     DeviceFault,
     failure_reason,
     no_image_to_blame,
     of_machine,
     out_of_memory,
 )
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.windows import HostWindows
+from turbomim.pipeline.decoding.windows import HostWindows
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import augment_ahead, step_rate
 from turbomim.train.out_of_memory import is_out_of_memory
 from turbomim.train.pretrain import pretrain

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.packages import installed
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.packages import installed
 from turbomim.train import doctor, machine
 from turbomim.train.doctor import TESTED, compiler_check, examine, find_compiler, print_report, versions_check
 from turbomim.train.machine import Check, Gpu, cpu_check, driver_version, gpu_checks, threads_check

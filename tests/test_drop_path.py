@@ -19,8 +19,8 @@ from test_simmim_swin import SMALL_V2
 from torch import Tensor
 
 from turbomim.kernels.philox import PURPOSE_MASK, draw_u32_ref
-from turbomim.pipeline import philox as host
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.stream import philox as host
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.config import Config
 from turbomim.train.models.drop_path import DropPath, add_drop_path, draw_paths
 from turbomim.train.models.methods import make_model

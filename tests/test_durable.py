@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from test_pack import contents
 
-from turbomim.pipeline.durable import durable_file, usual_mode, write_durably
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.durable import durable_file, usual_mode, write_durably
+from turbomim.pipeline.system.errors import UserError
 
 
 @pytest.mark.parametrize(

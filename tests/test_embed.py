@@ -36,10 +36,10 @@ from torchvision.transforms import functional as vision
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline import image_source
-from turbomim.pipeline.errors import UsageError
-from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train import embed
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.export_timm import timm_arguments

@@ -24,7 +24,7 @@ from test_cli import call
 from test_hostile_checkpoints import Evil
 from torch import nn
 
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder_source import load_source
 from turbomim.train.export import export
 from turbomim.train.features import encode

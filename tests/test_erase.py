@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from turbomim.kernels.philox import PURPOSE_ERASE
-from turbomim.pipeline.philox import draw_u32
+from turbomim.pipeline.stream.philox import draw_u32
 from turbomim.train import erase as erase_module
 from turbomim.train.augment import augmented_batch
 from turbomim.train.augment_ahead import Augmented

@@ -22,9 +22,9 @@ from rich.console import Console
 from safetensors.torch import load_file
 from test_cli import call
 
-from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.eval_splits import choose_ids
 from turbomim.train.features import encode, load_run

@@ -25,8 +25,8 @@ from runs import config_for, quiet
 from test_cli import call
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline import centre_crops
-from turbomim.pipeline.centre_crops import centre_crop
+from turbomim.pipeline.decoding import centre_crops
+from turbomim.pipeline.decoding.centre_crops import centre_crop
 from turbomim.train.config import Config, DataConfig
 from turbomim.train.eval_crop import crop_rule, crop_share
 from turbomim.train.export_timm import timm_arguments

@@ -14,12 +14,12 @@ import pytest
 from distributed import LocalCluster
 from test_pack import contents
 
-from turbomim.pipeline import executors
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.executors import local_processes, open_executor, run_jobs
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import MAKING, Split
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system import executors
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.executors import local_processes, open_executor, run_jobs
+from turbomim.pipeline.tars.split import MAKING, Split
+from turbomim.pipeline.tars.store import Store
 
 
 @pytest.fixture(scope="module")

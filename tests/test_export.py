@@ -30,7 +30,7 @@ from runs import config_for, quiet
 from safetensors.torch import load_file
 from test_cli import call
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import export as exporting
 from turbomim.train.export import PROGRAMS, export, export_at_end
 from turbomim.train.features import load_run

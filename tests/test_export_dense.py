@@ -21,7 +21,7 @@ import torch
 from exported import STEP, make_run
 from timm.layers.pos_embed import resample_abs_pos_embed
 
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train import export_dense
 from turbomim.train.config import Config
 from turbomim.train.export import export

@@ -25,7 +25,7 @@ from exported import STEP, make_run
 from safetensors.torch import load_file
 from torch import Tensor
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import export_hf
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.export import export

@@ -20,7 +20,7 @@ from exported import CONFIGS, STEP, make_run, snippets
 from safetensors.torch import load_file
 from torch import Tensor
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import export_timm
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.export import export

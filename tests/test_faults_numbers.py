@@ -38,8 +38,8 @@ from runs import (
 from safetensors.torch import load_file
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.distributed import World

@@ -21,11 +21,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import functional as vision
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.centre_crops import centre_crop, centre_crops
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.decoding.centre_crops import centre_crop, centre_crops
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.store import Store
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig
 from turbomim.train.export_timm import timm_arguments
 from turbomim.train.features import encode, extract, pixels

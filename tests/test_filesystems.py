@@ -19,7 +19,7 @@ import pytest
 from runs import status
 from test_terminal import TINY
 
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.tars.split import Split, open_split
 
 COMMANDS = """
 import contextlib, io, json, sys
@@ -133,8 +133,8 @@ def test_what_is_refused_at_the_end_is_one_line(
     """The old file stays whole, and nothing half written is beside it."""
     code = """
 import pathlib, sys
-from turbomim.pipeline.durable import write_durably
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.errors import UserError
 try:
     write_durably(pathlib.Path(sys.argv[1]), b"new")
 except UserError as error:

@@ -34,10 +34,10 @@ from runs import (
 from safetensors.torch import load_file
 from test_cli import call
 
-from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train import checkpoint
 from turbomim.train.augment import augmented_batch
 from turbomim.train.classifier import Classifier

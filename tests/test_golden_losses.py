@@ -24,7 +24,7 @@ from families import FAMILIES, smaller
 from PIL import Image
 from runs import attempt, config_for, finish, launch, outcome, records, run
 
-from turbomim.pipeline.pack import make_shards
+from turbomim.pipeline.making.pack import make_shards
 from turbomim.train.config import Config, RunConfig, StepConfig
 from turbomim.train.models.methods import make_model
 

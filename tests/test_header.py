@@ -10,8 +10,8 @@ from PIL import Image
 
 from turbomim.benchmarks.image_kinds import png, whole_kinds
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.header import MAX_SIDE, check_header, for_pixels, read_header
-from turbomim.pipeline.photographs import MAX_PIXELS
+from turbomim.pipeline.decoding.header import MAX_SIDE, check_header, for_pixels, read_header
+from turbomim.pipeline.making.photographs import MAX_PIXELS
 
 
 def content(text: bytes) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from runs import config_for, quiet
 from test_cli import call
 from test_filesystems import shim  # noqa: F401
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import cli
 from turbomim.train.compile_cache import check_compile_caches, compile_caches
 from turbomim.train.doctor import examine
@@ -116,7 +116,7 @@ def test_the_caches_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_folder_that_may_not_run_programs(shim: Path, tmp_path: Path) -> None:  # noqa: F811
     code = """
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.compile_cache import check_compile_caches
 try:
     check_compile_caches("cpu")

@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from test_checkpoint import save, state, trained
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import file_sha256
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import file_sha256
 from turbomim.train import checkpoint
 from turbomim.train.checkpoint import FILES
 

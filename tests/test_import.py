@@ -40,8 +40,8 @@ from safetensors.torch import save_file
 from test_cli import call
 from torch import Tensor
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict

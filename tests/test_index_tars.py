@@ -16,12 +16,12 @@ import webdataset
 from PIL import Image
 from tar_bytes import END, member, pax, write_tar
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.read import ShardFiles, read_samples
-from turbomim.pipeline.shards import open_split
-from turbomim.pipeline.tar_folder import natural
-from turbomim.pipeline.tar_keys import split_name
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.tar_folder import natural
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.keys import split_name
+from turbomim.pipeline.tars.split import open_split
 
 LISTINGS = {
     "manifest.json",
@@ -381,7 +381,7 @@ def test_a_full_disk_or_read_only_folder_is_named(tmp_path: Path, monkeypatch: p
     def refuse(*_: object, **__: object) -> None:
         raise UserError("cannot write 'a.idx': No space left on device")
 
-    monkeypatch.setattr("turbomim.pipeline.index_tars.write_durably", refuse)
+    monkeypatch.setattr("turbomim.pipeline.making.index_tars.write_durably", refuse)
     with pytest.raises(UserError, match="No space left"):
         index_tars(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from turbomim.pipeline.philox import WEIGHT, draw_u32
+from turbomim.pipeline.stream.philox import WEIGHT, draw_u32
 from turbomim.train.models import initial
 from turbomim.train.models.initial import Draw, constant, fill, initialise, normal, uniform
 

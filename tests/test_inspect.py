@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from tar_bytes import write_tar
 
-from turbomim.pipeline.contact_sheet import GREY, ROWS, THUMB_HEIGHT, write_contact_sheet
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.inspect import BYTE_EDGES, format_summary, inspect_split
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.checking.contact_sheet import GREY, ROWS, THUMB_HEIGHT, write_contact_sheet
+from turbomim.pipeline.checking.inspect import BYTE_EDGES, format_summary, inspect_split
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
 
 
 def encoded(colour: tuple[int, int, int], size: tuple[int, int] = (60, 40), form: str = "JPEG") -> bytes:

@@ -17,11 +17,11 @@ from test_cli import call
 from test_index_tars import read_all
 from test_pack import save_image
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import load_manifest
-from turbomim.pipeline.tar import Members
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import load_manifest
+from turbomim.pipeline.tars.tar import Members
 from turbomim.train.pretrain import pretrain
 
 # as many as the linear probe needs, and more than the neighbours

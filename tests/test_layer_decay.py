@@ -19,7 +19,7 @@ from test_simmim import SMALL as SIMMIM
 from test_simmim_swin import SMALL as SWIN
 from test_simmim_swin import SMALL_V2
 
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.classifier import Classifier
 from turbomim.train.config import Config, DataConfig, OptimConfig, StepConfig
 from turbomim.train.config_dict import from_dict

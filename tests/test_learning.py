@@ -27,8 +27,8 @@ from turbomim.benchmarks.learning import Speed
 from turbomim.benchmarks.learning_results import MEASURED, PIXELS, RANDOM, TRAINED, plot, table
 from turbomim.benchmarks.learning_textbook import train_textbook
 from turbomim.benchmarks.textbook_mae import TextbookMAE, normalised
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.config import Config, DataConfig, OptimConfig
 from turbomim.train.eval_command import MEASURES, Eval, Scores, evaluate_model
 from turbomim.train.features import load_run

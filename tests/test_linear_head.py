@@ -22,7 +22,7 @@ from test_cli import call
 from test_simmim import SMALL as SIMMIM
 from torch import nn
 
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.config import Config
 from turbomim.train.eval_crop import eval_crops
 from turbomim.train.features import encode

@@ -17,12 +17,12 @@ from crop_reference import by_torchvision, run_graph, run_windows
 
 from turbomim.pipeline import loader
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.crops import Crop, Interpolation, draw
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.decoding.crops import Crop, Interpolation, draw
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.order import Turn, sample_ids
-from turbomim.pipeline.read import ReadAhead, ShardFiles, read_samples
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.reading.read import ReadAhead, ShardFiles, read_samples
+from turbomim.pipeline.stream.order import Turn, sample_ids
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
 
 SIZE = 48
 SEED = 2**40 + 5

@@ -11,11 +11,11 @@ from test_repair import damage, own_split  # noqa: F401
 
 from turbomim.benchmarks.image_kinds import kinds
 from turbomim.benchmarks.write_split import write_split
-from turbomim.pipeline.crops import Crop
-from turbomim.pipeline.dali import Backend, CropGraph, GpuDecoding
+from turbomim.pipeline.decoding.crops import Crop
+from turbomim.pipeline.decoding.dali import Backend, CropGraph, GpuDecoding
 from turbomim.pipeline.loader import _gpu_decoding
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.store import Kind
+from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.tars.store import Kind
 
 
 @pytest.mark.parametrize(

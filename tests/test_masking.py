@@ -18,7 +18,7 @@ from torch import Tensor
 from turbomim.kernels import masking
 from turbomim.kernels.masking import block_masking, patches_of_units, random_masking, random_masking_op
 from turbomim.kernels.source import SOURCE
-from turbomim.pipeline import philox as host
+from turbomim.pipeline.stream import philox as host
 
 SHAPES = [(1, 196, 49), (3, 36, 9), (3, 49, 12), (2, 5, 4), (1, 2, 1), (2, 784, 196)]
 

@@ -18,8 +18,8 @@ from runs import config_for, quiet
 from test_cli import call
 
 from turbomim.kernels.linear import linear
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import peak
 from turbomim.train.distributed import World
 from turbomim.train.log import read_metrics

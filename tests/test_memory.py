@@ -202,7 +202,7 @@ def test_this_process_and_this_machine() -> None:
 REUSE = """
 import resource
 import torch
-from turbomim.pipeline.memory import keep_freed
+from turbomim.pipeline.reading.memory import keep_freed
 keep_freed()
 for _ in range(10):
     torch.empty(2**24).fill_(1.0)

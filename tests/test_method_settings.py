@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.config import Config, DataConfig
 from turbomim.train.model_config import METHOD_NAMES, READ_BY, ModelConfig
 from turbomim.train.models.methods import METHODS, make_model

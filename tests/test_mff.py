@@ -24,8 +24,8 @@ from test_mae import SMALL, assert_compiles, assert_same_gradients, inputs, text
 from torch import Tensor, nn
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.config import Config, StepConfig
 from turbomim.train.config_dict import differences
 from turbomim.train.memory import count_parameters

@@ -22,7 +22,7 @@ from huggingface_hub import ModelCard
 from test_cli import call
 
 from turbomim import __version__
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.export import export
 from turbomim.train.model_card import card
 

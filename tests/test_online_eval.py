@@ -27,9 +27,9 @@ from PIL import Image
 from rich.console import Console
 from runs import attempt, config_for, finish, launch, outcome, quiet, records, run, wait_for
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.eval_command import MEASURES, Eval, evaluate_model

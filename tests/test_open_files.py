@@ -20,11 +20,11 @@ from runs import attempt, config_for, finish, launch, records
 from test_cli import call
 from test_read import open_tars
 
-from turbomim.pipeline import open_files
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.read import ShardFiles, read_samples
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.system import open_files
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import cli
 from turbomim.train.config import Config
 

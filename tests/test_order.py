@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.order import check_batches, permute, rank_slice, round_keys, sample_ids, turns
+from turbomim.pipeline.stream.order import check_batches, permute, rank_slice, round_keys, sample_ids, turns
+from turbomim.pipeline.system.errors import UserError
 
 
 def orders(size: int, epochs: int, seed: int = 11) -> NDArray[np.int64]:

@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.tar import tar_end, tar_member
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.tars.tar import tar_end, tar_member
 
 
 def save_image(path: Path, seed: int = 0, side: int = 40, form: str | None = None) -> Path:

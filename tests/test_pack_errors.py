@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from test_pack import save_image
 
-from turbomim.pipeline import pack_plan
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import PackReport, make_shards
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.making import plan
+from turbomim.pipeline.making.pack import PackReport, make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.store import Store
 
 
 def no_source(tmp: Path, photos: Path) -> PackReport:
@@ -131,7 +131,7 @@ def test_user_errors(
 def test_more_shards_than_their_names_can_number(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack_plan, "MAX_SHARDS", 6)
+    monkeypatch.setattr(plan, "MAX_SHARDS", 6)
     with pytest.raises(UserError, match=r"^7 shards, at most 6 are possible; raise --shard-size$"):
         make_shards(photo_folder, tmp_path / "out", samples_per_shard=5)
 
@@ -151,8 +151,8 @@ def test_a_disk_that_fills_up(photo_folder: Path, tmp_path: Path, workers: int) 
     # a limit on the file size stops real writes, in workers too; an empty target folder must stay empty
     program = f"""
 import resource, sys
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.making.pack import make_shards
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
     try:

@@ -21,7 +21,7 @@ from PIL import Image
 from turbomim.benchmarks.gpu import pack
 from turbomim.benchmarks.gpu.archive_parts import NAME, SUMS, unpack_parts, write_parts
 from turbomim.benchmarks.gpu.thin_fatbin import CONTAINER, ENTRY, MACHINE_CODE, MAGIC, thin
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 
 PTX = 1
 

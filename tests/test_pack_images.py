@@ -14,12 +14,12 @@ from test_pack import bad_entries, contents, members, save_image
 
 from turbomim.benchmarks.image_kinds import png
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.inspect import format_summary, inspect_split
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.read import ShardFiles, read_samples
-from turbomim.pipeline.shards import open_split
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.checking.inspect import format_summary, inspect_split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.tars.store import Store
 from turbomim.train.shard_make_command import describe
 
 

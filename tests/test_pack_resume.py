@@ -15,12 +15,12 @@ import pytest
 from test_pack import bad_entries, contents, save_image
 
 from turbomim.benchmarks.kill_shard_make import digest, draw_photographs, fork
-from turbomim.pipeline import pack
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.making import read_journal
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shard_job import ShardJob, ShardResult, pack_shard
-from turbomim.pipeline.shards import MAKING, Split, open_split
+from turbomim.pipeline.making import pack
+from turbomim.pipeline.making.journal import read_journal
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.shard_job import ShardJob, ShardResult, pack_shard
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import MAKING, Split, open_split
 
 KILLED = 9
 

@@ -17,7 +17,7 @@ import torch
 from runs import config_for, records, run
 from safetensors.torch import load_file
 
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import checkpoint
 from turbomim.train.models.mae import MAE
 

@@ -14,12 +14,12 @@ from tar_bytes import write_tar
 from test_pack import contents, save_image
 from test_tar_keys import pairs
 
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.image_source import open_source, source_classes, source_keys
-from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.photographs import find_photographs
-from turbomim.pipeline.verify import verify_split
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.photographs import find_photographs
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.shard_make_command import make
 
 # images and other files that no one wants, below the root

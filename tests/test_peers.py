@@ -20,7 +20,7 @@ from typing import Any, Self
 import pytest
 from runs import as_rank, finish, launch_ranks
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import peers
 from turbomim.train.distributed import World, start
 from turbomim.train.peers import Peers, Sign

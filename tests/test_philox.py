@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from turbomim.pipeline.philox import CROP, FLIP, MASK, ORDER, draw_u32, philox4x32
+from turbomim.pipeline.stream.philox import CROP, FLIP, MASK, ORDER, draw_u32, philox4x32
 
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
 VECTORS = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from turbomim.kernels.philox import PURPOSE_MASK, draw_u32_ref, philox4x32_ref
-from turbomim.pipeline import philox as host
+from turbomim.pipeline.stream import philox as host
 
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
 VECTORS = [

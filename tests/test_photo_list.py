@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_pack import bad_entries, contents, members, save_image
 
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.list_rows import NAMES
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.photo_list import read_list
+from turbomim.pipeline.making.list_rows import NAMES
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.photo_list import read_list
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.shard_make_command import make
 
 

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_pack import members, save_image
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.photographs import assign_keys, find_photographs
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.photographs import assign_keys, find_photographs
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import open_split
 
 ODD_NAMES = [
     "plain.jpg",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.photos import GROUPS, cut_photos, heldout_groups, rectangle, sources, spread
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.pictures import (
     Row,
     denormalise,

@@ -18,10 +18,10 @@ import pytest
 import torch
 from runs import attempt, config_for, finish, free_port, launch, outcome, quiet, ranked
 
-from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import open_split
 from turbomim.train import checkpoint
 from turbomim.train.distributed import start
 from turbomim.train.log import read_metrics

@@ -25,13 +25,13 @@ import yaml
 from runs import attempt, config_for, finish, free_port, launch, launch_ranks, outcome, quiet, ranked
 from test_repair import damage, own_split
 
-from turbomim.pipeline import shards
-from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.order import sample_ids
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.read import ReadAhead
-from turbomim.pipeline.shards import MANIFEST, Split, open_split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.stream.order import sample_ids
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars import split as shards
+from turbomim.pipeline.tars.split import MANIFEST, Split, open_split
 from turbomim.train import data, rundir
 from turbomim.train.config import Config, DataConfig
 from turbomim.train.data import check_store, open_loader, slow_stage, store_text

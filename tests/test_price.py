@@ -15,8 +15,8 @@ import pytest
 from runs import config_for, quiet
 from test_cli import call
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import checkpoint
 from turbomim.train.config import Config, DataConfig
 from turbomim.train.memory import GIB, predicted_bytes

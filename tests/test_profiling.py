@@ -20,10 +20,10 @@ import pytest
 import torch
 from runs import config_for, quiet
 
-from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.loader import LoaderStats
-from turbomim.pipeline.read import ReadAhead
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.log import read_metrics
 from turbomim.train.models.mae import MAE
 from turbomim.train.pretrain import pretrain

@@ -28,10 +28,10 @@ from PIL import Image, ImageOps
 from timm.data import auto_augment
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UserError
 from turbomim.pipeline.loader import Loader, LoaderStats
-from turbomim.pipeline.philox import AUGMENT, draw_u32
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.stream.philox import AUGMENT, draw_u32
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import augment_ahead
 from turbomim.train.augment import augmented_batch
 from turbomim.train.augment_ahead import AugmentAhead, Augmented

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.memory import Memory
-from turbomim.pipeline.order import Turn
-from turbomim.pipeline.read import ReadAhead, ShardFiles, read_samples
-from turbomim.pipeline.shards import Manifest, Shard, Split, fingerprint_of, open_split
-from turbomim.pipeline.tar import index_text
+from turbomim.pipeline.reading.memory import Memory
+from turbomim.pipeline.reading.read import ReadAhead, ShardFiles, read_samples
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Manifest, Shard, Split, fingerprint_of, open_split
+from turbomim.pipeline.tars.tar import index_text
 
 
 def turn_of(*ids: int) -> Turn:

@@ -5,8 +5,8 @@ import os
 import numpy as np
 import pytest
 
-from turbomim.pipeline.read import ShardFiles, read_samples
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.tars.split import Split
 
 
 def test_a_read_in_parts_is_whole(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 import timm
 import torch
 
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.cli import parse_config
 from turbomim.train.config import Config
 from turbomim.train.config_dict import differences, from_dict, to_dict

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from test_cli import call
 
-from turbomim.pipeline.durable import refusal
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.read import ShardFiles, read_samples
-from turbomim.pipeline.remedies import REMEDIES, why
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.system.durable import refusal
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import REMEDIES, why
+from turbomim.pipeline.tars.split import Split, open_split
 
 
 def error_of(number: int) -> OSError:

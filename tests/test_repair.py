@@ -10,13 +10,13 @@ import pytest
 from crop_reference import run_windows
 from test_loader import SEED, SIZE, by_position, load
 
-from turbomim.pipeline.crops import draw
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.decoding.crops import draw
+from turbomim.pipeline.decoding.windows import HostWindows
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.order import Turn, sample_ids
-from turbomim.pipeline.read import ShardFiles, read_samples
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.windows import HostWindows
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.stream.order import Turn, sample_ids
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
 
 N = 33
 # one alone, two in a row, the last of the storage, whose stand-in is the first

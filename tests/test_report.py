@@ -30,7 +30,7 @@ from runs import config_for, quiet
 from test_cli import call
 from test_repair import damage
 
-from turbomim.pipeline.shards import BAD, MANIFEST, Split, open_split
+from turbomim.pipeline.tars.split import BAD, MANIFEST, Split, open_split
 from turbomim.train import eval_command, rundir
 from turbomim.train.pretrain import pretrain
 from turbomim.train.recipes import recipe

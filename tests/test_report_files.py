@@ -25,8 +25,8 @@ from PIL import Image
 from test_cli import call
 from test_report import RECORDS, SECTIONS, bare, cells, end_of, full, page_of, part  # noqa: F401
 
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import BAD, MANIFEST, Split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.tars.split import BAD, MANIFEST, Split
 from turbomim.train.report import report
 from turbomim.train.report_page import short_paths
 from turbomim.train.report_run import read_runs

@@ -31,8 +31,8 @@ from test_cli import call
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch.nn import functional
 
-from turbomim.pipeline.errors import UsageError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.config import Config
 from turbomim.train.encoder_source import Source
 from turbomim.train.export_timm import load, timm_arguments

@@ -17,7 +17,7 @@ import pytest
 from runs import attempt, config_for, finish, launch, launch_ranks, ranked, records
 from test_pretrain_data import spoil
 
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.config import Config
 from turbomim.train.log import Record
 from turbomim.train.step import Step

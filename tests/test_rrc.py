@@ -23,10 +23,10 @@ from rich.console import Console
 from torch import nn
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.crops import Inputs, Interpolation, draw, rrc_squares, rrc_window
-from turbomim.pipeline.order import Turn
-from turbomim.pipeline.philox import CROP, draw_u32
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.decoding.crops import Inputs, Interpolation, draw, rrc_squares, rrc_window
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.philox import CROP, draw_u32
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import data, heldout, pretrain, show
 from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.distributed import start

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.config import Config, OptimConfig
 from turbomim.train.config_dict import differences, from_dict, to_dict
 from turbomim.train.finetune_config import published

@@ -25,8 +25,8 @@ from rich.console import Console
 from runs import config_for, quiet
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.config import Config, RunConfig
 from turbomim.train.live import panel
 from turbomim.train.log import RunLog, line_of, parts_of, read_metrics

@@ -18,7 +18,7 @@ from runs import config_for, quiet, records
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.eval_command import MEASURES, Eval, evaluate

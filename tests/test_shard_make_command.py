@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import Progress
 from test_pack import save_image
 
-from turbomim.pipeline.errors import UsageError
-from turbomim.pipeline.shards import open_split
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.tars.store import Store
 from turbomim.train.options import parse
 from turbomim.train.shard_make_command import Pace, ShardMake, make, pack, progress_text, store_of
 
@@ -102,7 +102,7 @@ def test_a_run_that_only_moved_files_into_place_says_so(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("turbomim.pipeline.pack.publish", interrupt)
+        patch.setattr("turbomim.pipeline.making.pack.publish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             said(options)
     assert not list((tmp_path / "out").glob("*.tar"))

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from tar_bytes import write_tar
 
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import shard_read_commands as commands
 
 

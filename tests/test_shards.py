@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from turbomim.pipeline import shards
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.inspect import format_summary, inspect_split
-from turbomim.pipeline.shards import Manifest, Shard, Split, fingerprint_of, load_manifest, open_split
+from turbomim.pipeline.checking.inspect import format_summary, inspect_split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars import split as shards
+from turbomim.pipeline.tars.split import Manifest, Shard, Split, fingerprint_of, load_manifest, open_split
 
 Sample = tuple[str, int, bytes]
 

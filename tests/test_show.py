@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.config import Config, DataConfig
 from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import make_model

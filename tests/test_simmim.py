@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
 from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE

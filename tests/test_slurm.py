@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.cli import parse_config
 from turbomim.train.log import read_metrics
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from turbomim.benchmarks.soak import Look, judge, soak
-from turbomim.pipeline.read import ReadAhead
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.tars.split import Split
 
 
 def looks_of(split: Split) -> list[Look]:

@@ -18,8 +18,8 @@ from PIL import Image
 from runs import config_for, quiet
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import source_eval
 from turbomim.train.photos import Source
 from turbomim.train.pretrain import pretrain

@@ -14,13 +14,13 @@ from PIL import Image
 from test_loader import SEED, by_position, load
 
 from turbomim.benchmarks.write_split import texture, write_split
-from turbomim.pipeline.crops import draw, resized_sides, src_offsets
-from turbomim.pipeline.decode import decode
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.order import Turn
-from turbomim.pipeline.ppm import ppm_bytes
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.decoding.crops import draw, resized_sides, src_offsets
+from turbomim.pipeline.decoding.decode import decode
+from turbomim.pipeline.decoding.ppm import ppm_bytes
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.tars.store import Store
 
 SIZE = 96
 N = 12

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from turbomim.pipeline.order import Turn, sample_ids, turns
-from turbomim.pipeline.window_order import WindowOrder, window_turns
+from turbomim.pipeline.stream.order import Turn, sample_ids, turns
+from turbomim.pipeline.stream.window_order import WindowOrder, window_turns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from tar_bytes import write_tar
 from test_index_tars import JPG, Files, read_all
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.image_source import source_keys
-from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.shards import open_split
-from turbomim.pipeline.stored_image import read_named_image
-from turbomim.pipeline.tar import split_key
-from turbomim.pipeline.tar_samples import IMAGE_EXTENSIONS
-from turbomim.pipeline.verify import verify_split
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS
+from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.tars.stored_image import read_named_image
+from turbomim.pipeline.tars.tar import split_key
 from turbomim.train import shard_read_commands as commands
 
 

@@ -12,7 +12,7 @@ import pytest
 import webdataset
 from tar_bytes import END, GNU, header, member, padded, pax, write_tar
 
-from turbomim.pipeline.tar_walk import BadTar, TarMember, open_tar, walk_tar
+from turbomim.pipeline.tars.walk import BadTar, TarMember, open_tar, walk_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}
 NAMES = {

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from turbomim.kernels.masked_patches import Target
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.targets_picture import (
     PATCH,
     RADII,

@@ -25,7 +25,7 @@ from runs import config_for, finish, launch, quiet, status
 from test_cli import call
 from test_seeing import RECORD
 
-from turbomim.pipeline.pack import make_shards
+from turbomim.pipeline.making.pack import make_shards
 from turbomim.train import live
 from turbomim.train.cli import COMMANDS, main
 from turbomim.train.demo import say

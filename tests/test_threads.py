@@ -2,7 +2,7 @@
 
 import torch
 
-from turbomim.pipeline.threads import serial_pool
+from turbomim.pipeline.system.threads import serial_pool
 
 
 def test_serial_pool_leaves_the_caller_its_threads() -> None:

@@ -12,13 +12,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 from test_pack import bad_entries, contents, members, save_image
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decode import decode_or_say
-from turbomim.pipeline.image_file import EncodedImage, RefusedImage
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.ppm import ppm_pixels
-from turbomim.pipeline.shards import open_split
-from turbomim.pipeline.store import Store, Subsampling
-from turbomim.pipeline.transcode import one_thread, resize_for, store_pixels
+from turbomim.pipeline.decoding.decode import decode_or_say
+from turbomim.pipeline.decoding.ppm import ppm_pixels
+from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.transcode import one_thread, resize_for, store_pixels
+from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.tars.store import Store, Subsampling
 
 RAW = Store(kind="raw", short_side=32, resampling="bicubic")
 RESIZED = Store(kind="resized", short_side=32, resampling="bicubic", quality=95, subsampling="4:4:4")

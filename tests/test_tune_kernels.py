@@ -14,7 +14,7 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from turbomim.kernels import masked_patches, masking
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import tune_kernels
 from turbomim.train.tune_kernels import Launch, Options, kernels, launches, replacing, verdict
 

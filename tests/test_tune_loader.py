@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from test_doctor import printed
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import tune_loader
 from turbomim.train.config import DataConfig
 from turbomim.train.machine import cores, cpu_model

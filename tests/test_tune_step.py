@@ -26,8 +26,8 @@ import pytest
 import torch
 from runs import config_for, quiet
 
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import step_rate, tune_step
 from turbomim.train.config import Config, StepConfig
 from turbomim.train.config_dict import from_dict

@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from runs import config_for, quiet
 from test_cli import call
 
-from turbomim.pipeline.durable import make_folder, refusal
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.durable import make_folder, refusal
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.analyze.result import save
 from turbomim.train.pretrain import pretrain
 

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from tar_bytes import member, write_tar
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.index_tars import index_tars
-from turbomim.pipeline.shards import Split, fingerprint_of, load_manifest, open_split
-from turbomim.pipeline.stored_image import read_named_image
-from turbomim.pipeline.verify import verify_split
+from turbomim.pipeline.checking.verify import verify_split
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, fingerprint_of, load_manifest, open_split
+from turbomim.pipeline.tars.stored_image import read_named_image
 
 TAR, IDX = "trees-train-000001.tar", "trees-train-000001.idx"
 OTHER = "trees-train-000002"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.window_order import WindowOrder, window_turns
+from turbomim.pipeline.stream.window_order import WindowOrder, window_turns
+from turbomim.pipeline.system.errors import UserError
 
 shard_lists = st.lists(st.sampled_from([0, 0, 1, 1, 2, 5, 30]), min_size=1, max_size=40).filter(any)
 

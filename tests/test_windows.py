@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.crops import PAD, src_offsets
-from turbomim.pipeline.decode import BadImages
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.store import Kind
-from turbomim.pipeline.windows import HostWindows, cut_window
+from turbomim.pipeline.decoding.crops import PAD, src_offsets
+from turbomim.pipeline.decoding.decode import BadImages
+from turbomim.pipeline.decoding.windows import HostWindows, cut_window
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.store import Kind
 
 SIZE = 24
 Pixels = NDArray[np.uint8]
@@ -173,7 +173,7 @@ def test_an_error_in_a_thread_that_cuts_is_raised(monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("turbomim.pipeline.windows.cut_window", fail)
+    monkeypatch.setattr("turbomim.pipeline.decoding.windows.cut_window", fail)
     random = np.random.default_rng(6)
     windows = HostWindows(SIZE, store="raw", device="cpu", threads=2)
     windows.feed(images_of(random, 2), inputs_of(random, 2))

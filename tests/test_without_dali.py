@@ -21,11 +21,11 @@ from runs import config_for, finish, launch, outcome
 from runs import run as run_attempt
 from test_direction import MODULES, ROOT, SOURCES
 
-from turbomim.pipeline import dali_package
-from turbomim.pipeline.dali_package import import_dali, remedy, wheel_problem
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.decoding import dali_package
+from turbomim.pipeline.decoding.dali_package import import_dali, remedy, wheel_problem
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.store import Store
 from turbomim.train.cli import main
 from turbomim.train.config import Config
 from turbomim.train.pretrain import pretrain

@@ -17,7 +17,7 @@ import numpy as np
 from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor
 
-from turbomim.pipeline.philox import MIX, draw_u32
+from turbomim.pipeline.stream.philox import MIX, draw_u32
 from turbomim.train.augment_ahead import Augmented
 from turbomim.train.erase import drawn_rectangles, erase
 from turbomim.train.features import normalised

@@ -21,13 +21,13 @@ import torch
 from numpy.typing import NDArray
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.closing import Closing
-from turbomim.pipeline.decode_error import no_image_to_blame
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.decoding.failures import no_image_to_blame
+from turbomim.pipeline.decoding.windows import to_gpu
 from turbomim.pipeline.loader import MORE_MEMORY, Loader, LoaderStats
-from turbomim.pipeline.philox import AUGMENT, draw_u32
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.windows import to_gpu
+from turbomim.pipeline.stream.philox import AUGMENT, draw_u32
+from turbomim.pipeline.system.closing import Closing
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.rand_augment import Changes, change, drawn_changes
 
 

@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from turbomim.pipeline.durable import sync, sync_folder, usual_mode, write_durably
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.remedies import reason, remedy
-from turbomim.pipeline.shards import file_sha256
+from turbomim.pipeline.system.durable import sync, sync_folder, usual_mode, write_durably
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import reason, remedy
+from turbomim.pipeline.tars.split import file_sha256
 from turbomim.train.sharding import host_copies, own_rows, placed_rows
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")

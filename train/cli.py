@@ -13,9 +13,9 @@ from typing import NoReturn
 import yaml
 
 from turbomim import __version__
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.open_files import raise_limit
-from turbomim.pipeline.remedies import OF_THE_MACHINE, remedy, why
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.open_files import raise_limit
+from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy, why
 from turbomim.train.compile_cache import whose_cache
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict, unknown

@@ -12,8 +12,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from turbomim.pipeline.durable import make_folder_of, write_durably
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.config import Config
 from turbomim.train.options import parse
 from turbomim.train.pictures import smooth

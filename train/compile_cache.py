@@ -7,8 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.remedies import reason, remedy
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import reason, remedy
 from turbomim.train.home import home
 
 

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
-from turbomim.pipeline.errors import need
+from turbomim.pipeline.system.errors import need
 from turbomim.train.model_config import ModelConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -9,7 +9,7 @@ import typing
 from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
-from turbomim.pipeline.errors import UsageError, need
+from turbomim.pipeline.system.errors import UsageError, need
 from turbomim.train.config import Config
 
 C = TypeVar("C", bound=Config)

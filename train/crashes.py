@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from turbomim.pipeline.durable import write_durably
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.plural import counted
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.try_images import deadly_samples
-from turbomim.pipeline.under_way import forget_under_way, left_under_way
+from turbomim.pipeline.decoding.try_images import deadly_samples
+from turbomim.pipeline.decoding.under_way import forget_under_way, left_under_way
+from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import rundir
 from turbomim.train.log import read_metrics
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from turbomim.pipeline.crops import check_crop
-from turbomim.pipeline.dali_package import import_dali
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.decoding.crops import check_crop
+from turbomim.pipeline.decoding.dali_package import import_dali
+from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.plural import counted
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.store import Store
-from turbomim.pipeline.under_way import Journal
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.store import Store
 from turbomim.train.config import Config, DataConfig
 from turbomim.train.distributed import World
 from turbomim.train.log import Record

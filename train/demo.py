@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from turbomim.pipeline.errors import UserError, to_stderr
-from turbomim.pipeline.pack import make_shards
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.train.config import Config
 from turbomim.train.export_timm import create_call
 from turbomim.train.export_weights import loaded_from

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from turbomim.pipeline.dali_package import import_dali, installed_wheels, wheel_problem
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.packages import installed
+from turbomim.pipeline.decoding.dali_package import import_dali, installed_wheels, wheel_problem
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.packages import installed
 from turbomim.train import machine
 from turbomim.train.machine import Check
 

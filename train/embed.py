@@ -21,7 +21,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from turbomim import __version__
-from turbomim.pipeline.durable import (
+from turbomim.pipeline.image_source import Source, open_source, source_classes, source_crops, source_keys
+from turbomim.pipeline.making.photographs import BadImage, Photographs, describe_others
+from turbomim.pipeline.system.durable import (
     check_space,
     durable_file,
     make_folder_of,
@@ -29,9 +31,7 @@ from turbomim.pipeline.durable import (
     usual_mode,
     write_durably,
 )
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.image_source import Source, open_source, source_classes, source_crops, source_keys
-from turbomim.pipeline.photographs import BadImage, Photographs, describe_others
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.distributed import choose_device

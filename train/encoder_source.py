@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.shards import file_sha256
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.split import file_sha256
 from turbomim.train import checkpoint
 from turbomim.train.config import Config
 from turbomim.train.features import load_run

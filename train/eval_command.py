@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from turbomim.pipeline.durable import write_json
-from turbomim.pipeline.errors import UsageError
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config
 from turbomim.train.distributed import choose_device

@@ -12,10 +12,10 @@ from typing import Final, Literal, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.crops import Interpolation
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.under_way import Journal
+from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.decoding.crops import Interpolation
+from turbomim.pipeline.decoding.under_way import Journal
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.machine import cores
 
 INTERPOLATION: Final[Literal["bicubic"]] = "bicubic"

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.order import sample_ids
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.stream.order import sample_ids
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.knn import NEIGHBOURS
 from turbomim.train.probe import CHOOSING
 

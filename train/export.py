@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from turbomim import __version__
-from turbomim.pipeline.durable import make_folder, refusal
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.durable import make_folder, refusal
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train import model_card
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.export_dense import write_detectron2, write_mmseg

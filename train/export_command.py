@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.export import export
 from turbomim.train.export_weights import loaded_from
 from turbomim.train.features import load_run

@@ -17,7 +17,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.config import Config
 from turbomim.train.export_check import same_names
 from turbomim.train.export_weights import Exported, encoder_weights, write_torch

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.export_check import IMAGES, random_images, same, same_features
 from turbomim.train.export_weights import Exported, encoder_weights, whole_model, write_safetensors

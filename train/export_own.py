@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.config import Config
 from turbomim.train.export_check import same_features
 from turbomim.train.export_timm import TIMM_NAMES

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import timm
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.eval_crop import INTERPOLATION, crop_share
 from turbomim.train.export_check import same_features

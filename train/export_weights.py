@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from turbomim import __version__
-from turbomim.pipeline.durable import refusal, usual_mode, write_durably
+from turbomim.pipeline.system.durable import refusal, usual_mode, write_durably
 from turbomim.train.models.mae import MAE
 
 

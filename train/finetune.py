@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.durable import write_json
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.under_way import Journal
+from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.augment import augmented_batch
 from turbomim.train.augment_ahead import AugmentAhead, Augmented

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.cli import flag_values
 from turbomim.train.config import RunConfig
 from turbomim.train.config_dict import from_dict

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
-from turbomim.pipeline.errors import UsageError, need
+from turbomim.pipeline.system.errors import UsageError, need
 from turbomim.train.config import Config, OptimConfig
 from turbomim.train.model_config import ModelConfig
 

@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.foreign_hf import from_hf
 from turbomim.train.renamed import Pairs, Weights, renamed, swapped
 

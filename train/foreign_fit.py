@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.foreign import FORMATS, formats_of, grouped, is_beit_or_swin
 from turbomim.train.models.mae import MAE
 from turbomim.train.renamed import Weights

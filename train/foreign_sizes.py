@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict
 from turbomim.train.foreign import LOW_PASS

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.under_way import Journal
+from turbomim.pipeline.decoding.under_way import Journal
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.config import Config
 from turbomim.train.data import open_loader
 from turbomim.train.distributed import World

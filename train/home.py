@@ -8,7 +8,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from turbomim.pipeline.errors import UserError, to_stderr
+from turbomim.pipeline.system.errors import UserError, to_stderr
 
 
 def home() -> Path:

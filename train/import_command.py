@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from turbomim.pipeline.durable import write_json
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.shards import file_sha256
+from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.split import file_sha256
 from turbomim.train import checkpoint, rundir
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config

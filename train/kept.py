@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.durable import write_json
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.remedies import why
+from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import why
 from turbomim.train.home import home
 
 

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from turbomim.pipeline.durable import refusal, usual_mode
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.durable import refusal, usual_mode
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder_source import Source
 from turbomim.train.eval_crop import crop_facts, eval_crops
 from turbomim.train.features import encode

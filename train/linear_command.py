@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from turbomim.pipeline.errors import UsageError, UserError
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.plural import counted
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.cli import flag_values
 from turbomim.train.config import Config, OptimConfig
 from turbomim.train.data import check_store, open_loader

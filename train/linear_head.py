@@ -15,7 +15,7 @@ from timm.optim.lars import Lars
 from torch import Tensor, nn
 from torch.nn import functional
 
-from turbomim.pipeline.order import sample_ids
+from turbomim.pipeline.stream.order import sample_ids
 from turbomim.train.config import OptimConfig
 from turbomim.train.models.initial import constant, initialise, normal
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from turbomim.pipeline.errors import UsageError
-from turbomim.pipeline.philox import SEEDS
+from turbomim.pipeline.stream.philox import SEEDS
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.eval_command import Eval
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
-from turbomim.pipeline.durable import write_durably
+from turbomim.pipeline.system.durable import write_durably
 from turbomim.train.config import Config
 from turbomim.train.live import LivePanel, Parts, live_panel
 from turbomim.train.sinks import OF_EVAL, Sink, open_sinks, scalars_of

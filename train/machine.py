@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from turbomim.pipeline.plural import counted
+from turbomim.pipeline.system.plural import counted
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from turbomim import __version__
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import checkpoint
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.config_dict import differences

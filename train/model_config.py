@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from turbomim.pipeline.errors import UsageError, need
+from turbomim.pipeline.system.errors import UsageError, need
 
 _MAES, _SWINS = ("mae", "mff", "convmae"), ("simmim-swin", "simmim-swinv2")
 METHOD_NAMES = (*_MAES, "simmim", *_SWINS)

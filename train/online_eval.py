@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.under_way import Journal
+from turbomim.pipeline.decoding.under_way import Journal
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.eval_crop import eval_crops

@@ -8,7 +8,7 @@ import math
 import re
 from typing import TypeVar
 
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)

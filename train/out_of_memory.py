@@ -7,9 +7,9 @@ import resource
 
 import torch
 
-from turbomim.pipeline.decode_error import out_of_memory
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.plural import counted
+from turbomim.pipeline.decoding.failures import out_of_memory
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.plural import counted
 from turbomim.train.config import Config
 from turbomim.train.distributed import World
 from turbomim.train.memory import GIB, container_limit, peak_bytes

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from turbomim.pipeline.errors import UserError, to_stderr
+from turbomim.pipeline.system.errors import UserError, to_stderr
 
 # seconds between signs of life
 BEAT = 1.0

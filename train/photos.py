@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from turbomim.pipeline.durable import refusal
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.durable import refusal
+from turbomim.pipeline.system.errors import UserError
 
 _CAMPUS = [491, 493, 494, 495, 496, 497, 498, 499, 500, 501, 503, 504, 505, 506, 507, 509, 510, 512, 514, 515]
 _CAMPUS_HOLDOUT = [492, 502, 508, 511, 513]

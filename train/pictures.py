@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.plural import counted
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.plural import counted
 from turbomim.train.config import Config
 from turbomim.train.schedule import total_steps
 

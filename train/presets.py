@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.config import Config
 from turbomim.train.config_dict import unknown
 from turbomim.train.model_config import ModelConfig

@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.compile_cache import check_compile_caches
 from turbomim.train.config import Config

@@ -18,10 +18,10 @@ from typing import Literal, get_args
 import torch
 from torch.profiler import ProfilerActivity, record_function
 
-from turbomim.pipeline.durable import refusal
-from turbomim.pipeline.errors import UsageError
 from turbomim.pipeline.loader import LoaderStats
-from turbomim.pipeline.plural import counted
+from turbomim.pipeline.system.durable import refusal
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.system.plural import counted
 
 Part = Literal["wait", "forward", "backward", "optimizer"]
 

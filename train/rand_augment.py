@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.data.auto_augment import posterize, rand_augment_transform
 
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.config import IMAGENET_MEAN
 
 # of the side: how far an image is shifted at most, as timm's training transform has it

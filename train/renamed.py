@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 
 Weights = Mapping[str, Tensor]
 Pairs = tuple[tuple[str, str], ...]

@@ -9,8 +9,8 @@ from pathlib import Path
 import tyro
 
 from turbomim import __version__
-from turbomim.pipeline.durable import make_folder_of, write_durably
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.options import parse
 from turbomim.train.report_data import bad_part, data_part
 from turbomim.train.report_page import Html, page, section, short_path, tag

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.shards import BAD, Manifest
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import BAD, Manifest
+from turbomim.pipeline.tars.store import Store
 from turbomim.train.report_files import json_lines, one_line
 from turbomim.train.report_page import Html, short_path, table, tag
 from turbomim.train.report_results import value_text

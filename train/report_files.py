@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.remedies import why
+from turbomim.pipeline.system.remedies import why
 
 Numbers = dict[str, float]
 Tree = dict[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.report_files import Tree, json_lines, numbers
 from turbomim.train.report_page import Html, short_path, table, tag
 from turbomim.train.report_pictures import figure

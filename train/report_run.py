@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.shards import Manifest, load_manifest
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.split import Manifest, load_manifest
 from turbomim.train.checkpoint import read_state
 from turbomim.train.config import Config
 from turbomim.train.recipes import RECIPES

@@ -21,7 +21,7 @@ from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor
 from torch.nn import functional
 
-from turbomim.pipeline.errors import need
+from turbomim.pipeline.system.errors import need
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict
 from turbomim.train.models.mae import MAE

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import checkpoint
 from turbomim.train.checkpoint import optimizer_tensors
 from turbomim.train.config import Config

@@ -18,11 +18,11 @@ from rich.console import Console
 from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader import Loader, LoaderStats
-from turbomim.pipeline.remedies import FULL
-from turbomim.pipeline.shards import Split
-from turbomim.pipeline.under_way import Journal
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import FULL
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import rundir
 from turbomim.train.checkpoint import State
 from turbomim.train.config import Config

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from turbomim.pipeline.loader import LoaderStats
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import checkpoint, rundir
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict

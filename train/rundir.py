@@ -19,12 +19,12 @@ import torch
 import yaml
 
 from turbomim import __version__
-from turbomim.pipeline.dali_package import installed_wheels
-from turbomim.pipeline.durable import write_durably, write_json
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.folder_lock import folder_lock
-from turbomim.pipeline.packages import installed
-from turbomim.pipeline.remedies import why
+from turbomim.pipeline.decoding.dali_package import installed_wheels
+from turbomim.pipeline.system.durable import write_durably, write_json
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.folder_lock import folder_lock
+from turbomim.pipeline.system.packages import installed
+from turbomim.pipeline.system.remedies import why
 from turbomim.train.config import Config
 from turbomim.train.config_dict import differences, from_dict, to_dict
 

@@ -14,13 +14,13 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from turbomim.pipeline.executors import open_executor
-from turbomim.pipeline.pack import PackReport, make_shards
-from turbomim.pipeline.pack_plan import STORE_FIELDS
-from turbomim.pipeline.photographs import describe_others
-from turbomim.pipeline.plural import counted
-from turbomim.pipeline.shards import MAKING
-from turbomim.pipeline.store import Kind, Store, Subsampling
+from turbomim.pipeline.making.pack import PackReport, make_shards
+from turbomim.pipeline.making.photographs import describe_others
+from turbomim.pipeline.making.plan import STORE_FIELDS
+from turbomim.pipeline.system.executors import open_executor
+from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.split import MAKING
+from turbomim.pipeline.tars.store import Kind, Store, Subsampling
 from turbomim.train.log import duration
 from turbomim.train.options import parse, python_bools
 

@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from turbomim.pipeline.contact_sheet import write_contact_sheet
-from turbomim.pipeline.durable import write_durably
-from turbomim.pipeline.errors import UsageError
-from turbomim.pipeline.index_tars import IndexReport, Progress, index_tars
-from turbomim.pipeline.inspect import format_summary, summarise
-from turbomim.pipeline.plural import counted
-from turbomim.pipeline.shards import open_split
-from turbomim.pipeline.stored_image import read_named_image
-from turbomim.pipeline.verify import VerifyReport, verify_split
+from turbomim.pipeline.checking.contact_sheet import write_contact_sheet
+from turbomim.pipeline.checking.inspect import format_summary, summarise
+from turbomim.pipeline.checking.verify import VerifyReport, verify_split
+from turbomim.pipeline.making.index_tars import IndexReport, Progress, index_tars
+from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.tars.stored_image import read_named_image
 from turbomim.train.options import parse
 
 # problems on the terminal; a report holds all

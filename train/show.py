@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UsageError, UserError, to_stderr
-from turbomim.pipeline.plural import counted
-from turbomim.pipeline.shards import Manifest, Split, open_split
-from turbomim.pipeline.under_way import Journal
+from turbomim.pipeline.decoding.under_way import Journal
+from turbomim.pipeline.system.errors import UsageError, UserError, to_stderr
+from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.split import Manifest, Split, open_split
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.crashes import deadly_list
 from turbomim.train.data import check_store, open_loader

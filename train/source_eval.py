@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.durable import write_json
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.tars.split import open_split
 from turbomim.train.distributed import choose_device
 from turbomim.train.features import PIXELS, extract, load_run
 from turbomim.train.knn import knn

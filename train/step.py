@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.memory import keep_freed
+from turbomim.pipeline.reading.memory import keep_freed
 from turbomim.train.config import StepConfig
 from turbomim.train.distributed import World
 from turbomim.train.profiling import part

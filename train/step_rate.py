@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UserError, to_stderr
+from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.train.config import Config
 from turbomim.train.config_dict import from_dict
 from turbomim.train.data import open_data, open_loader

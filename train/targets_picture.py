@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from turbomim.kernels.masked_patches import Target, masked_patches
-from turbomim.pipeline.durable import make_folder_of, refusal
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.remedies import why
+from turbomim.pipeline.system.durable import make_folder_of, refusal
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import why
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.options import parse
 from turbomim.train.pictures import FloatArray, to_uint8, unpatchify, wrap

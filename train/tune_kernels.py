@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from turbomim.kernels import masked_patches, masking
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.options import no_arguments
 

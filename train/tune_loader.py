@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from turbomim.pipeline.errors import UsageError, to_stderr
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.system.errors import UsageError, to_stderr
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.config import Config
 from turbomim.train.data import open_data, open_loader, store_text
 from turbomim.train.distributed import World, choose_device

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.plural import counted
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.plural import counted
 from turbomim.train.config import Config
 from turbomim.train.config_dict import to_dict
 from turbomim.train.data import open_data

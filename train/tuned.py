@@ -17,7 +17,7 @@ from turbomim.train.kept import KeptFile
 from turbomim.train.machine import cores, cpu_model
 
 if TYPE_CHECKING:
-    from turbomim.pipeline.dali import Backend
+    from turbomim.pipeline.decoding.dali import Backend
 
 _KEPT = KeptFile(name="loader.json", format="turbomim-loader-1", made_by="`turbomim tune loader`")
 

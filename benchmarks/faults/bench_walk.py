@@ -18,9 +18,9 @@ from PIL import Image
 
 from turbomim.benchmarks.timing import machine
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decode import decode
-from turbomim.pipeline.header import check_header
-from turbomim.pipeline.photographs import find_photographs
+from turbomim.pipeline.decoding.decode import decode
+from turbomim.pipeline.decoding.header import check_header
+from turbomim.pipeline.making.photographs import find_photographs
 
 REPEATS = 20
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from turbomim.benchmarks.image_kinds import encode
 from turbomim.benchmarks.write_split import texture, write_split
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.tars.split import Split
 
 MARK: Final = b"no process survives this image"
 

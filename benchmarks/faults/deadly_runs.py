@@ -20,7 +20,7 @@ from typing import Final
 
 from turbomim.benchmarks.faults.deadly_image import plant_decoder, split_with
 from turbomim.benchmarks.timing import machine
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.tars.split import Split
 from turbomim.train import checkpoint
 from turbomim.train.crashes import deadly_list
 from turbomim.train.log import read_metrics

@@ -36,8 +36,8 @@ from PIL import Image
 from turbomim.benchmarks.faults.mutations import mutate, seeds
 from turbomim.benchmarks.image_kinds import to_8_bits
 from turbomim.benchmarks.timing import machine
-from turbomim.pipeline import decode as ours
-from turbomim.pipeline.header import Format, check_header
+from turbomim.pipeline.decoding import decode as ours
+from turbomim.pipeline.decoding.header import Format, check_header
 
 Pixels = NDArray[np.uint8]
 # the pixels of each image, or the reason why it has none
@@ -164,7 +164,7 @@ def _dali_run(contents: list[bytes]) -> Results:
     from nvidia.dali import fn
     from nvidia.dali.pipeline import Pipeline
 
-    from turbomim.pipeline.dali import GpuDecoding, decode_node
+    from turbomim.pipeline.decoding.dali import GpuDecoding, decode_node
 
     pipeline = Pipeline(batch_size=len(contents), num_threads=1, device_id=None, prefetch_queue_depth=1)
     with pipeline:

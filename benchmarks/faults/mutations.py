@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from turbomim.benchmarks.image_kinds import encode, photograph, png
-from turbomim.pipeline.header import Format, check_header
+from turbomim.pipeline.decoding.header import Format, check_header
 
 Random = np.random.Generator
 # numbers that sizes and lengths are changed to

@@ -15,7 +15,7 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 
 NAME: Final = "turbomim-gpu.tar.xz"
 # as sha256sum writes it, a line a part

@@ -21,8 +21,8 @@ from typing import Final
 
 from turbomim.benchmarks.gpu.archive_parts import SUMS, write_parts
 from turbomim.benchmarks.gpu.thin_fatbin import thin
-from turbomim.pipeline.errors import UserError, need
-from turbomim.pipeline.photographs import find_photographs
+from turbomim.pipeline.making.photographs import find_photographs
+from turbomim.pipeline.system.errors import UserError, need
 from turbomim.train.photos import cut_photos
 
 # oldest and newest glibc whose wheels are taken, 2.x

@@ -19,12 +19,12 @@ from turbomim.benchmarks.bench_step_forms import Task, turbomim
 from turbomim.benchmarks.bench_train import BenchTrain, measure
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.gpu.steps import task_of
-from turbomim.pipeline.dali_package import import_dali
-from turbomim.pipeline.errors import UserError, to_stderr
+from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.pack import make_shards
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.store import Store
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.store import Store
 from turbomim.train.config import Config
 from turbomim.train.data import open_loader
 from turbomim.train.distributed import World

@@ -32,7 +32,7 @@ from triton.runtime import driver
 from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.gpu.absent import CUDA, absent_gpu, moved
 from turbomim.kernels.static import compilers, resources
-from turbomim.pipeline.errors import UserError, need
+from turbomim.pipeline.system.errors import UserError, need
 from turbomim.train.config import Config
 from turbomim.train.models.methods import make_model
 from turbomim.train.recipes import recipe

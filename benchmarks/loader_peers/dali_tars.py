@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from turbomim.benchmarks.bench_loader_job import Job
-from turbomim.pipeline.dali import image_decoder
+from turbomim.pipeline.decoding.dali import image_decoder
 
 PACKAGE = "nvidia.dali"
 READS = "shards"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from turbomim.benchmarks.bench_loader_job import Job
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.philox import CROP, FLIP, draw_u32
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.stream.philox import CROP, FLIP, draw_u32
+from turbomim.pipeline.tars.split import open_split
 
 PACKAGE = "turbomim"
 READS = "shards"

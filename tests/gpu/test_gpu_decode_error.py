@@ -11,13 +11,13 @@ import sys
 import pytest
 import torch
 
-from turbomim.pipeline.decode_error import no_image_to_blame, of_machine, out_of_memory
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.decoding.failures import no_image_to_blame, of_machine, out_of_memory
+from turbomim.pipeline.system.errors import UserError
 
 # an index that is not there ends a CUDA context: every call after it fails
 BROKEN = """
 import torch
-from turbomim.pipeline.decode_error import of_machine, out_of_memory
+from turbomim.pipeline.decoding.failures import of_machine, out_of_memory
 values, place = torch.zeros(4, device="cuda"), torch.full((1,), 4, device="cuda")
 for what in (lambda: values[place].cpu(), lambda: torch.zeros(1).pin_memory().cuda(), torch.cuda.synchronize):
     try:

@@ -16,10 +16,10 @@ from test_rand_augment import POLICY, made_of, stream
 from test_repair import damage, own_split  # noqa: F401
 from test_stores import stored
 
-from turbomim.pipeline.crops import draw
-from turbomim.pipeline.order import Turn
-from turbomim.pipeline.read import ShardFiles, read_samples
-from turbomim.pipeline.shards import Split
+from turbomim.pipeline.decoding.crops import draw
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.tars.split import Split
 
 
 @pytest.fixture(autouse=True)

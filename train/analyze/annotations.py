@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from turbomim.pipeline.errors import UserError
-from turbomim.pipeline.photographs import assign_keys, key_characters
-from turbomim.pipeline.remedies import why
+from turbomim.pipeline.making.photographs import assign_keys, key_characters
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import why
 from turbomim.train.analyze.objects import Objects, Outline, area
 
 # of a key that lost characters of its photograph's path

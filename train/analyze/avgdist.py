@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from turbomim.kernels.masking import block_masking, random_masking
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
 from turbomim.train.options import parse
 from turbomim.train.pictures import new_figure, plain

@@ -20,14 +20,14 @@ import tyro
 from numpy.typing import NDArray
 
 from turbomim.kernels.masking import random_masking
-from turbomim.pipeline.crop_windows import crop_windows, stored_sides
-from turbomim.pipeline.crops import Crop, check_crop
-from turbomim.pipeline.errors import UsageError, UserError
-from turbomim.pipeline.order import Turn
-from turbomim.pipeline.photographs import key_characters
-from turbomim.pipeline.shards import Split, open_split
-from turbomim.pipeline.store import Store
-from turbomim.pipeline.tar import Members, split_key
+from turbomim.pipeline.decoding.crop_windows import crop_windows, stored_sides
+from turbomim.pipeline.decoding.crops import Crop, check_crop
+from turbomim.pipeline.making.photographs import key_characters
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.store import Store
+from turbomim.pipeline.tars.tar import Members, split_key
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.errors import UsageError, UserError, to_stderr
-from turbomim.pipeline.philox import SEEDS
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.stream.philox import SEEDS
+from turbomim.pipeline.system.errors import UsageError, UserError, to_stderr
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.lanczos import Ritz, lanczos
 from turbomim.train.analyze.options import SideBySide, need_run
 from turbomim.train.analyze.result import (

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from turbomim.pipeline.centre_crops import centre_crops
-from turbomim.pipeline.shards import open_split
+from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.options import SideBySide
 from turbomim.train.analyze.result import (
     COLOURS,

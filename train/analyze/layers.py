@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tyro
 
-from turbomim.pipeline.errors import UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train import rundir
 from turbomim.train.analyze.options import need_run
 from turbomim.train.analyze.result import COLOURS, INK, SOFT, prepare, print_table, save, settings_of

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from turbomim.pipeline.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.encoder_source import load_file
 
 

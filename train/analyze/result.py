@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from turbomim.pipeline.durable import make_folder_of, write_durably
-from turbomim.pipeline.errors import UsageError
+from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.pictures import new_figure
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-from turbomim.pipeline.errors import UsageError, to_stderr
-from turbomim.pipeline.shards import Split, open_split
+from turbomim.pipeline.system.errors import UsageError, to_stderr
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
 from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from turbomim.pipeline.philox import WEIGHT, draw_u32
+from turbomim.pipeline.stream.philox import WEIGHT, draw_u32
 
 Numbers = NDArray[np.float64]
 # numbers in (0, 1), one for each weight -> the weights, of the same shape

@@ -1,0 +1,185 @@
+"""What is in a split: counts, classes, sizes and formats, from its manifest, index and some image headers."""
+
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from PIL.ContainerIO import ContainerIO
+
+from turbomim.pipeline.making.plan import at_least_one
+from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.listings import read_bad
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.store import Store
+from turbomim.pipeline.tars.tar import Members
+
+# upper edges of the histograms' bins. Bytes of an image
+BYTE_EDGES = (10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 5_000_000)
+# pixels of the short side, around the usual training sizes
+EDGES = (64, 128, 192, 224, 256, 384, 512, 768, 1024)
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+BAR = 30
+FORMATS = ("JPEG", "PNG", "WEBP", "PPM", "BMP", "TIFF")
+TOP_CLASSES = 5
+FIRST_BAD = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitSummary:
+    """A split in numbers. Fields on sides and formats are of the `sampled` images whose header was read.
+
+    classes: (name, samples), most samples first; samples is None where the manifest does not count them.
+    label: extension of the label's members, None for no labels.  byte_histogram: all images by their bytes,
+    below each of `BYTE_EDGES`, then the rest.  short_side, long_side: pixels at `QUANTILES`.  histogram:
+    images by short side, below each of `EDGES`, then the rest.  unreadable: sampled images without a readable
+    header.  first_bad: (path, reason).
+    """
+
+    path: Path
+    name: str
+    split: str
+    samples: int
+    shards: int
+    shard_bytes: int
+    store: Store
+    image_bytes_mean: float
+    byte_histogram: tuple[int, ...]
+    label: str | None
+    classes: tuple[tuple[str, int | None], ...]
+    sampled: int
+    unreadable: int
+    short_side: tuple[int, ...]
+    long_side: tuple[int, ...]
+    histogram: tuple[int, ...]
+    formats: dict[str, int]
+    bad: int
+    first_bad: tuple[tuple[str, str], ...]
+    fingerprint: str
+
+
+def inspect_split(path: Path | str, sample: int = 1000) -> SplitSummary:
+    """Open a split and summarise it.  Raises UserError as `open_split` and `summarise` do."""
+    return summarise(open_split(path), sample)
+
+
+def summarise(split: Split, sample: int = 1000) -> SplitSummary:
+    """Summarise a split; at most `sample` image headers are read, evenly spaced over all samples.
+
+    Raises UserError if `sample` is below 1, or bad.jsonl is not ours.
+    """
+    at_least_one("--sample", sample)
+    manifest, index = split.manifest, split.index
+    ids = np.unique(np.linspace(0, len(index) - 1, min(sample, len(index))).astype(np.int64))
+    with warnings.catch_warnings():
+        # of large images; what is large here is in the numbers
+        warnings.simplefilter("ignore")
+        headers = [_read_header(split, int(sample_id)) for sample_id in ids]
+    readable = [header for header in headers if header is not None]
+    sides = np.array([sorted(size) for _, size in readable], np.int64).reshape(-1, 2)
+    bad = read_bad(split.path)
+    counts = manifest.made.get("class_samples") or [None] * len(manifest.classes)
+    classes = sorted(zip(manifest.classes, counts, strict=True), key=lambda item: -(item[1] or 0))
+    return SplitSummary(
+        path=split.path,
+        name=manifest.name,
+        split=manifest.split,
+        samples=manifest.samples,
+        shards=len(manifest.shards),
+        shard_bytes=manifest.bytes,
+        store=Store.of(manifest.made),
+        image_bytes_mean=float(index.image_bytes_N.mean()),
+        byte_histogram=_histogram(index.image_bytes_N, BYTE_EDGES),
+        label=Members.of(manifest.made).label if manifest.classes or manifest.foreign else None,
+        classes=tuple(classes),
+        sampled=len(ids),
+        unreadable=len(headers) - len(readable),
+        short_side=_quantiles(sides[:, 0]),
+        long_side=_quantiles(sides[:, 1]),
+        histogram=_histogram(sides[:, 0], EDGES),
+        formats=dict(Counter(form for form, _ in readable).most_common()),
+        bad=len(bad),
+        first_bad=tuple((image.path, image.reason) for image in bad[:FIRST_BAD]),
+        fingerprint=manifest.fingerprint,
+    )
+
+
+def format_summary(summary: SplitSummary) -> str:
+    """Write a summary as plain text of some thirty lines, safe to print whatever the names in it."""
+    s = summary
+    store = ", ".join(f"{name} {value}" for name, value in s.store.to_json().items() if name != "kind")
+    lines = [
+        f"{s.name}-{s.split}  {str(s.path)!a}",
+        f"samples      {s.samples:,} in {counted(s.shards, 'shard')}, {s.shard_bytes:,} bytes",
+        f"store        {s.store.kind}{': ' * bool(store)}{store}",
+        f"classes      {_class_line(s)}",
+        f"fingerprint  {s.fingerprint}",
+        f"left out     {counted(s.bad, 'image')}{' (bad.jsonl), first:' if s.bad else ''}",
+    ]
+    lines += [f"             {path!a}: {ascii(reason)[1:-1]}" for path, reason in s.first_bad]
+    lines += [f"image bytes, all images (mean {s.image_bytes_mean:,.0f}):"]
+    lines += _bars(_bin_labels([f"{edge // 1000} kB" for edge in BYTE_EDGES]), s.byte_histogram)
+    lines += [f"headers      {s.sampled:,} read, evenly spaced; {s.unreadable:,} unreadable"]
+    if not s.formats:
+        return "\n".join(lines)
+    percent = "".join(f"{f'{100 * q:g} %':>8}" for q in QUANTILES)
+    lines += [
+        f"formats      {', '.join(f'{form} {count:,}' for form, count in s.formats.items())}",
+        f"pixels       {percent}",
+        f"short side   {''.join(f'{side:>8}' for side in s.short_side)}",
+        f"long side    {''.join(f'{side:>8}' for side in s.long_side)}",
+        "short side in pixels, images read:",
+        *_bars(_bin_labels([str(edge) for edge in EDGES]), s.histogram),
+    ]
+    return "\n".join(lines)
+
+
+def _class_line(s: SplitSummary) -> str:
+    if s.label is None:
+        return "no labels"
+    if not s.classes:
+        return f"not named, labels from .{s.label}"
+    shown = [
+        ascii(name)[1:-1] + (f" {count:,}" if count is not None else "")
+        for name, count in s.classes[:TOP_CLASSES]
+    ]
+    return f"{len(s.classes):,}: {', '.join(shown)}{', …' * (len(s.classes) > TOP_CLASSES)}"
+
+
+def _bin_labels(edges: list[str]) -> list[str]:
+    return [f"under {edges[0]}", *(f"{low} up" for low in edges)]
+
+
+def _bars(labels: list[str], counts: tuple[int, ...]) -> list[str]:
+    return [
+        f"{label:>13}  {'#' * round(BAR * count / max(1, *counts)):<{BAR}} {count:,}"
+        for label, count in zip(labels, counts, strict=True)
+    ]
+
+
+def _histogram(
+    values_N: np.ndarray[tuple[int, ...], np.dtype[np.integer[Any]]], edges: tuple[int, ...]
+) -> tuple[int, ...]:
+    return tuple(np.bincount(np.digitize(values_N, edges), minlength=len(edges) + 1).tolist())
+
+
+def _quantiles(side_N: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> tuple[int, ...]:
+    if not len(side_N):
+        return ()
+    return tuple(int(value) for value in np.quantile(side_N, QUANTILES, method="nearest"))
+
+
+def _read_header(split: Split, sample_id: int) -> tuple[str, tuple[int, int]] | None:
+    """Read (format, (width, height)) of an image in its tar, or None if it has no readable header."""
+    index = split.index
+    offset, size = int(index.image_offset_N[sample_id]), int(index.image_bytes_N[sample_id])
+    with open(split.shard_path(int(index.shard_N[sample_id])), "rb") as tar:
+        try:
+            with Image.open(ContainerIO(tar, offset, size), formats=FORMATS) as image:
+                # Pillow calls a JPEG with more pictures behind the first MPO
+                return "JPEG" if image.format == "MPO" else str(image.format), image.size
+        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+            return None

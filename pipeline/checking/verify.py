@@ -1,0 +1,222 @@
+"""Is a split still what its manifest says?  Every byte is looked at, and every problem named.
+
+Opening a split compares sizes and times, which takes no time; this hashes every tar, walks its headers and
+compares its index with what they say, and if asked to decodes every image.
+"""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from turbomim.pipeline.checking.images import check_images
+from turbomim.pipeline.making.index_tars import Progress, sha256_of
+from turbomim.pipeline.making.plan import at_least_one
+from turbomim.pipeline.system.executors import local_processes, run_jobs
+from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.tars.samples import Choice, read_samples_of
+from turbomim.pipeline.tars.split import MANIFEST, SUMS, Manifest, Shard, index_name, load_manifest
+from turbomim.pipeline.tars.store import Kind, Store
+from turbomim.pipeline.tars.stored_image import StoredImage, stored_images
+from turbomim.pipeline.tars.tar import Members, check_bounds, check_layout, index_text, parse_index
+from turbomim.pipeline.tars.walk import BadTar, open_tar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One thing that is wrong. file: its name; member, offset: of an image, its name and first byte."""
+
+    file: str
+    member: str | None = None
+    offset: int | None = None
+    reason: str
+
+    def __str__(self) -> str:
+        where = self.file if self.member is None else f"{self.file}:{self.member}:{self.offset}"
+        return f"{ascii(where)[1:-1]} {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyReport:
+    """What `verify_split` looked at and found. images: decoded, whole ones and others."""
+
+    path: Path
+    manifest: Manifest
+    images: int
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardCheck:
+    """All that checking one shard needs; images: decode them too."""
+
+    number: int
+    folder: str
+    shard: Shard
+    foreign: bool
+    members: Members
+    store: Kind
+    images: bool
+
+
+def verify_split(
+    path: str | os.PathLike[str],
+    *,
+    images: bool = False,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Check a split against its manifest, to the end, whatever is found.
+
+    images: decode every image as strictly as possible too.  workers: shards at a time, on threads, with
+    images on processes.  Raises UserError if there is no manifest to check against.
+    """
+    folder = Path(path)
+    manifest = load_manifest(folder)
+    at_least_one("--workers", workers)
+    checks = [
+        ShardCheck(
+            number=number,
+            folder=str(folder),
+            shard=shard,
+            foreign=manifest.foreign,
+            members=Members.of(manifest.made),
+            store=Store.of(manifest.made).kind,
+            images=images,
+        )
+        for number, shard in enumerate(manifest.shards)
+    ]
+    found: dict[int, list[Problem]] = {}
+    decoded = 0
+    # hashing runs without the interpreter's lock; decoding must catch what a process prints
+    with local_processes(workers) if images else ThreadPoolExecutor(workers) as executor:
+        for number, problems, count in run_jobs(verify_shard, checks, executor):
+            found[number] = problems
+            decoded += count
+            if progress is not None:
+                shard = manifest.shards[number]
+                progress(shard.bytes, shard.samples, manifest.bytes)
+    problems = [*_verify_listings(folder, manifest), *_strays(folder, manifest)]
+    problems += [problem for number in sorted(found) for problem in found[number]]
+    return VerifyReport(path=folder, manifest=manifest, images=decoded, problems=tuple(problems))
+
+
+def verify_shard(check: ShardCheck) -> tuple[int, list[Problem], int]:
+    """Check one shard and its index.  Returns its number, the problems and how many images were decoded."""
+    wrong = partial(Problem, file=check.shard.name)
+    problems: list[Problem] = []
+    entries: list[StoredImage] = []
+    try:
+        with open_tar(Path(check.folder, check.shard.name)) as descriptor:
+            problems += _compare_bytes(descriptor, check.shard)
+            lines, found = _compare_index(check, descriptor)
+            problems += found
+            if check.images:
+                entries = stored_images(lines, check.members.image)
+                problems += [
+                    wrong(member=image.name, offset=image.offset, reason=f"is not whole: {reason}")
+                    for image, reason in check_images(descriptor, entries, check.store)
+                ]
+    except FileNotFoundError:
+        problems.append(wrong(reason="is missing"))
+    except OSError as error:
+        problems.append(wrong(reason=_unread(error)))
+    # BadTar, or a line of the index
+    except ValueError as error:
+        problems.append(wrong(reason=str(error)))
+    return check.number, problems, len(entries)
+
+
+def _compare_bytes(descriptor: int, shard: Shard) -> list[Problem]:
+    """Compare size and sha256 with the manifest."""
+    size = os.fstat(descriptor).st_size
+    if size != shard.bytes:
+        how = "shorter" if size < shard.bytes else "longer"
+        return [
+            Problem(file=shard.name, reason=f"is {how} than written: {size:,} bytes, not {shard.bytes:,}")
+        ]
+    if sha256_of(descriptor) != shard.sha256:
+        return [Problem(file=shard.name, reason="has changed: its sha256 is not the manifest's")]
+    return []
+
+
+def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[Problem]]:
+    """Compare headers, index and count.  Returns the index's lines, of the headers or else of the file."""
+    problems: list[Problem] = []
+    shard, members = check.shard, check.members
+    walked: list[str] | None = None
+    try:
+        choice = Choice(image=members.image, label=members.label, keys=members.keys)
+        walked = read_samples_of(descriptor, choice).lines
+        if len(walked) != shard.samples:
+            reason = f"holds {len(walked):,} samples, the manifest says {shard.samples:,}"
+            problems.append(Problem(file=shard.name, reason=reason))
+    except BadTar as error:
+        problems.append(Problem(file=shard.name, reason=f"is damaged, {error}"))
+    name = index_name(shard.name)
+    wrong = partial(Problem, file=name)
+    try:
+        text = Path(check.folder, name).read_bytes()
+        columns_4N = parse_index(text, members)
+        check_columns = check_bounds if check.foreign else check_layout
+        check_columns(columns_4N, shard.samples, shard.bytes)
+    except FileNotFoundError:
+        return walked or [], [*problems, wrong(reason="is missing")]
+    except OSError as error:
+        return walked or [], [*problems, wrong(reason=_unread(error))]
+    except ValueError as error:
+        return walked or [], [*problems, wrong(reason=f"does not fit its tar: {error}")]
+    # the lines that `parse_index` has counted: splitlines would end them at other bytes too
+    lines = text.decode("latin-1").split("\n")[1:-1]
+    if walked is not None and text != index_text(walked):
+        pairs = enumerate(zip(lines, walked, strict=False), 2)
+        line = next((number for number, (said, true) in pairs if said != true), len(walked) + 2)
+        problems.append(
+            wrong(reason=f"does not fit its tar: line {line:,} is not what the tar's headers say")
+        )
+    return lines if walked is None else walked, problems
+
+
+def _verify_listings(folder: Path, manifest: Manifest) -> list[Problem]:
+    """Compare SHA256SUMS with the manifest, and the small files with SHA256SUMS."""
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        how = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        return [Problem(file=SUMS, reason=how)]
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    expected = {shard.name: shard.sha256 for shard in manifest.shards}
+    required = [MANIFEST, *(index_name(shard.name) for shard in manifest.shards)]
+    problems = []
+    # a name in the file must not lead out of the folder
+    others = (name for name in sums if "/" not in name and name not in expected)
+    for name in dict.fromkeys([*required, *others]):
+        try:
+            expected[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError as error:
+            # a missing index is named with its shard
+            if name not in required:
+                problems.append(Problem(file=name, reason=_unread(error)))
+        except ValueError:
+            problems.append(Problem(file=SUMS, reason="is damaged: it lists a name with a zero byte"))
+    for name, digest in expected.items():
+        if sums.get(name) != digest:
+            how = f"is not the file that {SUMS} lists" if name in sums else f"is not in {SUMS}"
+            problems.append(Problem(file=name, reason=how))
+    return problems
+
+
+def _strays(folder: Path, manifest: Manifest) -> list[Problem]:
+    """Name the tars and index files that the manifest does not know."""
+    known = {shard.name.removesuffix(".tar") for shard in manifest.shards}
+    return [
+        Problem(file=name, reason=f"is not in {MANIFEST}: a stray file, or the manifest of other shards")
+        for name in sorted(os.listdir(folder))
+        if name.endswith((".tar", ".idx")) and not name.startswith(".") and name[:-4] not in known
+    ]
+
+
+def _unread(error: OSError) -> str:
+    return f"cannot be read: {why(error, 'check the disk')}"

@@ -1,0 +1,173 @@
+"""Photographs as evaluation sees them: short side to the crop's, the central square, no flip, nothing drawn.
+
+It follows torchvision's Resize and CenterCrop on PIL images.  Unlike the loader it hands out what is asked
+for, in the order asked for, and replaces nothing: a score over other images would be another score.
+Shape suffixes: B samples, N ids, H W pixels, S the crop's side, C channels.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turbomim.pipeline.decoding.crops import Interpolation, resized_sides
+from turbomim.pipeline.decoding.decode import decode_or_say
+from turbomim.pipeline.decoding.resize import resize
+from turbomim.pipeline.decoding.under_way import Journal, begin
+from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.repair import admit
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.system.threads import serial_pool
+from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.tars.store import Kind, Store
+
+Pixels = NDArray[np.uint8]
+
+# batches read while one is decoded
+PREFETCH = 2
+_MEND = "an evaluation leaves no image out; mend it and remake the split with `turbomim shard make`"
+_LABEL = "make the split from a folder with a folder of images a class"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Crops:
+    """Some images in a row of those asked for: images (B, S, S, 3) uint8, labels (B,) int64, -1 for none.
+
+    places_B: int64, where each stands in what was asked for.  faults: (place, reason) of those between them
+    that cannot be read as images, and are left out.
+    """
+
+    images_BHWC: Pixels
+    labels_B: NDArray[np.int64]
+    places_B: NDArray[np.int64]
+    faults: tuple[tuple[int, str], ...]
+
+
+def centre_crop(pixels_HWC: Pixels, size: int, interpolation: Interpolation, share: float = 1.0) -> Pixels:
+    """Return the central (size, size, 3) of an image whose short side is resized to `size / share`.
+
+    share: of the short side that the crop keeps; 0.875 is the published tests' 224 of 256.
+    """
+    sides_2 = np.array(pixels_HWC.shape[:2])
+    height, width = resized_sides(sides_2, sides_2.min(keepdims=True), int(size / share)).tolist()
+    # torchvision rounds halves to even
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    # torch takes no read-only memory, which stored pixels are
+    pixels_HWC = np.require(pixels_HWC, requirements="W")
+    return resize(pixels_HWC, height, width, interpolation)[top : top + size, left : left + size]
+
+
+def crop_all(
+    images: list[Pixels | str],
+    pool: Executor,
+    *,
+    store: Kind,
+    size: int,
+    interpolation: Interpolation,
+    share: float = 1.0,
+) -> list[Pixels | str]:
+    """Return the central crop (S, S, 3) of each stored image, or the reason why it has none.
+
+    images: bytes as stored, or the reason why there are none.  pool: of `serial_pool`, does the work.
+    """
+
+    def crop(image: Pixels | str) -> Pixels | str:
+        if isinstance(image, str):
+            return image
+        try:
+            pixels = admit(image, store)
+        except ValueError as error:
+            return str(error)
+        decoded = pixels if pixels.ndim == 3 else decode_or_say(pixels)
+        return decoded if isinstance(decoded, str) else centre_crop(decoded, size, interpolation, share)
+
+    return [*pool.map(crop, images)]
+
+
+def gather(start: int, crops: list[Pixels | str], labels_B: NDArray[np.int64], size: int) -> Crops:
+    """Put together the crops of images in a row, the first of which stands at `start`."""
+    there_B = np.array([not isinstance(crop, str) for crop in crops])
+    images = [crop for crop in crops if not isinstance(crop, str)]
+    return Crops(
+        images_BHWC=np.stack(images) if images else np.empty((0, size, size, 3), np.uint8),
+        labels_B=labels_B[there_B],
+        places_B=start + np.nonzero(there_B)[0],
+        faults=tuple((start + place, crop) for place, crop in enumerate(crops) if isinstance(crop, str)),
+    )
+
+
+def split_crops(
+    split: Split,
+    ids_N: NDArray[np.int64],
+    *,
+    size: int,
+    interpolation: Interpolation,
+    batch: int,
+    threads: int,
+    share: float = 1.0,
+    journal: Journal | None = None,
+) -> Iterator[Crops]:
+    """Yield the crops of a split's samples in the order of `ids`; places count in `ids`.
+
+    batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`;
+    journal: where to say what is being decoded, and which samples must not be.
+    Raises UserError naming shard and offset if a shard cannot be read.
+    """
+    store = Store.of(split.manifest.made).kind
+    turns = (
+        Turn(position=start, epochs_B=np.zeros_like(ids_B), ids_B=ids_B)
+        for start in range(0, len(ids_N), batch)
+        for ids_B in (ids_N[start : start + batch],)
+    )
+    bad = {} if journal is None else journal.bad.get(split.manifest.fingerprint, {})
+    with (
+        serial_pool(threads, "turbomim-decode") as pool,
+        ReadAhead(split, turns, readers=1, prefetch=PREFETCH) as ahead,
+        begin(journal, split.manifest.fingerprint, to_stderr) or nullcontext() as under_way,
+    ):
+        for turn, samples in ahead:
+            numbered = zip(turn.ids_B.tolist(), samples.images, strict=True)
+            images: list[Pixels | str] = [bad.get(sample, image) for sample, image in numbered]
+            if under_way is not None:
+                under_way.note([turn.ids_B])
+            crops = crop_all(images, pool, store=store, size=size, interpolation=interpolation, share=share)
+            yield gather(turn.position, crops, samples.labels_B, size)
+
+
+def centre_crops(
+    split: Split,
+    ids_N: NDArray[np.int64],
+    *,
+    size: int,
+    interpolation: Interpolation,
+    batch: int,
+    threads: int,
+    share: float = 1.0,
+    labelled: bool = True,
+    left_out: Callable[[str], None] | None = None,
+    journal: Journal | None = None,
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Yield images (B, S, S, 3) uint8 and labels (B,) int64 of samples, in the order of `ids`.
+
+    batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`;
+    journal: as in `split_crops`; labelled: or else a sample may have no label, -1; left_out: told in words of
+    each sample that cannot be decoded or has no label, and is left out.
+    Raises UserError naming the sample: it cannot be read, or without `left_out` be decoded, or has no label.
+    """
+    rule: dict[str, Any] = {"size": size, "interpolation": interpolation, "share": share}
+    for crops in split_crops(split, ids_N, batch=batch, threads=threads, journal=journal, **rule):
+        wanted_B = (crops.labels_B >= 0) | (not labelled)
+        faults = [(place, f"cannot be decoded ({reason})", _MEND) for place, reason in crops.faults]
+        faults += [(int(place), "has no label", _LABEL) for place in crops.places_B[~wanted_B]]
+        for place, fault, remedy in faults:
+            where = f"{split.locate(int(ids_N[place]))} in {str(split.path)!r}"
+            if left_out is None:
+                raise UserError(f"{where} {fault}: {remedy}")
+            left_out(f"{where} {fault}")
+        if wanted_B.any():
+            yield crops.images_BHWC[wanted_B], crops.labels_B[wanted_B]

@@ -1,0 +1,83 @@
+"""Where the crops of samples lie, without their pixels: to measure what crops show.
+
+Numbers that belong to the sample and functions of `crops` are those of the loader, so a window here is the
+window that training sees.  Shape suffixes: B samples, A attempts.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from turbomim.pipeline.decoding.crops import Crop, Inputs, draw, resized_sides, rrc_window, window_starts
+from turbomim.pipeline.decoding.dali_package import import_dali
+from turbomim.pipeline.decoding.header import check_header
+from turbomim.pipeline.decoding.ppm import ppm_pixels
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.tars.store import Store
+
+# photographs read at once for their headers
+CHUNK = 64
+
+
+def stored_sides(split: Split, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return height and width of each sample's stored image, (B, 2), out of its header.
+
+    Raises UserError naming the sample: it cannot be read, or has no size.
+    """
+    raw = Store.of(split.manifest.made).kind == "raw"
+    files, sides = ShardFiles(split), []
+    try:
+        for start in range(0, len(ids_B), CHUNK):
+            some = ids_B[start : start + CHUNK]
+            for sample, image in zip(some.tolist(), read_samples(split, files, some).images, strict=True):
+                try:
+                    if raw:
+                        sides.append(ppm_pixels(image).shape[:2])
+                    else:
+                        header = check_header(image)
+                        sides.append((header.height, header.width))
+                except ValueError as error:
+                    raise UserError(
+                        f"{split.locate(sample)} in {str(split.path)!r} has no size ({error}): mend it and "
+                        "remake the split with `turbomim shard make`"
+                    ) from error
+    finally:
+        files.close()
+    return np.array(sides, np.int64)
+
+
+def crop_windows(
+    crop: Crop, size: int, scale: float, seed: int, turn: Turn, sides_B2: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return each sample's window as training crops it, and whether it is flipped.
+
+    sides (B, 2) int64: height and width of the stored image.  Windows (B, 2, 2) float64: its first corner
+    (y, x), then its last, in shares of the image's sides; beyond [0, 1] an src window shows the image's
+    mirrored border.  flips (B,) bool: left and right are exchanged after the cut.
+    """
+    inputs = draw(crop, scale, seed, turn)
+    if crop == "src":
+        sides_B2 = resized_sides(sides_B2, sides_B2.min(1, keepdims=True), size)
+        starts_B2 = window_starts(inputs["words"], sides_B2, size)
+        shapes_B2 = np.full_like(starts_B2, size)
+    else:
+        starts_B2, shapes_B2 = _rrc_windows(inputs, sides_B2)
+    corners_B22 = np.stack([starts_B2, starts_B2 + shapes_B2], axis=1)
+    return corners_B22 / sides_B2[:, None, :], inputs["flips"].astype(bool)
+
+
+def _rrc_windows(inputs: Inputs, sides_B2: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Run the loader's own graph from draws to windows: starts (B, 2) and shapes (B, 2), int64."""
+    dali = import_dali()
+    pipeline = dali.Pipeline(batch_size=len(sides_B2), num_threads=1, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        squares, words, sides = (dali.fn.external_source(name=name) for name in ("squares", "words", "sides"))
+        pipeline.set_outputs(*rrc_window(squares, words, sides))
+    pipeline.build()
+    for name, array in (("squares", inputs["squares"]), ("words", inputs["words"]), ("sides", sides_B2)):
+        pipeline.feed_input(name, array)
+    # copies: the memory is DALI's
+    starts_B2, shapes_B2 = (np.array(out.as_tensor()) for out in pipeline.run())
+    return starts_B2, shapes_B2

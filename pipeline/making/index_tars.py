@@ -1,0 +1,267 @@
+"""Foreign tars into a split: `index_tars` lists what lies where, and changes no tar.
+
+Beside each X.tar an X.idx is written, and for the folder the manifest and the listings of a split.  Nothing
+is left out without a word: what cannot be read as samples is an error that names shard, sample and byte.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from turbomim import __version__
+from turbomim.pipeline.making.photographs import BadImage
+from turbomim.pipeline.making.plan import at_least_one
+from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_split, tar_bytes
+from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.tars.keys import TarNames, choose_keys, look_at_names
+from turbomim.pipeline.tars.listings import write_listings
+from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS, Choice, TarSamples, read_samples_of
+from turbomim.pipeline.tars.split import Manifest, Shard, fingerprint_of, index_name
+from turbomim.pipeline.tars.store import Store
+from turbomim.pipeline.tars.tar import Keys, index_text
+from turbomim.pipeline.tars.walk import BadTar, open_tar, walk_tar
+
+CHUNK = 1 << 22
+
+# called from any thread: bytes and images done since its last call, bytes in all
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexReport:
+    """What `index_tars` found. left_out: samples without an image; others: files of no sample.
+
+    unread: images and labels, by their names, that are not read, by extension.  told: how keys were cut.
+    """
+
+    path: Path
+    manifest: Manifest
+    left_out: int
+    others: int
+    unread: Counter[str]
+    told: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IndexedTar:
+    """One tar, read: its entry in the manifest, the sha256 of its index, its samples without their lines."""
+
+    shard: Shard
+    index_sha256: str
+    samples: TarSamples
+
+
+def index_tars(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    split: str | None = None,
+    image: tuple[str, ...] = (),
+    label: str | None = None,
+    keys: Keys | None = None,
+    workers: int = 1,
+    allow_missing: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> IndexReport:
+    """Index all `*.tar` of a folder, in natural order of their names, as one split.
+
+    image, label: extensions of the members to read, label "none" for none; by default the member with an
+    image's extension, and "cls" where every sample has one; where all say -1 there are no labels.
+    keys: at which dot of a name a sample's key ends; by the names if not given, see `choose_keys`.
+    allow_missing: leave samples without an image out, named in bad.jsonl.  force: replace index files and
+    listings of others.  workers: threads; reading and hashing run side by side.  Raises UserError; index
+    files written by then are right and stay.
+    """
+    folder = Path(path)
+    tars = find_tars(folder)
+    name, split = name_split(folder, tars, name, split)
+    check_listings(folder, force)
+    choice = Choice(
+        image=tuple(extension.lower().lstrip(".") for extension in image),
+        label=None if label == "none" else (label or "cls").lower().lstrip("."),
+    )
+    told = ""
+    at_least_one("--workers", workers)
+    if keys is None:
+        keys, told = _find_keys(folder, tars, choice, workers)
+    choice = replace(choice, keys=keys)
+    indexed = _index_all(folder, tars, choice, workers, allow_missing, force, progress)
+    without = _check_images(indexed, choice, allow_missing)
+    labelled = sum(tar.samples.labelled for tar in indexed)
+    numbered = sum(tar.samples.numbered for tar in indexed)
+    shards = tuple(tar.shard for tar in indexed)
+    samples = sum(shard.samples for shard in shards)
+    if labelled < samples and (labelled or (label and choice.label)):
+        raise UserError(
+            f"{labelled:,} of {samples:,} samples in {str(folder)!r} have a label ({choice.label}): "
+            "choose with --label EXT, or --label none to read no labels"
+        )
+    images, unread = Counter[str](), Counter[str]()
+    for tar in indexed:
+        images += tar.samples.images
+        unread += tar.samples.unread
+    record = {"image": sorted(images), "label": choice.label if numbered else None, "keys": keys}
+    manifest = Manifest(
+        name=name,
+        split=split,
+        shards=shards,
+        classes=(),
+        fingerprint=fingerprint_of(shards),
+        made={"by": f"turbomim {__version__}", "indexed": record, "store": Store().to_json()},
+    )
+    index_sums = {index_name(tar.shard.name): tar.index_sha256 for tar in indexed}
+    write_listings(folder, manifest, tuple(without), index_sums)
+    return IndexReport(
+        path=folder,
+        manifest=manifest,
+        left_out=len(without),
+        others=sum(tar.samples.others for tar in indexed),
+        unread=unread,
+        told=told,
+    )
+
+
+def index_tar(
+    folder: Path,
+    name: str,
+    choice: Choice,
+    *,
+    allow_missing: bool,
+    force: bool,
+    advance: Callable[[int], None],
+) -> IndexedTar:
+    """Read one tar and write its index beside it.  Raises BadTar, OSError, UserError."""
+    with open_tar(folder / name) as descriptor:
+        samples = read_samples_of(descriptor, choice)
+        size = os.fstat(descriptor).st_size
+        digest = sha256_of(descriptor, advance)
+    text = index_text(samples.lines)
+    if allow_missing or not samples.without:
+        _write_index(folder / index_name(name), text, force)
+    shard = Shard(name=name, samples=len(samples.lines), bytes=size, sha256=digest)
+    samples.lines.clear()
+    return IndexedTar(shard=shard, index_sha256=hashlib.sha256(text).hexdigest(), samples=samples)
+
+
+def sha256_of(descriptor: int, advance: Callable[[int], object] = lambda _: None) -> str:
+    """Hash an open file in steps; `advance` hears the bytes of each."""
+    digest, place = hashlib.sha256(), 0
+    while chunk := os.pread(descriptor, CHUNK, place):
+        digest.update(chunk)
+        place += len(chunk)
+        advance(len(chunk))
+    return digest.hexdigest()
+
+
+def _find_keys(folder: Path, tars: list[str], choice: Choice, workers: int) -> tuple[Keys, str]:
+    """Look at the names in all tars for the dot at which keys end, and say why."""
+
+    def look(tar: str) -> TarNames:
+        names: list[bytes] = []
+        # one that cannot be read is named when it is indexed
+        with suppress(BadTar, OSError), open_tar(folder / tar) as descriptor:
+            names += (member.name for member in walk_tar(descriptor))
+        return look_at_names(names, choice.is_image, choice.label)
+
+    with ThreadPoolExecutor(workers) as pool:
+        return choose_keys(list(pool.map(look, tars)))
+
+
+def _index_all(
+    folder: Path,
+    tars: list[str],
+    choice: Choice,
+    workers: int,
+    allow_missing: bool,
+    force: bool,
+    progress: Progress | None,
+) -> list[IndexedTar]:
+    """Index every tar; raise UserError for the first that cannot be, and count the others."""
+    report = progress or (lambda *_: None)
+    total = sum(tar_bytes(folder / tar) for tar in tars)
+
+    def index(tar: str) -> IndexedTar | str:
+        try:
+            done = index_tar(
+                folder,
+                tar,
+                choice,
+                allow_missing=allow_missing,
+                force=force,
+                advance=lambda count: report(count, 0, total),
+            )
+        except UserError as error:
+            return str(error)
+        except BadTar as error:
+            return f"{str(folder / tar)!r} {error}"
+        except OSError as error:
+            return f"{str(folder / tar)!r} cannot be read: {why(error, 'check the disk')}"
+        report(0, done.shard.samples, total)
+        return done
+
+    # threads: reading and hashing, most of the work, run without the interpreter's lock
+    pool = ThreadPoolExecutor(workers)
+    try:
+        results = list(pool.map(index, tars))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    problems = [result for result in results if isinstance(result, str)]
+    if problems:
+        count = f"; {len(problems):,} of {len(tars):,} tars have problems" if problems[1:] else ""
+        raise UserError(problems[0] + count)
+    return [result for result in results if isinstance(result, IndexedTar)]
+
+
+def _check_images(indexed: list[IndexedTar], choice: Choice, allow_missing: bool) -> list[BadImage]:
+    """Name the samples without an image.  Raises UserError: no images, unwanted gaps, an unclear choice."""
+    wanted = " ".join(choice.image or IMAGE_EXTENSIONS)
+    missing = [(tar.shard.name, *sample) for tar in indexed for sample in tar.samples.without]
+    images = sorted({extension for tar in indexed for extension in tar.samples.images})
+    if not images:
+        found = Counter(extension for _, _, extensions in missing for extension in extensions).most_common(8)
+        if not found:
+            raise UserError(
+                f"no sample has an image: looked for {wanted}, found no files with an extension; give "
+                "a folder of tars with images"
+            )
+        names = ", ".join(f"{count:,} {extension}" for extension, count in found)
+        raise UserError(
+            f"no sample has an image: looked for {wanted}, found {names}; choose with --image EXT"
+        )
+    # jpg beside png is one field in two formats; jpg beside seg.png is two fields
+    fields = {extension.rpartition(".")[0]: extension for extension in images}
+    if len(fields) > 1 and not choice.image:
+        names = " and ".join(list(fields.values())[:2])
+        every = " ".join(images[:8])
+        other = ", or, if names may hold dots, --keys last-dot" if choice.keys == "first-dot" else ""
+        raise UserError(
+            f"the images of some samples are {names}: choose with --image EXT, or take all with --image "
+            f"{every}{other}"
+        )
+    if missing and not allow_missing:
+        tar, key, extensions = missing[0]
+        raise UserError(
+            f"{len(missing):,} samples have no image ({wanted}), the first is {key!a} in {tar!r} with "
+            f"{' '.join(extensions[:8])}: choose with --image EXT, or leave them out with --allow-missing"
+        )
+    return [
+        BadImage(path=f"{tar}:{key}", reason=f"no image among its members: {' '.join(extensions)}")
+        for tar, key, extensions in missing
+    ]
+
+
+def _write_index(path: Path, text: bytes, force: bool) -> None:
+    """Write an index file, unless it is there; another one of that name is kept without `force`."""
+    if not force and os.path.lexists(path):
+        if path.is_file() and path.read_bytes() == text:
+            return
+        raise UserError(f"{str(path)!r} is there and differs from its tar: replace it with --force")
+    write_durably(path, text, unique=True)

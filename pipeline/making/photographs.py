@@ -1,0 +1,215 @@
+"""Photographs to pack: what is known of each, and how a folder is searched for them.
+
+Nothing is opened here and nothing is left out silently: every file is a photograph, or counted among the
+other files by extension.
+"""
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from turbomim.pipeline.making.passed_over import PassedOver
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.tars.tar import NO_LABEL
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+
+# Pillow's own limit against decompression bombs: 2 * 89,478,485
+MAX_PIXELS = 178_956_970
+
+# sizes and offsets of one image fit int32 in the sample index
+MAX_IMAGE_BYTES = 2**31 - 1
+
+MAX_KEY = 80
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photograph:
+    """One image file. path: relative to the root, '/' separated.
+
+    label: place in `Photographs.classes`, NO_LABEL where those are none.
+    bytes, mtime_ns: size and time of the last change when it was listed; 0 where that could not be seen.
+    """
+
+    path: str
+    key: str
+    label: int
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadImage:
+    """An image that was left out. path: relative to the root."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Photographs:
+    """The image files below a root, sorted by path.
+
+    other_files: what else lay there, files by extension.  refused: what a list named and cannot be packed.
+    told: what people should know of how they were found, in lines.
+    """
+
+    root: Path
+    images: tuple[Photograph, ...]
+    classes: tuple[str, ...]
+    other_files: dict[str, int]
+    refused: tuple[BadImage, ...] = ()
+    told: tuple[str, ...] = ()
+
+
+def find_photographs(source: Path, skip: str | None = None) -> Photographs:
+    """List the image files below `source`, with labels as in torchvision's ImageFolder.
+
+    Class folders: the sorted sub-folders, those without images included, so that labels agree between splits.
+    Images lying in `source` itself: no classes, for one would say nothing.  Links are followed; what systems
+    leave beside images is passed over, see `PassedOver`.  skip: more patterns of such names.  Raises
+    UserError: not a folder, unreadable, no images, or images both beside and inside class folders.
+    """
+    if not source.is_dir():
+        problem = "is a file" if source.exists() else "does not exist"
+        raise UserError(
+            f"{str(source)!r} {problem}: give a folder of images, or of one folder per class, or a .csv, "
+            ".tsv or .txt list"
+        )
+    found, others, passed = [], Counter[str](), PassedOver(skip)
+    for path, file_stamp in _walk(source, "", (), passed):
+        extension = os.path.splitext(path)[1].lower()
+        if extension in EXTENSIONS:
+            found.append((path, *file_stamp))
+        else:
+            others[extension] += 1
+    other_files = dict(sorted(others.items(), key=lambda item: (-item[1], os.fsencode(item[0]))))
+    if not found:
+        raise UserError(
+            f"no images below {str(source)!r}: looked for {' '.join(EXTENSIONS)}, "
+            f"found {describe_others(other_files)}{'; ' * bool(passed.told())}{passed.told()}"
+        )
+    found.sort(key=lambda item: os.fsencode(item[0]))
+    paths = [path for path, _, _ in found]
+    classes = _classes(source, paths, passed)
+    label_of = {name: label for label, name in enumerate(classes)}
+    images = tuple(
+        Photograph(
+            path=path,
+            key=key,
+            label=label_of.get(path.partition("/")[0], NO_LABEL),
+            bytes=size,
+            mtime_ns=mtime_ns,
+        )
+        for (path, size, mtime_ns), key in zip(found, assign_keys(paths), strict=True)
+    )
+    told = (passed.told(),) if passed.told() else ()
+    return Photographs(root=source, images=images, classes=classes, other_files=other_files, told=told)
+
+
+def stamp(file: str | os.DirEntry[str]) -> tuple[int, int]:
+    """Give a file's size in bytes and the time of its last change in ns: 0, 0 where they cannot be seen."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):
+        # reading it later gives the reason for bad.jsonl
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def describe_others(other_files: dict[str, int], most: int = 5) -> str:
+    """Say how many files of which extension, most frequent first: `12 .txt, 3 .heic`."""
+    # an extension comes from a file name: shown escaped, so that the message stays one line
+    shown = [
+        f"{count:,} {ascii(extension)[1:-1] if extension else 'without extension'}"
+        for extension, count in list(other_files.items())[:most]
+    ]
+    if len(other_files) > most:
+        shown.append(f"{sum(list(other_files.values())[most:]):,} others")
+    return ", ".join(shown) or "no files"
+
+
+def assign_keys(paths: list[str]) -> list[str]:
+    """Give each relative path a unique WebDataset key of at most 80 characters out of [A-Za-z0-9_-].
+
+    '/' becomes '_', anything else outside the set '-'.  A key that lost characters, or that several paths
+    would share (a.jpg and a.png), ends in a hash of its path: 8 hex digits, more where those are not enough.
+    """
+    plain = [os.path.splitext(path)[0].replace("/", "_") for path in paths]
+    keys = [key_characters(stem) for stem in plain]
+    hashed = _shared(keys) | {at for at, key in enumerate(keys) if key != plain[at] or len(key) > MAX_KEY}
+    stems = list(keys)
+    for digits in (8, 16, 32):
+        for at in hashed:
+            digest = hashlib.sha256(os.fsencode(paths[at])).hexdigest()[:digits]
+            keys[at] = f"{stems[at][: MAX_KEY - digits - 1]}-{digest}"
+        hashed = _shared(keys)
+        if not hashed:
+            return keys
+    at, *_ = sorted(hashed)
+    raise UserError(f"no unique key for {paths[at]!r}: rename the file")
+
+
+def key_characters(text: str) -> str:
+    """A text with '-' for every character that a key cannot have."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", text)
+
+
+def _walk(
+    source: Path, folder: str, ancestors: tuple[tuple[int, int], ...], passed: PassedOver
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield (relative path, stamp) of every file below; a link to a folder above is not entered again."""
+    here = source / folder
+    try:
+        status = here.stat()
+        with os.scandir(here) as listing:
+            entries = list(listing)
+    except OSError as error:
+        raise UserError(
+            f"cannot read the folder {str(here)!r}: {why(error, 'check its permissions')}"
+        ) from error
+    identity = (status.st_dev, status.st_ino)
+    if identity in ancestors:
+        return
+    for entry in entries:
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        if passed.fits(entry.name):
+            passed.count(entry, _is_folder(entry))
+        elif _is_folder(entry):
+            yield from _walk(source, path, (*ancestors, identity), passed)
+        else:
+            yield path, stamp(entry)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        # a link to itself
+        return False
+
+
+def _classes(source: Path, paths: list[str], passed: PassedOver) -> tuple[str, ...]:
+    beside = [path for path in paths if "/" not in path]
+    if not beside:
+        with os.scandir(source) as listing:
+            folders = [entry.name for entry in listing if _is_folder(entry) and not passed.fits(entry.name)]
+        return tuple(sorted(folders, key=os.fsencode))
+    if len(beside) < len(paths):
+        inside = next(path for path in paths if "/" in path)
+        raise UserError(
+            f"{str(source)!r} holds images both outside ({len(beside):,}, as {beside[0]!r}) and inside class "
+            f"folders ({len(paths) - len(beside):,}, as {inside!r}): put all into class folders, or all into "
+            "one"
+        )
+    return ()
+
+
+def _shared(keys: list[str]) -> set[int]:
+    counts = Counter(keys)
+    return {at for at, key in enumerate(keys) if counts[key] > 1}

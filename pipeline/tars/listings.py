@@ -1,0 +1,69 @@
+"""What lies beside the shards of a split: listings that timm, open_clip, sha256sum and people read."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from turbomim.pipeline.making.photographs import BadImage
+from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import BAD, MANIFEST, SUMS, Manifest
+
+
+def write_listings(
+    folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], index_sums: dict[str, str]
+) -> list[str]:
+    """Write what other tools and people read, and give the file names; manifest.json is the last.
+
+    index_sums: sha256 of each index file, hex, by its name.
+    """
+    shards = manifest.shards
+    lengths = {shard.name: shard.samples for shard in shards}
+    timm_split = {
+        "name": manifest.split,
+        "num_samples": manifest.samples,
+        "filenames": list(lengths),
+        "shard_lengths": list(lengths.values()),
+    }
+    # md5sum is optional there, and would cost as much as the sha256
+    wids = {
+        "__kind__": "wids-shard-index-v1",
+        "wids_version": 1,
+        "name": f"{manifest.name}-{manifest.split}",
+        "shardlist": [
+            {"url": shard.name, "nsamples": shard.samples, "filesize": shard.bytes} for shard in shards
+        ],
+    }
+    listings = {
+        "classes.json": _json(manifest.classes),
+        "_info.json": _json({"splits": {manifest.split: timm_split}}),
+        "sizes.json": _json(lengths),
+        "wids.json": _json(wids),
+        BAD: "".join(json.dumps(asdict(image)) + "\n" for image in bad).encode(),
+        MANIFEST: manifest.to_json().encode(),
+    }
+    sums = {shard.name: shard.sha256 for shard in shards} | index_sums
+    sums |= {name: hashlib.sha256(content).hexdigest() for name, content in listings.items()}
+    lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
+    files = {SUMS: lines.encode(), **listings}
+    for name, content in files.items():
+        write_durably(folder / name, content)
+    return list(files)
+
+
+def _json(tree: Any) -> bytes:
+    return (json.dumps(tree, indent=1) + "\n").encode()
+
+
+def read_bad(folder: Path) -> tuple[BadImage, ...]:
+    """Read what was refused; nothing without such a file.  Raises UserError if it is not ours."""
+    path = folder / BAD
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return tuple(BadImage(**json.loads(line)) for line in lines)
+    except FileNotFoundError:
+        return ()
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{str(path)!r} has a line without a path and a reason: restore the file") from error

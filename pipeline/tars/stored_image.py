@@ -1,0 +1,70 @@
+"""Where the images of a tar lie, by the lines of its index, and the bytes of one that somebody named."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.split import index_name, load_manifest
+from turbomim.pipeline.tars.tar import Members, split_key
+from turbomim.pipeline.tars.walk import open_tar
+
+PLACE = re.compile(r"(?P<shard>.+?\.tar):(?P<name>.+?)(:(?P<offset>\d+))?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredImage:
+    """Where an image lies in its tar. name: of its member, printable; offset, size: bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def stored_images(lines: list[str], extensions: tuple[str, ...]) -> list[StoredImage]:
+    """List the images of a tar by the lines of its index; extensions: of the image members.
+
+    Raises ValueError for a line without an image.
+    """
+    images = []
+    for number, line in enumerate(lines, 2):
+        words = line.split(" ")
+        at = next((at for at in range(0, len(words) - 3, 4) if words[at] in extensions), None)
+        if at is None:
+            raise ValueError(f"line {number:,} of its index names no image ({' or '.join(extensions)})")
+        images.append(StoredImage(name=words[at + 3], offset=int(words[at + 1]), size=int(words[at + 2])))
+    return images
+
+
+def read_named_image(folder: Path, place: str) -> bytes:
+    """Read the image that `SHARD.tar:KEY` names, damaged or not; the extension and `:OFFSET` may follow.
+
+    Raises UserError: no such shard or sample, or it cannot be read.
+    """
+    manifest = load_manifest(folder)
+    members = Members.of(manifest.made)
+    parts = PLACE.fullmatch(place)
+    if not parts or parts["shard"] not in {shard.name for shard in manifest.shards}:
+        raise UserError(
+            f"{place!a} names no image of {str(folder)!r}: give SHARD.tar:KEY, as `verify` prints it"
+        )
+    try:
+        lines = (folder / index_name(parts["shard"])).read_bytes().decode("latin-1").split("\n")[1:-1]
+        images = stored_images(lines, members.image)
+        for image in images:
+            key, _ = split_key(image.name, members.keys)
+            # a header may hold but the beginning of a long name: the offset, if there is one, decides
+            if (
+                parts["offset"] == str(image.offset)
+                if parts["offset"]
+                else parts["name"] in (key, image.name)
+            ):
+                with open_tar(folder / parts["shard"]) as descriptor:
+                    return os.pread(descriptor, image.size, image.offset)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {place!a}: {error}; `turbomim shard verify` says more") from error
+    raise UserError(
+        f"no sample {parts['name']!a} in the index of {parts['shard']!r}, {counted(len(images), 'sample')}"
+    )
