@@ -122,7 +122,7 @@ def make_photographs(work: Path) -> tuple[Path, str]:
     """The folder of photographs cut out of embedded ones, and why there are none."""
     folder = work / "photographs"
     try:
-        from turbomim.train.photos import cut_photos
+        from turbomim.train.demo.photos import cut_photos
 
         cut_photos(folder, images=PHOTOGRAPHS)
     except (ImportError, UserError) as error:

@@ -21,11 +21,11 @@ from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.textbook_convmae import TextbookConvMAE
 from turbomim.benchmarks.textbook_mae import noise_of, normalised
 from turbomim.benchmarks.timing import alternate, report
-from turbomim.train.config import Config
-from turbomim.train.distributed import choose_device
+from turbomim.train.loop.step import autocast
 from turbomim.train.models.convmae import ConvMAE
-from turbomim.train.recipes import recipe
-from turbomim.train.step import autocast
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config
+from turbomim.train.world.distributed import choose_device
 
 REFERENCE = "textbook"
 # the most that losses may differ, as a share of the textbook's: float32, bfloat16

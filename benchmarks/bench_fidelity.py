@@ -20,7 +20,7 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import SUBSAMPLINGS, Store
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE, PATCH, PATCHES, RADIUS, BATCH = 224, 16, 196, 40.0, 50
 IMAGENET_SAMPLES = 1_281_167

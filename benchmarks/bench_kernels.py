@@ -25,8 +25,8 @@ from turbomim.kernels.masked_loss import masked_mse
 from turbomim.kernels.masked_patches import Target, load_store_bytes, masked_patches, masked_patches_ref
 from turbomim.kernels.masking import random_masking, random_masking_ref
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
-from turbomim.train.options import parse
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
+from turbomim.train.settings.flags import parse
 
 SIZE, PATCH, PATCHES, KEEP, RADIUS = 224, 16, 196, 49, 40.0
 MASKED, VALUES = PATCHES - KEEP, PATCH * PATCH * 3

@@ -27,7 +27,7 @@ from turbomim.pipeline.decoding.dali_package import WHEELS
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.packages import installed
 from turbomim.pipeline.tars.store import KINDS
-from turbomim.train.options import parse
+from turbomim.train.settings.flags import parse
 
 PACKAGES: Final = (
     "torch",

@@ -24,10 +24,10 @@ from torch.nn import functional
 from turbomim.benchmarks.timing import alternate, emit, machine, report
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import LoaderStats
-from turbomim.train.augment_ahead import AugmentAhead
-from turbomim.train.finetune_config import FinetuneSettings
-from turbomim.train.machine import cores
-from turbomim.train.rand_augment import change, drawn_changes
+from turbomim.train.finetune.augment_ahead import AugmentAhead
+from turbomim.train.finetune.rand_augment import change, drawn_changes
+from turbomim.train.machine.checks import cores
+from turbomim.train.settings.finetune import FinetuneSettings
 
 POLICY = FinetuneSettings().rand_augment
 SIZE = 224

@@ -14,7 +14,7 @@ import tyro
 from turbomim.benchmarks.gpu.report import all_tables, pages
 from turbomim.benchmarks.result_tables import entries, plot, read
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.options import parse
+from turbomim.train.settings.flags import parse
 
 
 @dataclass(frozen=True, kw_only=True)

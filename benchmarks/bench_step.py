@@ -22,14 +22,14 @@ from turbomim.benchmarks.bench_step_forms import FORMS, OTHER_LOSS, USUAL, Task
 from turbomim.benchmarks.bench_step_process import FormProcess, Turn
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.config import Config, DataConfig, StepConfig
-from turbomim.train.distributed import choose_device
-from turbomim.train.memory import predicted_bytes
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.loop.step import uses_bfloat16
+from turbomim.train.machine.memory import predicted_bytes
+from turbomim.train.machine.peak import peak_flops
 from turbomim.train.models.methods import flops_per_image
-from turbomim.train.options import parse
-from turbomim.train.peak import peak_flops
-from turbomim.train.step import uses_bfloat16
+from turbomim.train.settings.config import Config, DataConfig, StepConfig
+from turbomim.train.settings.flags import parse
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.world.distributed import choose_device
 
 # patch, width, depth, heads
 MODELS: Final = {

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from turbomim.benchmarks.textbook_mae import TextbookMAE, noise_of, normalised
 from turbomim.kernels.masking import random_masking
 from turbomim.pipeline.batch import Batch
-from turbomim.train.config import Config
-from turbomim.train.distributed import World
-from turbomim.train.export_hf import vit_mae_config
-from turbomim.train.foreign_hf import to_vit_mae
+from turbomim.train.export.hf import vit_mae_config
+from turbomim.train.foreign.hf import to_vit_mae
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.step import Step, autocast
 from turbomim.train.models.mae import MAE
-from turbomim.train.optim import make_optimizer
-from turbomim.train.step import Step, autocast
+from turbomim.train.settings.config import Config
+from turbomim.train.world.distributed import World
 
 LR: Final = 1e-4
 

@@ -22,16 +22,16 @@ from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.config import Config
-from turbomim.train.data import open_data, open_loader, store_text
-from turbomim.train.data_wait import DataWait
-from turbomim.train.distributed import World, start
+from turbomim.train.loop.data import open_data, open_loader, store_text
+from turbomim.train.loop.data_wait import DataWait
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.step import Step
+from turbomim.train.machine.tuned_loader import machine_name, read_tuned, resolve
 from turbomim.train.models.methods import make_model
-from turbomim.train.optim import make_optimizer
-from turbomim.train.options import parse
-from turbomim.train.recipes import recipe
-from turbomim.train.step import Step
-from turbomim.train.tuned import machine_name, read_tuned, resolve
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.flags import parse
+from turbomim.train.world.distributed import World, start
 
 SYNTHETIC: Final = "synthetic batch"
 REAL: Final = "end to end"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
 # images (B, C, H, W) in 0..1 units to the same, low-passed
 Filter = Callable[[Tensor], Tensor]

@@ -34,12 +34,12 @@ from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import file_sha256
-from turbomim.train import checkpoint
-from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
-from turbomim.train.log import read_metrics
-from turbomim.train.model_config import ModelConfig
-from turbomim.train.pretrain import pretrain
-from turbomim.train.step import Step
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.log import read_metrics
+from turbomim.train.loop.step import Step
+from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.settings.model import ModelConfig
 
 # what an attempt is killed inside of: where the function is, and its calls in one attempt, roughly
 PLACES: dict[str, tuple[Any, str, int]] = {

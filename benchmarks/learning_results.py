@@ -12,7 +12,7 @@ from typing import Any
 
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.log import read_metrics
+from turbomim.train.folder.log import read_metrics
 
 # what the plot and the table show of the trained encoder
 SHOWN = "mean of patch tokens"

@@ -17,12 +17,12 @@ from turbomim.benchmarks.textbook_mae import TextbookMAE, normalised
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.config import Config
-from turbomim.train.data import open_loader
-from turbomim.train.distributed import World
+from turbomim.train.loop.data import open_loader
+from turbomim.train.machine.tuned_loader import default_settings
 from turbomim.train.models.mae import MAE
-from turbomim.train.schedule import lr_of_step
-from turbomim.train.tuned import default_settings
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.schedule import lr_of_step
+from turbomim.train.world.distributed import World
 
 # steps before the timed ones, and timed ones, that tell how many fit into the time
 WARM_STEPS, TIMED_STEPS = 3, 20

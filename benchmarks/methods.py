@@ -20,12 +20,12 @@ from typing import Any, Final
 from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.timing import emit, machine
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.features import load_run
-from turbomim.train.log import Record, read_metrics
+from turbomim.train.encoder.features import load_run
+from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.models.methods import flops_per_image, method_of
-from turbomim.train.pictures import Row, reconstruction_png, series, smooth
-from turbomim.train.recipes import recipe
-from turbomim.train.show import HEADERS, pick, reconstruct
+from turbomim.train.pictures.figure import Row, reconstruction_png, series, smooth
+from turbomim.train.pictures.reconstruction import HEADERS, pick, reconstruct
+from turbomim.train.recipes.table import recipe
 
 SIZE: Final = 96
 BATCH: Final = 32

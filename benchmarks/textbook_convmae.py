@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from turbomim.benchmarks.textbook_mae import Block, TextbookMAE
-from turbomim.train.config import Config
+from turbomim.train.settings.config import Config
 
 
 class ConvEmbed(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 
 class Attention(nn.Module):

@@ -15,8 +15,8 @@ from typing import Any, Final
 import torch
 
 from turbomim.pipeline.system.packages import installed
-from turbomim.train.machine import cpu_model, driver_version
-from turbomim.train.rundir import versions
+from turbomim.train.folder.rundir import versions
+from turbomim.train.machine.checks import cpu_model, driver_version
 
 FOLDER: Final = Path(__file__).resolve().parent
 # the folders of our own code

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from turbomim.train import checkpoint, rundir
-from turbomim.train.config import Config, DataConfig, RunConfig
-from turbomim.train.config_dict import to_dict
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.folder import checkpoint, rundir
+from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
-from turbomim.train.optim import make_optimizer
+from turbomim.train.settings.config import Config, DataConfig, RunConfig
+from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.settings.model import ModelConfig
 
 STEP, POSITION, FINGERPRINT = 3, 24, "ab12" * 16
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from turbomim.train.config import Config
-from turbomim.train.recipes import recipe
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config
 
 DECODER = {"decoder_width": 32, "decoder_depth": 2, "decoder_heads": 2}
 ENCODER = {"patch": 8, "width": 32, "depth": 2, "heads": 2}

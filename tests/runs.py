@@ -24,11 +24,11 @@ import torch
 from rich.console import Console
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import checkpoint
-from turbomim.train.config import Config, DataConfig, EvalConfig, OptimConfig, RunConfig, StepConfig
-from turbomim.train.log import Record, read_metrics
-from turbomim.train.model_config import ModelConfig
-from turbomim.train.pretrain import pretrain
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.settings.config import Config, DataConfig, EvalConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.settings.model import ModelConfig
 
 SERVER = multiprocessing.get_context("forkserver")
 # turbomim imports DALI where it first needs it: a second for each process if not here

@@ -19,8 +19,8 @@ from test_mae import with_model
 from torch import Tensor
 
 from turbomim.train.analyze.avgdist import average_distance, measure
-from turbomim.train.config import Config
 from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import Config
 
 
 def by_all_pairs(visible_SS: Tensor) -> float:

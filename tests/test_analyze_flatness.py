@@ -30,10 +30,10 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.flatness import Flatness, first_batch, hessian_product, sharpness, trained
 from turbomim.train.analyze.lanczos import lanczos
-from turbomim.train.config import Config, DataConfig
-from turbomim.train.features import load_run
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.encoder.features import load_run
 from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import Config, DataConfig
+from turbomim.train.settings.model import ModelConfig
 
 # so small that its Hessian is a matrix
 TINY = Config(

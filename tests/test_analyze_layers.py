@@ -17,8 +17,8 @@ from test_cli import call
 from test_mae import with_model
 
 from turbomim.train.analyze.layers import shares
-from turbomim.train.log import Record
-from turbomim.train.pretrain import pretrain
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder.log import Record
 
 
 def test_records_without_every_share_are_left_out() -> None:

@@ -52,11 +52,11 @@ from turbomim.train.analyze.corruptions import (
 )
 from turbomim.train.analyze.robustness import corrupt, corrupted, scorers_of
 from turbomim.train.analyze.severities import severities
-from turbomim.train.eval_splits import choose_ids
-from turbomim.train.features import encode, load_run
-from turbomim.train.knn import knn
+from turbomim.train.encoder.features import encode, load_run
+from turbomim.train.evaluate.knn import knn
+from turbomim.train.evaluate.probe import linear_probe
+from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.models.methods import make_model
-from turbomim.train.probe import linear_probe
 
 Pixels = NDArray[np.uint8]
 PHOTO = texture(3, 24, 24)

@@ -20,7 +20,7 @@ from turbomim.benchmarks.eager_targets import convolutions, dft_products, fft_di
 from turbomim.kernels import static
 from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
 
 @pytest.mark.parametrize("radius", [5.0, 17.0])

@@ -30,7 +30,7 @@ from turbomim.benchmarks.loader_peers import pil_files
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.store import Kind
-from turbomim.train.cli import _bench as bench
+from turbomim.train.commands.cli import _bench as bench
 
 SIZE, PHOTOGRAPHS = 32, 12
 

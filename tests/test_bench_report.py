@@ -19,7 +19,7 @@ from turbomim.benchmarks.bench_report import main
 from turbomim.benchmarks.result_tables import entries, markdown
 from turbomim.benchmarks.timing import report
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.cli import _bench as bench
+from turbomim.train.commands.cli import _bench as bench
 
 MACHINE = {"device": "cpu", "threads": 2, "commit": "abc"}
 

@@ -33,10 +33,10 @@ from turbomim.benchmarks.bench_step import MODELS, BenchStep, compare, configure
 from turbomim.benchmarks.bench_step_forms import FORMS, Task
 from turbomim.benchmarks.bench_step_process import FormProcess, Turn
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.cli import _bench as bench
-from turbomim.train.config import Config, DataConfig, StepConfig
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.commands.cli import _bench as bench
 from turbomim.train.models.methods import flops_per_image
+from turbomim.train.settings.config import Config, DataConfig, StepConfig
+from turbomim.train.settings.model import ModelConfig
 
 SMALL = Config(
     data=DataConfig(size=48),

@@ -22,9 +22,9 @@ from turbomim.benchmarks.bench_train import BenchTrain, main, measure, settings
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.config import Config, DataConfig, StepConfig
-from turbomim.train.distributed import start
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.settings.config import Config, DataConfig, StepConfig
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.world.distributed import start
 
 SMALL = Config(
     data=DataConfig(size=32, prefetch=3),

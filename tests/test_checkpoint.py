@@ -29,11 +29,11 @@ import torch
 from torch import nn
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import checkpoint
-from turbomim.train.checkpoint import Snapshot, State
-from turbomim.train.config import OptimConfig
-from turbomim.train.optim import make_optimizer
-from turbomim.train.saver import Saver
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.checkpoint import Snapshot, State
+from turbomim.train.folder.saver import Saver
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.settings.config import OptimConfig
 
 
 def trained(seed: int = 0, steps: int = 2) -> tuple[nn.Module, torch.optim.AdamW]:

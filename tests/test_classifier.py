@@ -25,15 +25,15 @@ from torch.nn import functional
 from torchvision.transforms import v2
 
 from turbomim.pipeline.decoding.centre_crops import centre_crop
-from turbomim.train.augment import mixed
-from turbomim.train.classifier import patches_of
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig
-from turbomim.train.export_timm import timm_arguments
-from turbomim.train.features import normalised
-from turbomim.train.finetune_config import FinetuneConfig, FinetuneSettings
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.encoder.features import normalised
+from turbomim.train.export.timm import timm_arguments
+from turbomim.train.finetune.augment import mixed
+from turbomim.train.finetune.classifier import patches_of
 from turbomim.train.models.drop_path import DropPath
 from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig
+from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings
+from turbomim.train.settings.model import ModelConfig
 
 # epochs and ids of samples, from which drop path is drawn
 DRAWN = torch.zeros(4, dtype=torch.long), torch.arange(4)

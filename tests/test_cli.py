@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.cli import COMMANDS, main
-from turbomim.train.demo import demo
-from turbomim.train.log import read_metrics
-from turbomim.train.show import show
+from turbomim.train.commands.cli import COMMANDS, main
+from turbomim.train.commands.demo import demo
+from turbomim.train.folder.log import read_metrics
+from turbomim.train.pictures.reconstruction import show
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -139,7 +139,7 @@ def test_module_runs_from_any_folder(tmp_path: Path) -> None:
 
 WITHOUT_TORCH = """
 import contextlib, io, sys
-from turbomim.train.cli import COMMANDS, main
+from turbomim.train.commands.cli import COMMANDS, main
 
 for words in sys.stdin.read().splitlines():
     sys.argv = ["turbomim", *words.split()]

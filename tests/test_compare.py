@@ -24,11 +24,11 @@ from PIL import Image
 from test_cli import call
 
 from turbomim.pipeline.tars.split import Split, load_manifest
-from turbomim.train import rundir
-from turbomim.train.compare import plot, warnings
-from turbomim.train.config import Config
-from turbomim.train.recipes import recipe
-from turbomim.train.report_run import RunFacts
+from turbomim.train.folder import rundir
+from turbomim.train.recipes.table import recipe
+from turbomim.train.report.compare import plot, warnings
+from turbomim.train.report.run import RunFacts
+from turbomim.train.settings.config import Config
 
 
 def config_of(**sections: dict[str, Any]) -> Config:

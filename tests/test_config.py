@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.cli import parse_config
-from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig
-from turbomim.train.config_dict import differences, from_dict, to_dict
-from turbomim.train.model_config import ModelConfig
-from turbomim.train.recipes import RECIPES, recipe
+from turbomim.train.commands.cli import parse_config
+from turbomim.train.recipes.table import RECIPES, recipe
+from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.settings.dictionary import differences, from_dict, to_dict
+from turbomim.train.settings.model import ModelConfig
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -25,12 +25,12 @@ from turbomim.benchmarks.textbook_convmae import TextbookConvMAE, upsampled
 from turbomim.benchmarks.textbook_mae import normalised
 from turbomim.kernels.masking import complementary_masks
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.config import Config, DataConfig, RunConfig, StepConfig
-from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.convmae import ConvMAE, places
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image, make_model
-from turbomim.train.recipes import recipe
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config, DataConfig, RunConfig, StepConfig
+from turbomim.train.settings.model import ModelConfig
 
 SMALL = Config(
     data=DataConfig(size=48),

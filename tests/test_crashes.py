@@ -23,10 +23,10 @@ from turbomim.pipeline.decoding.under_way import Journal, UnderWay, begin, left_
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train import rundir
-from turbomim.train.config import Config
-from turbomim.train.crashes import deadly_list
-from turbomim.train.show import show
+from turbomim.train.folder import rundir
+from turbomim.train.folder.crashes import deadly_list
+from turbomim.train.pictures.reconstruction import show
+from turbomim.train.settings.config import Config
 
 SAMPLES, DEADLY = 40, 17
 

@@ -15,12 +15,12 @@ import time
 import pytest
 import torch
 
-from turbomim.train import window as window_module
-from turbomim.train.config import Config
-from turbomim.train.data_wait import DataWait
-from turbomim.train.distributed import World
-from turbomim.train.plan import Plan
-from turbomim.train.window import Window
+from turbomim.train.loop import window as window_module
+from turbomim.train.loop.data_wait import DataWait
+from turbomim.train.loop.window import Window
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.plan import Plan
+from turbomim.train.world.distributed import World
 
 GPU = torch.device("cuda")
 

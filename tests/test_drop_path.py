@@ -21,12 +21,12 @@ from torch import Tensor
 from turbomim.kernels.philox import PURPOSE_MASK, draw_u32_ref
 from turbomim.pipeline.stream import philox as host
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.config import Config
 from turbomim.train.models.drop_path import DropPath, add_drop_path, draw_paths
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.vit import make_blocks
-from turbomim.train.recipes import recipe
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config
 
 RATE = 0.6
 VIT = with_model(SMALL, depth=3, drop_path=RATE)

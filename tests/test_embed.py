@@ -40,11 +40,11 @@ from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train import embed
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD
-from turbomim.train.export_timm import timm_arguments
-from turbomim.train.features import load_run
-from turbomim.train.pretrain import pretrain
+from turbomim.train.commands import embed
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.encoder.features import load_run
+from turbomim.train.export.timm import timm_arguments
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -31,11 +31,11 @@ from torch.utils._pytree import tree_leaves
 
 from turbomim.kernels.philox import PURPOSE_ERASE
 from turbomim.pipeline.stream.philox import draw_u32
-from turbomim.train import erase as erase_module
-from turbomim.train.augment import augmented_batch
-from turbomim.train.augment_ahead import Augmented
-from turbomim.train.erase import drawn_rectangles, erase, noise
-from turbomim.train.finetune_config import FinetuneSettings
+from turbomim.train.finetune import erase as erase_module
+from turbomim.train.finetune.augment import augmented_batch
+from turbomim.train.finetune.augment_ahead import Augmented
+from turbomim.train.finetune.erase import drawn_rectangles, erase, noise
+from turbomim.train.settings.finetune import FinetuneSettings
 
 aten = torch.ops.aten
 

@@ -25,14 +25,14 @@ from test_cli import call
 from turbomim.pipeline.decoding.centre_crops import centre_crops
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
-from turbomim.train.eval_splits import choose_ids
-from turbomim.train.features import encode, load_run
-from turbomim.train.knn import knn
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.encoder.features import encode, load_run
+from turbomim.train.evaluate.knn import knn
+from turbomim.train.evaluate.probe import linear_probe
+from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.models.mae import MAE
-from turbomim.train.pretrain import pretrain
-from turbomim.train.probe import linear_probe
+from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.settings.model import ModelConfig
 
 
 @pytest.fixture(scope="module")

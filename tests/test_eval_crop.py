@@ -27,11 +27,11 @@ from test_cli import call
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding import centre_crops
 from turbomim.pipeline.decoding.centre_crops import centre_crop
-from turbomim.train.config import Config, DataConfig
-from turbomim.train.eval_crop import crop_rule, crop_share
-from turbomim.train.export_timm import timm_arguments
-from turbomim.train.features import normalised
-from turbomim.train.pretrain import pretrain
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.encoder.crop import crop_rule, crop_share
+from turbomim.train.encoder.features import normalised
+from turbomim.train.export.timm import timm_arguments
+from turbomim.train.settings.config import Config, DataConfig
 
 
 def test_the_share_is_the_published_one() -> None:

@@ -24,12 +24,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from turbomim.pipeline.batch import Batch
-from turbomim.train import checkpoint, sharding, step
-from turbomim.train.config import Config
-from turbomim.train.distributed import World, start
+from turbomim.train.folder import checkpoint
+from turbomim.train.loop import step
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.step import Step
+from turbomim.train.models import sharding
 from turbomim.train.models.methods import make_model
-from turbomim.train.optim import make_optimizer
-from turbomim.train.step import Step
+from turbomim.train.settings.config import Config
+from turbomim.train.world.distributed import World, start
 
 SAMPLES = 8
 MIB = 2**20

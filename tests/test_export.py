@@ -31,11 +31,11 @@ from safetensors.torch import load_file
 from test_cli import call
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import export as exporting
-from turbomim.train.export import PROGRAMS, export, export_at_end
-from turbomim.train.features import load_run
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.encoder.features import load_run
+from turbomim.train.export import programs as exporting
+from turbomim.train.export.programs import PROGRAMS, export, export_at_end
 from turbomim.train.models.methods import METHODS
-from turbomim.train.pretrain import pretrain
 
 DOCS = Path(__file__).parent.parent / "docs"
 

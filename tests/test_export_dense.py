@@ -22,12 +22,12 @@ from exported import STEP, make_run
 from timm.layers.pos_embed import resample_abs_pos_embed
 
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train import export_dense
-from turbomim.train.config import Config
-from turbomim.train.export import export
-from turbomim.train.export_check import same_names
-from turbomim.train.export_dense import detectron2_shapes, mmseg_shapes
-from turbomim.train.resize import resample_positions
+from turbomim.train.encoder.resize import resample_positions
+from turbomim.train.export import dense
+from turbomim.train.export.check import same_names
+from turbomim.train.export.dense import detectron2_shapes, mmseg_shapes
+from turbomim.train.export.programs import export
+from turbomim.train.settings.config import Config
 
 # (here, detectron2's, mmseg's) of what is not in a block
 AROUND = [
@@ -140,17 +140,15 @@ def test_names_that_would_be_passed_over(found: dict[str, tuple[int, ...]], mess
 
 def test_a_wrong_map_is_refused_before_anything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     run, config, model = make_run("mae")
-    monkeypatch.setattr(export_dense, "DETECTRON2", "backbone.bottom_up.")
+    monkeypatch.setattr(dense, "DETECTRON2", "backbone.bottom_up.")
     monkeypatch.setattr(
-        export_dense, "detectron2_shapes", lambda config: dict.fromkeys(TO_DETECTRON2.values(), (1,))
+        dense, "detectron2_shapes", lambda config: dict.fromkeys(TO_DETECTRON2.values(), (1,))
     )
     with pytest.raises(
         UserError, match=r"begin with 'backbone.bottom_up', its program looks for 'backbone.net'"
     ):
         export(model, config, STEP, "detectron2", Path("out"), run)
     assert not Path("out").exists()
-    monkeypatch.setattr(
-        export_dense, "to_mmselfsup", lambda weights: {f"x.{n}": t for n, t in weights.items()}
-    )
+    monkeypatch.setattr(dense, "to_mmselfsup", lambda weights: {f"x.{n}": t for n, t in weights.items()})
     with pytest.raises(UserError, match="would load nothing"):
         export(model, config, STEP, "mmseg", Path("out"), run)

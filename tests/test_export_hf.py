@@ -26,10 +26,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import export_hf
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from turbomim.train.export import export
-from turbomim.train.export_weights import write_safetensors
+from turbomim.train.export import hf as export_hf
+from turbomim.train.export.programs import export
+from turbomim.train.export.weights import write_safetensors
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 
 @pytest.fixture(autouse=True)

@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import export_timm
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from turbomim.train.export import export
-from turbomim.train.export_timm import TIMM_NAMES, timm_arguments
-from turbomim.train.export_weights import encoder_weights
+from turbomim.train.export import timm as export_timm
+from turbomim.train.export.programs import export
+from turbomim.train.export.timm import TIMM_NAMES, timm_arguments
+from turbomim.train.export.weights import encoder_weights
 from turbomim.train.models.methods import make_model
-from turbomim.train.recipes import RECIPES, recipe
+from turbomim.train.recipes.table import RECIPES, recipe
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 
 @pytest.fixture(autouse=True)

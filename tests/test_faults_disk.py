@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from runs import attempt, config_for, finish, launch, outcome, records, run, status
 
-from turbomim.train import checkpoint
-from turbomim.train.config import Config
-from turbomim.train.step import Step
+from turbomim.train.folder import checkpoint
+from turbomim.train.loop.step import Step
+from turbomim.train.settings.config import Config
 
 
 def limited(config: Config, most: int) -> None:

@@ -40,17 +40,17 @@ from safetensors.torch import load_file
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import checkpoint
-from turbomim.train.config import Config
-from turbomim.train.distributed import World
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.rollback import MOST
+from turbomim.train.loop.out_of_memory import flags_to_try, is_out_of_memory, memory_text
+from turbomim.train.loop.step import Step
+from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.models.mae import MAE
-from turbomim.train.out_of_memory import flags_to_try, is_out_of_memory, memory_text
-from turbomim.train.pictures import series
-from turbomim.train.plan import make_plan
-from turbomim.train.pretrain import pretrain
-from turbomim.train.rollback import MOST
-from turbomim.train.step import Step
-from turbomim.train.tuned import LoaderSettings
+from turbomim.train.pictures.figure import series
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.plan import make_plan
+from turbomim.train.world.distributed import World
 
 ROW = 4
 

@@ -33,11 +33,11 @@ from runs import (
     wait_for,
 )
 
-from turbomim.train import checkpoint
-from turbomim.train.config import Config
-from turbomim.train.peers import Sign, late, missing
-from turbomim.train.signals import stop_flag
-from turbomim.train.step import Step
+from turbomim.train.folder import checkpoint
+from turbomim.train.loop.step import Step
+from turbomim.train.settings.config import Config
+from turbomim.train.world.peers import Sign, late, missing
+from turbomim.train.world.signals import stop_flag
 
 # seconds that a rank waits for the others in these tests
 TIMEOUT = 4.0
@@ -182,7 +182,7 @@ def slow_disk(config: Config) -> None:
 def test_an_echo_of_the_signal_is_not_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """torchrun passes on a Ctrl-C that its ranks had from the terminal already."""
     clock = 100.0
-    monkeypatch.setattr("turbomim.train.signals.time.monotonic", lambda: clock)
+    monkeypatch.setattr("turbomim.train.world.signals.time.monotonic", lambda: clock)
     with stop_flag() as flag:
         os.kill(os.getpid(), signal.SIGINT)
         clock += 1.9

@@ -26,11 +26,11 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig
-from turbomim.train.export_timm import timm_arguments
-from turbomim.train.features import encode, extract, pixels
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.encoder.features import encode, extract, pixels
+from turbomim.train.export.timm import timm_arguments
 from turbomim.train.models.mae import MAE
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig
+from turbomim.train.settings.model import ModelConfig
 
 CONFIG = Config(
     data=DataConfig(size=40),

@@ -23,7 +23,7 @@ from turbomim.pipeline.tars.split import Split, open_split
 
 COMMANDS = """
 import contextlib, io, json, sys
-from turbomim.train.cli import main
+from turbomim.train.commands.cli import main
 
 answers = []
 for words in json.load(sys.stdin):

@@ -38,17 +38,17 @@ from turbomim.pipeline.decoding.centre_crops import centre_crops
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train import checkpoint
-from turbomim.train.augment import augmented_batch
-from turbomim.train.classifier import Classifier
-from turbomim.train.encoder_source import load_source
-from turbomim.train.features import normalised
-from turbomim.train.finetune import finetune, with_classes
-from turbomim.train.finetune_command import Finetune, configure
-from turbomim.train.finetune_config import FinetuneConfig
+from turbomim.train.commands.eval.finetune import Finetune, configure
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.encoder.features import normalised
+from turbomim.train.encoder.source import load_source
+from turbomim.train.finetune.augment import augmented_batch
+from turbomim.train.finetune.classifier import Classifier
+from turbomim.train.finetune.finetune import finetune, with_classes
+from turbomim.train.folder import checkpoint
 from turbomim.train.models.methods import make_model
-from turbomim.train.plan import Plan, make_plan
-from turbomim.train.pretrain import pretrain
+from turbomim.train.settings.finetune import FinetuneConfig
+from turbomim.train.settings.plan import Plan, make_plan
 
 COLOURS = {"blue": (40, 60, 190), "green": (50, 170, 60), "red": (180, 50, 40)}
 
@@ -193,7 +193,7 @@ def test_stopped_or_killed_it_is_the_same_run(
             os.kill(os.getpid(), signal.SIGTERM)
         return augmented_batch(*args)
 
-    monkeypatch.setattr("turbomim.train.finetune.augmented_batch", asked_to_stop)
+    monkeypatch.setattr("turbomim.train.finetune.finetune.augmented_batch", asked_to_stop)
     attempt(stopped, pretrained)
     state = status(tmp_path / "stopped" / "finetune")
     assert (state["status"], state["step"]) == ("preempted", 5)
@@ -238,7 +238,9 @@ def test_another_micro_batch_would_mix_other_pairs(
     attempt(of("mixed", 0), pretrained)
     with pytest.raises(UserError, match=r"optim\.micro_batch: 16 -> 8\).*give the old ones to resume it"):
         attempt(of("mixed", 8), pretrained)
-    monkeypatch.setattr("turbomim.train.finetune.make_plan", lambda config, samples, world: of_two(config))
+    monkeypatch.setattr(
+        "turbomim.train.finetune.finetune.make_plan", lambda config, samples, world: of_two(config)
+    )
     with pytest.raises(UserError, match=r"optim\.micro_batch: 16 -> 8\)"):
         attempt(of("mixed", 0), pretrained)
     monkeypatch.undo()

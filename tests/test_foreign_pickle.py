@@ -28,10 +28,10 @@ from imports import here as here
 from imports import import_file, imported, same, save
 from torch import Tensor, nn
 
-from turbomim.train import foreign_pickle
-from turbomim.train.foreign_file import read_tensors
-from turbomim.train.foreign_pickle import StandIn
-from turbomim.train.foreign_torch import read_torch
+from turbomim.train.foreign import pickle as foreign_pickle
+from turbomim.train.foreign.file import read_tensors
+from turbomim.train.foreign.pickle import StandIn
+from turbomim.train.foreign.torch import read_torch
 
 WHOLE = weights(ENCODER + DECODER, theirs=True)
 

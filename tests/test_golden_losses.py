@@ -25,8 +25,8 @@ from PIL import Image
 from runs import attempt, config_for, finish, launch, outcome, records, run
 
 from turbomim.pipeline.making.pack import make_shards
-from turbomim.train.config import Config, RunConfig, StepConfig
 from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import Config, RunConfig, StepConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS = 20

@@ -23,12 +23,12 @@ from test_cli import call
 from test_filesystems import shim  # noqa: F401
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import cli
-from turbomim.train.compile_cache import check_compile_caches, compile_caches
-from turbomim.train.doctor import examine
-from turbomim.train.home import home, settle_home
-from turbomim.train.kept import cache_folder
-from turbomim.train.pretrain import pretrain
+from turbomim.train.commands import cli
+from turbomim.train.commands.doctor import examine
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.machine.compile_cache import check_compile_caches, compile_caches
+from turbomim.train.machine.home import home, settle_home
+from turbomim.train.machine.kept import cache_folder
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_the_caches_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_folder_that_may_not_run_programs(shim: Path, tmp_path: Path) -> None:  # noqa: F811
     code = """
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.compile_cache import check_compile_caches
+from turbomim.train.machine.compile_cache import check_compile_caches
 try:
     check_compile_caches("cpu")
 except UserError as error:

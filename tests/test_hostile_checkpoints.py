@@ -26,8 +26,8 @@ from test_checkpoint import save, state, trained
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import file_sha256
-from turbomim.train import checkpoint
-from turbomim.train.checkpoint import FILES
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.checkpoint import FILES
 
 ROOT = Path(__file__).parent.parent
 

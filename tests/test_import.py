@@ -42,15 +42,15 @@ from torch import Tensor
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import checkpoint
-from turbomim.train.config import Config
-from turbomim.train.config_dict import to_dict
-from turbomim.train.export import export
-from turbomim.train.features import load_run
+from turbomim.train.commands.pretrain import prepare, pretrain
+from turbomim.train.encoder.features import load_run
+from turbomim.train.export.programs import export
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.rollback import roll_back
+from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.models.methods import make_model
-from turbomim.train.optim import make_optimizer
-from turbomim.train.pretrain import prepare, pretrain
-from turbomim.train.rollback import roll_back
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import to_dict
 
 FULL = ENCODER + DECODER
 OURS = {name for name, _, _ in FULL}

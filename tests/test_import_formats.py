@@ -50,13 +50,13 @@ from safetensors.torch import load_file
 from test_cli import call
 from torch import Tensor
 
-from turbomim.train.cli import parse_config
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from turbomim.train.features import load_run
-from turbomim.train.foreign import FORMATS, from_lsmae, to_mmselfsup
-from turbomim.train.foreign_sizes import sizes
+from turbomim.train.commands.cli import parse_config
+from turbomim.train.encoder.features import load_run
+from turbomim.train.foreign.formats import FORMATS, from_lsmae, to_mmselfsup
+from turbomim.train.foreign.sizes import sizes
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import sincos_positions
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 FULL = ENCODER + DECODER
 
@@ -254,7 +254,7 @@ def test_stored_position_embeddings_are_kept_and_used(monkeypatch: pytest.Monkey
 
 def test_sizes_of_published_models() -> None:
     """ViT-B, L and H of MAE, by shapes alone, with their numbers of heads."""
-    from turbomim.train.foreign_sizes import guess_heads, why_heads
+    from turbomim.train.foreign.sizes import guess_heads, why_heads
 
     for width, depth, patch, heads in ((768, 12, 16, 12), (1024, 24, 16, 16), (1280, 32, 14, 16)):
         with torch.device("meta"):

@@ -25,10 +25,10 @@ from imports import import_file, imported, same, save
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from turbomim.train.encoder_source import load_source
-from turbomim.train.export import export
-from turbomim.train.features import load_run, normalised
-from turbomim.train.foreign import to_mmselfsup
+from turbomim.train.encoder.features import load_run, normalised
+from turbomim.train.encoder.source import load_source
+from turbomim.train.export.programs import export
+from turbomim.train.foreign.formats import to_mmselfsup
 from turbomim.train.models.mae import MAE
 
 Weights = dict[str, Tensor]

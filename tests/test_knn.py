@@ -12,8 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from turbomim.train import knn as module
-from turbomim.train.knn import knn
+from turbomim.train.evaluate import knn as module
+from turbomim.train.evaluate.knn import knn
 
 Floats = NDArray[np.float64]
 

@@ -20,21 +20,21 @@ from test_simmim_swin import SMALL as SWIN
 from test_simmim_swin import SMALL_V2
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.classifier import Classifier
-from turbomim.train.config import Config, DataConfig, OptimConfig, StepConfig
-from turbomim.train.config_dict import from_dict
-from turbomim.train.finetune_config import (
+from turbomim.train.finetune.classifier import Classifier
+from turbomim.train.finetune.layer_decay import depths_of, layer_of, layer_scale, layered_optimizer
+from turbomim.train.loop.step import Step
+from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import Config, DataConfig, OptimConfig, StepConfig
+from turbomim.train.settings.dictionary import from_dict
+from turbomim.train.settings.finetune import (
     FinetuneConfig,
     FinetuneSettings,
     Published,
     check_micro_batch,
     published,
 )
-from turbomim.train.layer_decay import depths_of, layer_of, layer_scale, layered_optimizer
-from turbomim.train.model_config import ModelConfig
-from turbomim.train.models.methods import make_model
-from turbomim.train.schedule import lr_at, lr_of_step
-from turbomim.train.step import Step
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.schedule import lr_at, lr_of_step
 
 MAE = Config(
     data=DataConfig(size=32),

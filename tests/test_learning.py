@@ -29,11 +29,11 @@ from turbomim.benchmarks.learning_textbook import train_textbook
 from turbomim.benchmarks.textbook_mae import TextbookMAE, normalised
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.config import Config, DataConfig, OptimConfig
-from turbomim.train.eval_command import MEASURES, Eval, Scores, evaluate_model
-from turbomim.train.features import load_run
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.commands.eval.knn import MEASURES, Eval, Scores, evaluate_model
+from turbomim.train.encoder.features import load_run
 from turbomim.train.models.mae import MAE
+from turbomim.train.settings.config import Config, DataConfig, OptimConfig
+from turbomim.train.settings.model import ModelConfig
 
 
 def small(split: Split, target: str = "raw") -> Config:

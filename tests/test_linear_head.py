@@ -23,12 +23,12 @@ from test_simmim import SMALL as SIMMIM
 from torch import nn
 
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.config import Config
-from turbomim.train.eval_crop import eval_crops
-from turbomim.train.features import encode
-from turbomim.train.kept_features import keep_features
-from turbomim.train.linear_command import published_encoder
-from turbomim.train.linear_head import (
+from turbomim.train.commands.eval.linear import published_encoder
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.encoder.crop import eval_crops
+from turbomim.train.encoder.features import encode
+from turbomim.train.evaluate.kept_features import keep_features
+from turbomim.train.evaluate.linear_head import (
     cached_batches,
     head_scores,
     make_head,
@@ -36,11 +36,11 @@ from turbomim.train.linear_head import (
     published_optim,
     train_head,
 )
-from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
-from turbomim.train.pretrain import pretrain
-from turbomim.train.schedule import lr_at
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.schedule import lr_at
 
 CPU = torch.device("cpu")
 
@@ -165,7 +165,7 @@ def test_features_are_kept_for_their_weights(
         made.append(1)
         return eval_crops(*args, **more)
 
-    monkeypatch.setattr("turbomim.train.kept_features.eval_crops", counted)
+    monkeypatch.setattr("turbomim.train.evaluate.kept_features.eval_crops", counted)
 
     def scored(*more: str) -> dict[str, object]:
         assert call(monkeypatch, *words(run, trees, "--json", str(tmp_path / "r.json"), *more)) == 0

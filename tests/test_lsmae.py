@@ -13,10 +13,10 @@ import torch
 from test_mae import SMALL, assert_same_gradients, inputs, textbook_loss, with_model
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE
-from turbomim.train.config_dict import differences
-from turbomim.train.memory import count_parameters
+from turbomim.train.machine.memory import count_parameters
 from turbomim.train.models.mae import MAE
-from turbomim.train.recipes import recipe
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.dictionary import differences
 
 # 6 x 6 patches in 3 x 3 units, two of which stay
 UNITS = with_model(SMALL, mask_unit=2)

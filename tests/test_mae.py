@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from turbomim.benchmarks.textbook_mae import TextbookMAE, noise_of, normalised
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.loop.optim import decayed
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.models.vit import sincos_positions
-from turbomim.train.optim import decayed
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
+from turbomim.train.settings.model import ModelConfig
 
 SMALL = Config(
     data=DataConfig(size=48),

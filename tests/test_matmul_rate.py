@@ -20,14 +20,14 @@ from test_cli import call
 from turbomim.kernels.linear import linear
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import peak
-from turbomim.train.distributed import World
-from turbomim.train.log import read_metrics
-from turbomim.train.machine import matmul_rate as doctors_line
-from turbomim.train.matmul_rate import keep_rate, measure_rate, measured_rate
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder.log import read_metrics
+from turbomim.train.machine import peak
+from turbomim.train.machine.checks import matmul_rate as doctors_line
+from turbomim.train.machine.matmul_rate import keep_rate, measure_rate, measured_rate
+from turbomim.train.machine.peak import about_peak, flops_text, peak_flops, rank_peak
 from turbomim.train.models.methods import flops_per_image
-from turbomim.train.peak import about_peak, flops_text, peak_flops, rank_peak
-from turbomim.train.pretrain import pretrain
+from turbomim.train.world.distributed import World
 
 CPU = torch.device("cpu")
 
@@ -45,7 +45,7 @@ def test_the_rate_is_that_of_the_products(monkeypatch: pytest.MonkeyPatch) -> No
         time.sleep(0.01)
         return linear(*matrices)
 
-    monkeypatch.setattr("turbomim.train.matmul_rate.linear", slow)
+    monkeypatch.setattr("turbomim.train.machine.matmul_rate.linear", slow)
     rate = measure_rate(CPU, bfloat16=False, side=256)
     assert 0.5 < rate / (2 * 256**3 / 0.01) <= 1
 
@@ -112,7 +112,7 @@ def test_mfu_of_a_run_is_its_flops_over_the_kept_rate(tiny_split: Split, tmp_pat
 def test_doctor_measures_and_says_so(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("turbomim.train.matmul_rate.SIDE", {"cpu": 64, "cuda": 8192})
+    monkeypatch.setattr("turbomim.train.machine.matmul_rate.SIDE", {"cpu": 64, "cuda": 8192})
     assert call(monkeypatch, "doctor", "--measure") == 0
     out = capsys.readouterr().out
     assert "MFU is of " in out and "matrix products, measured on this machine" in out and str(cache) in out

@@ -19,13 +19,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from turbomim.train.config import Config, DataConfig, StepConfig
-from turbomim.train.memory import GIB, count_parameters, device_bytes, peak_bytes, predicted_bytes
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.machine.memory import GIB, count_parameters, device_bytes, peak_bytes, predicted_bytes
+from turbomim.train.machine.traced_memory import traced_activations
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import METHODS, make_model
-from turbomim.train.optim import make_optimizer
-from turbomim.train.traced_memory import traced_activations
+from turbomim.train.settings.config import Config, DataConfig, StepConfig
+from turbomim.train.settings.model import ModelConfig
 
 TINY = ModelConfig(width=192, depth=12, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4)
 SMALL = ModelConfig(width=384, depth=12, heads=6, decoder_width=256, decoder_depth=4, decoder_heads=8)

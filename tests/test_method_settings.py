@@ -15,9 +15,9 @@ from typing import Any, cast
 import pytest
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.config import Config, DataConfig
-from turbomim.train.model_config import METHOD_NAMES, READ_BY, ModelConfig
 from turbomim.train.models.methods import METHODS, make_model
+from turbomim.train.settings.config import Config, DataConfig
+from turbomim.train.settings.model import METHOD_NAMES, READ_BY, ModelConfig
 
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
 VIT = {"patch": 8, "width": 16, "depth": 2, "heads": 2}

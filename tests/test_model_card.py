@@ -23,8 +23,8 @@ from test_cli import call
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.export import export
-from turbomim.train.model_card import card
+from turbomim.train.export.model_card import card
+from turbomim.train.export.programs import export
 
 RECORD: dict[str, Any] = {
     "step": 2, "steps": 7, "position": 16, "epoch": 16 / 33, "loss": 0.8125, "window": 2, "skipped_total": 0,

@@ -30,14 +30,14 @@ from runs import attempt, config_for, finish, launch, outcome, quiet, records, r
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.config import Config
-from turbomim.train.distributed import World
-from turbomim.train.eval_command import MEASURES, Eval, evaluate_model
-from turbomim.train.features import load_run
-from turbomim.train.log import line_of
-from turbomim.train.online_eval import KNN, PROBE, RANDOM, RAW, OnlineEval
-from turbomim.train.pretrain import pretrain
-from turbomim.train.sinks import scalars_of
+from turbomim.train.commands.eval.knn import MEASURES, Eval, evaluate_model
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.encoder.features import load_run
+from turbomim.train.evaluate.online import KNN, PROBE, RANDOM, RAW, OnlineEval
+from turbomim.train.folder.log import line_of
+from turbomim.train.folder.sinks import scalars_of
+from turbomim.train.settings.config import Config
+from turbomim.train.world.distributed import World
 
 SCORES = [name + ending for name in (KNN, PROBE) for ending in ("", RANDOM, RAW)]
 

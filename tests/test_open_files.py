@@ -25,8 +25,8 @@ from turbomim.pipeline.reading.read import ShardFiles, read_samples
 from turbomim.pipeline.system import open_files
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import cli
-from turbomim.train.config import Config
+from turbomim.train.commands import cli
+from turbomim.train.settings.config import Config
 
 # of a run that keeps no shard open some 30 files are open
 LOW = 64
@@ -77,7 +77,7 @@ def test_the_budget_follows_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_command_may_open_what_the_system_allows() -> None:
     """In a process of its own: the limit is one of the process."""
     code = (
-        "import resource, sys; from turbomim.train.cli import main\n"
+        "import resource, sys; from turbomim.train.commands.cli import main\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)); sys.argv = ['turbomim', '--version']\n"
         "main(); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )

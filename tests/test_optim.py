@@ -19,13 +19,13 @@ from test_simmim_swin import SMALL as SWIN
 from test_simmim_swin import SMALL_V2
 
 from turbomim.pipeline.batch import Batch
-from turbomim.train import checkpoint
-from turbomim.train.config import Config, OptimConfig
-from turbomim.train.distributed import World
+from turbomim.train.folder import checkpoint
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
-from turbomim.train.optim import make_optimizer
-from turbomim.train.step import Step
+from turbomim.train.settings.config import Config, OptimConfig
+from turbomim.train.world.distributed import World
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 EAGER = dataclasses.replace(SMALL.step, compile=False)

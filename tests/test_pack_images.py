@@ -20,7 +20,7 @@ from turbomim.pipeline.reading.read import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.shard_make_command import describe
+from turbomim.train.commands.shard.make import describe
 
 
 def test_the_extension_is_that_of_the_content(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from runs import config_for, records, run
 from safetensors.torch import load_file
 
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import checkpoint
+from turbomim.train.folder import checkpoint
 from turbomim.train.models.mae import MAE
 
 STEPS = 50

@@ -21,9 +21,9 @@ import pytest
 from runs import as_rank, finish, launch_ranks
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import peers
-from turbomim.train.distributed import World, start
-from turbomim.train.peers import Peers, Sign
+from turbomim.train.world import peers
+from turbomim.train.world.distributed import World, start
+from turbomim.train.world.peers import Peers, Sign
 
 # seconds that a rank waits for the others in these tests, and that rank 0 works
 TIMEOUT, WORK = 3.0, 5.0

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.photos import GROUPS, cut_photos, heldout_groups, rectangle, sources, spread
+from turbomim.train.demo.photos import GROUPS, cut_photos, heldout_groups, rectangle, sources, spread
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -112,7 +112,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
         (tmp_path / f".set.part-{os.getpid()}" / "train").mkdir()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("turbomim.train.photos._cut_all", full)
+    monkeypatch.setattr("turbomim.train.demo.photos._cut_all", full)
     with pytest.raises(UserError, match="No space left on device"):
         cut_photos(tmp_path / "set", images=16)
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.pictures import (
+from turbomim.train.pictures.figure import (
     Row,
     denormalise,
     loss_png,

@@ -22,13 +22,13 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
-from turbomim.train import checkpoint
-from turbomim.train.distributed import start
-from turbomim.train.log import read_metrics
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.log import read_metrics
+from turbomim.train.folder.rundir import hold
 from turbomim.train.models.mae import MAE
-from turbomim.train.plan import make_plan
-from turbomim.train.pretrain import pretrain
-from turbomim.train.rundir import hold
+from turbomim.train.settings.plan import make_plan
+from turbomim.train.world.distributed import start
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_ranks_that_do_not_divide_the_batch_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_compiler_says_how_to_go_on(trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("turbomim.train.pretrain.find_compiler", lambda: None)
+    monkeypatch.setattr("turbomim.train.commands.pretrain.find_compiler", lambda: None)
     config = config_for(trees, tmp_path, step={"compile": True})
     with pytest.raises(UserError, match=r"install g\+\+, or go on more slowly with --step.compile false"):
         pretrain(config, console=quiet())

@@ -32,15 +32,22 @@ from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars import split as shards
 from turbomim.pipeline.tars.split import MANIFEST, Split, open_split
-from turbomim.train import data, rundir
-from turbomim.train.config import Config, DataConfig
-from turbomim.train.data import check_store, open_loader, slow_stage, store_text
-from turbomim.train.distributed import World
-from turbomim.train.log import Record, RunLog, line_of, read_metrics
-from turbomim.train.pretrain import pretrain
-from turbomim.train.run import SILENCE
-from turbomim.train.show import show
-from turbomim.train.tuned import LoaderSettings, Tuned, default_settings, machine_name, write_tuned
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import rundir
+from turbomim.train.folder.log import Record, RunLog, line_of, read_metrics
+from turbomim.train.loop import data
+from turbomim.train.loop.data import check_store, open_loader, slow_stage, store_text
+from turbomim.train.loop.run import SILENCE
+from turbomim.train.machine.tuned_loader import (
+    LoaderSettings,
+    Tuned,
+    default_settings,
+    machine_name,
+    write_tuned,
+)
+from turbomim.train.pictures.reconstruction import show
+from turbomim.train.settings.config import Config, DataConfig
+from turbomim.train.world.distributed import World
 
 __all__ = ["own_split"]
 

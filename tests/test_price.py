@@ -17,16 +17,16 @@ from test_cli import call
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import checkpoint
-from turbomim.train.config import Config, DataConfig
-from turbomim.train.memory import GIB, predicted_bytes
-from turbomim.train.model_config import ModelConfig
-from turbomim.train.peak import BF16_FLOPS
-from turbomim.train.plan import make_plan
-from turbomim.train.presets import MODELS, MOST, PRESETS, SHARE, apply_preset, model_name
-from turbomim.train.pretrain import pretrain
-from turbomim.train.price import IMAGENET, checkpoint_bytes, recipe_price, rows
-from turbomim.train.recipes import recipe
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import checkpoint
+from turbomim.train.machine.memory import GIB, predicted_bytes
+from turbomim.train.machine.peak import BF16_FLOPS
+from turbomim.train.machine.presets import MODELS, MOST, PRESETS, SHARE, apply_preset, model_name
+from turbomim.train.machine.price import IMAGENET, checkpoint_bytes, recipe_price, rows
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config, DataConfig
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.plan import make_plan
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from turbomim.train import probe
-from turbomim.train.probe import choose_penalty, fit, linear_probe, standardiser
+from turbomim.train.evaluate import probe
+from turbomim.train.evaluate.probe import choose_penalty, fit, linear_probe, standardiser
 
 
 def problem(samples: int, width: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -32,12 +32,12 @@ from turbomim.pipeline.loader import Loader, LoaderStats
 from turbomim.pipeline.stream.philox import AUGMENT, draw_u32
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import augment_ahead
-from turbomim.train.augment import augmented_batch
-from turbomim.train.augment_ahead import AugmentAhead, Augmented
-from turbomim.train.features import normalised
-from turbomim.train.finetune_config import FinetuneSettings
-from turbomim.train.rand_augment import change, drawn_changes
+from turbomim.train.encoder.features import normalised
+from turbomim.train.finetune import augment_ahead
+from turbomim.train.finetune.augment import augmented_batch
+from turbomim.train.finetune.augment_ahead import AugmentAhead, Augmented
+from turbomim.train.finetune.rand_augment import change, drawn_changes
+from turbomim.train.settings.finetune import FinetuneSettings
 
 POLICY = FinetuneSettings().rand_augment
 SIZE, MICRO = 24, 6

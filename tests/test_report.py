@@ -31,11 +31,12 @@ from test_cli import call
 from test_repair import damage
 
 from turbomim.pipeline.tars.split import BAD, MANIFEST, Split, open_split
-from turbomim.train import eval_command, rundir
-from turbomim.train.pretrain import pretrain
-from turbomim.train.recipes import recipe
-from turbomim.train.report import report
-from turbomim.train.report_run import read_run, read_runs
+from turbomim.train.commands.eval import knn as eval_command
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import rundir
+from turbomim.train.recipes.table import recipe
+from turbomim.train.report.report import report
+from turbomim.train.report.run import read_run, read_runs
 
 SECTIONS = (
     "summary", "settings", "curves", "reconstructions", "method", "evaluation", "analyses", "benchmarks",

@@ -16,8 +16,8 @@ from html_page import Element, Page
 from PIL import Image
 from test_report import bare, page_of, part  # noqa: F401
 
-from turbomim.train.report_chart import Line, chart, short, ticks
-from turbomim.train.report_page import PICTURE_BYTES
+from turbomim.train.report.chart import Line, chart, short, ticks
+from turbomim.train.report.page import PICTURE_BYTES
 
 
 def polyline(figure: Element, class_: str) -> list[list[float]]:

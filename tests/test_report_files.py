@@ -27,9 +27,9 @@ from test_report import RECORDS, SECTIONS, bare, cells, end_of, full, page_of, p
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import BAD, MANIFEST, Split
-from turbomim.train.report import report
-from turbomim.train.report_page import short_paths
-from turbomim.train.report_run import read_runs
+from turbomim.train.report.page import short_paths
+from turbomim.train.report.report import report
+from turbomim.train.report.run import read_runs
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\x1b[31m\ud800"
 

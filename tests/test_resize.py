@@ -33,18 +33,18 @@ from torch.nn import functional
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.config import Config
-from turbomim.train.encoder_source import Source
-from turbomim.train.export_timm import load, timm_arguments
-from turbomim.train.export_weights import encoder_weights, write_safetensors
-from turbomim.train.features import load_run, normalised
-from turbomim.train.finetune_config import tuned_size
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.encoder.features import load_run, normalised
+from turbomim.train.encoder.resize import at_size, resample_positions, resized
+from turbomim.train.encoder.source import Source
+from turbomim.train.export.timm import load, timm_arguments
+from turbomim.train.export.weights import encoder_weights, write_safetensors
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim_swin import swin_arguments
 from turbomim.train.models.vit import sincos_positions
-from turbomim.train.pretrain import pretrain
-from turbomim.train.recipes import recipe
-from turbomim.train.resize import at_size, resample_positions, resized
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.finetune import tuned_size
 
 # of models of 48 pixels with patches of 8 or 4, windows of 3
 SIZES = (32, 64)

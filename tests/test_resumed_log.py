@@ -18,9 +18,9 @@ from runs import attempt, config_for, finish, launch, launch_ranks, ranked, reco
 from test_pretrain_data import spoil
 
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.config import Config
-from turbomim.train.log import Record
-from turbomim.train.step import Step
+from turbomim.train.folder.log import Record
+from turbomim.train.loop.step import Step
+from turbomim.train.settings.config import Config
 
 # what is measured in seconds or of a process, and is another in every run
 MEASURED = {

@@ -27,11 +27,13 @@ from turbomim.pipeline.decoding.crops import Inputs, Interpolation, draw, rrc_sq
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.stream.philox import CROP, draw_u32
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import data, heldout, pretrain, show
-from turbomim.train.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
-from turbomim.train.distributed import start
-from turbomim.train.model_config import ModelConfig
-from turbomim.train.tuned import default_settings
+from turbomim.train.commands import pretrain
+from turbomim.train.loop import data, heldout
+from turbomim.train.machine.tuned_loader import default_settings
+from turbomim.train.pictures import reconstruction
+from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.world.distributed import start
 
 SIZE = 48
 SEED = 2**40 + 5
@@ -206,5 +208,5 @@ def test_every_user_of_the_loader_passes_the_crop_on(
     with pytest.raises(Stop):
         pretrain.pretrain(config, console=Console(file=io.StringIO()))
     with pytest.raises(Stop):
-        show.pick(tiny_split, config, 2)
+        reconstruction.pick(tiny_split, config, 2)
     assert passed == [("rrc", 0.6, "bilinear")] * 3

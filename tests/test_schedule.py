@@ -17,13 +17,13 @@ from collections.abc import Iterator
 import pytest
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.config import Config, OptimConfig
-from turbomim.train.config_dict import differences, from_dict, to_dict
-from turbomim.train.finetune_config import published
-from turbomim.train.model_config import ModelConfig
-from turbomim.train.plan import make_plan
-from turbomim.train.recipes import RECIPES, recipe
-from turbomim.train.schedule import lr_at, lr_of_step, total_steps
+from turbomim.train.recipes.table import RECIPES, recipe
+from turbomim.train.settings.config import Config, OptimConfig
+from turbomim.train.settings.dictionary import differences, from_dict, to_dict
+from turbomim.train.settings.finetune import published
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.plan import make_plan
+from turbomim.train.settings.schedule import lr_at, lr_of_step, total_steps
 
 MAE = OptimConfig(epochs=300, warmup_epochs=40)
 

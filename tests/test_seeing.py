@@ -27,11 +27,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.config import Config, RunConfig
-from turbomim.train.live import panel
-from turbomim.train.log import RunLog, line_of, parts_of, read_metrics
-from turbomim.train.pretrain import pretrain
-from turbomim.train.sinks import SCALARS, check_sinks, scalars_of, tensorboard_scores
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder.live import panel
+from turbomim.train.folder.log import RunLog, line_of, parts_of, read_metrics
+from turbomim.train.folder.sinks import SCALARS, check_sinks, scalars_of, tensorboard_scores
+from turbomim.train.settings.config import Config, RunConfig
 
 RECORD: dict[str, Any] = {
     "step": 104200, "steps": 250228, "epoch": 333.2, "loss": 0.4231, "lr": 2.4e-3, "grad_norm": 0.31,

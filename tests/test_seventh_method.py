@@ -19,15 +19,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import checkpoint
-from turbomim.train.config import Config
-from turbomim.train.eval_command import MEASURES, Eval, evaluate
-from turbomim.train.memory import count_parameters
+from turbomim.train.commands.eval.knn import MEASURES, Eval, evaluate
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import checkpoint
+from turbomim.train.machine.memory import count_parameters
 from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import METHODS, make_model
 from turbomim.train.models.vit import block_flops
-from turbomim.train.pretrain import pretrain
+from turbomim.train.settings.config import Config
 
 
 class Place(MAE):

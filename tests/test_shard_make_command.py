@@ -16,8 +16,8 @@ from test_pack import save_image
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.options import parse
-from turbomim.train.shard_make_command import Pace, ShardMake, make, pack, progress_text, store_of
+from turbomim.train.commands.shard.make import Pace, ShardMake, make, pack, progress_text, store_of
+from turbomim.train.settings.flags import parse
 
 
 def said(options: ShardMake) -> str:

@@ -13,7 +13,7 @@ from tar_bytes import write_tar
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import shard_read_commands as commands
+from turbomim.train.commands.shard import read as commands
 
 
 def encoded() -> bytes:

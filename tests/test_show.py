@@ -20,10 +20,10 @@ from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.config import Config, DataConfig
-from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import make_model
-from turbomim.train.show import caption, reconstruct
+from turbomim.train.pictures.reconstruction import caption, reconstruct
+from turbomim.train.settings.config import Config, DataConfig
+from turbomim.train.settings.model import ModelConfig
 
 PHOTOGRAPH, MASKED, TRUE, NEAR, TARGET = range(5)
 SMALL = Config(

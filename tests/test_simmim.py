@@ -21,12 +21,12 @@ from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
-from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image, make_model
 from turbomim.train.models.simmim import SimMIM
-from turbomim.train.recipes import recipe
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
+from turbomim.train.settings.model import ModelConfig
 
 SMALL = Config(
     data=DataConfig(size=48),

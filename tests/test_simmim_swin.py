@@ -33,12 +33,12 @@ from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2
 from torch import Tensor, nn
 from torch.nn import functional
 
-from turbomim.train.config import Config, DataConfig, RunConfig
-from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.methods import flops_per_image, make_model
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.simmim_swin import SimMIMSwin
-from turbomim.train.recipes import recipe
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config, DataConfig, RunConfig
+from turbomim.train.settings.model import ModelConfig
 
 # 12 x 12 patches of 4 pixels; one token of the second and last stage stands for 2 x 2
 SMALL = Config(

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.cli import parse_config
-from turbomim.train.log import read_metrics
+from turbomim.train.commands.cli import parse_config
+from turbomim.train.folder.log import read_metrics
 
 TEMPLATE = Path(__file__).parents[1] / "examples" / "slurm" / "pretrain.sbatch"
 

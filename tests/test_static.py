@@ -28,7 +28,7 @@ from turbomim.kernels.static import (
     traffic_table,
     usages,
 )
-from turbomim.train.recipes import RECIPES
+from turbomim.train.recipes.table import RECIPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

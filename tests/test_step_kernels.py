@@ -20,7 +20,7 @@ from turbomim.benchmarks.gpu.step_kernels import StepKernel, _counted, main, rep
 PROGRAM = """
 import dataclasses, json
 from turbomim.benchmarks.gpu.step_kernels import compile_step
-from turbomim.train.recipes import recipe
+from turbomim.train.recipes.table import recipe
 config = recipe("demo")
 config = dataclasses.replace(config, model=dataclasses.replace(config.model, depth=2, decoder_depth=1))
 step = compile_step(config, 90, 64)

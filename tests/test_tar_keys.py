@@ -26,7 +26,7 @@ from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.stored_image import read_named_image
 from turbomim.pipeline.tars.tar import split_key
-from turbomim.train import shard_read_commands as commands
+from turbomim.train.commands.shard import read as commands
 
 
 def pairs(*stems: str) -> Files:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from turbomim.kernels.masked_patches import Target
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.targets_picture import (
+from turbomim.train.pictures.targets import (
     PATCH,
     RADII,
     SIZE,

@@ -26,12 +26,12 @@ from test_cli import call
 from test_seeing import RECORD
 
 from turbomim.pipeline.making.pack import make_shards
-from turbomim.train import live
-from turbomim.train.cli import COMMANDS, main
-from turbomim.train.demo import say
-from turbomim.train.log import RunLog, parts_of
-from turbomim.train.pretrain import pretrain
-from turbomim.train.terminal import drawable
+from turbomim.train.commands.cli import COMMANDS, main
+from turbomim.train.commands.demo import say
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import live
+from turbomim.train.folder.log import RunLog, parts_of
+from turbomim.train.folder.terminal import drawable
 
 ENCODINGS = ["iso-8859-1", "gbk", "ascii"]
 VERBS = {

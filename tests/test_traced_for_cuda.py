@@ -26,18 +26,18 @@ from watch import Fault, Watch
 
 from turbomim.benchmarks.gpu.absent import CUDA, absent_gpu, moved
 from turbomim.pipeline.batch import Batch
-from turbomim.train.augment import augmented_batch
-from turbomim.train.augment_ahead import Augmented
-from turbomim.train.classifier import Classifier
-from turbomim.train.config import Config
-from turbomim.train.distributed import World
-from turbomim.train.finetune_config import FinetuneConfig, FinetuneSettings
-from turbomim.train.layer_decay import layered_optimizer
+from turbomim.train.finetune.augment import augmented_batch
+from turbomim.train.finetune.augment_ahead import Augmented
+from turbomim.train.finetune.classifier import Classifier
+from turbomim.train.finetune.layer_decay import layered_optimizer
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.step import Inputs, Step, masked_inputs
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
-from turbomim.train.optim import make_optimizer
-from turbomim.train.recipes import RECIPES, recipe
-from turbomim.train.step import Inputs, Step, masked_inputs
+from turbomim.train.recipes.table import RECIPES, recipe
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings
+from turbomim.train.world.distributed import World
 
 FLASH, EFFICIENT = "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"
 # timm's Swins multiply and take a softmax by themselves, in bfloat16 and float32

@@ -15,8 +15,8 @@ from triton.runtime.errors import OutOfResources
 
 from turbomim.kernels import masked_patches, masking
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import tune_kernels
-from turbomim.train.tune_kernels import Launch, Options, kernels, launches, replacing, verdict
+from turbomim.train.commands.tune import kernels as tune_kernels
+from turbomim.train.commands.tune.kernels import Launch, Options, kernels, launches, replacing, verdict
 
 OPTIONS = tuple({"num_warps": warps} for warps in (1, 2, 4, 8))
 

@@ -18,13 +18,12 @@ from test_doctor import printed
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import tune_loader
-from turbomim.train.config import DataConfig
-from turbomim.train.machine import cores, cpu_model
-from turbomim.train.machine import loader as doctors_line
-from turbomim.train.paired import paired, wins
-from turbomim.train.tune_loader import Space, decide, descend, loader, search_space
-from turbomim.train.tuned import (
+from turbomim.train.commands.tune import loader as tune_loader
+from turbomim.train.commands.tune.loader import Space, decide, descend, loader, search_space
+from turbomim.train.commands.tune.paired import paired, wins
+from turbomim.train.machine.checks import cores, cpu_model
+from turbomim.train.machine.checks import loader as doctors_line
+from turbomim.train.machine.tuned_loader import (
     LoaderSettings,
     Tuned,
     default_settings,
@@ -33,6 +32,7 @@ from turbomim.train.tuned import (
     tuned_file,
     write_tuned,
 )
+from turbomim.train.settings.config import DataConfig
 
 BASE = LoaderSettings(threads=4)
 FOUND = LoaderSettings(threads=6, readers=4, prefetch=3, decode="cpu", hw_decoder_load=0.8)

@@ -28,19 +28,14 @@ from runs import config_for, quiet
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import step_rate, tune_step
-from turbomim.train.config import Config, StepConfig
-from turbomim.train.config_dict import from_dict
-from turbomim.train.distributed import World
-from turbomim.train.log import read_metrics
-from turbomim.train.memory import GIB
-from turbomim.train.model_config import ModelConfig
-from turbomim.train.plan import largest_divisor, make_plan
-from turbomim.train.pretrain import pretrain
-from turbomim.train.recipes import recipe
-from turbomim.train.tune_step import fitting, measured, search
-from turbomim.train.tuned import machine_name
-from turbomim.train.tuned_step import (
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.commands.tune import step as tune_step
+from turbomim.train.commands.tune import step_rate
+from turbomim.train.commands.tune.step import fitting, measured, search
+from turbomim.train.folder.log import read_metrics
+from turbomim.train.machine.memory import GIB
+from turbomim.train.machine.tuned_loader import machine_name
+from turbomim.train.machine.tuned_step import (
     StepSettings,
     TunedStep,
     read_step,
@@ -48,6 +43,12 @@ from turbomim.train.tuned_step import (
     step_key,
     write_step,
 )
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config, StepConfig
+from turbomim.train.settings.dictionary import from_dict
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.plan import largest_divisor, make_plan
+from turbomim.train.world.distributed import World
 
 CPU = World(rank=0, size=1, device=torch.device("cpu"))
 FITS = [StepSettings(micro_batch=n, recompute=r) for r in (False, True) for n in (64, 32, 16, 8)]

@@ -26,9 +26,9 @@ from turbomim.pipeline.decoding.dali_package import import_dali, remedy, wheel_p
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.cli import main
-from turbomim.train.config import Config
-from turbomim.train.pretrain import pretrain
+from turbomim.train.commands.cli import main
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.settings.config import Config
 
 ONE_PLACE = ROOT / "pipeline" / "dali_package.py"
 # they measure DALI itself

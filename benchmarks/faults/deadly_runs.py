@@ -21,9 +21,9 @@ from typing import Final
 from turbomim.benchmarks.faults.deadly_image import plant_decoder, split_with
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.tars.split import Split
-from turbomim.train import checkpoint
-from turbomim.train.crashes import deadly_list
-from turbomim.train.log import read_metrics
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.crashes import deadly_list
+from turbomim.train.folder.log import read_metrics
 
 BATCH: Final = 8
 # of the same photograph in a row, at most

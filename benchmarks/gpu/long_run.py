@@ -16,12 +16,12 @@ from torch import Tensor
 
 from turbomim.benchmarks.gpu.stage import Place, Row
 from turbomim.pipeline.batch import Batch
-from turbomim.train.config import Config, DataConfig, StepConfig
-from turbomim.train.distributed import World
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
-from turbomim.train.optim import make_optimizer
-from turbomim.train.step import Step
+from turbomim.train.settings.config import Config, DataConfig, StepConfig
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.world.distributed import World
 
 MODEL: Final = ModelConfig(
     patch=8, width=128, depth=4, heads=4, decoder_width=64, decoder_depth=2, decoder_heads=2

@@ -23,7 +23,7 @@ from turbomim.benchmarks.gpu.archive_parts import SUMS, write_parts
 from turbomim.benchmarks.gpu.thin_fatbin import thin
 from turbomim.pipeline.making.photographs import find_photographs
 from turbomim.pipeline.system.errors import UserError, need
-from turbomim.train.photos import cut_photos
+from turbomim.train.demo.photos import cut_photos
 
 # oldest and newest glibc whose wheels are taken, 2.x
 GLIBC: Final = (17, 28)

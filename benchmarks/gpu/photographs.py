@@ -25,12 +25,12 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.config import Config
-from turbomim.train.data import open_loader
-from turbomim.train.distributed import World
-from turbomim.train.machine import cores
-from turbomim.train.tune_loader import measured
-from turbomim.train.tuned import LoaderSettings, default_settings
+from turbomim.train.commands.tune.loader import measured
+from turbomim.train.loop.data import open_loader
+from turbomim.train.machine.checks import cores
+from turbomim.train.machine.tuned_loader import LoaderSettings, default_settings
+from turbomim.train.settings.config import Config
+from turbomim.train.world.distributed import World
 
 STORES: Final = {
     "original": Store(),
@@ -70,7 +70,7 @@ def made_photographs(place: Place) -> Path:
     """Photographs cut out of those that some packages ship.  Raises UserError without these packages."""
     folder = Path(place.work) / "photographs"
     try:
-        from turbomim.train.photos import cut_photos
+        from turbomim.train.demo.photos import cut_photos
 
         cut_photos(folder, images=960 if place.on_gpu else 96)
     except ImportError as error:

@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from turbomim.benchmarks.bench_step_forms import turbomim
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.gpu.steps import task_of
-from turbomim.train.tune_kernels import launches
+from turbomim.train.commands.tune.kernels import launches
 
 # kernels of a step that are named
 TOP: Final = 20

@@ -33,9 +33,9 @@ from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.gpu.absent import CUDA, absent_gpu, moved
 from turbomim.kernels.static import compilers, resources
 from turbomim.pipeline.system.errors import UserError, need
-from turbomim.train.config import Config
 from turbomim.train.models.methods import make_model
-from turbomim.train.recipes import recipe
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config
 
 # sm: multiprocessors, shared memory of a block and of a multiprocessor, bytes
 SIZES: Final = {80: (108, 166912, 167936), 90: (132, 232448, 233472)}

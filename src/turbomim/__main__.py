@@ -1,6 +1,6 @@
 """`python -m turbomim …`, so that `torchrun -m turbomim pretrain …` works."""
 
-from turbomim.train.cli import main
+from turbomim.train.commands.cli import main
 
 if __name__ == "__main__":
     main()

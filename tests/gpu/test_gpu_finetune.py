@@ -10,16 +10,16 @@ import pytest
 import torch
 from waits import nobody_waits
 
-from turbomim.train.augment import augmented_batch
-from turbomim.train.augment_ahead import Augmented
-from turbomim.train.classifier import Classifier
-from turbomim.train.config import DataConfig, StepConfig
-from turbomim.train.distributed import World
-from turbomim.train.finetune_config import FinetuneConfig, FinetuneSettings
-from turbomim.train.layer_decay import layered_optimizer
-from turbomim.train.model_config import ModelConfig
+from turbomim.train.finetune.augment import augmented_batch
+from turbomim.train.finetune.augment_ahead import Augmented
+from turbomim.train.finetune.classifier import Classifier
+from turbomim.train.finetune.layer_decay import layered_optimizer
+from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
-from turbomim.train.step import Step
+from turbomim.train.settings.config import DataConfig, StepConfig
+from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.world.distributed import World
 
 SEED = 7
 # every mix has its own code

@@ -17,7 +17,7 @@ from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1, masked_mse
 from turbomim.kernels.masked_patches import masked_patches
 from turbomim.kernels.masking import random_masking, random_masking_ref
-from turbomim.train.tune_kernels import kernels
+from turbomim.train.commands.tune.kernels import kernels
 
 # ViT-B/16 and L/16, H/14, LSMAE, SimMIM's ViT and Swin, the CIFAR-10 recipes, the demo
 CASES = (

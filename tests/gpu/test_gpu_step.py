@@ -20,12 +20,13 @@ from torch._C._distributed_c10d import HashStore
 from waits import nobody_waits
 
 from turbomim.pipeline.batch import Batch
-from turbomim.train import checkpoint, sharding
-from turbomim.train.config import Config, StepConfig
-from turbomim.train.distributed import World
+from turbomim.train.folder import checkpoint
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.step import Step
+from turbomim.train.models import sharding
 from turbomim.train.models.methods import make_model
-from turbomim.train.optim import make_optimizer
-from turbomim.train.step import Step
+from turbomim.train.settings.config import Config, StepConfig
+from turbomim.train.world.distributed import World
 
 # one of each family whose graph is another
 NAMES = (

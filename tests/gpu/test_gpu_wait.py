@@ -15,7 +15,7 @@ import pytest
 import torch
 from waits import nobody_waits
 
-from turbomim.train.data_wait import DataWait
+from turbomim.train.loop.data_wait import DataWait
 
 STEPS = 8
 # seconds that a batch takes to come

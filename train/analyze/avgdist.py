@@ -19,9 +19,9 @@ from torch import Tensor
 from turbomim.kernels.masking import block_masking, random_masking
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
-from turbomim.train.options import parse
-from turbomim.train.pictures import new_figure, plain
-from turbomim.train.recipes import recipe
+from turbomim.train.pictures.figure import new_figure, plain
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.flags import parse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

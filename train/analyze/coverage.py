@@ -31,9 +31,9 @@ from turbomim.pipeline.tars.tar import Members, split_key
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
-from turbomim.train.eval_splits import choose_ids
-from turbomim.train.options import parse
-from turbomim.train.pictures import new_figure, plain
+from turbomim.train.evaluate.splits import choose_ids
+from turbomim.train.pictures.figure import new_figure, plain
+from turbomim.train.settings.flags import parse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -34,16 +34,16 @@ from turbomim.train.analyze.result import (
     save,
     settings_of,
 )
-from turbomim.train.config import Config
-from turbomim.train.data import check_store, open_loader
-from turbomim.train.distributed import World, choose_device
-from turbomim.train.features import load_run
-from turbomim.train.machine import cores
+from turbomim.train.encoder.features import load_run
+from turbomim.train.loop.data import check_store, open_loader
+from turbomim.train.machine.checks import cores
+from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.models.initial import fill, normal
 from turbomim.train.models.mae import MAE
-from turbomim.train.options import parse
-from turbomim.train.pictures import new_figure, plain
-from turbomim.train.tuned import LoaderSettings
+from turbomim.train.pictures.figure import new_figure, plain
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.flags import parse
+from turbomim.train.world.distributed import World, choose_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

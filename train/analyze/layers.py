@@ -13,13 +13,13 @@ import numpy as np
 import tyro
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train import rundir
 from turbomim.train.analyze.options import need_run
 from turbomim.train.analyze.result import COLOURS, INK, SOFT, prepare, print_table, save, settings_of
-from turbomim.train.log import Record, read_metrics
-from turbomim.train.options import parse
-from turbomim.train.pictures import FloatArray, new_figure, plain, series
-from turbomim.train.sinks import OF_MODEL
+from turbomim.train.folder import rundir
+from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.folder.sinks import OF_MODEL
+from turbomim.train.pictures.figure import FloatArray, new_figure, plain, series
+from turbomim.train.settings.flags import parse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

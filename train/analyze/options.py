@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.encoder_source import load_file
+from turbomim.train.encoder.source import load_file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.pictures import new_figure
+from turbomim.train.pictures.figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,21 +26,21 @@ from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, 
 from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
 from turbomim.train.analyze.severities import Numbers, severities
-from turbomim.train.cli import flag_values
-from turbomim.train.config import Config
-from turbomim.train.distributed import choose_device
-from turbomim.train.encoder_source import load_source
-from turbomim.train.eval_command import say_assumed
-from turbomim.train.eval_crop import eval_crops
-from turbomim.train.eval_splits import check_splits, choose_ids, say_same
-from turbomim.train.features import encode
-from turbomim.train.import_command import split as split_words
-from turbomim.train.knn import NEIGHBOURS, knn
+from turbomim.train.commands.cli import flag_values
+from turbomim.train.commands.eval.knn import say_assumed
+from turbomim.train.commands.import_ import split as split_words
+from turbomim.train.encoder.crop import eval_crops
+from turbomim.train.encoder.features import encode
+from turbomim.train.encoder.source import load_source
+from turbomim.train.evaluate.knn import NEIGHBOURS, knn
+from turbomim.train.evaluate.probe import choose_penalty, fit, standardiser
+from turbomim.train.evaluate.splits import check_splits, choose_ids, say_same
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
-from turbomim.train.options import parse
-from turbomim.train.pictures import new_figure, plain
-from turbomim.train.probe import choose_penalty, fit, standardiser
+from turbomim.train.pictures.figure import new_figure, plain
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.flags import parse
+from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -17,11 +17,11 @@ from torch.nn import functional
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masking import patches_of_units
-from turbomim.train.config import Config
-from turbomim.train.model_config import ModelConfig
 from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal, xavier_uniform
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import LAYER_NORM, block_flops, make_blocks, sincos_positions
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.model import ModelConfig
 
 
 def conv_stages(model: ModelConfig) -> list[tuple[int, int]]:

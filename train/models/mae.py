@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_mse
-from turbomim.train.config import Config
 from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal, xavier_uniform
 from turbomim.train.models.masked import Masked
 from turbomim.train.models.vit import LAYER_NORM, block_flops, make_blocks, sincos_positions
+from turbomim.train.settings.config import Config
 
 
 class MAE(Masked):

@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 
 from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.kernels.masking import block_masking, complementary_masks, patches_of_units, random_masking
-from turbomim.train.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.models.drop_path import Again
 from turbomim.train.models.initial import Draw, drawn_by_torch, initialise
 from turbomim.train.models.vit import use_linear
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 
 class Masked(nn.Module):

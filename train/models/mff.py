@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from turbomim.kernels.linear import linear
-from turbomim.train.config import Config
 from turbomim.train.models.mae import MAE
-from turbomim.train.sharding import whole
+from turbomim.train.models.sharding import whole
+from turbomim.train.settings.config import Config
 
 
 class MFF(MAE):

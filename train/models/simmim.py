@@ -22,12 +22,12 @@ from torch import Tensor, nn
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1
-from turbomim.train.config import Config
 from turbomim.train.models.drop_path import DropPath, add_drop_path, draw_paths, forget_paths
 from turbomim.train.models.initial import Draw, constant, convolution_draws, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import LAYER_NORM, block_flops
 from turbomim.train.models.window_target import window_normalised
+from turbomim.train.settings.config import Config
 
 
 class SimMIM(MAE):

@@ -20,10 +20,10 @@ from timm.models.swin_transformer_v2 import (
 )
 from torch import Tensor, nn
 
-from turbomim.train.config import Config
 from turbomim.train.models.drop_path import add_drop_path
 from turbomim.train.models.initial import Draw, constant, convolution_draws, normal
 from turbomim.train.models.simmim import SimMIM
+from turbomim.train.settings.config import Config
 
 
 def swin_arguments(config: Config) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.config_dict import unknown
 from turbomim.train.models.vit import make_blocks
+from turbomim.train.settings.dictionary import unknown
 
 # the plain ones of usual sizes, for people who asked for another
 PLAIN = (

@@ -1,0 +1,300 @@
+"""`turbomim …`: argv to one function call.  Exit codes: 0 done or preempted, 1 error, 2 usage."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+import yaml
+
+from turbomim import __version__
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.open_files import raise_limit
+from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy, why
+from turbomim.train.folder.terminal import prepare_streams
+from turbomim.train.machine.compile_cache import whose_cache
+from turbomim.train.machine.home import settle_home
+from turbomim.train.recipes.table import RECIPES, recipe
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import from_dict, unknown
+from turbomim.train.settings.flags import no_arguments, take, take_number
+
+# also says the whole error, of any command
+TRACEBACK = "--traceback"
+
+USAGE = """usage: turbomim COMMAND …
+
+  demo                          the whole way, from photographs to a pre-trained encoder, in minutes
+  shard make SRC DST            a folder or a list (.csv, .tsv) of images to WebDataset shards; resumes
+  shard index PATH              what foreign WebDataset shards need to be trained on
+  shard verify PATH             every checksum, every header and, with --images, every pixel
+  shard inspect PATH            what is in a split, and with --sheet FILE.png some of it to look at
+  shard cat PATH SHARD.tar:KEY  one image's bytes
+  pretrain RECIPE --data.path PATH [--section.field VALUE …] [--config FILE.yaml] [--preset GPU]
+                  [--profile steps=10:15] [--dry-run [--world-size 64 [--img-per-s 2000]]]
+  recipes                       the recipes, with their sources, results, FLOPs and assumed hours
+  show RUN                      reconstruction pictures of a run; --targets IMAGE: what the model must predict
+  eval knn|linear RUN|FILE      what the encoder's features are worth, beside untrained ones and raw pixels
+  eval finetune RUN|FILE        what the encoder is worth where all of it is trained on labels
+  embed RUN|FILE SOURCE --out FILE
+                                features of a folder of images, or of shards, as .npz or .safetensors
+  analyze frequency|layers|flatness|robustness RUN, analyze coverage|avgdist
+                                features, fusion, loss surface, crops and masks in figures: JSON and PNG
+  report RUN [RUN…]             one HTML page with everything about runs, for people and for print
+  compare RUN RUN…              runs side by side: settings, losses, scores, what must not be compared
+  import FILE --from mae|mmselfsup|mff|simmim|convmae|lsmae [--recipe NAME] --run.name NAME
+                                begin a run with another program's weights
+  export RUN --to timm|hf|detectron2|mmseg|mae|mmselfsup|safetensors [--out FOLDER]
+                                a run's weights as other programs load them, checked, with a model card
+  tune loader|step|kernels      measure this machine's best settings
+  bench loader|kernels|step|train|all|report
+                                measure against others; report: tables and a plot of the results
+  bench gpu                     what to run first on a machine with a GPU: tests, rates, profiles, one file
+  doctor [--measure]            versions, devices, and what will be slow on this machine and why
+
+`turbomim pretrain --help` lists every setting; most other commands have --help too.
+What a user or a file caused ends in one line; with --traceback the whole error stands before it."""
+
+
+def read_yaml(path: str, base: Config) -> Config:
+    """`base` with the values of a YAML file laid over it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except OSError as error:
+        raise UserError(f"--config {path}: {why(error, 'check the path')}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    return from_dict(values or {}, base, path)
+
+
+def flag_values(argv: list[str]) -> dict[str, dict[str, object]]:
+    """--section.key VALUE pairs as `from_dict` takes them.  Raises UsageError for anything else."""
+    values: dict[str, dict[str, object]] = {}
+    words = iter(argv)
+    for word in words:
+        flag, equals, text = word.partition("=")
+        section, dot, key = flag.removeprefix("--").replace("-", "_").partition(".")
+        if not word.startswith("--") or not dot:
+            raise UsageError(
+                f"{word!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
+            )
+        value = text if equals else next(words, None)
+        if value is None:
+            raise UsageError(f"{flag} needs a value")
+        values.setdefault(section, {})[key] = value
+    return values
+
+
+def parse_config(argv: list[str]) -> tuple[Config, bool]:
+    """RECIPE [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run)."""
+    if "--help" in argv or "-h" in argv:
+        # what trains and measures needs no flags' help: a bare machine has no tyro
+        import tyro
+
+        base = recipe(argv[0]) if argv[0] in RECIPES else Config()
+        # prints every setting with its comment and value, and exits
+        shown = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)
+        tyro.cli(shown, args=["--help"], default=base, prog="turbomim pretrain RECIPE")
+    dry_run = "--dry-run" in argv
+    argv = [word for word in argv if word != "--dry-run"]
+    file = take(argv, "--config")
+    if not argv or argv[0].startswith("-"):
+        raise UsageError(f"pretrain needs a recipe first, one of: {', '.join(RECIPES)}")
+    base = recipe(argv.pop(0))
+    if file is not None:
+        base = read_yaml(file, base)
+    return from_dict(flag_values(argv), base, "flags"), dry_run
+
+
+def _shard(argv: list[str]) -> None:
+    verbs = {
+        "make": _later("train.commands.shard.make", "make"),
+        "index": _later("train.commands.shard.read", "index"),
+        "verify": _later("train.commands.shard.read", "verify"),
+        "inspect": _later("train.commands.shard.read", "inspect"),
+        "cat": _later("train.commands.shard.read", "cat"),
+    }
+    _verb("shard", verbs, argv)
+
+
+def _tune(argv: list[str]) -> None:
+    names = ("loader", "step", "kernels")
+    _verb("tune", {verb: _later(f"train.commands.tune.{verb}", verb) for verb in names}, argv)
+
+
+def _eval(argv: list[str]) -> None:
+    verbs = {
+        "knn": _later("train.commands.eval.knn", "knn_command"),
+        "linear": _later("train.commands.eval.linear", "command"),
+        "finetune": _later("train.commands.eval.finetune", "command"),
+    }
+    _verb("eval", verbs, argv)
+
+
+def _analyze(argv: list[str]) -> None:
+    names = ("frequency", "layers", "coverage", "flatness", "avgdist", "robustness")
+    _verb("analyze", {verb: _later(f"train.analyze.{verb}", "command") for verb in names}, argv)
+
+
+def _bench(argv: list[str]) -> None:
+    # training code imports no benchmark: these are reached by name only
+    names = ("loader", "kernels", "step", "train", "all", "gpu", "report")
+    _verb("bench", {verb: _later(f"benchmarks.bench_{verb}", "main") for verb in names}, argv)
+
+
+def _later(module: str, function: str) -> Callable[[list[str]], None]:
+    """A function of `turbomim.MODULE`, imported when it is called: most import torch, which takes seconds."""
+
+    def call(argv: list[str]) -> None:
+        getattr(importlib.import_module(f"turbomim.{module}"), function)(argv)
+
+    return call
+
+
+def _verb(command: str, verbs: Mapping[str, Callable[[list[str]], None]], argv: list[str]) -> None:
+    """Call the verb that argv begins with.  Raises UsageError if there is none of that name."""
+    verb = argv[0] if argv else ""
+    if verb in ("", "-h", "--help"):
+        raise UsageError(f"{command} needs a command: {', '.join(verbs)} (each has --help)")
+    if verb not in verbs:
+        raise unknown(f"unknown {command} command", verb, verbs)
+    verbs[verb](argv[1:])
+
+
+def _pretrain(argv: list[str]) -> None:
+    words = list(argv)
+    preset, steps = take(words, "--preset"), take(words, "--profile")
+    ranks = take_number(words, "--world-size", int)
+    img_per_s = take_number(words, "--img-per-s", float)
+    config, dry_run = parse_config(words)
+    if img_per_s is not None and ranks is None:
+        raise UsageError("--img-per-s prices a run: give --dry-run --world-size RANKS too")
+    if ranks is not None and not dry_run:
+        raise UsageError("--world-size prices a run: give --dry-run too (torchrun says how many ranks train)")
+    if preset is not None:
+        from turbomim.train.machine.presets import apply_preset
+        from turbomim.train.world.distributed import world_size
+
+        config = apply_preset(config, preset, ranks or world_size())
+    if ranks is not None:
+        from turbomim.train.machine.price import price
+
+        price(config, ranks=ranks, img_per_s=img_per_s, preset=preset)
+        return
+    from turbomim.train.commands.pretrain import pretrain
+    from turbomim.train.loop.profiling import parse_steps
+
+    pretrain(config, dry_run=dry_run, profile=range(0) if steps is None else parse_steps(steps))
+
+
+def _recipes(argv: list[str]) -> None:
+    no_arguments(argv, "recipes")
+    from turbomim.train.machine.price import recipe_price
+
+    for name, function in RECIPES.items():
+        doc = (function.__doc__ or "").strip().splitlines()
+        print(name)
+        for line in doc:
+            print(f"    {line.strip()}" if line.strip() else "")
+        print(f"    {recipe_price(function())}\n")
+
+
+def _doctor(argv: list[str]) -> None:
+    from turbomim.train.commands.doctor import examine, measure, print_report
+
+    if argv == ["--measure"]:
+        measure()
+        return
+    no_arguments(argv, "doctor")
+    checks = examine()
+    print_report(checks)
+    if any(check.status == "missing" for check in checks):
+        raise SystemExit(1)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "demo": _later("train.commands.demo_command", "command"),
+    "shard": _shard,
+    "pretrain": _pretrain,
+    "recipes": _recipes,
+    "show": _later("train.commands.show", "command"),
+    "report": _later("train.report.report", "command"),
+    "compare": _later("train.report.compare", "command"),
+    "eval": _eval,
+    "analyze": _analyze,
+    "embed": _later("train.commands.embed", "command"),
+    "import": _later("train.commands.import_", "command"),
+    "export": _later("train.commands.export", "command"),
+    "tune": _tune,
+    "bench": _bench,
+    "doctor": _doctor,
+}
+
+
+def _run(argv: list[str]) -> None:
+    """Call what argv names.  Raises UserError, OSError, SystemExit."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        if not argv:
+            raise SystemExit(2)
+    elif argv[0] == "--version":
+        print(__version__)
+    elif argv[0] in COMMANDS:
+        COMMANDS[argv[0]](argv[1:])
+    else:
+        raise unknown("unknown command", argv[0], COMMANDS)
+
+
+def _drop_output() -> None:
+    """Let what standard output still holds go nowhere, if nobody takes it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Say in one line what ended a command, and end the process."""
+    if isinstance(error, BrokenPipeError):
+        # the reader of our output went away
+        _drop_output()
+        raise SystemExit(1) from None
+    if isinstance(error, KeyboardInterrupt):
+        print("turbomim: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    text = str(error)
+    if isinstance(error, OSError):
+        # the system refused a file: its own words name the file and the reason
+        helps = remedy(error, whose_cache(error))
+        text += f"{helps and '; '}{helps}; `turbomim {TRACEBACK} COMMAND` shows where"
+        _drop_output()
+    elif isinstance(error.__cause__, OSError) and error.__cause__.errno in OF_THE_MACHINE:
+        # whatever was to be read or written, this is what helps
+        helps = remedy(error.__cause__, "")
+        text += "" if helps in text else f"; {helps}"
+    print(f"turbomim: {text}", file=sys.stderr)
+    raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
+
+
+def main() -> None:
+    """Run one command; what a user caused ends as one line on stderr and exit code 1."""
+    argv = [word for word in sys.argv[1:] if word != TRACEBACK]
+    prepare_streams()
+    raise_limit()
+    # of profiles and tags that nobody here reads, between other lines and without the file's name
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        settle_home()
+        _run(argv)
+        # what cannot be written is said here, not by the interpreter on its way out
+        sys.stdout.flush()
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        if TRACEBACK in sys.argv:
+            traceback.print_exception(error)
+        _end(error)

@@ -1,0 +1,53 @@
+"""`turbomim export`: a run's newest weights for other programs."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.encoder.features import load_run
+from turbomim.train.export.model_card import UNKNOWN_LICENSE
+from turbomim.train.export.programs import export
+from turbomim.train.export.weights import loaded_from
+from turbomim.train.settings.flags import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the newest whole checkpoint of a run as another program loads it, in float32, and check that."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, runs/NAME."""
+    to: Literal["timm", "hf", "detectron2", "mmseg", "mae", "mmselfsup", "safetensors"]
+    """timm, hf (transformers), detectron2 (ViTDet), mmseg: the encoder, and hf an MAE's decoder, too; mae,
+    mmselfsup: encoder and decoder; safetensors: the encoder of any method, by its own names."""
+    out: Path | None = None
+    """Folder; RUN/export/PROGRAM if not given."""
+    size: int = 0
+    """Pixels a side of mmseg's crops: positions are resized to it; the run's if not given."""
+    license: str = UNKNOWN_LICENSE
+    """Licence of the weights, for the model card, as the Hugging Face Hub names it: apache-2.0, mit."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim export …`.  Raises UserError."""
+    options = parse(Export, argv, "turbomim export")
+    out = options.out or options.run / "export" / options.to
+    if out.suffix in (".safetensors", ".pth", ".pt") or (out.exists() and not out.is_dir()):
+        raise UsageError(f"--out {out}: must be a folder, files in it have names of their own")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", options.license):
+        raise UsageError(f"--license {options.license!r}: must be as the Hub has it, apache-2.0 for example")
+    config, model, step = load_run(options.run)
+    for exported in export(
+        model, config, step, options.to, out, options.run, license=options.license, size=options.size
+    ):
+        print(f"{exported.path}: step {step}; {exported.checked}")
+        print(textwrap.indent(loaded_from(exported.load, exported.path.resolve()), "    "))
+        if exported.note:
+            print(f"  {exported.note}")

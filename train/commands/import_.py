@@ -1,0 +1,152 @@
+"""`turbomim import`: a run that begins with the weights of another program's checkpoint.
+
+The run folder gets config.yaml, import.json and ckpt/step-00000000: the weights, the moments of a new
+optimizer, position 0 and no fingerprint, as no data was seen yet.  So everything that takes a run takes this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.split import file_sha256
+from turbomim.train.commands.cli import flag_values
+from turbomim.train.folder import checkpoint, rundir
+from turbomim.train.foreign.file import read_tensors
+from turbomim.train.foreign.fit import Fit, check_format, fit
+from turbomim.train.foreign.formats import FORMATS, grouped, pooled
+from turbomim.train.foreign.sizes import MAE_RECIPE, Values, check_plausible, settle, sizes, with_card
+from turbomim.train.loop.optim import make_optimizer, zero_moments
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.settings.flags import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Begin a run with the weights of another program: turbomim import FILE --from PROGRAM --run.name NAME.
+
+    Settings follow as in pretrain, --section.field VALUE; --run.name is needed.
+    """
+
+    file: tyro.conf.Positional[Path]
+    """Checkpoint: .pth or .pt as torch.save writes it, or .safetensors."""
+    from_: Annotated[
+        Literal["mae", "mmselfsup", "mff", "simmim", "convmae", "lsmae", "hf"], tyro.conf.arg(name="from")
+    ]
+    """Program that wrote it; mff is mmpretrain's, hf is transformers (a ViTMAE or a ViT)."""
+    recipe: str = ""
+    """Recipe that it fits; without one the sizes are those of the tensors, and heads those of the export's
+    .json, or guessed."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim import …`.  Raises UserError."""
+    own, settings = split(argv)
+    options = parse(Import, own, "turbomim import")
+    print(import_run(options, flag_values(settings)))
+
+
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and the settings among them, --section.field VALUE or …=VALUE."""
+    own: list[str] = []
+    settings: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        if flag.startswith("--") and "." in flag:
+            settings += [word, *islice(words, 0 if equals else 1)]
+        else:
+            own.append(word)
+    return own, settings
+
+
+def import_run(options: Import, flags: Values) -> str:
+    """Begin the run and report what was taken.
+
+    Raises UserError: a file that cannot be read or does not fit, a run folder that is taken.
+    """
+    if "name" not in flags.get("run", {}):
+        raise UsageError("import needs --run.name NAME, a name for the run that it begins")
+    where, form = str(options.file), FORMATS[options.from_]
+    theirs, notes = read_tensors(options.file)
+    check_format(theirs, options.from_, where)
+    try:
+        notes += pooled(theirs)
+        weights = form.ours(theirs)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    found = sizes(weights)
+    check_plausible(found, weights, where)
+    known, card = with_card(options.file, found, flags)
+    config, told = settle(found, weights, options.from_, options.recipe, known, where)
+    if known != flags:
+        told += f"; heads as {card} has them"
+    model = make_model(config)
+    fitted = fit(weights, model, form.dropped, where)
+    model.load_state_dict(fitted.weights)
+    folder = begin(config, model, options, fitted)
+    return report(options, config, fitted, {**found["model"], **found["data"]}, told, notes, folder)
+
+
+def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
+    """Write the run folder; the checkpoint first, so that a run with settings has its weights."""
+    folder = rundir.run_folder(config)
+    with rundir.hold(config):
+        if (folder / "config.yaml").exists() or checkpoint.complete(folder / "ckpt"):
+            raise UserError(f"{folder} holds a run already: give another --run.name")
+        optimizer = make_optimizer(model, config.optim)
+        zero_moments(optimizer)
+        state = checkpoint.State(
+            step=0, position=0, fingerprint="", config=to_dict(config), versions=rundir.versions()
+        )
+        checkpoint.write(folder / "ckpt", checkpoint.capture(model, optimizer, state), config.run.keep)
+        source = {
+            "file": str(options.file.resolve()),
+            "sha256": file_sha256(options.file),
+            "from": options.from_,
+            "taken": fitted.taken,
+            "fresh": fitted.fresh,
+            "dropped": fitted.dropped,
+        }
+        write_json(folder / "import.json", source)
+        rundir.describe(folder, config, torch.device("cpu"), 1)
+    return folder
+
+
+def report(
+    options: Import,
+    config: Config,
+    fitted: Fit,
+    found: dict[str, int],
+    told: str,
+    notes: list[str],
+    folder: Path,
+) -> str:
+    """What was taken and assumed, and the command that goes on."""
+    sizes_told = ", ".join(f"{key} {value}" for key, value in found.items())
+    lines = [
+        f"{folder}: step 0 with {len(fitted.taken)} of {len(fitted.weights)} tensors from {options.file} "
+        f"({options.from_}); unexpected 0, of another shape 0, missing {len(fitted.fresh)}",
+        f"  method {config.model.method}; from the tensors: {sizes_told or 'no sizes, all shapes fit'}",
+        f"  not in the tensors: {told}",
+    ]
+    if fitted.fresh:
+        lines.append(f"  the file has no decoder: initial values for {grouped(fitted.fresh)}")
+    if fitted.dropped:
+        lines.append(f"  left out, as a run has no place for them: {grouped(fitted.dropped)}")
+    lines += [f"  {note}" for note in notes]
+    lines.append(
+        f"  go on: turbomim pretrain {options.recipe or MAE_RECIPE} --config {folder}/config.yaml "
+        "--data.path SHARDS"
+    )
+    return "\n".join(lines)

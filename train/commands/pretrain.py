@@ -1,0 +1,109 @@
+"""`turbomim pretrain`: settings checked, data opened, run folder taken; then the loop (run.py)."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.commands.doctor import find_compiler
+from turbomim.train.evaluate.online import labelled_splits
+from turbomim.train.folder import checkpoint, rundir
+from turbomim.train.folder.crashes import look_back
+from turbomim.train.folder.sinks import check_sinks
+from turbomim.train.loop.data import describe, open_data
+from turbomim.train.loop.run import Outcome, Run
+from turbomim.train.machine.compile_cache import check_compile_caches
+from turbomim.train.machine.memory import count_parameters
+from turbomim.train.machine.price import about_device
+from turbomim.train.machine.tuned_loader import machine_name, read_tuned, resolve
+from turbomim.train.machine.tuned_step import tuned_config
+from turbomim.train.models.methods import flops_per_image
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.settings.plan import Plan, make_plan
+from turbomim.train.world.distributed import World, start
+
+
+def pretrain(
+    config: Config, *, dry_run: bool = False, profile: range = range(0), console: Console | None = None
+) -> Outcome:
+    """Run or resume a pre-training in runs/NAME, with a profile of these steps of the process.
+
+    Raises UserError for anything a user or a file caused.
+    """
+    console = console or Console()
+    with start(config.step.device, config.step.rank_timeout) as world:
+        check_compiler(config, world)
+        world.from_main(lambda: check_sinks(config.run))
+        config, about_step = world.from_main(lambda: tuned_config(config, world))
+        data = config.data
+        split = open_data(data.path, "--data.path", data, world)
+        heldout = open_data(data.heldout, "--data.heldout", data, world) if data.heldout else None
+        labelled = labelled_splits(config, split, heldout, world)
+        plan = world.from_main(lambda: make_plan(config, split.manifest.samples, world.size))
+        tuned = world.together(lambda: read_tuned(machine_name(world.device)))
+        settings = resolve(data, tuned, world.local_size)
+        about_step += world.together(lambda: about_device(config, plan, world))
+        about_data = "\n".join([describe(data, split, settings, tuned, world), *about_step])
+        if dry_run:
+            return _dry_run(config, plan, about_data, world, console)
+        folder = rundir.run_folder(config)
+        with contextlib.ExitStack() as held:
+            splits = [split, *([heldout] if heldout else []), *(labelled or ())]
+            on_gpu = settings.decode == "mixed" and world.device.type == "cuda"
+            found, said = world.from_main(lambda: prepare(folder, config, splits, held, on_gpu=on_gpu))
+            run = Run(config, plan, split, heldout, labelled, settings, world, console, profile)
+            return run.go(found, said, about_data)
+
+
+def check_compiler(config: Config, world: World) -> None:
+    """Raise UserError if the step is to be compiled and cannot be."""
+    if config.step.compile:
+        check_compile_caches(world.device.type)
+    if config.step.compile and world.device.type == "cpu" and find_compiler() is None:
+        raise UserError(
+            "no C++ compiler found: torch.compile needs one on a CPU; "
+            "install g++, or go on more slowly with --step.compile false (demo: --compile false)"
+        )
+
+
+def prepare(
+    folder: Path, config: Config, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
+) -> tuple[str | None, list[str]]:
+    """Lock and check the run folder; return the checkpoint to resume from, if any, and what is to be said.
+
+    splits: to train on, then others; on_gpu: photographs are decoded there.
+    """
+    held.enter_context(rundir.hold(config))
+    rundir.check_same(folder, config)
+    split = splits[0]
+    found, damaged = checkpoint.newest(folder / "ckpt")
+    if found is not None:
+        state, ours = checkpoint.read_state(found), split.manifest.fingerprint
+        theirs = state.fingerprint
+        # imported weights have seen no data: `turbomim import` leaves the fingerprint to the first run
+        if theirs != ours and (theirs or state.step):
+            raise UserError(
+                f"{split.path} is not the data set of {found} (fingerprint {ours[:12]}, the checkpoint's is "
+                f"{theirs[:12]}): give the same shards, or another --run.name"
+            )
+    said = [f"{path} is damaged and was passed over" for path in damaged]
+    return (str(found) if found else None), said + look_back(folder, splits, on_gpu=on_gpu)
+
+
+def _dry_run(config: Config, plan: Plan, about_data: str, world: World, console: Console) -> Outcome:
+    parameters = count_parameters(config)
+    count = parameters.trained + parameters.fixed
+    if world.main:
+        text = (
+            f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"
+            f"{about_data}\n{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
+            f"device {world.device}; dry run: nothing was trained"
+        )
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return Outcome(folder=rundir.run_folder(config), status="dry-run", step=0, steps=plan.steps)

@@ -1,0 +1,37 @@
+"""`turbomim show`: pictures of what a run reconstructs, or with --targets of what a model must predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from turbomim.train.settings.flags import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Draw reconstructions of a run's held-out photographs."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, runs/NAME."""
+    data: Path | None = None
+    """Split to draw from; the run's held-out split, else its training split, if not given."""
+    images: int = 6
+    """Photographs, one row each."""
+    out: Path | None = None
+    """Picture to write; RUN/images/reconstruction-STEP.png if not given."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim show …`.  Raises UserError."""
+    if any(word.partition("=")[0] == "--targets" for word in argv):
+        from turbomim.train.pictures.targets import targets
+
+        targets(argv)
+        return
+    options = parse(Show, argv, "turbomim show")
+    from turbomim.train.pictures.reconstruction import show
+
+    print(show(options.run, data=options.data, images=options.images, out=options.out))

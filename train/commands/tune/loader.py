@@ -1,0 +1,222 @@
+"""`turbomim tune loader`: which loader settings are fastest on this machine, by a short measured search.
+
+Coordinate descent: one setting after the other takes the value of the highest rate, a few seconds a point, if
+it also wins against the best so far in most rounds of a comparison.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.system.errors import UsageError, to_stderr
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.commands.tune.paired import GAIN, ROUNDS, paired, wins
+from turbomim.train.folder.rundir import versions
+from turbomim.train.loop.data import open_data, open_loader, store_text
+from turbomim.train.machine.checks import cores
+from turbomim.train.machine.tuned_loader import (
+    LoaderSettings,
+    Tuned,
+    default_settings,
+    machine_name,
+    write_tuned,
+)
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.flags import parse
+from turbomim.train.world.distributed import World, choose_device
+
+# times that all settings are gone through
+PASSES = 2
+# parts of a measurement; the median of their rates counts
+PARTS = 3
+# samples a batch where neither recipe nor flag says less
+MOST_BATCH = 256
+
+# positions of the stream between the points: each reads photographs that those before did not, as a run does
+POINT_POSITIONS = 100_003
+
+# img/s of settings
+Measure = Callable[[LoaderSettings], float]
+# values that each setting may take, in the order of the search
+Space = Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneLoader:
+    """Measure which loader settings are fastest here, and keep them for this machine.
+
+    `turbomim pretrain` uses them wherever a setting is automatic.
+    """
+
+    data: Path
+    """Split to read, of the kind that will be trained on."""
+    recipe: str = "pixmim-vit-b16-300e"
+    """Recipe whose size, crop and batch are measured (turbomim recipes)."""
+    size: int | None = None
+    """Side of the training image, pixels; the recipe's if not given."""
+    crop: Literal["src", "rrc"] | None = None
+    """Crop; the recipe's if not given."""
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+    """Filter of the resize; the recipe's if not given."""
+    micro_batch: int | None = None
+    """Samples a batch; the recipe's, but at most 256, if not given."""
+    seconds: float = 60.0
+    """About how long the measuring takes in all."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device that the batches are for."""
+
+
+def loader(argv: list[str]) -> None:
+    """`turbomim tune loader …`.  Raises UserError."""
+    tune(parse(TuneLoader, argv, "turbomim tune loader"))
+
+
+def tune(options: TuneLoader) -> Tuned:
+    """Search, say every point, and keep the best for this machine.  Raises UserError."""
+    if not options.seconds > 0:
+        raise UsageError(f"--seconds {options.seconds:g}: must be above 0")
+    config = settings_of(options)
+    world = World(rank=0, size=1, device=choose_device(options.device, 0))
+    split = open_data(str(options.data), "--data", config.data, world)
+    batch = config.optim.micro_batch
+    machine, workload = machine_name(world.device), store_text(config.data, split)
+    print(
+        f"{machine}\n{split.path}: {workload}; {config.data.crop} crops of {config.data.size} pixels, "
+        f"{config.data.interpolation}, batches of {batch}"
+    )
+    space = search_space(world.device.type, cores())
+    # with as many comparisons as there are settings; more of them take longer
+    points = 2 + PASSES * sum(len(values) - 1 for values in space.values()) + 2 * ROUNDS * len(space)
+    positions = itertools.count(0, POINT_POSITIONS)
+
+    def measure(settings: LoaderSettings) -> float:
+        start = next(positions) // batch * batch
+        rate = measured(config, split, settings, world, start=start, seconds=options.seconds / points)
+        print(f"{rate:10,.0f} img/s  {settings.text(world.device.type)}", flush=True)
+        return rate
+
+    base = default_settings()
+    # fills the page cache with what fits, and does not count
+    measure(base)
+    best, rates = decide(measure, base, descend(measure, base, space))
+    tuned = Tuned(settings=best, img_per_s=round(rates[best], 1), date=time.strftime("%Y-%m-%d"))
+    facts = {
+        "default_img_per_s": round(rates[base], 1),
+        "split": str(split.path.absolute()),
+        "store": workload,
+        "crop": f"{config.data.crop} {config.data.size} {config.data.interpolation}",
+        "batch": batch,
+        "versions": versions(),
+    }
+    path = write_tuned(machine, tuned, facts)
+    print(
+        f"best: {best.text(world.device.type)}: {rates[best]:,.0f} img/s, "
+        f"{rates[best] / rates[base]:.2f} times the defaults' {rates[base]:,.0f}\nwritten to {path}"
+    )
+    return tuned
+
+
+def settings_of(options: TuneLoader) -> Config:
+    """The recipe with the flags laid over it.  Raises UserError for what cannot work."""
+    config = recipe(options.recipe)
+    given = {name: getattr(options, name) for name in ("size", "crop", "interpolation")}
+    data = dataclasses.replace(config.data, **{name: v for name, v in given.items() if v is not None})
+    optim = config.optim
+    batch = options.micro_batch
+    if batch is None:
+        batch = min(optim.micro_batch or optim.global_batch, MOST_BATCH)
+    if batch < 1:
+        raise UsageError(f"--micro-batch {batch}: must be at least 1")
+    return dataclasses.replace(config, data=data, optim=dataclasses.replace(optim, micro_batch=batch))
+
+
+def search_space(device: str, cores: int) -> Space:
+    """What is tried on a device with this many cores."""
+    threads = sorted({max(1, cores // 2), max(1, cores - 1), cores, cores * 3 // 2, cores * 2})
+    counts = {"threads": tuple(threads), "readers": (1, 2, 4, 8), "prefetch": (1, 2, 3, 4)}
+    if device == "cpu":
+        return counts
+    return {"decode": ("mixed", "cpu"), "hw_decoder_load": (0.0, 0.35, 0.65, 0.8, 0.95), **counts}
+
+
+def descend(measure: Measure, start: LoaderSettings, space: Space) -> LoaderSettings:
+    """The settings that no change of a single one makes GAIN times faster, or those after PASSES passes.
+
+    A value that was faster once must win a comparison, as the highest of many noisy rates is too high.
+    """
+    best, rates = start, {start: measure(start)}
+    for _ in range(PASSES):
+        before = best
+        for name in space:
+            for candidate in neighbours(best, name, space):
+                if candidate not in rates:
+                    rates[candidate] = measure(candidate)
+            fastest = max(neighbours(best, name, space), key=rates.__getitem__, default=best)
+            if rates[fastest] > GAIN * rates[best] and wins(paired(measure, best, fastest)):
+                best = fastest
+        if best == before:
+            break
+    return best
+
+
+def neighbours(settings: LoaderSettings, name: str, space: Space) -> Iterator[LoaderSettings]:
+    """The settings with every other value of one of them that changes anything."""
+    if name == "hw_decoder_load" and settings.decode == "cpu":
+        return
+    for value in space[name]:
+        if value != getattr(settings, name):
+            yield dataclasses.replace(settings, **{name: value})
+
+
+def decide(
+    measure: Measure, base: LoaderSettings, best: LoaderSettings
+) -> tuple[LoaderSettings, dict[LoaderSettings, float]]:
+    """The second if it wins a comparison, else the first, and the median rates of both."""
+    if best == base:
+        return base, {base: measure(base)}
+    rounds = paired(measure, base, best)
+    rates = dict(zip((base, best), map(statistics.median, zip(*rounds, strict=True)), strict=True))
+    return (best if wins(rounds) else base), rates
+
+
+def measured(
+    config: Config, split: Split, settings: LoaderSettings, world: World, *, start: int, seconds: float
+) -> float:
+    """img/s of a fresh Loader over `seconds`: the median of PARTS parts.
+
+    start: position of the first batch.
+    """
+    batch = config.optim.micro_batch
+    with open_loader(
+        config,
+        split,
+        settings,
+        world,
+        global_batch=batch,
+        micro_batch=batch,
+        start=start,
+        notify=to_stderr,
+    ) as loader:
+        # these were read and decoded before anybody waited for them
+        for _ in range(settings.prefetch + 1):
+            next(loader)
+        return statistics.median(part_rate(loader, batch, seconds / PARTS) for _ in range(PARTS))
+
+
+def part_rate(loader: Loader, batch: int, seconds: float) -> float:
+    """img/s over `seconds`, or over one batch if that takes longer."""
+    begun = time.perf_counter()
+    images = 0
+    while images == 0 or time.perf_counter() - begun < seconds:
+        next(loader)
+        images += batch
+    return images / (time.perf_counter() - begun)

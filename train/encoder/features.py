@@ -1,0 +1,104 @@
+"""Frozen features: what an encoder makes of whole images, without a mask, and plain pixels beside it.
+
+Suffixes: B batch, N samples, S the image's side, K patches (all of them are kept), D encoder width, V values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.folder import checkpoint, rundir
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+
+# raw pixels are compared at no more than this side: a baseline, not a test of memory
+PIXELS_SIDE = 32
+PIXELS = "raw pixels"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Features:
+    """Features of the same N samples by name, each (N, D) float32 on the CPU; labels (N,) int64."""
+
+    by_name: dict[str, Tensor]
+    labels_N: Tensor
+
+
+def load_run(run: Path) -> tuple[Config, MAE, int]:
+    """The settings, the model and the step of a run's newest whole checkpoint.
+
+    Raises UserError where there is no run or no whole checkpoint.
+    """
+    config = rundir.read_config(run)
+    found, _ = checkpoint.newest(run / "ckpt")
+    if found is None:
+        raise UserError(
+            f"{run}/ckpt has no whole checkpoint yet: let the run save one (run.save_every steps)"
+        )
+    model = make_model(config, initial=False)
+    checkpoint.load(found, model)
+    return config, model, checkpoint.read_state(found).step
+
+
+def normalised(images_BHWC: Tensor) -> Tensor:
+    """Images (B, H, W, 3) uint8 as (B, 3, H, W) float32, normalised by ImageNet's mean and deviation."""
+    # filled where they are used: a copy of them would make the host wait for a GPU
+    mean_C, std_C = (
+        torch.stack([torch.full((), value, device=images_BHWC.device) for value in values])
+        for values in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return ((images_BHWC.float() / 255 - mean_C) / std_C).permute(0, 3, 1, 2).contiguous()
+
+
+@torch.no_grad()
+def encode(model: MAE, images_BHWC: Tensor) -> dict[str, Tensor]:
+    """The class token, if there is one, and the mean of the patch tokens, (B, D) float32 each.
+
+    images (B, S, S, 3) uint8 on the model's device.  Nothing is masked; both are taken after the final norm.
+    """
+    tokens_BTD = model.features(images_BHWC)
+    mean = {"mean of patch tokens": tokens_BTD[:, model.prefix :].mean(1)}
+    return {"class token": tokens_BTD[:, 0], **mean} if model.prefix else mean
+
+
+def pixels(images_BHWC: Tensor) -> Tensor:
+    """Images as vectors (B, V) float32 in 0..1, averaged down to PIXELS_SIDE where they are larger."""
+    scaled_BCHW = images_BHWC.permute(0, 3, 1, 2).float() / 255
+    if scaled_BCHW.shape[-1] > PIXELS_SIDE:
+        scaled_BCHW = functional.adaptive_avg_pool2d(scaled_BCHW, PIXELS_SIDE)
+    return scaled_BCHW.flatten(1)
+
+
+def extract(
+    batches: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]],
+    encoders: Mapping[str, MAE],
+    device: torch.device,
+) -> Features:
+    """Features of every batch of images (B, S, S, 3) uint8 and labels (B,) int64, by every encoder.
+
+    Names are `ENCODER: class token`, `ENCODER: mean of patch tokens` and `raw pixels`.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    labels: list[Tensor] = []
+    for model in encoders.values():
+        model.to(device).eval()
+    for images, labels_B in batches:
+        images_BHWC = torch.from_numpy(images).to(device)
+        for name, model in encoders.items():
+            for kind, features_BD in encode(model, images_BHWC).items():
+                parts.setdefault(f"{name}: {kind}", []).append(features_BD.cpu())
+        parts.setdefault(PIXELS, []).append(pixels(images_BHWC).cpu())
+        labels.append(torch.from_numpy(labels_B))
+    return Features(
+        by_name={name: torch.cat(some) for name, some in parts.items()}, labels_N=torch.cat(labels)
+    )

@@ -1,0 +1,136 @@
+"""What an evaluation is of: a run, or a file with a plain ViT by timm's names.
+
+A file goes the way that `turbomim import` goes: read as one that nobody vouches for, sizes from its shapes,
+every tensor in its place or an error that names all that is not.  A `turbomim export` has a .json beside it,
+which tells the heads that no tensor tells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.split import file_sha256
+from turbomim.train.encoder.features import load_run
+from turbomim.train.encoder.resize import at_size, resized
+from turbomim.train.folder import checkpoint
+from turbomim.train.foreign.file import read_tensors
+from turbomim.train.foreign.fit import check_format, fit
+from turbomim.train.foreign.formats import FORMATS, formats_of, pooled
+from turbomim.train.foreign.sizes import Values, check_plausible, settle, sizes, why_heads, with_card
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import Config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Source:
+    """An encoder to evaluate."""
+
+    path: Path
+    config: Config
+    model: MAE
+    # optimizer steps of the run; None of a file
+    step: int | None
+    # SHA-256 of the file that the weights are in, or what they are in words
+    weights: str
+    # whether training has not begun
+    untrained: bool = False
+    # what was assumed, if anything
+    told: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where evaluations of it are kept."""
+        return self.path / "eval" if self.step is not None else Path("runs") / f"eval-{self.path.stem}"
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a result says about it."""
+        about = {"encoder": describe(self.config), "weights": "initial" if self.untrained else "trained"}
+        if self.step is None:
+            return {"file": str(self.path), **({} if self.untrained else {"sha256": self.weights}), **about}
+        seen = self.step * self.config.optim.global_batch
+        return {"run": str(self.path), "step": self.step, "images_seen": seen, **about}
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return str(self.path) if self.step is None else f"{self.path}, step {self.step}"
+
+    def initial(self) -> Source:
+        """The same encoder with the weights that its training began with, those of its seed."""
+        return replace(
+            self,
+            model=make_model(self.config),
+            step=None if self.step is None else 0,
+            weights=f"initial weights by Philox, seed {self.config.run.seed} at {self.config.data.size} px",
+            untrained=True,
+        )
+
+    def at_size(self, size: int | None) -> Source:
+        """The same encoder for images of another side, pixels; None: its own.  Raises UsageError."""
+        wanted = at_size(self.config, size)
+        return replace(self, config=wanted, model=resized(self.model, self.config, wanted))
+
+
+def describe(config: Config) -> str:
+    """The encoder's size, in words."""
+    model = config.model
+    return f"{config.data.size} px, patch {model.patch}, {model.width}x{model.depth}, {model.heads} heads"
+
+
+def load_source(path: Path, flags: Values) -> Source:
+    """A run folder's newest whole checkpoint, or the encoder in a file.
+
+    flags: settings of a file's encoder that its shapes do not tell, model.heads for example.
+    Raises UserError: no run and no checkpoint, a file that cannot be read or is no plain ViT.
+    """
+    # a pipe is refused as a file
+    if path.exists() and not path.is_dir():
+        return load_file(path, flags)
+    if flags:
+        section, values = next(iter(flags.items()))
+        size = "--size is the side of the crops; " if "size" in flags.get("data", {}) else ""
+        raise UsageError(
+            f"--{section}.{next(iter(values))}: {size}a run has its own model; only a FILE takes it"
+        )
+    config, model, step = load_run(path)
+    digest = checkpoint.weights_digest(path / "ckpt", step)
+    return Source(path=path, config=config, model=model, step=step, weights=digest)
+
+
+def load_file(path: Path, flags: Values) -> Source:
+    """The encoder in a checkpoint by timm's or MAE's names; a decoder or classifier beside it is left out."""
+    (tensors, notes), where = read_tensors(path), str(path)
+    other = [form for form in formats_of(tensors) if form not in ("mae", "lsmae")]
+    if other:
+        raise UserError(
+            f"{where} has the names of {' or '.join(other)}, not of a plain ViT: `turbomim import {where} "
+            f"--from {other[0]} --run.name NAME` makes a run of it, which eval takes"
+        )
+    check_format(tensors, "mae", where)
+    notes += pooled(tensors)
+    tensors = FORMATS["mae"].ours(tensors)
+    found = sizes(tensors)
+    check_plausible(found, tensors, where)
+    flags, _ = with_card(path, found, flags)
+    config, _ = settle(found, tensors, "mae", "", flags, where)
+    model = make_model(config)
+    fitted = fit(
+        tensors, model, FORMATS["mae"].dropped, where, "eval takes plain ViTs with timm's names alone"
+    )
+    model.load_state_dict(fitted.weights)
+    guessed = (
+        f"{where} does not tell its heads: {config.model.heads} are assumed, {why_heads(found, 'heads')}; "
+        "--model.heads N says otherwise"
+    )
+    return Source(
+        path=path,
+        config=config,
+        model=model,
+        step=None,
+        weights=file_sha256(path),
+        told="\n".join([*notes, *([] if "heads" in flags.get("model", {}) else [guessed])]),
+    )

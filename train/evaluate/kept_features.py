@@ -1,0 +1,106 @@
+"""Frozen features of central crops, made once and kept in a file beside the run.
+
+Its name is a digest of all that decides them: weights, model, which feature, data, how many samples, crop.
+Shapes: N samples, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from turbomim.pipeline.system.durable import refusal, usual_mode
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.encoder.crop import crop_facts, eval_crops
+from turbomim.train.encoder.features import encode
+from turbomim.train.encoder.source import Source
+from turbomim.train.models.mae import MAE
+
+# another one, and features are made anew
+FORMAT = "turbomim-features-3"
+
+
+def kept_features(
+    source: Source,
+    kind: str,
+    batch: int,
+    device: torch.device,
+    model: MAE,
+    split: Split,
+    ids_N: NDArray[np.int64],
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D) and labels (N,) of central crops of samples, from their file, or made and kept."""
+    config = source.config
+    facts = {
+        "format": FORMAT,
+        "weights": source.weights,
+        "model": dataclasses.asdict(config.model),
+        "feature": kind,
+        "data": split.manifest.fingerprint,
+        "samples": len(ids_N),
+        **crop_facts(config.data.size),
+    }
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    path = source.folder / f"features-{key}.safetensors"
+    kept = read_features(path, len(ids_N))
+    if kept is not None:
+        return kept
+    parts = [
+        (encode(model, torch.from_numpy(images).to(device))[kind].cpu(), torch.from_numpy(labels))
+        for images, labels in eval_crops(split, ids_N, size=config.data.size, batch=batch)
+    ]
+    features_ND, labels_N = (torch.cat(some) for some in zip(*parts, strict=True))
+    keep_features(path, features_ND, labels_N)
+    return features_ND, labels_N
+
+
+def read_features(path: Path, count: int) -> tuple[Tensor, Tensor] | None:
+    """What `keep_features` kept; None where there is nothing, or a file that is damaged, which says so."""
+    if not path.exists():
+        return None
+    try:
+        # not every safetensors has its annotations
+        opened: Any = safe_open
+        with opened(path, "pt") as file:
+            features_ND, labels_N = file.get_tensor("features"), file.get_tensor("labels")
+            whole = (file.metadata() or {}).get("sha256") == digest(features_ND, labels_N)
+        if whole and len(features_ND) == len(labels_N) == count:
+            return features_ND, labels_N
+    except (SafetensorError, OSError, ValueError, KeyError):
+        pass
+    print(f"{path} is damaged: its features are made again")
+    return None
+
+
+def digest(features_ND: Tensor, labels_N: Tensor) -> str:
+    """SHA-256 of the bytes of features and labels, and of what they are."""
+    found = hashlib.sha256()
+    for tensor in (features_ND, labels_N):
+        found.update(f"{tensor.dtype} {list(tensor.shape)}".encode())
+        found.update(tensor.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def keep_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
+    """Write features and labels as a whole or not at all.  Raises UserError if they cannot be written."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"features": features_ND.contiguous(), "labels": labels_N}
+        with usual_mode(temporary):
+            save_file(tensors, temporary, metadata={"sha256": digest(features_ND, labels_N)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        size = features_ND.numel() * features_ND.element_size()
+        raise refusal(path, error, needed=size) from error

@@ -1,0 +1,214 @@
+"""Folders for transformers' `from_pretrained`: the encoder as ViTModel, an MAE as ViTMAEForPreTraining.
+
+The files are written here; transformers is needed to check them, and to load them.  Its attention has a
+matrix each for queries, keys and values.  The MAE is exact for any mask, which `noise` gives.
+
+Shapes: B images, N patches, K kept, M masked, H W pixels, C channels, P values of a patch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.encoder.features import normalised
+from turbomim.train.export.check import IMAGES, random_images, same, same_features
+from turbomim.train.export.weights import Exported, encoder_weights, whole_model, write_safetensors
+from turbomim.train.foreign.hf import to_vit, to_vit_mae
+from turbomim.train.models.mae import MAE
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+
+
+def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
+    """Write encoder/ and, for an MAE, mae/, and compare outputs where transformers is installed.
+
+    Raises UserError if transformers misses a tensor, has one left over, or gives other outputs.
+    """
+    encoder = folder / "encoder"
+    _write(encoder, to_vit(encoder_weights(model)), vit_config(config), config)
+    exported = [
+        Exported(
+            path=encoder,
+            load=(
+                "from transformers import ViTImageProcessor, ViTModel\n\n"
+                "encoder = ViTModel.from_pretrained(PATH, add_pooling_layer=False).eval()\n"
+                "processor = ViTImageProcessor.from_pretrained(PATH)"
+            ),
+            checked=_checked_encoder(encoder, model, config),
+            library="transformers",
+            note=(
+                "`encoder(**processor(images=image, return_tensors='pt')).last_hidden_state` are the tokens "
+                "after the final norm, the class token first. The processor squeezes an image to a square; "
+                "training cropped: crop first where shapes matter."
+            ),
+        )
+    ]
+    if config.model.method == "mae":
+        mae = folder / "mae"
+        _write(mae, to_vit_mae(whole_model(model)), vit_mae_config(config), config)
+        exported.append(
+            Exported(
+                path=mae,
+                load=(
+                    "from transformers import ViTImageProcessor, ViTMAEForPreTraining\n\n"
+                    "model = ViTMAEForPreTraining.from_pretrained(PATH).eval()\n"
+                    "processor = ViTImageProcessor.from_pretrained(PATH)"
+                ),
+                checked=_checked_mae(mae, model, config),
+                library="transformers",
+                note=_note_of_mae(config),
+            )
+        )
+    return exported
+
+
+def vit_config(config: Config) -> dict[str, Any]:
+    """The config.json of the encoder."""
+    model = config.model
+    return {
+        "architectures": ["ViTModel"],
+        "model_type": "vit",
+        "image_size": config.data.size,
+        "patch_size": model.patch,
+        "num_channels": 3,
+        "hidden_size": model.width,
+        "num_hidden_layers": model.depth,
+        "num_attention_heads": model.heads,
+        "intermediate_size": 4 * model.width,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        # transformers' own is 1e-12
+        "layer_norm_eps": 1e-6,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "torch_dtype": "float32",
+    }
+
+
+def vit_mae_config(config: Config) -> dict[str, Any]:
+    """The config.json of the whole MAE."""
+    model = config.model
+    return vit_config(config) | {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "decoder_hidden_size": model.decoder_width,
+        "decoder_num_hidden_layers": model.decoder_depth,
+        "decoder_num_attention_heads": model.decoder_heads,
+        "decoder_intermediate_size": 4 * model.decoder_width,
+        "mask_ratio": model.mask_ratio,
+        "norm_pix_loss": model.norm_pix,
+    }
+
+
+def processor_config(config: Config) -> dict[str, Any]:
+    """The preprocessor_config.json: how images become the encoder's input."""
+    return {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": config.data.size, "width": config.data.size},
+        # PIL's number of bicubic, by which evaluation resizes
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+    }
+
+
+def _write(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], config: Config) -> None:
+    folder.mkdir(parents=True)
+    write_safetensors(weights, folder / "model.safetensors")
+    for name, content in (("config.json", about), ("preprocessor_config.json", processor_config(config))):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _note_of_mae(config: Config) -> str:
+    """What is different when transformers trains it."""
+    model = config.model
+    parts = ["The decoder is there, too: `model(**inputs).logits` are the predicted patches."]
+    if model.target != "raw":
+        parts.append(f"Its loss is of pixels as they are; this run's target was {model.target}.")
+    if model.mask_unit > 1 or model.mask != "random":
+        parts.append("It draws masks patch by patch; this run masked larger units: give `noise` for those.")
+    return " ".join(parts)
+
+
+def _checked_encoder(folder: Path, model: MAE, config: Config) -> str:
+    if not _installed():
+        return _NOT_CHECKED
+    import transformers
+
+    encoder = _load(transformers.ViTModel, folder, add_pooling_layer=False)
+    processor = transformers.ViTImageProcessor.from_pretrained(folder)
+
+    def features(images_BHWC: Tensor) -> Tensor:
+        inputs = processor(images=list(images_BHWC.numpy()), return_tensors="pt")
+        tokens_BTD: Tensor = encoder(**inputs).last_hidden_state
+        return tokens_BTD
+
+    return same_features(model, config, features, f"transformers {transformers.__version__}")
+
+
+@torch.no_grad()
+def _checked_mae(folder: Path, model: MAE, config: Config) -> str:
+    """Compare predictions of masked patches under masks that any run of this size may draw."""
+    if not _installed():
+        return _NOT_CHECKED
+    import transformers
+
+    theirs = _load(transformers.ViTMAEForPreTraining, folder)
+    images_BHWC = random_images(config)
+    order_BN = torch.rand(IMAGES, config.patches, generator=torch.Generator().manual_seed(1)).argsort(1)
+    # it keeps int(N * (1 - ratio)) patches, whatever a mask unit is here
+    keep = int(config.patches * (1 - config.model.mask_ratio))
+    ids_keep_BK, ids_mask_BM = order_BN[:, :keep].contiguous(), order_BN[:, keep:].contiguous()
+    visible_BKP, _ = model.patchify(images_BHWC, ids_keep_BK, ids_mask_BM)
+    ours_BMP = model.forward_decoder(
+        model.forward_encoder(visible_BKP, ids_keep_BK), ids_keep_BK, ids_mask_BM
+    )
+    # it sorts the noise: a patch's noise is its place in the order
+    noise_BN = order_BN.argsort(1).float()
+    logits_BNP = theirs(normalised(images_BHWC), noise=noise_BN).logits
+    theirs_BMP = logits_BNP.gather(1, ids_mask_BM[..., None].expand(-1, -1, logits_BNP.shape[2]))
+    return same(
+        ours_BMP,
+        theirs_BMP,
+        f"transformers {transformers.__version__}: predicted patches of {IMAGES} random images",
+    )
+
+
+_NOT_CHECKED = (
+    "transformers is not installed, so nothing was checked: pip install 'turbomim[hf]', and export again"
+)
+
+
+def _installed() -> bool:
+    return importlib.util.find_spec("transformers") is not None
+
+
+def _load(kind: Any, folder: Path, **arguments: object) -> Any:
+    """Load a model from a folder.  Raises UserError if a tensor is missing or left over."""
+    import transformers
+
+    try:
+        model, found = kind.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, **arguments
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{folder}: transformers {transformers.__version__} does not take it: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+    wrong = {what: sorted(map(str, names)) for what, names in found.items() if names}
+    if wrong:
+        raise UserError(f"{folder}: transformers {transformers.__version__} does not take all of it: {wrong}")
+    return model.eval()

@@ -1,0 +1,214 @@
+"""The model card beside an export: a README.md as the Hugging Face Hub reads it.
+
+Every number in it is read from the run's files; what they do not tell is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from turbomim import __version__
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.encoder.crop import INTERPOLATION, crop_share
+from turbomim.train.export.weights import Exported, loaded_from
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.recipes.table import RECIPES, recipe
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.settings.dictionary import differences
+
+NAME = "README.md"
+# what tells our cards from others' files
+TAG = "turbomim"
+UNKNOWN_LICENSE = "other"
+
+# by the setting data.crop
+CROPS = {"src": "simple resized crop", "rrc": "random resized crop"}
+
+# shares of samples among an evaluation's single values
+SHARES = ("top1", "top5")
+
+Rows = Iterator[tuple[str, object]]
+
+
+def card(exported: Exported, run: Path, config: Config, step: int, license: str = UNKNOWN_LICENSE) -> str:
+    """The text of a card.  Raises UserError if a file of the run that it is made of cannot be read."""
+    state = checkpoint.read_state(run / "ckpt" / f"step-{step:08d}")
+    head = {
+        "library_name": exported.library,
+        "license": license,
+        "pipeline_tag": "image-feature-extraction",
+        "tags": ["masked-image-modeling", "self-supervised-learning", config.model.method, TAG],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"# {config.run.name}\n",
+        "A vision encoder pre-trained by masked image modelling: no labels, most of each image hidden, the "
+        f"hidden part predicted. Method {config.model.method}, exported by turbomim {__version__}.\n",
+    ]
+    if license == UNKNOWN_LICENSE:
+        parts.append("The licence of these weights was not stated when they were exported.\n")
+    # as it is called in the folder that the card is in
+    place = Path("." if exported.path.is_dir() else exported.path.name)
+    parts += [
+        "## Loading\n",
+        f"```python\n{loaded_from(exported.load, place)}\n```\n",
+        *([f"{exported.note}\n"] if exported.note else []),
+        f"Checked when it was exported: {exported.checked}.\n",
+        "## Images\n",
+        table(image_rows(config)),
+        "## Training\n",
+        table(training_rows(run, config, state)),
+        "## Evaluation\n",
+        *(evaluations(run) or ["No evaluation of this run is recorded.\n"]),
+    ]
+    return "\n".join(parts)
+
+
+def table(rows: Rows) -> str:
+    """Rows as Markdown."""
+    lines = [f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows]
+    return "\n".join(["| | |", "| --- | --- |", *lines, ""])
+
+
+def image_rows(config: Config) -> Rows:
+    """What an image goes through before the encoder sees it."""
+    data, model = config.data, config.model
+    size = data.size
+    yield (
+        "size",
+        f"{size} x {size} pixels, RGB, {config.grid} x {config.grid} patches of {model.patch} pixels",
+    )
+    yield (
+        "evaluation crop",
+        f"short side to {int(size / crop_share(size))} ({INTERPOLATION}), then the central {size} x {size}",
+    )
+    yield "training crop", f"{CROPS[data.crop]} ({data.interpolation}), flipped half of the time"
+    yield "values", "divided by 255, less the mean, divided by the deviation"
+    yield "mean, deviation", f"{', '.join(map(str, IMAGENET_MEAN))}; {', '.join(map(str, IMAGENET_STD))}"
+
+
+def training_rows(run: Path, config: Config, state: checkpoint.State) -> Rows:
+    """How the weights came to be."""
+    name = recipe_name(run)
+    changed = differences(recipe(name) if name else Config(), config)
+    model = config.model
+    low_passed = f", radius {model.radius:g} cycles" if model.target != "raw" else ""
+    yield "method", model.method
+    yield (
+        "target",
+        f"{model.target}{low_passed}; each patch normalised by its own statistics: {model.norm_pix}",
+    )
+    yield (
+        "mask",
+        f"{model.mask}, {model.mask_ratio:g} of the units of {model.mask_unit} x {model.mask_unit} patches",
+    )
+    yield "recipe", name or "none recorded"
+    base = "the recipe's" if name else "the defaults"
+    yield f"settings other than {base}", "; ".join(f"`{text}`" for text in changed) or "none"
+    if (run / "import.json").exists():
+        source = read_json(run / "import.json")
+        yield (
+            "began with",
+            f"{Path(str(source.get('file'))).name} ({source.get('from')}), sha256 {source.get('sha256')}; "
+            "the terms of those weights hold for these",
+        )
+    records = [r for r in read_metrics(run / "metrics.jsonl") if r["step"] <= state.step]
+    last = records[-1] if records else {}
+    if state.fingerprint:
+        yield "fingerprint of the data", state.fingerprint
+    if last.get("epoch"):
+        yield "samples of the data", f"{round(last['position'] / last['epoch']):,}"
+    yield "steps", f"{state.step:,} of {last['steps']:,}" if last else f"{state.step:,}"
+    yield "images seen", f"{state.position:,}"
+    yield from measured(records)
+    yield "versions of the training", ", ".join(f"{k} {v}" for k, v in state.versions.items())
+
+
+def measured(records: list[Record]) -> Rows:
+    """The last numbers of a run's log."""
+    if not records:
+        return
+    last = records[-1]
+    if last["loss"] is not None:
+        yield (
+            f"training loss, mean of {last['window']} steps up to step {last['step']:,}",
+            f"{last['loss']:.4f}",
+        )
+    heldout = [r for r in records if r.get("heldout_loss") is not None]
+    if heldout:
+        yield f"held-out loss at step {heldout[-1]['step']:,}", f"{heldout[-1]['heldout_loss']:.4f}"
+    for key, text in (
+        ("replaced_total", "samples that could not be decoded"),
+        ("skipped_total", "steps skipped, as they were not finite"),
+        ("rollbacks", "roll-backs"),
+    ):
+        if last.get(key):
+            yield text, f"{last[key]:,}"
+
+
+def recipe_name(run: Path) -> str:
+    """The recipe that the run's command names, empty where none is recorded."""
+    path = run / "env.json"
+    words = read_json(path).get("command", []) if path.exists() else []
+    names = (str(word).rpartition("=")[2] for word in words)
+    return next((name for name in names if name in RECIPES), "")
+
+
+def evaluations(run: Path) -> list[str]:
+    """What RUN/eval/*.json say: single values as a list, scores by feature as a table."""
+    parts = []
+    for path in sorted((run / "eval").glob("*.json")):
+        found = read_json(path)
+        parts.append(f"### {path.stem}\n")
+        singles = [
+            f"- {key}: {shown(value, share=key in SHARES)}"
+            for key, value in found.items()
+            if isinstance(value, int | float | str)
+        ]
+        if singles:
+            parts.append("\n".join([*singles, ""]))
+        scores = found.get("scores")
+        if isinstance(scores, dict) and scores and all(isinstance(row, dict) for row in scores.values()):
+            columns = list(dict.fromkeys(key for row in scores.values() for key in row))
+            lines = [
+                f"| {name} | {' | '.join(shown(row.get(column, ''), share=True) for column in columns)} |"
+                for name, row in scores.items()
+            ]
+            parts.append(
+                "\n".join(
+                    [
+                        f"| features | {' | '.join(columns)} |",
+                        f"| --- |{' ---: |' * len(columns)}",
+                        *lines,
+                        "",
+                    ]
+                )
+            )
+    return parts
+
+
+def shown(value: object, *, share: bool = False) -> str:
+    """A value as a card has it: shares in %; of a path, which is nobody's business, the last two parts."""
+    if isinstance(value, float):
+        return f"{100 * value:.2f} %" if share else f"{value:.4g}"
+    text = str(value)
+    return "/".join(Path(text).parts[-2:]) if "/" in text else text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of the run.  Raises UserError if it is not a JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read: {' '.join(str(error).split())}: mend it, or remove it"
+        ) from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is no JSON object, but a {type(found).__name__}: mend it, or remove it")
+    return found

@@ -1,0 +1,81 @@
+"""Weights by the names they have here, or had where the method was published: no other model is built.
+
+safetensors: the encoder of any method; mae, mmselfsup: encoder and decoder as those programs name them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.export.check import same_features
+from turbomim.train.export.timm import TIMM_NAMES
+from turbomim.train.export.weights import (
+    Exported,
+    encoder_weights,
+    whole_model,
+    write_safetensors,
+    write_torch,
+)
+from turbomim.train.foreign.file import read_tensors
+from turbomim.train.foreign.formats import FORMATS, to_mmselfsup
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import Config
+
+# where a program's file has its weights
+WRAPPERS: Final[dict[str, str]] = {"mae": "model", "mmselfsup": "state_dict"}
+
+
+def write_own(model: MAE, config: Config, folder: Path) -> list[Exported]:
+    """Write encoder.safetensors by the names here, read it back into a new model, compare features."""
+    path = folder / "encoder.safetensors"
+    write_safetensors(encoder_weights(model), path)
+    again = make_model(config, initial=False)
+    with torch.no_grad():
+        for name, tensor in again.named_parameters():
+            if not name.startswith(again.decoder_names):
+                tensor.zero_()
+    again.load_state_dict({**again.state_dict(), **load_file(path)})
+    method = config.model.method
+    known = "--to timm writes it for timm" if method in TIMM_NAMES else "timm has no such model"
+    return [
+        Exported(
+            path=path,
+            load="from safetensors.torch import load_file\n\nweights = load_file(PATH)",
+            checked=same_features(model, config, again.features, "read back"),
+            library="turbomim",
+            note=(
+                f"The encoder of {method} by the names that turbomim's train/models has: {known}. "
+                "`turbomim.train.encoder.features.load_run(RUN)` gives the model, its `features(images)` "
+                "the tokens."
+            ),
+            facts={"load": None, "timm": None},
+        )
+    ]
+
+
+def write_whole(to: str, model: MAE, config: Config, folder: Path) -> list[Exported]:
+    """Write encoder and decoder as `mae` or `mmselfsup` names them, tensors alone, and read them back.
+
+    Raises UserError if they do not come back bit for bit.
+    """
+    path, weights, wrapper = folder / f"{to}.pth", whole_model(model), WRAPPERS[to]
+    write_torch({wrapper: weights if to == "mae" else to_mmselfsup(weights)}, path)
+    again = FORMATS[to].ours(read_tensors(path)[0])
+    if again.keys() != weights.keys() or any(not torch.equal(again[n], t) for n, t in weights.items()):
+        raise UserError(f"{path} does not come back as it was written: check the disk, and export again")
+    return [
+        Exported(
+            path=path,
+            load=f"import torch\n\nweights = torch.load(PATH, weights_only=True)[{wrapper!r}]",
+            checked=f"read back: all {len(again)} tensors bit for bit",
+            library="turbomim",
+            note=f"Encoder and decoder, by {to}'s names.",
+            facts={"load": None, "timm": None},
+        )
+    ]

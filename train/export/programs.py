@@ -1,0 +1,164 @@
+"""A run's weights as other programs load them: written beside their place, checked, then put there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from turbomim import __version__
+from turbomim.pipeline.system.durable import make_folder, refusal
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.export import model_card
+from turbomim.train.export.dense import write_detectron2, write_mmseg
+from turbomim.train.export.hf import write_hf
+from turbomim.train.export.own import write_own, write_whole
+from turbomim.train.export.timm import TIMM_NAMES, write_timm
+from turbomim.train.export.weights import Exported, loaded_from, whole_model
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+
+Write = Callable[[MAE, Config, Path], list[Exported]]
+
+
+class Program(NamedTuple):
+    """Something that loads exports."""
+
+    # methods that it has a model of; none: it asks for no model
+    methods: tuple[str, ...]
+    write: Write
+
+
+# encoders that are a plain ViT
+PLAIN = ("mae", "mff")
+PROGRAMS: Final[dict[str, Program]] = {
+    "timm": Program(tuple(TIMM_NAMES), write_timm),
+    "hf": Program(PLAIN, write_hf),
+    "detectron2": Program(PLAIN, write_detectron2),
+    "mmseg": Program(PLAIN, write_mmseg),
+    "mae": Program(("mae",), partial(write_whole, "mae")),
+    "mmselfsup": Program(PLAIN, partial(write_whole, "mmselfsup")),
+    "safetensors": Program((), write_own),
+}
+
+
+def export(
+    model: MAE,
+    config: Config,
+    step: int,
+    to: str,
+    folder: Path,
+    run: Path,
+    *,
+    license: str = model_card.UNKNOWN_LICENSE,
+    size: int = 0,
+) -> list[Exported]:
+    """Write weights for a program, have it load them, and put them with their model cards into a folder.
+
+    Nothing is changed there before everything is written and checked.  license: as the Hugging Face Hub names
+    it; size: pixels a side that positions are resized to, for mmseg, 0 = the run's.
+    Raises UserError: a method that the program has not, weights that it does not take or that give other
+    outputs, a README.md of somebody else's.
+    """
+    check_method(config, to)
+    if size < 0:
+        raise UsageError(f"--size {size}: must be above 0")
+    if size and to != "mmseg":
+        raise UsageError(f"--size {size} is for --to mmseg alone: leave it out for --to {to}")
+    write: Write = partial(write_mmseg, size=size) if size else PROGRAMS[to].write
+    _check_cards(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    temporary = folder / ".tmp-export"
+    shutil.rmtree(temporary, ignore_errors=True)
+    make_folder(folder)
+    make_folder(temporary)
+    try:
+        written = write(on_host(model, config), config, temporary)
+        for exported in written:
+            _describe(exported, config)
+            beside = exported.path if exported.path.is_dir() else exported.path.parent
+            text = model_card.card(exported, run, config, step, license)
+            (beside / model_card.NAME).write_text(text, encoding="utf-8")
+        for path in [path for path in temporary.rglob("*") if path.is_file()]:
+            target = folder / path.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        # none that has something in it
+        with suppress(OSError):
+            for place in made:
+                place.rmdir()
+        if isinstance(error, OSError):
+            raise refusal(folder, error) from error
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
+    return [
+        dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary))
+        for exported in written
+    ]
+
+
+def export_at_end(model: MAE, config: Config, step: int, run: Path) -> str:
+    """Export a run's encoder when it ends, for timm where timm has it; what came of it, in a line.
+
+    A run that is through does not fail by it.
+    """
+    to = "timm" if config.model.method in PROGRAMS["timm"].methods else "safetensors"
+    try:
+        (exported,) = export(model, config, step, to, run / "export", run)
+    except UserError as error:
+        return f"the encoder is not exported: {error}; the weights are in {run / 'ckpt'}"
+    how = "has the call that loads it" if to == "timm" else "says whose names it has: timm has no such model"
+    return f"the encoder is in {exported.path}; README.md beside it {how}; {exported.checked}"
+
+
+def on_host(model: MAE, config: Config) -> MAE:
+    """The model, or a copy of it in host memory: outputs are compared there, in float32."""
+    if next(model.parameters()).device.type == "cpu":
+        return model
+    copy = make_model(config, initial=False)
+    copy.load_state_dict(whole_model(model))
+    return copy
+
+
+def check_method(config: Config, to: str) -> None:
+    """Raise UserError if a program has no model of a run's method, and name those that have."""
+    method, methods = config.model.method, PROGRAMS[to].methods
+    if methods and method not in methods:
+        fitting = [name for name, p in PROGRAMS.items() if not p.methods or method in p.methods]
+        raise UserError(f"{to} has no model of method {method}: give --to {'|'.join(fitting)}")
+
+
+def _describe(exported: Exported, config: Config) -> None:
+    """Write the .json of an export that has one."""
+    if not exported.facts:
+        return
+    facts = {**exported.facts}
+    if facts["load"] is not None:
+        facts["load"] = loaded_from(facts["load"], Path(exported.path.name))
+    facts |= {
+        "method": config.model.method,
+        "heads": config.model.heads,
+        "decoder_heads": config.model.decoder_heads,
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "turbomim": __version__,
+    }
+    text = json.dumps(facts, indent=1) + "\n"
+    exported.path.with_suffix(".json").write_text(text, encoding="utf-8")
+
+
+def _check_cards(folder: Path) -> None:
+    """Raise UserError if a README.md in the folder, or in one below, is no card of ours."""
+    for path in (folder / model_card.NAME, *folder.glob(f"*/{model_card.NAME}")):
+        if path.exists() and f"- {model_card.TAG}\n" not in path.read_text(
+            encoding="utf-8", errors="replace"
+        ):
+            raise UserError(f"{path} is no model card of ours and would be overwritten: give another --out")

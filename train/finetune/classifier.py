@@ -1,0 +1,90 @@
+"""A pre-trained encoder with a head that tells classes apart: whole images, nothing masked, all trained.
+
+As published for fine-tuning: the mean of the patch tokens before the pre-trained final norm, which is thrown
+away, through a new norm to a linear layer.  Swin keeps its final norm, before the mean.
+
+Shapes: B batch, C colours, H W pixels, N patches, P values of a patch, T tokens, D width, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from turbomim.train.models.drop_path import add_drop_path, draw_paths, forget_paths
+from turbomim.train.models.initial import constant, initialise, normal
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.simmim import SimMIM
+from turbomim.train.models.simmim_swin import SimMIMSwin
+from turbomim.train.models.vit import use_linear
+from turbomim.train.settings.finetune import FinetuneConfig
+
+
+def patches_of(images_BCHW: Tensor, patch: int) -> Tensor:
+    """Every patch of images, row by row, (B, N, P), its values in order of row, column and channel."""
+    batch, _, height, width = images_BCHW.shape
+    split = images_BCHW.reshape(batch, -1, height // patch, patch, width // patch, patch)
+    return split.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+class Classifier(nn.Module):
+    """Normalised images and targets in, loss out; takes over an encoder, and drops its decoder."""
+
+    def __init__(self, encoder: MAE, config: FinetuneConfig) -> None:
+        super().__init__()
+        settings = config.finetune
+        self.encoder, self.seed = encoder, config.run.seed
+        drop_decoder(encoder)
+        if isinstance(encoder, SimMIM) and hasattr(encoder, "rel_pos_bias"):
+            encoder.unshare_positions()
+        for name, param in encoder.named_parameters():
+            # fixed positions too; no token of a whole image is SimMIM's mask token
+            param.requires_grad_(name != "mask_token")
+        norm = encoder.norm
+        assert isinstance(norm, nn.LayerNorm)
+        width = norm.normalized_shape[0]
+        self.fc_norm: nn.Module = nn.Identity()
+        if not isinstance(encoder, SimMIMSwin):
+            self.fc_norm = nn.LayerNorm(width, eps=norm.eps)
+            encoder.norm = nn.Identity()  # type: ignore[assignment]
+        self.head = nn.Linear(width, settings.classes)
+        blocks = [module for module in encoder.modules() if hasattr(module, "drop_path1")]
+        self.paths = add_drop_path(blocks, settings.drop_path)
+        use_linear(self)
+        # SimMIM's ViT draws it as all its weights, cut at one deviation; MAE's cut is far beyond its weights
+        cut = settings.head_std if config.model.method == "simmim" else 2.0
+        draws = {"head.weight": normal(settings.head_std, cut), "head.bias": constant(0)}
+        initialise(self, draws, config.run.seed)
+
+    def logits(self, images_BCHW: Tensor) -> Tensor:
+        """Scores (B, K) of the classes, of normalised images."""
+        patches_BNP = patches_of(images_BCHW, self.encoder.patch)
+        every_BN = torch.arange(patches_BNP.shape[1], device=images_BCHW.device).repeat(len(images_BCHW), 1)
+        tokens_BTD = self.encoder.encode_whole(patches_BNP, every_BN)
+        scores_BK: Tensor = self.head(self.fc_norm(tokens_BTD[:, self.encoder.prefix :].mean(1)))
+        return scores_BK
+
+    def forward(self, images_BCHW: Tensor, targets_BK: Tensor, epochs_B: Tensor, ids_B: Tensor) -> Tensor:
+        """Mean cross-entropy with targets that are shares of classes, () float32.
+
+        In training the branches are left out that the samples drew.
+        """
+        if self.training:
+            draw_paths(self.paths, self.seed, epochs_B, ids_B)
+        scores_BK = self.logits(images_BCHW)
+        forget_paths(self.paths)
+        return functional.cross_entropy(scores_BK.float(), targets_BK)
+
+    def logged(self) -> dict[str, Tensor]:
+        """Numbers of its own for the log: none."""
+        return {}
+
+
+def drop_decoder(encoder: MAE) -> None:
+    """Remove what only pre-training needs, but SimMIM's mask token, which its encoder asks for by name."""
+    own = [name for name, _ in (*encoder.named_children(), *encoder.named_parameters(recurse=False))]
+    for name in own:
+        kept = name == "mask_token" and isinstance(encoder, SimMIM)
+        if not kept and f"{name}.".startswith(encoder.decoder_names):
+            delattr(encoder, name)

@@ -1,0 +1,72 @@
+"""Layer-wise rates: the nearer to the image, the smaller the steps.
+
+scale = decay ** (blocks + 1 - id): 0 are the embeddings, block i is i + 1, and what comes after, the norm and
+the head, has the full rate.  Source: BEiT's rule as MAE's and SimMIM's fine-tuning have it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+import torch
+from torch import nn
+
+from turbomim.train.loop.optim import decayed
+from turbomim.train.settings.finetune import FinetuneConfig
+
+EMBEDDINGS = ("cls_token", "mask_token", "pos_embed", "patch_embed", "blocks1.", "blocks2.")
+
+
+def depths_of(config: FinetuneConfig) -> list[int]:
+    """Blocks of each stage that counts; of ConvMAE's three the last one alone does, as published."""
+    swin = config.model.method.startswith("simmim-swin")
+    return config.model.depths if swin else [config.model.depth]
+
+
+def layer_of(name: str, depths: list[int]) -> int:
+    """The layer of a parameter of the encoder by its name, 0 to blocks + 1.
+
+    ConvMAE's first two stages are embeddings; a Swin's merging belongs to the block before it.
+    """
+    if plain := re.match(r"(?:blocks3?|rel_pos_bias)\.(\d+)\.", name):
+        return int(plain[1]) + 1
+    if staged := re.match(r"layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.", name):
+        before = sum(depths[: int(staged[1])])
+        return before + int(staged[2]) + 1 if staged[2] else before
+    return 0 if name.startswith(EMBEDDINGS) else sum(depths) + 1
+
+
+def layer_scale(layer: int, depths: list[int], decay: float) -> float:
+    """What a layer's rate is times the full one."""
+    return float(decay ** (sum(depths) + 1 - layer))
+
+
+def layered_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
+    """Fused AdamW in groups of a layer each, those with weight decay apart, the full rate first.
+
+    No decay of vectors, biases, tokens and positions.  Each group's `lr_scale` is its layer's.
+    """
+    optim, depths = config.optim, depths_of(config)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, param in model.named_parameters():
+        if not param.requires_grad:
+            continue
+        inside = name.removeprefix("encoder.")
+        layer = layer_of(inside, depths) if inside != name else sum(depths) + 1
+        decays = decayed(inside, param, decay_tokens=False) and not inside.endswith("pos_embed")
+        groups[layer, decays].append(param)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": groups[key],
+                "weight_decay": optim.weight_decay if key[1] else 0.0,
+                "lr_scale": layer_scale(key[0], depths, config.finetune.layer_decay),
+            }
+            for key in sorted(groups, reverse=True)
+        ],
+        lr=optim.lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+        fused=True,
+    )

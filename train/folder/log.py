@@ -1,0 +1,234 @@
+"""What a run says: metrics.jsonl, the same as plain lines in train.log, a panel on a terminal, and sinks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+
+from turbomim.pipeline.system.durable import write_durably
+from turbomim.train.folder.live import LivePanel, Parts, live_panel
+from turbomim.train.folder.sinks import OF_EVAL, Sink, open_sinks, scalars_of
+from turbomim.train.folder.terminal import outlived
+from turbomim.train.settings.config import Config
+
+Record = dict[str, Any]
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Records of a metrics.jsonl; a last line cut short by a kill is left out."""
+    records = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+    return records
+
+
+def seconds_of(record: Record) -> float:
+    """Time that the steps of a log record took."""
+    return float(record.get("step_ms", 0) * record.get("window", 1) / 1000)
+
+
+def after_start(records: list[Record]) -> list[Record]:
+    """Records without each process's first, which holds the compilation, where there are others."""
+    return [r for r in records if not r.get("first")] or records
+
+
+def mean_over_time(records: list[Record], name: str) -> float | None:
+    """Mean of a value over the time of the records that have it, None where none has."""
+    pairs = [(r[name], seconds_of(r)) for r in records if r.get(name) is not None]
+    total = sum(seconds for _, seconds in pairs)
+    return sum(value * seconds for value, seconds in pairs) / total if total > 0 else None
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds as 1:02:03 or 2:03."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def parts_of(record: Record) -> Parts:
+    """What one log record says to people, as (name, value)."""
+    rate, device_rate = record["img_per_s"], record["img_per_s_per_gpu"]
+    # on one rank they are the same
+    share = f" ({_rate(device_rate)}/GPU)" if device_rate < rate else ""
+    parts = [
+        ("loss", f"{record['loss']:.4f}"),
+        ("lr", f"{record['lr']:.2e}"),
+        ("grad", f"{record['grad_norm']:.2f}"),
+        ("img/s", f"{_rate(rate)}{share}"),
+        ("wait", f"{record['data_wait_pct']:.1f}%"),
+    ]
+    if record.get("mfu") is not None:
+        parts.append(("mfu", f"{100 * record['mfu']:.1f}%"))
+    parts.append(("mem", f"{record['memory_gib']:.1f}GiB"))
+    if record.get("heldout_loss") is not None:
+        parts.append(("held-out", f"{record['heldout_loss']:.4f}"))
+    if record.get("test_top1") is not None:
+        parts.append(("test top-1", f"{100 * record['test_top1']:.2f}%"))
+    for name, what in ((f"{OF_EVAL}knn_top1", "knn"), (f"{OF_EVAL}probe_top1", "probe")):
+        if record.get(name) is not None:
+            parts.append((what, f"{100 * record[name]:.1f}%"))
+    if record["skipped"]:
+        parts.append(("skipped", f"{record['skipped']}"))
+    parts += [("replaced", f"{record['replaced_total']}"), ("eta", duration(record["eta_s"]))]
+    return parts
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
+def line_of(record: Record) -> str:
+    """One log record as a line for people."""
+    parts = [
+        ("step", f"{record['step']}/{record['steps']}"),
+        ("epoch", f"{record['epoch']:.2f}"),
+        *parts_of(record),
+    ]
+    return "  ".join(f"{name} {value}" for name, value in parts)
+
+
+class RunLog:
+    """Writes metrics.jsonl and train.log, moves the panel and feeds the sinks that `config` names.
+
+    Other ranks than 0 only add notes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        console: Console,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        config: Config | None = None,
+    ) -> None:
+        self.folder, self.console, self.config, self.active = folder, console, config, rank == 0
+        self.metrics, self.plain = folder / "metrics.jsonl", folder / "train.log"
+        self._who = f"rank {rank}: " if world > 1 else ""
+        self._noted: set[str] = set()
+        self._files: tuple[IO[str], IO[str]] | None = None
+        self._panel: LivePanel | None = None
+        self._sinks: list[Sink] = []
+
+    @contextmanager
+    def open(self, step: int, unlogged: int = 0) -> Iterator[list[Record]]:
+        """Keep files and sinks open; what a killed run wrote there after `step` is dropped first.
+
+        unlogged: steps up to `step` that the next log line covers; a line of a stop among them is dropped.
+        Yields the metrics that stay; none on ranks other than 0.  Nothing that is printed raises meanwhile.
+        """
+        with outlived(self.console, self._lost):
+            if self.active:
+                yield from self._open(step - unlogged)
+            else:
+                yield []
+
+    def _open(self, step: int) -> Iterator[list[Record]]:
+        kept = [r for r in read_metrics(self.metrics) if r["step"] <= step]
+        write_durably(self.metrics, "".join(json.dumps(r) + "\n" for r in kept).encode())
+        with (
+            self.metrics.open("a", encoding="utf-8") as metrics,
+            self._open_plain() as plain,
+            self._open_sinks(step, kept) as self._sinks,
+        ):
+            self._files = (metrics, plain)
+            try:
+                yield kept
+            finally:
+                self._files, self._sinks = None, []
+
+    def _open_plain(self) -> IO[str]:
+        # the name of a file need not be text
+        return self.plain.open("a", encoding="utf-8", errors="backslashreplace")
+
+    def _open_sinks(self, step: int, kept: list[Record]) -> contextlib.AbstractContextManager[list[Sink]]:
+        if self.config is None:
+            return contextlib.nullcontext([])
+        return open_sinks(self.config, self.folder, step, kept)
+
+    @contextmanager
+    def bar(self, step: int, steps: int) -> Iterator[None]:
+        """Show a panel with a bar while the loop runs, on a terminal."""
+        if not (self.active and self.console.is_terminal):
+            yield
+            return
+        with live_panel(self.console, str(self.folder), step, steps, self._lost) as self._panel:
+            try:
+                yield
+            finally:
+                self._panel = None
+
+    def _lost(self, error: Exception) -> None:
+        self.keep(f"the terminal cannot be written ({error}): the run goes on, and every line is here")
+
+    def say(self, text: str) -> None:
+        """One line for people, on the terminal and in train.log."""
+        if self.active:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._write(text)
+
+    def note(self, text: str) -> None:
+        """One line about this rank's data, said by any rank, at once, and only the first time."""
+        if text in self._noted:
+            return
+        self._noted.add(text)
+        if self.active:
+            self.say(self._who + text)
+            return
+        self.console.print(self._who + text, highlight=False, markup=False, soft_wrap=True)
+        # on another machine there may be no such folder; then the terminal has it alone
+        with contextlib.suppress(FileNotFoundError), self._open_plain() as plain:
+            plain.write(_dated(self._who + text))
+
+    def keep(self, text: str) -> None:
+        """One line in train.log alone."""
+        if self.active:
+            self._write(text)
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        if self._panel is not None:
+            self._panel.show(step)
+
+    def record(self, record: Record) -> None:
+        """Write one record to both files, show it, and pass its numbers on."""
+        if self._files is None:
+            return
+        # strict JSON has no NaN or infinity
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+        self._files[0].write(json.dumps(clean) + "\n")
+        self._files[0].flush()
+        if self._panel is None:
+            self.say(line_of(record))
+        else:
+            self._panel.show(record["step"], parts_of(record))
+            self._write(line_of(record))
+        for sink in self._sinks:
+            sink.scalars(record["step"], scalars_of(clean))
+
+    def picture(self, step: int, path: Path) -> None:
+        """Pass a PNG file on."""
+        for sink in self._sinks:
+            sink.picture(step, path)
+
+    def _write(self, text: str) -> None:
+        if self._files is not None:
+            self._files[1].writelines(_dated(line) for line in text.splitlines())
+            self._files[1].flush()
+
+
+def _dated(text: str) -> str:
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n"

@@ -1,0 +1,135 @@
+"""The run directory.
+
+runs/NAME/{config.yaml, env.json, status.json, metrics.jsonl, train.log, ckpt/, images/, export/}; where a
+photograph ended a process, deadly.jsonl too (crashes.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import sys
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from turbomim import __version__
+from turbomim.pipeline.decoding.dali_package import installed_wheels
+from turbomim.pipeline.system.durable import write_durably, write_json
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.folder_lock import folder_lock
+from turbomim.pipeline.system.packages import installed
+from turbomim.pipeline.system.remedies import why
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import differences, from_dict, to_dict
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide numbers: turbomim, python, torch, triton, timm, DALI's wheel."""
+    own = {"turbomim": __version__, "python": platform.python_version()}
+    names = ("torch", "triton", "timm")
+    found = dict.fromkeys(names, "missing") | installed(names)
+    return own | found | (installed_wheels() or {"DALI": "missing"})
+
+
+def run_folder(config: Config) -> Path:
+    """Where a run keeps everything."""
+    return Path(config.run.folder) / config.run.name
+
+
+class FineTuning(UserError):
+    """A folder holds a fine-tuning where a pre-training was asked for."""
+
+
+def read_config(folder: Path, kind: type[Config] = Config) -> Config:
+    """The settings of an existing run.  Raises UserError if there is no run in the folder."""
+    path = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(folder):
+            raise UserError(f"{folder} is not a run: it does not exist") from error
+        if folder.is_file():
+            raise UserError(
+                f"{folder} is a file and no run: give a run folder, runs/NAME; `turbomim import` makes one "
+                "of a checkpoint"
+            ) from error
+        raise UserError(
+            f"{folder} is not a run: {path} cannot be read: {why(error, 'give a run folder, runs/NAME')}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if kind is Config and isinstance(values, dict) and "finetune" in values:
+        raise FineTuning(
+            f"{folder} is a fine-tuning, not a pre-training: its scores are in {folder}/result.json and in "
+            "the report of the run that it began from"
+        )
+    return from_dict(values, kind(), str(path))
+
+
+def check_same(folder: Path, config: Config) -> None:
+    """Raise UserError if the folder holds a run whose settings would give other numbers."""
+    if (folder / "config.yaml").exists():
+        changed = differences(read_config(folder, type(config)), config)
+        if changed:
+            raise UserError(
+                f"{folder} holds a run with other settings ({'; '.join(changed)}): "
+                "give the old ones to resume it, or another --run.name to start a new one"
+            )
+
+
+def describe(folder: Path, config: Config, device: torch.device, world: int) -> None:
+    """Write config.yaml and env.json."""
+    write_durably(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False).encode())
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    env = {
+        "versions": versions(),
+        "command": sys.argv,
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "torch_threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": gpu,
+        "ranks": world,
+    }
+    write_json(folder / "env.json", env)
+
+
+def set_status(folder: Path, status: str, step: int, position: int) -> None:
+    """Write status.json: running, done, preempted or failed, with the step and position reached."""
+    record: dict[str, Any] = {"status": status, "step": step, "position": position}
+    record |= {"process": os.getpid(), "host": socket.gethostname()}
+    write_durably(folder / "status.json", (json.dumps(record) + "\n").encode())
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What status.json says; nothing if it cannot be read."""
+    try:
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def has_died(status: dict[str, Any]) -> bool:
+    """Whether a run is said to be running by a process of this machine that is not there any more."""
+    if status.get("status") != "running" or status.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(status["process"]), 0)
+    except (ProcessLookupError, ValueError, TypeError, KeyError, OverflowError):
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def hold(config: Config) -> AbstractContextManager[None]:
+    """Make the run's folder, and keep a second process out of it.  Raises UserError as `folder_lock`."""
+    folder, other, without = run_folder(config), "give another --run.name", "--run.lock false"
+    return folder_lock(folder, what=folder, other=other, without=without, wanted=config.run.lock)

@@ -1,0 +1,85 @@
+"""Another program's tensors in the places of a model's: all of them, or what does not fit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.foreign.formats import FORMATS, formats_of, grouped, is_beit_or_swin
+from turbomim.train.foreign.renamed import Weights
+from turbomim.train.models.mae import MAE
+
+# of tensors that do not fit
+REMEDY = "give the --recipe or settings it was made by"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fit:
+    """A checkpoint's tensors in their places."""
+
+    # every tensor of the model
+    weights: dict[str, Tensor]
+    # names of the file's that were taken
+    taken: list[str]
+    # names that keep their initial values: the decoder's, where the file has none of it
+    fresh: list[str]
+    # names of the file's that hold no weights
+    dropped: list[str]
+
+
+def check_format(theirs: Weights, form: str, where: str) -> None:
+    """Raise UserError if the names are not those of the format, and name the ones that fit."""
+    fitting = formats_of(theirs)
+    if form in fitting:
+        return
+    if is_beit_or_swin(theirs):
+        raise UserError(
+            f"{where} is a SimMIM encoder, or another Beit or Swin by timm's names: eval takes plain ViTs, "
+            "import takes SimMIM's own checkpoints; give the run that it was exported from"
+        )
+    if fitting:
+        raise UserError(f"{where} is not of --from {form}: its names are those of {' or '.join(fitting)}")
+    raise UserError(
+        f"{where} is of no known program ({', '.join(FORMATS)}): {next(iter(theirs))!r} is its first tensor"
+    )
+
+
+def fit(weights: Weights, model: MAE, dropped: str, where: str, remedy: str = REMEDY) -> Fit:
+    """Put tensors of our names in the places of a model's, none left over and none missing.
+
+    Of a file without any tensor of the decoder, what only pre-training needs may be missing, and stays as the
+    model has it.  Raises UserError that names all that does not fit.
+    """
+    ours = model.state_dict()
+    left_out = [name for name in weights if name not in ours and re.fullmatch(dropped, name)]
+    taken = [name for name in ours if name in weights]
+    fresh = {name for name in ours if name.startswith(model.decoder_names)} - weights.keys()
+    if any(name.startswith("decoder") for name in taken):
+        fresh = set()
+    shaped = [
+        f"{name} {tuple(weights[name].shape)} for {tuple(ours[name].shape)}"
+        for name in taken
+        if weights[name].shape != ours[name].shape
+        or weights[name].is_floating_point() != ours[name].is_floating_point()
+    ]
+    problems = {
+        "missing": ours.keys() - weights.keys() - fresh,
+        "unexpected": weights.keys() - ours.keys() - set(left_out),
+        "of another shape": shaped,
+    }
+    said = [f"{what}: {grouped(names)}" for what, names in problems.items() if names]
+    if said:
+        raise UserError(f"{where} does not fit; {'; '.join(said)}; {remedy}")
+    placed = {name: weights[name].to(ours[name].dtype, copy=True).contiguous() for name in taken}
+    bad = [name for name, tensor in placed.items() if not bool(tensor.isfinite().all())]
+    if bad:
+        raise UserError(f"{where}: numbers that are not finite in {grouped(bad)}: do not use it")
+    return Fit(
+        weights={name: placed.get(name, tensor) for name, tensor in ours.items()},
+        taken=taken,
+        fresh=sorted(fresh),
+        dropped=left_out,
+    )

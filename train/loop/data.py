@@ -1,0 +1,172 @@
+"""The data of a run: its splits checked against the settings, the one place that opens a Loader, and what
+holds it back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from turbomim.pipeline.decoding.crops import check_crop
+from turbomim.pipeline.decoding.dali_package import import_dali
+from turbomim.pipeline.decoding.under_way import Journal
+from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.store import Store
+from turbomim.train.folder.log import Record
+from turbomim.train.machine.checks import cores
+from turbomim.train.machine.tuned_loader import LoaderSettings, Tuned, origin
+from turbomim.train.settings.config import Config, DataConfig
+from turbomim.train.world.distributed import World
+
+# % of the time that a step may wait for data before a log says what to do
+LONG_WAIT = 5.0
+
+
+def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
+    """The split of a flag, fit for the crops.  The main rank checks it, and it alone hashes changed shards.
+
+    Raises UserError that names the flag, also where a rank has another split there.
+    """
+    if not path:
+        raise UserError(
+            f"data.path is empty: give the folder that `turbomim shard make` wrote, {flag} FOLDER"
+        )
+    opened: list[Split] = []
+
+    def check() -> str:
+        if not Path(path).exists():
+            raise UserError(f"{flag} {path} does not exist: give the folder that `turbomim shard make` wrote")
+        opened.append(open_split(path))
+        check_store(data, opened[0], flag, world.device.type)
+        return opened[0].manifest.fingerprint
+
+    checked = world.from_main(check)
+
+    def same() -> Split:
+        split = opened[0] if opened else open_split(path, hashing=False)
+        if split.manifest.fingerprint != checked:
+            raise UserError(
+                f"{flag} {path} holds another split on this rank's machine than on rank 0's (fingerprint "
+                f"{split.manifest.fingerprint[:12]}, not {checked[:12]}): copy the same shards to both"
+            )
+        return split
+
+    return world.together(same)
+
+
+def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:
+    """Raise UserError if the split's store cannot give the crops that are asked for, or DALI is not there."""
+    store = Store.of(split.manifest.made)
+    if data.crop == "rrc" or (device == "cuda" and store.kind != "raw"):
+        # now, not after a run folder was made
+        import_dali()
+    if store.short_side is None:
+        return
+    try:
+        check_crop(data.crop, data.interpolation, size=data.size, scale=data.rrc_scale, store=store)
+    except UserError as error:
+        fitting = f"data.size {store.short_side}"
+        if data.crop == "src":
+            fitting += f", data.interpolation {store.resampling}"
+        raise UserError(f"{flag} {split.path}: {error} ({fitting})") from error
+
+
+def store_text(data: DataConfig, split: Split) -> str:
+    """How the split keeps its photographs, and what that means for the crops."""
+    store = Store.of(split.manifest.made)
+    if store.kind == "original":
+        return "original photographs"
+    facts = [f"short side {store.short_side}", f"{store.resampling}"]
+    if store.kind == "resized":
+        facts += [f"JPEG quality {store.quality}", f"{store.subsampling}"]
+    text = f"{store.kind} store ({', '.join(facts)})"
+    if data.crop == "rrc":
+        text += f": random crops come from images resized to {store.short_side}, not from the originals"
+    return text
+
+
+def describe(
+    data: DataConfig, split: Split, settings: LoaderSettings, tuned: Tuned | None, world: World
+) -> str:
+    """What is read and how: two lines."""
+    return (
+        f"{counted(split.manifest.samples, 'sample')} in {counted(len(split.manifest.shards), 'shard')}, "
+        f"{store_text(data, split)}\n"
+        f"loader of a rank: {settings.text(world.device.type)}; {origin(tuned)}"
+    )
+
+
+def open_loader(
+    config: Config,
+    split: Split,
+    settings: LoaderSettings,
+    world: World,
+    *,
+    global_batch: int,
+    micro_batch: int,
+    start: int = 0,
+    journal: Journal | None = None,
+    notify: Callable[[str], None],
+) -> Loader:
+    """The Loader of a rank: every crop that training, held-out loss and pictures see."""
+    data = config.data
+    return Loader(
+        split,
+        size=data.size,
+        crop=data.crop,
+        scale=data.rrc_scale,
+        interpolation=data.interpolation,
+        seed=config.run.seed,
+        global_batch=global_batch,
+        micro_batch=micro_batch,
+        rank=world.rank,
+        world=world.size,
+        start=start,
+        device=world.device.type,
+        threads=settings.threads,
+        readers=settings.readers,
+        prefetch=settings.prefetch,
+        decode=settings.decode,
+        hw_decoder_load=settings.hw_decoder_load,
+        shuffle=data.shuffle,
+        window=data.window,
+        max_bad_share=data.max_bad_share,
+        max_bad_row=data.max_bad_row,
+        journal=journal,
+        notify=notify,
+    )
+
+
+def slow_stage(record: Record, split: Split, settings: LoaderSettings, world: World) -> str | None:
+    """Which stage of the loader the steps of a log record waited for, with one remedy; None if for little.
+
+    Only the steps' own wait says that there is something to mend: the host may be blocked while a GPU works.
+    """
+    wait = record["data_wait_pct"]
+    if wait <= LONG_WAIT:
+        return None
+    tune = f"`turbomim tune loader --data {split.path}` measures what is fastest here"
+    share = max(1, cores() // world.local_size)
+    kind = Store.of(split.manifest.made).kind
+    read, decode, augment = (record[f"{name}_wait_pct"] for name in ("read", "decode", "augment"))
+    # the host is not blocked for what the GPU itself does to a batch
+    on_gpu = wait - read - decode - augment if world.device.type == "cuda" else 0.0
+    reading = read >= decode
+    # raw pixels are not decoded: what cuts their windows reads them
+    stage = "reading" if reading or kind == "raw" else "decoding"
+    if on_gpu > max(read, decode, augment):
+        stage, remedy = "the GPU's own decoding and copies", tune
+    elif augment > max(read, decode):
+        stage = "RandAugment"
+        remedy = f"this rank has {counted(share, 'core')} for it; --finetune.rand_augment '' goes without"
+    elif reading:
+        remedy = tune
+    elif settings.threads < share:
+        remedy = f"more threads may help, --data.threads {share}"
+    elif kind == "original":
+        remedy = "`turbomim shard make --store resized` makes shards that decode several times faster"
+    else:
+        remedy = tune
+    return f"{wait:.0f} % of the time was spent waiting for data, most for {stage}: {remedy}"

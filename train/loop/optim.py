@@ -1,0 +1,49 @@
+"""AdamW and its parameter groups."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from turbomim.train.settings.config import OptimConfig
+
+# parts of names: where tokens are to each other, and how sharply they attend
+POSITIONS = ("relative_position_bias_table", "cpb_mlp", "logit_scale")
+
+
+def decayed(name: str, param: torch.Tensor, decay_tokens: bool, slips: tuple[str, ...] = ()) -> bool:
+    """Whether weight decay applies: not to vectors, biases and POSITIONS.
+
+    To cls_token and mask_token as MAE does, unless told.  slips: parts of names that it applies to all the
+    same.
+
+    Source: timm's rule (no decay iff 1-D or name ends in .bias), 167 and 85 tensors of ViT-B; POSITIONS are
+    the names that Swin's code spares, or in SimMIM means to.
+    """
+    if param.ndim <= 1 or name.endswith(".bias"):
+        return False
+    if any(part in name for part in slips):
+        return True
+    if any(part in name for part in POSITIONS):
+        return False
+    return decay_tokens or not name.endswith(("cls_token", "mask_token"))
+
+
+def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """Fused AdamW over the trainable parameters in two groups, [decayed, not decayed]."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    slips: tuple[str, ...] = getattr(model, "published_slips", ()) if optim.published_slips else ()
+    with_decay = [p for n, p in named if decayed(n, p, optim.decay_tokens, slips)]
+    without = [p for n, p in named if not decayed(n, p, optim.decay_tokens, slips)]
+    groups = [
+        {"params": with_decay, "weight_decay": optim.weight_decay},
+        {"params": without, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
+
+
+def zero_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Give a new AdamW the state that it would make of nothing at its first step."""
+    for param in (param for group in optimizer.param_groups for param in group["params"]):
+        zeros = {key: torch.zeros_like(param) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[param] = {"step": torch.zeros(()), **zeros}

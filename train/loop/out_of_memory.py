@@ -1,0 +1,87 @@
+"""Out of memory: how much there was, what took it, and three flags to try."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import torch
+
+from turbomim.pipeline.decoding.failures import out_of_memory
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.plural import counted
+from turbomim.train.loop.step import uses_bfloat16
+from turbomim.train.machine.memory import GIB, container_limit, peak_bytes
+from turbomim.train.machine.tuned_loader import LoaderSettings
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.plan import Plan, largest_divisor
+from turbomim.train.world.distributed import World
+
+# what oneDNN says when the host has no more
+REFUSED = ("could not create a primitive", "could not create a memory object")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the host refused memory, also to a loader, whose UserError has the first one.
+
+    torch has no error of its own for the host's.
+    """
+    if isinstance(error, UserError):
+        return error.__cause__ is not None and is_out_of_memory(error.__cause__)
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    refused = out_of_memory(error) or any(words in str(error) for words in REFUSED)
+    return isinstance(error, RuntimeError) and refused
+
+
+def memory_error(
+    error: BaseException, config: Config, plan: Plan, settings: LoaderSettings, world: World
+) -> UserError:
+    """The line for a step that ran out of memory."""
+    return UserError(
+        f"rank {world.rank} ran out of memory with a micro-batch of {counted(plan.micro_batch, 'image')} of "
+        f"{config.data.size} pixels; {memory_text(world.device)}; "
+        f"it says: {' '.join(str(error).split())[:160]}; "
+        f"try {', '.join(flags_to_try(config, plan, settings, world))}"
+    )
+
+
+def memory_text(device: torch.device) -> str:
+    """Memory there is and memory taken, of the device or else of this process on the host."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        taken = torch.cuda.memory_allocated(device)
+        return (
+            f"{device} has {total / GIB:.1f} GiB, {free / GIB:.1f} free, {taken / GIB:.1f} taken by tensors"
+        )
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = {"machine": total}
+    if (container := container_limit()) is not None:
+        limits["control group"] = container
+    if (soft := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        limits["ulimit -v"] = soft
+    which = min(limits, key=lambda name: limits[name])
+    limit = f"{limits[which] / GIB:.1f} GiB ({which})"
+    return f"the host's limit is {limit}, this process took up to {peak_bytes(device) / GIB:.1f} GiB"
+
+
+def flags_to_try(config: Config, plan: Plan, settings: LoaderSettings, world: World) -> list[str]:
+    """Three flags, the best first, that need less memory and are not set yet."""
+    smaller = largest_divisor(plan.local_batch, plan.micro_batch - 1)
+    size, patch = config.data.size, config.model.patch
+    on_gpu = world.device.type == "cuda"
+    bfloat16 = uses_bfloat16(config.step, world.device)
+    wanted = {
+        f"--optim.micro_batch {smaller}": plan.micro_batch > 1,
+        "--step.recompute true": not config.step.recompute,
+        "--step.shard true": world.size > 1 and not config.step.shard,
+        "--data.decode cpu": on_gpu and settings.decode == "mixed",
+        "--step.precision bfloat16": on_gpu and not bfloat16,
+        f"--data.prefetch {max(1, settings.prefetch // 2)}": settings.prefetch > 1,
+        f"--data.threads {max(1, settings.threads // 2)}": settings.threads > 1,
+        "--run.save_in_background false": config.run.save_in_background,
+        # the last resort: another run
+        f"--data.size {max(2 * patch, size // 2 // patch * patch)} in a new run": True,
+        f"--model.decoder_depth {max(1, config.model.decoder_depth // 2)} in a new run": True,
+    }
+    return [flag for flag, useful in wanted.items() if useful][:3]

@@ -1,0 +1,378 @@
+"""The loop of a run: shards in, checkpoints out.
+
+Resumes by itself, stops on a signal with a checkpoint, rolls back when steps go wrong, says what it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shutil import disk_usage
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.decoding.under_way import Journal
+from turbomim.pipeline.loader import Loader, LoaderStats
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import FULL
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.evaluate.online import OnlineEval, Splits
+from turbomim.train.export.programs import export_at_end
+from turbomim.train.folder import rundir
+from turbomim.train.folder.checkpoint import State
+from turbomim.train.folder.checkpoints import RunCheckpoints
+from turbomim.train.folder.crashes import deadly_list
+from turbomim.train.folder.log import Record, RunLog
+from turbomim.train.folder.sinks import OF_MODEL
+from turbomim.train.loop.data import open_loader, slow_stage
+from turbomim.train.loop.heldout import heldout_loss
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.out_of_memory import is_out_of_memory, memory_error
+from turbomim.train.loop.profiling import Profile, part
+from turbomim.train.loop.step import Step, masked_inputs, uses_bfloat16
+from turbomim.train.loop.window import Window
+from turbomim.train.machine.peak import rank_peak
+from turbomim.train.machine.tuned_loader import LoaderSettings
+from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
+from turbomim.train.models.sharding import shard, whole_weights
+from turbomim.train.pictures.reconstruction import FixedPictures
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.settings.plan import Plan
+from turbomim.train.settings.schedule import lr_of_step
+from turbomim.train.world.distributed import World
+from turbomim.train.world.signals import StopFlag, stop_flag
+
+if TYPE_CHECKING:
+    from turbomim.train.finetune.augment_ahead import AugmentAhead
+    from turbomim.train.finetune.classifier import Classifier
+
+    Batches = Loader | AugmentAhead
+
+# log lines between two that say what the steps wait for
+SILENCE = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a call of `pretrain` ended."""
+
+    folder: Path
+    # done, preempted or dry-run
+    status: str
+    step: int
+    steps: int
+
+
+class Run:
+    """One process of one run."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        split: Split,
+        heldout: Split | None,
+        labelled: Splits | None,
+        settings: LoaderSettings,
+        world: World,
+        console: Console,
+        profile: range,
+    ) -> None:
+        self.config, self.plan, self.split, self.heldout, self.world = config, plan, split, heldout, world
+        self.labelled, self.settings, self.profile = labelled, settings, profile
+        self.folder = rundir.run_folder(config)
+        self.log = RunLog(self.folder, console, rank=world.rank, world=world.size, config=config)
+        self.model = self.make_model().to(world.device)
+        self.sharded = config.step.shard and world.size > 1
+        if self.sharded:
+            # a CPU's layer norm takes no bfloat16 weights with float32 values
+            bfloat16 = world.device.type == "cuda" and uses_bfloat16(config.step, world.device)
+            shard(self.masked_model, world, config.step, bfloat16=bfloat16)
+        self.optimizer = self.make_optimizer()
+        self.checkpoints = RunCheckpoints(config, plan, split, world, self.model, self.optimizer)
+        bad = world.from_main(lambda: deadly_list(self.folder))
+        self.journal = Journal(folder=self.folder, rank=world.rank, bad=bad)
+        self.step = 0
+        # the checkpoint that the run goes on from, if any
+        self.state: State | None = None
+        # samples replaced and steps skipped up to the last log line
+        self.replaced = self.skipped = 0
+        # log lines that say nothing about waiting
+        self.silence = 0
+
+    def make_model(self) -> MAE | Classifier:
+        """What is trained, with its initial weights."""
+        return make_model(self.config)
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the model, groups of the full rate first."""
+        return make_optimizer(self.model, self.config.optim)
+
+    def batches(self, loader: Loader) -> Batches:
+        """What the loop takes micro-batches from, and closes."""
+        return loader
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The model's arguments."""
+        return masked_inputs(batch)
+
+    def peak(self, *, bfloat16: bool) -> float | None:
+        """FLOP/s of a rank that MFU is a share of, where it is known."""
+        return rank_peak(self.world, bfloat16=bfloat16)
+
+    @property
+    def masked_model(self) -> MAE:
+        """The model of a pre-training."""
+        assert isinstance(self.model, MAE)
+        return self.model
+
+    @property
+    def position(self) -> int:
+        """Samples of the stream up to here."""
+        return self.step * self.plan.global_batch
+
+    def go(self, found: str | None, said: list[str], about_data: str) -> Outcome:
+        """Train from a checkpoint, or from the start, to the end or a signal."""
+        try:
+            return self._go(found, said, about_data)
+        except OSError as error:
+            # also what closing the logs of a full disk says, and hides the first error with
+            if error.errno not in FULL:
+                raise
+            raise UserError(
+                f"{self.folder} cannot be written: {error}; {disk_usage(self.folder).free:,} bytes are free "
+                "there; checkpoints are intact: free some space and run the same command again"
+            ) from error
+
+    def _go(self, found: str | None, said: list[str], about_data: str) -> Outcome:
+        unlogged = 0
+        if found is not None:
+            self.state = self.world.together(lambda: self.checkpoints.resume(Path(found)))
+            self.step, unlogged = self.state.step, self.state.window_steps
+        with self.log.open(self.step, unlogged) as kept, stop_flag() as flag:
+            self.replaced = sum(record.get("replaced", 0) for record in kept)
+            self.skipped = sum(record.get("skipped", 0) for record in kept)
+            self.online = OnlineEval(
+                self.config, self.labelled, self.world, kept, self.log.note, self.journal
+            )
+            for line in said:
+                self.log.say(line)
+            if self.step >= self.plan.steps:
+                self.log.say(f"{self.folder} is done: {self.step} of {self.plan.steps} steps; nothing to do")
+                return self._finish()
+            if self.world.main:
+                rundir.describe(self.folder, self.config, self.world.device, self.world.size)
+            self._say_what(found, about_data)
+            self._status("running")
+            if self.world.peers is not None:
+                self.world.peers.last_words = self._fail
+            try:
+                with self.world.explaining(), self.checkpoints.saver:
+                    return self._train(flag)
+            except BaseException as error:
+                self._fail(str(error) or type(error).__name__)
+                raise
+
+    def _fail(self, text: str) -> None:
+        """Note how the run failed; on a full disk this fails too, and the first error is the one to show."""
+        with contextlib.suppress(UserError):
+            self._status("failed")
+        with contextlib.suppress(OSError):
+            self.log.keep(f"failed at step {self.step}: {' '.join(text.split())}")
+
+    def _say_what(self, found: str | None, about_data: str) -> None:
+        sections = to_dict(self.config)
+        for name, section in sections.items():
+            self.log.say(f"{name}: " + ", ".join(f"{key} {value}" for key, value in section.items()))
+        self.log.say(self.plan.equation(self.config))
+        self.log.say(about_data)
+        begun = "a new run"
+        if found is not None:
+            # an import, or a fine-tuning, has weights before its first step
+            begun = f"resumed from {found}" if self.step else f"a new run from the weights in {found}"
+        self.log.say(f"device {self.world.device}, {begun}: step {self.step} of {self.plan.steps}")
+
+    def _train(self, flag: StopFlag) -> Outcome:
+        clip = self.config.optim.clip_grad
+        step = Step(
+            self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps, clip, self.inputs
+        )
+        if baselines := self.online.begin():
+            self.log.say(baselines)
+        batches = self.world.together(self._open)
+        profile = Profile(
+            self.profile if self.world.main else range(0), self.folder, self.plan.local_batch, self.log.say
+        )
+        with batches, contextlib.closing(profile), self.log.bar(self.step, self.plan.steps):
+            stopped = self._loop(batches, step, profile, flag)
+        self.world.together(self.checkpoints.saver.wait)
+        if not stopped:
+            return self._finish()
+        self._status("preempted")
+        self.log.say(
+            f"stopped by {flag.name or 'another rank'} at step {self.step}; the same command goes on"
+        )
+        return self._outcome("preempted")
+
+    def _open(self) -> Batches:
+        loader = open_loader(
+            self.config,
+            self.split,
+            self.settings,
+            self.world,
+            global_batch=self.plan.global_batch,
+            micro_batch=self.plan.micro_batch,
+            start=self.position,
+            journal=self.journal,
+            notify=self.log.note,
+        )
+        return self.batches(loader)
+
+    def _loop(self, loader: Batches, step: Step, profile: Profile, flag: StopFlag) -> bool:
+        """Step until the end or until any rank was asked to stop; whether it was stopped short of the end."""
+        run = self.config.run
+        peak = self.peak(bfloat16=step.bfloat16)
+        window = Window(self.config, self.plan, self.world, peak, first=True)
+        if self.state is not None:
+            window.resume(self.state)
+        pictures = self._pictures()
+        while self.step < self.plan.steps:
+            # what is taken for a step counts once the step is done
+            used = loader.stats
+            profile.begin(used)
+            with part("wait"), window.wait.measured():
+                batches, error = self._next(loader)
+            if self.world.agree(stop=bool(flag.name), error=error or self.checkpoints.saver.error()):
+                if window.steps > window.earlier_steps:
+                    # whoever stops a run gives it seconds
+                    self._report(window, used, score=False)
+                if self.step:
+                    self.checkpoints.save(self.step, window, used)
+                return True
+            assert batches[0].position == self.position + self.world.rank * self.plan.local_batch
+            lr = lr_of_step(self.step, self.plan.samples, self.config.optim)
+            window.add(*self._step(step, batches, lr))
+            profile.end(loader.stats)
+            self.step += 1
+            self.log.advance(self.step)
+            end = self.step == self.plan.steps
+            if self.step % run.log_every == 0 or end:
+                bad = self._report(window, loader.stats) >= self.config.optim.max_skipped
+                # the same on every rank, as loss and gradient are; still it is one that decides
+                bad = self.world.from_main(partial(bool, bad))
+                window = window.next(loader.stats)
+                if bad:
+                    self.log.say(self.checkpoints.roll_back(self.step))
+                    window.sums.zero_()
+            if self.step % run.save_every == 0 or end:
+                self.checkpoints.save(self.step, window, loader.stats)
+            if run.picture_every and (self.step % run.picture_every == 0 or end):
+                self.world.together(partial(self._draw, pictures, self._whole_model()))
+        return False
+
+    def _draw(self, pictures: FixedPictures | None, model: MAE) -> None:
+        if pictures is not None:
+            self.log.picture(self.step, pictures.draw(model, self.step))
+
+    def _pictures(self) -> FixedPictures | None:
+        """What draws the pictures that the settings ask for, on the main rank."""
+        if not self.config.run.picture_every:
+            return None
+        split = self.heldout or self.split
+        make = partial(FixedPictures, self.config, split, self.folder, self.journal)
+        return self.world.together(lambda: make() if self.world.main else None)
+
+    def _next(self, loader: Batches) -> tuple[list[Batch], UserError | None]:
+        """The micro-batches of a step, or why there are none: the other ranks must hear of it."""
+        try:
+            return list(itertools.islice(loader, self.plan.micro_steps)), None
+        except UserError as error:
+            if is_out_of_memory(error):
+                error = memory_error(error, self.config, self.plan, self.settings, self.world)
+            return [], error
+
+    def _report(self, window: Window, stats: LoaderStats, *, score: bool = True) -> int:
+        """Log the window that ends with this step, with the held-out loss and, of features, scores if due.
+
+        Returns the steps in a row, up to this one, that were not finite.
+        """
+        run = self.config.run
+        record = window.record(self.step, self.optimizer.param_groups[0]["lr"], stats)
+        due = run.eval_every and self.step % run.eval_every == 0 and self.step % run.log_every == 0
+        if self.step == self.plan.steps or due:
+            record |= self.measured()
+        if score:
+            end = self.step == self.plan.steps
+            record |= self.online.scores(self._whole_model, record["epoch"], end=end)
+        self.replaced += record["replaced"]
+        self.skipped += record["skipped"]
+        record["replaced_total"], record["skipped_total"] = self.replaced, self.skipped
+        record["rollbacks"] = self.checkpoints.rollbacks
+        record |= {OF_MODEL + name: float(value) for name, value in self.model.logged().items()}
+        self.log.record(record)
+        slow = slow_stage(record, self.split, self.settings, self.world)
+        self.silence -= 1
+        # a process's first steps wait for the loader to start
+        if slow and not record["first"] and self.silence < 0:
+            self.log.say(slow)
+            self.silence = SILENCE
+        return int(record["skipped_in_a_row"])
+
+    def _step(self, step: Step, batches: list[Batch], lr: float) -> tuple[Tensor, Tensor, Tensor]:
+        try:
+            return step(batches, lr)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise memory_error(error, self.config, self.plan, self.settings, self.world) from error
+
+    def measured(self) -> Record:
+        """What the held-out split says, by its names in the log; every rank calls it."""
+        if self.heldout is None:
+            return {"heldout_loss": None}
+        batch, note = self.plan.micro_batch, self.log.note
+        loss = heldout_loss(
+            self.model, self.heldout, self.config, self.settings, batch, self.world, note, self.journal
+        )
+        return {"heldout_loss": loss}
+
+    def _whole_model(self) -> MAE:
+        """The model, or a copy of it put together from all ranks; every rank comes here."""
+        if not self.sharded:
+            return self.masked_model
+        model = make_model(self.config, initial=False).to(self.world.device)
+        model.load_state_dict(whole_weights(self.model))
+        return model
+
+    def _finish(self) -> Outcome:
+        self.finished()
+        if self.replaced:
+            self.log.say(
+                f"{self.replaced} of {self.position} samples could not be decoded and were replaced; "
+                f"each such photograph is named in {self.log.plain}"
+            )
+        self._status("done")
+        self.world.wait()
+        return self._outcome("done")
+
+    def finished(self) -> None:
+        """Leave what the trained model is wanted for; every rank calls it."""
+        model = self._whole_model()
+        if self.world.main:
+            self.log.say(export_at_end(model, self.config, self.step, self.folder))
+
+    def _outcome(self, status: str) -> Outcome:
+        return Outcome(folder=self.folder, status=status, step=self.step, steps=self.plan.steps)
+
+    def _status(self, status: str) -> None:
+        if self.world.main:
+            rundir.set_status(self.folder, status, self.step, self.position)

@@ -1,0 +1,148 @@
+"""What is measured between two log lines, without making the device wait."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from turbomim.pipeline.loader import LoaderStats
+from turbomim.train.folder.checkpoint import State
+from turbomim.train.folder.log import Record, after_start, duration, mean_over_time, seconds_of
+from turbomim.train.loop.data_wait import DataWait
+from turbomim.train.machine.memory import peak_bytes
+from turbomim.train.models.methods import flops_per_image
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.plan import Plan
+from turbomim.train.world.distributed import World
+
+
+@dataclass(slots=True)
+class Window:
+    """Sums over the steps since the last log line; the tensors stay on the device until `record`.
+
+    One that an earlier process of the run began goes on in this one: what it counts is that of both, what it
+    measures in seconds is this one's.
+    """
+
+    config: Config
+    plan: Plan
+    world: World
+    # FLOP/s of a rank that MFU is a share of, where it is known
+    peak: float | None
+    # whether it holds this process's first step, and so the compilation
+    first: bool = False
+    # of the loader, when the window began
+    stats: LoaderStats = field(default_factory=LoaderStats)
+    begun: float = field(default_factory=time.perf_counter)
+    steps: int = 0
+    # of an earlier process: steps, samples that all ranks replaced
+    earlier_steps: int = 0
+    earlier_replaced: int = 0
+    wait: DataWait = field(init=False)
+    # loss of the steps that counted, steps skipped, skipped in a row up to now, gradient norm
+    sums: Tensor = field(default_factory=lambda: torch.zeros(4))
+
+    def __post_init__(self) -> None:
+        self.wait = DataWait(self.world.device)
+
+    def add(self, loss: Tensor, norm: Tensor, skipped: Tensor) -> None:
+        """Count a step.  A skipped one leaves the loss out."""
+        self.steps += 1
+        total, count, row, _ = self.sums.to(loss.device, non_blocking=True).unbind()
+        row = (row + 1) * skipped
+        total = total + torch.where(skipped > 0, 0.0, loss)
+        self.sums = torch.stack([total, count + skipped, row, norm])
+
+    def record(self, step: int, lr: float, stats: LoaderStats) -> Record:
+        """The log record of the window that ends with `step`.  Only here the loop waits for the device.
+
+        Every rank comes here.  Waits are those of the rank that waited longest, as the others wait for it.
+        The steps' own is the device's; those of the loader's stages are the host's, which may be longer.
+        """
+        ranks = self.world.gather(
+            [
+                self.wait.seconds(),
+                stats.read_wait_s - self.stats.read_wait_s,
+                stats.decode_wait_s - self.stats.decode_wait_s,
+                stats.augment_wait_s - self.stats.augment_wait_s,
+                stats.replaced - self.stats.replaced,
+                peak_bytes(self.world.device),
+            ]
+        )
+        wait_s, read_s, decode_s, augment_s, *_ = max(ranks)
+        own_steps = self.steps - self.earlier_steps
+        loss, skipped, row, norm = self.sums.tolist()
+        counted = self.steps - skipped
+        elapsed = time.perf_counter() - self.begun
+        rate = own_steps * self.plan.global_batch / elapsed
+        rank_rate = rate / self.world.size
+        position = step * self.plan.global_batch
+        return {
+            "step": step,
+            "steps": self.plan.steps,
+            "position": position,
+            "epoch": position / self.plan.samples,
+            # of no step that counted there is none
+            "loss": loss / counted if counted else math.nan,
+            "lr": lr,
+            "grad_norm": norm,
+            "img_per_s": rate,
+            "img_per_s_per_gpu": rank_rate,
+            "data_wait_pct": 100 * wait_s / elapsed,
+            "read_wait_pct": 100 * read_s / elapsed,
+            "decode_wait_pct": 100 * decode_s / elapsed,
+            "augment_wait_pct": 100 * augment_s / elapsed,
+            "replaced": self.earlier_replaced + int(sum(replaced for *_, replaced, _ in ranks)),
+            "step_ms": 1000 * elapsed / own_steps,
+            "mfu": rank_rate * flops_per_image(self.config) / self.peak if self.peak else None,
+            "memory_gib": max(memory for *_, memory in ranks) / 2**30,
+            "skipped": int(skipped),
+            "skipped_in_a_row": int(row),
+            "window": self.steps,
+            "first": self.first,
+            "eta_s": (self.plan.steps - step) * elapsed / own_steps,
+        }
+
+    def resume(self, state: State) -> None:
+        """Go on with the window of an earlier process."""
+        self.steps = self.earlier_steps = state.window_steps
+        self.earlier_replaced = state.window_replaced
+        self.sums = torch.tensor([state.window_loss, state.window_skipped, 0.0, 0.0])
+
+    def state(self, stats: LoaderStats) -> dict[str, Any]:
+        """What a checkpoint keeps of it, by the names there; every rank comes here."""
+        loss, skipped, *_ = self.sums.tolist()
+        replaced = self.world.gather([stats.replaced - self.stats.replaced])
+        return {
+            "window_steps": self.steps,
+            "window_loss": loss,
+            "window_skipped": int(skipped),
+            "window_replaced": self.earlier_replaced + int(sum(count for (count,) in replaced)),
+        }
+
+    @property
+    def in_a_row(self) -> int:
+        """Steps in a row, up to the last one, that were skipped; waits for the device."""
+        return int(self.sums[2])
+
+    def next(self, stats: LoaderStats) -> Window:
+        """An empty window; a row of skipped steps goes on."""
+        sums = torch.zeros_like(self.sums)
+        sums[2] = self.sums[2]
+        return Window(self.config, self.plan, self.world, self.peak, stats=stats, sums=sums)
+
+
+def rates(records: list[Record]) -> str:
+    """img/s and data-wait % over a run, in words; each process's first log line is left out.
+
+    That one holds the compilation.
+    """
+    timed = after_start(records)
+    rate, wait = mean_over_time(timed, "img_per_s"), mean_over_time(timed, "data_wait_pct")
+    total = sum(seconds_of(r) for r in timed)
+    return f"{rate:.0f} img/s, {wait:.1f} % of the time waiting for data, {duration(total)} of training"

@@ -1,0 +1,265 @@
+"""What this machine has, each fact as one line of `turbomim doctor`'s report."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import resource
+import shutil
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from turbomim.pipeline.system.plural import counted
+
+if TYPE_CHECKING:
+    import torch
+
+_GIB = 2**30
+# data-centre and Orin chips with JPEG engines; other compute capabilities decode on CUDA cores and the CPU
+_JPEG_ENGINES = {(8, 0), (8, 7), (9, 0), (10, 0), (10, 3)}
+_FLAGS = {"avx2": "AVX2", "avx512f": "AVX512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One line of the report.
+
+    missing: training cannot work.  slow: it works; `advice` says what is lost and the way out.
+    """
+
+    name: str
+    value: str
+    status: Literal["ok", "slow", "missing"] = "ok"
+    advice: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """One NVIDIA GPU; memory in bytes."""
+
+    name: str
+    memory: int
+    capability: tuple[int, int]
+
+
+def gpu() -> list[Check]:
+    """The GPUs that torch sees."""
+    import torch
+
+    found = []
+    with warnings.catch_warnings():
+        # torch warns about an old driver; the report says the same in its own words
+        warnings.simplefilter("ignore")
+        if torch.cuda.is_available():
+            seen = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+            found = [Gpu(name=p.name, memory=p.total_memory, capability=(p.major, p.minor)) for p in seen]
+    driver = driver_version()
+    return gpu_checks(found, driver, torch.version.cuda or "none", cores())
+
+
+def driver_version(text: str | None = None) -> str | None:
+    """NVIDIA driver's version in the text of /proc/driver/nvidia/version, this machine's if not given."""
+    text = _read("/proc/driver/nvidia/version") if text is None else text
+    match = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
+    return match[0] if match else None
+
+
+def gpu_checks(gpus: list[Gpu], driver: str | None, cuda: str, cores: int) -> list[Check]:
+    """The lines on GPUs, their JPEG engines and the cores that feed them; `cuda` is the one torch is for."""
+    if not gpus:
+        advice = (
+            "no GPU is seen: everything runs on the CPU in float32, "
+            "right for `turbomim demo` and the tests, not for pre-training"
+        )
+        if driver:
+            advice += (
+                f"; driver {driver} is there: is it too old for CUDA {cuda}, or CUDA_VISIBLE_DEVICES set?"
+            )
+        return [Check(name="GPU", value="none", status="slow", advice=advice)]
+    checks = []
+    for one, number in Counter(gpus).items():
+        major, minor = one.capability
+        value = (
+            f"{number} × {one.name}, {one.memory / _GIB:.0f} GiB, "
+            f"compute capability {major}.{minor}, driver {driver or 'unknown'}"
+        )
+        advice = "" if major >= 8 else "no bfloat16 in hardware: float32 is used, several times slower"
+        checks.append(Check(name="GPU", value=value, status="slow" if advice else "ok", advice=advice))
+        engines = (
+            "hardware engines decode baseline JPEG"
+            if one.capability in _JPEG_ENGINES
+            else "no hardware engines"
+        )
+        checks.append(Check(name="nvJPEG", value=f"{engines}; CUDA cores and CPU decode the rest"))
+    if cores < 4 * len(gpus):
+        advice = "reading and decoding may hold the GPUs back: watch data_wait_pct"
+        value = f"{cores / len(gpus):.1f}"
+        checks.append(
+            Check(name="cores per GPU", value=value, status="slow", advice=f"only {value}: {advice}")
+        )
+    return checks
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def cpu() -> list[Check]:
+    """The processor."""
+    return [cpu_check(_read("/proc/cpuinfo"), cores())]
+
+
+def matrix_products() -> list[Check]:
+    """Measured rates of matrix products on the CPU; well under a second."""
+    import torch
+
+    single, half = _gflops(torch.float32), _gflops(torch.bfloat16)
+    value = (
+        f"CPU, {torch.get_num_threads()} threads: float32 {single:.3g}, bfloat16 {half:.3g} GFLOP/s measured"
+    )
+    if single > 4 * half:
+        value += (
+            f"; bfloat16 is {single / half:.0f} times slower, so the CPU uses float32 (--step.precision auto)"
+        )
+    return [Check(name="matrix products", value=value)]
+
+
+def _gflops(dtype: torch.dtype) -> float:
+    """Rate of a 512 x 512 matrix product."""
+    import torch
+
+    side = 512
+    a = torch.ones(side, side, dtype=dtype)
+    seconds: list[float] = []
+    # the first product also starts threads and picks code, so the quickest counts; a slow one is not repeated
+    while len(seconds) < 4 and sum(seconds) < 0.2:
+        start = time.perf_counter()
+        torch.mm(a, a)
+        seconds.append(time.perf_counter() - start)
+    return 2 * side**3 / min(seconds) / 1e9
+
+
+def cpu_model(cpuinfo: str | None = None) -> str:
+    """The processor's name in the text of /proc/cpuinfo, this machine's if not given."""
+    text = _read("/proc/cpuinfo") if cpuinfo is None else cpuinfo
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1].strip() if model else platform.machine()
+
+
+def cpu_check(cpuinfo: str, cores: int) -> Check:
+    """The line on the processor, from the text of /proc/cpuinfo."""
+    flags_line = re.search(r"^flags\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    flags = set(flags_line[1].split()) if flags_line else set()
+    known = [label for flag, label in _FLAGS.items() if flag in flags]
+    value = f"{cpu_model(cpuinfo)}, {counted(cores, 'core')} for this process"
+    if known:
+        value += f", {' '.join(known)}"
+    # only x86 has a flags line; elsewhere nothing is known and nothing is said
+    if flags and "avx2" not in flags:
+        advice = "without AVX2, matrix products and decoding crawl"
+    else:
+        advice = "one core decodes, trains and logs in turn" if cores < 2 else ""
+    return Check(name="CPU", value=value, status="slow" if advice else "ok", advice=advice)
+
+
+def threads_check(setting: str | None, cores: int) -> Check:
+    """The line on $OMP_NUM_THREADS for a process that may use `cores` cores."""
+    name = "OMP_NUM_THREADS"
+    if not setting:
+        return Check(name=name, value=f"not set: torch uses the {counted(cores, 'core')}")
+    count = int(setting) if setting.isdecimal() else 0
+    if 1 <= count <= cores and (count > 1 or cores == 1):
+        return Check(name=name, value=setting)
+    why = {0: "is not a number of threads", 1: f"leaves {cores - 1} of {cores} cores idle on a CPU"}
+    advice = why.get(count, f"is more than the {cores} cores of this process")
+    return Check(name=name, value=setting, status="slow", advice=f"{setting} {advice}: unset it")
+
+
+def threads() -> list[Check]:
+    """OpenMP's threads, which torch uses on a CPU."""
+    return [threads_check(os.environ.get("OMP_NUM_THREADS"), cores())]
+
+
+def memory() -> list[Check]:
+    """Memory, and what a container leaves of it."""
+    kib = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE))
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    total, free = int(kib["MemTotal"]) * 1024, int(kib["MemAvailable"]) * 1024
+    value = f"{total / _GIB:.0f} GiB, {free / _GIB:.0f} GiB available"
+    if limit.isdecimal() and int(limit) < total:
+        value += f", this container may use {int(limit) / _GIB:.0f} GiB"
+        free = min(free, int(limit))
+    return [_at_least("memory", value, free, 4, "a smaller --optim.micro-batch needs less")]
+
+
+def disk() -> list[Check]:
+    """Free room in the current folder."""
+    free = shutil.disk_usage(Path.cwd()).free
+    value = f"{free / _GIB:.0f} GiB free in {Path.cwd()}"
+    advice = "shards and checkpoints need room; ImageNet-1k's shards fill about 140 GB"
+    return [_at_least("disk", value, free, 5, advice)]
+
+
+def shared_memory() -> list[Check]:
+    """Size of /dev/shm."""
+    size = shutil.disk_usage("/dev/shm").total
+    advice = "NCCL passes data between GPUs of one machine through it: docker run --shm-size=8g"
+    return [_at_least("/dev/shm", f"{size / _GIB:.1f} GiB", size, 1, advice)]
+
+
+def _at_least(name: str, value: str, amount: int, gib: int, advice: str) -> Check:
+    if amount < gib * _GIB:
+        return Check(name=name, value=value, status="slow", advice=f"less than {gib} GiB: {advice}")
+    return Check(name=name, value=value)
+
+
+def open_files() -> list[Check]:
+    """Limit on open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    value = f"{soft} (at most {'no limit' if hard == resource.RLIM_INFINITY else hard})"
+    few = soft != resource.RLIM_INFINITY and soft < 1024
+    advice = "shards stay open while they are read: ulimit -n 4096" if few else ""
+    return [Check(name="open files", value=value, status="slow" if few else "ok", advice=advice)]
+
+
+def loader() -> list[Check]:
+    """Whether the loader was measured here."""
+    import torch
+
+    from turbomim.train.machine.tuned_loader import machine_name, read_tuned, tuned_file
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tuned = read_tuned(machine_name(device))
+    if tuned is None:
+        value = "not tuned: defaults are used; `turbomim tune loader --data PATH` measures what is fastest"
+    else:
+        value = (
+            f"tuned on {tuned.date}: {tuned.settings.text(device.type)}, {tuned.img_per_s:,.0f} img/s; "
+            f"see {tuned_file()}"
+        )
+    return [Check(name="loader", value=value)]
+
+
+def matmul_rate() -> list[Check]:
+    """What MFU will be a share of."""
+    from turbomim.train.loop.step import uses_bfloat16
+    from turbomim.train.machine.peak import about_peak
+    from turbomim.train.settings.config import StepConfig
+    from turbomim.train.world.distributed import choose_device
+
+    device = choose_device("auto", 0)
+    return [Check(name="matmul rate", value=about_peak(device, bfloat16=uses_bfloat16(StepConfig(), device)))]
+
+
+def _read(path: str) -> str:
+    """Text of a small system file, empty if there is none."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

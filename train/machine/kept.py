@@ -1,0 +1,80 @@
+"""What was measured on this machine: small JSON files in a cache folder, one entry a key."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import why
+from turbomim.train.machine.home import home
+
+
+def cache_folder() -> Path:
+    """`$TURBOMIM_CACHE_DIR`, else turbomim's folder in the user's cache."""
+    own = os.environ.get("TURBOMIM_CACHE_DIR")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache", "turbomim")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeptFile:
+    """A file of the cache folder: its format's name, and an entry a machine (and what it was measured for).
+
+    made_by: the command that makes a new one.
+    """
+
+    name: str
+    format: str
+    made_by: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is, whether or not it is there."""
+        return cache_folder() / self.name
+
+    def read(self, key: str) -> dict[str, Any] | None:
+        """What was kept under a key, None if nothing was.  Raises UserError if the file is damaged."""
+        entry = self._entries().get(key)
+        if entry is not None and not isinstance(entry, dict):
+            raise self.damaged(TypeError(f"entry {key!r} is no mapping"))
+        return entry
+
+    def write(self, key: str, entry: Mapping[str, Any]) -> Path:
+        """Put JSON values in place of what was kept under a key.  Raises UserError if they cannot be."""
+        tree = {"format": self.format, "machines": {**self._entries(), key: dict(entry)}}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make {str(self.path.parent)!r}: "
+                f"{why(error, 'set TURBOMIM_CACHE_DIR to a folder of yours')}"
+            ) from error
+        write_json(self.path, tree)
+        return self.path
+
+    def damaged(self, error: Exception) -> UserError:
+        """The error of a file, or an entry, that cannot be understood."""
+        why = " ".join(str(error).split())
+        return UserError(f"{str(self.path)!r} is damaged ({why}): remove it; {self.made_by} makes a new one")
+
+    def _entries(self) -> dict[str, Any]:
+        try:
+            tree = json.loads(self.path.read_text(encoding="utf-8"))
+            if tree["format"] != self.format:
+                raise ValueError(f"its format is not {self.format}")
+            return dict(tree["machines"])
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except OSError as error:
+            raise UserError(
+                f"cannot read {str(self.path)!r}: {why(error, 'set TURBOMIM_CACHE_DIR to a folder of yours')}"
+            ) from error
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise self.damaged(error) from error

@@ -1,0 +1,99 @@
+"""`turbomim pretrain … --preset GPU`: the micro-batch of well-known models on well-known GPUs.
+
+Every entry is expected, none is measured: the largest power of two, at most 512, whose predicted memory
+(memory.py) fills at most 80 % of the GPU; the rest is for the loader's, DALI's and the libraries' buffers.
+`turbomim tune step` measures what is fastest on the machine at hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import unknown
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.plan import largest_divisor
+
+# what the predicted memory may fill of a GPU, and the largest micro-batch
+SHARE, MOST = 0.8, 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """A GPU: its name in peak.BF16_FLOPS, its memory in GiB, and the micro-batch of each model of MODELS."""
+
+    name: str
+    memory_gib: float
+    micro_batches: dict[str, int]
+
+
+# encoders with MAE's decoder of 8 blocks of 512, three quarters masked
+MODELS = {
+    "ViT-B/16": ModelConfig(),
+    "ViT-L/16": ModelConfig(width=1024, depth=24, heads=16),
+    "ViT-H/14": ModelConfig(width=1280, depth=32, heads=16, patch=14),
+}
+SIZE = 224
+
+PRESETS = {
+    "a100-40g": Gpu(
+        name="NVIDIA A100",
+        memory_gib=39.4,
+        micro_batches={"ViT-B/16": 512, "ViT-L/16": 256, "ViT-H/14": 128},
+    ),
+    "a100-80g": Gpu(
+        name="NVIDIA A100",
+        memory_gib=79.1,
+        micro_batches={"ViT-B/16": 512, "ViT-L/16": 512, "ViT-H/14": 256},
+    ),
+    "h100": Gpu(
+        name="NVIDIA H100 80GB HBM3",
+        memory_gib=79.1,
+        micro_batches={"ViT-B/16": 512, "ViT-L/16": 512, "ViT-H/14": 256},
+    ),
+    "h200": Gpu(
+        name="NVIDIA H200",
+        memory_gib=139.8,
+        micro_batches={"ViT-B/16": 512, "ViT-L/16": 512, "ViT-H/14": 512},
+    ),
+}
+
+
+def find_gpu(name: str) -> Gpu:
+    """The GPU of a preset.  Raises UsageError with the nearest names for an unknown one."""
+    if name not in PRESETS:
+        raise unknown("unknown preset", name, PRESETS)
+    return PRESETS[name]
+
+
+def apply_preset(config: Config, name: str, ranks: int) -> Config:
+    """The configuration with the preset's micro-batch, cut to divide a rank's samples.
+
+    Global batch and learning rate stay; none of these models needs recomputation, which stays as it is.
+    Raises UsageError for an unknown preset or model, or where optim.micro_batch is set too.
+    """
+    gpu = find_gpu(name)
+    if config.optim.micro_batch:
+        raise UsageError(
+            f"--preset {name} chooses optim.micro_batch, which is set to {config.optim.micro_batch}: "
+            "give one of them"
+        )
+    known = model_name(config)
+    if known is None:
+        raise UsageError(
+            f"--preset {name} knows {', '.join(MODELS)} at {SIZE} pixels with MAE's decoder and mask, not "
+            "this one: `turbomim tune step` measures it, or give --optim.micro-batch"
+        )
+    micro_batch = largest_divisor(config.optim.global_batch // ranks, gpu.micro_batches[known])
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, micro_batch=micro_batch))
+
+
+def model_name(config: Config) -> str | None:
+    """Which of MODELS this is, whatever it predicts; None if it is another."""
+    if config.data.size != SIZE:
+        return None
+    model, plain = config.model, ModelConfig()
+    shape = dataclasses.replace(model, target=plain.target, radius=plain.radius, norm_pix=plain.norm_pix)
+    return next((name for name, known in MODELS.items() if known == shape), None)

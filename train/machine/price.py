@@ -1,0 +1,140 @@
+"""What a run will take: batch, steps, hours, memory and disk, from the settings alone."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from turbomim.train.loop.data import open_data
+from turbomim.train.loop.step import uses_bfloat16
+from turbomim.train.machine.memory import GIB, MemoryParts, count_parameters, device_bytes, predicted_bytes
+from turbomim.train.machine.peak import BF16_FLOPS, about_peak, flops_text
+from turbomim.train.machine.presets import find_gpu
+from turbomim.train.models.methods import flops_per_image
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.plan import Plan, make_plan
+from turbomim.train.world.distributed import World, choose_device
+
+# photographs of ImageNet-1k's training split
+IMAGENET = 1_281_167
+# share of the datasheet's rate that a run without a given img/s is priced at
+MFU = 0.4
+# the GPU that is assumed where none is named
+ASSUMED = "a100-80g"
+
+# side of the images of recipes for ImageNet, pixels, at least
+SMALLEST_PRICED = 160
+
+NOT_COUNTED = "without the loader's and DALI's buffers"
+
+
+def price(config: Config, *, ranks: int, img_per_s: float | None, preset: str | None) -> None:
+    """Print a table of what the run takes on `ranks` GPUs; img_per_s is that of one of them.
+
+    Raises UserError for a batch that does not divide, or data that cannot be read.
+    """
+    if config.data.path:
+        here = World(rank=0, size=1, device=choose_device("cpu", 0))
+        samples = open_data(config.data.path, "--data.path", config.data, here).manifest.samples
+        source = config.data.path
+    else:
+        samples, source = IMAGENET, "ImageNet-1k; --data.path counts yours"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    plan = make_plan(config, samples, ranks)
+    for name, value in rows(config, plan, source, img_per_s=img_per_s, preset=preset):
+        table.add_row(name, value)
+    Console(highlight=False, markup=False).print(table)
+
+
+def rows(
+    config: Config, plan: Plan, source: str, *, img_per_s: float | None, preset: str | None
+) -> list[tuple[str, str]]:
+    """(what, how much) of a run in bfloat16 on GPUs, as people read it."""
+    gpu, optim = find_gpu(preset or ASSUMED), config.optim
+    datasheet, flops = BF16_FLOPS[gpu.name], flops_per_image(config)
+    rate = img_per_s or MFU * datasheet / flops
+    basis = (
+        "given"
+        if img_per_s
+        else f"assumed, not measured: {MFU:.0%} of the datasheet's {flops_text(datasheet)} of an {gpu.name}, "
+        f"{flops / 1e9:.1f} GFLOP an image"
+    )
+    hours = plan.steps * plan.global_batch / (rate * plan.world) / 3600
+    memory = step_memory(config, plan, bfloat16=True)
+    fits = (
+        f"of {gpu.memory_gib:.0f} GiB"
+        if memory.total < gpu.memory_gib * GIB
+        else (
+            f"more than the {gpu.memory_gib:.0f} GiB there are: --preset, a smaller --optim.micro-batch or "
+            "--step.recompute true need less"
+        )
+    )
+    count, one = count_parameters(config), checkpoint_bytes(config)
+    return [
+        ("photographs", f"{plan.samples:,} ({source})"),
+        (
+            "model",
+            f"{(count.trained + count.fixed) / 1e6:.1f} M parameters, {flops / 1e9:.1f} GFLOP an image",
+        ),
+        (
+            "batch",
+            f"{plan.global_batch} = {plan.micro_batch} x {plan.micro_steps} x {plan.world} (micro-batch x "
+            f"accumulation x ranks), {plan.local_batch} a rank",
+        ),
+        ("learning rate", f"{optim.lr:g} = {optim.base_lr:g} x {plan.global_batch}/{optim.lr_batch}"),
+        ("steps", f"{plan.steps:,} = {optim.epochs:g} epochs"),
+        ("rate", f"{rate:,.0f} img/s a GPU ({basis}), {rate * plan.world:,.0f} img/s in all"),
+        ("time", f"{hours:,.1f} hours, {hours * plan.world:,.0f} GPU-hours"),
+        ("memory of a rank", f"{memory.text()}, {fits}; predicted, {NOT_COUNTED}"),
+        (
+            "checkpoints",
+            f"{one / GIB:.2f} GiB each, {config.run.keep} kept and one being written: "
+            f"{(config.run.keep + 1) * one / GIB:.1f} GiB of disk",
+        ),
+    ]
+
+
+def recipe_price(config: Config) -> str:
+    """A recipe's FLOPs, and the time that ImageNet-1k takes if the datasheet's rate is used to MFU of it."""
+    flops = flops_per_image(config)
+    text = f"{flops / 1e9:.1f} GFLOP an image" if flops >= 1e9 else f"{flops / 1e6:.0f} MFLOP an image"
+    if config.data.size < SMALLEST_PRICED:
+        # not meant for ImageNet
+        return text
+    work = flops * IMAGENET * config.optim.epochs
+    times = [
+        f"{work / (count * MFU * BF16_FLOPS[name]) / 3600:,.0f} hours on {words}"
+        for name, count, words in (("NVIDIA A100", 8, "8x A100"), ("NVIDIA H200", 1, "1x H200"))
+    ]
+    return f"{text}; ImageNet-1k at {MFU:.0%} of the datasheet's rate: {', '.join(times)}"
+
+
+def checkpoint_bytes(config: Config) -> int:
+    """Disk that one checkpoint fills: weights and moments in float32; small files left out."""
+    count = count_parameters(config)
+    return 4 * (count.trained + count.fixed) + 8 * count.trained
+
+
+def step_memory(config: Config, plan: Plan, *, bfloat16: bool) -> MemoryParts:
+    """Predicted memory of a rank's step, as the run cuts it."""
+    return predicted_bytes(
+        config,
+        plan.micro_batch,
+        bfloat16=bfloat16,
+        recompute=config.step.recompute,
+        shards=plan.world if config.step.shard else 1,
+        micro_steps=plan.micro_steps,
+    )
+
+
+def about_device(config: Config, plan: Plan, world: World) -> list[str]:
+    """What a run's step will take of its device, and what its MFU is a share of, one line each."""
+    bfloat16 = uses_bfloat16(config.step, world.device)
+    memory = step_memory(config, plan, bfloat16=bfloat16)
+    room = device_bytes(world.device)
+    return [
+        f"memory of a rank's step, predicted {NOT_COUNTED}: {memory.text()}; there are {room / GIB:.1f} GiB",
+        about_peak(world.device, bfloat16=bfloat16),
+    ]

@@ -1,0 +1,128 @@
+"""How a step is cut and compiled where that is automatic: what `turbomim tune step` measured here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from turbomim.train.loop.step import uses_bfloat16
+from turbomim.train.machine.kept import KeptFile
+from turbomim.train.machine.tuned_loader import machine_name
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.plan import largest_divisor
+from turbomim.train.world.distributed import World
+
+# settings of the model that a key has in other words: the method itself, and a name for some of the sizes
+NAMES = ("method", "encoder")
+_KEPT = KeptFile(name="step.json", format="turbomim-step-1", made_by="`turbomim tune step`")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSettings:
+    """How fast a step is and what memory it needs, never what it gives but for rounding."""
+
+    micro_batch: int
+    compile_mode: Literal["default", "reduce-overhead"] = "default"
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        if (
+            type(self.micro_batch) is not int
+            or self.micro_batch < 1
+            or self.compile_mode not in ("default", "reduce-overhead")
+            or type(self.recompute) is not bool
+        ):
+            raise ValueError(f"no settings of a step: {asdict(self)}")
+
+    def text(self) -> str:
+        """As people read it."""
+        mode = "" if self.compile_mode == "default" else f", compile mode {self.compile_mode}"
+        return f"micro-batch {self.micro_batch}{mode}{', recompute' * self.recompute}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TunedStep:
+    """What `turbomim tune step` found."""
+
+    settings: StepSettings
+    img_per_s: float
+    date: str
+
+
+def with_settings(config: Config, settings: StepSettings) -> Config:
+    """The configuration with these settings of the step."""
+    step = dataclasses.replace(config.step, compile_mode=settings.compile_mode, recompute=settings.recompute)
+    optim = dataclasses.replace(config.optim, micro_batch=settings.micro_batch)
+    return dataclasses.replace(config, step=step, optim=optim)
+
+
+def resolve_step(config: Config, tuned: TunedStep | None, ranks: int) -> Config:
+    """The configuration with an automatic micro-batch as tuned: the largest that divides a rank's samples.
+
+    Global batch and learning rate stay; CUDA graphs are left out where they cannot be.  Nothing changes where
+    the micro-batch is set, or nothing was tuned.
+    """
+    if config.optim.micro_batch or tuned is None:
+        return config
+    images = config.optim.global_batch // ranks
+    settings = dataclasses.replace(
+        tuned.settings, micro_batch=largest_divisor(images, tuned.settings.micro_batch)
+    )
+    if settings.micro_batch < images or config.step.shard:
+        # CUDA graphs take one micro-step, of whole weights
+        settings = dataclasses.replace(settings, compile_mode="default")
+    return with_settings(config, settings)
+
+
+def tuned_config(config: Config, world: World) -> tuple[Config, list[str]]:
+    """The configuration with what is automatic as tuned here, and a line that says so where it was.
+
+    Raises UserError if the file is damaged.
+    """
+    tuned = read_step(step_key(config, world))
+    resolved = resolve_step(config, tuned, world.size)
+    if tuned is None or resolved == config:
+        return config, []
+    chosen = StepSettings(
+        micro_batch=resolved.optim.micro_batch,
+        compile_mode=resolved.step.compile_mode,
+        recompute=resolved.step.recompute,
+    )
+    return resolved, [f"step: {chosen.text()}, tuned on this machine on {tuned.date}, see {_KEPT.path}"]
+
+
+def step_key(config: Config, world: World) -> str:
+    """What a measurement holds for: the machine, the model, its size, and how it computes.
+
+    Of the model every setting that is not the default, whatever it is: models that differ share no entry.
+    """
+    kind = "bfloat16" if uses_bfloat16(config.step, world.device) else "float32"
+    settings = {f.name: getattr(config.model, f.name) for f in fields(config.model) if f.name not in NAMES}
+    usual = asdict(ModelConfig())
+    model = ", ".join(f"{name} {value}" for name, value in settings.items() if value != usual[name])
+    return (
+        f"{machine_name(world.device)}; {config.model.method}{f' with {model}' * bool(model)}; "
+        f"{config.data.size} pixels, {kind}, {'compiled' if config.step.compile else 'eager'}"
+    )
+
+
+def read_step(key: str) -> TunedStep | None:
+    """What was measured for a key, None if nothing was.  Raises UserError if the file is damaged."""
+    entry = _KEPT.read(key)
+    if entry is None:
+        return None
+    try:
+        settings = StepSettings(**{f.name: entry[f.name] for f in fields(StepSettings)})
+        return TunedStep(settings=settings, img_per_s=float(entry["img_per_s"]), date=str(entry["date"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _KEPT.damaged(error) from error
+
+
+def write_step(key: str, tuned: TunedStep, facts: Mapping[str, Any]) -> Path:
+    """Keep a measurement in place of the last one.  Raises UserError if it cannot be written."""
+    own = {**asdict(tuned.settings), "img_per_s": tuned.img_per_s, "date": tuned.date}
+    return _KEPT.write(key, own | dict(facts))

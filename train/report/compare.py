@@ -1,0 +1,202 @@
+"""`turbomim compare`: runs side by side on the terminal, and their losses over images seen in one plot."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.pictures.figure import smooth
+from turbomim.train.report.page import printable
+from turbomim.train.report.results import finetunings
+from turbomim.train.report.run import RunFacts, read_runs, scores_of
+from turbomim.train.report.sections import points
+from turbomim.train.report.summary import NOT_SAID, differing, settings, share, summary
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.flags import parse
+
+SHOWN = ("recipe", "status", "images seen", "training loss", "held-out loss", "img/s", "waiting for data")
+LOSSES = {"training": "loss", "held-out": "heldout_loss"}
+# a loss means something else where one of these differs: the reason, and what decides it
+DECIDES_LOSS: dict[str, Callable[[Config], object]] = {
+    "another kind of loss (L1 on pixels, or squares)": lambda c: c.model.method.startswith("simmim"),
+    "other targets": lambda c: (c.model.target, c.model.target != "raw" and c.model.radius),
+    "other normalisation of the targets": lambda c: (c.model.norm_pix, c.model.norm_window),
+    "other patches": lambda c: (c.model.patch, c.data.size),
+    "other masks": lambda c: (c.model.mask, c.model.mask_ratio, c.model.mask_unit * c.model.patch),
+    "other crops": lambda c: (c.data.crop, c.data.crop == "rrc" and c.data.rrc_scale, c.data.interpolation),
+}
+# what a score of `turbomim eval` was measured on; it means something else where one of these differs
+DECIDES_SCORE = ("train", "train_samples", "test", "test_samples", "size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Print runs side by side, say where their losses cannot be compared, and draw the losses."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, runs/NAME, two or more."""
+    out: Path = Path("compare.png")
+    """Plot to write: losses over images seen."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim compare …`.  Raises UserError."""
+    options = parse(Compare, argv, "turbomim compare")
+    if len(options.runs) < 2:
+        raise UsageError("compare needs two or more run folders, runs/NAME: see turbomim compare --help")
+    if options.out.suffix.lower() != ".png" or options.out.is_dir():
+        raise UsageError(f"--out {options.out}: must be a file whose name ends in .png")
+    runs = read_runs(options.runs)
+    console = Console()
+    for table in tables(runs):
+        console.print(table, markup=False)
+    for line in [*warnings(runs), *(problem for run in runs for problem in run.problems)]:
+        console.print(printable(f"note: {line}"), markup=False, highlight=False, soft_wrap=True)
+    plot(runs, options.out)
+    console.print(f"{options.out}: losses over images seen", markup=False, highlight=False, soft_wrap=True)
+
+
+def tables(runs: Sequence[RunFacts]) -> list[Table]:
+    """What came out, the settings that differ, and the scores, where there are any."""
+    labels = [run.label for run in runs]
+    facts = [summary(run) for run in runs]
+    shown = [name for name in SHOWN if any(name in some for some in facts)]
+    found = [
+        _table(
+            "runs",
+            ["run", *shown],
+            [
+                [label, *(some.get(n, NOT_SAID) for n in shown)]
+                for label, some in zip(labels, facts, strict=True)
+            ],
+        )
+    ]
+    known = [(run.label, settings(run.config)) for run in runs if run.config]
+    changed = differing([own for _, own in known])
+    if changed:
+        rows = [[name, *(own[name] for _, own in known)] for name in changed]
+        found.append(_table("settings that differ", ["setting", *(label for label, _ in known)], rows))
+    scores = [_scores(run) for run in runs]
+    measures = dict.fromkeys(name for some in scores for name in some)
+    if measures:
+        rows = [[name, *(some.get(name, NOT_SAID) for some in scores)] for name in measures]
+        found.append(_table("evaluation, % of samples right", ["measure", *labels], rows))
+    tuned = finetunings(runs)
+    changed = differing(list(tuned.values()))
+    if changed:
+        rows = [[name, *(own.get(name, NOT_SAID) for own in tuned.values())] for name in changed]
+        found.append(_table("settings that differ between fine-tunings", ["setting", *tuned], rows))
+    return found
+
+
+def warnings(runs: Sequence[RunFacts]) -> list[str]:
+    """What keeps losses and scores of the runs from being compared with the first one's, and other seeds."""
+    found = []
+    first = runs[0]
+    for other in runs[1:]:
+        names = f"{first.label} and {other.label}"
+        a, b = first.config, other.config
+        reasons = [reason for reason, of in DECIDES_LOSS.items() if a and b and of(a) != of(b)]
+        for kind, why in (("training", reasons), ("held-out", list(reasons))):
+            why += _other_data(first, other, kind)
+            both = all(any(LOSSES[kind] in record for record in run.records) for run in (first, other))
+            if why and both:
+                found.append(f"{kind} losses of {names} are not comparable: {', '.join(why)}")
+        if a and b and a.run.seed != b.run.seed:
+            seeds = f"({a.run.seed} and {b.run.seed})"
+            found.append(f"{names} have other seeds {seeds}: initial weights, order, crops and masks differ")
+        found += _other_scores(first, other)
+    return found
+
+
+def _other_scores(one: RunFacts, other: RunFacts) -> list[str]:
+    """Which scores that both runs have were measured on other images, or at another size."""
+    found = []
+    for name in (name for name in one.evals if name in other.evals):
+        a, b = one.evals[name], other.evals[name]
+        both = [key for key in DECIDES_SCORE if key in a and key in b and a[key] != b[key]]
+        if both:
+            why = ", ".join(f"{key} {a[key]} and {b[key]}" for key in both)
+            found.append(f"{name} of {one.label} and {other.label} was not measured on the same: {why}")
+    return found
+
+
+def _other_data(one: RunFacts, other: RunFacts, kind: str) -> list[str]:
+    """How the data of two runs differ; nothing if they are the same."""
+    a, b = one.fingerprint(kind), other.fingerprint(kind)
+    if a and b:
+        return [f"other data (fingerprints {a[:12]} and {b[:12]})"] if a != b else []
+    here, there = one.splits.get(kind), other.splits.get(kind)
+    if here is None or there is None or here[0].absolute() == there[0].absolute():
+        return []
+    return [f"perhaps other data ({here[0]} and {there[0]}; a fingerprint is not known)"]
+
+
+def _scores(run: RunFacts) -> dict[str, str]:
+    """A run's scores by `file, feature, measure`."""
+    return {
+        f"{name}, {feature}, {measure}": share(value)
+        for name, tree in run.evals.items()
+        for feature, values in (scores_of(tree) or {}).items()
+        for measure, value in values.items()
+    }
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(printable(column), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(printable, row))
+    return table
+
+
+def plot(runs: Sequence[RunFacts], path: Path) -> None:
+    """Training and held-out losses over images seen.  Raises UserError without losses or matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError('the plot needs matplotlib, not installed: pip install "turbomim[plots]"') from error
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    highest = []
+    for number, run in enumerate(runs):
+        colour, name = f"C{number % 10}", _label(run.label)
+        x_N, y_N = points(run.records, "position", "loss")
+        if len(y_N):
+            smooth_N = smooth(y_N, max(3, len(y_N) // 25))
+            axes.plot(x_N, y_N, color=colour, linewidth=0.7, alpha=0.35)
+            axes.plot(x_N, smooth_N, color=colour, linewidth=1.8, label=name)
+            highest.append(float(np.quantile(y_N, 0.98)))
+        x_N, y_N = points(run.records, "position", "heldout_loss")
+        if len(y_N):
+            axes.plot(x_N, y_N, "--o", color=colour, markersize=4, label=f"{name}, held-out")
+            highest.append(float(y_N.max()))
+    if not highest:
+        raise UserError(f"nothing to draw in {path}: none of the runs has logged a loss")
+    # the first few losses may be far above the rest: they are cut off rather than flatten it
+    low, _ = axes.get_ylim()
+    axes.set_ylim(low, max(highest) + 0.05 * (max(highest) - low))
+    axes.set_xlabel("images seen")
+    axes.set_ylabel("masked-patch loss")
+    axes.grid(color="#e4e4e4", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    make_folder_of(path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    write_durably(path, png.getvalue())
+
+
+def _label(name: str) -> str:
+    """A name as matplotlib's legend takes it: a dollar begins a formula, an underscore hides the line."""
+    return ("\u200b" * name.startswith("_") + printable(name)).replace("$", r"\$")

@@ -1,0 +1,92 @@
+"""What a report shows of the data: its splits, and samples that were bad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import BAD, Manifest
+from turbomim.pipeline.tars.store import Store
+from turbomim.train.report.files import json_lines, one_line
+from turbomim.train.report.page import Html, short_path, table, tag
+from turbomim.train.report.results import value_text
+from turbomim.train.report.run import RunFacts
+from turbomim.train.report.summary import NOT_SAID
+
+# bad samples that are named
+MOST_NAMED = 20
+# letters of a fingerprint that tell data sets apart
+FINGERPRINT = 16
+
+
+def data_part(runs: Sequence[RunFacts]) -> list[Html]:
+    """The splits that runs read, a column each; the same one is shown once."""
+    columns: dict[Path, tuple[str, dict[str, str]]] = {}
+    notes = []
+    for run in runs:
+        for name, (path, manifest) in run.splits.items():
+            head = f"{run.label}: {name}" if len(runs) > 1 else name
+            # not resolved: a path out of a damaged file may be one that the system refuses
+            if path.absolute() not in columns:
+                columns[path.absolute()] = (head, _split_facts(path, manifest, run.problems))
+            if name == "training" and manifest and run.trained_on not in ("", manifest.fingerprint):
+                then = f"the fingerprint was {run.trained_on[:FINGERPRINT]} then"
+                notes.append(
+                    f"{short_path(str(path))} is not the data that {run.label} was trained on: {then}"
+                )
+    if not columns:
+        return []
+    names = dict.fromkeys(name for _, facts in columns.values() for name in facts)
+    rows = [[name, *(facts.get(name, NOT_SAID) for _, facts in columns.values())] for name in names]
+    warnings = [tag("ul", *(tag("li", note) for note in notes), class_="problems")] if notes else []
+    return [*warnings, table(["data", *(head for head, _ in columns.values())], rows)]
+
+
+def bad_part(runs: Sequence[RunFacts]) -> list[Html]:
+    """Photographs that were left out of the splits, and samples that the runs replaced."""
+    parts = []
+    for path in dict.fromkeys(path for run in runs for path, _ in run.splits.values()):
+        rows = [
+            [value_text(t.get("path")), value_text(t.get("reason"))]
+            for t in json_lines(path / BAD, runs[0].problems)
+        ]
+        if rows:
+            text = f"Left out of {short_path(str(path))} when it was made: {len(rows):,}{_first(rows)}"
+            parts.append(table(["photograph", "reason"], rows[:MOST_NAMED], caption=text))
+    for run in runs:
+        count = run.records[-1].get("replaced_total", 0) if run.records else 0
+        if count or run.replaced:
+            text = f"{run.label}: {count:,.0f} samples replaced while training; of these named in train.log: "
+            text += f"{len(run.replaced):,}{_first(run.replaced)}"
+            parts.append(table(["sample", "reason", "replaced by"], run.replaced[:MOST_NAMED], caption=text))
+    return parts
+
+
+def _split_facts(path: Path, manifest: Manifest | None, problems: list[str]) -> dict[str, str]:
+    if manifest is None:
+        return {"folder": f"{short_path(str(path))} (not read, see the problems above)"}
+    try:
+        store = ", ".join(value_text(value) for value in Store.of(manifest.made).to_json().values())
+    except (UserError, TypeError) as error:
+        problems.append(f"{path}: {one_line(error)}")
+        store = NOT_SAID
+    made = manifest.made.get("class_samples")
+    counts = [n for n in made if isinstance(n, int)] if isinstance(made, list) else []
+    spread = f", {min(counts):,} to {max(counts):,} samples each" if counts else ""
+    unnamed = "not named" if manifest.labelled else "none"
+    return {
+        "folder": short_path(str(path)),
+        "name": f"{manifest.name}-{manifest.split}",
+        "samples": f"{manifest.samples:,}",
+        "classes": f"{len(manifest.classes):,}{spread}" if manifest.classes else unnamed,
+        "shards": f"{len(manifest.shards):,}" + (", indexed as they were" if manifest.foreign else ""),
+        "bytes": f"{manifest.bytes:,}",
+        "store": store,
+        "fingerprint": manifest.fingerprint[:FINGERPRINT],
+        "made by": value_text(manifest.made.get("by")),
+    }
+
+
+def _first(rows: Sequence[object]) -> str:
+    return f", the first {MOST_NAMED}:" if len(rows) > MOST_NAMED else ""

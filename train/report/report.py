@@ -1,0 +1,92 @@
+"""`turbomim report`: one or more runs as one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from turbomim import __version__
+from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.report.data import bad_part, data_part
+from turbomim.train.report.page import Html, page, section, short_path, tag
+from turbomim.train.report.pictures import pictures_part
+from turbomim.train.report.results import analysis_part, benchmarks_part, environment_part, eval_part
+from turbomim.train.report.run import RunFacts, read_runs
+from turbomim.train.report.sections import (
+    curves_part,
+    method_part,
+    settings_part,
+    summary_part,
+)
+from turbomim.train.settings.flags import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write everything that is known about runs into one HTML page that needs no network and no script."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, runs/NAME; several are shown side by side."""
+    out: Path | None = None
+    """Page to write; report.html in the first run's folder if not given."""
+    benchmarks: Path | None = None
+    """Folder whose *.jsonl files of `turbomim bench` are shown too."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim report …`.  Raises UserError."""
+    options = parse(Report, argv, "turbomim report")
+    if not options.runs:
+        raise UsageError("report needs one or more run folders, runs/NAME: see turbomim report --help")
+    out = options.out or options.runs[0] / "report.html"
+    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+        raise UsageError(f"--out {out}: must be a file whose name ends in .html")
+    print(write_report(options.runs, out, options.benchmarks))
+
+
+def write_report(paths: Sequence[Path], out: Path, benchmarks: Path | None = None) -> str:
+    """Write the page of these run folders; a line about it.  Raises UserError as `report`, and for no run."""
+    runs = read_runs(paths)
+    make_folder_of(out)
+    text = report(runs, benchmarks).encode()
+    write_durably(out, text)
+    problems = sum(len(run.problems) for run in runs)
+    noted = f"; at its top: {problems} file{'s' * (problems > 1)} with problems" if problems else ""
+    return f"{out}: {len(text) / 1e6:.1f} MB{noted}"
+
+
+def report(runs: Sequence[RunFacts], benchmarks: Path | None = None) -> str:
+    """The page.  The same files give the same page.  Raises UserError if `benchmarks` is no folder."""
+    parts = {
+        "Summary": summary_part(runs),
+        "Settings": settings_part(runs),
+        "Curves": curves_part(runs),
+        "Reconstructions": pictures_part(runs),
+        "Method": method_part(runs),
+        "Evaluation": eval_part(runs),
+        "Analyses": analysis_part(runs),
+        "Benchmarks": benchmarks_part(benchmarks, runs[0].problems),
+        "Data": data_part(runs),
+        "Environment": environment_part(runs),
+        "Bad samples": bad_part(runs),
+    }
+    # reading and drawing have named them by now
+    problems = [tag("li", line) for line in dict.fromkeys(line for run in runs for line in _problems(run))]
+    sections = {"Problems": [tag("ul", *problems, class_="problems")] if problems else [], **parts}
+    shown: dict[str, Html] = {name: section(name, *part) for name, part in sections.items() if part}
+    names = ", ".join(run.label for run in runs)
+    ended = max((run.ended for run in runs), default="")
+    when = f"as of {ended} (train.log), " if ended else ""
+    return page(f"turbomim report: {names}", f"{when}written by turbomim {__version__}", shown)
+
+
+def _problems(run: RunFacts) -> list[str]:
+    """What could not be read.  Its own paths are cut here: one with spaces has no end that a text shows."""
+    lines = run.problems
+    for path in (run.path, *(path for path, _ in run.splits.values())):
+        lines = [line.replace(str(path), short_path(str(path))) for line in lines]
+    return lines

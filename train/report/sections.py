@@ -1,0 +1,153 @@
+"""What a report shows of training: facts, settings and curves.  A part without content is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import yaml
+
+from turbomim.train.folder.sinks import OF_MODEL
+from turbomim.train.pictures.figure import FloatArray, smooth
+from turbomim.train.report.chart import Line, chart
+from turbomim.train.report.files import Numbers
+from turbomim.train.report.page import Html, short_path, table, tag
+from turbomim.train.report.run import RunFacts
+from turbomim.train.report.style import COLOURS
+from turbomim.train.report.summary import NOT_SAID, differing, recipe_settings, settings, summary
+from turbomim.train.settings.dictionary import to_dict
+
+# what else is drawn of a log record, and under which title
+OTHERS = {
+    "lr": "Learning rate",
+    "img_per_s": "Images a second",
+    "data_wait_pct": "Time waiting for data, %",
+    "grad_norm": "Gradient norm",
+    "test_top1": "Share of test images right",
+}
+
+
+def summary_part(runs: Sequence[RunFacts]) -> list[Html]:
+    """The facts of each run, a column each."""
+    facts = [summary(run) for run in runs]
+    names = dict.fromkeys(name for some in facts for name in some)
+    rows = [[name, *(some.get(name, NOT_SAID) for some in facts)] for name in names]
+    return [table(["run", *(run.label for run in runs)], rows)] if rows else []
+
+
+def settings_part(runs: Sequence[RunFacts]) -> list[Html]:
+    """Settings that differ from the recipe's or between runs, and all of them to unfold."""
+    known = [run for run in runs if run.config]
+    if not known:
+        return []
+    ours = [settings(run.config) for run in known if run.config]
+    recipes = [recipe_settings(run) for run in known]
+    between = differing(ours)
+    changed = [
+        n for n in ours[0] if n in between or any(o[n] != r[n] for o, r in zip(ours, recipes, strict=True))
+    ]
+    head = ["setting"]
+    for run in known:
+        head += [run.label, f"its recipe, {run.recipe}" if run.recipe else "defaults (no recipe is known)"]
+    rows = []
+    for name in changed:
+        row = [name]
+        for own, base in zip(ours, recipes, strict=True):
+            differs = own[name] != base[name]
+            value = short_path(own[name])
+            row += [tag("span", value, class_="changed") if differs else value, base[name]]
+        rows.append(row)
+    text = "Bold: other than the recipe. " if rows else "Every setting is the recipe's. "
+    left = "Names and folders of runs are left out, and of an absolute path all but its end."
+    parts = [tag("p", text, left, class_="soft")]
+    parts += [table(head, rows)] if rows else []
+    for run in known:
+        summary = tag("summary", f"All settings of {run.label}")
+        parts.append(tag("details", summary, tag("pre", _all_settings(run))))
+    return parts
+
+
+def _all_settings(run: RunFacts) -> str:
+    """Settings as YAML."""
+    tree = to_dict(run.config) if run.config else {}
+    short = {
+        section: {
+            key: short_path(value) if isinstance(value, str) else value for key, value in values.items()
+        }
+        for section, values in tree.items()
+    }
+    return str(yaml.safe_dump(short, sort_keys=False, allow_unicode=True))
+
+
+def curves_part(runs: Sequence[RunFacts]) -> list[Html]:
+    """Losses, learning rate, rate and data wait, all runs in one chart each."""
+    x_name, x_label = axis(runs)
+    loss = chart(
+        "Masked-patch loss", x_label, _losses(runs, x_name), from_zero=False, cut=True, level=_no_skill(runs)
+    )
+    others = [
+        chart(
+            title,
+            x_label,
+            [_line(run, x_name, key, run.label, n) for n, run in enumerate(runs)],
+            cut=key == "grad_norm",
+        )
+        for key, title in OTHERS.items()
+    ]
+    charts = [loss, *others]
+    drawn = [one for one in charts if one]
+    return [tag("div", *drawn, class_="charts")] if drawn else []
+
+
+def method_part(runs: Sequence[RunFacts]) -> list[Html]:
+    """A method's own numbers, MFF's weights of the fused blocks for example, a chart a run."""
+    charts = []
+    for run in runs:
+        names = list(dict.fromkeys(key for r in run.records for key in r if key.startswith(OF_MODEL)))
+        lines = [_line(run, "step", name, name.removeprefix(OF_MODEL), n) for n, name in enumerate(names)]
+        of_mff = all(name.startswith(f"{OF_MODEL}fuse_") for name in names)
+        title = "Weight of each fused block" if of_mff else "Numbers of the method"
+        charts.append(chart(f"{title}, {run.label}", "optimizer step", lines))
+    drawn = [one for one in charts if one]
+    return [tag("div", *drawn, class_="charts")] if drawn else []
+
+
+def points(records: Sequence[Numbers], x_name: str, y_name: str) -> tuple[FloatArray, FloatArray]:
+    """(x, y) of the records that have both, float64."""
+    pairs = [(r[x_name], r[y_name]) for r in records if x_name in r and y_name in r]
+    x_N, y_N = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
+    return x_N, y_N
+
+
+def axis(runs: Sequence[RunFacts]) -> tuple[str, str]:
+    """What curves are drawn over: steps, or images where the runs' steps are of other sizes."""
+    batches = {run.config.optim.global_batch for run in runs if run.config}
+    return ("step", "optimizer step") if len(batches) < 2 else ("position", "images seen")
+
+
+def _line(run: RunFacts, x_name: str, y_name: str, name: str, number: int) -> Line:
+    x_N, y_N = points(run.records, x_name, y_name)
+    return Line(name=name, x_N=x_N, y_N=y_N, colour=number, look="dashed" * (number // COLOURS % 2))
+
+
+def _losses(runs: Sequence[RunFacts], x_name: str) -> list[Line]:
+    """Of each run the logged loss, the same smoothed, and the held-out loss."""
+    lines = []
+    for number, run in enumerate(runs):
+        label = f"{run.label}, " if len(runs) > 1 else ""
+        x_N, y_N = points(run.records, x_name, "loss")
+        smooth_N = smooth(y_N, max(3, len(y_N) // 25)) if len(y_N) else y_N
+        lines.append(Line(name="", x_N=x_N, y_N=y_N, colour=number, look="faint"))
+        lines.append(Line(name=f"{label}training", x_N=x_N, y_N=smooth_N, colour=number))
+        x_N, y_N = points(run.records, x_name, "heldout_loss")
+        # one run has two colours: they are told apart more easily than dashes
+        colour = number if len(runs) > 1 else 1
+        lines.append(
+            Line(name=f"{label}held-out", x_N=x_N, y_N=y_N, colour=colour, look="dashed", marks=True)
+        )
+    return lines
+
+
+def _no_skill(runs: Sequence[RunFacts]) -> float | None:
+    """The loss of predicting nothing: 1 where every run's targets are normalised by patch."""
+    return 1.0 if all(run.config and run.config.model.norm_pix for run in runs) else None

@@ -1,0 +1,115 @@
+"""A run in a few facts: what both `turbomim report` and `turbomim compare` begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from turbomim.train.folder.log import after_start, duration, mean_over_time, seconds_of
+from turbomim.train.folder.rundir import has_died
+from turbomim.train.recipes.table import recipe
+from turbomim.train.report.files import Numbers
+from turbomim.train.report.run import RunFacts
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import to_dict
+
+NOT_SAID = "–"
+# these name a run, and decide nothing; the weights that a fine-tuning began from are its run's
+NAMES = ("run.name", "run.folder", "finetune.weights")
+
+
+def summary(run: RunFacts) -> dict[str, str]:
+    """What a run was and what came out, by name; what is not known is left out."""
+    facts = {"recipe": run.recipe or "", "model": "", "target": ""}
+    if run.config:
+        facts |= {"model": model_text(run.config), "target": target_text(run.config)}
+    last = run.records[-1] if run.records else {}
+    facts["status"] = "died" if has_died(run.status) else str(run.status.get("status", ""))
+    facts["steps"] = f"{last['step']:,.0f} of {last['steps']:,.0f}" if "steps" in last else ""
+    facts["images seen"] = _text(last, "position", ",.0f")
+    facts["passes over the data"] = _text(last, "epoch", ".2f")
+    facts["training loss"] = final(run, "loss")
+    facts["held-out loss"] = final(run, "heldout_loss")
+    facts |= pace(run.records)
+    gib = max((r["memory_gib"] for r in run.records if "memory_gib" in r), default=None)
+    facts["most memory of a process"] = "" if gib is None else f"{gib:.1f} GiB"
+    facts["samples replaced"] = _text(last, "replaced_total", ",.0f")
+    facts["steps skipped"] = _text(last, "skipped_total", ",.0f")
+    facts["roll-backs"] = _text(last, "rollbacks", ",.0f")
+    facts["begun"], facts["last log line"] = run.begun, run.ended
+    return {name: text for name, text in facts.items() if text}
+
+
+def pace(records: list[Numbers]) -> dict[str, str]:
+    """Time and rates over a run; rates leave out each process's first log line."""
+    timed = after_start(records)
+    rate, wait, mfu = (mean_over_time(timed, name) for name in ("img_per_s", "data_wait_pct", "mfu"))
+    seconds = sum(seconds_of(record) for record in records)
+    return {
+        "time of its steps": duration(seconds) if seconds > 0 else "",
+        "img/s": "" if rate is None else f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}",
+        "waiting for data": "" if wait is None else f"{wait:.1f} %",
+        "MFU": "" if mfu is None else f"{100 * mfu:.1f} %",
+    }
+
+
+def final(run: RunFacts, name: str) -> str:
+    """The last value of a number that was logged, with its step where that is not the last."""
+    found = [record for record in run.records if name in record]
+    if not found:
+        return ""
+    early = "" if found[-1] is run.records[-1] else f" (step {found[-1]['step']:,.0f})"
+    return f"{found[-1][name]:.4f}{early}"
+
+
+def model_text(config: Config) -> str:
+    """Method and sizes."""
+    model = config.model
+    blocks = model.stages if model.method.startswith("simmim-swin") else model.depth
+    return (
+        f"{model.method}, {config.data.size} px, patch {model.patch}, "
+        f"width {model.width}, {blocks} blocks, {model.heads} heads"
+    )
+
+
+def target_text(config: Config) -> str:
+    """What is masked and what must be predicted."""
+    model = config.model
+    blur = "" if model.target == "raw" else f", radius {model.radius:g}"
+    norm = ", normalised by patch" if model.norm_pix else ""
+    return f"{model.target}{blur}{norm}; {config.patches - config.keep} of {config.patches} patches masked"
+
+
+def settings(config: Config) -> dict[str, str]:
+    """Every setting as section.key and text, without those that only name the run."""
+    return {
+        name: _setting(value)
+        for section, values in to_dict(config).items()
+        for key, value in values.items()
+        if (name := f"{section}.{key}") not in NAMES
+    }
+
+
+def recipe_settings(run: RunFacts) -> dict[str, str]:
+    """The settings of a run's recipe, the defaults where it has none."""
+    return settings(recipe(run.recipe) if run.recipe else Config())
+
+
+def differing(trees: Sequence[Mapping[str, str]]) -> list[str]:
+    """Names of settings that are not the same in all."""
+    names = dict.fromkeys(name for tree in trees for name in tree)
+    return [name for name in names if len({tree.get(name) for tree in trees}) > 1]
+
+
+def share(value: float) -> str:
+    """A share of samples in %, another number as it is."""
+    return f"{100 * value:.1f}" if 0 <= value <= 1 else f"{value:.4g}"
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:.6g}" if isinstance(value, float) else str(value) or "(none)"
+
+
+def _text(record: Numbers, name: str, form: str) -> str:
+    return f"{record[name]:{form}}" if name in record else ""

@@ -1,0 +1,290 @@
+"""The one tree of settings: frozen dataclasses and their checks.
+
+Defaults < recipe < --config file < flags.  A value that cannot work is refused here, with the field, the
+value and what would be legal.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from turbomim.pipeline.system.errors import need
+from turbomim.train.settings.model import ModelConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the samples come from and how they become a uint8 batch."""
+
+    # folder of one split, made by `turbomim shard make`
+    path: str = ""
+    # optional second split whose masked-patch loss is watched; never trained on
+    heldout: str = ""
+    # side of the square training image, pixels
+    size: int = 224
+    # src: simple resized crop (PixMIM, MFF); rrc: random resized crop (MAE)
+    crop: Literal["src", "rrc"] = "src"
+    # bicubic: DeiT-III, MAE; bilinear: PixMIM's and MFF's released configurations
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    # share of the image's area that rrc keeps, from this to 1 (MAE 0.2, SimMIM 0.67)
+    rrc_scale: float = 0.2
+    # full: an epoch is a permutation of all samples; window: of shards, then of samples in windows of shards,
+    # for storage that hates random reads
+    shuffle: Literal["full", "window"] = "full"
+    # shards of a window
+    window: int = 16
+    # decoding threads of a rank; 0 = automatic: tuned for this machine, else its cores shared by its ranks
+    threads: int = 0
+    # threads that read shards ahead of the decoder; 0 = automatic: tuned, else 2
+    readers: int = 0
+    # batches read ahead, and batches decoded ahead of the step; 0 = automatic: tuned, else 2
+    prefetch: int = 0
+    # where a GPU's photographs are decoded: cpu, or mixed (JPEG engine, CUDA cores); auto: tuned, else mixed
+    decode: Literal["auto", "cpu", "mixed"] = "auto"
+    # share of the photographs that the GPU's JPEG engine takes in mixed; -1 = automatic: tuned, else 0.65
+    hw_decoder_load: float = -1.0
+    # share of a rank's samples that may be replaced because they cannot be decoded
+    max_bad_share: float = 0.05
+    # samples in a row that are replaced before the run ends
+    max_bad_row: int = 100
+
+    def __post_init__(self) -> None:
+        need(self.size >= 16, "data.size", self.size, "at least 16 pixels")
+        need(0 < self.rrc_scale <= 1, "data.rrc_scale", self.rrc_scale, "above 0 and at most 1")
+        need(self.window >= 1, "data.window", self.window, "at least 1 shard")
+        need(self.threads >= 0, "data.threads", self.threads, "0 (automatic) or more")
+        need(self.readers >= 0, "data.readers", self.readers, "0 (automatic) or more")
+        need(self.prefetch >= 0, "data.prefetch", self.prefetch, "0 (automatic) or more")
+        load = self.hw_decoder_load
+        need(load == -1 or 0 <= load <= 1, "data.hw_decoder_load", load, "0 to 1, or -1 (automatic)")
+        need(0 <= self.max_bad_share <= 1, "data.max_bad_share", self.max_bad_share, "0 to 1")
+        need(self.max_bad_row >= 1, "data.max_bad_row", self.max_bad_row, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """AdamW with the paper's groups and its schedule."""
+
+    # passes over the data
+    epochs: float = 800
+    # passes with a rising lr
+    warmup_epochs: float = 40
+    # lr reached after warm-up = base_lr * global_batch / lr_batch
+    base_lr: float = 1.5e-4
+    # samples of the step that base_lr is for (MAE 256, SimMIM 512)
+    lr_batch: int = 256
+    # cosine: falls to min_lr; step: a tenth from lr_drop_epochs on (SimMIM's 800 epochs)
+    schedule: Literal["cosine", "step"] = "cosine"
+    # lr at the end of the cosine
+    min_lr: float = 0.0
+    # passes before the step schedule's drop, warm-up counted (SimMIM 700)
+    lr_drop_epochs: float = 0.0
+    # share of the full rate at which warm-up starts (MAE 0, PixMIM 1e-4 or 1e-9)
+    warmup_start: float = 0.0
+    # mae: by fractions of epochs, the full rate follows warm-up; mmengine (PixMIM, MFF): by whole steps, the
+    # last one of warm-up has it
+    warmup: Literal["mae", "mmengine"] = "mae"
+    # not applied to vectors and biases
+    weight_decay: float = 0.05
+    # AdamW's decay of the mean of gradients
+    beta1: float = 0.9
+    # AdamW's decay of the mean of squared gradients
+    beta2: float = 0.95
+    # AdamW's addition to the denominator
+    eps: float = 1e-8
+    # decay cls_token and mask_token too (MAE does, mmselfsup does not)
+    decay_tokens: bool = True
+    # gradients of a greater norm are scaled down to it (SimMIM 5); 0 = none are
+    clip_grad: float = 0.0
+    # do as SimMIM's code does where it means otherwise: the cosine counts from the first step, warm-up too, a
+    # step has the rate of the one before, and position tables (a ViT's mask token too) decay
+    published_slips: bool = False
+    # samples of one optimizer step, over all ranks
+    global_batch: int = 4096
+    # samples of one forward and backward on one rank; 0 = global_batch / ranks
+    micro_batch: int = 0
+    # steps in a row, up to a log line, with a loss or gradient that is not finite, before the weights go back
+    # to the last good checkpoint and the data since then is passed over
+    max_skipped: int = 10
+
+    def __post_init__(self) -> None:
+        need(self.epochs > 0, "optim.epochs", self.epochs, "above 0")
+        need(
+            0 <= self.warmup_epochs <= self.epochs,
+            "optim.warmup_epochs",
+            self.warmup_epochs,
+            f"0 to optim.epochs ({self.epochs:g}): fewer epochs need --optim.warmup_epochs, too",
+        )
+        need(self.base_lr > 0, "optim.base_lr", self.base_lr, "above 0")
+        need(0 <= self.warmup_start <= 1, "optim.warmup_start", self.warmup_start, "0 to 1")
+        plain = self.schedule == "cosine" and not self.published_slips
+        legal = "mae, with optim.schedule step or optim.published_slips"
+        need(self.warmup == "mae" or plain, "optim.warmup", self.warmup, legal)
+        need(self.lr_batch >= 1, "optim.lr_batch", self.lr_batch, "at least 1 sample")
+        need(self.min_lr >= 0, "optim.min_lr", self.min_lr, "0 or more")
+        drop = self.lr_drop_epochs
+        legal = f"above optim.warmup_epochs ({self.warmup_epochs:g}) with optim.schedule step"
+        need(self.schedule == "cosine" or drop > self.warmup_epochs, "optim.lr_drop_epochs", drop, legal)
+        need(self.clip_grad >= 0, "optim.clip_grad", self.clip_grad, "0 (off) or more")
+        need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        need(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "0 to below 1")
+        need(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 to below 1")
+        need(self.eps > 0, "optim.eps", self.eps, "above 0")
+        need(self.global_batch >= 1, "optim.global_batch", self.global_batch, "at least 1")
+        need(self.micro_batch >= 0, "optim.micro_batch", self.micro_batch, "0 (automatic) or more")
+        need(self.max_skipped >= 1, "optim.max_skipped", self.max_skipped, "at least 1 step")
+
+    @property
+    def lr(self) -> float:
+        """Rate after warm-up."""
+        return self.base_lr * self.global_batch / self.lr_batch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepConfig:
+    """Where and how the step runs."""
+
+    # auto: cuda where there is one
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # auto: bfloat16 on a GPU that has it, else float32; the weights stay float32
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    # torch.compile the forward and backward; needs a C++ compiler on a CPU
+    compile: bool = True
+    # reduce-overhead: the compiled step as CUDA graphs, which helps small steps on a GPU; one micro-step
+    compile_mode: Literal["default", "reduce-overhead"] = "default"
+    # keep only block inputs and compute the rest again in the backward pass: less memory, a third more work
+    recompute: bool = False
+    # split weights, gradients and moments over the ranks (FSDP2) instead of keeping all on each (DDP)
+    shard: bool = False
+    # how long a rank waits for the others before the run ends with the name of the missing one, seconds; a
+    # rank 0 that works for all is waited for as long as it is alive
+    rank_timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        need(self.rank_timeout >= 1, "step.rank_timeout", self.rank_timeout, "at least 1 second")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """The run directory and how often things happen, in optimizer steps."""
+
+    # runs/NAME
+    name: str = "run"
+    # where runs are kept
+    folder: str = "runs"
+    # of weights, order, crops, flips and masks
+    seed: int = 0
+    # steps between log lines
+    log_every: int = 20
+    # steps between checkpoints
+    save_every: int = 500
+    # newest checkpoints kept; at least 2, so that a damaged one is never the only one
+    keep: int = 2
+    # write checkpoints beside the steps, from a copy in host memory
+    save_in_background: bool = True
+    # steps between looks at data.heldout; 0 = only at the end
+    eval_every: int = 0
+    # steps between reconstruction pictures of fixed photographs (held-out ones where there are any); 0 = none
+    picture_every: int = 0
+    # scalars and pictures for TensorBoard in the run folder's tb/; needs turbomim[tensorboard]
+    tensorboard: bool = False
+    # keep a second process out of the run directory; false where its file system has no locks
+    lock: bool = True
+    # project at Weights & Biases that gets scalars and pictures; empty = none; needs turbomim[wandb]
+    wandb: str = ""
+
+    def __post_init__(self) -> None:
+        legal = "letters, digits, '.', '_' and '-', beginning with none of the last three"
+        need(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None, "run.name", self.name, legal)
+        named = os.fsencode(self.folder)
+        legal = "a name in UTF-8, as safetensors wants it"
+        need(named == named.decode(errors="ignore").encode(), "run.folder", ascii(self.folder), legal)
+        need(0 <= self.seed < 2**63, "run.seed", self.seed, "0 to 2^63 - 1")
+        need(self.log_every >= 1, "run.log_every", self.log_every, "at least 1 step")
+        need(self.save_every >= 1, "run.save_every", self.save_every, "at least 1 step")
+        need(self.keep >= 2, "run.keep", self.keep, "at least 2")
+        need(self.eval_every >= 0, "run.eval_every", self.eval_every, "0 (only at the end) or more steps")
+        need(self.picture_every >= 0, "run.picture_every", self.picture_every, "0 (none) or more steps")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """Neighbours and linear probe on the encoder's features while it trains (docs/embed.md)."""
+
+    # passes over the data between scores, given at the next log line and at the end; 0 = none
+    every_epochs: float = 0.0
+    # labelled split that is learned from; data.path if empty
+    train: str = ""
+    # labelled split of the same classes that is scored; data.heldout if empty
+    test: str = ""
+    # samples of each, always the same ones
+    samples: int = 2000
+    # the linear probe, too: seconds for ten classes, minutes for a thousand
+    probe: bool = True
+
+    def __post_init__(self) -> None:
+        need(self.every_epochs >= 0, "eval.every_epochs", self.every_epochs, "0 (none) or more")
+        need(self.samples >= 20, "eval.samples", self.samples, "at least 20, the neighbours")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything that decides a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    step: StepConfig = field(default_factory=StepConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        size, patch = self.data.size, self.model.patch
+        need(size % patch == 0, "data.size", size, f"a multiple of model.patch ({patch})")
+        unit = self.model.mask_unit
+        legal = f"a divisor of the image's {self.grid} patches a side"
+        need(self.grid % unit == 0, "model.mask_unit", unit, legal)
+        if self.model.method.startswith("simmim-swin"):
+            merged = 2 ** (len(self.model.depths) - 1)
+            legal = f"a multiple of {merged} patches, what the last stage merges into one a side"
+            need(self.grid % merged == 0, "data.size", size, legal)
+        units = self.patches // unit**2
+        legal = f"a ratio that keeps 1 to {units - 1} of {units} mask units"
+        need(0 < self.keep < self.patches, "model.mask_ratio", self.model.mask_ratio, legal)
+        quarter = self.model.mask == "random" and 4 * self.keep == self.patches
+        legal = f"false, unless a quarter of the {self.patches} patches is kept, at random"
+        need(quarter or not self.model.complementary, "model.complementary", "true", legal)
+        target, radius = self.model.target, self.model.radius
+        if target == "gaussian":
+            # four standard deviations, size / (2 pi radius) each, must fit into the mirrored image
+            reach = math.ceil(4 * size / (2 * math.pi * radius))
+            legal = (
+                f"large enough for a blur of less than {size} pixels, {4 / (2 * math.pi) + 0.01:.2f} at least"
+            )
+            need(reach < size, "model.radius", radius, legal)
+        need(
+            target != "ideal" or radius >= 1, "model.radius", radius, "at least 1 cycle for the ideal target"
+        )
+
+    @property
+    def grid(self) -> int:
+        """Patches a side of one image."""
+        return self.data.size // self.model.patch
+
+    @property
+    def patches(self) -> int:
+        """Patches of one image."""
+        return self.grid**2
+
+    @property
+    def keep(self) -> int:
+        """Patches kept visible: those of MAE's int(N * (1 - ratio)) of N mask units."""
+        area = self.model.mask_unit**2
+        return int(self.patches // area * (1 - self.model.mask_ratio)) * area

@@ -1,0 +1,115 @@
+"""Settings to and from plain dictionaries, which YAML files and checkpoints hold, and how two differ."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import typing
+from dataclasses import fields
+from typing import Any, Literal, TypeVar
+
+from turbomim.pipeline.system.errors import UsageError, need
+from turbomim.train.settings.config import Config
+
+C = TypeVar("C", bound=Config)
+
+
+def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+    """Plain nested dictionary: what config.yaml and checkpoints hold."""
+    return dataclasses.asdict(config)
+
+
+def unknown(what: str, name: str, known: typing.Iterable[str]) -> UsageError:
+    """The error for an unknown name, `WHAT 'NAME': did you mean …`, with the nearest known ones."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5) or [k for k in known if k[:3] == name[:3]]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return UsageError(f"{what} {name!r}: {hint}")
+
+
+def from_dict(values: object, base: C, where: str) -> C:
+    """`base` with the values of a nested dictionary laid over it.
+
+    Raises UsageError for an unknown section or key, or a value of another type; `where` names the file.
+    """
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"{where}: must be sections of key: value ({', '.join(f.name for f in fields(base))})"
+        )
+    sections = {f.name: getattr(base, f.name) for f in fields(base)}
+    for name, section in values.items():
+        if name not in sections:
+            raise unknown(f"{where}: unknown section", str(name), sections)
+        if not isinstance(section, dict):
+            raise UsageError(f"{where}: section {name} must hold key: value lines, not {section!r}")
+        if name == "model":
+            section = _with_encoder(section)
+        types = typing.get_type_hints(type(sections[name]))
+        typed = {}
+        for key, value in section.items():
+            if key not in types:
+                raise unknown(f"{where}: unknown key", f"{name}.{key}", [f"{name}.{k}" for k in types])
+            typed[key] = _typed(f"{where}: {name}.{key}", value, types[key])
+        sections[name] = dataclasses.replace(sections[name], **typed)
+    return type(base)(**sections)
+
+
+def _with_encoder(section: dict[str, Any]) -> dict[str, Any]:
+    """A model section with the sizes of the timm encoder that it names, if any; sizes in the section win."""
+    encoder = section.get("encoder")
+    if not isinstance(encoder, str) or not encoder or {"patch", "width", "depth", "heads"} <= section.keys():
+        return section
+    # timm takes seconds to import, and few settings need it
+    from turbomim.train.models.timm_sizes import encoder_sizes
+
+    return {**encoder_sizes(encoder), **section}
+
+
+def _typed(name: str, value: object, kind: Any) -> object:
+    """The value as `kind` (int, float, str, bool or a Literal of strings).
+
+    Flags bring every value as text.
+    """
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        need(value in choices, name, value, f"one of {', '.join(choices)}")
+        return value
+    if kind is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kind in (int, float) and not isinstance(value, bool):
+        try:
+            number = kind(str(value))
+        except ValueError:
+            number = math.nan
+        need(math.isfinite(number), name, value, "a whole number" if kind is int else "a number")
+        return number
+    need(type(value) is kind, name, repr(value), "true or false" if kind is bool else "text")
+    return value
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """Settings that decide the numbers of a run and differ: 'section.key: one -> other'."""
+    free = {
+        "data.path", "data.heldout", "data.threads", "data.readers", "data.prefetch", "data.decode",
+        "data.hw_decoder_load", "data.max_bad_share", "data.max_bad_row", "model.encoder",
+        "step.device", "step.compile", "step.compile_mode", "step.precision", "step.recompute", "step.shard",
+        "step.rank_timeout",
+        "run.name", "run.folder", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
+        "run.save_in_background", "run.picture_every", "run.tensorboard", "run.wandb",
+        "run.lock",
+        "eval.every_epochs", "eval.train", "eval.test", "eval.samples", "eval.probe",
+    }  # fmt: skip
+    if one.data.shuffle == other.data.shuffle == "full":
+        free.add("data.window")
+    a, b = to_dict(one), to_dict(other)
+    mixing = any(a.get("finetune", {}).get(name) for name in ("mixup", "cutmix"))
+    # images are mixed within a micro-batch; of a run that an earlier version began it is not known
+    if not (mixing and one.optim.micro_batch):
+        free.add("optim.micro_batch")
+    return [
+        f"{section}.{key}: {a[section][key]} -> {b[section][key]}"
+        for section in a
+        for key in a[section]
+        if f"{section}.{key}" not in free and a[section][key] != b[section][key]
+    ]

@@ -1,0 +1,202 @@
+"""Ranks and devices: the only file that reads the launcher's environment variables."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NoReturn, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.world.peers import Peers
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """This process among its peers."""
+
+    rank: int
+    size: int
+    device: torch.device
+    # CPU-side group for decisions, so that agreeing never waits for the GPU; None for a single process
+    control: dist.ProcessGroup | None = None
+    # processes that share this machine
+    local_size: int = 1
+    # watches over the other ranks; None for a single process
+    peers: Peers | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this rank writes files and the terminal."""
+        return self.rank == 0
+
+    def agree(self, *, stop: bool = False, error: UserError | None = None) -> bool:
+        """Whether any rank is to stop; every rank gets the same answer.
+
+        Every rank calls it, also one that met an error.  Then rank 0 raises the first such rank's UserError,
+        and the others, so that it is said once, SystemExit.
+        """
+        if self.control is None:
+            if error is not None:
+                raise error
+            return stop
+        self._enter()
+        worst = torch.tensor(2 if error else int(stop))
+        dist.all_reduce(worst, dist.ReduceOp.MAX, group=self.control)
+        if worst == 2:
+            errors: list[UserError | None] = [None] * self.size
+            dist.all_gather_object(errors, error, group=self.control)
+            rank, first = next((rank, each) for rank, each in enumerate(errors) if each is not None)
+            self._refuse(type(first)(f"rank {rank}: {first}"))
+        return bool(worst)
+
+    def together(self, act: Callable[[], T]) -> T:
+        """What this rank's call returns; what any rank's call refuses ends every rank, as in `agree`.
+
+        Rank 0's may take longer than `rank_timeout`.
+        """
+        try:
+            result = act()
+        except UserError as error:
+            self._meet()
+            self.agree(error=error)
+            raise
+        self._meet()
+        self.agree()
+        return result
+
+    def gather(self, values: Sequence[float]) -> list[list[float]]:
+        """The values of every rank, in order of rank, on every rank."""
+        if self.control is None:
+            return [list(values)]
+        self._enter()
+        mine = torch.tensor(values, dtype=torch.float64)
+        every = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(every, mine, group=self.control)
+        return [each.tolist() for each in every]
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Mean over ranks, on the tensor's device."""
+        if self.size > 1:
+            self._enter()
+            dist.all_reduce(value, dist.ReduceOp.SUM)
+            value = value / self.size
+        return value
+
+    def from_main(self, choose: Callable[[], T]) -> T:
+        """What rank 0's call returns, on every rank; what it refuses ends every rank, as in `agree`.
+
+        The result must be plain: it travels between the ranks.  The call may take longer than `rank_timeout`.
+        """
+        if self.control is None:
+            return choose()
+        answer: list[T | UserError | None] = [None]
+        if self.main:
+            try:
+                answer = [choose()]
+            except UserError as error:
+                answer = [error]
+        self._meet()
+        dist.broadcast_object_list(answer, src=0, group=self.control)
+        (result,) = answer
+        if isinstance(result, UserError):
+            self._refuse(result)
+        return cast(T, result)
+
+    def wait(self) -> None:
+        """Return when every rank has come here; rank 0 may take longer than `rank_timeout`."""
+        if self.control is not None:
+            self._meet()
+            # whoever keeps the store must not leave while others still ask it
+            dist.barrier(group=self.control)
+
+    def explaining(self) -> contextlib.AbstractContextManager[None]:
+        """Within it an exchange that fails ends with the name of the rank that is missing, see `Peers`."""
+        return contextlib.nullcontext() if self.peers is None else self.peers.explaining()
+
+    def _enter(self) -> None:
+        if self.peers is not None:
+            self.peers.enter()
+
+    def _meet(self) -> None:
+        if self.peers is not None:
+            self.peers.meet()
+
+    def _refuse(self, error: UserError) -> NoReturn:
+        """Raise an error that every rank knows: rank 0 says it."""
+        if self.main:
+            raise error
+        # torchrun ends all ranks when one is gone: stay until rank 0 has left, which breaks this off
+        with contextlib.suppress(RuntimeError):
+            dist.barrier(group=self.control)
+        raise SystemExit(2 if isinstance(error, UsageError) else 1)
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """The device for `auto`, `cpu` or `cuda`.  Raises UserError where cuda is asked for and missing."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise UserError("step.device = cuda: no CUDA device is visible; use step.device auto or cpu")
+    if wanted == "cpu" or not available:
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} visible; lower --nproc-per-node"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def world_size() -> int:
+    """Ranks that the launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def start(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
+    """Join the process group that torchrun describes, or stand alone; leave it, together, at the end.
+
+    rank_timeout: seconds that a rank waits for the others, unless rank 0 is at work for all.  Raises
+    UserError that names the missing ones.
+    """
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if size == 1:
+        yield World(rank=0, size=1, device=chosen)
+        return
+    timeout = timedelta(seconds=rank_timeout)
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+    except dist.DistError as error:
+        raise UserError(
+            f"rank {rank}: the {size} ranks did not come together within {rank_timeout:g} s "
+            f"({' '.join(str(error).split())[:160]}): start them all, or raise --step.rank_timeout"
+        ) from error
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    with Peers(store, rank, size, rank_timeout) as peers, peers.explaining():
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        control = dist.new_group(backend="gloo", timeout=timeout)
+        assert isinstance(control, dist.ProcessGroup), "this rank is in the group of all ranks"
+        world = World(
+            rank=rank,
+            size=size,
+            device=chosen,
+            control=control,
+            local_size=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            peers=peers,
+        )
+        yield world
+        # one that leaves early would look lost to the others
+        world.wait()
+    # after an error it may wait for ranks that are gone; the process ends anyway
+    dist.destroy_process_group()
