@@ -54,7 +54,7 @@ format: $(VENV)/dev.done
 	$(BIN)/ruff format .
 
 bench: $(VENV)/dev.done  ## loader, kernels, step and training, in under ten minutes on a GPU
-	$(BIN)/python -m turbomim.benchmarks.bench_all
+	$(BIN)/python -m turbomim.benchmarks.all
 
 clean:  ## all but the shards and runs of yours
 	rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

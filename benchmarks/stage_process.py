@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from turbomim.benchmarks.bench_loader_process import kill_group
+from turbomim.benchmarks.loader.process import kill_group
 from turbomim.pipeline.system.errors import UsageError
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from turbomim.benchmarks.textbook_mae import TextbookMAE
+from turbomim.benchmarks.step.textbook_mae import TextbookMAE
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.flatness import Flatness, first_batch, hessian_product, sharpness, trained

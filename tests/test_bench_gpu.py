@@ -23,7 +23,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from turbomim.benchmarks import bench_gpu
+from turbomim.benchmarks.gpu import bench as bench_gpu
 from turbomim.benchmarks.gpu import stage
 from turbomim.benchmarks.gpu.photographs import drawing
 from turbomim.benchmarks.gpu.report import pages
@@ -61,7 +61,7 @@ def test_what_a_user_gets_wrong(argv: list[str], message: str) -> None:
 def test_a_bare_machine_has_all_that_is_imported() -> None:
     """Training and every stage, in an interpreter that finds no more than a bare machine has."""
     modules = ["train.commands.pretrain", "train.finetune.finetune"]
-    modules += ["benchmarks.bench_gpu", "benchmarks.result_tables"]
+    modules += ["benchmarks.gpu.bench", "benchmarks.tables"]
     modules += [f"benchmarks.gpu.{module}" for module, _ in stage.STAGES.values()]
     code = f"""
 import importlib, sys

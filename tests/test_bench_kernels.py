@@ -15,8 +15,13 @@ import pytest
 import torch
 
 from turbomim.benchmarks import timing
-from turbomim.benchmarks.bench_kernels import Form, Question, difference, main, measure, table
-from turbomim.benchmarks.eager_targets import convolutions, dft_products, fft_disc, patches_and_targets
+from turbomim.benchmarks.kernels.bench import Form, Question, difference, main, measure, table
+from turbomim.benchmarks.kernels.eager_targets import (
+    convolutions,
+    dft_products,
+    fft_disc,
+    patches_and_targets,
+)
 from turbomim.kernels import static
 from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.pipeline.system.errors import UsageError

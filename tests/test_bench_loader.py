@@ -18,15 +18,16 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from runs import finish, launch
 
-from turbomim.benchmarks import bench_loader, bench_loader_sets
-from turbomim.benchmarks.bench_loader import BenchLoader, compare, measure_all
-from turbomim.benchmarks.bench_loader_entrants import Entrant, missing
-from turbomim.benchmarks.bench_loader_job import PEERS, REFERENCE, Job, endless, peer_module, sorted_files
-from turbomim.benchmarks.bench_loader_process import ask, reason
-from turbomim.benchmarks.bench_loader_run import Stretch, check, definition, measure
-from turbomim.benchmarks.bench_loader_sets import Encoding, Sets, members
-from turbomim.benchmarks.bench_loader_table import Measurement, Row, plot, ratio, table
-from turbomim.benchmarks.loader_peers import pil_files
+from turbomim.benchmarks.loader import bench as bench_loader
+from turbomim.benchmarks.loader import sets as bench_loader_sets
+from turbomim.benchmarks.loader.bench import BenchLoader, compare, measure_all
+from turbomim.benchmarks.loader.entrants import Entrant, missing
+from turbomim.benchmarks.loader.job import PEERS, REFERENCE, Job, endless, peer_module, sorted_files
+from turbomim.benchmarks.loader.peers import pil_files
+from turbomim.benchmarks.loader.process import ask, reason
+from turbomim.benchmarks.loader.run import Stretch, check, definition, measure
+from turbomim.benchmarks.loader.sets import Encoding, Sets, members
+from turbomim.benchmarks.loader.table import Measurement, Row, plot, ratio, table
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.store import Kind

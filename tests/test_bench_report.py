@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from turbomim.benchmarks.bench_report import main
-from turbomim.benchmarks.result_tables import entries, markdown
+from turbomim.benchmarks.report import main
+from turbomim.benchmarks.tables import entries, markdown
 from turbomim.benchmarks.timing import report
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.commands.cli import _bench as bench

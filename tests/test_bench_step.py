@@ -27,11 +27,12 @@ from typing import Self
 import pytest
 import torch
 
-from turbomim.benchmarks import bench_all, bench_step
-from turbomim.benchmarks.bench_all import Part, Result
-from turbomim.benchmarks.bench_step import MODELS, BenchStep, compare, configure, disagreement, json_lines
-from turbomim.benchmarks.bench_step_forms import FORMS, Task
-from turbomim.benchmarks.bench_step_process import FormProcess, Turn
+from turbomim.benchmarks import all as bench_all
+from turbomim.benchmarks.all import Part, Result
+from turbomim.benchmarks.step import bench as bench_step
+from turbomim.benchmarks.step.bench import MODELS, BenchStep, compare, configure, disagreement, json_lines
+from turbomim.benchmarks.step.forms import FORMS, Task
+from turbomim.benchmarks.step.process import FormProcess, Turn
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.commands.cli import _bench as bench
 from turbomim.train.models.methods import flops_per_image

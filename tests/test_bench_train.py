@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from turbomim.benchmarks import bench_train
-from turbomim.benchmarks.bench_step_forms import Task
-from turbomim.benchmarks.bench_train import BenchTrain, main, measure, settings
+from turbomim.benchmarks.step import train as bench_train
+from turbomim.benchmarks.step.forms import Task
+from turbomim.benchmarks.step.train import BenchTrain, main, measure, settings
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split

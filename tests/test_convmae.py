@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from turbomim.benchmarks.textbook_convmae import TextbookConvMAE, upsampled
-from turbomim.benchmarks.textbook_mae import normalised
+from turbomim.benchmarks.step.textbook_convmae import TextbookConvMAE, upsampled
+from turbomim.benchmarks.step.textbook_mae import normalised
 from turbomim.kernels.masking import complementary_masks
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.models.convmae import ConvMAE, places

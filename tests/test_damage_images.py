@@ -2,9 +2,9 @@
 
 import pytest
 
-from turbomim.benchmarks import damage_images
-from turbomim.benchmarks.damage_images import DECODED, WRONG, loading, markdown, pillow, sharding
-from turbomim.benchmarks.image_kinds import Kind, damaged_kinds, kinds, photograph, whole_kinds
+from turbomim.benchmarks.faults import damage_images
+from turbomim.benchmarks.faults.damage_images import DECODED, WRONG, loading, markdown, pillow, sharding
+from turbomim.benchmarks.faults.image_kinds import Kind, damaged_kinds, kinds, photograph, whole_kinds
 
 # libjpeg and libwebp make pixels of it without an error: only a stricter decoder, or a checksum, notices
 UNSEEN = {

@@ -1,6 +1,6 @@
 """The damage table, small: nothing that harms goes unnoticed by ours, and nothing harmless is reported."""
 
-from turbomim.benchmarks.damage_tars import READERS, VERIFY, run
+from turbomim.benchmarks.faults.damage_tars import READERS, VERIFY, run
 
 START = "ours, at start"
 # equal size and an older time: opening trusts these, and says so; `verify` hashes

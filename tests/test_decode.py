@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from turbomim.benchmarks.faults.image_kinds import Kind, encode, kinds, photograph, png, to_8_bits
 from turbomim.benchmarks.faults.mutations import mutate, seeds
-from turbomim.benchmarks.image_kinds import Kind, encode, kinds, photograph, png, to_8_bits
 from turbomim.pipeline.decoding.decode import Undecodable, decode, decode_or_say, find_undecodable
 from turbomim.pipeline.decoding.header import Format
 

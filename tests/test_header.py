@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from turbomim.benchmarks.image_kinds import png, whole_kinds
+from turbomim.benchmarks.faults.image_kinds import png, whole_kinds
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding.header import MAX_SIDE, check_header, for_pixels, read_header
 from turbomim.pipeline.making.photographs import MAX_PIXELS

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from runs import finish, launch
 
-from turbomim.benchmarks.kill_pretrain import Tally, kill_runs, make_data, plot
+from turbomim.benchmarks.faults.kill_pretrain import Tally, kill_runs, make_data, plot
 
 KILLS = 10
 

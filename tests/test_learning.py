@@ -22,11 +22,12 @@ import pytest
 import torch
 from PIL import Image
 
-from turbomim.benchmarks import learning, learning_textbook
-from turbomim.benchmarks.learning import Speed
-from turbomim.benchmarks.learning_results import MEASURED, PIXELS, RANDOM, TRAINED, plot, table
-from turbomim.benchmarks.learning_textbook import train_textbook
-from turbomim.benchmarks.textbook_mae import TextbookMAE, normalised
+from turbomim.benchmarks.learning import bench
+from turbomim.benchmarks.learning import textbook as learning_textbook
+from turbomim.benchmarks.learning.bench import Speed
+from turbomim.benchmarks.learning.results import MEASURED, PIXELS, RANDOM, TRAINED, plot, table
+from turbomim.benchmarks.learning.textbook import train_textbook
+from turbomim.benchmarks.step.textbook_mae import TextbookMAE, normalised
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.eval.knn import MEASURES, Eval, Scores, evaluate_model
@@ -143,14 +144,14 @@ def test_what_has_results_is_not_run_again(tmp_path: Path, monkeypatch: pytest.M
         ran.append((name, seed))
         return line(name, seed, options.images)
 
-    monkeypatch.setattr(learning, "learn", learn)
+    monkeypatch.setattr(bench, "learn", learn)
     with pytest.raises(UserError, match="the power failed"):
-        learning.run_all(options_of(tmp_path / "out"))
+        bench.run_all(options_of(tmp_path / "out"))
     # as a kill in the middle of a line would leave it
     with (tmp_path / "out" / "learning.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"name": "one", "se')
     fail_at = -1
-    lines = learning.run_all(options_of(tmp_path / "out"))
+    lines = bench.run_all(options_of(tmp_path / "out"))
     assert ran == [("one", 0), ("two", 0), ("one", 1), ("two", 1)]
     assert [(kept["name"], kept["seed"]) for kept in lines] == [
         ("one", 0),
@@ -158,23 +159,21 @@ def test_what_has_results_is_not_run_again(tmp_path: Path, monkeypatch: pytest.M
         ("two", 0),
         ("two", 1),
     ]
-    learning.run_all(options_of(tmp_path / "out", seeds=[1, 2], recipes=["two"]))
+    bench.run_all(options_of(tmp_path / "out", seeds=[1, 2], recipes=["two"]))
     assert ran[4:] == [("two", 2)]
     kept = (tmp_path / "out" / "learning.jsonl").read_text().splitlines()
     assert [(json.loads(text)["name"], json.loads(text)["seed"]) for text in kept] == ran
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        learning, "learn", lambda name, seed, options, known: line(name, seed, options.images)
-    )
-    learning.run_all(options_of(tmp_path / "out"))
+    monkeypatch.setattr(bench, "learn", lambda name, seed, options, known: line(name, seed, options.images))
+    bench.run_all(options_of(tmp_path / "out"))
     with pytest.raises(UserError, match=r"holds results of other settings \(images 512 -> 256\)"):
-        learning.run_all(options_of(tmp_path / "out", images=256))
+        bench.run_all(options_of(tmp_path / "out", images=256))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match=r"is not empty and holds no learning\.json"):
-        learning.run_all(options_of(tmp_path / "mine"))
+        bench.run_all(options_of(tmp_path / "mine"))
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
@@ -189,7 +188,7 @@ def test_a_recipe_is_trained_on_so_many_images_and_scored(tiny_split: Split, tmp
         recipes=["cifar10-pixmim-mff-vit-t4"], set=list(small_model), samples=0,
     )  # fmt: skip
     (tmp_path / "out").mkdir()
-    (got,) = learning.run_all(options)
+    (got,) = bench.run_all(options)
     assert (got["images"], got["steps"], got["seed"], got["train_samples"]) == (64, 4, 3, 33)
     config, model, step = load_run(tmp_path / "out" / "cifar10-pixmim-mff-vit-t4-seed3")
     assert (config.run.seed, step) == (3, 4)

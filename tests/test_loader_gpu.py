@@ -9,7 +9,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 from test_repair import damage, own_split  # noqa: F401
 
-from turbomim.benchmarks.image_kinds import kinds
+from turbomim.benchmarks.faults.image_kinds import kinds
 from turbomim.benchmarks.write_split import write_split
 from turbomim.pipeline.decoding.crops import Crop
 from turbomim.pipeline.decoding.dali import Backend, CropGraph, GpuDecoding

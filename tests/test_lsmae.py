@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_mae import SMALL, assert_same_gradients, inputs, textbook_loss, with_model
 
-from turbomim.benchmarks.textbook_mae import TextbookMAE
+from turbomim.benchmarks.step.textbook_mae import TextbookMAE
 from turbomim.train.machine.memory import count_parameters
 from turbomim.train.models.mae import MAE
 from turbomim.train.recipes.table import recipe

@@ -11,7 +11,7 @@ from patches_float64 import disc_filtered
 from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
-from turbomim.benchmarks.textbook_mae import TextbookMAE, noise_of, normalised
+from turbomim.benchmarks.step.textbook_mae import TextbookMAE, noise_of, normalised
 from turbomim.train.loop.optim import decayed
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image

@@ -23,7 +23,7 @@ from runs import config_for, quiet, records, run
 from test_mae import SMALL, assert_compiles, assert_same_gradients, inputs, textbook_loss, with_model
 from torch import Tensor, nn
 
-from turbomim.benchmarks.textbook_mae import TextbookMAE
+from turbomim.benchmarks.step.textbook_mae import TextbookMAE
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.pretrain import pretrain

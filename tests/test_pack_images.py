@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from test_pack import bad_entries, contents, members, save_image
 
-from turbomim.benchmarks.image_kinds import png
+from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.checking.inspect import format_summary, inspect_split
 from turbomim.pipeline.making.pack import make_shards

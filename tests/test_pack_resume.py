@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 from test_pack import bad_entries, contents, save_image
 
-from turbomim.benchmarks.kill_shard_make import digest, draw_photographs, fork
+from turbomim.benchmarks.faults.kill_shard_make import digest, draw_photographs, fork
 from turbomim.pipeline.making import pack
 from turbomim.pipeline.making.journal import read_journal
 from turbomim.pipeline.making.pack import make_shards
@@ -43,7 +43,7 @@ def interrupted(source: Path, folder: Path, images: int, **options: Any) -> None
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_runs_end_with_the_same_bytes(workers: int) -> None:
     words = ["--kills", "5", "--workers", str(workers), "--count", "40", "--shard-size", "3"]
-    program = [sys.executable, "-m", "turbomim.benchmarks.kill_shard_make", *words]
+    program = [sys.executable, "-m", "turbomim.benchmarks.faults.kill_shard_make", *words]
     run = subprocess.run(program, capture_output=True, text=True, timeout=200)
     assert run.returncode == 0, run.stdout + run.stderr
     tally = json.loads(run.stdout.splitlines()[0])

@@ -11,7 +11,7 @@ from typing import Final
 import simplejpeg
 from PIL import Image
 
-from turbomim.benchmarks.image_kinds import encode
+from turbomim.benchmarks.faults.image_kinds import encode
 from turbomim.benchmarks.write_split import texture, write_split
 from turbomim.pipeline.tars.split import Split
 

@@ -33,8 +33,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from turbomim.benchmarks.faults.image_kinds import to_8_bits
 from turbomim.benchmarks.faults.mutations import mutate, seeds
-from turbomim.benchmarks.image_kinds import to_8_bits
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.decoding import decode as ours
 from turbomim.pipeline.decoding.header import Format, check_header

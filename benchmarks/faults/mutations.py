@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from PIL import Image
 
-from turbomim.benchmarks.image_kinds import encode, photograph, png
+from turbomim.benchmarks.faults.image_kinds import encode, photograph, png
 from turbomim.pipeline.decoding.header import Format, check_header
 
 Random = np.random.Generator

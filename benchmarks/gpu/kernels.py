@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
-from turbomim.benchmarks.bench_kernels import Question, copy_bandwidth, measure, questions
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
+from turbomim.benchmarks.kernels.bench import Question, copy_bandwidth, measure, questions
 
 
 def rows(place: Place) -> Iterator[Row]:

@@ -12,8 +12,8 @@ from typing import Final
 
 import torch
 
-from turbomim.benchmarks.bench_kernels import copy_bandwidth
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
+from turbomim.benchmarks.kernels.bench import copy_bandwidth
 from turbomim.benchmarks.timing import alternate, nvidia_smi
 from turbomim.train.loop.step import uses_bfloat16
 from turbomim.train.machine.checks import cores

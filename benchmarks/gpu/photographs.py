@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import torch
 
-from turbomim.benchmarks.bench_step_forms import Task, turbomim
-from turbomim.benchmarks.bench_train import BenchTrain, measure
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.gpu.steps import task_of
+from turbomim.benchmarks.step.forms import Task, turbomim
+from turbomim.benchmarks.step.train import BenchTrain, measure
 from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards

@@ -12,9 +12,9 @@ from typing import Final
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from turbomim.benchmarks.bench_step_forms import turbomim
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.gpu.steps import task_of
+from turbomim.benchmarks.step.forms import turbomim
 from turbomim.train.commands.tune.kernels import launches
 
 # kernels of a step that are named

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.gpu.stage import Row
-from turbomim.benchmarks.result_tables import entries, markdown
+from turbomim.benchmarks.kernels.bench import table
+from turbomim.benchmarks.tables import entries, markdown
 
 # facts that every row has
 COMMON: Final = ("stage", "name", "value", "unit", "device", "driver", "cpu", "threads", "versions", "commit")

@@ -29,8 +29,8 @@ from torch._inductor.runtime import triton_helpers
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from turbomim.benchmarks.bench_kernels import table
 from turbomim.benchmarks.gpu.absent import CUDA, absent_gpu, moved
+from turbomim.benchmarks.kernels.bench import table
 from turbomim.kernels.static import compilers, resources
 from turbomim.pipeline.system.errors import UserError, need
 from turbomim.train.models.methods import make_model

@@ -10,9 +10,9 @@ from typing import Final
 
 import torch
 
-from turbomim.benchmarks.bench_step import REFERENCE, BenchStep, compare, configure, json_lines
-from turbomim.benchmarks.bench_step_forms import Task
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
+from turbomim.benchmarks.step.bench import REFERENCE, BenchStep, compare, configure, json_lines
+from turbomim.benchmarks.step.forms import Task
 from turbomim.train.loop.step import uses_bfloat16
 from turbomim.train.machine.memory import device_bytes, predicted_bytes
 from turbomim.train.machine.presets import MOST, SHARE

@@ -144,8 +144,16 @@ def _analyze(argv: list[str]) -> None:
 
 def _bench(argv: list[str]) -> None:
     # training code imports no benchmark: these are reached by name only
-    names = ("loader", "kernels", "step", "train", "all", "gpu", "report")
-    _verb("bench", {verb: _later(f"benchmarks.bench_{verb}", "main") for verb in names}, argv)
+    verbs = {
+        "loader": "loader.bench",
+        "kernels": "kernels.bench",
+        "step": "step.bench",
+        "train": "step.train",
+        "all": "all",
+        "gpu": "gpu.bench",
+        "report": "report",
+    }
+    _verb("bench", {verb: _later(f"benchmarks.{file}", "main") for verb, file in verbs.items()}, argv)
 
 
 def _later(module: str, function: str) -> Callable[[list[str]], None]:

@@ -1,0 +1,159 @@
+"""Does the data keep up with the step?  `turbomim bench train --data SHARDS`.
+
+The same compiled step on a synthetic batch that is in memory, and on the loader's, in turn in one process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+
+from turbomim.benchmarks.kernels.bench import table
+from turbomim.benchmarks.step.bench import BenchStep, configure
+from turbomim.benchmarks.step.forms import LR, Task
+from turbomim.benchmarks.timing import emit, report
+from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.loop.data import open_data, open_loader, store_text
+from turbomim.train.loop.data_wait import DataWait
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.step import Step
+from turbomim.train.machine.tuned_loader import machine_name, read_tuned, resolve
+from turbomim.train.models.methods import make_model
+from turbomim.train.recipes.table import recipe
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.flags import parse
+from turbomim.train.world.distributed import World, start
+
+SYNTHETIC: Final = "synthetic batch"
+REAL: Final = "end to end"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchTrain:
+    """Time training on shards, beside the same step on a batch that is in memory."""
+
+    data: Path
+    """Split to train on, made by `turbomim shard make`."""
+    recipe: str = ""
+    """Recipe whose model and crops are used; MAE, ViT-B/16 on a GPU and ViT-Tiny on a CPU, if not given."""
+    batch: int = 0
+    """Images a step; 256 on a GPU and 16 on a CPU if not given."""
+    rounds: int = 5
+    """Times that both are measured, one after the other."""
+    steps: int = 8
+    """Steps of a measurement."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the steps run."""
+    out: Path | None = None
+    """File for the JSON lines too; it is added to."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Round:
+    """Seconds of the steps on the synthetic batch and on the loader's, and of these what they waited."""
+
+    synthetic: float
+    real: float
+    wait: float
+
+
+def main(argv: list[str]) -> None:
+    """`turbomim bench train …`: JSON lines, then a table.  Raises UserError."""
+    options = parse(BenchTrain, argv, "turbomim bench train")
+    if options.rounds < 2 or options.steps < 1 or options.batch < 0:
+        raise UsageError(
+            f"--rounds {options.rounds} --steps {options.steps} --batch {options.batch}: "
+            "at least 2 rounds, 1 step and 1 image"
+        )
+    with start(options.device) as world:
+        on_gpu = world.device.type == "cuda"
+        batch = options.batch or (256 if on_gpu else 16)
+        name = options.recipe or ("vit-base" if on_gpu else "vit-tiny")
+        config = settings(options, name)
+        rounds, store = measure(config, batch, options, world)
+    images = batch * options.steps
+    wait = statistics.median(100 * each.wait / each.real for each in rounds)
+    seconds = {SYNTHETIC: [each.synthetic for each in rounds], REAL: [each.real for each in rounds]}
+    rows = [("training", "img/s", f"of the {SYNTHETIC}'s", "waiting for data")]
+    for form, measured in seconds.items():
+        speed = images / statistics.median(measured)
+        share = statistics.median(s / m for s, m in zip(seconds[SYNTHETIC], measured, strict=True))
+        waited = wait if form == REAL else 0.0
+        facts = {"img_per_s": round(speed, 2), "data_wait_pct": round(waited, 3), "batch": batch}
+        line = report(
+            f"train, {name}: {form}",
+            measured,
+            images,
+            seconds[SYNTHETIC],
+            ratio_to_synthetic=round(share, 4),
+            data=store,
+            **facts,
+        )
+        emit(line, options.out)
+        rows.append((f"{name}: {form}", f"{speed:,.1f}", f"{share:.3f}", f"{waited:.2f} %"))
+    print(f"{table(rows)}\n\n{store}")
+
+
+def settings(options: BenchTrain, name: str) -> Config:
+    """The recipe's, or those of a model of `bench step`, with the data of the command."""
+    config = recipe(name) if options.recipe else configure(name, BenchStep())
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, path=str(options.data)),
+        step=dataclasses.replace(config.step, device=options.device),
+    )
+
+
+def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tuple[list[Round], str]:
+    """Both, round by round, after the compilation; and how the photographs are stored."""
+    split = open_data(config.data.path, "--data", config.data, world)
+    loader_settings = resolve(config.data, read_tuned(machine_name(world.device)), world.local_size)
+    model = make_model(config).to(world.device)
+    optimizer, clip = make_optimizer(model, config.optim), config.optim.clip_grad
+    step = Step(model, optimizer, config.step, world, micro_steps=1, clip_grad=clip)
+    synthetic = Task(config=config, batch=batch, device=world.device.type).make_batch()
+    with open_loader(
+        config,
+        split,
+        loader_settings,
+        world,
+        global_batch=batch,
+        micro_batch=batch,
+        notify=lambda line: print(line, file=sys.stderr, flush=True),
+    ) as loader:
+        # compiles
+        _timed(step, synthetic, 2)
+        rounds = []
+        for _ in range(options.rounds):
+            alone = _timed(step, synthetic, options.steps)
+            # what was read and decoded during the turn of the other is no measure
+            _timed(step, loader, 2 * loader_settings.prefetch)
+            real, wait = _timed(step, loader, options.steps)
+            rounds.append(Round(synthetic=alone[0], real=real, wait=wait))
+    return rounds, store_text(config.data, split)
+
+
+def _timed(step: Step, source: Batch | Loader, steps: int) -> tuple[float, float]:
+    """Seconds of steps, and how many of these they waited for their batches."""
+    wait = DataWait(step.world.device)
+    begun = time.perf_counter()
+    for _ in range(steps):
+        with wait.measured():
+            batch = source if isinstance(source, Batch) else next(source)
+        step([batch], LR)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun, wait.seconds()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
