@@ -28,10 +28,12 @@ test: lint type  ## everything that decides whether a change is good
 	TRITON_INTERPRET=1 $(PYTEST) tests/interpret
 
 # what differs between versions of torch, Triton, DALI and transformers
-SHORT := tests/test_bench_step.py tests/test_cli.py tests/test_doctor.py tests/test_export_hf.py \
-	tests/test_golden_losses.py tests/test_ideal.py tests/test_initial.py tests/test_linear.py \
-	tests/test_loader.py tests/test_masked_patches.py tests/test_masking.py tests/test_optim.py \
-	tests/test_pretrain.py tests/test_static.py tests/test_without_dali.py
+SHORT := tests/benchmarks/test_step.py tests/kernels/test_ideal.py tests/kernels/test_linear.py \
+	tests/kernels/test_masked_patches.py tests/kernels/test_masking.py tests/kernels/test_static.py \
+	tests/pipeline/decoding/test_without_dali.py tests/pipeline/test_loader.py \
+	tests/train/commands/test_cli.py tests/train/commands/test_doctor.py tests/train/export/test_hf.py \
+	tests/train/loop/test_golden_losses.py tests/train/loop/test_optim.py tests/train/loop/test_run.py \
+	tests/train/models/test_initial.py
 
 short: $(VENV)/dev.done  ## kernels, losses, step, loader and commands, in minutes: for other versions
 	$(PYTEST) $(SHORT)
@@ -40,7 +42,7 @@ short: $(VENV)/dev.done  ## kernels, losses, step, loader and commands, in minut
 wheel: $(VENV)/dev.done  ## builds dist/*.whl and tries it in an empty environment and folder
 	rm -rf dist build
 	$(BIN)/python -m build --outdir dist . >/dev/null
-	$(BIN)/python tests/try_wheel.py dist $(CONSTRAINTS)
+	$(BIN)/python tests/packaging/try_wheel.py dist $(CONSTRAINTS)
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests import ROOT
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import checkpoint
@@ -32,7 +33,7 @@ from turbomim.train.settings.model import ModelConfig
 
 SERVER = multiprocessing.get_context("forkserver")
 # turbomim imports DALI where it first needs it: a second for each process if not here
-SERVER.set_forkserver_preload(["runs", "nvidia.dali"])
+SERVER.set_forkserver_preload(["tests.runs", "nvidia.dali"])
 
 
 def config_for(data: Path, runs: Path, /, **sections: dict[str, Any]) -> Config:
@@ -72,7 +73,7 @@ def start_server() -> None:
     """Start the process that has imported this file, from which the others are forked."""
     with pytest.MonkeyPatch.context() as patch:
         # Python before 3.12.8 gives it no sys.path, and it passes over what it cannot import
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         forkserver.ensure_running()
 
 

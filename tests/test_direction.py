@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import turbomim
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 STAGES = ("pipeline", "kernels", "train", "benchmarks")
 MAY_IMPORT = {"pipeline": {"pipeline"}, "kernels": {"kernels"}, "train": {"pipeline", "kernels", "train"}}
 SOURCES = sorted(p for stage in STAGES for p in (ROOT / stage).rglob("*.py"))

@@ -22,11 +22,14 @@ from turbomim.benchmarks.timing import machine
 
 BATCH: Final = 64
 
-# runs in either tree: what it takes of a loader has not changed
+# runs in either tree: what it takes of a loader has not changed, but the place of open_split
 CODE: Final = """
 import json, resource, sys, time
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.tars.split import open_split
+try:
+    from turbomim.pipeline.tars.split import open_split
+except ModuleNotFoundError:
+    from turbomim.pipeline.shards import open_split
 shards, crop, images, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 settings = {"size": 224, "crop": crop, "seed": 1, "global_batch": 64, "micro_batch": 64}
 loader = Loader(open_split(shards), **settings, threads=threads, readers=2)
@@ -68,7 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench_loader_versions.jsonl"))
     options = parser.parse_args()
     words = [str(options.shards.resolve()), options.crop, str(options.images), str(options.threads)]
-    ours = Path(__file__).resolve().parents[1]
+    ours = Path(__file__).resolve().parents[2]
     ours = ours if (ours / "src").exists() else ours.parents[1]
     rounds = []
     for number in range(options.rounds):

@@ -1,6 +1,6 @@
 """What CUDA itself says is known for the machine's error: no photograph is replaced for it.
 
-Planted on the CPU, in tests/test_decode_error.py, with the words of DALI and nvImageCodec.
+Planted on the CPU, in tests/pipeline/decoding/test_failures.py, with the words of DALI and nvImageCodec.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fine-tuning on a GPU: a micro-batch is made and trained on without the host waiting for anything.
 
-Planted on the CPU, in tests/test_erase.py, where a GPU is played.
+Planted on the CPU, in tests/train/finetune/test_erase.py, where a GPU is played.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from waits import nobody_waits
+from tests.gpu.waits import nobody_waits
 
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.augment_ahead import Augmented

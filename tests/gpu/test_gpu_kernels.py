@@ -11,7 +11,7 @@ import dataclasses
 
 import pytest
 import torch
-from patches_float64 import MEAN, STD, Case, check, expected, inputs
+from tests.kernels.patches_float64 import MEAN, STD, Case, check, expected, inputs
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1, masked_mse

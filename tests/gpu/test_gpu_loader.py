@@ -10,11 +10,11 @@ import torch
 
 pytest.importorskip("nvidia.dali", reason="DALI, which decodes photographs, is not installed")
 
-from crop_reference import by_definition
-from test_loader import SEED, by_position, load
-from test_rand_augment import POLICY, made_of, stream
-from test_repair import damage, own_split  # noqa: F401
-from test_stores import stored
+from tests.pipeline.decoding.crop_reference import by_definition
+from tests.pipeline.tars.test_store import stored
+from tests.pipeline.test_loader import SEED, by_position, load
+from tests.pipeline.test_repair import damage, own_split  # noqa: F401
+from tests.train.finetune.test_rand_augment import POLICY, made_of, stream
 
 from turbomim.pipeline.decoding.crops import draw
 from turbomim.pipeline.reading.read import ShardFiles, read_samples

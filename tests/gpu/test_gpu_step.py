@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from families import smaller
+from tests.families import smaller
+from tests.gpu.waits import nobody_waits
 from torch import Tensor
 from torch import distributed as dist
 from torch._C._distributed_c10d import HashStore
-from waits import nobody_waits
 
 from turbomim.pipeline.batch import Batch
 from turbomim.train.folder import checkpoint

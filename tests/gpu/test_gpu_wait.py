@@ -1,6 +1,6 @@
 """The wait for data by a GPU's own clock: what the host waits while the GPU works is none.
 
-Planted on the CPU, in tests/test_data_wait.py, where a GPU's queue is played.
+Planted on the CPU, in tests/train/loop/test_data_wait.py, where a GPU's queue is played.
 """
 
 # torch does not type its streams
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from waits import nobody_waits
+from tests.gpu.waits import nobody_waits
 
 from turbomim.train.loop.data_wait import DataWait
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 import pytest
 import torch
-from patches_float64 import MEAN, STD, Case, check, expected, inputs
+from tests.kernels.patches_float64 import MEAN, STD, Case, check, expected, inputs
 from torch import Tensor
 
 from turbomim.kernels.ideal import _launch_product

@@ -1,0 +1,387 @@
+"""Foreign tars: indexed, opened and read back byte for byte, or refused in one line that says why."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+from tests.pipeline.tars.tar_bytes import END, member, pax, write_tar
+
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.tar_folder import natural
+from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.keys import split_name
+from turbomim.pipeline.tars.split import open_split
+
+LISTINGS = {
+    "manifest.json",
+    "SHA256SUMS",
+    "_info.json",
+    "bad.jsonl",
+    "classes.json",
+    "sizes.json",
+    "wids.json",
+}
+
+
+def picture(number: int, form: str = "JPEG") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (40 + number, 50), (number, 100, 200)).save(file, form)
+    return file.getvalue()
+
+
+def read_all(folder: Path) -> list[tuple[int, bytes]]:
+    """Label and image of every sample, as the loader reads them."""
+    split = open_split(folder)
+    files = ShardFiles(split)
+    read = read_samples(split, files, np.arange(len(split.index)))
+    images = [bytes(image) for image in read.images]
+    files.close()
+    return list(zip(read.labels_B.tolist(), images, strict=True))
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
+
+
+Files = list[tuple[str, bytes]]
+JPG = picture(1)
+LAYOUTS: dict[str, tuple[Files, list[tuple[int, bytes]], dict[str, Any]]] = {
+    "label first": (
+        [("a.cls", b"3"), ("a.jpg", JPG), ("b.cls", b"12"), ("b.jpg", picture(2))],
+        [(3, JPG), (12, picture(2))],
+        {"image": ["jpg"], "label": "cls", "keys": "first-dot"},
+    ),
+    "image first, more members": (
+        [
+            ("a.jpg", JPG),
+            ("a.json", b"{}" * 3000),
+            ("a.cls", b"3\n"),
+            ("b.jpg", JPG),
+            ("b.json", b""),
+            ("b.cls", b"4"),
+        ],
+        [(3, JPG), (4, JPG)],
+        {"image": ["jpg"], "label": "cls", "keys": "first-dot"},
+    ),
+    "no labels, two formats": (
+        [("x/a.PNG", picture(3, "PNG")), ("x/a.txt", b"words"), ("y.z/a.JPEG", JPG)],
+        [(-1, picture(3, "PNG")), (-1, JPG)],
+        {"image": ["jpeg", "png"], "label": None, "keys": "first-dot"},
+    ),
+    "a dotted field": (
+        [("a.input.jpg", JPG), ("a.cls", b"0"), ("b.input.jpg", picture(2)), ("b.cls", b"1")],
+        [(0, JPG), (1, picture(2))],
+        {"image": ["input.jpg"], "label": "cls", "keys": "first-dot"},
+    ),
+    "hidden and nameless files": (
+        [
+            ("._a.jpg", b"mac"),
+            ("a.jpg", JPG),
+            ("._a.cls", b"mac"),
+            ("a.cls", b"7"),
+            ("README", b""),
+            ("__x__/b.jpg", b""),
+        ],
+        [(7, JPG)],
+        {"image": ["jpg"], "label": "cls", "keys": "first-dot"},
+    ),
+    "hostile names": (
+        [
+            ("../../up.jpg", JPG),
+            ("../../up.cls", b"1"),
+            ("/etc/x.jpg", JPG),
+            ("/etc/x.cls", b"2"),
+            ("a\n\x1b[31m b.jpg", JPG),
+            ("a\n\x1b[31m b.cls", b"3"),
+            ("c.j\x1b .jpg", JPG),
+            ("c.cls", b"4"),
+        ],
+        [(1, JPG), (2, JPG), (3, JPG), (4, JPG)],
+        {"image": ["j__.jpg", "jpg"], "label": "cls", "keys": "first-dot"},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize(("files", "samples", "record"), LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_are_read_back(
+    files: Files, samples: list[tuple[int, bytes]], record: dict[str, Any], form: int, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_tar(folder / "a.tar", files, form)
+    image = tuple(record["image"]) if "j__.jpg" in record["image"] else ()
+    manifest = index_tars(folder, image=image).manifest
+    assert manifest.made["indexed"] == record and manifest.made["store"] == {"kind": "original"}
+    assert read_all(folder) == samples
+    index = (folder / "a.idx").read_text()
+    assert all(32 < ord(letter) < 127 for letter in index.replace("\n", "").replace(" ", ""))
+    assert {path.name for path in folder.iterdir()} == LISTINGS | {"a.tar", "a.idx"}
+    assert list(tmp_path.iterdir()) == [folder], "nothing is written outside"
+
+
+def test_what_webdataset_writes_is_read_back(tmp_path: Path) -> None:
+    samples = [(n % 3, picture(n)) for n in range(30)]
+    with webdataset.ShardWriter(str(tmp_path / "x-val-%d.tar"), maxcount=8, verbose=0) as writer:
+        for number, (label, image) in enumerate(samples):
+            key = ("Bäume/" + "long" * 40 + "/{}").format(number)
+            writer.write({"__key__": key, "jpg": image, "cls": label, "json": {"n": number}})
+    report = index_tars(tmp_path, name="trees", workers=3)
+    assert (report.manifest.name, report.manifest.split) == ("trees", "val")
+    assert [shard.samples for shard in report.manifest.shards] == [8, 8, 8, 6]
+    assert read_all(tmp_path) == samples
+    checked = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=tmp_path, capture_output=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_webdataset_sees_the_same_samples(tmp_path: Path) -> None:
+    """Grouping is theirs: any order of members, hidden files, upper case, dotted extensions."""
+    for number, (files, _, _) in enumerate(list(LAYOUTS.values())[:5]):
+        write_tar(tmp_path / f"{number}.tar", files)
+    index_tars(tmp_path, image=("jpg", "jpeg", "png", "input.jpg"), label="none")
+    theirs = [
+        (sample["__key__"], sorted(field for field in sample if not field.startswith("__")))
+        for sample in webdataset.WebDataset(sorted(map(str, tmp_path.glob("*.tar"))), shardshuffle=False)
+    ]
+    ours = []
+    for path in sorted(tmp_path.glob("*.idx")):
+        for line in path.read_text().splitlines()[1:]:
+            words = line.split(" ")
+            parts = split_name(words[3].encode(), "first-dot")
+            assert parts is not None
+            ours.append((parts[0], sorted(words[::4])))
+    assert ours == theirs
+
+
+def test_wds2idx_writes_the_same_index(tmp_path: Path) -> None:
+    files = [("a.jpg", JPG), ("a.cls", b"3"), ("b.jpg", JPG), ("b.cls", b"4")]
+    write_tar(tmp_path / "a.tar", files, tarfile.PAX_FORMAT)
+    index_tars(tmp_path)
+    tool = [str(Path(sys.executable).with_name("wds2idx")), "a.tar", "theirs"]
+    subprocess.run(tool, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "theirs").read_bytes() == (tmp_path / "a.idx").read_bytes()
+
+
+def test_shards_are_in_natural_order_for_any_number_of_workers(tmp_path: Path) -> None:
+    for number in (10, 9, 1, 2, 100):
+        write_tar(
+            tmp_path / f"s{number}.tar",
+            [(f"{number}.jpg", picture(number)), (f"{number}.cls", b"%d" % number)],
+        )
+    index_tars(tmp_path, workers=1)
+    once = sums(tmp_path)
+    assert [label for label, _ in read_all(tmp_path)] == [1, 2, 9, 10, 100]
+    index_tars(tmp_path, workers=4, force=True)
+    assert sums(tmp_path) == once
+    assert sorted(["a2b", "a10b", "a", "2", "a02b"], key=natural) == ["2", "a", "a02b", "a2b", "a10b"]
+
+
+BOTH = [("a.jpg", JPG), ("a.cls", b"1")]
+CHOICES: dict[str, tuple[Files, dict[str, Any], str]] = {
+    "two images": (
+        [("a.jpg", JPG), ("a.seg.png", JPG)],
+        {},
+        "sample 'a' has two images, jpg and seg.png.*--image",
+    ),
+    "two fields": (
+        [("a.jpg", JPG), ("b.seg.png", JPG)],
+        {},
+        "images of some samples are jpg and seg.png.*--image EXT",
+    ),
+    "no image in one": (
+        [*BOTH, ("\x1b.txt", b"")],
+        {},
+        r"1 samples have no image .*first is '\\x1b' in 'a.tar' with txt",
+    ),
+    "starved by the extension": (
+        [("a.JPEG", JPG), ("b.JPEG", JPG)],
+        {"image": ("jpg",)},
+        "looked for jpg, found 2 jpeg",
+    ),
+    "no images": ([("a.txt", b""), ("a.mp4", b"")], {}, "no sample has an image: .*found 1 txt, 1 mp4"),
+    "nothing with an extension": ([("a", b"")], {}, "found no files with an extension"),
+    "some labels": ([*BOTH, ("b.jpg", JPG)], {}, r"1 of 2 samples .* have a label \(cls\).*--label none"),
+    "no such label": (BOTH, {"label": "json"}, r"0 of 1 samples .* have a label \(json\)"),
+    "label is text": (
+        [("a.jpg", JPG), ("a.cls", b"n01440764")],
+        {},
+        "at byte .* label of 'a' is b'n01440764'",
+    ),
+    "label is empty": ([("a.jpg", JPG), ("a.cls", b"")], {}, r"label of 'a' is b'' \(0 bytes\)"),
+    "label is endless": ([("a.jpg", JPG), ("a.cls", b"1" * 19)], {}, r"\(19 bytes\), not a decimal number"),
+    "one name twice": (
+        [("a.jpg", JPG), ("a.JPG", JPG)],
+        {},
+        r"members of the sample 'a' are named twice \(jpg, jpg\)",
+    ),
+    "members apart": (
+        [("a.jpg", JPG), ("b.jpg", JPG), ("a.cls", b"1"), ("b.cls", b"1")],
+        {},
+        "of the sample 'a' stand apart",
+    ),
+}
+
+
+@pytest.mark.parametrize(("files", "options", "words"), CHOICES.values(), ids=CHOICES)
+def test_unclear_samples_are_refused(
+    files: Files, options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    write_tar(tmp_path / "a.tar", files)
+    with pytest.raises(UserError, match=words) as raised:
+        index_tars(tmp_path, **options)
+    assert str(raised.value).isprintable()
+    assert not LISTINGS & {path.name for path in tmp_path.iterdir()}
+
+
+def test_choices_settle_what_is_unclear(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("a.jpg", JPG), ("a.seg.png", b"?"), ("a.cls", b"cat"), ("a.id", b"5")])
+    index_tars(tmp_path, image=(".JPG",), label="id")
+    assert read_all(tmp_path) == [(5, JPG)]
+    index_tars(tmp_path, image=("jpg",), label="none", force=True)
+    assert read_all(tmp_path) == [(-1, JPG)]
+
+
+def test_samples_without_an_image_are_left_out_if_wanted_and_named(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", [("m\n.json", b"{}"), *BOTH, ("b.cls", b"2")])
+    report = index_tars(tmp_path, allow_missing=True)
+    assert report.left_out == 2 and read_all(tmp_path) == [(1, JPG)]
+    bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert [entry["path"] for entry in bad] == ["a.tar:m\n", "a.tar:b"]
+    assert "no image among its members: cls" in bad[1]["reason"]
+
+
+def test_a_damaged_tar_stops_with_its_name_and_the_others_are_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        write_tar(tmp_path / f"{number}.tar", BOTH)
+    os.truncate(tmp_path / "1.tar", 900)
+    (tmp_path / "2.tar").write_bytes(member(b"a.jpg", kind=b"2") + END)
+    (tmp_path / "3.tar").unlink()
+    (tmp_path / "3.tar").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"1\.tar' at byte 0: 'a.jpg' goes on .*; 3 of 4 tars have problems"):
+        index_tars(tmp_path)
+
+
+def test_folders_without_tars(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no \.tar files in .*, but nothing"):
+        index_tars(tmp_path)
+    (tmp_path / "a.tar.gz").touch()
+    with pytest.raises(UserError, match=r"no \.tar files in .*, but 1 tar\.gz"):
+        index_tars(tmp_path)
+    for path in (
+        "pipe:touch PWNED; cat x.tar",
+        "file:/etc",
+        str(tmp_path / "a.tar.gz"),
+        str(tmp_path / "none"),
+    ):
+        with pytest.raises(UserError, match=r"cannot list .*; give a folder"):
+            index_tars(path)
+    assert not Path("PWNED").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["pipe:touch PWNED; cat x.tar", "file:x.tar", "a\nb.tar", "\x1b[2J.tar", "\udcff.tar"]
+)
+def test_hostile_file_names(name: str, tmp_path: Path) -> None:
+    write_tar(tmp_path / name, BOTH)
+    with pytest.raises(UserError, match="not printable text, or looks like a URL") as raised:
+        index_tars(tmp_path)
+    assert str(raised.value).isprintable()
+
+
+def test_links_to_tars_are_read_and_never_written_through(tmp_path: Path) -> None:
+    blobs, folder = tmp_path / "blobs", tmp_path / "set"
+    blobs.mkdir()
+    folder.mkdir()
+    write_tar(blobs / "1234", BOTH)
+    (blobs / "precious").write_bytes(b"precious")
+    (folder / "a.tar").symlink_to(blobs / "1234")
+    (folder / "a.idx").symlink_to(blobs / "precious")
+    with pytest.raises(UserError, match=r"a\.idx' is there and differs"):
+        index_tars(folder)
+    (folder / ".manifest.json.tmp").symlink_to(blobs / "precious")
+    with pytest.raises(UserError, match=r"the link '\.manifest\.json\.tmp', which leads elsewhere"):
+        index_tars(folder, force=True)
+    (folder / ".manifest.json.tmp").unlink()
+    before = sums(blobs)
+    index_tars(folder, force=True)
+    assert sums(blobs) == before and not (folder / "a.idx").is_symlink()
+    assert read_all(folder) == [(1, JPG)]
+
+
+def test_what_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", BOTH)
+    (tmp_path / "_info.json").write_text("theirs")
+    with pytest.raises(UserError, match=r"would be replaced \(_info\.json\): index a new folder of links"):
+        index_tars(tmp_path)
+    (tmp_path / "_info.json").unlink()
+    (tmp_path / "manifest.json").write_text("theirs")
+    with pytest.raises(UserError, match=r"would be replaced \(manifest\.json\)"):
+        index_tars(tmp_path)
+    index_tars(tmp_path, force=True)
+    with pytest.raises(UserError, match=r"is indexed already: .*verify.*--force"):
+        index_tars(tmp_path)
+    # an index that fits is kept: a killed run goes on
+    for path in tmp_path.glob("*.json*"):
+        path.unlink()
+    (tmp_path / "SHA256SUMS").unlink()
+    index_tars(tmp_path)
+    assert read_all(tmp_path) == [(1, JPG)]
+
+
+def test_a_split_of_ours_is_not_indexed(tiny_split: Any) -> None:
+    with pytest.raises(UserError, match="was made by `turbomim shard make`"):
+        index_tars(tiny_split.path, force=True)
+
+
+def test_two_splits_in_one_folder(tmp_path: Path) -> None:
+    for name in ("in1k-train-0.tar", "in1k-validation-0.tar", "latest-0.tar"):
+        write_tar(tmp_path / name, BOTH)
+    with pytest.raises(UserError, match=r"several splits .*\(train, validation\): make a folder of links"):
+        index_tars(tmp_path)
+    assert index_tars(tmp_path, split="all").manifest.split == "all"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"workers": 0}, "--workers is 0"),
+        ({"name": "a b"}, "--name is 'a b'"),
+        ({"split": ""}, "--split is ''"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", BOTH)
+    with pytest.raises(UserError, match=words):
+        index_tars(tmp_path, **options)
+
+
+def test_a_pax_path_wins_over_the_header(tmp_path: Path) -> None:
+    content = (
+        member(b"x", pax(path=b"real.jpg"), b"x") + member(b"other.txt", JPG) + member(b"real.cls", b"6")
+    )
+    (tmp_path / "a.tar").write_bytes(content + END)
+    index_tars(tmp_path)
+    assert read_all(tmp_path) == [(6, JPG)]
+
+
+def test_a_full_disk_or_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(tmp_path / "a.tar", BOTH)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise UserError("cannot write 'a.idx': No space left on device")
+
+    monkeypatch.setattr("turbomim.pipeline.making.index_tars.write_durably", refuse)
+    with pytest.raises(UserError, match="No space left"):
+        index_tars(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]

@@ -1,0 +1,376 @@
+"""Lists of photographs: every row is an image, a line of bad.jsonl, or the reason of one clear error.
+
+Planted: names of columns compared by case, 1.0 taken for a name, which `test_labels_read_are_labels_meant`
+fails; cells not stripped, which `test_lists` fails; the end of a path with spaces taken for a label, which
+`test_text_without_quotes` fails; names that are numbers sorted as text, which `test_labels` fails.
+"""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.pipeline.making.test_pack import bad_entries, contents, members, save_image
+
+from turbomim.pipeline.making.list_rows import NAMES
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.photo_list import read_list
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.commands.shard.make import make
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder with x/a.jpg, x/b.jpg, y/c.jpg and 'd, e.jpg'."""
+    for number, name in enumerate(("x/a.jpg", "x/b.jpg", "y/c.jpg", "d, e.jpg")):
+        save_image(tmp_path / "photos" / name, seed=number)
+    return tmp_path / "photos"
+
+
+def listed(photos: Path, text: str, name: str = "list.csv") -> dict[str, str]:
+    """Class name of each path of a list."""
+    (photos / name).write_text(text)
+    found = read_list(photos / name)
+    assert found.refused == ()
+    return {image.path: found.classes[image.label] if image.label >= 0 else "" for image in found.images}
+
+
+NAMED = {"x/a.jpg": "cat", "y/c.jpg": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("x/a.jpg,cat\ny/c.jpg,dog\n", "l.csv", NAMED),
+        ("path,label\r\nx/a.jpg,cat\r\n\r\ny/c.jpg,dog\r\n", "l.csv", NAMED),
+        ("\ufefflabel,path,more\ncat,x/a.jpg,1\ndog,./y/../y/c.jpg,", "l.csv", NAMED),
+        ("x/a.jpg\tcat\ny/c.jpg\tdog", "l.TSV", NAMED),
+        ('"d, e.jpg","a ""class"", quoted"\n', "l.csv", {"d, e.jpg": 'a "class", quoted'}),
+        ("x/a.jpg,2\ny/c.jpg,0", "l.csv", {"x/a.jpg": "2", "y/c.jpg": "0"}),
+        ("x/a.jpg,02\ny/c.jpg,0", "l.csv", {"x/a.jpg": "02", "y/c.jpg": "0"}),
+        ("path\nx/a.jpg\ny/c.jpg", "my.list.csv", {"x/a.jpg": "", "y/c.jpg": ""}),
+        ("path, label\nx/a.jpg, cat\ny/c.jpg, dog\n", "l.csv", NAMED),
+        ('"File Name", "Class"\nx/a.jpg ,"cat"\n"y/c.jpg",  "dog"\n', "l.csv", NAMED),
+        (",ID,class_name,imagePath\n0,7,cat,x/a.jpg\n1,8,dog,y/c.jpg\n", "l.csv", NAMED),
+        ("path;label\nx/a.jpg;cat\ny/c.jpg;dog\n", "l.csv", NAMED),
+        ("cat,x/a.jpg\ndog,y/c.jpg\n", "l.csv", NAMED),
+        ("x/a.jpg 65\n\ny/c.jpg   970 \n", "l.txt", {"x/a.jpg": "65", "y/c.jpg": "970"}),
+        ("path label\nx/a.jpg cat\ny/c.jpg dog", "l.txt", NAMED),
+        ("x/a.jpg\tcat\ny/c.jpg\tdog", "l.txt", NAMED),
+        ("x/a.jpg,cat\ny/c.jpg,dog", "l.txt", NAMED),
+        ('d, e.jpg 3\n"x/a.jpg" "4"\n', "l.txt", {"d, e.jpg": "3", "x/a.jpg": "4"}),
+        ('d, e.jpg "a ""b"" c"\n', "l.txt", {"d, e.jpg": 'a "b" c'}),
+        ("x/a.jpg cat\ry/c.jpg dog\r", "l.txt", NAMED),
+        ("d, e.jpg\nx/a.jpg\n", "l.txt", {"d, e.jpg": "", "x/a.jpg": ""}),
+    ],
+    ids=[
+        "no header", "header", "mark and columns", "tabs", "quotes", "numbers", "names", "no label",
+        "spaces", "spaces and quotes", "other names", "semicolons", "label first", "ImageNet's",
+        "header in text", "tabs in text", "commas in text", "spaces in text's paths", "quotes in text",
+        "lines of an old Mac", "text of paths",
+    ],
+)  # fmt: skip
+def test_lists(text: str, name: str, expected: dict[str, str], photos: Path) -> None:
+    assert listed(photos, text, name) == expected
+
+
+def test_numbers_are_the_labels(photos: Path) -> None:
+    (photos / "list.csv").write_text("x/a.jpg,2\ny/c.jpg,0")
+    report = make_shards(photos / "list.csv", photos.parent / "out")
+    assert report.manifest.classes == ("0", "1", "2") and report.empty_classes == ("1",)
+    assert members(report.path)["x_a.cls"] == b"2"
+    assert (report.manifest.name, report.manifest.made["source"]) == ("list", "list.csv")
+
+
+def test_a_list_of_a_folder_gives_the_folder_s_shards(photo_folder: Path, tmp_path: Path) -> None:
+    # absolute paths, in reverse order
+    paths = sorted(photo_folder.rglob("*.*"), reverse=True)
+    (tmp_path / "list.tsv").write_text("".join(f"{path}\t{path.parent.name}\n" for path in paths))
+    make_shards(photo_folder, tmp_path / "1", name="trees")
+    make_shards(tmp_path / "list.tsv", tmp_path / "2", name="trees", root=photo_folder)
+    one, other = contents(tmp_path / "1"), contents(tmp_path / "2")
+    assert {name for name in one if one[name] != other[name]} == {"manifest.json", "SHA256SUMS"}
+
+
+def test_rows_that_are_refused_have_their_line(photos: Path) -> None:
+    rows = ["path,label", "x/a.jpg,cat", "x/a.jpg,cat", "x/b.jpg", "x/b.jpg,", ",cat", "gone.jpg,cat"]
+    rows += [
+        "x/b.jpg,cat,more",
+        "x\0.jpg,cat",
+        '"two\nlines.jpg"',
+        "x/../x/a.jpg,cat",
+        "list.csv,dog",
+        "x,dog",
+    ]
+    (photos / "list.csv").write_text("\n".join(rows))
+    report = make_shards(photos / "list.csv", photos.parent / "out", workers=1)
+    assert [(image.path, image.reason) for image in report.bad] == [
+        ("", "line 6: no path"),
+        ("gone.jpg", "unreadable: No such file or directory"),
+        ("list.csv", "not a JPEG, PNG or WebP file"),
+        ("two\nlines.jpg", "line 11: 1 columns, not 2"),
+        ("x", "not a regular file"),
+        ("x\0.jpg", "line 9: a path with a zero byte"),
+        ("x/a.jpg", "line 12: listed before, in line 2"),
+        ("x/a.jpg", "line 3: listed before, in line 2"),
+        ("x/b.jpg", "line 4: 1 columns, not 2"),
+        ("x/b.jpg", "line 5: no label"),
+        ("x/b.jpg", "line 8: 3 columns, not 2"),
+    ]
+    assert report.manifest.samples == 1
+    assert (report.manifest.made["images_found"], report.manifest.made["images_bad"]) == (12, 11)
+    assert bad_entries(report.path)["gone.jpg"] == "unreadable: No such file or directory"
+    with pytest.raises(UserError, match=r"^'x/b.jpg': line 4: 1 columns, not 2.*--on-bad quarantine"):
+        make_shards(photos / "list.csv", photos.parent / "strict", on_bad="fail")
+    assert not (photos.parent / "strict").exists()
+
+
+def write(text: str | bytes, name: str = "list.csv") -> Callable[[Path], Path]:
+    def make(photos: Path) -> Path:
+        (photos / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+        return photos / name
+
+    return make
+
+
+USER_ERRORS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "no list": (
+        lambda photos: photos / "gone.csv",
+        "cannot read .*gone.csv': No such file or directory; check",
+    ),
+    "climbs": (
+        write("x/a.jpg,a\nx/../../b\x1b.jpg,a"),
+        r"line 2: 'x/../../b\\x1b.jpg' leads out of .* --root",
+    ),
+    "absolute": (write("/etc/hosts,a"), "line 1: '/etc/hosts' leads out of .*holds all images as --root"),
+    "root's neighbour": (write("../photos2/a.jpg,a"), "line 1: '../photos2/a.jpg' leads out of"),
+    "a header of other words": (
+        write("photo,what\na.jpg,b"),
+        "line 1: 'photo, what' looks like a header, and no column is known .*--columns path=NAME,label=NAME",
+    ),
+    "a header with a known label": (
+        write("\npicture,label\nx/a.jpg,10\n"),
+        "line 2: 'picture, label' looks like a header, and",
+    ),
+    "a header without a known label": (
+        write("path, breed\nx/a.jpg, 10\n"),
+        "line 1: no column of 'path, breed' is known to be the label: give --columns .* or --columns label=",
+    ),
+    "two columns of a name": (
+        write("path,label,label\nx/a.jpg,1,2"),
+        "two columns are called 'label': rename",
+    ),
+    "two labels": (
+        write("path,label\nx/a.jpg,cat\nx/b.jpg,cat\nx/../x/a.jpg,dog\n"),
+        "line 4: 'x/a.jpg' has the label 'dog', and in line 2 'cat': remove one",
+    ),
+    "one number, two ways": (
+        write("x/a.jpg,02\nx/b.jpg,2"),
+        "line 2: label '2' and, in line 1, '02' are one number written in two ways",
+    ),
+    "some labels": (
+        write("x/a.jpg 1\nx/b.jpg\n", "l.txt"),
+        "line 1 has a label and line 2 has none; give each row a label behind its path",
+    ),
+    "endless name": (write("a" * 200_000, "l.txt"), "line 1: 'a{200}' looks like a header"),
+    "endless cell": (write("a" * 200_000 + ",b\n"), "line 1: field larger than field limit"),
+    "two labels in text": (
+        write("x/a.jpg 1\nx/b.jpg golden retriever\n", "l.txt"),
+        "line 2: more than one word behind 'x/b.jpg'; quote what holds spaces",
+    ),
+    "a space behind a quote": (
+        write('"x/a.jpg" ,a\n'),
+        "line 1: ',' expected after '\"'; .*, and leave no space behind a quote",
+    ),
+    "open quote in text": (write('"x/a.jpg 1\n', "l.txt"), "line 1: a quote is not closed"),
+    "the root itself": (write(".,a"), "line 1: '.' leads out of"),
+    "no header": (write("x/a.jpg,a,b"), "line 1: 3 columns and no header; write path,label above them"),
+    "latin-1": (write(b"x/a.jpg,cat\nx/b.jpg,caf\xe9\n"), "line 2: not UTF-8 text; save it as UTF-8"),
+    "utf-16": (write("x/a.jpg,cat\n".encode("utf-16")), "line 1: not UTF-8 text"),
+    "open quote": (write('x/a.jpg,a\n"x/b.jpg,a\n'), "line 2: unexpected end of data; quote cells"),
+    "large label": (write("x/a.jpg,1000000"), "line 1: label 1000000 is over 999,999"),
+    "larger label": (write("x/a.jpg," + "9" * 5000), "line 1: label 99999999999999999999 is over"),
+    "empty": (write(""), "list.csv' names no images: give rows of path,label"),
+    "header only": (write("path,label\n"), "names no images"),
+    "only refused": (write("path,label\nx/a.jpg,\n"), "names no images: .*; line 2: no label"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), USER_ERRORS.values(), ids=USER_ERRORS)
+def test_user_errors(make: Callable[[Path], Path], words: str, photos: Path) -> None:
+    with pytest.raises(UserError, match=words) as raised:
+        make_shards(make(photos), photos.parent / "out")
+    assert "\n" not in str(raised.value) and "\x1b" not in str(raised.value)
+    assert not (photos.parent / "out").exists()
+
+
+def test_a_root_that_is_no_folder(photos: Path) -> None:
+    with pytest.raises(UserError, match=r"--root '.*gone' is no folder"):
+        make_shards(write("x/a.jpg")(photos), photos.parent / "out", root=photos / "gone")
+
+
+def test_shards_may_go_beside_the_list(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("x/a.jpg")(photos)
+    monkeypatch.chdir(photos)
+    assert make_shards("list.csv", "out").manifest.samples == 1
+
+
+LABELS: dict[str, tuple[list[str], list[str], list[int], str]] = {
+    "numbers": (["10", "2", "0"], [str(n) for n in range(11)], [10, 2, 0], "numbers from 0 to 10"),
+    "whole floats": (["10.0", "2", "2.0"], [str(n) for n in range(11)], [10, 2, 2], "numbers from 2 to 10"),
+    "-1": (["1", "-1", "-1.0"], ["0", "1"], [1, -1, -1], "from 1 to 1, and -1, no label, for 2 images"),
+    "all -1": (["-1", "-1", "-1"], [], [-1, -1, -1], "labels are all -1: no labels"),
+    "leading zeros": (
+        ["10", "02", "1"],
+        ["1", "02", "10"],
+        [2, 1, 0],
+        "taken as names, in the numbers' order",
+    ),
+    "fractions": (["10.5", "2.5", "10.5"], ["2.5", "10.5"], [1, 0, 1], "no whole numbers from 0, as '2.5'"),
+    "a mix": (
+        ["cat", "10", "2"],
+        ["10", "2", "cat"],
+        [2, 0, 1],
+        "a mix, 2 numbers as '2' and 1 name as 'cat'",
+    ),
+    "names": (["b", "a", "B"], ["B", "a", "b"], [2, 1, 0], ""),
+}
+
+
+@pytest.mark.parametrize(("written", "classes", "labels", "said"), LABELS.values(), ids=LABELS)
+def test_labels(written: list[str], classes: list[str], labels: list[int], said: str, photos: Path) -> None:
+    paths = ("x/a.jpg", "x/b.jpg", "y/c.jpg")
+    (photos / "list.csv").write_text("".join(f"{p},{w}\n" for p, w in zip(paths, written, strict=True)))
+    found = read_list(photos / "list.csv")
+    assert (list(found.classes), [image.label for image in found.images]) == (classes, labels)
+    assert found.told[0] == "columns: no header; path, then label"
+    assert (said in found.told[1]) if said else len(found.told) == 1
+
+
+def test_numbers_of_which_some_are_missing(photos: Path) -> None:
+    """As pandas writes them: the others stay the classes that they are."""
+    (photos / "list.csv").write_text("path,label\nx/a.jpg,2.0\nx/b.jpg,nan\ny/c.jpg,10.0\n")
+    found = read_list(photos / "list.csv")
+    assert [(image.path, image.label) for image in found.images] == [("x/a.jpg", 2), ("y/c.jpg", 10)]
+    assert [(bad.path, bad.reason) for bad in found.refused] == [("x/b.jpg", "line 3: no label (nan)")]
+
+
+CHOICES = {
+    "path=photo,label=breed": ({"x/a.jpg": "cat", "y/c.jpg": "dog"}, "columns: path 'photo', label 'breed'"),
+    " label = label ,path=photo": ({"x/a.jpg": "5", "y/c.jpg": "6"}, "columns: path 'photo', label 'label'"),
+    "path=photo,label=": ({"x/a.jpg": "", "y/c.jpg": ""}, "columns: path 'photo', no labels"),
+    "path=photo": ({"x/a.jpg": "5", "y/c.jpg": "6"}, "columns: path 'photo', label 'label'"),
+}
+
+
+@pytest.mark.parametrize(("columns", "expected", "said"), [(c, *v) for c, v in CHOICES.items()])
+def test_columns_are_chosen(columns: str, expected: dict[str, str], said: str, photos: Path) -> None:
+    (photos / "l.csv").write_text("breed, label, photo\ncat, 5, x/a.jpg\ndog, 6, y/c.jpg\n")
+    found = read_list(photos / "l.csv", columns=columns)
+    labels = {i.path: found.classes[i.label] if i.label >= 0 else "" for i in found.images}
+    assert labels == expected and found.told[0].startswith(f"{said}; not read: '")
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ("photo", "--columns is 'photo': give path=NAME,label=NAME"),
+        ("path=a,path=b", "--columns is"),
+        ("path=", "--columns path=: give the name"),
+        ("path=a,label=b", "line 1: no column is called 'a', but 'path, label'"),
+        ("path=label", "line 1: no column of 'path, label' is known to be the path"),
+    ],
+)
+def test_columns_that_cannot_be(columns: str, words: str, photos: Path) -> None:
+    (photos / "l.csv").write_text("path,label\nx/a.jpg,5\n")
+    with pytest.raises(UserError, match=words):
+        read_list(photos / "l.csv", columns=columns)
+
+
+def test_columns_belong_to_a_list(photos: Path) -> None:
+    with pytest.raises(UsageError, match=r"--columns belongs to a \.csv, \.tsv or \.txt list"):
+        make_shards(photos, photos.parent / "out", columns="path=a")
+
+
+def test_what_was_taken_for_the_header_is_said(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "l.csv").write_text("id, Image, target\n9, x/a.jpg, 1\n8, y/c.jpg, 0\n")
+    for _ in range(2):
+        make([str(photos / "l.csv"), str(photos.parent / "out"), "--workers", "1"])
+        first, second, third = capsys.readouterr().out.splitlines()
+        assert "2 images of 2 classes in 1 shard" in first
+        assert second.startswith("columns: path 'Image', label 'target'; not read: 'id' (--columns path=NAME")
+        assert third == "labels are numbers from 0 to 1"
+
+
+WORDS = st.text("abz09_. é,;\"'", min_size=1, max_size=8).map(str.strip).filter(bool)
+PATHS = st.lists(WORDS.map(lambda stem: f"p/{stem}.jpg"), min_size=1, max_size=6, unique=True)
+NAMES_OF_CLASSES = WORDS.filter(lambda word: any(letter in "abzé" for letter in word))
+
+
+@given(data=st.data(), paths=PATHS)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_labels_read_are_labels_meant(data: st.DataObject, paths: list[str], tmp_path: Path) -> None:
+    """However a list is written: columns in any order, with others, any case, spaces, quotes, marks."""
+    numbers = data.draw(st.booleans())
+    meant = st.integers(-1, 30).map(str) if numbers else NAMES_OF_CLASSES
+    labels = data.draw(st.lists(meant, min_size=len(paths), max_size=len(paths)))
+    as_float = numbers and data.draw(st.booleans())
+    rows = [[path, f"{label}.0" if as_float else label] for path, label in zip(paths, labels, strict=True)]
+    suffix, delimiter = data.draw(
+        st.sampled_from([(".csv", ","), (".tsv", "\t"), (".txt", " "), (".CSV", ",")])
+    )
+    if data.draw(st.booleans()):
+        header = [data.draw(st.sampled_from(NAMES[role])) for role in ("path", "label")]
+        header = [data.draw(st.sampled_from([name, name.upper(), name.title()])) for name in header]
+        rows = [header, *rows]
+        if suffix != ".txt":
+            rows = [[*row, str(at)] for at, row in enumerate(rows)]
+            order = data.draw(st.permutations(range(3)))
+            rows = [[row[at] for at in order] for row in rows]
+    text = io.StringIO()
+    quoting: Literal[0, 1] = (
+        csv.QUOTE_ALL if data.draw(st.booleans()) or suffix == ".txt" else csv.QUOTE_MINIMAL
+    )
+    end = data.draw(st.sampled_from(["\n", "\r\n"]))
+    csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator=end).writerows(rows)
+    written = text.getvalue()
+    if quoting == csv.QUOTE_ALL and data.draw(st.booleans()):
+        written = written.replace(f'"{delimiter}"', f'"{delimiter} "')
+    source = tmp_path / f"list{suffix}"
+    mark = data.draw(st.sampled_from(["", "\ufeff"]))
+    source.write_bytes((mark + written).encode())
+    found = read_list(source)
+    assert found.refused == ()
+    read = {i.path: found.classes[i.label] if i.label >= 0 else "-1" for i in found.images}
+    assert read == dict(zip(paths, labels, strict=True))
+
+
+@given(data=st.data(), paths=PATHS.filter(lambda paths: not any('"' in path for path in paths)))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_text_without_quotes(data: st.DataObject, paths: list[str], tmp_path: Path) -> None:
+    """Paths with spaces and labels of one word behind them, or no labels at all."""
+    labels = data.draw(st.lists(st.integers(0, 999), min_size=len(paths), max_size=len(paths)))
+    labelled = data.draw(st.booleans())
+    space = data.draw(st.sampled_from([" ", "   ", "\t"]))
+    rows = [f"{p}{space}{n}" if labelled else p for p, n in zip(paths, labels, strict=True)]
+    (tmp_path / "list.txt").write_text("\n".join(rows))
+    found = read_list(tmp_path / "list.txt")
+    assert {i.path: i.label for i in found.images} == {
+        path: label if labelled else -1 for path, label in zip(paths, labels, strict=True)
+    }
+
+
+def test_a_missing_label_among_names_is_said(tmp_path: Path) -> None:
+    """Nobody knows whether it is one; nobody's class comes without a word."""
+    for name in ("a", "b", "c"):
+        save_image(tmp_path / f"{name}.jpg")
+    (tmp_path / "list.csv").write_text("a.jpg,cat\nb.jpg,nan\nc.jpg,dog\n")
+    found = read_list(tmp_path / "list.csv")
+    assert found.classes == ("cat", "dog", "nan")
+    assert "the label 'nan' of 1 image is taken as a name: leave it empty where there is none" in found.told
+    (tmp_path / "list.csv").write_text("a.jpg,0\nb.jpg,0.5\nc.jpg,1\n")
+    assert any("no whole numbers from 0, as '0.5'" in line for line in read_list(tmp_path / "list.csv").told)

@@ -1,0 +1,40 @@
+"""Files that are whole or as they were."""
+
+import errno
+from pathlib import Path
+
+import pytest
+from tests.pipeline.making.test_pack import contents
+
+from turbomim.pipeline.system.durable import durable_file, usual_mode, write_durably
+from turbomim.pipeline.system.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("name", "helps"), [("file/below", "check the permissions"), ("x" * 255, "choose a shorter name")]
+)
+def test_a_file_that_can_be_neither_made_nor_removed(name: str, helps: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=rf"cannot write .*; {helps}"):
+        write_durably(tmp_path / name, b"")
+
+
+def test_a_file_of_another_program_has_the_usual_mode(tmp_path: Path) -> None:
+    (tmp_path / "ours").write_text("")
+    with usual_mode(tmp_path / "theirs"):
+        (tmp_path / "private").touch(mode=0o600)
+        (tmp_path / "private").replace(tmp_path / "theirs")
+    assert (tmp_path / "theirs").stat().st_mode == (tmp_path / "ours").stat().st_mode
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_durably(path, b"old")
+    causes = (OSError(errno.EIO, "Input/output error"), UserError), (KeyboardInterrupt(), KeyboardInterrupt)
+    for cause, seen in causes:
+        with pytest.raises(seen), durable_file(path, needed=3) as out:
+            out.write(b"new")
+            out.flush()
+            assert path.read_bytes() == b"old"
+            raise cause
+        assert contents(tmp_path) == {"file": b"old"}

@@ -1,0 +1,469 @@
+"""`turbomim analyze coverage` against textbook clipping, torchvision's windows and the loader's own pixels.
+
+Planted, each seen to fail the test named: whole edges instead of their parts left of a line, edges right of
+it (`test_areas_of_cells_are_those_of_textbook_clipping`); the mirrored border counted, height and width
+exchanged, a window's place for its shape (`test_mean_area_is_the_one_measured_for_the_published_crops`); the
+words of y and x exchanged, a flip forgotten, every epoch the first, masked for visible, a mask transposed
+(`test_an_objects_share_is_that_of_its_white_pixels_in_the_loaders_crops`); x and y exchanged in boxes or in
+polygons, crowds kept (`test_coco_files_are_read_as_documented`); parts outside the photograph kept, an
+annotation of no listed photograph that ends the command or counts, a photograph without objects forgotten
+(`test_instances_as_coco_publishes_them`); VOC's pixels counted from 0, or their last one left out
+(`test_a_folder_of_pascal_voc_is_read`); folders in front of a name, or of a key, that must be the same, the
+first of two fitting names (`test_folders_of_keys_and_names_may_differ`); hashes compared
+(`test_keys_of_strange_names_are_those_of_shard_make`); keys of foreign tars always up to the last dot
+(`test_photographs_of_foreign_tars_are_found_by_their_keys`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tests.pipeline.decoding.crop_reference import encode, rrc_window_by_torchvision, run_graph, run_windows
+from tests.pipeline.tars.tar_bytes import write_tar
+from tests.train.commands.test_cli import call
+
+from turbomim.benchmarks.write_split import texture
+from turbomim.kernels.masking import random_masking
+from turbomim.pipeline.decoding.crop_windows import crop_windows, stored_sides
+from turbomim.pipeline.decoding.crops import Crop, draw
+from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.photographs import assign_keys
+from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.philox import CROP, draw_u32
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.store import Kind, Store
+from turbomim.train.analyze.annotations import Annotations, photographs_of, read_coco, read_voc
+from turbomim.train.analyze.coverage import Coverage, match, shares_of
+from turbomim.train.analyze.objects import Objects, area, cell_areas
+
+Points = list[tuple[float, float]]
+
+
+def clipped(points: Points, axis: int, limit: float, keep_below: bool) -> Points:
+    """Sutherland and Hodgman's clipping by one line."""
+
+    def inside(point: tuple[float, float]) -> bool:
+        return point[axis] <= limit if keep_below else point[axis] >= limit
+
+    out: Points = []
+    for one, other in zip(points, [*points[1:], points[0]], strict=True):
+        if inside(one):
+            out.append(one)
+        if inside(one) != inside(other):
+            t = (limit - one[axis]) / (other[axis] - one[axis])
+            out.append((one[0] + t * (other[0] - one[0]), one[1] + t * (other[1] - one[1])))
+    return out
+
+
+def shoelace(points: Points) -> float:
+    pairs = zip(points, [*points[1:], points[0]], strict=True)
+    return abs(sum(a[0] * b[1] - a[1] * b[0] for a, b in pairs)) / 2
+
+
+def star(seed: int) -> NDArray[np.float64]:
+    """An outline of 4 to 12 corners around the middle of [0, 1], mostly not convex, some corners on lines."""
+    random = np.random.default_rng(seed)
+    angles = np.sort(random.uniform(0, 2 * np.pi, random.integers(4, 13)))
+    radii = random.uniform(0.05, 0.7, len(angles))
+    points: NDArray[np.float64] = 0.5 + radii[:, None] * np.stack([np.sin(angles), np.cos(angles)], 1)
+    return points.round(1) if seed % 3 == 0 else points
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_areas_of_cells_are_those_of_textbook_clipping(seed: int) -> None:
+    outline = star(seed)
+    # a grid that the outline reaches beyond
+    rows, columns = np.linspace(0.1, 0.8, 5), np.linspace(0.0, 0.9, 4)
+    ours = cell_areas(outline, rows, columns)
+    for r, c in itertools.product(range(4), range(3)):
+        points: Points = [(float(y), float(x)) for y, x in outline]
+        for axis, low, high in ((0, rows[r], rows[r + 1]), (1, columns[c], columns[c + 1])):
+            for limit, below in ((low, False), (high, True)):
+                points = clipped(points, axis, float(limit), below) if points else points
+        assert abs(ours[r, c] - (shoelace(points) if points else 0)) < 1e-12
+    # the same backwards, and all of it within a grid that holds it
+    np.testing.assert_allclose(cell_areas(outline[::-1], rows, columns), ours, atol=1e-14)
+    whole = cell_areas(outline, np.linspace(-1, 2, 8), np.linspace(-1, 2, 8))
+    assert abs(whole.sum() - area(outline)) < 1e-12
+
+
+def turn_of(ids: NDArray[np.int64], epoch: int = 0) -> Turn:
+    return Turn(position=0, epochs_B=np.full_like(ids, epoch), ids_B=ids)
+
+
+@pytest.mark.parametrize(
+    ("crop", "scale", "sides", "expected"),
+    [("rrc", 0.2, (375, 500), 0.496), ("rrc", 0.2, (400, 400), 0.540),
+     ("src", 0.2, (375, 500), 0.741), ("src", 0.2, (400, 400), 0.980)],
+)  # fmt: skip
+def test_mean_area_is_the_one_measured_for_the_published_crops(
+    crop: Crop, scale: float, sides: tuple[int, int], expected: float
+) -> None:
+    ids = np.arange(20_000)
+    all_sides = np.tile(sides, (20_000, 1))
+    found = shares_of(crop, scale, ids, all_sides, {}, 14, Coverage(data=Path(), epochs=1))
+    assert abs(found["image"].mean() - expected) < 0.003
+    _, flips = crop_windows(crop, 224, scale, 0, turn_of(ids), all_sides)
+    assert abs(flips.mean() - 0.5) < 0.02
+
+
+def test_windows_of_rrc_are_torchvisions() -> None:
+    ids, random = np.arange(200), np.random.default_rng(0)
+    sides = random.integers(20, 400, (200, 2))
+    windows, _ = crop_windows("rrc", 32, 0.08, 5, turn_of(ids, 3), sides)
+    words = draw_u32(5, np.full(200, 3), ids, CROP, 22)
+    for window, word, (height, width) in zip(windows, words, sides.tolist(), strict=True):
+        top, left, rows, columns = rrc_window_by_torchvision(word.tolist(), height, width, 0.08)
+        expected = np.array([[top, left], [top + rows, left + columns]]) / (height, width)
+        np.testing.assert_allclose(window, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("crop", ["src", "rrc"])
+def test_an_objects_share_is_that_of_its_white_pixels_in_the_loaders_crops(crop: Crop) -> None:
+    """White boxes on black through the loader's crop and flip, and the mask of the same samples."""
+    size, count, units, unit = 64, 24, 4, 16
+    random = np.random.default_rng(1)
+    sides = random.integers(150, 300, (count, 2))
+    images, objects = [], {}
+    for sample, (height, width) in enumerate(sides.tolist()):
+        (top, bottom), (left, right) = (np.sort(random.integers(0, side, 2)) for side in (height, width))
+        top, left = min(top, bottom - 40), min(left, right - 40)
+        top, left = max(top, 0), max(left, 0)
+        pixels = np.zeros((height, width, 3), np.uint8)
+        pixels[top : bottom + 1, left : right + 1] = 255
+        images.append(encode(Image.fromarray(pixels), "PNG"))
+        corners = np.array([[top, left], [top, right + 1], [bottom + 1, right + 1], [bottom + 1, left]])
+        objects[sample] = Objects(outlines=[[corners / (height, width)]], sides=(height, width))
+    ids = np.arange(count)
+    inputs = draw(crop, 0.2, 9, turn_of(ids, 1))
+    crops = run_windows(images, inputs, size) if crop == "src" else run_graph(images, inputs, size, "rrc")
+    options = Coverage(data=Path(), size=size, mask_unit=unit, mask_ratio=0.5, epochs=2, seed=9)
+    found = shares_of(crop, 0.2, ids, sides, objects, units, options)
+    windows, _ = crop_windows(crop, size, 0.2, 9, turn_of(ids, 1), sides)
+    keep, _ = random_masking(9, torch.ones(count, dtype=torch.long), torch.arange(count), units**2, 8)
+    for sample in range(count):
+        white = crops[sample, ..., 0].astype(float) / 255
+        if crop == "src":
+            # what the border mirrors is not the object's
+            (top, left), (bottom, right) = windows[sample]
+            rows, columns = (
+                (np.linspace(low, high, size + 1)[:-1] >= -1e-9)
+                & (np.linspace(low, high, size + 1)[1:] <= 1 + 1e-9)
+                for low, high in ((top, bottom), (left, right))
+            )
+            flipped = bool(inputs["flips"][sample])
+            white = white * rows[:, None] * (columns[::-1] if flipped else columns)[None, :]
+        kept = np.zeros(units**2)
+        kept[keep[sample].numpy()] = 1
+        seen = kept.reshape(units, units).repeat(unit, 0).repeat(unit, 1)
+        whole = area(objects[sample].outlines[0][0])
+        pixel = np.diff(windows[sample], axis=0).prod() / size**2
+        # the second epoch's shares follow those of the first
+        assert abs(found["object"][count + sample] - white.sum() * pixel / whole) < 0.03
+        assert abs(found["visible"][count + sample] - (white * seen).sum() * pixel / whole) < 0.03
+    assert len(found["image"]) == 2 * count and found["object"].std() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["original", "raw"])
+def test_sides_are_those_of_the_stored_images(photo_folder: Path, tmp_path: Path, kind: Kind) -> None:
+    store = Store(kind=kind, short_side=40, resampling="bicubic") if kind == "raw" else None
+    make_shards(photo_folder, tmp_path / "s", samples_per_shard=9, store=store)
+    split = open_split(tmp_path / "s")
+    sides = stored_sides(split, np.arange(33))
+    for sample in range(33):
+        (number,) = re.findall(r"tree_(\d+)", split.locate(sample))
+        (path,) = photo_folder.glob(f"*/tree_{number}.*")
+        width, height = Image.open(path).size
+        if kind == "raw":
+            short = min(height, width)
+            height, width = height * 40 // short, width * 40 // short
+        assert sides[sample].tolist() == [height, width]
+
+
+def coco(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Annotations of two photographs of `photo_folder`."""
+    paths = sorted(folder.glob("*/tree_0[12].jpg"))
+    images = []
+    for number, path in enumerate(paths):
+        width, height = Image.open(path).size
+        name = str(path.relative_to(folder))
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+    annotations = [
+        {"image_id": 0, "bbox": [10, 5, 20, 30], "iscrowd": 0},
+        {"image_id": 1, "bbox": [0, 0, 9, 9], "segmentation": [[0, 0, 9, 0, 9, 5], [20, 20, 24, 20, 20, 24]]},
+        {"image_id": 1, "bbox": [1, 2, 3, 4], "segmentation": {"counts": "x", "size": [9, 9]}},
+        {"image_id": 1, "bbox": [1, 2, 3, 4], "iscrowd": 1, "segmentation": {"counts": "x"}},
+        {"image_id": 1, "bbox": [1, 2, 0, 4]},
+    ]
+    return {"images": images, "annotations": annotations} | changes
+
+
+def test_coco_files_are_read_as_documented(photo_folder: Path, tmp_path: Path) -> None:
+    tree = coco(photo_folder)
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    found = read_coco(tmp_path / "a.json").by_name
+    assert list(found) == ["ash/tree_01.jpg", "ash/tree_02.jpg"]
+    one, two = found.values()
+    height, width = one.sides
+    (box,) = one.outlines[0]
+    assert abs(area(box) - 600 / (height * width)) < 1e-12
+    np.testing.assert_allclose(box.min(0) * (height, width), (5, 10))
+    np.testing.assert_allclose(box.max(0) * (height, width), (35, 30))
+    np.testing.assert_allclose(two.outlines[0][0].max(0) * two.sides, (5, 9))
+    # a triangle of 22.5 and one of 8 pixels; a run-length mask's box; no crowd, nothing flat
+    areas = [sum(map(area, outlines)) * two.sides[0] * two.sides[1] for outlines in two.outlines]
+    np.testing.assert_allclose(areas, [30.5, 12])
+
+
+@pytest.mark.parametrize(
+    ("members", "names"),
+    [
+        (("img_v1.000.jpg", "img_v1.001.jpg"), ("img_v1.000.jpg", "img_v1.001.jpg")),
+        (("a.input.jpg", "a.json", "b.input.jpg", "b.json"), ("a.jpg", "b.jpg")),
+    ],
+)
+def test_photographs_of_foreign_tars_are_found_by_their_keys(
+    members: tuple[str, ...], names: tuple[str, ...], photo_folder: Path, tmp_path: Path
+) -> None:
+    image = (photo_folder / "ash" / "tree_00.jpg").read_bytes()
+    write_tar(tmp_path / "a.tar", [(member, image) for member in members])
+    index_tars(tmp_path)
+    objects = Objects(outlines=[[np.eye(3, 2)]], sides=(1, 1))
+    annotated = Annotations(by_name=dict.fromkeys(names, objects), left_out={})
+    assert sorted(match(open_split(tmp_path), np.arange(2), annotated)) == [0, 1]
+
+
+def test_photographs_are_found_by_their_names(tiny_split: Split, photo_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(coco(photo_folder)))
+    annotated = read_coco(tmp_path / "a.json")
+    ids = np.arange(33)
+    found = match(tiny_split, ids, annotated)
+    assert sorted(tiny_split.locate(sample).split(":")[1] for sample in found) == [
+        "ash_tree_01.jpg",
+        "ash_tree_02.jpg",
+    ]
+    # names without their folder
+    one = next(iter(annotated.by_name.values()))
+    for before in ("", "photos/ash/", "C:\\photos\\ash\\"):
+        others = {name.replace("ash/", before): objects for name, objects in annotated.by_name.items()}
+        assert match(tiny_split, ids, Annotations(by_name=others, left_out={})).keys() == found.keys()
+    with pytest.raises(UserError, match=r"none of 33 samples .* \(the first is other.jpg\)"):
+        match(tiny_split, ids, Annotations(by_name={"other.jpg": one}, left_out={}))
+    empty = Objects(outlines=[], sides=one.sides)
+    with pytest.raises(UserError, match=r"none of the 1 samples .* has an object"):
+        match(tiny_split, ids, Annotations(by_name={"ash/tree_01.jpg": empty}, left_out={}))
+
+
+@pytest.mark.parametrize(
+    ("key", "names", "expected"),
+    [
+        ("000000397133", ["val2017/000000397133.jpg", "val2017/000000397134.jpg"], 0),
+        ("val2017_000000397133", ["000000397133.jpg"], 0),
+        ("ash_b_01", ["01.jpg", "b_01.jpg"], 1),
+        # two photographs of one name, in folders that the sample does not tell
+        ("01", ["a/01.jpg", "b/01.jpg"], None),
+        ("01", ["a/01.jpg", "01.png"], 1),
+        ("397133", ["000000397133.jpg"], None),
+        # another folder is another photograph
+        ("ash_01", ["birch/01.jpg"], None),
+    ],
+)
+def test_folders_of_keys_and_names_may_differ(key: str, names: list[str], expected: int | None) -> None:
+    assert photographs_of([key], names) == ({} if expected is None else {key: names[expected]})
+
+
+def test_keys_of_strange_names_are_those_of_shard_make() -> None:
+    names = ["my photo (1).jpg", "über.jpg", "same.jpg", "same.png", "x/very" + "-long" * 20 + ".jpg"]
+    keys = assign_keys(names)
+    assert photographs_of(keys, names) == dict(zip(keys, names, strict=True))
+    # made from the folder above, of which the annotations do not know: the hash is another
+    keys = assign_keys([f"p/{name}" for name in names])[:2]
+    assert photographs_of(keys, names) == dict(zip(keys, names[:2], strict=True))
+
+
+INSTANCES = """{"info": {"description": "Two photographs", "url": "", "version": "1.0", "year": 2026,
+ "contributor": "", "date_created": "2026/01/02"},
+"licenses": [{"url": "", "id": 1, "name": "Attribution License"}],
+"images": [
+ {"license": 1, "file_name": "000000000139.jpg", "coco_url": "", "height": 60, "width": 80,
+  "date_captured": "2026-01-02 00:00:00", "flickr_url": "", "id": 139},
+ {"license": 1, "file_name": "000000000285.jpg", "coco_url": "", "height": 60, "width": 80,
+  "date_captured": "2026-01-02 00:00:00", "flickr_url": "", "id": 285},
+ {"license": 1, "file_name": "000000000632.jpg", "coco_url": "", "height": 60, "width": 80,
+  "date_captured": "2026-01-02 00:00:00", "flickr_url": "", "id": 632}],
+"annotations": [
+ {"segmentation": [[10.0, 10.0, 30.0, 10.0, 30.0, 25.5, 10.0, 25.5]], "area": 310.0, "iscrowd": 0,
+  "image_id": 139, "bbox": [10.0, 10.0, 20.0, 15.5], "category_id": 64, "id": 26547},
+ {"segmentation": [[60.0, 40.0, 80.02, 40.0, 80.02, 60.01, 60.0, 60.01], [0.0, 0.0, 4.0, 0.0, 0.0, 4.0]],
+  "area": 408.0, "iscrowd": 0, "image_id": 139, "bbox": [0.0, 0.0, 80.02, 60.01], "category_id": 72,
+  "id": 34646},
+ {"segmentation": {"counts": [2000, 40, 2760], "size": [60, 80]}, "area": 40, "iscrowd": 1,
+  "image_id": 139, "bbox": [33, 20, 1, 40], "category_id": 1, "id": 900100000139},
+ {"segmentation": {"counts": "PPYo1", "size": [60, 80]}, "area": 300, "iscrowd": 0,
+  "image_id": 285, "bbox": [70.5, -0.25, 12.0, 20.25], "category_id": 23, "id": 580},
+ {"segmentation": [[100.0, 10.0, 110.0, 10.0, 110.0, 20.0]], "area": 50.0, "iscrowd": 0,
+  "image_id": 285, "bbox": [100.0, 10.0, 10.0, 10.0], "category_id": 64, "id": 581},
+ {"segmentation": [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]], "area": 32.0, "iscrowd": 0,
+  "image_id": 724, "bbox": [1.0, 1.0, 8.0, 8.0], "category_id": 13, "id": 900}],
+"categories": [{"supercategory": "person", "id": 1, "name": "person"}]}
+"""
+
+
+def coco_split(folder: Path) -> Split:
+    """The photographs of INSTANCES as `shard make` packs COCO's flat folder, and one more."""
+    (folder / "val2017").mkdir()
+    for seed, name in enumerate(("000000000139", "000000000285", "000000000632", "000000000724")):
+        Image.fromarray(texture(seed, 60, 80)).save(folder / "val2017" / f"{name}.jpg")
+    make_shards(folder / "val2017", folder / "shards")
+    return open_split(folder / "shards")
+
+
+def test_instances_as_coco_publishes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = coco_split(tmp_path)
+    file = tmp_path / "instances_val2017.json"
+    file.write_text(INSTANCES)
+    found = read_coco(file)
+    left = {"crowd": 1, "without area": 1, "of a photograph that is not listed": 1}
+    assert found.left_out == left
+    areas = {
+        name: [sum(map(area, outlines)) * 4800 for outlines in objects.outlines]
+        for name, objects in found.by_name.items()
+    }
+    # a polygon; two of one object, one of them cut at the border; of a run-length mask the box, cut; nothing
+    assert areas == {
+        "000000000139.jpg": [pytest.approx(310), pytest.approx(400 + 8)],
+        "000000000285.jpg": [pytest.approx(9.5 * 20)],
+        "000000000632.jpg": [],
+    }
+    assert all(
+        (part >= 0).all() and (part <= 1).all()
+        for objects in found.by_name.values()
+        for outlines in objects.outlines
+        for part in outlines
+    )
+    assert len(match(split, np.arange(4), found)) == 3
+    # with COCO's folder in the names, as other tools write them
+    tree = json.loads(INSTANCES)
+    for image in tree["images"]:
+        image["file_name"] = f"val2017/{image['file_name']}"
+    file.write_text(json.dumps(tree))
+    assert len(match(split, np.arange(4), read_coco(file))) == 3
+    words = ["--data", str(split.path), "--boxes", str(file), "--size", "64", "--out", str(tmp_path / "o")]
+    assert call(monkeypatch, "analyze", "coverage", *words) == 0
+    settings = json.loads((tmp_path / "o" / "coverage.json").read_text())["settings"]
+    assert (settings["annotated"], settings["objects"], settings["left_out"]) == (3, 3, left)
+    assert f"annotations left out of {file}: 1 crowd\n" in capsys.readouterr().out
+
+
+def test_a_folder_of_pascal_voc_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = coco_split(tmp_path)
+    (tmp_path / "Annotations").mkdir()
+    file = tmp_path / "Annotations" / "000000000139.xml"
+    box = "<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>"
+    part = f"<part><name>head</name>{box.format(1, 1, 2, 2)}</part>"
+    text = (
+        "<annotation><folder>VOC2012</folder><filename>000000000139.jpg</filename>"
+        "<size><width>80</width><height>60</height><depth>3</depth></size><segmented>0</segmented>"
+        f"<object><name>person</name><difficult>0</difficult>{box.format(11, 21, 30, 40)}{part}</object>"
+        f"<object><name>dog</name><difficult>1</difficult>{box.format('1.0', 1, 80, 60)}</object>"
+        "</annotation>"
+    )
+    file.write_text(text)
+    (objects,) = read_voc(file.parent).by_name.values()
+    # pixels 11 to 30 are twenty of them
+    assert [sum(map(area, outlines)) * 4800 for outlines in objects.outlines] == pytest.approx([400, 4800])
+    np.testing.assert_allclose(objects.outlines[0][0].min(0) * (60, 80), (20, 10))
+    assert len(match(split, np.arange(4), read_voc(file.parent))) == 1
+    words = ["--data", str(split.path), "--boxes", str(file.parent), "--out", str(tmp_path / "o")]
+    for broken, message in (
+        (text[:-20], "is no PASCAL VOC file with size"),
+        (text.replace("<xmin>", "<x>").replace("</xmin>", "</x>"), "bndbox/xmin is missing"),
+        (text.replace("annotation>", "svg>"), "it is <svg>, not <annotation>"),
+        (None, "has no .xml files"),
+    ):
+        file.write_text(broken) if broken else file.unlink()
+        assert call(monkeypatch, "analyze", "coverage", *words) == 1
+        err = capsys.readouterr().err
+        assert message in err and len(err.splitlines()) == 1
+
+
+def test_the_command_shows_images_and_objects(
+    trees: Path,
+    photo_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(coco(photo_folder)))
+    words = ["--data", str(trees), "--size", "64", "--mask-unit", "16", "--crops", "rrc:0.2,src"]
+    assert call(monkeypatch, "analyze", "coverage", *words, "--out", str(tmp_path / "i")) == 0
+    plain = json.loads((tmp_path / "i" / "coverage.json").read_text())["results"]
+    assert list(plain["src"]) == ["image"] and sum(plain["src"]["image"]["histogram"]) == 33 * 4
+    words += ["--boxes", str(tmp_path / "a.json"), "--out", str(tmp_path / "o")]
+    assert call(monkeypatch, "analyze", "coverage", *words) == 0
+    record = json.loads((tmp_path / "o" / "coverage.json").read_text())
+    assert (tmp_path / "o" / "coverage.png").read_bytes()[:4] == b"\x89PNG"
+    assert record["settings"]["annotated"] == 2 and record["settings"]["objects"] == 3
+    for crop in ("rrc:0.2", "src"):
+        found = record["results"][crop]
+        assert found["image"] == plain[crop]["image"]
+        assert sum(found["object"]["histogram"]) == 3 * 4
+        assert found["visible"]["mean"] < found["object"]["mean"] <= 1 and 0 <= found["hidden"]["share"] <= 1
+    assert plain["src"]["image"]["mean"] > plain["rrc:0.2"]["image"]["mean"]
+    assert "objects hidden" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--crops", "rrc:2"], "--crops 'rrc:2': must be src, or rrc:SCALE"),
+        (["--crops", "src:0.2"], "--crops 'src:0.2'"),
+        (["--mask-unit", "15"], "--mask-unit 15: must be a divisor of the crop's 224 pixels"),
+        (["--mask-ratio", "1"], "--mask-ratio 1.0: must keep 1 to 195 of 196 units"),
+        (["--epochs", "0"], "--epochs 0: must be at least 1"),
+        (["--boxes", "/nowhere"], "--boxes /nowhere cannot be read: No such file"),
+        (["--boxes", "BAD"], "is no COCO file of instances, with images"),
+        (["--boxes", "ODD"], "annotation 77: cannot reshape array of size 5"),
+        (["--boxes", "LACKS"], "'annotations' is missing"),
+        (["--boxes", "TURNED"], "pixels, and the file says"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_is_one_line(
+    words: list[str],
+    message: str,
+    trees: Path,
+    photo_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tree = coco(photo_folder)
+    (tmp_path / "BAD").write_text("{")
+    (tmp_path / "LACKS").write_text(json.dumps({"images": tree["images"]}))
+    odd = {"id": 77, "image_id": 0, "segmentation": [[1, 2, 3, 4, 5]]}
+    (tmp_path / "ODD").write_text(json.dumps(tree | {"annotations": [odd]}))
+    for image in tree["images"]:
+        image["height"], image["width"] = image["width"], image["height"]
+    (tmp_path / "TURNED").write_text(json.dumps(tree))
+    words = [str(tmp_path / word) if (tmp_path / word).is_file() else word for word in words]
+    code = call(
+        monkeypatch, "analyze", "coverage", "--data", str(trees), *words, "--out", str(tmp_path / "o")
+    )
+    err = capsys.readouterr().err
+    assert code in (1, 2) and message in err and len(err.splitlines()) == 1

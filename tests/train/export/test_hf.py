@@ -1,0 +1,206 @@
+"""transformers loads the folders by `from_pretrained` and computes what the run computes.
+
+Planted, each seen to fail the test named: queries and keys exchanged, another mean, 2 heads
+(`test_the_encoder_is_a_vit_model`); `norm_pix_loss` always false, a place for the decoder's class token
+(`test_the_whole_mae_gives_our_loss`); an eps of 1e-12, version 5's own names
+(`test_names_on_disk_are_the_published_ones`); bilinear
+whatever the run's (`test_images_of_other_sizes_are_resized_with_the_runs_filter`); missing names, or
+outputs, not looked at (`test_a_tensor_too_few_or_wrong_is_refused`); transformers asked though it is not
+there (`test_without_transformers_it_is_written_and_says_so`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from tests.exported import STEP, make_run
+from torch import Tensor
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.export import hf as export_hf
+from turbomim.train.export.programs import export
+from turbomim.train.export.weights import write_safetensors
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def images() -> Tensor:
+    return torch.randint(
+        0, 256, (2, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
+    )
+
+
+def load(kind: Any, folder: str, **arguments: object) -> Any:
+    """What transformers makes of a folder, nothing missing and nothing left over."""
+    model, found = kind.from_pretrained(folder, output_loading_info=True, **arguments)
+    assert not any(found.values())
+    return model.eval()
+
+
+def pixels(images_BHWC: Tensor) -> Tensor:
+    scaled = (images_BHWC.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    return scaled.float().permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("name", ["mae", "pixmim", "lsmae", "mff"])
+def test_the_encoder_is_a_vit_model(name: str) -> None:
+    run, config, model = make_run(name)
+    exported = export(model, config, STEP, "hf", Path("out"), run)
+    assert [e.path for e in exported] == [Path("out/encoder"), Path("out/mae")][: 1 + (name != "mff")]
+    for each in exported:
+        assert f"transformers {transformers.__version__}: " in each.checked
+    encoder = load(transformers.ViTModel, "out/encoder", add_pooling_layer=False)
+    processors: Any = transformers.AutoImageProcessor
+    processor = processors.from_pretrained("out/encoder")
+    inputs = processor(images=list(images().numpy()), return_tensors="pt")
+    torch.testing.assert_close(inputs["pixel_values"], pixels(images()), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        theirs = encoder(**inputs).last_hidden_state
+        torch.testing.assert_close(model.features(images()), theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_the_whole_mae_gives_our_loss(norm_pix: bool) -> None:
+    run, config, model = make_run("mae")
+    model.norm_pix = norm_pix
+    exported = export(model, with_norm_pix(config, norm_pix), STEP, "hf", Path("out"), run)
+    assert "predicted patches of 3 random images are this run's" in exported[1].checked
+    theirs = load(transformers.ViTMAEForPreTraining, "out/mae")
+    assert theirs.config.norm_pix_loss is norm_pix and theirs.config.mask_ratio == 0.75
+    noise = torch.rand(2, config.patches, generator=torch.Generator().manual_seed(2))
+    order = noise.argsort(1)
+    keep, mask = order[:, : config.keep].contiguous(), order[:, config.keep :].contiguous()
+    zeros = torch.zeros(2, dtype=torch.int64)
+    with torch.no_grad():
+        ours = model(images(), zeros, zeros, keep, mask)
+        loss = theirs(pixels(images()), noise=noise).loss
+    torch.testing.assert_close(ours, loss, rtol=1e-5, atol=1e-6)
+
+
+def with_norm_pix(config: Config, norm_pix: bool) -> Config:
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, norm_pix=norm_pix))
+
+
+def block(name: str, d: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a block of width d, written out by hand."""
+    return {
+        f"{name}.attention.attention.query.weight": (d, d),
+        f"{name}.attention.attention.query.bias": (d,),
+        f"{name}.attention.attention.key.weight": (d, d),
+        f"{name}.attention.attention.key.bias": (d,),
+        f"{name}.attention.attention.value.weight": (d, d),
+        f"{name}.attention.attention.value.bias": (d,),
+        f"{name}.attention.output.dense.weight": (d, d),
+        f"{name}.attention.output.dense.bias": (d,),
+        f"{name}.intermediate.dense.weight": (4 * d, d),
+        f"{name}.intermediate.dense.bias": (4 * d,),
+        f"{name}.output.dense.weight": (d, 4 * d),
+        f"{name}.output.dense.bias": (d,),
+        f"{name}.layernorm_before.weight": (d,),
+        f"{name}.layernorm_before.bias": (d,),
+        f"{name}.layernorm_after.weight": (d,),
+        f"{name}.layernorm_after.bias": (d,),
+    }
+
+
+# those of google/vit-base-patch16-224 and facebook/vit-mae-base, which every version of transformers reads
+ENCODER: dict[str, tuple[int, ...]] = {
+    "embeddings.cls_token": (1, 1, 48),
+    "embeddings.position_embeddings": (1, 37, 48),
+    "embeddings.patch_embeddings.projection.weight": (48, 3, 8, 8),
+    "embeddings.patch_embeddings.projection.bias": (48,),
+    **block("encoder.layer.0", 48),
+    **block("encoder.layer.1", 48),
+    **block("encoder.layer.2", 48),
+    "layernorm.weight": (48,),
+    "layernorm.bias": (48,),
+}
+WHOLE: dict[str, tuple[int, ...]] = {
+    **{f"vit.{name}": shape for name, shape in ENCODER.items()},
+    "decoder.mask_token": (1, 1, 32),
+    "decoder.decoder_pos_embed": (1, 37, 32),
+    "decoder.decoder_embed.weight": (32, 48),
+    "decoder.decoder_embed.bias": (32,),
+    **block("decoder.decoder_layers.0", 32),
+    **block("decoder.decoder_layers.1", 32),
+    "decoder.decoder_norm.weight": (32,),
+    "decoder.decoder_norm.bias": (32,),
+    "decoder.decoder_pred.weight": (192, 32),
+    "decoder.decoder_pred.bias": (192,),
+}
+
+
+def test_names_on_disk_are_the_published_ones() -> None:
+    """Whatever version is installed here; and the configuration alone builds a model of these shapes."""
+    run, config, model = make_run("mae")
+    export(model, config, STEP, "hf", Path("out"), run)
+    kinds: Any = transformers
+    for folder, expected, kind, more in (
+        ("encoder", ENCODER, kinds.ViTModel, {"add_pooling_layer": False}),
+        ("mae", WHOLE, kinds.ViTMAEForPreTraining, {}),
+    ):
+        found = {n: tuple(t.shape) for n, t in load_file(f"out/{folder}/model.safetensors").items()}
+        assert found == expected
+        about = transformers.AutoConfig.from_pretrained(f"out/{folder}")
+        assert about.layer_norm_eps == 1e-6 and about.image_size == 48
+        # the names of a model in memory are those of its version
+        built = sorted(tuple(t.shape) for t in kind(about, **more).state_dict().values())
+        assert built == sorted(expected.values())
+    names = {path.name for path in Path("out/mae").iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+
+
+def test_images_of_other_sizes_are_resized_with_the_runs_filter() -> None:
+    run, config, model = make_run("mae")
+    export(model, config, STEP, "hf", Path("out"), run)
+    processor = transformers.ViTImageProcessor.from_pretrained("out/encoder")
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    assert processor(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 48)
+    # PIL's bicubic
+    assert processor.resample == 3 and config.data.interpolation == "bicubic"
+
+
+def test_a_tensor_too_few_or_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, config, model = make_run("mae")
+
+    def lossy(weights: dict[str, Tensor], path: Path) -> None:
+        write_safetensors({n: t for n, t in weights.items() if "layernorm.bias" not in n}, path)
+
+    def swapping(weights: dict[str, Tensor], path: Path) -> None:
+        key, value = (
+            "encoder.layer.0.attention.attention.key.bias",
+            "encoder.layer.0.attention.attention.value.bias",
+        )
+        write_safetensors(
+            {**weights, key: weights[value], value: weights[key]} if key in weights else weights, path
+        )
+
+    for change_of, message in (
+        (lossy, "does not take all of it: .*layernorm.bias"),
+        (swapping, "differ from"),
+    ):
+        monkeypatch.setattr(export_hf, "write_safetensors", change_of)
+        with pytest.raises(UserError, match=message):
+            export(model, config, STEP, "hf", Path("out"), run)
+        assert not Path("out").exists()
+
+
+def test_without_transformers_it_is_written_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, config, model = make_run("mff")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (exported,) = export(model, config, STEP, "hf", Path("out"), run)
+    assert "transformers is not installed, so nothing was checked" in exported.checked
+    assert json.loads(Path("out/encoder/config.json").read_text())["model_type"] == "vit"

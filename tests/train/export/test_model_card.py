@@ -1,0 +1,166 @@
+"""Model cards: what is in them is in the run's files, and what is not there is not in them.
+
+Planted, each seen to fail the test named: log lines after the checkpoint, `other` whatever the licence,
+whole paths, the position as the number of samples (`test_what_a_log_an_import_and_evaluations_add`); a loss
+of None (`test_a_loss_that_is_no_number_is_left_out`); a list for an object
+(`test_a_damaged_file_is_one_line`); images by the settings instead of the checkpoint
+(`test_what_a_bare_run_tells`); bars as they are (`test_settings_with_bars_do_not_break_the_table`); timm
+for every library (`test_every_export_has_a_card`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from tests.exported import FINGERPRINT, POSITION, STEP, make_run
+from tests.train.commands.test_cli import call
+
+from turbomim import __version__
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.export.model_card import card
+from turbomim.train.export.programs import export
+
+RECORD: dict[str, Any] = {
+    "step": 2, "steps": 7, "position": 16, "epoch": 16 / 33, "loss": 0.8125, "window": 2, "skipped_total": 0,
+    "replaced_total": 5, "rollbacks": 0,
+}  # fmt: skip
+SCORES = {
+    "run": "/home/somebody/runs/r", "step": 3, "train": "/data/shards/trees/train", "train_samples": 33,
+    "scores": {
+        "trained: class token": {"20 neighbours": 0.5, "weighted": 0.75}, "raw pixels": {"weighted": 0.25},
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def card_of(run: Path, config: Any, model: Any, to: str = "timm", **options: Any) -> str:
+    (exported, *_) = export(model, config, STEP, to, Path("out"), run, **options)
+    folder = exported.path if exported.path.is_dir() else exported.path.parent
+    return (folder / "README.md").read_text()
+
+
+def read_by_the_hub(text: str) -> dict[str, Any]:
+    """The front matter, by the Hub's own library."""
+    data: Any = ModelCard(text).data
+    found: dict[str, Any] = data.to_dict()
+    return found
+
+
+def rows(text: str) -> dict[str, str]:
+    """The card's two-column tables."""
+    return dict(re.findall(r"^\| (.+?) \| (.+) \|$", text, re.MULTILINE))
+
+
+def test_what_a_bare_run_tells() -> None:
+    run, config, model = make_run("mae")
+    text = card_of(run, config, model)
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == "other" and head["library_name"] == "timm"
+    assert {"masked-image-modeling", "mae"} <= set(head["tags"])
+    # as the Hub reads it
+    assert read_by_the_hub(text) == head
+    found = rows(text)
+    assert found["fingerprint of the data"] == FINGERPRINT
+    assert (found["steps"], found["images seen"]) == (str(STEP), str(POSITION))
+    assert found["mask"] == "random, 0.75 of the units of 1 x 1 patches"
+    assert found["target"] == "raw; each patch normalised by its own statistics: True"
+    assert found["size"].startswith("48 x 48 pixels, RGB, 6 x 6 patches of 8 pixels")
+    assert found["mean, deviation"] == "0.485, 0.456, 0.406; 0.229, 0.224, 0.225"
+    assert f"exported by turbomim {__version__}" in text and "timm.create_model(" in text
+    assert "checkpoint_path='encoder.safetensors'" in text
+    assert (
+        "No evaluation of this run is recorded" in text and "licence of these weights was not stated" in text
+    )
+    # no log, no recipe, no import
+    assert found["recipe"] == "none recorded"
+    assert not any(
+        word in text for word in ("loss,", "held-out loss", "samples of the data", "began with", "of 7")
+    )
+    assert "`data.size: 224 -> 48`" in found["settings other than the defaults"]
+
+
+def test_what_a_log_an_import_and_evaluations_add() -> None:
+    run, config, model = make_run("mff")
+    records = [
+        {**RECORD, "heldout_loss": 0.9062},
+        {**RECORD, "step": 3, "position": 24, "epoch": 24 / 33, "loss": 0.7501, "window": 1},
+        # of a step after the checkpoint's
+        {**RECORD, "step": 4, "position": 32, "epoch": 32 / 33, "loss": 0.1111, "replaced_total": 99},
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    env = json.loads((run / "env.json").read_text())
+    env["command"] = ["/bin/turbomim", "pretrain", "mff-vit-b16-800e", "--data.path", "/data/x"]
+    (run / "env.json").write_text(json.dumps(env))
+    (run / "import.json").write_text(json.dumps({"file": "/home/me/a.pth", "sha256": "77ff", "from": "mff"}))
+    (run / "eval").mkdir()
+    (run / "eval" / "knn.json").write_text(json.dumps(SCORES))
+    (run / "eval" / "finetune.json").write_text(json.dumps({"top1": 0.8125, "epochs": 5, "lr": 6.25e-05}))
+    text = card_of(run, config, model, license="cc-by-nc-4.0")
+    assert yaml.safe_load(text.split("---")[1])["license"] == "cc-by-nc-4.0" and "not stated" not in text
+    found = rows(text)
+    assert found["recipe"] == "mff-vit-b16-800e"
+    assert "`data.size: 224 -> 48`" in found["settings other than the recipe's"]
+    assert found["began with"].startswith("a.pth (mff), sha256 77ff")
+    assert (found["steps"], found["samples of the data"]) == ("3 of 7", "33")
+    assert found["training loss, mean of 1 steps up to step 3"] == "0.7501"
+    assert found["held-out loss at step 2"] == "0.9062"
+    assert found["samples that could not be decoded"] == "5"
+    assert "roll-backs" not in found and "0.1111" not in text
+    assert "### finetune\n\n- top1: 81.25 %\n- epochs: 5\n- lr: 6.25e-05\n" in text
+    assert "| features | 20 neighbours | weighted |\n| --- | ---: | ---: |\n" in text
+    assert "| trained: class token | 50.00 % | 75.00 % |\n| raw pixels |  | 25.00 % |\n" in text
+    # data sets by name, without anybody's folders
+    assert "- train: trees/train\n" in text and "/home" not in text and "/data/" not in text
+
+
+def test_a_loss_that_is_no_number_is_left_out() -> None:
+    run, config, model = make_run("mae")
+    (run / "metrics.jsonl").write_text(json.dumps({**RECORD, "loss": None}) + "\n")
+    assert "training loss" not in card_of(run, config, model)
+
+
+@pytest.mark.parametrize("to", ["hf", "detectron2", "mmseg", "mae", "mmselfsup", "safetensors"])
+def test_every_export_has_a_card(to: str) -> None:
+    run, config, model = make_run("mae")
+    text = card_of(run, config, model, to)
+    assert read_by_the_hub(text)["library_name"] in {
+        "transformers",
+        "detectron2",
+        "mmseg",
+        "turbomim",
+    }
+    assert rows(text)["images seen"] == str(POSITION) and "PATH" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("eval/knn.json", "{"), ("eval/knn.json", "[1]"), ("import.json", "\0")]
+)
+def test_a_damaged_file_is_one_line(
+    name: str, content: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config, model = make_run("mae")
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).write_text(content)
+    assert call(monkeypatch, "export", str(run), "--to", "timm") == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"turbomim: {run / name} ") and said.endswith("mend it, or remove it\n")
+    assert said.count("\n") == 1 and not (run / "export").exists()
+    with pytest.raises(UserError):
+        export(model, config, STEP, "timm", Path("out"), run)
+
+
+def test_settings_with_bars_do_not_break_the_table() -> None:
+    run, config, model = make_run("mae")
+    (run / "import.json").write_text(json.dumps({"file": "a|b.pth", "sha256": "7", "from": "mae"}))
+    (exported,) = export(model, config, STEP, "timm", Path("out"), run)
+    assert "| began with | a\\|b.pth (mae)" in card(exported, run, config, STEP)

@@ -1,0 +1,268 @@
+"""What a user sees: the panel at any width, plain lines in a pipe, sinks that forget what a kill left.
+
+Planted bugs, and the test that each makes fail:
+- a panel whose lines end within parts, or are cut: `test_the_panel_loses_nothing`;
+- no purge_step for TensorBoard: `test_tensorboard_forgets_steps_after_the_resumed_one`;
+- scores written beside the run's own events: `test_scores_are_a_curve_of_their_own_in_tensorboard`;
+- kept records not sent to a new W&B run: `test_each_start_is_a_wandb_run_with_the_whole_curve`;
+- a picture of other photographs each time, or one that changes the weights:
+  `test_pictures_of_fixed_photographs_change_only_where_the_model_predicts`.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tests.runs import config_for, quiet
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder.live import panel
+from turbomim.train.folder.log import RunLog, line_of, parts_of, read_metrics
+from turbomim.train.folder.sinks import SCALARS, check_sinks, scalars_of, tensorboard_scores
+from turbomim.train.settings.config import Config, RunConfig
+
+RECORD: dict[str, Any] = {
+    "step": 104200, "steps": 250228, "epoch": 333.2, "loss": 0.4231, "lr": 2.4e-3, "grad_norm": 0.31,
+    "img_per_s": 42712.0, "img_per_s_per_gpu": 5339.0, "data_wait_pct": 0.4, "mfu": 0.401,
+    "memory_gib": 31.2, "heldout_loss": 0.431, "skipped": 2, "replaced": 1, "replaced_total": 3,
+    "eta_s": 45667.0, "step_ms": 96.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [120, 80, 40, 20])
+def test_the_panel_loses_nothing(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(panel("runs/a-run-with-a-long-name", 104200, 250228, parts_of(RECORD)))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    inner = [line.strip("│╭╰╮╯─━╸╺ ") for line in lines]
+    shown = " ".join(" ".join(inner).split())
+    for name, value in [("step", "104200/250228"), ("done", "41.6%"), *parts_of(RECORD)]:
+        part = f"{name} {value}"
+        assert part in shown, part
+        assert len(part) > width - 4 or any(part in line for line in inner), f"{part} is torn apart"
+    if width >= 80:
+        assert len(lines) <= 6
+
+
+def test_a_line_says_everything_once() -> None:
+    line = line_of(RECORD)
+    assert "\n" not in line
+    for text in (
+        "step 104200/250228", "epoch 333.20", "loss 0.4231", "lr 2.40e-03", "grad 0.31",
+        "img/s 42712 (5339/GPU)", "wait 0.4%", "mfu 40.1%", "mem 31.2GiB", "held-out 0.4310",
+        "skipped 2", "replaced 3", "eta 12:41:07",
+    ):  # fmt: skip
+        assert line.count(text) == 1, text
+    alone = line_of(RECORD | {"img_per_s": 5339.0, "mfu": None, "skipped": 0, "heldout_loss": None})
+    assert "/GPU" not in alone and "mfu" not in alone and "skipped" not in alone and "held-out" not in alone
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
+def test_a_terminal_has_the_panel_and_a_pipe_the_lines(tmp_path: Path, terminal: bool) -> None:
+    out = io.StringIO()
+    log = RunLog(tmp_path, Console(file=out, width=80, force_terminal=terminal, color_system=None))
+    with log.open(0):
+        with log.bar(0, 250228):
+            log.record(RECORD)
+            log.say("a note in between")
+        log.say("the end")
+    shown = out.getvalue()
+    assert ("╭" in shown) == terminal and (line_of(RECORD) in shown) != terminal
+    assert "a note in between" in shown
+    lines = (tmp_path / "train.log").read_text().splitlines()
+    assert [line.split("  ", 1)[1] for line in lines] == [line_of(RECORD), "a note in between", "the end"]
+    assert read_metrics(tmp_path / "metrics.jsonl") == [RECORD]
+
+
+@pytest.mark.parametrize(
+    ("run", "module", "message"),
+    [
+        (
+            RunConfig(tensorboard=True),
+            "tensorboard",
+            'run.tensorboard = true needs tensorboard, not installed: pip install "turbomim[tensorboard]"',
+        ),
+        (
+            RunConfig(wandb="mim"),
+            "wandb",
+            'run.wandb = mim needs wandb, not installed: pip install "turbomim[wandb]"',
+        ),
+    ],
+)
+def test_a_missing_package_is_one_line_before_anything_starts(
+    tiny_split: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: RunConfig,
+    module: str,
+    message: str,
+) -> None:
+    find = sys.modules["importlib.util"].find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else find(name))
+    settings = {"tensorboard": run.tensorboard, "wandb": run.wandb}
+    with pytest.raises(UserError) as error:
+        pretrain(config_for(tiny_split.path, tmp_path, run=settings), console=quiet())
+    assert str(error.value) == message
+    assert list(tmp_path.iterdir()) == [], "no run folder was made"
+    check_sinks(RunConfig())
+
+
+def test_numbers_that_are_not_finite_or_missing_are_left_out() -> None:
+    names = scalars_of(RECORD)
+    assert names["loss/train"] == 0.4231 and names["throughput/device/mfu"] == 0.401
+    of_finetuning = {"loss/test", "eval/finetune_top1", "eval/finetune_top5"}
+    assert set(names) == set(SCALARS.values()) - of_finetuning
+    assert "loss/train" not in scalars_of(RECORD | {"loss": None})
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """End the process's run, as a kill would, when the log has this step."""
+    real = RunLog.record
+
+    def record(self: RunLog, values: dict[str, Any]) -> None:
+        real(self, values)
+        if values["step"] == step:
+            raise RuntimeError("killed here")
+
+    monkeypatch.setattr(RunLog, "record", record)
+
+
+def killed_and_resumed(config: Config, monkeypatch: pytest.MonkeyPatch, step: int) -> int:
+    """Steps of a run that was broken off at `step` and went on from its checkpoint."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(RuntimeError, match="killed here"):
+            pretrain(config, console=quiet())
+    return pretrain(config, console=quiet()).steps
+
+
+def test_tensorboard_forgets_steps_after_the_resumed_one(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = {"tensorboard": True, "save_every": 4, "picture_every": 5}
+    config = config_for(tiny_split.path, tmp_path, run=run, optim={"epochs": 3})
+    steps = killed_and_resumed(config, monkeypatch, step=7)
+    events = EventAccumulator(str(tmp_path / "r" / "tb"))
+    events.Reload()
+    records = read_metrics(tmp_path / "r" / "metrics.jsonl")
+    losses = events.Scalars("loss/train")
+    assert [event.step for event in losses] == list(range(1, steps + 1)), "none twice, none missing"
+    assert [event.value for event in losses] == pytest.approx([record["loss"] for record in records])
+    assert [event.step for event in events.Images("reconstruction")] == [*range(5, steps, 5), steps]
+
+
+def test_scores_are_a_curve_of_their_own_in_tensorboard(tmp_path: Path) -> None:
+    scores = {"trained: mean": {"20 neighbours": 0.25, "weighted": 0.5}}
+    tensorboard_scores(tmp_path, 6, scores)
+    assert list(tmp_path.iterdir()) == [], "a run without TensorBoard gets none"
+    (tmp_path / "tb").mkdir()
+    tensorboard_scores(tmp_path, 6, scores)
+    assert [path.name for path in (tmp_path / "tb").iterdir()] == ["eval"], "the run's own file is left alone"
+    events = EventAccumulator(str(tmp_path / "tb" / "eval"))
+    events.Reload()
+    found = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
+    assert len(found) == 2 and [(6, 0.25)] in found.values() and [(6, 0.5)] in found.values()
+    assert all(name.startswith("eval/") for name in found)
+
+
+class FakeRun:
+    """What wandb.init returns; a context manager."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings, self.rows, self.open = settings, list[tuple[int, dict[str, Any]]](), True
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        assert self.open
+        self.rows.append((step, values))
+
+    def __enter__(self) -> FakeRun:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.open = False
+
+
+def test_each_start_is_a_wandb_run_with_the_whole_curve(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[FakeRun] = []
+
+    def init(**settings: Any) -> FakeRun:
+        runs.append(FakeRun(settings))
+        return runs[-1]
+
+    fake = SimpleNamespace(init=init, Image=lambda path: Path(path).name, __spec__=object())
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    run = {"wandb": "mim", "save_every": 4, "picture_every": 5}
+    config = config_for(tiny_split.path, tmp_path, run=run, optim={"epochs": 3})
+    steps = killed_and_resumed(config, monkeypatch, step=7)
+    first, second = runs
+    assert not first.open and not second.open
+    assert [each.settings["group"] for each in runs] == ["r", "r"]
+    assert [each.settings["name"] for each in runs] == ["r", "r-from-4"]
+    assert second.settings["project"] == "mim" and second.settings["config"]["model"]["width"] == 32
+    assert [step for step, values in first.rows if "loss/train" in values] == list(range(1, 8))
+    assert [step for step, values in second.rows if "loss/train" in values] == list(range(1, steps + 1))
+    pictures = [(step, values) for step, values in second.rows if "reconstruction" in values]
+    assert pictures[0] == (5, {"reconstruction": "reconstruction-00000005.png"})
+
+
+def tiles(path: Path, columns: int, rows: int, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(rows, columns, side, side, 3): the pictures of a grid, found by their whole-factor enlargement."""
+    sheet = np.asarray(Image.open(path))
+    factor, gap, margin, head = round(224 / side), 10, 28, 29
+    tile = side * factor
+    height = (tile + gap) * rows
+    top = margin + head
+    grid = sheet[top : top + height, margin:]
+    return np.stack(
+        [
+            np.stack(
+                [
+                    grid[r * (tile + gap) :, c * (tile + gap) :][:tile:factor, :tile:factor]
+                    for c in range(columns)
+                ]
+            )
+            for r in range(rows)
+        ]
+    )
+
+
+def test_pictures_of_fixed_photographs_change_only_where_the_model_predicts(
+    tiny_split: Split, tmp_path: Path
+) -> None:
+    plain = config_for(tiny_split.path, tmp_path / "plain", optim={"epochs": 3})
+    drawn = config_for(tiny_split.path, tmp_path / "drawn", optim={"epochs": 3}, run={"picture_every": 4})
+    for config in (plain, drawn):
+        pretrain(config, console=quiet())
+    losses = [
+        [r["loss"] for r in read_metrics(tmp_path / name / "r" / "metrics.jsonl")]
+        for name in ("plain", "drawn")
+    ]
+    assert losses[0] == losses[1], "a picture changed the training"
+    folder = tmp_path / "drawn" / "r" / "images"
+    assert [path.name for path in sorted(folder.iterdir())] == [
+        f"reconstruction-{step:08d}.png" for step in (4, 8, 12, 13)
+    ]
+    sheets = [tiles(path, columns=5, rows=6, side=32) for path in sorted(folder.iterdir())]
+    for one, other in itertools.pairwise(sheets):
+        photograph, masked, reconstruction, _, target = range(5)
+        for column in (photograph, masked, target):
+            assert np.array_equal(one[:, column], other[:, column]), column
+        changed = (one[:, reconstruction] != other[:, reconstruction]).any(-1)
+        hidden = (one[:, photograph] != one[:, masked]).any(-1)
+        assert changed.any() and not (changed & ~hidden).any(), "visible patches stay as they are"

@@ -1,0 +1,359 @@
+"""`turbomim import`: files that fit and files that do not, and the run that it begins.
+
+Each format by itself: test_import_formats.py.  Planted bugs and the test that fails on each: weights never
+loaded (`test_a_run_goes_on_from_the_imported_weights`); half a decoder taken as none, tensors left over, NaN
+(`test_tensors_that_do_not_fit_are_named`); settings not compared
+(`test_settings_that_do_not_fit_name_those_that_do`); two tensors for one name
+(`test_two_tensors_for_one_place_are_refused`); a stand-in left out
+(`test_what_programs_leave_beside_weights_is_passed_over`); a run overwritten
+(`test_a_run_that_is_there_is_left_alone`); an empty fingerprint never or always accepted
+(`test_only_an_import_may_lack_a_fingerprint`); a roll-back to the seed's weights, no moments, or moments of
+one (`test_a_roll_back_to_the_start_is_to_the_imported_weights`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.exported import STEP, make_run
+from tests.runs import config_for, outcome, quiet, run
+from tests.train.commands.test_cli import call
+from tests.train.foreign.imports import here as here
+from tests.train.foreign.imports import import_file, imported, same, save
+from tests.train.foreign.names import (
+    DECODER,
+    ENCODER,
+    MFF,
+    TOKENS,
+    WIDTH,
+    weights,
+)
+from torch import Tensor
+
+from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.commands.pretrain import prepare, pretrain
+from turbomim.train.encoder.features import load_run
+from turbomim.train.export.programs import export
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.rollback import roll_back
+from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.models.methods import make_model
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import to_dict
+
+FULL = ENCODER + DECODER
+OURS = {name for name, _, _ in FULL}
+
+
+def flags_of(config: Config) -> list[str]:
+    """Every setting as a flag."""
+    return [f"--{s}.{key}={value}" for s, values in to_dict(config).items() for key, value in values.items()]
+
+
+@pytest.mark.parametrize("form", ["mae", "mmselfsup"])
+def test_a_file_without_a_decoder_leaves_it_fresh(
+    form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = weights(ENCODER, theirs=form == "mmselfsup")
+    more = ["--model.decoder_width=96", "--model.decoder_depth", "2", "--model.decoder_heads=3"]
+    assert import_file(monkeypatch, save({"model": theirs}), form, *more) == 0
+    said = capsys.readouterr().out
+    assert f"with {len(ENCODER)} of {len(FULL)} tensors" in said and f"missing {len(DECODER)}" in said
+    assert "initial values for" in said and "decoder_blocks.N.mlp.fc1.weight (2)" in said
+    found, fresh = imported(), make_model(load_run(Path("runs/r"))[0]).state_dict()
+    decoder = {name for name, _, _ in DECODER}
+    same(found, {**{name: fresh[name] for name in decoder}, **weights(ENCODER)})
+
+
+def test_a_mask_token_alone_is_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = weights([*ENCODER, DECODER[0]])
+    more = ["--model.decoder_width=96", "--model.decoder_depth=1", "--model.decoder_heads=3"]
+    assert import_file(monkeypatch, save({"model": theirs}), "mae", *more) == 0
+    assert torch.equal(imported()["mask_token"], theirs["mask_token"])
+
+
+def test_other_files_that_hold_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors, half precision, torch's old format, no wrapper, DDP's prefix."""
+    theirs = weights(FULL)
+    save_file(theirs, "a.safetensors")
+    torch.save(theirs, "b.pt", _use_new_zipfile_serialization=False)
+    torch.save({"model": {f"module.{name}": torch.nn.Parameter(t) for name, t in theirs.items()}}, "c.pth")
+    torch.save({name: tensor.half() for name, tensor in theirs.items()}, "d.pth")
+    for file in ("a.safetensors", "b.pt", "c.pth", "d.pth"):
+        assert call(monkeypatch, "import", file, "--from", "mae", f"--run.name={file[0]}") == 0
+    for name in "abc":
+        same(imported(name), theirs)
+    same(imported("d"), {name: tensor.half().float() for name, tensor in theirs.items()})
+
+
+@pytest.mark.parametrize(
+    ("to", "form"),
+    [
+        ("timm", "mae"),
+        ("mae", "mae"),
+        ("mmselfsup", "mmselfsup"),
+    ],
+)
+def test_an_export_comes_back_with_its_heads(
+    to: str, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four and two, where widths 48 and 32 would be taken for one and one; flags win."""
+    run, config, model = make_run("mae", "old")
+    (exported,) = export(model, config, STEP, to, Path("out"), run)
+    file = str(exported.path)
+    assert import_file(monkeypatch, file, form) == 0
+    told = capsys.readouterr().out.split("not in the tensors: ")[1]
+    assert "//" not in told and f"heads as {exported.path.with_suffix('.json')} has them" in told
+    found, _, _ = load_run(Path("runs/r"))
+    assert found.model.heads == 4 and (to == "timm" or found.model.decoder_heads == 2)
+    assert call(monkeypatch, "import", file, "--from", form, "--run.name", "s", "--model.heads", "3") == 0
+    assert load_run(Path("runs/s"))[0].model.heads == 3
+
+
+def test_what_programs_leave_beside_weights_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments, settings and logs of classes that are not here, as MAE, SimMIM and mmengine save them."""
+    theirs = weights(FULL)
+    with monkeypatch.context() as patch:
+        for name in (
+            "yacs",
+            "yacs.config",
+            "mmengine",
+            "mmengine.logging",
+            "mmengine.logging.history_buffer",
+        ):
+            patch.setitem(sys.modules, name, types.ModuleType(name))
+        node = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+        log = type("HistoryBuffer", (), {"__module__": "mmengine.logging.history_buffer"})
+        patch.setattr(sys.modules["yacs.config"], "CfgNode", node, raising=False)
+        patch.setattr(sys.modules["mmengine.logging.history_buffer"], "HistoryBuffer", log, raising=False)
+        config, history = node({"MODEL": node({"TYPE": "vit"})}), log()
+        config.__dict__["__immutable__"] = True
+        history.__dict__.update(_max_length=10, _log_history=np.array([1.0, 2.0]), last=np.float64(3.0))
+        args = argparse.Namespace(lr=1e-3, output_dir=Path)
+        args.output_dir = "out"
+        beside = {"args": args, "config": config, "message_hub": {"loss": history}, "epoch": 7}
+        save({"model": theirs, **beside}, "new.pth")
+        torch.save({"model": theirs, **beside}, "old.pth", _use_new_zipfile_serialization=False)
+    for file in ("new", "old"):
+        assert call(monkeypatch, "import", f"{file}.pth", "--from", "mae", "--run.name", file) == 0
+        same(imported(file), theirs)
+    assert "yacs" not in sys.modules and "mmengine" not in sys.modules
+    assert not any("foreign_file" in str(allowed) for allowed in torch.serialization.get_safe_globals())
+
+
+def test_a_run_goes_on_from_the_imported_weights(trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Initial weights through a file: the run is that of the same weights without one, bit for bit."""
+    config = config_for(trees, Path("fresh"), optim={"epochs": 1.5})
+    run(config)
+    begun = dataclasses.replace(config, run=dataclasses.replace(config.run, folder="runs"))
+    file = save({"model": make_model(config).state_dict()})
+    assert call(monkeypatch, "import", file, "--from", "mae", *flags_of(begun)) == 0
+    run(begun)
+    assert outcome(Path("runs/r")) == outcome(Path("fresh/r"))
+    log = Path("runs/r/train.log").read_text()
+    assert "a new run from the weights in runs/r/ckpt/step-00000000: step 0 of" in log
+    other = dataclasses.replace(begun, run=dataclasses.replace(config.run, folder="other"))
+    seed = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=7))
+    file = save({"model": make_model(seed).state_dict()})
+    assert call(monkeypatch, "import", file, "--from", "mae", *flags_of(other)) == 0
+    run(other)
+    assert outcome(Path("other/r"))[1] != outcome(Path("fresh/r"))[1]
+
+
+def begin(monkeypatch: pytest.MonkeyPatch, trees: Path, seed: int = 7) -> Config:
+    """A run of `config_for` begun with the initial weights of another seed."""
+    config = config_for(trees, Path("runs"), optim={"epochs": 1.5})
+    seeded = dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
+    file = save({"model": make_model(seeded).state_dict()})
+    assert call(monkeypatch, "import", file, "--from", "mae", *flags_of(config)) == 0
+    return config
+
+
+def test_the_first_run_says_what_the_data_is(
+    trees: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make_shards(photo_folder, tmp_path / "other", samples_per_shard=5)
+    config = begin(monkeypatch, trees)
+    assert checkpoint.read_state(Path("runs/r/ckpt/step-00000000")).fingerprint == ""
+    # nothing was seen yet, so any data will do
+    data = dataclasses.replace(config.data, path=str(tmp_path / "other"))
+    pretrain(dataclasses.replace(config, data=data), console=quiet())
+    with pytest.raises(UserError, match="is not the data set of"):
+        pretrain(config, console=quiet())
+
+
+def test_only_an_import_may_lack_a_fingerprint(
+    trees: Path, monkeypatch: pytest.MonkeyPatch, tiny_split: Any
+) -> None:
+    config = begin(monkeypatch, trees)
+    with contextlib.ExitStack() as held:
+        found, _ = prepare(Path("runs/r"), config, [tiny_split], held, on_gpu=False)
+    assert found == "runs/r/ckpt/step-00000000"
+    state = dataclasses.replace(checkpoint.read_state(Path(found)), step=3, position=24)
+    model = make_model(config)
+    optimizer = make_optimizer(model, config.optim)
+    checkpoint.write(Path("runs/r/ckpt"), checkpoint.capture(model, optimizer, state), 2)
+    with contextlib.ExitStack() as held, pytest.raises(UserError, match="is not the data set of"):
+        prepare(Path("runs/r"), config, [tiny_split], held, on_gpu=False)
+
+
+def test_a_roll_back_to_the_start_is_to_the_imported_weights(
+    trees: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = begin(monkeypatch, trees)
+    model = make_model(config)
+    optimizer = make_optimizer(model, config.optim)
+    assert "step-00000000" in roll_back(Path("runs/r/ckpt"), 0, config, model, optimizer)
+    same(dict(model.state_dict()), imported())
+    assert {value["step"].item() for value in optimizer.state.values()} == {0}
+    assert not any(value["exp_avg_sq"].any() for value in optimizer.state.values())
+
+
+def test_everything_that_takes_a_run_takes_it(
+    trees: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(monkeypatch, trees)
+    words = ["--train", str(trees), "--test", str(trees), "--samples", "20"]
+    assert call(monkeypatch, "eval", "knn", "runs/r", *words) == 0
+    assert call(monkeypatch, "show", "runs/r", "--images", "1") == 0
+    assert call(monkeypatch, "export", "runs/r", "--to", "timm") == 0
+    said = capsys.readouterr()
+    assert "trained: mean of patch tokens" in said.out and "reconstruction-00000000.png" in said.out
+    assert "encoder.safetensors: step 0; timm 1" in said.out and not said.err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
+    """One line with these parts, and no run."""
+    said = capsys.readouterr().err
+    assert said.startswith("turbomim: ") and said.count("\n") == 1 and "Traceback" not in said
+    assert all(part in said for part in parts), said
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "theirs", "form", "fitting"),
+    [
+        (FULL, True, "mae", "mmselfsup"),
+        (FULL, False, "mmselfsup", "mae or lsmae"),
+        (FULL + MFF, True, "mmselfsup", "mff"),
+        (FULL, True, "mff", "mmselfsup"),
+        (ENCODER, False, "simmim", "mae or lsmae"),
+        (FULL, False, "convmae", "mae or lsmae"),
+    ],
+)
+def test_a_wrong_format_names_the_right_one(
+    rows: list[Any],
+    theirs: bool,
+    form: str,
+    fitting: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = save({"model": weights(rows, theirs=theirs)})
+    assert import_file(monkeypatch, file, form) == 1
+    refused(capsys, f"{file} is not of --from {form}", f"those of {fitting}\n")
+
+
+def test_other_names_are_of_no_known_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = save({"model": {"vit.embeddings.cls_token": torch.ones(1, 1, 8)}})
+    assert import_file(monkeypatch, file, "mae") == 1
+    refused(capsys, file, "no known program", "'vit.embeddings.cls_token'")
+    for form, sign in (("simmim", "encoder.mask_token"), ("convmae", "patch_embed1.proj.weight")):
+        assert import_file(monkeypatch, save({"model": {sign: torch.ones(1, 3, 4, 4)}}), form) == 2
+        refused(capsys, f"--from {form} needs --recipe NAME")
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        (
+            ["--recipe", "cifar10-vit-t4"],
+            ["model.patch 4", "model.depth 6", "--model.patch 8 --model.width 192"],
+        ),
+        (["--data.size", "64"], ["data.size 64", "--data.size 32"]),
+        (["--model.width", "384", "--model.heads", "6"], ["model.width 384", "--model.width 192"]),
+        (["--model.decoder_depth", "4"], ["model.decoder_depth 4", "--model.decoder_depth 2"]),
+        (["--model.heads", "5"], ["model.width = 192: must be a multiple of 4 x its 5 heads"]),
+        (["--recipe", "mae-vit-b16"], ["unknown recipe 'mae-vit-b16': did you mean mae-vit-b16-800e"]),
+        (["--model.wdth", "3"], ["unknown key 'model.wdth': did you mean model.width"]),
+        (["--to", "mae"], ["Unrecognized options: --to"]),
+    ],
+)
+def test_settings_that_do_not_fit_name_those_that_do(
+    more: list[str],
+    parts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert import_file(monkeypatch, save({"model": weights(FULL)}), "mae", *more) == 2
+    refused(capsys, *parts)
+
+
+def damaged(**changes: Tensor | None) -> str:
+    """A file of an MAE with tensors exchanged, added, or removed where they are None."""
+    tree = {**weights(FULL), **{name.replace("__", "."): tensor for name, tensor in changes.items()}}
+    return save({"model": {name: tensor for name, tensor in tree.items() if tensor is not None}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (
+            {"blocks__0__norm1__weight": None, "blocks__2__norm1__weight": None},
+            ["missing: blocks.N.norm1.weight (2);"],
+        ),
+        ({"decoder_norm__bias": None}, ["missing: decoder_norm.bias;"]),
+        ({"pos_embed": None}, ["missing: pos_embed;"]),
+        (
+            {"extra__weight": torch.ones(3), "gamma__bias": torch.ones(3)},
+            ["unexpected: extra.weight, gamma.bias"],
+        ),
+        ({"norm__bias": torch.ones(5)}, ["of another shape: norm.bias (5,) for (192,)"]),
+        ({"norm__bias": torch.ones(WIDTH, dtype=torch.int64)}, ["of another shape: norm.bias"]),
+        ({"pos_embed": torch.ones(1, TOKENS + 1, WIDTH)}, [f"pos_embed (1, {TOKENS + 1}, 192) for"]),
+        ({"norm__bias": torch.full((WIDTH,), torch.nan)}, ["not finite in norm.bias"]),
+        ({f"blocks__{n}__x": torch.ones(1) for n in range(9000)}, ["too few for the sizes they give"]),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(
+    changes: dict[str, Tensor | None],
+    parts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = damaged(**changes)
+    assert import_file(monkeypatch, file, "mae", *(["--data.size=32"] if "pos_embed" in changes else [])) == 1
+    refused(capsys, file, *parts)
+
+
+def test_two_tensors_for_one_place_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = {**weights(FULL, theirs=True), "cls_token": torch.ones(1, 1, WIDTH)}
+    assert import_file(monkeypatch, save({"state_dict": theirs}), "mmselfsup") == 1
+    refused(capsys, "file.pth: two tensors are cls_token")
+
+
+def test_a_run_that_is_there_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert import_file(monkeypatch, save({"model": weights(FULL)}), "mae") == 0
+    before = {path: path.read_bytes() for path in Path("runs/r").rglob("*") if path.is_file()}
+    assert import_file(monkeypatch, save({"model": weights(FULL, seed=1)}), "mae") == 1
+    assert "runs/r holds a run already: give another --run.name" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in Path("runs/r").rglob("*") if path.is_file()}
+    assert call(monkeypatch, "import", "file.pth", "--from", "mae") == 2
+    assert "import needs --run.name NAME" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""`turbomim report` as a user types it: one line for what cannot be reported.
+
+Planted bug: a pipe opened as a settings file, for ever, fails `test_what_cannot_be_reported_is_one_line`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.train.commands.test_cli import call
+from tests.train.report.test_report import bare  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([], 2, "report needs one or more run folders"),
+        (["/nowhere"], 1, "/nowhere is not a run: it has no config.yaml; give a folder like runs/NAME"),
+        (["FILE"], 1, "is not a run"),
+        (["PIPE"], 1, "is not a run"),
+        (["TUNED"], 1, "is a fine-tuning, not a pre-training: its scores are in"),
+        (["RUN", "RUN"], 2, "is given more than once"),
+        (["RUN", "--out", "page.txt"], 2, "--out page.txt: must be a file whose name ends in .html"),
+        (["RUN", "--out", "FOLDER"], 2, "must be a file whose name ends in .html"),
+        (["RUN", "--benchmarks", "/nowhere"], 1, "--benchmarks /nowhere: is not a folder"),
+        (["RUN", "--benchmark", "x"], 2, "did you mean --benchmarks?"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line(
+    words: list[str],
+    code: int,
+    message: str,
+    bare: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "config.yaml").write_text("finetune: {layer_decay: 0.65}\n")
+    (tmp_path / "folder.html").mkdir()
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "config.yaml")
+    places = {
+        "RUN": bare,
+        "FILE": tmp_path / "file",
+        "PIPE": tmp_path / "pipe",
+        "TUNED": tmp_path / "tuned",
+        "FOLDER": tmp_path / "folder.html",
+    }
+    assert call(monkeypatch, "report", *(str(places.get(word, word)) for word in words)) == code
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("turbomim: ") and err.count("\n") == 1
+    assert not (bare / "report.html").exists()

@@ -1,0 +1,249 @@
+"""`turbomim compare`: the table is the files', and what must not be compared is said.
+
+Planted bugs, and the test that each makes fail:
+- a setting that decides the loss left out of DECIDES_LOSS: `test_losses_that_cannot_be_compared_are_named`;
+- the data's fingerprints not looked at: `test_other_data_and_seeds_are_named`;
+- a fact left out of DECIDES_SCORE: `test_scores_of_other_images_are_named`;
+- every setting listed, or the first run's value in each column, those of fine-tunings left out:
+  `test_runs_stand_side_by_side`;
+- steps in place of images on the axis: `test_the_plot_is_over_images_seen`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.train.commands.test_cli import call
+
+from turbomim.pipeline.tars.split import Split, load_manifest
+from turbomim.train.folder import rundir
+from turbomim.train.recipes.table import recipe
+from turbomim.train.report.compare import plot, warnings
+from turbomim.train.report.run import RunFacts
+from turbomim.train.settings.config import Config
+
+
+def config_of(**sections: dict[str, Any]) -> Config:
+    base = recipe("demo")
+    return dataclasses.replace(
+        base,
+        **{name: dataclasses.replace(getattr(base, name), **values) for name, values in sections.items()},
+    )
+
+
+def facts(label: str, **sections: dict[str, Any]) -> RunFacts:
+    """A run with two records of both losses."""
+    records = [{"step": n, "position": 32 * n, "loss": 1.0 / n, "heldout_loss": 1.1 / n} for n in (1.0, 2.0)]
+    return RunFacts(path=Path(label), label=label, config=config_of(**sections), records=records)
+
+
+def write_run(
+    folder: Path, losses: list[float], scores: dict[str, Any] | None = None, **sections: Any
+) -> Path:
+    """A run folder as training leaves it, but for its checkpoints."""
+    folder.mkdir()
+    rundir.describe(folder, config_of(**sections), torch.device("cpu"), 1)
+    rundir.set_status(folder, "done", len(losses), 32 * len(losses))
+    record = {"steps": len(losses), "img_per_s": 50.0, "data_wait_pct": 1.2, "step_ms": 10.0, "window": 1}
+    lines = [
+        json.dumps({"step": n, "position": 32 * n, "loss": loss, **record})
+        for n, loss in enumerate(losses, 1)
+    ]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    if scores:
+        (folder / "eval").mkdir()
+        (folder / "eval" / "knn.json").write_text(json.dumps({"step": 1, "scores": scores}))
+    return folder
+
+
+def test_runs_stand_side_by_side(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"path": str(tiny_split.path)}
+    scores = {"trained: [b]token[/b]": {"weighted": 0.4321}}
+    one = write_run(tmp_path / "one", [1.0, 0.75], scores, data=data)
+    for name, rate in (("finetune", 5e-4), ("lower", 1e-4)):
+        tuned = {"optim": {"base_lr": rate, "epochs": 100}, "run": {"name": name}}
+        result = {"scores": {"fine-tuned": {"top-1": 0.5}}, "settings": tuned}
+        (one / "eval" / f"{name}.json").write_text(json.dumps(result))
+    two = write_run(tmp_path / "two", [1.0, 0.5, 0.25], data=data, optim={"base_lr": 0.002}, run={"seed": 3})
+    out = tmp_path / "plots" / "p.png"
+    monkeypatch.setenv("COLUMNS", "200")
+    assert call(monkeypatch, "compare", str(one), str(two), "--out", str(out)) == 0
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    # the last of a name: what differs between the fine-tunings comes after what differs between the runs
+    *_, tunings = (number for number, row in enumerate(rows) if row and row[0] == "optim.base_lr")
+    assert rows.pop(tunings) == ["optim.base_lr", "0.0005", "0.0001"]
+    found = {row[0]: row[1:] for row in rows if row}
+    assert found["one"] == ["done", "64", "0.7500", "50", "1.2 %"]
+    assert found["two"] == ["done", "96", "0.2500", "50", "1.2 %"]
+    assert found["optim.base_lr"] == ["0.008", "0.002"] and found["run.seed"] == ["0", "3"]
+    assert found["knn, trained: [b]token[/b], weighted"] == ["43.2", "–"], "brackets are no markup"
+    assert not {"data.path", "optim.epochs", "run.name"} & set(found), "the same in both, or a name"
+    assert Image.open(out).size == (1200, 750)
+
+
+# left at the defaults, as SimMIM has none
+NO_DECODER = {"decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16}
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"model": {"target": "raw"}}, "other targets"),
+        ({"model": {"radius": 20.0}}, "other targets"),
+        ({"model": {"norm_pix": False}}, "other normalisation of the targets"),
+        ({"model": {"patch": 16}}, "other patches, other masks"),
+        ({"data": {"size": 48}}, "other patches"),
+        ({"model": {"mask_ratio": 0.5}}, "other masks"),
+        ({"model": {"mask_unit": 2}}, "other masks"),
+        ({"model": {"mask": "block"}}, "other masks"),
+        ({"data": {"crop": "rrc"}}, "other crops"),
+        ({"data": {"interpolation": "bilinear"}}, "other crops"),
+        ({"model": {"method": "simmim", **NO_DECODER}}, "another kind of loss (L1 on pixels, or squares)"),
+    ],
+)
+def test_losses_that_cannot_be_compared_are_named(sections: dict[str, dict[str, Any]], reason: str) -> None:
+    assert warnings([facts("a"), facts("b", **sections)]) == [
+        f"{kind} losses of a and b are not comparable: {reason}" for kind in ("training", "held-out")
+    ]
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"optim": {"base_lr": 1.0, "global_batch": 64}},
+        {"model": {"width": 256, "method": "mff", "fuse": "2,5"}},
+        {"data": {"threads": 3}},
+    ],
+)
+def test_losses_that_can_be_compared_are_left_alone(sections: dict[str, dict[str, Any]]) -> None:
+    assert warnings([facts("a"), facts("b", **sections)]) == []
+    raw, other = facts("a", model={"target": "raw"}), facts("b", model={"target": "raw", "radius": 3.0})
+    assert warnings([raw, other]) == [], "a radius that is not used"
+
+
+def test_other_data_and_seeds_are_named(tiny_split: Split) -> None:
+    manifest = load_manifest(tiny_split.path)
+    other = dataclasses.replace(manifest, fingerprint="0" * 64)
+
+    def run(label: str, **more: Any) -> RunFacts:
+        return dataclasses.replace(facts(label), **more)
+
+    same = {"training": (Path("x"), manifest), "held-out": (Path("x"), manifest)}
+    assert warnings([run("a", splits=same), run("b", splits=same)]) == []
+    prints = f"other data (fingerprints {manifest.fingerprint[:12]} and 000000000000)"
+    changed = same | {"training": (Path("x"), other)}
+    line = f"training losses of a and b are not comparable: {prints}"
+    assert warnings([run("a", splits=same), run("b", splits=changed)]) == [line]
+    # what the checkpoint says counts more than what lies there now
+    assert warnings([run("a", splits=same), run("b", splits=same, trained_on="0" * 64)]) == [line]
+    held = same | {"held-out": (Path("x"), other)}
+    assert warnings([run("a", splits=same), run("b", splits=held)]) == [
+        f"held-out losses of a and b are not comparable: {prints}"
+    ]
+    gone = {"training": (Path("y"), None)}
+    (line,) = warnings([run("a", splits=same), run("b", splits=gone)])
+    assert "perhaps other data (x and y; a fingerprint is not known)" in line
+    no_losses = [run("a", records=[], splits=same), run("b", records=[], splits=changed)]
+    assert warnings(no_losses) == [], "nothing is compared"
+    (line,) = warnings([facts("a"), facts("b", run={"seed": 5})])
+    assert line == "a and b have other seeds (0 and 5): initial weights, order, crops and masks differ"
+
+
+def test_scores_of_other_images_are_named() -> None:
+    def run(label: str, **measured: Any) -> RunFacts:
+        tree = {"train": "s", "train_samples": 60, "test": "t", "test_samples": 20, "size": 32} | measured
+        return dataclasses.replace(facts(label), evals={"knn": tree, f"only-{label}": measured})
+
+    assert warnings([run("a"), run("b", step=7)]) == []
+    assert warnings([run("a"), run("b", test="u", test_samples=10_000, size=48)]) == [
+        "knn of a and b was not measured on the same: test t and u, test_samples 20 and 10000, size 32 and 48"
+    ]
+
+
+def test_the_plot_is_over_images_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines and legend as matplotlib has them; names that it would read as formulas or hide are names."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda self, file, format: drawn.append(self.axes[0])
+    )
+    plot([facts("$a"), facts("_b")], tmp_path / "p.png")
+    (axes,) = drawn
+    held = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [line.get_xdata().tolist() for line in held] == [[32.0, 64.0]] * 2
+    assert np.allclose(held[0].get_ydata(), [1.1, 0.55])
+    assert len(axes.lines) == 6 and axes.get_xlabel() == "images seen"
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == [r"\$a", r"\$a, held-out", "\u200b_b", "\u200b_b, held-out"]
+    assert axes.get_ylim()[1] >= 1.1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["compare"], 2, "compare needs two or more run folders"),
+        (["compare", "RUN"], 2, "compare needs two or more run folders"),
+        (["compare", "RUN", "/nowhere"], 1, "/nowhere is not a run"),
+        (["compare", "RUN", "RUN"], 2, "is given more than once"),
+        (
+            ["compare", "RUN", "EMPTY", "--out", "x.jpg"],
+            2,
+            "--out x.jpg: must be a file whose name ends in .png",
+        ),
+        (
+            ["compare", "EMPTY", "EMPTY2"],
+            1,
+            "nothing to draw in compare.png: none of the runs has logged a loss",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    words: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = {
+        name: str(write_run(tmp_path / name, losses))
+        for name, losses in (("RUN", [1.0]), ("EMPTY", []), ("EMPTY2", []))
+    }
+    assert call(monkeypatch, *(runs.get(word, word) for word in words)) == code
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("turbomim: ") and err.count("\n") == 1
+    assert not (tmp_path / "compare.png").exists()
+
+
+def test_without_matplotlib_the_tables_are_printed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(write_run(tmp_path / name, [1.0])) for name in "ab"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert call(monkeypatch, "compare", *runs) == 1
+    said = capsys.readouterr()
+    assert "1.0000" in said.out and 'pip install "turbomim[plots]"' in said.err
+
+
+def test_a_damaged_run_is_compared_as_far_as_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = (write_run(tmp_path / name, [1.0, 0.5]) for name in "ab")
+    (one / "config.yaml").write_text("data: [")
+    (two / "status.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "compare", str(one), str(two)) == 0
+    out = capsys.readouterr().out
+    assert "config.yaml is not YAML" in out and "status.json cannot be read" in out and "0.5000" in out

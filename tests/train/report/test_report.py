@@ -1,0 +1,299 @@
+"""`turbomim report`: a page that is whole, closed to the world, and true to the files of a run.
+
+Planted bugs, and the test that each makes fail:
+- an unclosed tag, an image by its path instead of its bytes: `test_a_full_run_has_every_section`;
+- the first log line counted into the rates, held-out and training loss exchanged:
+  `test_the_summary_is_that_of_the_log`;
+- the recipe's value in place of the run's, unchanged settings listed:
+  `test_settings_are_those_that_differ_from_the_recipe`;
+- settings that all fine-tunings share listed, or those that one lacks left out:
+  `test_settings_of_fine_tunings_stand_side_by_side`.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tests.pipeline.test_repair import damage
+from tests.runs import config_for, quiet
+from tests.train.commands.test_cli import call
+from tests.train.report.html_page import Element, Page
+
+from turbomim.pipeline.tars.split import BAD, MANIFEST, Split, open_split
+from turbomim.train.commands.eval import knn as eval_command
+from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.folder import rundir
+from turbomim.train.recipes.table import recipe
+from turbomim.train.report.report import report
+from turbomim.train.report.run import read_run, read_runs
+
+SECTIONS = (
+    "summary", "settings", "curves", "reconstructions", "method", "evaluation", "analyses", "benchmarks",
+    "data", "environment", "bad-samples",
+)  # fmt: skip
+RECORDS: list[dict[str, Any]] = [
+    {"step": 10, "steps": 30, "position": 80, "epoch": 1.0, "loss": 1.5, "lr": 1e-3, "img_per_s": 5.0,
+     "data_wait_pct": 90.0, "step_ms": 1600.0, "window": 10, "first": True, "memory_gib": 1.0},
+    {"step": 20, "steps": 30, "position": 160, "epoch": 2.0, "loss": 0.9, "lr": 5e-4, "img_per_s": 80.0,
+     "data_wait_pct": 2.0, "step_ms": 100.0, "window": 10, "first": False, "memory_gib": 2.5,
+     "heldout_loss": 0.95, "mfu": None},
+    {"step": 30, "steps": 30, "position": 240, "epoch": 3.0, "loss": 0.8, "lr": 0.0, "img_per_s": 40.0,
+     "data_wait_pct": 5.0, "step_ms": 200.0, "window": 10, "first": False, "memory_gib": 2.0,
+     "replaced_total": 4},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def full(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has everything: MFF, held-out data, pictures, scores, an analysis, bad photographs."""
+    folder = tmp_path_factory.mktemp("full")
+    shutil.copytree(tiny_split.path, folder / "split")
+    split = open_split(folder / "split")
+    damage(split, 6, "cut")
+    (folder / "split" / BAD).write_text('{"path": "b/broken.jpg", "reason": "not an image"}\n')
+    os.utime(folder / "split" / MANIFEST)
+    config = config_for(
+        folder / "split", folder / "runs",
+        data={"heldout": str(tiny_split.path), "max_bad_share": 1.0},
+        model={"method": "mff", "fuse": "0,1"}, optim={"epochs": 3},
+        run={"eval_every": 4, "picture_every": 6},
+    )  # fmt: skip
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run = pretrain(config, console=quiet()).folder
+    torch.set_num_threads(threads)
+    (run / "analysis").mkdir()
+    shards = str(tiny_split.path)
+    eval_command.knn_command([str(run), "--train", shards, "--test", shards])
+    analysis = {
+        "analysis": "frequency",
+        "run": str(run),
+        "settings": {"images": 7},
+        "results": {"low": [1, 2]},
+    }
+    (run / "analysis" / "frequency.json").write_text(json.dumps(analysis))
+    Image.new("RGB", (40, 30), "red").save(run / "analysis" / "frequency.png")
+    return run
+
+
+@pytest.fixture
+def bare(tiny_split: Split, tmp_path: Path) -> Path:
+    """A run folder of the demo's recipe at another rate, as its files would be; nothing was trained."""
+    config = recipe("demo")
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, path=str(tiny_split.path)),
+        optim=dataclasses.replace(config.optim, base_lr=4e-3),
+        run=dataclasses.replace(config.run, folder=str(tmp_path), name="bare"),
+    )
+    run = tmp_path / "bare"
+    run.mkdir()
+    rundir.describe(run, config, torch.device("cpu"), 1)
+    env = json.loads((run / "env.json").read_text())
+    (run / "env.json").write_text(
+        json.dumps({**env, "command": ["turbomim", "pretrain", "demo", "--x", "1"]})
+    )
+    rundir.set_status(run, "done", 30, 240)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in RECORDS))
+    (run / "train.log").write_text("2026-01-02 03:04:05  begun\n2026-01-02 03:05:06  step 30/30\n")
+    return run
+
+
+def page_of(*runs: Path, benchmarks: Path | None = None) -> Page:
+    return Page(report(read_runs(runs), benchmarks))
+
+
+def part(page: Page, name: str) -> Element:
+    found = page.root.id(name)
+    assert found is not None, name
+    return found
+
+
+def end_of(path: Path) -> str:
+    """An absolute path as a page shows it."""
+    return f"…/{path.parent.name}/{path.name}"
+
+
+def cells(element: Element) -> list[list[str]]:
+    return [[cell.text for cell in row.children] for row in element.all("tr")]
+
+
+def test_a_full_run_has_every_section(full: Path, tmp_path: Path) -> None:
+    row = {"name": "step: ours", "unit": "us per 1000 images", "device": "cpu"}
+    rows = [
+        row | {"p20": 1e6, "p50": 2e6, "p80": 4e6},
+        row | {"p20": 1e5, "p50": 1e6, "p80": 1e6},
+        {"other": 1},
+    ]
+    (tmp_path / "step.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    text = report(read_runs([full]), tmp_path)
+    page = Page(text)
+    assert page.faults == [] and text.startswith('<!DOCTYPE html>\n<html lang="en">')
+    assert [e.attributes["id"] for e in page.root.all("section")] == list(SECTIONS), (
+        "no problems, all the rest"
+    )
+    links = [a.attributes["href"] for a in page.root.all("a")]
+    assert links == [f"#{name}" for name in SECTIONS]
+
+    # nothing from elsewhere, nothing that runs; two slashes may well be in a picture's bytes
+    without = re.sub('base64,[^"]+', "", text)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|<script|\son\w+=", without)
+    foreign = {"script", "link", "iframe", "object", "base", "form"}
+    assert {e.name for e in page.root.all()} & foreign == set()
+    sources = [img.attributes["src"] or "" for img in page.root.all("img")]
+    assert len(sources) == 4, "steps 6, 12 and the last, and the analysis"
+    for source in sources:
+        kind, data = source.split(",")
+        assert kind == "data:image/webp;base64"
+        Image.open(io.BytesIO(base64.b64decode(data))).load()
+
+    # for who does not see it, or prints it
+    assert all(img.attributes["alt"] for img in page.root.all("img"))
+    assert all(
+        svg.attributes.get("aria-label") or svg.attributes.get("aria-hidden") for svg in page.root.all("svg")
+    )
+    for table in page.root.all("table"):
+        assert {th.attributes["scope"] for th in table.all("th")} == {"col", "row"}
+        assert len({len(row) for row in cells(table)}) == 1, "every row has every column"
+    ids = [e.attributes["id"] for e in page.root.all() if "id" in e.attributes]
+    assert len(set(ids)) == len(ids)
+    named = {e.attributes["aria-labelledby"] for e in page.root.all("section")}
+    assert named <= set(ids)
+    for word in ("@media print", "prefers-color-scheme: dark", "max-width: 40rem"):
+        assert word in text
+    assert 'name="viewport"' in text and len(text) < 5e6
+
+    assert ["step: ours", "500", "250 to 1,000"] in cells(part(page, "benchmarks"))
+    assert "device cpu" in part(page, "benchmarks").text
+    assert "fuse_0" in part(page, "method").text and "Weight of each fused block" in part(page, "method").text
+    assert "b/broken.jpg" in part(page, "bad-samples").text
+    assert re.search(
+        r"[1-9]\d* samples replaced while training; of these named in train.log: ", page.root.text
+    )
+    assert "Settings: images 7" in part(page, "analyses").text
+    assert ["low", "1, 2"] in cells(part(page, "analyses"))
+    facts = {row[0]: row[1] for row in cells(part(page, "data"))}
+    assert facts["samples"] == "33" and facts["fingerprint"] and facts["store"] == "original"
+
+
+def test_the_scores_are_those_of_the_file(full: Path) -> None:
+    scores = json.loads((full / "eval" / "knn.json").read_text())["scores"]
+    rows = cells(part(page_of(full), "evaluation"))
+    assert rows[0] == ["features", "20 neighbours", "weighted"]
+    assert rows[1:] == [
+        [name, *(f"{100 * v:.1f}" for v in values.values())] for name, values in scores.items()
+    ]
+
+
+def test_the_same_files_give_the_same_page(
+    full: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    outs = [tmp_path / "deep" / "one.html", tmp_path / "two.html"]
+    for out in outs:
+        assert call(monkeypatch, "report", str(full), "--out", str(out)) == 0
+        assert str(out) in capsys.readouterr().out
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+    assert call(monkeypatch, "report", str(full)) == 0
+    assert (full / "report.html").read_bytes() == outs[0].read_bytes()
+    (full / "report.html").unlink()
+
+
+def test_the_summary_is_that_of_the_log(bare: Path) -> None:
+    page = page_of(bare)
+    facts = {row[0]: row[1] for row in cells(part(page, "summary"))}
+    assert facts["run"] == "bare" and facts["recipe"] == "demo" and facts["status"] == "done"
+    assert facts["steps"] == "30 of 30" and facts["images seen"] == "240"
+    assert facts["training loss"] == "0.8000" and facts["held-out loss"] == "0.9500 (step 20)"
+    # without the first line: 80 and 40 img/s for 1 and 2 s; with it: the time
+    assert facts["img/s"] == "53" and facts["waiting for data"] == "4.0 %"
+    assert facts["time of its steps"] == "0:19" and "MFU" not in facts
+    assert facts["most memory of a process"] == "2.5 GiB" and facts["samples replaced"] == "4"
+    assert facts["begun"] == "2026-01-02 03:04:05" and facts["last log line"] == "2026-01-02 03:05:06"
+    assert "as of 2026-01-02 03:05:06" in page.root.text
+    assert page.root.id("evaluation") is None and page.root.id("method") is None, "left out without content"
+
+
+def test_settings_are_those_that_differ_from_the_recipe(bare: Path, tiny_split: Split) -> None:
+    settings = part(page_of(bare), "settings")
+    rows = {row[0]: row[1:] for row in cells(settings)}
+    assert rows["setting"] == ["bare", "its recipe, demo"]
+    assert rows["optim.base_lr"] == ["0.004", "0.008"]
+    shown = end_of(tiny_split.path)
+    assert rows["data.path"] == [shown, "(none)"]
+    assert set(rows) == {"setting", "optim.base_lr", "data.path"}
+    assert [e.text for e in settings.all("span")] == [shown, "0.004"]
+
+
+def tuning(**settings: Any) -> str:
+    """A result of `turbomim eval finetune`."""
+    sections = {"run": {"name": "finetune", "folder": "runs/r/eval"}, "optim": settings}
+    return json.dumps({"step": 3, "scores": {"fine-tuned": {"top-1": 0.5}}, "settings": sections})
+
+
+def test_settings_of_fine_tunings_stand_side_by_side(bare: Path) -> None:
+    (bare / "eval").mkdir()
+    (bare / "eval" / "finetune.json").write_text(tuning(base_lr=5e-4, epochs=100, clip_grad=5.0))
+    assert "differ" not in part(page_of(bare), "evaluation").text
+    (bare / "eval" / "knn.json").write_text('{"scores": {"trained": {"weighted": 0.25}}}')
+    (bare / "eval" / "lower.json").write_text(tuning(base_lr=1e-4, epochs=100))
+    evaluation = part(page_of(bare), "evaluation")
+    assert "Settings that differ between fine-tunings" in evaluation.text
+    rows = cells(evaluation.all("table")[-1])
+    assert rows == [
+        ["setting", "finetune", "lower"],
+        ["optim.base_lr", "0.0005", "0.0001"],
+        ["optim.clip_grad", "5", "–"],
+    ]
+
+
+def test_several_runs_stand_side_by_side(bare: Path, full: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "bare"
+    shutil.copytree(bare, other)
+    page = page_of(bare, other, full)
+    assert page.faults == []
+    assert cells(part(page, "summary"))[0] == ["run", end_of(bare), end_of(other), "r"], (
+        "names that tell them apart"
+    )
+    loss = part(page, "curves").all("figure")[0]
+    names = [item.text for item in loss.all("li")]
+    assert names[0] == f"{end_of(bare)}, training" and f"{end_of(other)}, held-out" in names
+    assert "r, training" in names
+    # another global batch: steps are not the same
+    assert "images seen" in loss.text and "optimizer step" not in loss.text
+    assert "optimizer step" in part(page_of(bare, other), "curves").text
+
+
+def test_a_run_that_just_began_has_a_report(bare: Path) -> None:
+    for name in ("metrics.jsonl", "train.log", "status.json", "env.json"):
+        (bare / name).unlink()
+    page = page_of(bare)
+    assert page.faults == [] and page.root.id("curves") is None and page.root.id("problems") is None
+    facts = {row[0]: row[1] for row in cells(part(page, "summary"))}
+    assert set(facts) == {"run", "model", "target"} and facts["run"] == "bare"
+
+
+def test_the_recipe_is_that_of_the_command(bare: Path) -> None:
+    for command, name in (
+        (["turbomim", "demo"], "demo"),
+        (["turbomim", "pretrain", "mae-vit-b16-800e", "--run.name", "demo"], "mae-vit-b16-800e"),
+        (["turbomim", "import", "x.pth", "--recipe=mae-vit-l16-800e"], "mae-vit-l16-800e"),
+        (["demo", "pretrain", "of-another-version"], None),
+        ("demo", None),
+    ):
+        (bare / "env.json").write_text(json.dumps({"command": command}))
+        assert read_run(bare, "x").recipe == name
+    assert "defaults (no recipe is known)" in part(page_of(bare), "settings").text

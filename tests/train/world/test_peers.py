@@ -1,0 +1,162 @@
+"""What ranks wait for at a meeting, and what two threads of a rank write of it.
+
+Planted, each seen to fail the test named: exchanges that do not wait for rank 0
+(`test_rank_0_at_work_is_waited_for`); a silent rank 0 that is waited for too
+(`test_a_rank_0_without_a_sign_of_life_is_named`); a sign that two threads change without a lock
+(`test_two_threads_change_one_sign`); a watch that forgets what the main thread found
+(`test_the_watch_keeps_what_was_found`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from tests.runs import as_rank, finish, launch_ranks
+
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.world import peers
+from turbomim.train.world.distributed import World, start
+from turbomim.train.world.peers import Peers, Sign
+
+# seconds that a rank waits for the others in these tests, and that rank 0 works
+TIMEOUT, WORK = 3.0, 5.0
+
+
+def from_main(world: World, work: Any) -> None:
+    world.from_main(work)
+
+
+def together(world: World, work: Any) -> None:
+    world.together(lambda: work() if world.main else None)
+
+
+def before_wait(world: World, work: Any) -> None:
+    if world.main:
+        work()
+    world.wait()
+
+
+def at_work(out: Path, fate: str, who: int, kinds: Sequence[Any], rank: int, world: int, port: int) -> None:
+    """A rank of two; one of them works, and meets its fate, before it meets the other."""
+    as_rank(rank, world, port)
+
+    def work() -> None:
+        (out / f"pid-{rank}").write_text(str(os.getpid()))
+        if fate == "silent":
+            setattr(Peers, "_tell", lambda self: None)  # noqa: B010
+        if fate == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(WORK if fate == "works" else 60)
+
+    try:
+        with start("cpu", TIMEOUT) as ranks:
+            for kind in kinds:
+                if who == 0:
+                    kind(ranks, work)
+                else:
+                    ranks.together(lambda: work() if rank == who else None)
+            (out / f"done-{rank}").touch()
+    except UserError as error:
+        (out / f"said-{rank}").write_text(str(error))
+        os._exit(1)
+
+
+def test_rank_0_at_work_is_waited_for(tmp_path: Path) -> None:
+    kinds = (from_main, together, before_wait)
+    assert [finish(p) for p in launch_ranks(at_work, 2, tmp_path, "works", 0, kinds)] == [0, 0]
+    assert [(tmp_path / f"done-{rank}").exists() for rank in (0, 1)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("fate", "who", "words"),
+    [
+        ("silent", 0, "has given no sign of life"),
+        ("stopped", 0, "has given no sign of life"),
+        ("sleeps", 1, "is alive but did not come"),
+    ],
+)
+def test_a_rank_0_without_a_sign_of_life_is_named(tmp_path: Path, fate: str, who: int, words: str) -> None:
+    processes = launch_ranks(at_work, 2, tmp_path, fate, who, (from_main,))
+    begun = time.monotonic()
+    assert finish(processes[1 - who]) == 1
+    took_s = time.monotonic() - begun
+    processes[who].kill()
+    finish(processes[who])
+    said = (tmp_path / f"said-{1 - who}").read_text()
+    assert f"rank {who} " in said and words in said and "\n" not in said, said
+    assert took_s < TIMEOUT + 20
+
+
+def peers_alone(monkeypatch: pytest.MonkeyPatch) -> Peers:
+    """The only rank's peers, with no store behind them."""
+
+    class Prefixed:
+        def __init__(self, prefix: str, store: object) -> None:
+            self.kept: dict[str, str] = {}
+
+        def set(self, key: str, value: str) -> None:
+            self.kept[key] = value
+
+        def multi_get(self, keys: list[str]) -> list[str]:
+            return [self.kept[key] for key in keys]
+
+    class Store:
+        def clone(self) -> Self:
+            return self
+
+        def set_timeout(self, timeout: object) -> None:
+            pass
+
+    monkeypatch.setattr(peers, "PrefixStore", Prefixed)
+    monkeypatch.setattr(peers, "BEAT", 0.001)
+    return Peers(Store(), 0, 1, 60.0)  # type: ignore[arg-type]
+
+
+def test_two_threads_change_one_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the reading of a sign and its writing the other thread has time for a change of its own."""
+    real = Sign._replace
+
+    def slow(self: Sign, **changes: Any) -> Sign:
+        time.sleep(0.003)
+        return real(self, **changes)
+
+    monkeypatch.setattr(Sign, "_replace", slow)
+    with peers_alone(monkeypatch) as alone:
+        for _ in range(60):
+            alone.enter()
+        assert alone._mine.entered == 60 and alone._mine.beats > 5
+
+
+def test_the_watch_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main thread finds who is missing while the watch looks, and sees nobody missing."""
+    looking, found = threading.Event(), threading.Event()
+
+    def look(self: Peers) -> dict[int, str]:
+        looking.set()
+        found.wait(20)
+        return {}
+
+    monkeypatch.setattr(Peers, "_look", look)
+    monkeypatch.setattr(Peers, "_who", lambda self: {1: "rank 1 on b is alive but did not come"})
+
+    def wait_out(self: Peers) -> bool:
+        """Let the watch end its look first."""
+        found.set()
+        time.sleep(0.1)
+        return True
+
+    monkeypatch.setattr(Peers, "_speaks", wait_out)
+    with (
+        pytest.raises(UserError, match="rank 1 on b is alive"),
+        peers_alone(monkeypatch) as alone,
+        alone.explaining(),
+    ):
+        looking.wait(20)
+        raise RuntimeError("gloo: timed out")
