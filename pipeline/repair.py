@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.decoding.header import check_header
-from turbomim.pipeline.decoding.ppm import ppm_pixels
+from turbomim.pipeline.decoding.admit import admit
 from turbomim.pipeline.reading.read import Samples, ShardFiles, read_samples
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.system.errors import UserError
@@ -24,17 +23,6 @@ MIN_SAMPLES = 200
 
 # place and reason of each image that does not decode, of some images that passed `admit`
 FindUndecodable = Callable[[list[NDArray[np.uint8]]], dict[int, str]]
-
-
-def admit(image_N: NDArray[np.uint8], store: Kind) -> NDArray[np.uint8]:
-    """Return what the graph is fed for a stored image: its bytes, or of the raw store its pixels, uncopied.
-
-    Raises ValueError with the reason: another format, a broken header, more than MAX_PIXELS pixels.
-    """
-    if store == "raw":
-        return ppm_pixels(image_N)
-    check_header(image_N)
-    return image_N
 
 
 class Repair:

@@ -11,8 +11,8 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
+from turbomim.pipeline.decoding.admit import admit
 from turbomim.pipeline.decoding.decode import decode_or_say
-from turbomim.pipeline.repair import admit
 from turbomim.pipeline.tars.store import Kind
 from turbomim.pipeline.tars.stored_image import StoredImage
 

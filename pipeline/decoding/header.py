@@ -12,7 +12,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.making.photographs import MAX_PIXELS
+# Pillow's own limit against decompression bombs: 2 * 89,478,485
+MAX_PIXELS = 178_956_970
+
 
 Format = Literal["jpg", "png", "webp"]
 

@@ -21,9 +21,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from turbomim.pipeline.decoding.admit import admit
 from turbomim.pipeline.decoding.decode import find_undecodable
 from turbomim.pipeline.reading.read import ShardFiles, read_samples
-from turbomim.pipeline.repair import admit
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Kind, Store

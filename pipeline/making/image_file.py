@@ -8,9 +8,10 @@ import numpy as np
 
 from turbomim.pipeline.decoding.decode import Undecodable, decode
 from turbomim.pipeline.decoding.header import check_header
-from turbomim.pipeline.making.photographs import MAX_IMAGE_BYTES, Photograph
+from turbomim.pipeline.making.photographs import Photograph
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, why
+from turbomim.pipeline.tars.samples import MAX_IMAGE_BYTES
 
 MAX_REASON = 200
 

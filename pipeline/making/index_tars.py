@@ -14,14 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbomim import __version__
-from turbomim.pipeline.making.photographs import BadImage
 from turbomim.pipeline.making.plan import at_least_one
 from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_split, tar_bytes
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import why
 from turbomim.pipeline.tars.keys import TarNames, choose_keys, look_at_names
-from turbomim.pipeline.tars.listings import write_listings
+from turbomim.pipeline.tars.listings import BadImage, write_listings
 from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS, Choice, TarSamples, read_samples_of
 from turbomim.pipeline.tars.split import Manifest, Shard, fingerprint_of, index_name
 from turbomim.pipeline.tars.store import Store

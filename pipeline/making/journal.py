@@ -13,12 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from turbomim.pipeline.making.photographs import BadImage
 from turbomim.pipeline.making.shard_job import ShardResult
 from turbomim.pipeline.system.durable import sync, sync_folder, write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.folder_lock import LOCK, folder_lock
 from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.tars.listings import BadImage
 from turbomim.pipeline.tars.split import MAKING, Shard
 
 PLAN = "plan.json"

@@ -25,7 +25,7 @@ from turbomim.pipeline.making.journal import (
     record,
     whole,
 )
-from turbomim.pipeline.making.photographs import BadImage, Photographs
+from turbomim.pipeline.making.photographs import Photographs
 from turbomim.pipeline.making.plan import (
     SHARD_SIZE,
     Settings,
@@ -50,7 +50,7 @@ from turbomim.pipeline.system.durable import check_space, write_durably
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import why
-from turbomim.pipeline.tars.listings import read_bad, write_listings
+from turbomim.pipeline.tars.listings import BadImage, read_bad, write_listings
 from turbomim.pipeline.tars.split import (
     MAKING,
     MANIFEST,

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from turbomim.pipeline.making.list_rows import Row, read_rows
-from turbomim.pipeline.making.photographs import BadImage, Photograph, Photographs, assign_keys, stamp
+from turbomim.pipeline.making.photographs import Photograph, Photographs, assign_keys, stamp
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.listings import BadImage
 from turbomim.pipeline.tars.tar import NO_LABEL
 
 # 1.0 is 1, as tables write numbers once one of them is missing; 01 is a name

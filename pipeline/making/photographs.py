@@ -15,15 +15,11 @@ from pathlib import Path
 from turbomim.pipeline.making.passed_over import PassedOver
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.tars.listings import BadImage
 from turbomim.pipeline.tars.tar import NO_LABEL
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 
-# Pillow's own limit against decompression bombs: 2 * 89,478,485
-MAX_PIXELS = 178_956_970
-
-# sizes and offsets of one image fit int32 in the sample index
-MAX_IMAGE_BYTES = 2**31 - 1
 
 MAX_KEY = 80
 
@@ -41,14 +37,6 @@ class Photograph:
     label: int
     bytes: int
     mtime_ns: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BadImage:
-    """An image that was left out. path: relative to the root."""
-
-    path: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

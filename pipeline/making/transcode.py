@@ -17,10 +17,10 @@ from PIL import Image, features
 
 from turbomim.pipeline.decoding.crops import resized_sides
 from turbomim.pipeline.decoding.decode import decode_or_say
+from turbomim.pipeline.decoding.header import MAX_PIXELS
 from turbomim.pipeline.decoding.ppm import ppm_bytes
 from turbomim.pipeline.decoding.resize import resize
 from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage, does_not_decode
-from turbomim.pipeline.making.photographs import MAX_PIXELS
 from turbomim.pipeline.tars.store import Store
 
 # of libjpeg

@@ -2,14 +2,21 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.making.photographs import BadImage
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import BAD, MANIFEST, SUMS, Manifest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadImage:
+    """An image that was left out. path: relative to the root."""
+
+    path: str
+    reason: str
 
 
 def write_listings(

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
-from turbomim.pipeline.making.photographs import MAX_IMAGE_BYTES
 from turbomim.pipeline.tars.keys import printable, split_name
 from turbomim.pipeline.tars.tar import LABEL_BYTES, NO_LABEL, Keys, is_label
 from turbomim.pipeline.tars.walk import BadTar, TarMember, walk_tar
+
+# sizes and offsets of one image fit int32 in the sample index
+MAX_IMAGE_BYTES = 2**31 - 1
+
 
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
 

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 
 from turbomim import __version__
 from turbomim.pipeline.image_source import Source, open_source, source_classes, source_crops, source_keys
-from turbomim.pipeline.making.photographs import BadImage, Photographs, describe_others
+from turbomim.pipeline.making.photographs import Photographs, describe_others
 from turbomim.pipeline.system.durable import (
     check_space,
     durable_file,
@@ -32,6 +32,7 @@ from turbomim.pipeline.system.durable import (
     write_durably,
 )
 from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.listings import BadImage
 from turbomim.train.commands.cli import flag_values
 from turbomim.train.commands.eval.knn import say_assumed
 from turbomim.train.commands.import_ import split as split_words

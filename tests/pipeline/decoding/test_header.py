@@ -10,8 +10,7 @@ from PIL import Image
 
 from turbomim.benchmarks.faults.image_kinds import png, whole_kinds
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decoding.header import MAX_SIDE, check_header, for_pixels, read_header
-from turbomim.pipeline.making.photographs import MAX_PIXELS
+from turbomim.pipeline.decoding.header import MAX_PIXELS, MAX_SIDE, check_header, for_pixels, read_header
 
 
 def content(text: bytes) -> NDArray[np.uint8]:
