@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.decoding.ppm import ppm_bytes
-from turbomim.pipeline.tars.split import MANIFEST, Manifest, Shard, Split, fingerprint_of, open_split
+from turbomim.pipeline.tars.manifest import MANIFEST, Manifest, Shard, fingerprint_of
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.pipeline.tars.tar import BLOCK, index_text, tar_end, tar_member
 

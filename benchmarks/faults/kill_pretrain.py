@@ -34,7 +34,7 @@ from turbomim.benchmarks.faults.kill_shard_make import draw_photographs, ended_w
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards
-from turbomim.pipeline.tars.split import file_sha256
+from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import read_metrics

@@ -25,7 +25,7 @@ from PIL import Image
 
 from turbomim.pipeline.making.journal import JOURNAL, read_journal
 from turbomim.pipeline.making.pack import make_shards
-from turbomim.pipeline.tars.split import MAKING
+from turbomim.pipeline.tars.manifest import MAKING
 
 # of one run; its last attempt is left alone
 MAX_KILLS = 20

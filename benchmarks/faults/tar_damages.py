@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turbomim.pipeline.tars.split import MANIFEST, Split, fingerprint_of
+from turbomim.pipeline.tars.manifest import MANIFEST, fingerprint_of
+from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.tar import BLOCK
 
 DAY_NS = 86_400 * 10**9

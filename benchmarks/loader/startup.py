@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from turbomim.pipeline.stream.order import turns
-from turbomim.pipeline.tars.split import MANIFEST, Manifest, Shard, fingerprint_of, open_split
+from turbomim.pipeline.tars.manifest import MANIFEST, Manifest, Shard, fingerprint_of
+from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.tar import BLOCK, index_text, round_up, tar_end
 
 IMAGENET = 1_281_167

@@ -19,7 +19,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.folder_lock import LOCK, folder_lock
 from turbomim.pipeline.system.remedies import why
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.pipeline.tars.split import MAKING, Shard
+from turbomim.pipeline.tars.manifest import MAKING, Shard
 
 PLAN = "plan.json"
 JOURNAL = "journal.jsonl"

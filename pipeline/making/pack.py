@@ -51,7 +51,7 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import why
 from turbomim.pipeline.tars.listings import BadImage, read_bad, write_listings
-from turbomim.pipeline.tars.split import (
+from turbomim.pipeline.tars.manifest import (
     MAKING,
     MANIFEST,
     Manifest,

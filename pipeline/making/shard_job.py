@@ -12,7 +12,7 @@ from turbomim.pipeline.making.photographs import Photograph
 from turbomim.pipeline.system.durable import durable_file, write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.pipeline.tars.split import Shard
+from turbomim.pipeline.tars.manifest import Shard
 from turbomim.pipeline.tars.store import Store
 from turbomim.pipeline.tars.tar import BLOCK, RECORD, index_text, sample_bytes, tar_end, tar_member
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from turbomim.pipeline.making.plan import WORD, default_name
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import why
-from turbomim.pipeline.tars.split import BAD, MANIFEST, SUMS, load_manifest
+from turbomim.pipeline.tars.manifest import BAD, MANIFEST, SUMS, load_manifest
 
 LISTINGS = (MANIFEST, SUMS, "_info.json", BAD, "classes.json", "sizes.json", "wids.json")
 SPLIT_WORDS = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(?![a-z])", re.IGNORECASE)

@@ -8,7 +8,7 @@ from typing import Any
 
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import BAD, MANIFEST, SUMS, Manifest
+from turbomim.pipeline.tars.manifest import BAD, MANIFEST, SUMS, Manifest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

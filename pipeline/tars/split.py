@@ -1,140 +1,18 @@
-"""A split: a folder of tar shards, the manifest that says what must be there, the index of every sample.
+"""A split: a folder of tar shards, checked against its manifest, and the index of every sample."""
 
-The shards are those of `turbomim shard make`, or foreign ones that `turbomim shard index` has listed.  Tar
-readers end early without a word when a shard is damaged, so nothing is read before the manifest has agreed.
-"""
-
-import hashlib
-import json
 import os
-import re
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.remedies import remedy, why
+from turbomim.pipeline.system.executors import on_threads
+from turbomim.pipeline.system.remedies import remedy
+from turbomim.pipeline.tars.manifest import REMEDY, Manifest, absence, check_shards, index_name, load_manifest
 from turbomim.pipeline.tars.tar import BLOCK, Members, check_bounds, check_layout, parse_index
-
-FORMAT = "turbomim-split-1"
-MANIFEST = "manifest.json"
-BAD = "bad.jsonl"
-SUMS = "SHA256SUMS"
-# what `shard make` has not finished
-MAKING = ".making"
-SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-\d{6,}\.tar")
-# a file name without control characters; surrogates only as Python writes bytes that are no UTF-8
-FOREIGN_NAME = re.compile(r"(?!\.)[^/\x00-\x1f\x7f-\x9f\ud800-\udc7f\udd00-\udfff]+\.tar")
-REMEDY = "restore the file, or remake the split with `turbomim shard make` (foreign: `turbomim shard index`)"
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-# a network disk answers many small requests at once; a local one does not mind
-READ_THREADS = 16
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shard:
-    """One tar file. name: its file name; sha256: hex, over the whole file."""
-
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Manifest:
-    """What a split holds. classes: by label; made: how, free-form JSON; fingerprint:
-    `fingerprint_of(shards)`."""
-
-    name: str
-    split: str
-    shards: tuple[Shard, ...]
-    classes: tuple[str, ...]
-    fingerprint: str
-    made: dict[str, Any]
-
-    @property
-    def samples(self) -> int:
-        """Number of samples in all shards."""
-        return sum(shard.samples for shard in self.shards)
-
-    @property
-    def bytes(self) -> int:
-        """Number of bytes of all tar files."""
-        return sum(shard.bytes for shard in self.shards)
-
-    @property
-    def foreign(self) -> bool:
-        """Whether the tar files were only indexed, not made, by turbomim."""
-        return "indexed" in self.made
-
-    @property
-    def labelled(self) -> bool:
-        """Whether labels tell samples apart: not those of one class; foreign ones may have no names."""
-        if self.foreign and not self.classes:
-            return Members.of(self.made).label is not None
-        return len(self.classes) > 1
-
-    def to_json(self) -> str:
-        """Write the manifest as JSON text: the same text for the same manifest."""
-        head = {"format": FORMAT, "name": self.name, "split": self.split, "samples": self.samples}
-        tail = {
-            "made": self.made,
-            "classes": self.classes,
-            "shards": [asdict(shard) for shard in self.shards],
-        }
-        return json.dumps({**head, "fingerprint": self.fingerprint, **tail}, indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> "Manifest":
-        """Read `to_json`'s text.  Raises ValueError that names what is wrong in it."""
-        tree = json.loads(text)
-        if not isinstance(tree, dict) or tree.get("format") != FORMAT:
-            found = tree.get("format") if isinstance(tree, dict) else None
-            raise ValueError(f"format is {found!r}, not {FORMAT!r}")
-        try:
-            shards = tuple(
-                Shard(
-                    name=str(s["name"]),
-                    samples=int(s["samples"]),
-                    bytes=int(s["bytes"]),
-                    sha256=str(s["sha256"]),
-                )
-                for s in tree["shards"]
-            )
-            manifest = cls(
-                name=str(tree["name"]),
-                split=str(tree["split"]),
-                shards=shards,
-                classes=tuple(str(name) for name in tree["classes"]),
-                fingerprint=str(tree["fingerprint"]),
-                made=dict(tree["made"]),
-            )
-        except KeyError as error:
-            raise ValueError(f"{error.args[0]!r} is missing") from error
-        except (TypeError, OverflowError) as error:
-            raise ValueError(f"a field has the wrong type ({error})") from error
-        Members.of(manifest.made)
-        pattern = FOREIGN_NAME if manifest.foreign else SHARD_NAME
-        for shard in shards:
-            # the name is joined to a folder: a path in it could lead anywhere
-            if not pattern.fullmatch(shard.name):
-                form = "a file's name with .tar" if manifest.foreign else "NAME-SPLIT-000000.tar"
-                raise ValueError(f"{shard.name!r} is not a shard name ({form})")
-            if not 0 <= shard.samples <= shard.bytes // BLOCK:
-                raise ValueError(f"{shard.samples:,} samples do not fit in {shard.name!r}")
-        if fingerprint_of(shards) != manifest.fingerprint:
-            raise ValueError("the fingerprint does not belong to the shards listed (edited by hand?)")
-        return manifest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -192,72 +70,6 @@ def open_split(path: str | os.PathLike[str], *, hashing: bool = True) -> Split:
     return Split(path=folder, manifest=manifest, index=load_index(folder, manifest))
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """Read `folder`/manifest.json.  Raises UserError if it is missing or not one of ours."""
-    path = folder / MANIFEST
-    try:
-        return Manifest.from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if (folder / MAKING).is_dir():
-            raise UserError(
-                f"{str(folder)!r} holds shards that are not finished: run the same `turbomim shard make` "
-                "again, it goes on where it was stopped"
-            ) from error
-        below = sorted(other.parent.name for other in folder.glob(f"*/{MANIFEST}"))
-        hint = f" (did you mean its sub-folder {below[0]!r}?)" if below else ""
-        raise UserError(
-            f"no {MANIFEST} in {str(folder)!r}{hint}: "
-            "PATH must be a folder made by `turbomim shard make SRC PATH` or `turbomim shard index PATH`"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"cannot read {str(path)!r}: {why(error, 'PATH must be a folder of shards')}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{str(path)!r} is not a manifest of shards: {error}; {REMEDY}") from error
-
-
-def check_shards(folder: Path, manifest: Manifest, *, hashing: bool = True) -> None:
-    """Compare every shard with the manifest: presence, size, and sha256 if it is newer than the manifest.
-
-    hashing: whether sha256 is compared at all.
-    """
-    manifest_ns = (folder / MANIFEST).stat().st_mtime_ns
-
-    def check(shard: Shard) -> tuple[int, str]:
-        """Give the time of the last change in ns, and what is wrong ("" for nothing)."""
-        path = folder / shard.name
-        try:
-            status = path.stat()
-            if status.st_size != shard.bytes:
-                how = "shorter" if status.st_size < shard.bytes else "longer"
-                problem = f"is {how} than the manifest says: {status.st_size:,} bytes, not {shard.bytes:,}"
-            elif hashing and status.st_mtime_ns > manifest_ns and file_sha256(path) != shard.sha256:
-                problem = "was changed after the manifest was written: its sha256 is another"
-            else:
-                problem = ""
-        except OSError as error:
-            return 0, _absence(error)
-        return status.st_mtime_ns, problem
-
-    outcomes = _on_threads(check, manifest.shards)
-    problems = [(shard, text) for shard, (_, text) in zip(manifest.shards, outcomes, strict=True) if text]
-    if problems:
-        shard, text = problems[0]
-        count = (
-            f"; {len(problems)} of {len(manifest.shards)} shards are not as written" if problems[1:] else ""
-        )
-        raise UserError(f"shard {str(folder / shard.name)!r} {text}{count}; {REMEDY}")
-    newest_ns = max(changed_ns for changed_ns, _ in outcomes)
-    if hashing and newest_ns > manifest_ns:
-        _mark_checked(folder / MANIFEST, newest_ns)
-
-
-def index_name(tar: str) -> str:
-    """Give the name of a tar's index file."""
-    return f"{tar.removesuffix('.tar')}.idx"
-
-
 def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
     """Read the .idx file of every shard.  Raises UserError if one is missing or does not fit its tar."""
     members = Members.of(manifest.made)
@@ -285,7 +97,7 @@ def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
             columns_4N = parse_index(path.read_bytes(), members)
             check(columns_4N, shard.samples, shard.bytes)
         except OSError as error:
-            raise UserError(f"index file {str(path)!r} {_absence(error)}; {remedy(error, REMEDY)}") from error
+            raise UserError(f"index file {str(path)!r} {absence(error)}; {remedy(error, REMEDY)}") from error
         except ValueError as error:
             raise UserError(f"index file {str(path)!r} does not fit its shard: {error}; {REMEDY}") from error
         rows = slice(starts[number], starts[number + 1])
@@ -293,41 +105,5 @@ def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
         for column_N, parsed_N in zip(columns, columns_4N, strict=True):
             column_N[rows] = parsed_N
 
-    _on_threads(load, range(len(manifest.shards)))
+    on_threads(load, range(len(manifest.shards)))
     return index
-
-
-def fingerprint_of(shards: Iterable[Shard]) -> str:
-    """Identify a split's samples and their order: sha256 over the line `SAMPLES SHA256` of each shard."""
-    lines = "".join(f"{shard.samples} {shard.sha256}\n" for shard in shards)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file without holding it in memory."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _on_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Map on READ_THREADS threads; the first error in the order of the items is raised.
-
-    Each thread takes runs of items: a task for each of 100,000 shards would cost more than its work.
-    """
-    edges = np.linspace(0, len(items), min(len(items), 4 * READ_THREADS) + 1).astype(int).tolist()
-    runs = [items[first:last] for first, last in pairwise(edges)]
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        return [result for run in pool.map(lambda run: [*map(function, run)], runs) for result in run]
-
-
-def _absence(error: OSError) -> str:
-    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-
-
-def _mark_checked(manifest_path: Path, newest_ns: int) -> None:
-    """Date the manifest after the shards just hashed: a copied split is hashed once, not at every start."""
-    try:
-        os.utime(manifest_path, ns=(newest_ns, newest_ns))
-    except OSError:
-        # a read-only split is hashed at every start instead
-        return

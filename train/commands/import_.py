@@ -16,7 +16,7 @@ import tyro
 
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.pipeline.tars.split import file_sha256
+from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.commands.cli import flag_values
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.foreign.file import read_tensors

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.pipeline.tars.split import file_sha256
+from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.encoder.features import load_run
 from turbomim.train.encoder.resize import at_size, resized
 from turbomim.train.folder import checkpoint

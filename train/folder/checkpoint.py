@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor
 from turbomim.pipeline.system.durable import sync, sync_folder, usual_mode, write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import reason, remedy
-from turbomim.pipeline.tars.split import file_sha256
+from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.models.sharding import host_copies, own_rows, placed_rows
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")

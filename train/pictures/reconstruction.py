@@ -15,7 +15,8 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.system.errors import UsageError, UserError, to_stderr
 from turbomim.pipeline.system.plural import counted
-from turbomim.pipeline.tars.split import Manifest, Split, open_split
+from turbomim.pipeline.tars.manifest import Manifest
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
 from turbomim.train.folder.crashes import deadly_list
 from turbomim.train.loop.data import check_store, open_loader

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import BAD, Manifest
+from turbomim.pipeline.tars.manifest import BAD, Manifest
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.report.files import json_lines, one_line
 from turbomim.train.report.page import Html, short_path, table, tag

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.pipeline.tars.split import Manifest, load_manifest
+from turbomim.pipeline.tars.manifest import Manifest, load_manifest
 from turbomim.train.folder.checkpoint import read_state
 from turbomim.train.folder.rundir import FineTuning, read_config
 from turbomim.train.recipes.table import RECIPES

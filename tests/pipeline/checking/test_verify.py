@@ -16,7 +16,8 @@ from tests.pipeline.tars.tar_bytes import member, write_tar
 from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import Split, fingerprint_of, load_manifest, open_split
+from turbomim.pipeline.tars.manifest import fingerprint_of, load_manifest
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.stored_image import read_named_image
 
 TAR, IDX = "trees-train-000001.tar", "trees-train-000001.idx"

@@ -20,7 +20,8 @@ from turbomim.pipeline.making.journal import read_journal
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.shard_job import ShardJob, ShardResult, pack_shard
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import MAKING, Split, open_split
+from turbomim.pipeline.tars.manifest import MAKING
+from turbomim.pipeline.tars.split import Split, open_split
 
 KILLED = 9
 

@@ -18,7 +18,8 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system import executors
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.executors import local_processes, open_executor, run_jobs
-from turbomim.pipeline.tars.split import MAKING, Split
+from turbomim.pipeline.tars.manifest import MAKING
+from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Store
 
 

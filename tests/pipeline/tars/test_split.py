@@ -15,8 +15,10 @@ from PIL import Image
 
 from turbomim.pipeline.checking.inspect import format_summary, inspect_split
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars import split as shards
-from turbomim.pipeline.tars.split import Manifest, Shard, Split, fingerprint_of, load_manifest, open_split
+from turbomim.pipeline.system.sha256 import file_sha256
+from turbomim.pipeline.tars import manifest
+from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of, load_manifest
+from turbomim.pipeline.tars.split import Split, open_split
 
 Sample = tuple[str, int, bytes]
 
@@ -209,8 +211,8 @@ def test_a_copied_split_is_hashed_once(copy: Path, monkeypatch: pytest.MonkeyPat
         hashed.append(path.name)
         return original(path)
 
-    original = shards.file_sha256
-    monkeypatch.setattr(shards, "file_sha256", spy)
+    original = file_sha256
+    monkeypatch.setattr(manifest, "file_sha256", spy)
     make_newer(copy / "trees-train-000002.tar")
     open_split(copy)
     open_split(copy)

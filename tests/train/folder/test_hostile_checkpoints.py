@@ -26,7 +26,7 @@ from tests import ROOT
 from tests.train.folder.test_checkpoint import save, state, trained
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import file_sha256
+from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.checkpoint import FILES
 

@@ -30,8 +30,10 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.reading.read import ReadAhead
 from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.pipeline.tars import split as shards
-from turbomim.pipeline.tars.split import MANIFEST, Split, open_split
+from turbomim.pipeline.system.sha256 import file_sha256
+from turbomim.pipeline.tars import manifest
+from turbomim.pipeline.tars.manifest import MANIFEST
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, RunLog, line_of, read_metrics
@@ -185,15 +187,15 @@ def test_what_one_rank_meets_ends_every_rank_with_one_message(
 
 def counting(config: Config, rank: int, world: int, port: int) -> None:
     """A rank that notes what it hashes of splits whose manifests it may not write to."""
-    real = shards.file_sha256
+    real = file_sha256
 
     def noted(path: Path) -> str:
         with open(Path(config.run.folder) / f"hashed-{rank}", "a", encoding="utf-8") as file:
             file.write(f"{path.parent.name}\n")
         return real(path)
 
-    setattr(shards, "file_sha256", noted)  # noqa: B010
-    setattr(shards, "_mark_checked", lambda *_: None)  # noqa: B010
+    setattr(manifest, "file_sha256", noted)  # noqa: B010
+    setattr(manifest, "_mark_checked", lambda *_: None)  # noqa: B010
     ranked(config, rank, world, port)
 
 

@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 from tests.train.commands.test_cli import call
 
-from turbomim.pipeline.tars.split import Split, load_manifest
+from turbomim.pipeline.tars.manifest import load_manifest
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
 from turbomim.train.recipes.table import recipe
 from turbomim.train.report.compare import plot, warnings

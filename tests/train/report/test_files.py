@@ -26,7 +26,8 @@ from tests.train.report.html_page import Page
 from tests.train.report.test_report import RECORDS, SECTIONS, bare, cells, end_of, full, page_of, part  # noqa: F401
 
 from turbomim.pipeline.making.pack import make_shards
-from turbomim.pipeline.tars.split import BAD, MANIFEST, Split
+from turbomim.pipeline.tars.manifest import BAD, MANIFEST
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.report.page import short_paths
 from turbomim.train.report.report import report
 from turbomim.train.report.run import read_runs

@@ -30,7 +30,8 @@ from tests.runs import config_for, quiet
 from tests.train.commands.test_cli import call
 from tests.train.report.html_page import Element, Page
 
-from turbomim.pipeline.tars.split import BAD, MANIFEST, Split, open_split
+from turbomim.pipeline.tars.manifest import BAD, MANIFEST
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.commands.eval import knn as eval_command
 from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import rundir

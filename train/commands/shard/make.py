@@ -19,7 +19,7 @@ from turbomim.pipeline.making.photographs import describe_others
 from turbomim.pipeline.making.plan import STORE_FIELDS
 from turbomim.pipeline.system.executors import open_executor
 from turbomim.pipeline.system.plural import counted
-from turbomim.pipeline.tars.split import MAKING
+from turbomim.pipeline.tars.manifest import MAKING
 from turbomim.pipeline.tars.store import Kind, Store, Subsampling
 from turbomim.train.folder.log import duration
 from turbomim.train.settings.flags import parse, python_bools
