@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.decoding.ppm import ppm_bytes
+from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.manifest import MANIFEST, Manifest, Shard, fingerprint_of
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.pipeline.tars.tar import BLOCK, index_text, tar_end, tar_member
+from turbomim.pipeline.tars.tar import BLOCK, tar_end, tar_member
 
 
 def write_split(

@@ -18,10 +18,11 @@ from turbomim.pipeline.making.photographs import Photograph, Photographs
 from turbomim.pipeline.making.plan import find_source
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.threads import serial_pool
+from turbomim.pipeline.tars.index import Members
+from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.manifest import MAKING, MANIFEST, index_name
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.stored_image import stored_images
-from turbomim.pipeline.tars.tar import Members, split_key
 
 # pixels: what `shard make` refuses unless told otherwise
 MIN_SIDE = 32

@@ -34,8 +34,8 @@ from nvidia.dali.pipeline import Pipeline
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.reading.read import ReadAhead
 from turbomim.pipeline.stream.order import Turn, turns
+from turbomim.pipeline.tars.index import OURS
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.pipeline.tars.tar import OURS
 
 # DALI's annotations of readers and reductions do not fit their use
 fn: Any = dali.fn

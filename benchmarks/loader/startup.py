@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from turbomim.pipeline.stream.order import turns
+from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.manifest import MANIFEST, Manifest, Shard, fingerprint_of
 from turbomim.pipeline.tars.split import open_split
-from turbomim.pipeline.tars.tar import BLOCK, index_text, round_up, tar_end
+from turbomim.pipeline.tars.tar import BLOCK, round_up, tar_end
 
 IMAGENET = 1_281_167
 SHARD, IMAGENET_SHARD = 1000, 1024

@@ -12,10 +12,10 @@ from PIL.ContainerIO import ContainerIO
 
 from turbomim.pipeline.making.plan import at_least_one
 from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.listings import read_bad
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.pipeline.tars.tar import Members
 
 # upper edges of the histograms' bins. Bytes of an image
 BYTE_EDGES = (10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 5_000_000)

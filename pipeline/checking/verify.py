@@ -16,11 +16,11 @@ from turbomim.pipeline.making.index_tars import Progress, sha256_of
 from turbomim.pipeline.making.plan import at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.tars.index import Members, check_bounds, check_layout, index_text, parse_index
 from turbomim.pipeline.tars.manifest import MANIFEST, SUMS, Manifest, Shard, index_name, load_manifest
 from turbomim.pipeline.tars.samples import Choice, read_samples_of
 from turbomim.pipeline.tars.store import Kind, Store
 from turbomim.pipeline.tars.stored_image import StoredImage, stored_images
-from turbomim.pipeline.tars.tar import Members, check_bounds, check_layout, index_text, parse_index
 from turbomim.pipeline.tars.walk import BadTar, open_tar
 
 

@@ -19,12 +19,12 @@ from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import why
-from turbomim.pipeline.tars.keys import TarNames, choose_keys, look_at_names
+from turbomim.pipeline.tars.index import index_text
+from turbomim.pipeline.tars.keys import Keys, TarNames, choose_keys, look_at_names
 from turbomim.pipeline.tars.listings import BadImage, write_listings
 from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of, index_name
 from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS, Choice, TarSamples, read_samples_of
 from turbomim.pipeline.tars.store import Store
-from turbomim.pipeline.tars.tar import Keys, index_text
 from turbomim.pipeline.tars.walk import BadTar, open_tar, walk_tar
 
 CHUNK = 1 << 22

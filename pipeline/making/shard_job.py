@@ -11,10 +11,11 @@ from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage, read
 from turbomim.pipeline.making.photographs import Photograph
 from turbomim.pipeline.system.durable import durable_file, write_durably
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.pipeline.tars.manifest import Shard
 from turbomim.pipeline.tars.store import Store
-from turbomim.pipeline.tars.tar import BLOCK, RECORD, index_text, sample_bytes, tar_end, tar_member
+from turbomim.pipeline.tars.tar import BLOCK, RECORD, sample_bytes, tar_end, tar_member
 
 Check = Literal["header", "full"]
 OnBad = Literal["quarantine", "fail"]

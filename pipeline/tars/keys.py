@@ -8,10 +8,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from turbomim.pipeline.system.plural import counted
-from turbomim.pipeline.tars.tar import Keys, split_key
+
+# where a sample's key ends in the base name of its members; WebDataset's rule is the first
+Keys = Literal["first-dot", "last-dot"]
+KEYS: tuple[Keys, ...] = ("first-dot", "last-dot")
 
 # what webdataset passes over: `__meta__` and what lies in such a folder
 META: Final = re.compile(r"__[^/]*__(/|$)")
@@ -124,3 +127,11 @@ def _has(groups: Mapping[str, list[str]], label: str | None) -> bool:
 
 def _dots(key: str) -> list[int]:
     return [at for at, letter in enumerate(key) if letter == "." and "/" not in key[at:]]
+
+
+def split_key(name: str, keys: Keys) -> tuple[str, str]:
+    """Split a member's name into the sample's key and the extension, "" where there is no dot to split at."""
+    folder, slash, base = name.rpartition("/")
+    at = base.find(".") if keys == "first-dot" else base.rfind(".")
+    stem, extension = (base[:at], base[at + 1 :]) if at >= 0 else (base, "")
+    return f"{folder}{slash}{stem}", extension

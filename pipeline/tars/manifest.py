@@ -17,7 +17,8 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.remedies import why
 from turbomim.pipeline.system.sha256 import file_sha256
-from turbomim.pipeline.tars.tar import BLOCK, Members
+from turbomim.pipeline.tars.index import Members
+from turbomim.pipeline.tars.tar import BLOCK
 
 FORMAT = "turbomim-split-1"
 MANIFEST = "manifest.json"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
-from turbomim.pipeline.tars.keys import printable, split_name
-from turbomim.pipeline.tars.tar import LABEL_BYTES, NO_LABEL, Keys, is_label
+from turbomim.pipeline.tars.keys import Keys, printable, split_name
+from turbomim.pipeline.tars.tar import LABEL_BYTES, NO_LABEL, is_label
 from turbomim.pipeline.tars.walk import BadTar, TarMember, walk_tar
 
 # sizes and offsets of one image fit int32 in the sample index

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.remedies import remedy
+from turbomim.pipeline.tars.index import Members, check_bounds, check_layout, parse_index
 from turbomim.pipeline.tars.manifest import REMEDY, Manifest, absence, check_shards, index_name, load_manifest
-from turbomim.pipeline.tars.tar import BLOCK, Members, check_bounds, check_layout, parse_index
+from turbomim.pipeline.tars.tar import BLOCK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.tars.index import Members
+from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.manifest import index_name, load_manifest
-from turbomim.pipeline.tars.tar import Members, split_key
 from turbomim.pipeline.tars.walk import open_tar
 
 PLACE = re.compile(r"(?P<shard>.+?\.tar):(?P<name>.+?)(:(?P<offset>\d+))?")

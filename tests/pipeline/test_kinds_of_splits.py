@@ -20,8 +20,8 @@ from tests.train.commands.test_cli import call
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.manifest import load_manifest
-from turbomim.pipeline.tars.tar import Members
 from turbomim.train.commands.pretrain import pretrain
 
 # as many as the linear probe needs, and more than the neighbours

@@ -25,9 +25,10 @@ from turbomim.pipeline.decoding.crops import Crop, check_crop
 from turbomim.pipeline.making.photographs import key_characters
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.index import Members
+from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.pipeline.tars.tar import Members, split_key
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of

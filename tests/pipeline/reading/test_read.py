@@ -18,9 +18,9 @@ from turbomim.pipeline.reading.memory import Memory
 from turbomim.pipeline.reading.read import ReadAhead, ShardFiles, read_samples
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.pipeline.tars.tar import index_text
 
 
 def turn_of(*ids: int) -> Turn:

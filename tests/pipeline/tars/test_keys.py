@@ -22,10 +22,10 @@ from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.image_source import source_keys
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.stored_image import read_named_image
-from turbomim.pipeline.tars.tar import split_key
 from turbomim.train.commands.shard import read as commands
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbomim.pipeline.tars.tar import OURS, Members, check_bounds, check_layout, parse_index, round_up
+from turbomim.pipeline.tars.index import OURS, Members, check_bounds, check_layout, parse_index
+from turbomim.pipeline.tars.tar import round_up
 
 FOREIGN = Members(image=("jpg", "jpeg"), label="cls")
 
