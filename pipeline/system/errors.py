@@ -1,6 +1,8 @@
 """What a user is told in one line: exceptions, and notes on standard error."""
 
+import difflib
 import sys
+import typing
 from contextlib import suppress
 
 
@@ -22,3 +24,11 @@ def to_stderr(line: str) -> None:
     """Say one line to whoever watches; a closed terminal ends no run."""
     with suppress(OSError):
         print(f"turbomim: {line}", file=sys.stderr, flush=True)
+
+
+def unknown(what: str, name: str, known: typing.Iterable[str]) -> UsageError:
+    """The error for an unknown name, `WHAT 'NAME': did you mean …`, with the nearest known ones."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5) or [k for k in known if k[:3] == name[:3]]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return UsageError(f"{what} {name!r}: {hint}")

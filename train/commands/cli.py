@@ -13,7 +13,7 @@ from typing import NoReturn
 import yaml
 
 from turbomim import __version__
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError, unknown
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy, why
 from turbomim.train.folder.terminal import prepare_streams
@@ -21,7 +21,7 @@ from turbomim.train.machine.compile_cache import whose_cache
 from turbomim.train.machine.home import settle_home
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import from_dict, unknown
+from turbomim.train.settings.dictionary import from_dict
 from turbomim.train.settings.flags import no_arguments, take, take_number
 
 # also says the whole error, of any command

@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError, unknown
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import unknown
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor
 

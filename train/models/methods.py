@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+from turbomim.pipeline.system.errors import unknown
 from turbomim.train.models.convmae import ConvMAE
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.mff import MFF
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.simmim_swin import SimMIMSwin, SimMIMSwinV2
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import unknown
 
 METHODS: Final[dict[str, type[MAE]]] = {
     "mae": MAE,

@@ -9,9 +9,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError, unknown
 from turbomim.train.models.vit import make_blocks
-from turbomim.train.settings.dictionary import unknown
 
 # the plain ones of usual sizes, for people who asked for another
 PLAIN = (

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+from turbomim.pipeline.system.errors import unknown
 from turbomim.train.recipes import cifar10, convmae, lsmae, mff, published, simmim
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
-from turbomim.train.settings.dictionary import unknown
 from turbomim.train.settings.model import ModelConfig
 
 Target = Literal["raw", "gaussian", "ideal"]

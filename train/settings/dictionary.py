@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import typing
 from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
-from turbomim.pipeline.system.errors import UsageError, need
+from turbomim.pipeline.system.errors import UsageError, need, unknown
 from turbomim.train.settings.config import Config
 
 C = TypeVar("C", bound=Config)
@@ -18,14 +17,6 @@ C = TypeVar("C", bound=Config)
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     """Plain nested dictionary: what config.yaml and checkpoints hold."""
     return dataclasses.asdict(config)
-
-
-def unknown(what: str, name: str, known: typing.Iterable[str]) -> UsageError:
-    """The error for an unknown name, `WHAT 'NAME': did you mean …`, with the nearest known ones."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5) or [k for k in known if k[:3] == name[:3]]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-    return UsageError(f"{what} {name!r}: {hint}")
 
 
 def from_dict(values: object, base: C, where: str) -> C:
