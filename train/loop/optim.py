@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from turbomim.train.models.simmim_swin import POSITIONS
 from turbomim.train.settings.config import OptimConfig
-
-# parts of names: where tokens are to each other, and how sharply they attend
-POSITIONS = ("relative_position_bias_table", "cpb_mlp", "logit_scale")
 
 
 def decayed(name: str, param: torch.Tensor, decay_tokens: bool, slips: tuple[str, ...] = ()) -> bool:

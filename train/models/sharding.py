@@ -8,8 +8,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from turbomim.train.loop.optim import POSITIONS
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.simmim_swin import POSITIONS
 from turbomim.train.settings.config import StepConfig
 from turbomim.train.world.distributed import World
 

@@ -25,6 +25,9 @@ from turbomim.train.models.initial import Draw, constant, convolution_draws, nor
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.settings.config import Config
 
+# parts of names: where tokens are to each other, and how sharply they attend
+POSITIONS = ("relative_position_bias_table", "cpb_mlp", "logit_scale")
+
 
 def swin_arguments(config: Config) -> dict[str, Any]:
     """Keyword arguments of timm's SwinTransformer, and of its SwinTransformerV2, that decide the encoder."""
