@@ -19,6 +19,7 @@ from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy, why
 from turbomim.train.folder.terminal import prepare_streams
 from turbomim.train.machine.compile_cache import whose_cache
 from turbomim.train.machine.home import settle_home
+from turbomim.train.models.named_encoder import with_encoder
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import from_dict
@@ -70,7 +71,7 @@ def read_yaml(path: str, base: Config) -> Config:
         raise UserError(f"--config {path}: {why(error, 'check the path')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
-    return from_dict(values or {}, base, path)
+    return from_dict(with_encoder(values or {}), base, path)
 
 
 def flag_values(argv: list[str]) -> dict[str, dict[str, object]]:
@@ -109,7 +110,7 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     base = recipe(argv.pop(0))
     if file is not None:
         base = read_yaml(file, base)
-    return from_dict(flag_values(argv), base, "flags"), dry_run
+    return from_dict(with_encoder(flag_values(argv)), base, "flags"), dry_run
 
 
 def _shard(argv: list[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.foreign.formats import LOW_PASS
 from turbomim.train.foreign.renamed import Weights
+from turbomim.train.models.named_encoder import with_encoder
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import from_dict
@@ -85,14 +86,14 @@ def settle(
     """
     heads = guess_heads(found)
     if recipe_name:
-        config = from_dict(flags, recipe(recipe_name), "flags")
+        config = from_dict(with_encoder(flags), recipe(recipe_name), "flags")
         told = f"heads, target and schedule, which are those of recipe {recipe_name} and the flags"
     else:
         laid = {section: {**values} for section, values in found.items()}
         laid["model"] = {**laid["model"], **heads}
         for section, values in flags.items():
             laid.setdefault(section, {}).update(values)
-        config = from_dict(laid, default(form, weights), "flags")
+        config = from_dict(with_encoder(laid), default(form, weights), "flags")
         guessed = ", ".join(
             f"{key} {value} ({why_heads(found, key)})"
             for key, value in heads.items()

@@ -34,8 +34,6 @@ def from_dict(values: object, base: C, where: str) -> C:
             raise unknown(f"{where}: unknown section", str(name), sections)
         if not isinstance(section, dict):
             raise UsageError(f"{where}: section {name} must hold key: value lines, not {section!r}")
-        if name == "model":
-            section = _with_encoder(section)
         types = typing.get_type_hints(type(sections[name]))
         typed = {}
         for key, value in section.items():
@@ -44,17 +42,6 @@ def from_dict(values: object, base: C, where: str) -> C:
             typed[key] = _typed(f"{where}: {name}.{key}", value, types[key])
         sections[name] = dataclasses.replace(sections[name], **typed)
     return type(base)(**sections)
-
-
-def _with_encoder(section: dict[str, Any]) -> dict[str, Any]:
-    """A model section with the sizes of the timm encoder that it names, if any; sizes in the section win."""
-    encoder = section.get("encoder")
-    if not isinstance(encoder, str) or not encoder or {"patch", "width", "depth", "heads"} <= section.keys():
-        return section
-    # timm takes seconds to import, and few settings need it
-    from turbomim.train.models.timm_sizes import encoder_sizes
-
-    return {**encoder_sizes(encoder), **section}
 
 
 def _typed(name: str, value: object, kind: Any) -> object:

@@ -18,6 +18,7 @@ from turbomim.train.encoder.resize import at_size
 from turbomim.train.encoder.source import Source, load_source
 from turbomim.train.finetune.finetune import finetune
 from turbomim.train.foreign.sizes import Values
+from turbomim.train.models.named_encoder import with_encoder
 from turbomim.train.settings.config import RunConfig
 from turbomim.train.settings.dictionary import from_dict
 from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings, published, tuned_size
@@ -114,7 +115,8 @@ def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfi
         # what is no number is said of the epochs
         number = from_dict({"optim": {"warmup_epochs": 0, "epochs": optim["epochs"]}}, base, "flags")
         optim["warmup_epochs"] = share * number.optim.epochs
-    config = from_dict({**flags, **({"optim": optim} if optim else {})}, base, "flags")
+    given_flags = {**flags, **({"optim": optim} if optim else {})}
+    config = from_dict(with_encoder(given_flags), base, "flags")
     if config.run.name in RESERVED:
         raise UsageError(
             f"--run.name {config.run.name}: RUN/eval/{config.run.name}.json is another evaluation's: "
