@@ -35,15 +35,13 @@ from turbomim.train.analyze.result import (
     save,
     settings_of,
 )
-from turbomim.train.commands.cli import flag_values
 from turbomim.train.commands.eval.knn import say_assumed
-from turbomim.train.commands.import_ import split as split_words
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.machine.checks import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.figure import new_figure, plain
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import flag_values, parse, split_words
 from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:

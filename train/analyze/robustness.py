@@ -26,9 +26,7 @@ from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, 
 from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
 from turbomim.train.analyze.severities import Numbers, severities
-from turbomim.train.commands.cli import flag_values
 from turbomim.train.commands.eval.knn import say_assumed
-from turbomim.train.commands.import_ import split as split_words
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import encode
 from turbomim.train.encoder.source import load_source
@@ -39,7 +37,7 @@ from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.pictures.figure import new_figure, plain
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import flag_values, parse, split_words
 from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from turbomim.train.models.named_encoder import with_encoder
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import from_dict
-from turbomim.train.settings.flags import no_arguments, take, take_number
+from turbomim.train.settings.flags import flag_values, no_arguments, take, take_number
 
 # also says the whole error, of any command
 TRACEBACK = "--traceback"
@@ -72,24 +72,6 @@ def read_yaml(path: str, base: Config) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
     return from_dict(with_encoder(values or {}), base, path)
-
-
-def flag_values(argv: list[str]) -> dict[str, dict[str, object]]:
-    """--section.key VALUE pairs as `from_dict` takes them.  Raises UsageError for anything else."""
-    values: dict[str, dict[str, object]] = {}
-    words = iter(argv)
-    for word in words:
-        flag, equals, text = word.partition("=")
-        section, dot, key = flag.removeprefix("--").replace("-", "_").partition(".")
-        if not word.startswith("--") or not dot:
-            raise UsageError(
-                f"{word!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
-            )
-        value = text if equals else next(words, None)
-        if value is None:
-            raise UsageError(f"{flag} needs a value")
-        values.setdefault(section, {})[key] = value
-    return values
 
 
 def parse_config(argv: list[str]) -> tuple[Config, bool]:

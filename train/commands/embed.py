@@ -33,9 +33,7 @@ from turbomim.pipeline.system.durable import (
 )
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.train.commands.cli import flag_values
 from turbomim.train.commands.eval.knn import say_assumed
-from turbomim.train.commands.import_ import split as split_words
 from turbomim.train.commands.shard.make import Pace, paced, say
 from turbomim.train.encoder.crop import crop_facts, crop_rule
 from turbomim.train.encoder.features import encode
@@ -43,7 +41,7 @@ from turbomim.train.encoder.source import load_source
 from turbomim.train.machine.checks import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import flag_values, parse, split_words
 from turbomim.train.world.distributed import choose_device
 
 POOLS = {"mean": "mean of patch tokens", "cls": "class token"}

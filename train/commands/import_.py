@@ -7,7 +7,6 @@ optimizer, position 0 and no fingerprint, as no data was seen yet.  So everythin
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +16,6 @@ import tyro
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.sha256 import file_sha256
-from turbomim.train.commands.cli import flag_values
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.foreign.file import read_tensors
 from turbomim.train.foreign.fit import Fit, check_format, fit
@@ -28,7 +26,7 @@ from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import flag_values, parse, split_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +49,9 @@ class Import:
 
 def command(argv: list[str]) -> None:
     """`turbomim import …`.  Raises UserError."""
-    own, settings = split(argv)
+    own, settings = split_words(argv)
     options = parse(Import, own, "turbomim import")
     print(import_run(options, flag_values(settings)))
-
-
-def split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The command's own words, and the settings among them, --section.field VALUE or …=VALUE."""
-    own: list[str] = []
-    settings: list[str] = []
-    words = iter(argv)
-    for word in words:
-        flag, equals, _ = word.partition("=")
-        if flag.startswith("--") and "." in flag:
-            settings += [word, *islice(words, 0 if equals else 1)]
-        else:
-            own.append(word)
-    return own, settings
 
 
 def import_run(options: Import, flags: Values) -> str:

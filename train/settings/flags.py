@@ -1,4 +1,4 @@
-"""Flags of the small commands: a dataclass out of argv, and what argv may not hold."""
+"""What a command line says: a command's own flags, and settings, --section.field VALUE."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import re
+from itertools import islice
 from typing import TypeVar
 
 from turbomim.pipeline.system.errors import UsageError
@@ -76,3 +77,35 @@ def no_arguments(argv: list[str], command: str) -> None:
     """Refuse arguments of a command that has none."""
     if argv:
         raise UsageError(f"{command} takes no arguments, not {argv[0]!r}: see turbomim --help")
+
+
+def flag_values(argv: list[str]) -> dict[str, dict[str, object]]:
+    """--section.key VALUE pairs as `from_dict` takes them.  Raises UsageError for anything else."""
+    values: dict[str, dict[str, object]] = {}
+    words = iter(argv)
+    for word in words:
+        flag, equals, text = word.partition("=")
+        section, dot, key = flag.removeprefix("--").replace("-", "_").partition(".")
+        if not word.startswith("--") or not dot:
+            raise UsageError(
+                f"{word!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
+            )
+        value = text if equals else next(words, None)
+        if value is None:
+            raise UsageError(f"{flag} needs a value")
+        values.setdefault(section, {})[key] = value
+    return values
+
+
+def split_words(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and the settings among them, --section.field VALUE or …=VALUE."""
+    own: list[str] = []
+    settings: list[str] = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        if flag.startswith("--") and "." in flag:
+            settings += [word, *islice(words, 0 if equals else 1)]
+        else:
+            own.append(word)
+    return own, settings

@@ -10,9 +10,7 @@ from typing import Annotated
 import tyro
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.commands.cli import flag_values
 from turbomim.train.commands.eval.knn import check_json, say_assumed
-from turbomim.train.commands.import_ import split
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.encoder.resize import at_size
 from turbomim.train.encoder.source import Source, load_source
@@ -22,7 +20,7 @@ from turbomim.train.models.named_encoder import with_encoder
 from turbomim.train.settings.config import RunConfig
 from turbomim.train.settings.dictionary import from_dict
 from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings, published, tuned_size
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import flag_values, parse, split_words
 
 # RUN/eval/NAME.json of the other evaluations
 RESERVED = ("knn", "linear", "linear-published", "source")
@@ -60,7 +58,7 @@ class Finetune:
 
 def command(argv: list[str]) -> None:
     """`turbomim eval finetune …`.  Raises UserError."""
-    own, settings = split(argv)
+    own, settings = split_words(argv)
     options = parse(Finetune, own, "turbomim eval finetune")
     check_json(options.json)
     flags = flag_values(settings)

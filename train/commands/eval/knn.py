@@ -21,8 +21,6 @@ from torch import Tensor
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.cli import flag_values
-from turbomim.train.commands.import_ import split as split_words
 from turbomim.train.encoder.crop import crop_facts, eval_crops
 from turbomim.train.encoder.features import Features, extract
 from turbomim.train.encoder.resize import at_size, resized
@@ -35,7 +33,7 @@ from turbomim.train.foreign.sizes import Values
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import flag_values, parse, split_words
 from turbomim.train.world.distributed import choose_device
 
 # scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1

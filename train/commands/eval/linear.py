@@ -20,9 +20,7 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.plural import counted
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.cli import flag_values
 from turbomim.train.commands.eval.knn import Scores, check_json, keep, measure, name_of, say_assumed
-from turbomim.train.commands.import_ import split as split_words
 from turbomim.train.encoder.crop import INTERPOLATION, crop_facts
 from turbomim.train.encoder.features import encode
 from turbomim.train.encoder.source import Source, load_source
@@ -41,7 +39,7 @@ from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.tuned_loader import default_settings
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config, OptimConfig
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import flag_values, parse, split_words
 from turbomim.train.settings.linear import Head, Linear, check_solved, fitting_batch, settle_head
 from turbomim.train.settings.plan import largest_divisor
 from turbomim.train.settings.schedule import lr_of_step, total_steps
