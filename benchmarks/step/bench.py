@@ -22,13 +22,13 @@ from turbomim.benchmarks.step.forms import FORMS, OTHER_LOSS, USUAL, Task
 from turbomim.benchmarks.step.process import FormProcess, Turn
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.loop.step import uses_bfloat16
 from turbomim.train.machine.memory import predicted_bytes
 from turbomim.train.machine.peak import peak_flops
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config, DataConfig, StepConfig
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import choose_device
 
 # patch, width, depth, heads

@@ -91,10 +91,10 @@ def measure(console: Console | None = None) -> None:
     """
     import torch
 
-    from turbomim.train.loop.step import uses_bfloat16
     from turbomim.train.machine.matmul_rate import keep_rate, measure_rate
     from turbomim.train.machine.peak import about_peak
     from turbomim.train.settings.config import StepConfig
+    from turbomim.train.settings.precision import uses_bfloat16
     from turbomim.train.world.distributed import choose_device
 
     device = choose_device("auto", 0)

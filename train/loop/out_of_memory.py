@@ -10,11 +10,11 @@ import torch
 from turbomim.pipeline.decoding.failures import out_of_memory
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.plural import counted
-from turbomim.train.loop.step import uses_bfloat16
 from turbomim.train.machine.memory import GIB, container_limit, peak_bytes
 from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import Plan, largest_divisor
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World
 
 # what oneDNN says when the host has no more

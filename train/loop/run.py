@@ -36,7 +36,7 @@ from turbomim.train.loop.heldout import heldout_loss
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.out_of_memory import is_out_of_memory, memory_error
 from turbomim.train.loop.profiling import Profile, part
-from turbomim.train.loop.step import Step, masked_inputs, uses_bfloat16
+from turbomim.train.loop.step import Step, masked_inputs
 from turbomim.train.loop.window import Window
 from turbomim.train.machine.peak import rank_peak
 from turbomim.train.machine.tuned_loader import LoaderSettings
@@ -47,6 +47,7 @@ from turbomim.train.pictures.reconstruction import FixedPictures
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.plan import Plan
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.settings.schedule import lr_of_step
 from turbomim.train.world.distributed import World
 from turbomim.train.world.signals import StopFlag, stop_flag

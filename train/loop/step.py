@@ -22,14 +22,8 @@ from turbomim.pipeline.reading.memory import keep_freed
 from turbomim.train.loop.profiling import part
 from turbomim.train.models.sharding import whole
 from turbomim.train.settings.config import StepConfig
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World
-
-
-def uses_bfloat16(step: StepConfig, device: torch.device) -> bool:
-    """Whether matrix products are in bfloat16: where asked for or, with `auto`, on a GPU that has it."""
-    if step.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return step.precision == "bfloat16"
 
 
 def autocast(step: StepConfig, device: torch.device) -> contextlib.AbstractContextManager[object]:

@@ -248,9 +248,9 @@ def loader() -> list[Check]:
 
 def matmul_rate() -> list[Check]:
     """What MFU will be a share of."""
-    from turbomim.train.loop.step import uses_bfloat16
     from turbomim.train.machine.peak import about_peak
     from turbomim.train.settings.config import StepConfig
+    from turbomim.train.settings.precision import uses_bfloat16
     from turbomim.train.world.distributed import choose_device
 
     device = choose_device("auto", 0)

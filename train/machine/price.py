@@ -6,13 +6,13 @@ from rich.console import Console
 from rich.table import Table
 
 from turbomim.train.loop.data import open_data
-from turbomim.train.loop.step import uses_bfloat16
 from turbomim.train.machine.memory import GIB, MemoryParts, count_parameters, device_bytes, predicted_bytes
 from turbomim.train.machine.peak import BF16_FLOPS, about_peak, flops_text
 from turbomim.train.machine.presets import find_gpu
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import Plan, make_plan
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World, choose_device
 
 # photographs of ImageNet-1k's training split

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from turbomim.train.loop.step import uses_bfloat16
 from turbomim.train.machine.kept import KeptFile
 from turbomim.train.machine.tuned_loader import machine_name
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World
 
 # settings of the model that a key has in other words: the method itself, and a name for some of the sizes

@@ -21,12 +21,12 @@ from turbomim.train.commands.tune.paired import GAIN, paired, wins
 from turbomim.train.commands.tune.step_rate import NO_MEMORY
 from turbomim.train.folder.rundir import versions
 from turbomim.train.loop.data import open_data
-from turbomim.train.loop.step import uses_bfloat16
 from turbomim.train.machine.memory import GIB, device_bytes, predicted_bytes
 from turbomim.train.machine.tuned_step import StepSettings, TunedStep, step_key, with_settings, write_step
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.flags import take, take_number
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World, choose_device
 
 HELP = """usage: turbomim tune step RECIPE --data SHARDS [--ranks N] [--images N] [--seconds S] [--KEY V …]

@@ -1,0 +1,14 @@
+"""In which precision a step computes."""
+
+from __future__ import annotations
+
+import torch
+
+from turbomim.train.settings.config import StepConfig
+
+
+def uses_bfloat16(step: StepConfig, device: torch.device) -> bool:
+    """Whether matrix products are in bfloat16: where asked for or, with `auto`, on a GPU that has it."""
+    if step.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return step.precision == "bfloat16"
