@@ -35,8 +35,7 @@ from turbomim.train.analyze.result import (
     save,
     settings_of,
 )
-from turbomim.train.commands.eval.knn import say_assumed
-from turbomim.train.encoder.source import load_source
+from turbomim.train.encoder.source import load_source, say_assumed
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.machine.checks import cores
 from turbomim.train.models.mae import MAE

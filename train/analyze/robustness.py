@@ -26,10 +26,9 @@ from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, 
 from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
 from turbomim.train.analyze.severities import Numbers, severities
-from turbomim.train.commands.eval.knn import say_assumed
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import encode
-from turbomim.train.encoder.source import load_source
+from turbomim.train.encoder.source import load_source, say_assumed
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import choose_penalty, fit, standardiser
 from turbomim.train.evaluate.splits import check_splits, choose_ids, say_same

@@ -33,11 +33,10 @@ from turbomim.pipeline.system.durable import (
 )
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.train.commands.eval.knn import say_assumed
 from turbomim.train.commands.shard.make import Pace, paced, say
 from turbomim.train.encoder.crop import crop_facts, crop_rule
 from turbomim.train.encoder.features import encode
-from turbomim.train.encoder.source import load_source
+from turbomim.train.encoder.source import load_source, say_assumed
 from turbomim.train.machine.checks import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config

@@ -134,3 +134,9 @@ def load_file(path: Path, flags: Values) -> Source:
         weights=file_sha256(path),
         told="\n".join([*notes, *([] if "heads" in flags.get("model", {}) else [guessed])]),
     )
+
+
+def say_assumed(source: Source) -> None:
+    """Print what a file did not tell."""
+    if source.told:
+        print(source.told)

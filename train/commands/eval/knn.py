@@ -24,7 +24,7 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.crop import crop_facts, eval_crops
 from turbomim.train.encoder.features import Features, extract
 from turbomim.train.encoder.resize import at_size, resized
-from turbomim.train.encoder.source import Source, describe, load_source
+from turbomim.train.encoder.source import describe, load_source, say_assumed
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import linear_probe
 from turbomim.train.evaluate.splits import LEAST, check_splits, choose_ids, say_same
@@ -149,12 +149,6 @@ def evaluate(options: Eval, measures: Mapping[str, Measure], flags: Values | Non
     source = load_source(options.run, flags or {})
     say_assumed(source)
     return {**source.facts, **evaluate_model(source.model, source.config, options, measures)}
-
-
-def say_assumed(source: Source) -> None:
-    """Print what a file did not tell."""
-    if source.told:
-        print(source.told)
 
 
 def evaluate_model(

@@ -20,10 +20,10 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.plural import counted
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.eval.knn import Scores, check_json, keep, measure, name_of, say_assumed
+from turbomim.train.commands.eval.knn import Scores, check_json, keep, measure, name_of
 from turbomim.train.encoder.crop import INTERPOLATION, crop_facts
 from turbomim.train.encoder.features import encode
-from turbomim.train.encoder.source import Source, load_source
+from turbomim.train.encoder.source import Source, load_source, say_assumed
 from turbomim.train.evaluate.kept_features import kept_features
 from turbomim.train.evaluate.linear_head import (
     Batches,
