@@ -28,8 +28,9 @@ from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.commands.cli import parse_config
-from turbomim.train.commands.eval.knn import MEASURES, Eval, Scores, evaluate_model
 from turbomim.train.encoder.features import load_run
+from turbomim.train.evaluate.results import Scores
+from turbomim.train.evaluate.scores import MEASURES, evaluate_model
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
@@ -175,8 +176,9 @@ def textbook_name(name: str) -> str:
 
 def scored(model: MAE, config: Config, options: argparse.Namespace, known: Scores) -> dict[str, Any]:
     """Scores of a model by every measure but of features that are known, and what they were measured on."""
-    wanted = Eval(run=options.out, train=options.train, test=options.test, samples=options.samples)
-    result = evaluate_model(model, config, wanted, MEASURES, known)
+    result = evaluate_model(
+        model, config, MEASURES, options.train, options.test, samples=options.samples, known=known
+    )
     return {key: result[key] for key in ("encoder", "train_samples", "test_samples", "scores")}
 
 

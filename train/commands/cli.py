@@ -113,7 +113,7 @@ def _tune(argv: list[str]) -> None:
 
 def _eval(argv: list[str]) -> None:
     verbs = {
-        "knn": _later("train.commands.eval.knn", "knn_command"),
+        "knn": _later("train.commands.eval.knn", "command"),
         "linear": _later("train.commands.eval.linear", "command"),
         "finetune": _later("train.commands.eval.finetune", "command"),
     }

@@ -20,8 +20,9 @@ from tests.runs import config_for, quiet, records
 from torch import Tensor, nn
 
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.eval.knn import MEASURES, Eval, evaluate
+from turbomim.train.commands.eval.frozen import Eval, evaluate
 from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.evaluate.scores import MEASURES
 from turbomim.train.folder import checkpoint
 from turbomim.train.machine.memory import count_parameters
 from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal

@@ -76,7 +76,7 @@ def full(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(threads)
     (run / "analysis").mkdir()
     shards = str(tiny_split.path)
-    eval_command.knn_command([str(run), "--train", shards, "--test", shards])
+    eval_command.command([str(run), "--train", shards, "--test", shards])
     analysis = {
         "analysis": "frequency",
         "run": str(run),

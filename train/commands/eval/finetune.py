@@ -10,10 +10,10 @@ from typing import Annotated
 import tyro
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.commands.eval.knn import check_json
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.encoder.resize import at_size
 from turbomim.train.encoder.source import Source, load_source, say_assumed
+from turbomim.train.evaluate.results import check_json
 from turbomim.train.finetune.finetune import finetune
 from turbomim.train.foreign.sizes import Values
 from turbomim.train.models.named_encoder import with_encoder

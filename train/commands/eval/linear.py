@@ -6,23 +6,21 @@ are made once, of central crops, and kept in a file, unless --augment asks for t
 
 from __future__ import annotations
 
-import dataclasses
+import math
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor, nn
 
-from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.stream.philox import SEEDS
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.plural import counted
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.eval.knn import Scores, check_json, keep, measure, name_of
-from turbomim.train.encoder.crop import INTERPOLATION, crop_facts
-from turbomim.train.encoder.features import encode
+from turbomim.train.commands.eval.frozen import Eval, measure
+from turbomim.train.encoder.crop import crop_facts
 from turbomim.train.encoder.source import Source, load_source, say_assumed
 from turbomim.train.evaluate.kept_features import kept_features
 from turbomim.train.evaluate.linear_head import (
@@ -33,21 +31,43 @@ from turbomim.train.evaluate.linear_head import (
     published_optim,
     train_head,
 )
+from turbomim.train.evaluate.published import (
+    Head,
+    encoded_batches,
+    fitting_batch,
+    model_width,
+    published_encoder,
+    random_crops,
+)
+from turbomim.train.evaluate.results import Scores, check_json, keep, name_of
 from turbomim.train.evaluate.splits import check_classes, choose_ids, say_same
 from turbomim.train.foreign.sizes import Values
-from turbomim.train.loop.data import check_store, open_loader
-from turbomim.train.machine.tuned_loader import default_settings
-from turbomim.train.models.mae import MAE
-from turbomim.train.settings.config import Config, OptimConfig
+from turbomim.train.settings.config import OptimConfig
 from turbomim.train.settings.flags import flag_values, parse, split_words
-from turbomim.train.settings.linear import Head, Linear, check_solved, fitting_batch, settle_head
-from turbomim.train.settings.plan import largest_divisor
 from turbomim.train.settings.schedule import lr_of_step, total_steps
-from turbomim.train.world.distributed import World, choose_device
+from turbomim.train.world.distributed import choose_device
 
-# blocks of SimMIM's ViT before the features that its published probe reads
-SIMMIM_BLOCKS = 8
-CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Eval):
+    """Score a run's frozen encoder by a linear layer on its features."""
+
+    recipe: Literal["solved", "published"] = "solved"
+    """solved: logistic regression, nothing tuned; published: batch norm, LARS, a schedule, as in papers."""
+    epochs: float | None = None
+    """Passes of the published head over the train samples; 90 if not given."""
+    warmup_epochs: float | None = None
+    """Passes with a rising rate; a ninth of the epochs if not given."""
+    base_lr: float | None = None
+    """The published head's rate for 256 samples; 0.1 if not given."""
+    head_batch: int | None = None
+    """Samples of one step of the published head; 16,384 if not given."""
+    augment: bool = False
+    """Train the published head on random crops and flips of every epoch instead of central crops."""
+    seed: int | None = None
+    """Of the published head's weights, order and crops; 0 if not given."""
+
+
 # scores by their names in results
 NAMES = {"top1": "published probe, top-1", "top5": "published probe, top-5"}
 
@@ -155,51 +175,43 @@ def probed(
     return kind, head_scores(head, *made(test, np.arange(test.manifest.samples)), device)
 
 
-def published_encoder(model: MAE, config: Config) -> tuple[MAE, str]:
-    """The encoder as its method's published probe reads it, and which of its features.
+def check_solved(options: Linear) -> None:
+    """Raise UsageError for options that the solved probe has nothing of."""
+    for name in ("augment", "epochs", "warmup_epochs", "base_lr", "head_batch", "seed"):
+        value = getattr(options, name)
+        if value is not None and value is not False:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is of --recipe published: give both, or leave it out")
 
-    The class token after the final norm; without one the mean of the patch tokens; for SimMIM's ViT that mean
-    after the 8th block, before any norm.  Changes the model.
+
+def settle_head(options: Linear) -> Head:
+    """The published head's settings, as given and else as published; warm-up keeps its share of the epochs.
+
+    Raises UsageError for numbers that cannot be.
     """
-    if config.model.method == "simmim":
-        model.blocks = model.blocks[:SIMMIM_BLOCKS]
-        model.norm = nn.Identity()  # type: ignore[assignment]
-        return model, MEAN
-    return model, CLASS_TOKEN if model.prefix else MEAN
-
-
-def model_width(model: MAE) -> int:
-    """Values of a feature."""
-    norm = model.norm
-    return norm.normalized_shape[0] if isinstance(norm, nn.LayerNorm) else int(model.cls_token.shape[-1])
-
-
-def random_crops(config: Config, split: Split, head: Head, most: int, device: torch.device) -> Loader:
-    """Random resized crops (0.08 to 1) and flips of a split, micro-batches that divide a step's samples."""
-    data = dataclasses.replace(config.data, crop="rrc", rrc_scale=0.08, interpolation=INTERPOLATION)
-    check_store(data, split, "--train", device.type)
-    run = dataclasses.replace(config.run, seed=head.seed)
-    return open_loader(
-        dataclasses.replace(config, data=data, run=run),
-        split,
-        default_settings(),
-        World(rank=0, size=1, device=device),
-        global_batch=head.batch,
-        micro_batch=largest_divisor(head.batch, most),
-        notify=print,
+    epochs = 90.0 if options.epochs is None else options.epochs
+    head = Head(
+        epochs=epochs,
+        warmup_epochs=epochs / 9 if options.warmup_epochs is None else options.warmup_epochs,
+        base_lr=0.1 if options.base_lr is None else options.base_lr,
+        batch=16_384 if options.head_batch is None else options.head_batch,
+        seed=options.seed or 0,
     )
-
-
-def encoded_batches(loader: Loader, model: MAE, kind: str, batch: int) -> Batches:
-    """A step's samples at a time, encoded as they come."""
-    while True:
-        parts: list[tuple[Tensor, Tensor]] = []
-        while sum(len(labels_B) for _, labels_B in parts) < batch:
-            item = next(loader)
-            if bool((item.labels_B < 0).any()):
-                raise UserError(
-                    f"a sample from position {item.position} on has no label: make the split anew"
-                )
-            parts.append((encode(model, item.images_BHWC)[kind], item.labels_B))
-        features_BD, labels_B = (torch.cat(some) for some in zip(*parts, strict=True))
-        yield features_BD, labels_B
+    for flag, value, least in (
+        ("--batch", options.batch, 1),
+        ("--head-batch", head.batch, 2),
+        ("--samples", options.samples or 0, 0),
+        ("--seed", head.seed, 0),
+    ):
+        if value < least:
+            raise UsageError(f"{flag} {value}: must be at least {least}")
+    if head.seed >= SEEDS:
+        raise UsageError(f"--seed {head.seed}: must be below 2**63")
+    for flag, number in (("--epochs", head.epochs), ("--base-lr", head.base_lr)):
+        if not 0 < number < math.inf:
+            raise UsageError(f"{flag} {number:g}: must be above 0")
+    if not 0 <= head.warmup_epochs <= head.epochs:
+        raise UsageError(
+            f"--warmup-epochs {head.warmup_epochs:g}: must be 0 to --epochs, which is {head.epochs:g}"
+        )
+    return head

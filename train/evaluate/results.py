@@ -1,0 +1,82 @@
+"""Results of evaluations: kept beside the run, or in a file, and printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.folder.sinks import tensorboard_scores
+
+Scores = dict[str, dict[str, float]]
+
+
+# of a result, what decides it besides the weights
+SETTINGS = (
+    "augment", "size", "train", "train_samples", "test", "epochs", "warmup_epochs", "lr", "head_batch", "seed"
+)  # fmt: skip
+
+
+def check_json(path: Path | None) -> None:
+    """Raise UsageError if results cannot go there."""
+    if path is not None and path.is_dir():
+        raise UsageError(f"--json {path} is a folder: give a file")
+
+
+def keep(result: Mapping[str, Any], name: str, wanted: Path | None) -> str:
+    """Write a result to the file that is wanted, else to RUN/eval/NAME.json; of a FILE to none.
+
+    `turbomim report`, `compare` and the model card of an export read what is there; TensorBoard gets it too.
+    Returns which result of other settings gave way to it; empty if none did.
+    """
+    line = ""
+    path = wanted
+    if path is None and "run" in result:
+        path = Path(result["run"]) / "eval" / f"{name}.json"
+        line = replaced(result, path)
+    if path is not None:
+        write_json(path, result)
+    if "run" in result:
+        tensorboard_scores(Path(result["run"]), result["step"], result["scores"])
+    return line
+
+
+def replaced(result: Mapping[str, Any], path: Path) -> str:
+    """Which result of other settings, in the file, gives way to this one; empty if none does."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key in SETTINGS if key in before and before[key] != result.get(key)]
+        changes = "; ".join(f"{key} {before[key]}, now {result.get(key)}" for key in other)
+    except (OSError, ValueError, TypeError):
+        return ""
+    return changes and f"{path} was of other settings ({changes}) and is replaced: --json FILE keeps both"
+
+
+def name_of(result: Mapping[str, Any]) -> str:
+    """What was evaluated."""
+    return f"{result['run']}, step {result['step']}" if "run" in result else str(result["file"])
+
+
+def print_table(result: dict[str, Any]) -> None:
+    """The scores in %, one feature a line."""
+    scores: Scores = result["scores"]
+    columns = list(next(iter(scores.values())))
+    table = Table(
+        title=(
+            f"{name_of(result)}: {result['train_samples']:,} samples of "
+            f"{result['train']} to learn from, {result['test_samples']:,} of {result['test']} scored, %"
+        ),
+        title_justify="left",
+    )
+    table.add_column("features")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, values in scores.items():
+        table.add_row(name, *(f"{100 * values[column]:.1f}" for column in columns))
+    Console().print(table, markup=False)
