@@ -15,8 +15,9 @@ from typing import Any, Final
 import torch
 
 from turbomim.pipeline.system.packages import installed
-from turbomim.train.folder.rundir import versions
-from turbomim.train.machine.checks import cpu_model, driver_version
+from turbomim.train.machine.checks import driver_version
+from turbomim.train.machine.processor import cpu_model
+from turbomim.train.machine.versions import versions
 
 FOLDER: Final = Path(__file__).resolve().parent
 # the folders of our own code

@@ -11,6 +11,7 @@ import torch
 
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.machine.versions import versions
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config, DataConfig, RunConfig
@@ -62,7 +63,7 @@ def make_run(kind: str, name: str = "r") -> tuple[Path, Config, MAE]:
         position=POSITION,
         fingerprint=FINGERPRINT,
         config=to_dict(config),
-        versions=rundir.versions(),
+        versions=versions(),
     )
     snapshot = checkpoint.capture(model, make_optimizer(model, config.optim), state)
     checkpoint.write(path / "ckpt", snapshot, 2)

@@ -15,9 +15,9 @@ import torch
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.kernels.bench import copy_bandwidth
 from turbomim.benchmarks.timing import alternate, nvidia_smi
-from turbomim.train.machine.checks import cores
 from turbomim.train.machine.matmul_rate import keep_rate, measure_rate
 from turbomim.train.machine.memory import device_bytes
+from turbomim.train.machine.processor import cores
 from turbomim.train.settings.config import StepConfig
 from turbomim.train.settings.precision import uses_bfloat16
 

@@ -27,7 +27,7 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.commands.tune.loader import measured
 from turbomim.train.loop.data import open_loader
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import LoaderSettings, default_settings
 from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import World

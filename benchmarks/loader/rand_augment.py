@@ -26,7 +26,7 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import LoaderStats
 from turbomim.train.finetune.augment_ahead import AugmentAhead
 from turbomim.train.finetune.rand_augment import change, drawn_changes
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.settings.finetune import FinetuneSettings
 
 POLICY = FinetuneSettings().rand_augment

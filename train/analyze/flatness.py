@@ -36,7 +36,7 @@ from turbomim.train.analyze.result import (
 )
 from turbomim.train.encoder.features import load_run
 from turbomim.train.loop.data import check_store, open_loader
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.models.initial import fill, normal
 from turbomim.train.models.mae import MAE

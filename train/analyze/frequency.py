@@ -37,7 +37,7 @@ from turbomim.train.analyze.result import (
 )
 from turbomim.train.encoder.source import load_source, say_assumed
 from turbomim.train.evaluate.splits import choose_ids
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.figure import new_figure, plain
 from turbomim.train.settings.flags import flag_values, parse, split_words

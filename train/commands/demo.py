@@ -23,7 +23,7 @@ from turbomim.train.export.weights import loaded_from
 from turbomim.train.folder.log import Record, duration, read_metrics
 from turbomim.train.folder.terminal import outlived
 from turbomim.train.loop.window import rates
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.pictures.figure import loss_png, series
 from turbomim.train.pictures.reconstruction import show
 from turbomim.train.recipes.table import recipe

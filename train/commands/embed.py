@@ -37,7 +37,7 @@ from turbomim.train.commands.shard.make import Pace, paced, say
 from turbomim.train.encoder.crop import crop_facts, crop_rule
 from turbomim.train.encoder.features import encode
 from turbomim.train.encoder.source import load_source, say_assumed
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import flag_values, parse, split_words

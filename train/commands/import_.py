@@ -22,6 +22,7 @@ from turbomim.train.foreign.fit import Fit, check_format, fit
 from turbomim.train.foreign.formats import FORMATS, grouped, pooled
 from turbomim.train.foreign.sizes import MAE_RECIPE, Values, check_plausible, settle, sizes, with_card
 from turbomim.train.loop.optim import make_optimizer, zero_moments
+from turbomim.train.machine.versions import versions
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
@@ -91,7 +92,7 @@ def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
         optimizer = make_optimizer(model, config.optim)
         zero_moments(optimizer)
         state = checkpoint.State(
-            step=0, position=0, fingerprint="", config=to_dict(config), versions=rundir.versions()
+            step=0, position=0, fingerprint="", config=to_dict(config), versions=versions()
         )
         checkpoint.write(folder / "ckpt", checkpoint.capture(model, optimizer, state), config.run.keep)
         source = {

@@ -19,7 +19,7 @@ from turbomim.pipeline.tars.split import open_split
 from turbomim.train.demo.photos import sources
 from turbomim.train.encoder.features import PIXELS, extract, load_run
 from turbomim.train.evaluate.knn import knn
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.models.methods import make_model
 from turbomim.train.world.distributed import choose_device
 

@@ -16,7 +16,7 @@ from turbomim.pipeline.decoding.centre_crops import centre_crops
 from turbomim.pipeline.decoding.crops import Interpolation
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 
 INTERPOLATION: Final[Literal["bicubic"]] = "bicubic"
 

@@ -41,8 +41,9 @@ from turbomim.train.loop.data import describe, open_data
 from turbomim.train.loop.optim import zero_moments
 from turbomim.train.loop.run import Outcome, Run
 from turbomim.train.loop.step import autocast
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import machine_name, read_tuned, resolve
+from turbomim.train.machine.versions import versions
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.finetune import FinetuneConfig, check_micro_batch
@@ -212,7 +213,7 @@ def begin(
             position=0,
             fingerprint=splits[0].manifest.fingerprint,
             config=to_dict(config),
-            versions=rundir.versions(),
+            versions=versions(),
         )
         snapshot = checkpoint.capture(model, optimizer, state)
         found = str(checkpoint.write(folder / "ckpt", snapshot, config.run.keep))

@@ -14,6 +14,7 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.rollback import MOST, check_rollbacks, roll_back
 from turbomim.train.folder.saver import Saver
+from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.plan import Plan
@@ -68,7 +69,7 @@ class RunCheckpoints:
             position=step * self._plan.global_batch,
             fingerprint=self._split.manifest.fingerprint,
             config=to_dict(self._config),
-            versions=rundir.versions(),
+            versions=versions(),
             good=self.good,
             rollbacks=self.rollbacks,
             **window.state(stats),

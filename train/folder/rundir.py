@@ -18,23 +18,13 @@ from typing import Any
 import torch
 import yaml
 
-from turbomim import __version__
-from turbomim.pipeline.decoding.dali_package import installed_wheels
 from turbomim.pipeline.system.durable import write_durably, write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.folder_lock import folder_lock
-from turbomim.pipeline.system.packages import installed
 from turbomim.pipeline.system.remedies import why
+from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
-
-
-def versions() -> dict[str, str]:
-    """Versions that decide numbers: turbomim, python, torch, triton, timm, DALI's wheel."""
-    own = {"turbomim": __version__, "python": platform.python_version()}
-    names = ("torch", "triton", "timm")
-    found = dict.fromkeys(names, "missing") | installed(names)
-    return own | found | (installed_wheels() or {"DALI": "missing"})
 
 
 def run_folder(config: Config) -> Path:

@@ -15,7 +15,7 @@ from turbomim.pipeline.system.plural import counted
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.folder.log import Record
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import LoaderSettings, Tuned, origin
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import resource
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from turbomim.pipeline.system.plural import counted
+from turbomim.train.machine.processor import cores, cpu_model, read_text
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ def gpu() -> list[Check]:
 
 def driver_version(text: str | None = None) -> str | None:
     """NVIDIA driver's version in the text of /proc/driver/nvidia/version, this machine's if not given."""
-    text = _read("/proc/driver/nvidia/version") if text is None else text
+    text = read_text("/proc/driver/nvidia/version") if text is None else text
     match = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", text)
     return match[0] if match else None
 
@@ -105,14 +105,9 @@ def gpu_checks(gpus: list[Gpu], driver: str | None, cuda: str, cores: int) -> li
     return checks
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def cpu() -> list[Check]:
     """The processor."""
-    return [cpu_check(_read("/proc/cpuinfo"), cores())]
+    return [cpu_check(read_text("/proc/cpuinfo"), cores())]
 
 
 def matrix_products() -> list[Check]:
@@ -143,13 +138,6 @@ def _gflops(dtype: torch.dtype) -> float:
         torch.mm(a, a)
         seconds.append(time.perf_counter() - start)
     return 2 * side**3 / min(seconds) / 1e9
-
-
-def cpu_model(cpuinfo: str | None = None) -> str:
-    """The processor's name in the text of /proc/cpuinfo, this machine's if not given."""
-    text = _read("/proc/cpuinfo") if cpuinfo is None else cpuinfo
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return model[1].strip() if model else platform.machine()
 
 
 def cpu_check(cpuinfo: str, cores: int) -> Check:
@@ -188,8 +176,8 @@ def threads() -> list[Check]:
 
 def memory() -> list[Check]:
     """Memory, and what a container leaves of it."""
-    kib = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE))
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    kib = dict(re.findall(r"^(\w+):\s+(\d+) kB", read_text("/proc/meminfo"), re.MULTILINE))
+    limit = read_text("/sys/fs/cgroup/memory.max").strip()
     total, free = int(kib["MemTotal"]) * 1024, int(kib["MemAvailable"]) * 1024
     value = f"{total / _GIB:.0f} GiB, {free / _GIB:.0f} GiB available"
     if limit.isdecimal() and int(limit) < total:
@@ -255,11 +243,3 @@ def matmul_rate() -> list[Check]:
 
     device = choose_device("auto", 0)
     return [Check(name="matmul rate", value=about_peak(device, bfloat16=uses_bfloat16(StepConfig(), device)))]
-
-
-def _read(path: str) -> str:
-    """Text of a small system file, empty if there is none."""
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from turbomim.kernels.linear import linear
-from turbomim.train.folder.rundir import versions
 from turbomim.train.machine.kept import KeptFile
 from turbomim.train.machine.tuned_loader import machine_name
+from turbomim.train.machine.versions import versions
 
 # large enough that a product is bound by arithmetic, small enough for a second or two
 SIDE = {"cuda": 8192, "cpu": 2048}

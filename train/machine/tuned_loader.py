@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from turbomim.train.machine.checks import cores, cpu_model
 from turbomim.train.machine.kept import KeptFile
+from turbomim.train.machine.processor import cores, cpu_model
 from turbomim.train.settings.config import DataConfig
 
 if TYPE_CHECKING:

@@ -93,7 +93,7 @@ def test_compiler_lines() -> None:
 
 @pytest.mark.parametrize("text", ["", "\x00\ufffd garbage : : \n\n", "flags\t: \nmodel name\n"])
 def test_odd_proc_does_not_stop_the_report(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(machine, "_read", lambda path: text)
+    monkeypatch.setattr(machine, "read_text", lambda path: text)
     checks = {check.name: check for check in examine()}
     assert "cores for this process" in checks["CPU"].value
     assert "not known" in checks["memory"].value

@@ -19,9 +19,8 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.errors import UsageError, to_stderr
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune.paired import GAIN, ROUNDS, paired, wins
-from turbomim.train.folder.rundir import versions
 from turbomim.train.loop.data import open_data, open_loader, store_text
-from turbomim.train.machine.checks import cores
+from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import (
     LoaderSettings,
     Tuned,
@@ -29,6 +28,7 @@ from turbomim.train.machine.tuned_loader import (
     machine_name,
     write_tuned,
 )
+from turbomim.train.machine.versions import versions
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import parse

@@ -19,10 +19,10 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.plural import counted
 from turbomim.train.commands.tune.paired import GAIN, paired, wins
 from turbomim.train.commands.tune.step_rate import NO_MEMORY
-from turbomim.train.folder.rundir import versions
 from turbomim.train.loop.data import open_data
 from turbomim.train.machine.memory import GIB, device_bytes, predicted_bytes
 from turbomim.train.machine.tuned_step import StepSettings, TunedStep, step_key, with_settings, write_step
+from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.flags import take, take_number

@@ -21,8 +21,8 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune import loader as tune_loader
 from turbomim.train.commands.tune.loader import Space, decide, descend, loader, search_space
 from turbomim.train.commands.tune.paired import paired, wins
-from turbomim.train.machine.checks import cores, cpu_model
 from turbomim.train.machine.checks import loader as doctors_line
+from turbomim.train.machine.processor import cores, cpu_model
 from turbomim.train.machine.tuned_loader import (
     LoaderSettings,
     Tuned,
