@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shlex
 import shutil
 import sys
 import sysconfig
@@ -22,6 +21,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.packages import installed
 from turbomim.train.machine import checks as machine
 from turbomim.train.machine.checks import Check
+from turbomim.train.machine.compiler import find_compiler
 
 _ESSENTIAL = (
     "triton", "torchvision", "timm", "webdataset", "numpy", "Pillow", "safetensors", "tyro", "rich", "PyYAML",
@@ -124,15 +124,6 @@ def print_report(checks: list[Check], console: Console | None = None) -> None:
     for check in advice:
         line = Text.assemble(("• ", colours[check.status]), (f"{check.name}: ", "bold"), check.advice)
         console.print(line, soft_wrap=not console.is_terminal)
-
-
-def find_compiler() -> str | None:
-    """Path of the C++ compiler that torch.compile will call: $CXX where it is set, else g++.
-
-    None if not there.
-    """
-    named = os.environ.get("CXX", "").strip()
-    return shutil.which(shlex.split(named)[0] if named else "g++")
 
 
 def compiler_check(named: str | None, found: str | None, clang: str | None) -> Check:

@@ -10,14 +10,13 @@ from rich.console import Console
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.doctor import find_compiler
 from turbomim.train.evaluate.online import labelled_splits
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.crashes import look_back
 from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.loop.data import describe, open_data
 from turbomim.train.loop.run import Outcome, Run
-from turbomim.train.machine.compile_cache import check_compile_caches
+from turbomim.train.machine.compiler import check_compiler
 from turbomim.train.machine.memory import count_parameters
 from turbomim.train.machine.price import about_device
 from turbomim.train.machine.tuned_loader import machine_name, read_tuned, resolve
@@ -59,17 +58,6 @@ def pretrain(
             found, said = world.from_main(lambda: prepare(folder, config, splits, held, on_gpu=on_gpu))
             run = Run(config, plan, split, heldout, labelled, settings, world, console, profile)
             return run.go(found, said, about_data)
-
-
-def check_compiler(config: Config, world: World) -> None:
-    """Raise UserError if the step is to be compiled and cannot be."""
-    if config.step.compile:
-        check_compile_caches(world.device.type)
-    if config.step.compile and world.device.type == "cpu" and find_compiler() is None:
-        raise UserError(
-            "no C++ compiler found: torch.compile needs one on a CPU; "
-            "install g++, or go on more slowly with --step.compile false (demo: --compile false)"
-        )
 
 
 def prepare(

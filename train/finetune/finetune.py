@@ -24,7 +24,7 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import check_compiler, prepare
+from turbomim.train.commands.pretrain import prepare
 from turbomim.train.encoder.features import normalised
 from turbomim.train.encoder.resize import resized
 from turbomim.train.encoder.source import Source
@@ -41,6 +41,7 @@ from turbomim.train.loop.data import describe, open_data
 from turbomim.train.loop.optim import zero_moments
 from turbomim.train.loop.run import Outcome, Run
 from turbomim.train.loop.step import autocast
+from turbomim.train.machine.compiler import check_compiler
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import machine_name, read_tuned, resolve
 from turbomim.train.machine.versions import versions

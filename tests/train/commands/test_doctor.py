@@ -11,16 +11,10 @@ from tests import ROOT
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.packages import installed
 from turbomim.train.commands import doctor
-from turbomim.train.commands.doctor import (
-    TESTED,
-    compiler_check,
-    examine,
-    find_compiler,
-    print_report,
-    versions_check,
-)
+from turbomim.train.commands.doctor import TESTED, compiler_check, examine, print_report, versions_check
 from turbomim.train.machine import checks as machine
 from turbomim.train.machine.checks import Check, Gpu, cpu_check, driver_version, gpu_checks, threads_check
+from turbomim.train.machine.compiler import find_compiler
 
 GIB = 2**30
 

@@ -178,7 +178,7 @@ def test_ranks_that_do_not_divide_the_batch_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_compiler_says_how_to_go_on(trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("turbomim.train.commands.pretrain.find_compiler", lambda: None)
+    monkeypatch.setattr("turbomim.train.machine.compiler.find_compiler", lambda: None)
     config = config_for(trees, tmp_path, step={"compile": True})
     with pytest.raises(UserError, match=r"install g\+\+, or go on more slowly with --step.compile false"):
         pretrain(config, console=quiet())
