@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import yaml
 from rich.console import Console
 
-from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import Split
 from turbomim.train.evaluate.online import labelled_splits
-from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.folder.crashes import look_back
+from turbomim.train.folder import rundir
+from turbomim.train.folder.resume import prepare
 from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.loop.data import describe, open_data
 from turbomim.train.loop.run import Outcome, Run
@@ -58,30 +55,6 @@ def pretrain(
             found, said = world.from_main(lambda: prepare(folder, config, splits, held, on_gpu=on_gpu))
             run = Run(config, plan, split, heldout, labelled, settings, world, console, profile)
             return run.go(found, said, about_data)
-
-
-def prepare(
-    folder: Path, config: Config, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
-) -> tuple[str | None, list[str]]:
-    """Lock and check the run folder; return the checkpoint to resume from, if any, and what is to be said.
-
-    splits: to train on, then others; on_gpu: photographs are decoded there.
-    """
-    held.enter_context(rundir.hold(config))
-    rundir.check_same(folder, config)
-    split = splits[0]
-    found, damaged = checkpoint.newest(folder / "ckpt")
-    if found is not None:
-        state, ours = checkpoint.read_state(found), split.manifest.fingerprint
-        theirs = state.fingerprint
-        # imported weights have seen no data: `turbomim import` leaves the fingerprint to the first run
-        if theirs != ours and (theirs or state.step):
-            raise UserError(
-                f"{split.path} is not the data set of {found} (fingerprint {ours[:12]}, the checkpoint's is "
-                f"{theirs[:12]}): give the same shards, or another --run.name"
-            )
-    said = [f"{path} is damaged and was passed over" for path in damaged]
-    return (str(found) if found else None), said + look_back(folder, splits, on_gpu=on_gpu)
 
 
 def _dry_run(config: Config, plan: Plan, about_data: str, world: World, console: Console) -> Outcome:

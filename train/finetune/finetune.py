@@ -24,7 +24,6 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import prepare
 from turbomim.train.encoder.features import normalised
 from turbomim.train.encoder.resize import resized
 from turbomim.train.encoder.source import Source
@@ -36,6 +35,7 @@ from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.finetune.rand_augment import noting_rand_augment
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.folder.resume import prepare
 from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.loop.data import describe, open_data
 from turbomim.train.loop.optim import zero_moments

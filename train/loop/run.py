@@ -27,10 +27,10 @@ from turbomim.train.evaluate.online import OnlineEval, Splits
 from turbomim.train.export.programs import export_at_end
 from turbomim.train.folder import rundir
 from turbomim.train.folder.checkpoint import State
-from turbomim.train.folder.checkpoints import RunCheckpoints
 from turbomim.train.folder.crashes import deadly_list
 from turbomim.train.folder.log import Record, RunLog
 from turbomim.train.folder.sinks import OF_MODEL
+from turbomim.train.loop.checkpoints import RunCheckpoints
 from turbomim.train.loop.data import open_loader, slow_stage
 from turbomim.train.loop.heldout import heldout_loss
 from turbomim.train.loop.optim import make_optimizer

@@ -42,12 +42,13 @@ from torch import Tensor
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.commands.pretrain import prepare, pretrain
+from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.programs import export
 from turbomim.train.folder import checkpoint
-from turbomim.train.folder.rollback import roll_back
+from turbomim.train.folder.resume import prepare
 from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.rollback import roll_back
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,16 +11,14 @@ from torch import nn
 from turbomim.pipeline.loader import LoaderStats
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.folder.rollback import MOST, check_rollbacks, roll_back
 from turbomim.train.folder.saver import Saver
+from turbomim.train.loop.rollback import MOST, check_rollbacks, roll_back
+from turbomim.train.loop.window import Window
 from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.plan import Plan
 from turbomim.train.world.distributed import World
-
-if TYPE_CHECKING:
-    from turbomim.train.loop.window import Window
 
 
 class RunCheckpoints:
