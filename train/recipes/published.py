@@ -1,9 +1,14 @@
-"""What recipes of several families share: published schedules, and a size that more than one of them has."""
+"""What recipes of several families share: published schedules, and sizes of encoders."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Literal
+
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
 from turbomim.train.settings.model import ModelConfig
+
+Target = Literal["raw", "gaussian", "ideal"]
 
 # of ViT-S/16, with the decoder that PixMIM's author gave it
 VIT_S16 = ModelConfig(width=384, depth=12, heads=6, decoder_width=384, decoder_depth=8, decoder_heads=12)
@@ -36,3 +41,18 @@ def pixmim(name: str, epochs: int, model: ModelConfig, *, bicubic: bool = False)
         ),
         run=RunConfig(name=name, seed=2, log_every=20, save_every=1000),
     )
+
+
+def vit_s16(target: Target = "raw") -> ModelConfig:
+    """ViT-S/16."""
+    return replace(VIT_S16, target=target)
+
+
+def vit_l16(target: Target = "raw") -> ModelConfig:
+    """ViT-L/16."""
+    return ModelConfig(width=1024, depth=24, heads=16, target=target)
+
+
+def vit_h14(target: Target = "raw") -> ModelConfig:
+    """ViT-H/14."""
+    return ModelConfig(patch=14, width=1280, depth=32, heads=16, target=target)
