@@ -25,9 +25,9 @@ from rich.console import Console
 
 from tests import ROOT
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig, EvalConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
 

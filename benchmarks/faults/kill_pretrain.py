@@ -35,10 +35,10 @@ from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.sha256 import file_sha256
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.loop.step import Step
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
 

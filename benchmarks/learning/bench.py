@@ -27,12 +27,12 @@ from turbomim.benchmarks.learning.textbook import train_textbook
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
-from turbomim.train.commands.cli import parse_config
 from turbomim.train.encoder.features import load_run
 from turbomim.train.evaluate.results import Scores
 from turbomim.train.evaluate.scores import MEASURES, evaluate_model
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.models.mae import MAE
+from turbomim.train.recipes.command_line import parse_config
 from turbomim.train.settings.config import Config
 
 # images of the trial: enough for a rate, few enough not to matter

@@ -60,7 +60,7 @@ def test_what_a_user_gets_wrong(argv: list[str], message: str) -> None:
 
 def test_a_bare_machine_has_all_that_is_imported() -> None:
     """Training and every stage, in an interpreter that finds no more than a bare machine has."""
-    modules = ["train.commands.pretrain", "train.finetune.finetune"]
+    modules = ["train.pretrain.pretrain", "train.finetune.finetune"]
     modules += ["benchmarks.gpu.bench", "benchmarks.tables"]
     modules += [f"benchmarks.gpu.{module}" for module, _ in stage.STAGES.values()]
     code = f"""

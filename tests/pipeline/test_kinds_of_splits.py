@@ -22,7 +22,7 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.manifest import load_manifest
-from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.pretrain.pretrain import pretrain
 
 # as many as the linear probe needs, and more than the neighbours
 IMAGES = 24

@@ -10,20 +10,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-import yaml
-
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UsageError, UserError, unknown
 from turbomim.pipeline.system.open_files import raise_limit
-from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy, why
+from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy
 from turbomim.train.folder.terminal import prepare_streams
 from turbomim.train.machine.compile_cache import whose_cache
 from turbomim.train.machine.home import settle_home
-from turbomim.train.models.named_encoder import with_encoder
-from turbomim.train.recipes.table import RECIPES, recipe
-from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import from_dict
-from turbomim.train.settings.flags import flag_values, no_arguments, take, take_number
 
 # also says the whole error, of any command
 TRACEBACK = "--traceback"
@@ -60,39 +53,6 @@ USAGE = """usage: turbomim COMMAND …
 
 `turbomim pretrain --help` lists every setting; most other commands have --help too.
 What a user or a file caused ends in one line; with --traceback the whole error stands before it."""
-
-
-def read_yaml(path: str, base: Config) -> Config:
-    """`base` with the values of a YAML file laid over it."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
-    except OSError as error:
-        raise UserError(f"--config {path}: {why(error, 'check the path')}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
-    return from_dict(with_encoder(values or {}), base, path)
-
-
-def parse_config(argv: list[str]) -> tuple[Config, bool]:
-    """RECIPE [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run)."""
-    if "--help" in argv or "-h" in argv:
-        # what trains and measures needs no flags' help: a bare machine has no tyro
-        import tyro
-
-        base = recipe(argv[0]) if argv[0] in RECIPES else Config()
-        # prints every setting with its comment and value, and exits
-        shown = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)
-        tyro.cli(shown, args=["--help"], default=base, prog="turbomim pretrain RECIPE")
-    dry_run = "--dry-run" in argv
-    argv = [word for word in argv if word != "--dry-run"]
-    file = take(argv, "--config")
-    if not argv or argv[0].startswith("-"):
-        raise UsageError(f"pretrain needs a recipe first, one of: {', '.join(RECIPES)}")
-    base = recipe(argv.pop(0))
-    if file is not None:
-        base = read_yaml(file, base)
-    return from_dict(with_encoder(flag_values(argv)), base, "flags"), dry_run
 
 
 def _shard(argv: list[str]) -> None:
@@ -158,62 +118,11 @@ def _verb(command: str, verbs: Mapping[str, Callable[[list[str]], None]], argv: 
     verbs[verb](argv[1:])
 
 
-def _pretrain(argv: list[str]) -> None:
-    words = list(argv)
-    preset, steps = take(words, "--preset"), take(words, "--profile")
-    ranks = take_number(words, "--world-size", int)
-    img_per_s = take_number(words, "--img-per-s", float)
-    config, dry_run = parse_config(words)
-    if img_per_s is not None and ranks is None:
-        raise UsageError("--img-per-s prices a run: give --dry-run --world-size RANKS too")
-    if ranks is not None and not dry_run:
-        raise UsageError("--world-size prices a run: give --dry-run too (torchrun says how many ranks train)")
-    if preset is not None:
-        from turbomim.train.machine.presets import apply_preset
-        from turbomim.train.world.distributed import world_size
-
-        config = apply_preset(config, preset, ranks or world_size())
-    if ranks is not None:
-        from turbomim.train.machine.price import price
-
-        price(config, ranks=ranks, img_per_s=img_per_s, preset=preset)
-        return
-    from turbomim.train.commands.pretrain import pretrain
-    from turbomim.train.loop.profiling import parse_steps
-
-    pretrain(config, dry_run=dry_run, profile=range(0) if steps is None else parse_steps(steps))
-
-
-def _recipes(argv: list[str]) -> None:
-    no_arguments(argv, "recipes")
-    from turbomim.train.machine.price import recipe_price
-
-    for name, function in RECIPES.items():
-        doc = (function.__doc__ or "").strip().splitlines()
-        print(name)
-        for line in doc:
-            print(f"    {line.strip()}" if line.strip() else "")
-        print(f"    {recipe_price(function())}\n")
-
-
-def _doctor(argv: list[str]) -> None:
-    from turbomim.train.commands.doctor import examine, measure, print_report
-
-    if argv == ["--measure"]:
-        measure()
-        return
-    no_arguments(argv, "doctor")
-    checks = examine()
-    print_report(checks)
-    if any(check.status == "missing" for check in checks):
-        raise SystemExit(1)
-
-
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "demo": _later("train.commands.demo_command", "command"),
+    "demo": _later("train.commands.demo", "command"),
     "shard": _shard,
-    "pretrain": _pretrain,
-    "recipes": _recipes,
+    "pretrain": _later("train.commands.pretrain", "command"),
+    "recipes": _later("train.commands.recipes", "command"),
     "show": _later("train.commands.show", "command"),
     "report": _later("train.report.report", "command"),
     "compare": _later("train.report.compare", "command"),
@@ -224,7 +133,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "export": _later("train.commands.export", "command"),
     "tune": _tune,
     "bench": _bench,
-    "doctor": _doctor,
+    "doctor": _later("train.commands.doctor", "command"),
 }
 
 

@@ -1,155 +1,32 @@
-"""`turbomim demo`: the whole way on photographs that ordinary Python packages ship.
-
-With nothing to download.
-"""
+"""`turbomim demo`: its flags."""
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 
-from turbomim.pipeline.making.pack import make_shards
-from turbomim.pipeline.system.errors import UserError, to_stderr
-from turbomim.train.commands.pretrain import pretrain
-from turbomim.train.demo.photos import PhotosReport, cut_photos
-from turbomim.train.demo.which_photograph import table, which_photograph
-from turbomim.train.export.timm import create_call
-from turbomim.train.export.weights import loaded_from
-from turbomim.train.folder.log import Record, duration, read_metrics
-from turbomim.train.folder.terminal import outlived
-from turbomim.train.loop.window import rates
-from turbomim.train.machine.processor import cores
-from turbomim.train.pictures.figure import loss_png, series
-from turbomim.train.pictures.reconstruction import show
-from turbomim.train.recipes.table import recipe
-from turbomim.train.report.report import write_report
-from turbomim.train.settings.config import Config
-
-IMAGES = 480
+from turbomim.train.settings.flags import parse, python_bools
 
 
-def demo(
-    folder: Path,
-    *,
-    epochs: float | None = None,
-    images: int = IMAGES,
-    compile_step: bool = True,
-    console: Console | None = None,
-) -> None:
-    """Photographs, shards, pre-training, pictures and export under `folder`.
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Cut photographs, shard them, pre-train PixMIM on them, draw what it learned, export the encoder."""
 
-    A second call resumes or says done.
-
-    Raises UserError for anything a user or a machine caused.
-    """
-    console = console or Console()
-    begun = time.monotonic()
-    report = cut_photos(folder / "photographs", images=images)
-    say(console, "1/4", photographs(report))
-    for split in ("train", "heldout"):
-        shards(folder / "photographs" / split, folder / "shards" / split, split)
-    say(console, "2/4", f"shards for training and for looking in {folder / 'shards'}")
-    config = settings(folder, epochs, compile_step)
-    say(
-        console, "3/4", "pre-training PixMIM; the first step compiles the model, which takes a while on a CPU"
-    )
-    outcome = pretrain(config, console=console)
-    if outcome.status != "done":
-        return
-    records = read_metrics(folder / "metrics.jsonl")
-    loss_png(records, folder / "loss.png", "turbomim demo: PixMIM on photographs")
-    show(folder, images=5, out=folder / "reconstruction.png")
-    asked = which_photograph(folder, Path(config.data.heldout))
-    write_report([folder], folder / "report.html")
-    say(
-        console,
-        "4/4",
-        f"pictures drawn, features scored, report written; {duration(time.monotonic() - begun)} in all",
-    )
-    tell(console, summary(folder, config, records, asked))
+    folder: Path = Path("runs/demo")
+    """Where everything goes; a second call resumes, or says that it is done."""
+    epochs: float | None = None
+    """Passes over the photographs; the recipe's if not given."""
+    compile: Annotated[bool, tyro.conf.FlagConversionOff] = True
+    """Compile the training step (on a CPU this needs a C++ compiler)."""
 
 
-def say(console: Console, number: str, text: str) -> None:
-    """One line of progress."""
-    tell(console, f"[{number}] {text}")
+def command(argv: list[str]) -> None:
+    """`turbomim demo …`.  Raises UserError."""
+    options = parse(Demo, python_bools(argv), "turbomim demo")
+    from turbomim.train.demo.demo import demo
 
-
-def tell(console: Console, text: str) -> None:
-    """Print a text; a terminal that is gone stops no demo."""
-    with outlived(console, lambda error: to_stderr(f"the demo goes on, but cannot print: {error}")):
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def photographs(report: PhotosReport) -> str:
-    """What was cut, in a line."""
-    return (
-        f"{report.train_images} JPEGs of {len(report.train_sources)} photographs to train on, "
-        f"{report.heldout_images} of {len(report.heldout_sources)} others held out; "
-        f"{report.bytes / 1e6:.0f} MB"
-    )
-
-
-def shards(source: Path, target: Path, split: str) -> None:
-    """Make the shards of a split unless they are there: whole or not at all.
-
-    Raises UserError if the folder holds something else.
-    """
-    if (target / "manifest.json").exists():
-        return
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    make_shards(source, part, name="demo", split=split, samples_per_shard=100, workers=cores())
-    try:
-        part.rename(target)
-    except OSError as error:
-        raise UserError(f"{target} holds something else: choose another --folder, or remove it") from error
-
-
-def settings(folder: Path, epochs: float | None, compile_step: bool) -> Config:
-    """The demo recipe, its run folder being the demo's."""
-    config = recipe("demo")
-    optim = config.optim
-    if epochs is not None:
-        optim = dataclasses.replace(optim, epochs=epochs, warmup_epochs=min(optim.warmup_epochs, epochs / 4))
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(
-            config.data, path=str(folder / "shards" / "train"), heldout=str(folder / "shards" / "heldout")
-        ),
-        optim=optim,
-        step=dataclasses.replace(config.step, compile=compile_step),
-        run=dataclasses.replace(config.run, folder=str(folder.parent), name=folder.name),
-    )
-
-
-def summary(folder: Path, config: Config, records: list[Record], asked: dict[str, Any] | None) -> str:
-    """What came out, where it is, and what to try next."""
-    scores = f"\n{table(asked)}\n  (kept in {folder / 'eval' / 'source.json'})\n" if asked else ""
-    losses = series(records, "loss")[1]
-    steps, heldout = series(records, "heldout_loss")
-    encoder = folder / "export" / "encoder.safetensors"
-    return f"""
-done: {records[-1]["position"]} samples seen, {rates(records)}
-masked-patch loss: training {losses[-1]:.3f}; held-out photographs {heldout[0]:.3f} at step \
-{steps[0]:.0f}, {heldout[-1]:.3f} at the end \
-(1.0 is what predicting nothing scores)
-{scores}
-  {folder / "report.html"}   all of it on one page: open it in a browser
-  {folder / "reconstruction.png"}   held-out photographs, masked, reconstructed
-  {folder / "loss.png"}   the curves
-  {folder / "metrics.jsonl"}   every log line
-  {folder / "ckpt"}   checkpoints
-  {encoder}   the encoder, for timm:
-      {loaded_from(create_call(config), encoder.resolve())}
-
-next, with your own photographs:
-  turbomim shard make FOLDER shards/mine/train
-  turbomim pretrain demo --data.path shards/mine/train --run.name mine
-  turbomim show runs/mine
-  turbomim recipes          the published settings, for ImageNet and real GPUs
-  turbomim doctor           what this machine has, and what will be slow on it"""
+    demo(options.folder, epochs=options.epochs, compile_step=options.compile, console=Console())

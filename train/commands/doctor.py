@@ -22,6 +22,7 @@ from turbomim.pipeline.system.packages import installed
 from turbomim.train.machine import checks as machine
 from turbomim.train.machine.checks import Check
 from turbomim.train.machine.compiler import find_compiler
+from turbomim.train.settings.flags import no_arguments
 
 _ESSENTIAL = (
     "triton", "torchvision", "timm", "webdataset", "numpy", "Pillow", "safetensors", "tyro", "rich", "PyYAML",
@@ -236,3 +237,15 @@ def _compile_cache() -> list[Check]:
     except UserError as error:
         return [Check(name="compile cache", value=value, status="slow", advice=str(error))]
     return [Check(name="compile cache", value=value)]
+
+
+def command(argv: list[str]) -> None:
+    """Print the report, or measure with --measure.  Exit code 1 where training cannot work."""
+    if argv == ["--measure"]:
+        measure()
+        return
+    no_arguments(argv, "doctor")
+    checks = examine()
+    print_report(checks)
+    if any(check.status == "missing" for check in checks):
+        raise SystemExit(1)

@@ -1,70 +1,34 @@
-"""`turbomim pretrain`: settings checked, data opened, run folder taken; then the loop (run.py)."""
+"""`turbomim pretrain RECIPE …`."""
 
 from __future__ import annotations
 
-import contextlib
-
-import yaml
-from rich.console import Console
-
-from turbomim.train.evaluate.online import labelled_splits
-from turbomim.train.folder import rundir
-from turbomim.train.folder.resume import prepare
-from turbomim.train.folder.sinks import check_sinks
-from turbomim.train.loop.data import describe, open_data
-from turbomim.train.loop.run import Outcome, Run
-from turbomim.train.machine.compiler import check_compiler
-from turbomim.train.machine.memory import count_parameters
-from turbomim.train.machine.price import about_device
-from turbomim.train.machine.tuned_loader import machine_name, read_tuned, resolve
-from turbomim.train.machine.tuned_step import tuned_config
-from turbomim.train.models.methods import flops_per_image
-from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import to_dict
-from turbomim.train.settings.plan import Plan, make_plan
-from turbomim.train.world.distributed import World, start
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.recipes.command_line import parse_config
+from turbomim.train.settings.flags import take, take_number
 
 
-def pretrain(
-    config: Config, *, dry_run: bool = False, profile: range = range(0), console: Console | None = None
-) -> Outcome:
-    """Run or resume a pre-training in runs/NAME, with a profile of these steps of the process.
+def command(argv: list[str]) -> None:
+    """Train, or with --dry-run say what would be trained and what it would take.  Raises UserError."""
+    words = list(argv)
+    preset, steps = take(words, "--preset"), take(words, "--profile")
+    ranks = take_number(words, "--world-size", int)
+    img_per_s = take_number(words, "--img-per-s", float)
+    config, dry_run = parse_config(words)
+    if img_per_s is not None and ranks is None:
+        raise UsageError("--img-per-s prices a run: give --dry-run --world-size RANKS too")
+    if ranks is not None and not dry_run:
+        raise UsageError("--world-size prices a run: give --dry-run too (torchrun says how many ranks train)")
+    if preset is not None:
+        from turbomim.train.machine.presets import apply_preset
+        from turbomim.train.world.distributed import world_size
 
-    Raises UserError for anything a user or a file caused.
-    """
-    console = console or Console()
-    with start(config.step.device, config.step.rank_timeout) as world:
-        check_compiler(config, world)
-        world.from_main(lambda: check_sinks(config.run))
-        config, about_step = world.from_main(lambda: tuned_config(config, world))
-        data = config.data
-        split = open_data(data.path, "--data.path", data, world)
-        heldout = open_data(data.heldout, "--data.heldout", data, world) if data.heldout else None
-        labelled = labelled_splits(config, split, heldout, world)
-        plan = world.from_main(lambda: make_plan(config, split.manifest.samples, world.size))
-        tuned = world.together(lambda: read_tuned(machine_name(world.device)))
-        settings = resolve(data, tuned, world.local_size)
-        about_step += world.together(lambda: about_device(config, plan, world))
-        about_data = "\n".join([describe(data, split, settings, tuned, world), *about_step])
-        if dry_run:
-            return _dry_run(config, plan, about_data, world, console)
-        folder = rundir.run_folder(config)
-        with contextlib.ExitStack() as held:
-            splits = [split, *([heldout] if heldout else []), *(labelled or ())]
-            on_gpu = settings.decode == "mixed" and world.device.type == "cuda"
-            found, said = world.from_main(lambda: prepare(folder, config, splits, held, on_gpu=on_gpu))
-            run = Run(config, plan, split, heldout, labelled, settings, world, console, profile)
-            return run.go(found, said, about_data)
+        config = apply_preset(config, preset, ranks or world_size())
+    if ranks is not None:
+        from turbomim.train.pretrain.dry_run import price
 
+        price(config, ranks=ranks, img_per_s=img_per_s, preset=preset)
+        return
+    from turbomim.train.loop.profiling import parse_steps
+    from turbomim.train.pretrain.pretrain import pretrain
 
-def _dry_run(config: Config, plan: Plan, about_data: str, world: World, console: Console) -> Outcome:
-    parameters = count_parameters(config)
-    count = parameters.trained + parameters.fixed
-    if world.main:
-        text = (
-            f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"
-            f"{about_data}\n{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
-            f"device {world.device}; dry run: nothing was trained"
-        )
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-    return Outcome(folder=rundir.run_folder(config), status="dry-run", step=0, steps=plan.steps)
+    pretrain(config, dry_run=dry_run, profile=range(0) if steps is None else parse_steps(steps))

@@ -155,7 +155,7 @@ def finetune(
     """
     console = console or Console()
     with start(config.step.device, config.step.rank_timeout) as world:
-        check_compiler(config, world)
+        check_compiler(config.step, world.device.type)
         world.from_main(lambda: check_sinks(config.run))
         train = open_data(config.data.path, "--train", config.data, world)
         test = open_data(config.data.heldout, "--test", config.data, world)

@@ -8,8 +8,7 @@ import shutil
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.machine.compile_cache import check_compile_caches
-from turbomim.train.settings.config import Config
-from turbomim.train.world.distributed import World
+from turbomim.train.settings.config import StepConfig
 
 
 def find_compiler() -> str | None:
@@ -21,11 +20,11 @@ def find_compiler() -> str | None:
     return shutil.which(shlex.split(named)[0] if named else "g++")
 
 
-def check_compiler(config: Config, world: World) -> None:
-    """Raise UserError if the step is to be compiled and cannot be."""
-    if config.step.compile:
-        check_compile_caches(world.device.type)
-    if config.step.compile and world.device.type == "cpu" and find_compiler() is None:
+def check_compiler(step: StepConfig, device: str) -> None:
+    """Raise UserError if the step is to be compiled and cannot be.  device: cpu or cuda."""
+    if step.compile:
+        check_compile_caches(device)
+    if step.compile and device == "cpu" and find_compiler() is None:
         raise UserError(
             "no C++ compiler found: torch.compile needs one on a CPU; "
             "install g++, or go on more slowly with --step.compile false (demo: --compile false)"

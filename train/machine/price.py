@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-
-from turbomim.train.loop.data import open_data
 from turbomim.train.machine.memory import GIB, MemoryParts, count_parameters, device_bytes, predicted_bytes
 from turbomim.train.machine.peak import BF16_FLOPS, about_peak, flops_text
 from turbomim.train.machine.presets import find_gpu
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.plan import Plan, make_plan
+from turbomim.train.settings.plan import Plan
 from turbomim.train.settings.precision import uses_bfloat16
-from turbomim.train.world.distributed import World, choose_device
+from turbomim.train.world.distributed import World
 
 # photographs of ImageNet-1k's training split
 IMAGENET = 1_281_167
@@ -26,26 +22,6 @@ ASSUMED = "a100-80g"
 SMALLEST_PRICED = 160
 
 NOT_COUNTED = "without the loader's and DALI's buffers"
-
-
-def price(config: Config, *, ranks: int, img_per_s: float | None, preset: str | None) -> None:
-    """Print a table of what the run takes on `ranks` GPUs; img_per_s is that of one of them.
-
-    Raises UserError for a batch that does not divide, or data that cannot be read.
-    """
-    if config.data.path:
-        here = World(rank=0, size=1, device=choose_device("cpu", 0))
-        samples = open_data(config.data.path, "--data.path", config.data, here).manifest.samples
-        source = config.data.path
-    else:
-        samples, source = IMAGENET, "ImageNet-1k; --data.path counts yours"
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(overflow="fold")
-    plan = make_plan(config, samples, ranks)
-    for name, value in rows(config, plan, source, img_per_s=img_per_s, preset=preset):
-        table.add_row(name, value)
-    Console(highlight=False, markup=False).print(table)
 
 
 def rows(

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
-from rich.console import Console
 from rich.table import Table
 
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.pictures.figure import smooth
 from turbomim.train.report.page import printable
 from turbomim.train.report.results import finetunings
-from turbomim.train.report.run import RunFacts, read_runs, scores_of
+from turbomim.train.report.run import RunFacts, scores_of
 from turbomim.train.report.sections import points
 from turbomim.train.report.summary import NOT_SAID, differing, settings, share, summary
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.flags import parse
 
 SHOWN = ("recipe", "status", "images seen", "training loss", "held-out loss", "img/s", "waiting for data")
 LOSSES = {"training": "loss", "held-out": "heldout_loss"}
@@ -36,33 +32,6 @@ DECIDES_LOSS: dict[str, Callable[[Config], object]] = {
 }
 # what a score of `turbomim eval` was measured on; it means something else where one of these differs
 DECIDES_SCORE = ("train", "train_samples", "test", "test_samples", "size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compare:
-    """Print runs side by side, say where their losses cannot be compared, and draw the losses."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, runs/NAME, two or more."""
-    out: Path = Path("compare.png")
-    """Plot to write: losses over images seen."""
-
-
-def command(argv: list[str]) -> None:
-    """`turbomim compare …`.  Raises UserError."""
-    options = parse(Compare, argv, "turbomim compare")
-    if len(options.runs) < 2:
-        raise UsageError("compare needs two or more run folders, runs/NAME: see turbomim compare --help")
-    if options.out.suffix.lower() != ".png" or options.out.is_dir():
-        raise UsageError(f"--out {options.out}: must be a file whose name ends in .png")
-    runs = read_runs(options.runs)
-    console = Console()
-    for table in tables(runs):
-        console.print(table, markup=False)
-    for line in [*warnings(runs), *(problem for run in runs for problem in run.problems)]:
-        console.print(printable(f"note: {line}"), markup=False, highlight=False, soft_wrap=True)
-    plot(runs, options.out)
-    console.print(f"{options.out}: losses over images seen", markup=False, highlight=False, soft_wrap=True)
 
 
 def tables(runs: Sequence[RunFacts]) -> list[Table]:

@@ -50,10 +50,10 @@ from turbomim.pipeline.decoding.failures import (
 from turbomim.pipeline.decoding.windows import HostWindows
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.commands.tune import step_rate
 from turbomim.train.finetune import augment_ahead
 from turbomim.train.loop.out_of_memory import is_out_of_memory
+from turbomim.train.pretrain.pretrain import pretrain
 
 __all__ = ["own_split"]
 

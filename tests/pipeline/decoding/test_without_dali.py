@@ -28,7 +28,7 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.commands.cli import main
-from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 
 ONE_PLACE = ROOT / "pipeline" / "decoding" / "dali_package.py"

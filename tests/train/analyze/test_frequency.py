@@ -36,11 +36,11 @@ from turbomim.train.analyze.frequency import (
     radial,
     relative,
 )
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import load_run
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.models.convmae import places
 from turbomim.train.models.methods import make_model
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 
 METHODS = {

@@ -17,8 +17,8 @@ from tests.train.commands.test_cli import call
 from tests.train.models.test_mae import with_model
 
 from turbomim.train.analyze.layers import shares
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder.log import Record
+from turbomim.train.pretrain.pretrain import pretrain
 
 
 def test_records_without_every_share_are_left_out() -> None:

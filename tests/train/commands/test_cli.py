@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.cli import COMMANDS, main
-from turbomim.train.commands.demo import demo
+from turbomim.train.demo.demo import demo
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.pictures.reconstruction import show
 

@@ -41,9 +41,9 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.commands import embed
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.timm import timm_arguments
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
 Arrays = dict[str, NDArray[Any]]

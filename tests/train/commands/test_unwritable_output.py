@@ -26,7 +26,7 @@ from turbomim.pipeline.system.durable import make_folder, refusal
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.analyze.result import save
-from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.pretrain.pretrain import pretrain
 
 # what a command is given beside --out, and the file or folder it is to write
 COMMANDS = {

@@ -20,10 +20,10 @@ from tests.runs import config_for, quiet
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.demo import which_photograph as source_eval
 from turbomim.train.demo.photos import Source
 from turbomim.train.demo.which_photograph import MEASURE, chance, halves, share, table, which_photograph
+from turbomim.train.pretrain.pretrain import pretrain
 
 # crops of photographs 0 (five), 1 (two), 2 (one), as shards mix them
 LABELS = torch.tensor([0, 1, 0, 2, 0, 1, 0, 0])

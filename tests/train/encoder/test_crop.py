@@ -27,10 +27,10 @@ from tests.train.commands.test_cli import call
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding import centre_crops
 from turbomim.pipeline.decoding.centre_crops import centre_crop
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.crop import crop_rule, crop_share
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.timm import timm_arguments
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig
 
 

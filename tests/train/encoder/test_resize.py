@@ -34,7 +34,6 @@ from torch.nn import functional
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import load_run, normalised
 from turbomim.train.encoder.resize import at_size, resample_positions, resized
 from turbomim.train.encoder.source import Source
@@ -43,6 +42,7 @@ from turbomim.train.export.weights import encoder_weights, write_safetensors
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim_swin import swin_arguments
 from turbomim.train.models.vit import sincos_positions
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.finetune import tuned_size

@@ -25,10 +25,10 @@ from tests.train.folder.test_hostile_checkpoints import Evil
 from torch import nn
 
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import encode
 from turbomim.train.encoder.source import load_source
 from turbomim.train.export.programs import export
+from turbomim.train.pretrain.pretrain import pretrain
 
 SIZES: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
 

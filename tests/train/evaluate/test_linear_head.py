@@ -23,7 +23,6 @@ from tests.train.models.test_simmim import SMALL as SIMMIM
 from torch import nn
 
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import encode
 from turbomim.train.evaluate.kept_features import keep_features
@@ -38,6 +37,7 @@ from turbomim.train.evaluate.linear_head import (
 from turbomim.train.evaluate.published import published_encoder
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.schedule import lr_at

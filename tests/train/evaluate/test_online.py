@@ -30,12 +30,12 @@ from tests.runs import attempt, config_for, finish, launch, outcome, quiet, reco
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import load_run
 from turbomim.train.evaluate.online import KNN, PROBE, RANDOM, RAW, OnlineEval
 from turbomim.train.evaluate.scores import MEASURES, evaluate_model
 from turbomim.train.folder.log import line_of
 from turbomim.train.folder.sinks import scalars_of
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import World
 

@@ -32,11 +32,11 @@ from tests.train.commands.test_cli import call
 from tests.train.foreign.names import DECODER, ENCODER, weights
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export import programs as exporting
 from turbomim.train.export.programs import PROGRAMS, export, export_at_end
 from turbomim.train.models.methods import METHODS
+from turbomim.train.pretrain.pretrain import pretrain
 
 DOCS = ROOT / "docs"
 

@@ -39,7 +39,6 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.commands.eval.finetune import Finetune, configure
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import normalised
 from turbomim.train.encoder.source import load_source
 from turbomim.train.finetune.augment import augmented_batch
@@ -47,6 +46,7 @@ from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.finetune import finetune, with_classes
 from turbomim.train.folder import checkpoint
 from turbomim.train.models.methods import make_model
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.finetune import FinetuneConfig
 from turbomim.train.settings.plan import Plan, make_plan
 

@@ -27,10 +27,10 @@ from tests.runs import config_for, quiet
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder.live import panel
 from turbomim.train.folder.log import RunLog, line_of, parts_of, read_metrics
 from turbomim.train.folder.sinks import SCALARS, check_sinks, scalars_of, tensorboard_scores
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, RunConfig
 
 RECORD: dict[str, Any] = {

@@ -27,11 +27,11 @@ from tests.train.folder.test_seeing import RECORD
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.train.commands.cli import COMMANDS, main
-from turbomim.train.commands.demo import say
-from turbomim.train.commands.pretrain import pretrain
+from turbomim.train.demo.demo import say
 from turbomim.train.folder import live
 from turbomim.train.folder.log import RunLog, parts_of
 from turbomim.train.folder.terminal import drawable
+from turbomim.train.pretrain.pretrain import pretrain
 
 ENCODINGS = ["iso-8859-1", "gbk", "ascii"]
 VERBS = {

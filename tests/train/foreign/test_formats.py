@@ -50,12 +50,12 @@ from tests.train.foreign.names import (
 )
 from torch import Tensor
 
-from turbomim.train.commands.cli import parse_config
 from turbomim.train.encoder.features import load_run
 from turbomim.train.foreign.formats import FORMATS, from_lsmae, to_mmselfsup
 from turbomim.train.foreign.sizes import sizes
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import sincos_positions
+from turbomim.train.recipes.command_line import parse_config
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 FULL = ENCODER + DECODER

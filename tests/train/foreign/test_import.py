@@ -42,7 +42,6 @@ from torch import Tensor
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.programs import export
 from turbomim.train.folder import checkpoint
@@ -50,6 +49,7 @@ from turbomim.train.folder.resume import prepare
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.rollback import roll_back
 from turbomim.train.models.methods import make_model
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 

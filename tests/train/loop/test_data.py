@@ -34,7 +34,6 @@ from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.tars import manifest
 from turbomim.pipeline.tars.manifest import MANIFEST
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, RunLog, line_of, read_metrics
 from turbomim.train.loop import data
@@ -48,6 +47,7 @@ from turbomim.train.machine.tuned_loader import (
     write_tuned,
 )
 from turbomim.train.pictures.reconstruction import show
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World
 

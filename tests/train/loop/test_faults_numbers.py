@@ -40,7 +40,6 @@ from tests.runs import (
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import checkpoint
 from turbomim.train.loop.out_of_memory import flags_to_try, is_out_of_memory, memory_text
 from turbomim.train.loop.rollback import MOST
@@ -48,6 +47,7 @@ from turbomim.train.loop.step import Step
 from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.figure import series
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import make_plan
 from turbomim.train.world.distributed import World

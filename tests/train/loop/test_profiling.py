@@ -24,10 +24,10 @@ from turbomim.pipeline.loader import LoaderStats
 from turbomim.pipeline.reading.read import ReadAhead
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.loop.profiling import ABOUT, REMEDIES, Profile, breakdown, page, parse_steps
 from turbomim.train.models.mae import MAE
+from turbomim.train.pretrain.pretrain import pretrain
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.folder.rundir import hold
 from turbomim.train.models.mae import MAE
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.plan import make_plan
 from turbomim.train.world.distributed import start
 

@@ -8,7 +8,7 @@ from tests.runs import finish, launch
 # a function that a process finds without an import; it leaves by an exit code of its own
 LOOK = """
 import os, sys
-os._exit(7 if {"runs", "torch", "turbomim.train.commands.pretrain"} <= sys.modules.keys() else 8)
+os._exit(7 if {"tests.runs", "torch", "turbomim.train.pretrain.pretrain"} <= sys.modules.keys() else 8)
 """
 
 

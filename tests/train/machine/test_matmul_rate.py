@@ -20,13 +20,13 @@ from tests.train.commands.test_cli import call
 from turbomim.kernels.linear import linear
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.machine import peak
 from turbomim.train.machine.checks import matmul_rate as doctors_line
 from turbomim.train.machine.matmul_rate import keep_rate, measure_rate, measured_rate
 from turbomim.train.machine.peak import about_peak, flops_text, peak_flops, rank_peak
 from turbomim.train.models.methods import flops_per_image
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.world.distributed import World
 
 CPU = torch.device("cpu")

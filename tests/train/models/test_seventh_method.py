@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.eval.frozen import Eval, evaluate
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.evaluate.scores import MEASURES
 from turbomim.train.folder import checkpoint
 from turbomim.train.machine.memory import count_parameters
@@ -29,6 +28,7 @@ from turbomim.train.models.initial import Draw, convolution_draws, linear_draws,
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import METHODS, make_model
 from turbomim.train.models.vit import block_flops
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 
 

@@ -17,9 +17,9 @@ import timm
 import torch
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.commands.cli import parse_config
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.timm_sizes import PLAIN, encoder_sizes
+from turbomim.train.recipes.command_line import parse_config
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
@@ -150,7 +150,7 @@ def test_the_plain_ones_that_are_suggested_are_plain(name: str) -> None:
 
 def test_settings_without_an_encoder_import_no_timm() -> None:
     code = (
-        "import sys; from turbomim.train.commands.cli import parse_config; parse_config(['demo']); "
+        "import sys; from turbomim.train.recipes.command_line import parse_config; parse_config(['demo']); "
         "sys.exit('timm' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0

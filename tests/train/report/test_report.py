@@ -33,8 +33,8 @@ from tests.train.report.html_page import Element, Page
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.commands.eval import knn as eval_command
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.folder import rundir
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.report.report import report
 from turbomim.train.report.run import read_run, read_runs

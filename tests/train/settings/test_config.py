@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.commands.cli import parse_config
+from turbomim.train.recipes.command_line import parse_config
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict

@@ -21,8 +21,8 @@ import pytest
 from tests import ROOT
 
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.cli import parse_config
 from turbomim.train.folder.log import read_metrics
+from turbomim.train.recipes.command_line import parse_config
 
 TEMPLATE = ROOT / "examples" / "slurm" / "pretrain.sbatch"
 

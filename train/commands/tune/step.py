@@ -59,7 +59,7 @@ def step(argv: list[str]) -> None:
     if not argv or "--help" in argv or "-h" in argv:
         print(HELP)
         return
-    from turbomim.train.commands.cli import parse_config
+    from turbomim.train.recipes.command_line import parse_config
 
     words = list(argv)
     data = take(words, "--data")

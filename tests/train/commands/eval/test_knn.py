@@ -25,12 +25,12 @@ from tests.train.commands.test_cli import call
 from turbomim.pipeline.decoding.centre_crops import centre_crops
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.encoder.features import encode, load_run
 from turbomim.train.evaluate.knn import knn
 from turbomim.train.evaluate.probe import linear_probe
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.models.mae import MAE
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
 

@@ -28,7 +28,6 @@ from tests.runs import config_for, quiet
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.pretrain import pretrain
 from turbomim.train.commands.tune import step as tune_step
 from turbomim.train.commands.tune import step_rate
 from turbomim.train.commands.tune.step import fitting, measured, search
@@ -43,6 +42,7 @@ from turbomim.train.machine.tuned_step import (
     step_key,
     write_step,
 )
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config, StepConfig
 from turbomim.train.settings.dictionary import from_dict

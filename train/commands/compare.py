@@ -1,0 +1,42 @@
+"""`turbomim compare`: runs side by side on the terminal, and their losses in one plot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.report.compare import plot, tables, warnings
+from turbomim.train.report.page import printable
+from turbomim.train.report.run import read_runs
+from turbomim.train.settings.flags import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Print runs side by side, say where their losses cannot be compared, and draw the losses."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders, runs/NAME, two or more."""
+    out: Path = Path("compare.png")
+    """Plot to write: losses over images seen."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim compare …`.  Raises UserError."""
+    options = parse(Compare, argv, "turbomim compare")
+    if len(options.runs) < 2:
+        raise UsageError("compare needs two or more run folders, runs/NAME: see turbomim compare --help")
+    if options.out.suffix.lower() != ".png" or options.out.is_dir():
+        raise UsageError(f"--out {options.out}: must be a file whose name ends in .png")
+    runs = read_runs(options.runs)
+    console = Console()
+    for table in tables(runs):
+        console.print(table, markup=False)
+    for line in [*warnings(runs), *(problem for run in runs for problem in run.problems)]:
+        console.print(printable(f"note: {line}"), markup=False, highlight=False, soft_wrap=True)
+    plot(runs, options.out)
+    console.print(f"{options.out}: losses over images seen", markup=False, highlight=False, soft_wrap=True)

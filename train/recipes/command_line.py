@@ -1,0 +1,46 @@
+"""What a command line says of a run: a recipe, a file and flags over it."""
+
+from __future__ import annotations
+
+import yaml
+
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.remedies import why
+from turbomim.train.models.named_encoder import with_encoder
+from turbomim.train.recipes.table import RECIPES, recipe
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import from_dict
+from turbomim.train.settings.flags import flag_values, take
+
+
+def read_yaml(path: str, base: Config) -> Config:
+    """`base` with the values of a YAML file laid over it."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+    except OSError as error:
+        raise UserError(f"--config {path}: {why(error, 'check the path')}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+    return from_dict(with_encoder(values or {}), base, path)
+
+
+def parse_config(argv: list[str]) -> tuple[Config, bool]:
+    """RECIPE [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run)."""
+    if "--help" in argv or "-h" in argv:
+        # what trains and measures needs no flags' help: a bare machine has no tyro
+        import tyro
+
+        base = recipe(argv[0]) if argv[0] in RECIPES else Config()
+        # prints every setting with its comment and value, and exits
+        shown = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)
+        tyro.cli(shown, args=["--help"], default=base, prog="turbomim pretrain RECIPE")
+    dry_run = "--dry-run" in argv
+    argv = [word for word in argv if word != "--dry-run"]
+    file = take(argv, "--config")
+    if not argv or argv[0].startswith("-"):
+        raise UsageError(f"pretrain needs a recipe first, one of: {', '.join(RECIPES)}")
+    base = recipe(argv.pop(0))
+    if file is not None:
+        base = read_yaml(file, base)
+    return from_dict(with_encoder(flag_values(argv)), base, "flags"), dry_run
