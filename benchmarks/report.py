@@ -27,7 +27,7 @@ class BenchReport:
     """PNG file for a bar plot."""
 
 
-def main(argv: list[str]) -> None:
+def command(argv: list[str]) -> None:
     """`turbomim bench report …`.  Raises UserError."""
     options = parse(BenchReport, argv, "turbomim bench report")
     if not options.files:
@@ -47,4 +47,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command(sys.argv[1:])

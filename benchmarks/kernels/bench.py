@@ -72,7 +72,7 @@ class Question:
     tolerance: float
 
 
-def main(argv: Sequence[str]) -> None:
+def command(argv: Sequence[str]) -> None:
     """`turbomim bench kernels …`: JSON lines, then a table.  Raises UsageError, or RuntimeError if wrong."""
     options = parse(BenchKernels, list(argv), "turbomim bench kernels")
     if options.static:
@@ -301,4 +301,4 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command(sys.argv[1:])

@@ -202,7 +202,7 @@ def caption(options: BenchLoader, originals: Path) -> str:
     )
 
 
-def main(argv: list[str]) -> None:
+def command(argv: list[str]) -> None:
     """`turbomim bench loader …`.  Raises UserError."""
     options = parse(BenchLoader, argv, "turbomim bench loader")
     with pinned(options.cores):
@@ -214,4 +214,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command(sys.argv[1:])

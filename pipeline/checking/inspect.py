@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ContainerIO import ContainerIO
 
 from turbomim.pipeline.making.plan import at_least_one
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.listings import read_bad
 from turbomim.pipeline.tars.split import Split, open_split

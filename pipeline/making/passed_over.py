@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import Final
 
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 
 # names, in any case; the first one that fits counts
 USUAL: Final = (

@@ -13,7 +13,7 @@ from typing import Final
 from turbomim.pipeline.making.list_rows import Row, read_rows
 from turbomim.pipeline.making.photographs import Photograph, Photographs, assign_keys, stamp
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.pipeline.tars.tar import NO_LABEL
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 
 # where a sample's key ends in the base name of its members; WebDataset's rule is the first
 Keys = Literal["first-dot", "last-dot"]

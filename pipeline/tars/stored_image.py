@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.manifest import index_name, load_manifest

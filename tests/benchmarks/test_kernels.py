@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from turbomim.benchmarks import timing
-from turbomim.benchmarks.kernels.bench import Form, Question, difference, main, measure, table
+from turbomim.benchmarks.kernels.bench import Form, Question, command, difference, measure, table
 from turbomim.benchmarks.kernels.eager_targets import (
     convolutions,
     dft_products,
@@ -81,11 +81,11 @@ def test_rows_are_microseconds_of_a_thousand_images(monkeypatch: pytest.MonkeyPa
 def test_static_tables_need_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(static, "main", calls.append)
-    main(["--static", "--markdown"])
-    main(["--static"])
+    command(["--static", "--markdown"])
+    command(["--static"])
     assert calls == [["--markdown"], []]
 
 
 def test_one_round_is_refused() -> None:
     with pytest.raises(UsageError, match="at least 2 rounds"):
-        main(["--rounds", "1"])
+        command(["--rounds", "1"])

@@ -34,7 +34,7 @@ from turbomim.benchmarks.step.bench import MODELS, BenchStep, compare, configure
 from turbomim.benchmarks.step.forms import FORMS, Task
 from turbomim.benchmarks.step.process import FormProcess, Turn
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.commands.cli import _bench as bench
+from turbomim.train.commands.cli import call
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config, DataConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
@@ -162,7 +162,7 @@ def test_models_are_those_of_the_papers() -> None:
 )
 def test_what_a_user_gets_wrong(argv: list[str], message: str) -> None:
     with pytest.raises(UsageError) as error:
-        bench(argv)
+        call(["bench", *argv])
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -233,7 +233,7 @@ def test_each_part_that_cannot_run_costs_a_line(
     monkeypatch.setattr(bench_all, "make_photographs", lambda work: (work / "none", "no photographs: x"))
     out = tmp_path / "all" / "results.jsonl"
     with pytest.raises(UserError, match=r"^nothing could be measured here, .*turbomim\[bench\]") as error:
-        bench_all.main(["--out", str(out), "--seconds", "200"])
+        bench_all.command(["--out", str(out), "--seconds", "200"])
     assert "\n" not in str(error.value)
     said = capfd.readouterr().err.splitlines()
     tyro = "not run: No module named 'tyro': pip install 'turbomim[bench]'"
@@ -263,7 +263,7 @@ def test_the_share_of_the_time_that_a_part_leaves_goes_to_the_next(
     )
     out = tmp_path / "results.jsonl"
     out.write_text("an older run's\n", encoding="utf-8")
-    bench_all.main(["--out", str(out), "--seconds", "100"])
+    bench_all.command(["--out", str(out), "--seconds", "100"])
     assert 20 < limits["kernels"] <= 25 and 90 < limits["step"] <= 100
     assert out.read_text(encoding="utf-8") == f"{ROW}\n"
 

@@ -7,16 +7,16 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NoReturn
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UsageError, UserError, unknown
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy
-from turbomim.train.folder.terminal import prepare_streams
 from turbomim.train.machine.compile_cache import whose_cache
 from turbomim.train.machine.home import settle_home
+from turbomim.train.terminal.streams import prepare_streams
 
 # also says the whole error, of any command
 TRACEBACK = "--traceback"
@@ -55,89 +55,54 @@ USAGE = """usage: turbomim COMMAND …
 What a user or a file caused ends in one line; with --traceback the whole error stands before it."""
 
 
-def _shard(argv: list[str]) -> None:
-    verbs = {
-        "make": _later("train.commands.shard.make", "make"),
-        "index": _later("train.commands.shard.read", "index"),
-        "verify": _later("train.commands.shard.read", "verify"),
-        "inspect": _later("train.commands.shard.read", "inspect"),
-        "cat": _later("train.commands.shard.read", "cat"),
-    }
-    _verb("shard", verbs, argv)
-
-
-def _tune(argv: list[str]) -> None:
-    names = ("loader", "step", "kernels")
-    _verb("tune", {verb: _later(f"train.commands.tune.{verb}", verb) for verb in names}, argv)
-
-
-def _eval(argv: list[str]) -> None:
-    verbs = {
-        "knn": _later("train.commands.eval.knn", "command"),
-        "linear": _later("train.commands.eval.linear", "command"),
-        "finetune": _later("train.commands.eval.finetune", "command"),
-    }
-    _verb("eval", verbs, argv)
-
-
-def _analyze(argv: list[str]) -> None:
-    names = ("frequency", "layers", "coverage", "flatness", "avgdist", "robustness")
-    _verb("analyze", {verb: _later(f"train.analyze.{verb}", "command") for verb in names}, argv)
-
-
-def _bench(argv: list[str]) -> None:
-    # training code imports no benchmark: these are reached by name only
-    verbs = {
-        "loader": "loader.bench",
-        "kernels": "kernels.bench",
-        "step": "step.bench",
-        "train": "step.train",
-        "all": "all",
-        "gpu": "gpu.bench",
-        "report": "report",
-    }
-    _verb("bench", {verb: _later(f"benchmarks.{file}", "main") for verb, file in verbs.items()}, argv)
-
-
-def _later(module: str, function: str) -> Callable[[list[str]], None]:
-    """A function of `turbomim.MODULE`, imported when it is called: most import torch, which takes seconds."""
-
-    def call(argv: list[str]) -> None:
-        getattr(importlib.import_module(f"turbomim.{module}"), function)(argv)
-
-    return call
-
-
-def _verb(command: str, verbs: Mapping[str, Callable[[list[str]], None]], argv: list[str]) -> None:
-    """Call the verb that argv begins with.  Raises UsageError if there is none of that name."""
-    verb = argv[0] if argv else ""
-    if verb in ("", "-h", "--help"):
-        raise UsageError(f"{command} needs a command: {', '.join(verbs)} (each has --help)")
-    if verb not in verbs:
-        raise unknown(f"unknown {command} command", verb, verbs)
-    verbs[verb](argv[1:])
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "demo": _later("train.commands.demo", "command"),
-    "shard": _shard,
-    "pretrain": _later("train.commands.pretrain", "command"),
-    "recipes": _later("train.commands.recipes", "command"),
-    "show": _later("train.commands.show", "command"),
-    "report": _later("train.report.report", "command"),
-    "compare": _later("train.report.compare", "command"),
-    "eval": _eval,
-    "analyze": _analyze,
-    "embed": _later("train.commands.embed", "command"),
-    "import": _later("train.commands.import_", "command"),
-    "export": _later("train.commands.export", "command"),
-    "tune": _tune,
-    "bench": _bench,
-    "doctor": _later("train.commands.doctor", "command"),
+# a command's file, or those of its verbs; each has a function `command` of argv
+COMMANDS: dict[str, str | dict[str, str]] = {
+    "demo": "train.commands.demo",
+    "shard": {verb: f"train.commands.shard.{verb}" for verb in ("make", "index", "verify", "inspect", "cat")},
+    "pretrain": "train.commands.pretrain",
+    "recipes": "train.commands.recipes",
+    "show": "train.commands.show",
+    "report": "train.commands.report",
+    "compare": "train.commands.compare",
+    "eval": {verb: f"train.commands.eval.{verb}" for verb in ("knn", "linear", "finetune")},
+    "analyze": {
+        verb: f"train.analyze.{verb}"
+        for verb in ("frequency", "layers", "coverage", "flatness", "avgdist", "robustness")
+    },
+    "embed": "train.commands.embed",
+    "import": "train.commands.import_",
+    "export": "train.commands.export",
+    "tune": {verb: f"train.commands.tune.{verb}" for verb in ("loader", "step", "kernels")},
+    # the trainer imports no benchmark: these are reached by name alone
+    "bench": {
+        "loader": "benchmarks.loader.bench",
+        "kernels": "benchmarks.kernels.bench",
+        "step": "benchmarks.step.bench",
+        "train": "benchmarks.step.train",
+        "all": "benchmarks.all",
+        "gpu": "benchmarks.gpu.bench",
+        "report": "benchmarks.report",
+    },
+    "doctor": "train.commands.doctor",
 }
 
 
-def _run(argv: list[str]) -> None:
+def _import_and_call(file: str, argv: list[str]) -> None:
+    """Call the command of a file, imported only now: most import torch, which takes seconds."""
+    importlib.import_module(f"turbomim.{file}").command(argv)
+
+
+def _verb(command: str, files: Mapping[str, str], argv: list[str]) -> None:
+    """Call the verb that argv begins with.  Raises UsageError if there is none of that name."""
+    verb = argv[0] if argv else ""
+    if verb in ("", "-h", "--help"):
+        raise UsageError(f"{command} needs a command: {', '.join(files)} (each has --help)")
+    if verb not in files:
+        raise unknown(f"unknown {command} command", verb, files)
+    _import_and_call(files[verb], argv[1:])
+
+
+def call(argv: list[str]) -> None:
     """Call what argv names.  Raises UserError, OSError, SystemExit."""
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
@@ -145,10 +110,12 @@ def _run(argv: list[str]) -> None:
             raise SystemExit(2)
     elif argv[0] == "--version":
         print(__version__)
-    elif argv[0] in COMMANDS:
-        COMMANDS[argv[0]](argv[1:])
-    else:
+    elif argv[0] not in COMMANDS:
         raise unknown("unknown command", argv[0], COMMANDS)
+    elif isinstance(file := COMMANDS[argv[0]], str):
+        _import_and_call(file, argv[1:])
+    else:
+        _verb(argv[0], file, argv[1:])
 
 
 def _drop_output() -> None:
@@ -191,7 +158,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         settle_home()
-        _run(argv)
+        call(argv)
         # what cannot be written is said here, not by the interpreter on its way out
         sys.stdout.flush()
     except (UserError, OSError, KeyboardInterrupt) as error:

@@ -33,7 +33,6 @@ from turbomim.pipeline.system.durable import (
 )
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.train.commands.shard.make import Pace, paced, say
 from turbomim.train.encoder.crop import crop_facts, crop_rule
 from turbomim.train.encoder.features import encode
 from turbomim.train.encoder.source import load_source, say_assumed
@@ -41,6 +40,7 @@ from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import flag_values, parse, split_words
+from turbomim.train.terminal.progress import Pace, paced, say
 from turbomim.train.world.distributed import choose_device
 
 POOLS = {"mean": "mean of patch tokens", "cls": "class token"}

@@ -15,12 +15,12 @@ from rich.console import Console
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.system.words import duration
 from turbomim.train.demo.photos import PhotosReport, cut_photos
 from turbomim.train.demo.which_photograph import table, which_photograph
 from turbomim.train.export.timm import create_call
 from turbomim.train.export.weights import loaded_from
-from turbomim.train.folder.log import Record, duration, read_metrics
-from turbomim.train.folder.terminal import outlived
+from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.loop.window import rates
 from turbomim.train.machine.processor import cores
 from turbomim.train.pictures.figure import loss_png, series
@@ -29,6 +29,7 @@ from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.report.report import write_report
 from turbomim.train.settings.config import Config
+from turbomim.train.terminal.streams import outlived
 
 IMAGES = 480
 

@@ -15,7 +15,7 @@ from turbomim.pipeline.decoding.try_images import deadly_samples
 from turbomim.pipeline.decoding.under_way import forget_under_way, left_under_way
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import read_metrics

@@ -14,10 +14,11 @@ from typing import IO, Any
 from rich.console import Console
 
 from turbomim.pipeline.system.durable import write_durably
-from turbomim.train.folder.live import LivePanel, Parts, live_panel
+from turbomim.pipeline.system.words import duration
 from turbomim.train.folder.sinks import OF_EVAL, Sink, open_sinks, scalars_of
-from turbomim.train.folder.terminal import outlived
 from turbomim.train.settings.config import Config
+from turbomim.train.terminal.panel import LivePanel, Parts, live_panel
+from turbomim.train.terminal.streams import outlived
 
 Record = dict[str, Any]
 
@@ -49,13 +50,6 @@ def mean_over_time(records: list[Record], name: str) -> float | None:
     pairs = [(r[name], seconds_of(r)) for r in records if r.get(name) is not None]
     total = sum(seconds for _, seconds in pairs)
     return sum(value * seconds for value, seconds in pairs) / total if total > 0 else None
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds as 1:02:03 or 2:03."""
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
 
 
 def parts_of(record: Record) -> Parts:

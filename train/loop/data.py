@@ -11,7 +11,7 @@ from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.folder.log import Record

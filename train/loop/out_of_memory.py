@@ -9,7 +9,7 @@ import torch
 
 from turbomim.pipeline.decoding.failures import out_of_memory
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.train.machine.memory import GIB, container_limit, peak_bytes
 from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.settings.config import Config

@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, record_function
 from turbomim.pipeline.loader import LoaderStats
 from turbomim.pipeline.system.durable import refusal
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 
 Part = Literal["wait", "forward", "backward", "optimizer"]
 

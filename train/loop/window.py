@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from turbomim.pipeline.loader import LoaderStats
+from turbomim.pipeline.system.words import duration
 from turbomim.train.folder.checkpoint import State
-from turbomim.train.folder.log import Record, after_start, duration, mean_over_time, seconds_of
+from turbomim.train.folder.log import Record, after_start, mean_over_time, seconds_of
 from turbomim.train.loop.data_wait import DataWait
 from turbomim.train.machine.memory import peak_bytes
 from turbomim.train.models.methods import flops_per_image

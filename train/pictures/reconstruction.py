@@ -14,7 +14,7 @@ from torch import Tensor
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.system.errors import UsageError, UserError, to_stderr
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.manifest import Manifest
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from turbomim.train.folder.log import after_start, duration, mean_over_time, seconds_of
+from turbomim.pipeline.system.words import duration
+from turbomim.train.folder.log import after_start, mean_over_time, seconds_of
 from turbomim.train.folder.rundir import has_died
 from turbomim.train.recipes.table import recipe
 from turbomim.train.report.files import Numbers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.schedule import total_steps
 

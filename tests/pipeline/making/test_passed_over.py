@@ -20,7 +20,7 @@ from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.photographs import find_photographs
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.commands.shard.make import make
+from turbomim.train.commands.shard.make import command as make
 
 # images and other files that no one wants, below the root
 LITTER = (

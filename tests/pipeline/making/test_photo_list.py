@@ -20,7 +20,7 @@ from turbomim.pipeline.making.list_rows import NAMES
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.photo_list import read_list
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.commands.shard.make import make
+from turbomim.train.commands.shard.make import command as make
 
 
 @pytest.fixture

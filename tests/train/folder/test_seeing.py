@@ -27,11 +27,11 @@ from tests.runs import config_for, quiet
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.folder.live import panel
 from turbomim.train.folder.log import RunLog, line_of, parts_of, read_metrics
 from turbomim.train.folder.sinks import SCALARS, check_sinks, scalars_of, tensorboard_scores
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, RunConfig
+from turbomim.train.terminal.panel import panel
 
 RECORD: dict[str, Any] = {
     "step": 104200, "steps": 250228, "epoch": 333.2, "loss": 0.4231, "lr": 2.4e-3, "grad_norm": 0.31,

@@ -28,10 +28,10 @@ from tests.train.folder.test_seeing import RECORD
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.train.commands.cli import COMMANDS, main
 from turbomim.train.demo.demo import say
-from turbomim.train.folder import live
 from turbomim.train.folder.log import RunLog, parts_of
-from turbomim.train.folder.terminal import drawable
 from turbomim.train.pretrain.pretrain import pretrain
+from turbomim.train.terminal import panel as live
+from turbomim.train.terminal.streams import drawable
 
 ENCODINGS = ["iso-8859-1", "gbk", "ascii"]
 VERBS = {

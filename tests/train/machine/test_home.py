@@ -140,11 +140,11 @@ except UserError as error:
 def test_an_error_of_a_library_in_its_cache_names_the_variable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(argv: list[str]) -> None:
+    def refuse(file: str, argv: list[str]) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "x"))
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setitem(cli.COMMANDS, "recipes", refuse)
+    monkeypatch.setattr(cli, "_import_and_call", refuse)
     assert call(monkeypatch, "recipes") == 1
     said = capsys.readouterr().err
     assert "/x'; set TORCHINDUCTOR_CACHE_DIR to a folder of yours; `turbomim --traceback" in said

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from turbomim.pipeline.stream.philox import SEEDS
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.commands.eval.frozen import Eval, measure
 from turbomim.train.encoder.crop import crop_facts

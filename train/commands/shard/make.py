@@ -1,31 +1,25 @@
-"""`turbomim shard make`, as people see it."""
+"""`turbomim shard make SRC DST`: images to WebDataset shards."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from turbomim.pipeline.making.pack import PackReport, make_shards
 from turbomim.pipeline.making.photographs import describe_others
 from turbomim.pipeline.making.plan import STORE_FIELDS
 from turbomim.pipeline.system.executors import open_executor
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.manifest import MAKING
 from turbomim.pipeline.tars.store import Kind, Store, Subsampling
-from turbomim.train.folder.log import duration
 from turbomim.train.settings.flags import parse, python_bools
-
-# seconds between lines where there is no terminal to draw a bar on
-LINE_INTERVAL = 10.0
+from turbomim.train.terminal.progress import paced, say
 
 # of a store's settings, where they are not given
 USUAL = {"short_side": 224, "resampling": "bicubic", "quality": 95, "subsampling": "4:4:4"}
@@ -85,7 +79,7 @@ class ShardMake:
     """Keep a second process out of DST; false where its file system has no locks."""
 
 
-def make(argv: list[str]) -> None:
+def command(argv: list[str]) -> None:
     """`turbomim shard make SRC DST …`.  Raises UserError."""
     pack(parse(ShardMake, python_bools(argv), "turbomim shard make"), Console())
 
@@ -128,49 +122,6 @@ def store_of(options: ShardMake) -> Store:
     values: dict[str, Any] = {name: USUAL[name] for name in STORE_FIELDS[options.store]}
     values |= {name: value for name in USUAL if (value := getattr(options, name)) is not None}
     return Store(kind=options.store, **values)
-
-
-class Pace:
-    """Shows progress: a bar on a terminal, elsewhere a line every ten seconds."""
-
-    def __init__(self, console: Console, bar: Progress) -> None:
-        self.console, self.bar, self.task = console, bar, bar.add_task("", total=None)
-        self.begun: float | None = None
-        self.said, self.before = 0.0, 0
-
-    def show(self, done: int, total: int) -> None:
-        """Take note of `done` of `total` images; the first call tells where this run begins."""
-        now = time.monotonic()
-        if self.begun is None:
-            self.begun = self.said = now
-            self.before = done
-        text = progress_text(done, total, done - self.before, now - self.begun)
-        self.bar.update(self.task, completed=done, total=total, description=text)
-        if not self.console.is_terminal and now - self.said >= LINE_INTERVAL:
-            say(self.console, text)
-            self.said = now
-
-
-@contextmanager
-def paced(console: Console) -> Iterator[Pace]:
-    """Show how far it is for as long as the context is open."""
-    columns = (TextColumn("images"), BarColumn(), TextColumn("{task.description}"))
-    bar = Progress(*columns, console=console, transient=True)
-    # elsewhere rich before 15 ends a bar with an empty line, one that is switched off too
-    with bar if console.is_terminal else nullcontext():
-        yield Pace(console, bar)
-
-
-def progress_text(done: int, total: int, now_done: int, seconds: float) -> str:
-    """Images done, the rate of this run in img/s, and the time left."""
-    rate = now_done / seconds if seconds else 0.0
-    left = f", {duration((total - done) / rate)} left" if rate else ""
-    return f"{done:,} of {total:,} images, {rate:,.0f} img/s{left}"
-
-
-def say(console: Console, text: str) -> None:
-    """Print without markup or wrapping."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def describe(report: PackReport, seconds: float) -> str:

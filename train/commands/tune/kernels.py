@@ -39,7 +39,7 @@ class Launch:
     options: Sequence[Options]
 
 
-def kernels(argv: list[str]) -> None:
+def command(argv: list[str]) -> None:
     """`turbomim tune kernels`: print a line a kernel.  Raises UserError without a GPU."""
     no_arguments(argv, "tune kernels")
     if not torch.cuda.is_available():

@@ -75,7 +75,7 @@ class TuneLoader:
     """Device that the batches are for."""
 
 
-def loader(argv: list[str]) -> None:
+def command(argv: list[str]) -> None:
     """`turbomim tune loader …`.  Raises UserError."""
     tune(parse(TuneLoader, argv, "turbomim tune loader"))
 

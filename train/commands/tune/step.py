@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.pipeline.system.plural import counted
+from turbomim.pipeline.system.words import counted
 from turbomim.train.commands.tune.paired import GAIN, paired, wins
 from turbomim.train.commands.tune.step_rate import NO_MEMORY
 from turbomim.train.loop.data import open_data
@@ -54,7 +54,7 @@ LIMIT = 900
 Measure = Callable[[StepSettings], float]
 
 
-def step(argv: list[str]) -> None:
+def command(argv: list[str]) -> None:
     """`turbomim tune step …`.  Raises UserError."""
     if not argv or "--help" in argv or "-h" in argv:
         print(HELP)

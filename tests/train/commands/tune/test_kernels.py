@@ -16,7 +16,7 @@ from triton.runtime.errors import OutOfResources
 from turbomim.kernels import masked_patches, masking
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.commands.tune import kernels as tune_kernels
-from turbomim.train.commands.tune.kernels import Launch, Options, kernels, launches, replacing, verdict
+from turbomim.train.commands.tune.kernels import Launch, Options, command, launches, replacing, verdict
 
 OPTIONS = tuple({"num_warps": warps} for warps in (1, 2, 4, 8))
 
@@ -79,4 +79,4 @@ def test_every_launch_names_its_pinned_options(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_without_a_gpu_it_is_one_line() -> None:
     with pytest.raises(UserError, match=r"^tune kernels measures on a CUDA GPU, and there is none here.*$"):
-        kernels([])
+        command([])

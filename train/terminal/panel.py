@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from turbomim.train.folder.terminal import drawable
+from turbomim.train.terminal.streams import drawable
 
 # (name, value) of what a log record says, as people read it
 Parts = Sequence[tuple[str, str]]

@@ -1,0 +1,92 @@
+"""`turbomim shard index FOLDER`: foreign tars as a split."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from turbomim.pipeline.making.index_tars import IndexReport, index_tars
+from turbomim.pipeline.system.words import counted
+from turbomim.train.settings.flags import parse
+from turbomim.train.terminal.progress import bar_of_bytes
+
+# what the loader decodes
+DECODED = ("jpg", "jpeg", "png", "webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardIndex:
+    """Make a folder of WebDataset tars from elsewhere readable: write an .idx beside each, and a manifest."""
+
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
+    """Folder with the *.tar of one split; links to tars will do.  No tar is changed."""
+    name: str | None = None
+    """Data set name; the folder's name if not given."""
+    split: str | None = None
+    """Split's name; if not given the one that the tars' names tell, else train."""
+    image: tuple[str, ...] = ()
+    """Extensions of the image, as in KEY.EXT; if not given, the sample's one member with an image's."""
+    label: str | None = None
+    """Extension of the label, a decimal number as text, or none; if not given, cls if every sample has it."""
+    keys: Literal["first-dot", "last-dot"] | None = None
+    """At which dot of a file's name the sample's key ends; WebDataset's rule is the first.  The names tell if
+    not given."""
+    workers: int = len(os.sched_getaffinity(0))
+    """Threads, a tar each."""
+    allow_missing: bool = False
+    """Leave out samples without an image, named in bad.jsonl."""
+    force: bool = False
+    """Replace index files and listings that are already there."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim shard index FOLDER`: index foreign tars as a split.  Raises UserError."""
+    options = parse(ShardIndex, argv, "turbomim shard index")
+    begun = time.perf_counter()
+    with bar_of_bytes() as progress:
+        report = index_tars(
+            options.path,
+            name=options.name,
+            split=options.split,
+            image=options.image,
+            label=options.label,
+            keys=options.keys,
+            workers=options.workers,
+            allow_missing=options.allow_missing,
+            force=options.force,
+            progress=progress,
+        )
+    sys.stdout.write(describe_index(report, time.perf_counter() - begun) + "\n")
+
+
+def describe_index(report: IndexReport, seconds: float) -> str:
+    """What was indexed, which members are read, what was left out, in lines."""
+    manifest = report.manifest
+    indexed = manifest.made["indexed"]
+    labels = f"labels {indexed['label']}" if indexed["label"] else "no labels"
+    lines = [
+        f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}, "
+        f"{manifest.bytes / 1e6:,.1f} MB, indexed as {manifest.name}-{manifest.split} in "
+        f"{str(report.path)!a} ({manifest.samples / seconds:,.0f} img/s)",
+        f"images {' '.join(indexed['image'])}, {labels}; `turbomim shard verify --images` decodes them all",
+    ]
+    lines += [report.told] if report.told else []
+    if report.unread:
+        shown = ", ".join(f"{count:,} {extension}" for extension, count in report.unread.most_common(8))
+        more = f" and {counted(len(report.unread) - 8, 'other')}" if len(report.unread) > 8 else ""
+        things = counted(report.unread.total(), "image or label", "images or labels")
+        lines.append(f"in the samples, not read: {things}: {shown}{more}")
+    if report.left_out:
+        lines.append(f"left out: {counted(report.left_out, 'sample')} without an image, named in bad.jsonl")
+    if report.others:
+        lines.append(f"part of no sample: {counted(report.others, 'file')}, hidden or without an extension")
+    foreign = [extension for extension in indexed["image"] if extension.rpartition(".")[2] not in DECODED]
+    if foreign:
+        lines.append(f"note: {' '.join(foreign)}: the loader decodes JPEG, PNG and WebP only, by the content")
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""`turbomim shard verify PATH`: every byte of a split held against what it must be."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import tyro
+
+from turbomim.pipeline.checking.verify import VerifyReport, verify_split
+from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.words import counted
+from turbomim.train.settings.flags import parse
+from turbomim.train.terminal.progress import bar_of_bytes
+
+# problems on the terminal; a report holds all
+SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardVerify:
+    """Check every byte of a split against manifest, tar headers and index; exit code 1 if it is not whole."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder of a split, made by `turbomim shard make` or `turbomim shard index`."""
+    images: bool = False
+    """Decode every image too."""
+    workers: int = len(os.sched_getaffinity(0))
+    """Tars at a time: on threads, with --images on processes."""
+    report: Path | None = None
+    """JSON lines file for all problems; the terminal shows the first 20."""
+
+
+def command(argv: list[str]) -> None:
+    """`turbomim shard verify PATH`: exit code 1 if anything is wrong.  Raises UserError."""
+    options = parse(ShardVerify, argv, "turbomim shard verify")
+    begun = time.perf_counter()
+    with bar_of_bytes() as progress:
+        report = verify_split(options.path, images=options.images, workers=options.workers, progress=progress)
+    if options.report is not None:
+        lines = "".join(json.dumps(asdict(problem)) + "\n" for problem in report.problems)
+        write_durably(options.report, lines.encode())
+    sys.stdout.write(describe_verify(report, time.perf_counter() - begun) + "\n")
+    if report.problems:
+        raise SystemExit(1)
+
+
+def describe_verify(report: VerifyReport, seconds: float) -> str:
+    """The first problems, a line each, and one closing sentence with counts."""
+    manifest, problems = report.manifest, report.problems
+    lines = [str(problem) for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"… and {len(problems) - SHOWN:,} more: --report FILE.jsonl writes all")
+    verdict = counted(len(problems), "problem") if problems else "whole"
+    decoded = f", {counted(report.images, 'image')} decoded" if report.images else ""
+    lines.append(
+        f"{verdict}: {counted(len(manifest.shards), 'shard')}, {counted(manifest.samples, 'sample')}, "
+        f"{manifest.bytes / 1e6:,.1f} MB checked{decoded} in {seconds:,.1f} s "
+        f"({manifest.samples / seconds:,.0f} img/s)"
+    )
+    return "\n".join(lines)
