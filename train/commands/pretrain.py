@@ -19,10 +19,10 @@ def command(argv: list[str]) -> None:
     if ranks is not None and not dry_run:
         raise UsageError("--world-size prices a run: give --dry-run too (torchrun says how many ranks train)")
     if preset is not None:
-        from turbomim.train.machine.presets import apply_preset
-        from turbomim.train.world.distributed import world_size
+        from turbomim.train.machine.presets import preset_batch
 
-        config = apply_preset(config, preset, ranks or world_size())
+        # refused before anything is opened
+        preset_batch(config, preset)
     if ranks is not None:
         from turbomim.train.pretrain.dry_run import price
 
@@ -31,4 +31,5 @@ def command(argv: list[str]) -> None:
     from turbomim.train.loop.profiling import parse_steps
     from turbomim.train.pretrain.pretrain import pretrain
 
-    pretrain(config, dry_run=dry_run, profile=range(0) if steps is None else parse_steps(steps))
+    profile = range(0) if steps is None else parse_steps(steps)
+    pretrain(config, preset=preset, dry_run=dry_run, profile=profile)

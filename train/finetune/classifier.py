@@ -76,10 +76,6 @@ class Classifier(nn.Module):
         forget_paths(self.paths)
         return functional.cross_entropy(scores_BK.float(), targets_BK)
 
-    def logged(self) -> dict[str, Tensor]:
-        """Numbers of its own for the log: none."""
-        return {}
-
 
 def drop_decoder(encoder: MAE) -> None:
     """Remove what only pre-training needs, but SimMIM's mask token, which its encoder asks for by name."""

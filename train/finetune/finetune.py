@@ -39,26 +39,25 @@ from turbomim.train.folder.resume import prepare
 from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.loop.data import describe, open_data
 from turbomim.train.loop.optim import zero_moments
+from turbomim.train.loop.resolved import Resolved, resolve
 from turbomim.train.loop.run import Outcome, Run
 from turbomim.train.loop.step import autocast
 from turbomim.train.machine.compiler import check_compiler
 from turbomim.train.machine.processor import cores
-from turbomim.train.machine.tuned_loader import machine_name, read_tuned, resolve
+from turbomim.train.machine.tuned_loader import machine_name, read_tuned
 from turbomim.train.machine.versions import versions
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.finetune import FinetuneConfig, check_micro_batch
-from turbomim.train.settings.plan import make_plan
 from turbomim.train.world.distributed import World, start
 
 # what the scores are of, by the weights that fine-tuning began with
 SCORED = {"trained": "fine-tuned", "initial": "the same from random weights"}
 
 
-class FinetuneRun(Run):
+class FinetuneRun(Run[FinetuneConfig]):
     """One process of one fine-tuning."""
 
-    config: FinetuneConfig
     model: Classifier
     # what the result says about the encoder, and files that get it besides the run's own
     facts: dict[str, object]
@@ -81,7 +80,7 @@ class FinetuneRun(Run):
             seed=self.config.run.seed,
             device=self.world.device,
             threads=max(1, cores() // self.world.local_size),
-            ahead=self.settings.prefetch,
+            ahead=self.resolved.loader.prefetch,
         )
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -89,6 +88,10 @@ class FinetuneRun(Run):
         assert isinstance(batch, Augmented)
         images_BCHW, targets_BK = augmented_batch(batch, self.config.finetune, self.config.run.seed)
         return images_BCHW, targets_BK, batch.epochs_B, batch.ids_B
+
+    def logged(self) -> dict[str, Tensor]:
+        """Nothing: a classifier has no values of its own for the log."""
+        return {}
 
     def peak(self, *, bfloat16: bool) -> float | None:
         """None: the FLOPs that are known are those of pre-training."""
@@ -160,23 +163,39 @@ def finetune(
         train = open_data(config.data.path, "--train", config.data, world)
         test = open_data(config.data.heldout, "--test", config.data, world)
         world.from_main(lambda: check_labels(train, test))
-        config = with_classes(config, len(train.manifest.classes))
-        plan = world.from_main(lambda: make_plan(config, train.manifest.samples, world.size))
-        world.from_main(lambda: check_micro_batch(config, plan.micro_batch))
-        # images are mixed within it, so it is one of the settings that a run keeps, whatever the ranks
-        optim = dataclasses.replace(config.optim, micro_batch=plan.micro_batch)
-        config = dataclasses.replace(config, optim=optim)
         # a policy that timm does not know ends it here, before there is a run
         world.together(lambda: noting_rand_augment(config.finetune.rand_augment, config.data.size))
-        tuned = world.together(lambda: read_tuned(machine_name(world.device)))
-        settings = resolve(config.data, tuned, world.local_size)
-        about_data = describe(config.data, train, settings, tuned, world)
+        tuned_loader = world.together(lambda: read_tuned(machine_name(world.device)))
+        resolved = world.alike(
+            lambda: keep_micro_batch(
+                resolve(
+                    with_classes(config, len(train.manifest.classes)),
+                    train.manifest.samples,
+                    ranks=world.size,
+                    local_ranks=world.local_size,
+                    tuned_loader=tuned_loader,
+                )
+            )
+        )
+        about = describe(resolved.config.data, train, resolved.loader, tuned_loader, world)
         with contextlib.ExitStack() as held:
-            on_gpu = settings.decode == "mixed" and world.device.type == "cuda"
-            found, said = world.from_main(lambda: begin(config, source, [train, test], held, on_gpu=on_gpu))
-            run = FinetuneRun(config, plan, train, test, None, settings, world, console, range(0))
+            on_gpu = resolved.loader.decodes_on(world.device.type)
+            splits = [train, test]
+            found, said = world.from_main(lambda: begin(resolved.config, source, splits, held, on_gpu=on_gpu))
+            run = FinetuneRun(resolved, train, test, world, console)
             run.facts, run.wanted = source.facts, wanted or []
-            return run.go(found, said, about_data)
+            return run.go(found, said, [about])
+
+
+def keep_micro_batch(resolved: Resolved[FinetuneConfig]) -> Resolved[FinetuneConfig]:
+    """The run with its micro-batch among the settings that it keeps, whatever the ranks.
+
+    Images are mixed within a micro-batch.  Raises UsageError for one that cannot be mixed.
+    """
+    micro_batch = resolved.plan.micro_batch
+    check_micro_batch(resolved.config, micro_batch)
+    optim = dataclasses.replace(resolved.config.optim, micro_batch=micro_batch)
+    return dataclasses.replace(resolved, config=dataclasses.replace(resolved.config, optim=optim))
 
 
 def with_classes(config: FinetuneConfig, classes: int) -> FinetuneConfig:
@@ -203,8 +222,7 @@ def begin(
     config: FinetuneConfig, source: Source, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
 ) -> tuple[str, list[str]]:
     """Lock and check the run folder; its newest checkpoint, at first one with the encoder and a new head."""
-    folder = rundir.run_folder(config)
-    found, said = prepare(folder, config, splits, held, on_gpu=on_gpu)
+    found, said = prepare(config, splits, held, on_gpu=on_gpu)
     if found is None:
         model = Classifier(resized(source.model, source.config, config), config)
         optimizer = layered_optimizer(model, config)
@@ -217,7 +235,7 @@ def begin(
             versions=versions(),
         )
         snapshot = checkpoint.capture(model, optimizer, state)
-        found = str(checkpoint.write(folder / "ckpt", snapshot, config.run.keep))
+        found = str(checkpoint.write(rundir.run_folder(config) / "ckpt", snapshot, config.run.keep))
     return found, said
 
 

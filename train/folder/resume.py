@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
@@ -13,12 +12,13 @@ from turbomim.train.settings.config import Config
 
 
 def prepare(
-    folder: Path, config: Config, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
+    config: Config, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
 ) -> tuple[str | None, list[str]]:
     """Lock and check the run folder; return the checkpoint to resume from, if any, and what is to be said.
 
     splits: to train on, then others; on_gpu: photographs are decoded there.
     """
+    folder = rundir.run_folder(config)
     held.enter_context(rundir.hold(config))
     rundir.check_same(folder, config)
     split = splits[0]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from turbomim.pipeline.decoding.failures import out_of_memory
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
+from turbomim.train.loop.resolved import Resolved
 from turbomim.train.machine.memory import GIB, container_limit, peak_bytes
 from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.settings.config import Config
@@ -34,15 +38,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and refused
 
 
-def memory_error(
-    error: BaseException, config: Config, plan: Plan, settings: LoaderSettings, world: World
-) -> UserError:
+@contextmanager
+def explained(run: Resolved[Any], world: World) -> Iterator[None]:
+    """Within it an error that memory ran out becomes a UserError that says what to try."""
+    try:
+        yield
+    except (RuntimeError, MemoryError, UserError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise memory_error(error, run, world) from error
+
+
+def memory_error(error: BaseException, run: Resolved[Any], world: World) -> UserError:
     """The line for a step that ran out of memory."""
+    config, plan = run.config, run.plan
     return UserError(
         f"rank {world.rank} ran out of memory with a micro-batch of {counted(plan.micro_batch, 'image')} of "
         f"{config.data.size} pixels; {memory_text(world.device)}; "
         f"it says: {' '.join(str(error).split())[:160]}; "
-        f"try {', '.join(flags_to_try(config, plan, settings, world))}"
+        f"try {', '.join(flags_to_try(config, plan, run.loader, world))}"
     )
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import disk_usage
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.under_way import Journal
@@ -23,43 +25,54 @@ from turbomim.pipeline.loader import Loader, LoaderStats
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import FULL
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.evaluate.online import OnlineEval, Splits
-from turbomim.train.export.programs import export_at_end
 from turbomim.train.folder import rundir
 from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.crashes import deadly_list
 from turbomim.train.folder.log import Record, RunLog
 from turbomim.train.folder.sinks import OF_MODEL
+from turbomim.train.loop.beside import Beside, Draw, Scorer
 from turbomim.train.loop.checkpoints import RunCheckpoints
 from turbomim.train.loop.data import open_loader, slow_stage
 from turbomim.train.loop.heldout import heldout_loss
 from turbomim.train.loop.optim import make_optimizer
-from turbomim.train.loop.out_of_memory import is_out_of_memory, memory_error
+from turbomim.train.loop.out_of_memory import explained
 from turbomim.train.loop.profiling import Profile, part
+from turbomim.train.loop.resolved import Resolved
 from turbomim.train.loop.step import Step, masked_inputs
 from turbomim.train.loop.window import Window
 from turbomim.train.machine.peak import rank_peak
-from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.sharding import shard, whole_weights
-from turbomim.train.pictures.reconstruction import FixedPictures
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
-from turbomim.train.settings.plan import Plan
 from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.settings.schedule import lr_of_step
 from turbomim.train.world.distributed import World
 from turbomim.train.world.signals import StopFlag, stop_flag
 
-if TYPE_CHECKING:
-    from turbomim.train.finetune.augment_ahead import AugmentAhead
-    from turbomim.train.finetune.classifier import Classifier
-
-    Batches = Loader | AugmentAhead
+C = TypeVar("C", bound=Config)
 
 # log lines between two that say what the steps wait for
 SILENCE = 20
+
+
+class Batches(Protocol):
+    """What the loop takes micro-batches from: a Loader, or what goes over its batches."""
+
+    @property
+    def stats(self) -> LoaderStats:
+        """Of the batches up to the last that was taken."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,23 +86,24 @@ class Outcome:
     steps: int
 
 
-class Run:
+class Run(Generic[C]):
     """One process of one run."""
 
     def __init__(
         self,
-        config: Config,
-        plan: Plan,
+        resolved: Resolved[C],
         split: Split,
         heldout: Split | None,
-        labelled: Splits | None,
-        settings: LoaderSettings,
         world: World,
         console: Console,
-        profile: range,
+        *,
+        beside: Beside | None = None,
+        profile: range = range(0),
     ) -> None:
-        self.config, self.plan, self.split, self.heldout, self.world = config, plan, split, heldout, world
-        self.labelled, self.settings, self.profile = labelled, settings, profile
+        self.resolved, self.split, self.heldout, self.world = resolved, split, heldout, world
+        self.beside, self.profile = beside, profile
+        self.config, self.plan = resolved.config, resolved.plan
+        config = self.config
         self.folder = rundir.run_folder(config)
         self.log = RunLog(self.folder, console, rank=world.rank, world=world.size, config=config)
         self.model = self.make_model().to(world.device)
@@ -99,7 +113,7 @@ class Run:
             bfloat16 = world.device.type == "cuda" and uses_bfloat16(config.step, world.device)
             shard(self.masked_model, world, config.step, bfloat16=bfloat16)
         self.optimizer = self.make_optimizer()
-        self.checkpoints = RunCheckpoints(config, plan, split, world, self.model, self.optimizer)
+        self.checkpoints = RunCheckpoints(config, self.plan, split, world, self.model, self.optimizer)
         bad = world.from_main(lambda: deadly_list(self.folder))
         self.journal = Journal(folder=self.folder, rank=world.rank, bad=bad)
         self.step = 0
@@ -109,10 +123,15 @@ class Run:
         self.replaced = self.skipped = 0
         # log lines that say nothing about waiting
         self.silence = 0
+        self.scorer: Scorer | None = None
 
-    def make_model(self) -> MAE | Classifier:
+    def make_model(self) -> nn.Module:
         """What is trained, with its initial weights."""
         return make_model(self.config)
+
+    def logged(self) -> dict[str, Tensor]:
+        """What the model itself has to say on a log line."""
+        return self.masked_model.logged()
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer of the model, groups of the full rate first."""
@@ -141,10 +160,13 @@ class Run:
         """Samples of the stream up to here."""
         return self.step * self.plan.global_batch
 
-    def go(self, found: str | None, said: list[str], about_data: str) -> Outcome:
-        """Train from a checkpoint, or from the start, to the end or a signal."""
+    def go(self, found: str | None, said: list[str], about: list[str]) -> Outcome:
+        """Train from a checkpoint, or from the start, to the end or a signal.
+
+        said, about: lines for the log, on what was found and on data and device.
+        """
         try:
-            return self._go(found, said, about_data)
+            return self._go(found, said, about)
         except OSError as error:
             # also what closing the logs of a full disk says, and hides the first error with
             if error.errno not in FULL:
@@ -154,7 +176,7 @@ class Run:
                 "there; checkpoints are intact: free some space and run the same command again"
             ) from error
 
-    def _go(self, found: str | None, said: list[str], about_data: str) -> Outcome:
+    def _go(self, found: str | None, said: list[str], about: list[str]) -> Outcome:
         unlogged = 0
         if found is not None:
             self.state = self.world.together(lambda: self.checkpoints.resume(Path(found)))
@@ -162,9 +184,8 @@ class Run:
         with self.log.open(self.step, unlogged) as kept, stop_flag() as flag:
             self.replaced = sum(record.get("replaced", 0) for record in kept)
             self.skipped = sum(record.get("skipped", 0) for record in kept)
-            self.online = OnlineEval(
-                self.config, self.labelled, self.world, kept, self.log.note, self.journal
-            )
+            if self.beside is not None:
+                self.scorer = self.beside.scorer(kept, self.log.note, self.journal)
             for line in said:
                 self.log.say(line)
             if self.step >= self.plan.steps:
@@ -172,7 +193,7 @@ class Run:
                 return self._finish()
             if self.world.main:
                 rundir.describe(self.folder, self.config, self.world.device, self.world.size)
-            self._say_what(found, about_data)
+            self._say_what(found, about)
             self._status("running")
             if self.world.peers is not None:
                 self.world.peers.last_words = self._fail
@@ -190,12 +211,13 @@ class Run:
         with contextlib.suppress(OSError):
             self.log.keep(f"failed at step {self.step}: {' '.join(text.split())}")
 
-    def _say_what(self, found: str | None, about_data: str) -> None:
+    def _say_what(self, found: str | None, about: list[str]) -> None:
         sections = to_dict(self.config)
         for name, section in sections.items():
             self.log.say(f"{name}: " + ", ".join(f"{key} {value}" for key, value in section.items()))
         self.log.say(self.plan.equation(self.config))
-        self.log.say(about_data)
+        for line in about:
+            self.log.say(line)
         begun = "a new run"
         if found is not None:
             # an import, or a fine-tuning, has weights before its first step
@@ -207,7 +229,7 @@ class Run:
         step = Step(
             self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps, clip, self.inputs
         )
-        if baselines := self.online.begin():
+        if self.scorer is not None and (baselines := self.scorer.begin()):
             self.log.say(baselines)
         batches = self.world.together(self._open)
         profile = Profile(
@@ -228,7 +250,7 @@ class Run:
         loader = open_loader(
             self.config,
             self.split,
-            self.settings,
+            self.resolved.loader,
             self.world,
             global_batch=self.plan.global_batch,
             micro_batch=self.plan.micro_batch,
@@ -245,7 +267,7 @@ class Run:
         window = Window(self.config, self.plan, self.world, peak, first=True)
         if self.state is not None:
             window.resume(self.state)
-        pictures = self._pictures()
+        draw = self._draw()
         while self.step < self.plan.steps:
             # what is taken for a step counts once the step is done
             used = loader.stats
@@ -277,28 +299,26 @@ class Run:
             if self.step % run.save_every == 0 or end:
                 self.checkpoints.save(self.step, window, loader.stats)
             if run.picture_every and (self.step % run.picture_every == 0 or end):
-                self.world.together(partial(self._draw, pictures, self._whole_model()))
+                self.world.together(partial(self._picture, draw, self._whole_model()))
         return False
 
-    def _draw(self, pictures: FixedPictures | None, model: MAE) -> None:
-        if pictures is not None:
-            self.log.picture(self.step, pictures.draw(model, self.step))
+    def _picture(self, draw: Draw | None, model: MAE) -> None:
+        if draw is not None:
+            self.log.picture(self.step, draw(model, self.step))
 
-    def _pictures(self) -> FixedPictures | None:
+    def _draw(self) -> Draw | None:
         """What draws the pictures that the settings ask for, on the main rank."""
-        if not self.config.run.picture_every:
+        beside = self.beside
+        if beside is None or not self.config.run.picture_every:
             return None
-        split = self.heldout or self.split
-        make = partial(FixedPictures, self.config, split, self.folder, self.journal)
-        return self.world.together(lambda: make() if self.world.main else None)
+        return self.world.together(lambda: beside.draw(self.journal) if self.world.main else None)
 
     def _next(self, loader: Batches) -> tuple[list[Batch], UserError | None]:
         """The micro-batches of a step, or why there are none: the other ranks must hear of it."""
         try:
-            return list(itertools.islice(loader, self.plan.micro_steps)), None
+            with explained(self.resolved, self.world):
+                return list(itertools.islice(loader, self.plan.micro_steps)), None
         except UserError as error:
-            if is_out_of_memory(error):
-                error = memory_error(error, self.config, self.plan, self.settings, self.world)
             return [], error
 
     def _report(self, window: Window, stats: LoaderStats, *, score: bool = True) -> int:
@@ -311,16 +331,16 @@ class Run:
         due = run.eval_every and self.step % run.eval_every == 0 and self.step % run.log_every == 0
         if self.step == self.plan.steps or due:
             record |= self.measured()
-        if score:
+        if score and self.scorer is not None:
             end = self.step == self.plan.steps
-            record |= self.online.scores(self._whole_model, record["epoch"], end=end)
+            record |= self.scorer.scores(self._whole_model, record["epoch"], end=end)
         self.replaced += record["replaced"]
         self.skipped += record["skipped"]
         record["replaced_total"], record["skipped_total"] = self.replaced, self.skipped
         record["rollbacks"] = self.checkpoints.rollbacks
-        record |= {OF_MODEL + name: float(value) for name, value in self.model.logged().items()}
+        record |= {OF_MODEL + name: float(value) for name, value in self.logged().items()}
         self.log.record(record)
-        slow = slow_stage(record, self.split, self.settings, self.world)
+        slow = slow_stage(record, self.split, self.resolved.loader, self.world)
         self.silence -= 1
         # a process's first steps wait for the loader to start
         if slow and not record["first"] and self.silence < 0:
@@ -329,21 +349,16 @@ class Run:
         return int(record["skipped_in_a_row"])
 
     def _step(self, step: Step, batches: list[Batch], lr: float) -> tuple[Tensor, Tensor, Tensor]:
-        try:
+        with explained(self.resolved, self.world):
             return step(batches, lr)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise memory_error(error, self.config, self.plan, self.settings, self.world) from error
 
     def measured(self) -> Record:
         """What the held-out split says, by its names in the log; every rank calls it."""
         if self.heldout is None:
             return {"heldout_loss": None}
         batch, note = self.plan.micro_batch, self.log.note
-        loss = heldout_loss(
-            self.model, self.heldout, self.config, self.settings, batch, self.world, note, self.journal
-        )
+        loader, journal = self.resolved.loader, self.journal
+        loss = heldout_loss(self.model, self.heldout, self.config, loader, batch, self.world, note, journal)
         return {"heldout_loss": loss}
 
     def _whole_model(self) -> MAE:
@@ -368,8 +383,8 @@ class Run:
     def finished(self) -> None:
         """Leave what the trained model is wanted for; every rank calls it."""
         model = self._whole_model()
-        if self.world.main:
-            self.log.say(export_at_end(model, self.config, self.step, self.folder))
+        if self.world.main and self.beside is not None:
+            self.log.say(self.beside.export(model, self.step))
 
     def _outcome(self, status: str) -> Outcome:
         return Outcome(folder=self.folder, status=status, step=self.step, steps=self.plan.steps)

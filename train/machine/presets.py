@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TypeVar
 
 from turbomim.pipeline.system.errors import UsageError, unknown
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor
+
+C = TypeVar("C", bound=Config)
 
 # what the predicted memory may fill of a GPU, and the largest micro-batch
 SHARE, MOST = 0.8, 512
@@ -67,10 +70,19 @@ def find_gpu(name: str) -> Gpu:
     return PRESETS[name]
 
 
-def apply_preset(config: Config, name: str, ranks: int) -> Config:
+def apply_preset(config: C, name: str, ranks: int) -> C:
     """The configuration with the preset's micro-batch, cut to divide a rank's samples.
 
     Global batch and learning rate stay; none of these models needs recomputation, which stays as it is.
+    Raises UsageError as `preset_batch`.
+    """
+    micro_batch = largest_divisor(config.optim.global_batch // ranks, preset_batch(config, name))
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, micro_batch=micro_batch))
+
+
+def preset_batch(config: Config, name: str) -> int:
+    """The micro-batch of the preset for this model.
+
     Raises UsageError for an unknown preset or model, or where optim.micro_batch is set too.
     """
     gpu = find_gpu(name)
@@ -85,8 +97,7 @@ def apply_preset(config: Config, name: str, ranks: int) -> Config:
             f"--preset {name} knows {', '.join(MODELS)} at {SIZE} pixels with MAE's decoder and mask, not "
             "this one: `turbomim tune step` measures it, or give --optim.micro-batch"
         )
-    micro_batch = largest_divisor(config.optim.global_batch // ranks, gpu.micro_batches[known])
-    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, micro_batch=micro_batch))
+    return gpu.micro_batches[known]
 
 
 def model_name(config: Config) -> str | None:

@@ -42,6 +42,10 @@ class LoaderSettings:
         ):
             raise ValueError(f"no settings of a loader: {asdict(self)}")
 
+    def decodes_on(self, device: str) -> bool:
+        """Whether a device, cpu or cuda, decodes photographs itself."""
+        return device == "cuda" and self.decode == "mixed"
+
     def text(self, device: str) -> str:
         """As people read it; what only a GPU uses is left out on a CPU."""
         names = [f.name for f in fields(self)][: 3 if device == "cpu" else None]
@@ -62,7 +66,7 @@ def default_settings() -> LoaderSettings:
     return LoaderSettings(threads=cores())
 
 
-def resolve(data: DataConfig, tuned: Tuned | None, local_size: int) -> LoaderSettings:
+def rank_settings(data: DataConfig, tuned: Tuned | None, local_size: int) -> LoaderSettings:
     """The settings of one rank of `local_size` on this machine: as set, else as tuned, else the defaults."""
     base = tuned.settings if tuned else default_settings()
     return LoaderSettings(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from turbomim.train.machine.kept import KeptFile
 from turbomim.train.machine.tuned_loader import machine_name
@@ -15,6 +15,8 @@ from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor
 from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World
+
+C = TypeVar("C", bound=Config)
 
 # settings of the model that a key has in other words: the method itself, and a name for some of the sizes
 NAMES = ("method", "encoder")
@@ -53,14 +55,14 @@ class TunedStep:
     date: str
 
 
-def with_settings(config: Config, settings: StepSettings) -> Config:
+def with_settings(config: C, settings: StepSettings) -> C:
     """The configuration with these settings of the step."""
     step = dataclasses.replace(config.step, compile_mode=settings.compile_mode, recompute=settings.recompute)
     optim = dataclasses.replace(config.optim, micro_batch=settings.micro_batch)
     return dataclasses.replace(config, step=step, optim=optim)
 
 
-def resolve_step(config: Config, tuned: TunedStep | None, ranks: int) -> Config:
+def resolve_step(config: C, tuned: TunedStep | None, ranks: int) -> C:
     """The configuration with an automatic micro-batch as tuned: the largest that divides a rank's samples.
 
     Global batch and learning rate stay; CUDA graphs are left out where they cannot be.  Nothing changes where
@@ -78,21 +80,16 @@ def resolve_step(config: Config, tuned: TunedStep | None, ranks: int) -> Config:
     return with_settings(config, settings)
 
 
-def tuned_config(config: Config, world: World) -> tuple[Config, list[str]]:
-    """The configuration with what is automatic as tuned here, and a line that says so where it was.
-
-    Raises UserError if the file is damaged.
-    """
-    tuned = read_step(step_key(config, world))
-    resolved = resolve_step(config, tuned, world.size)
-    if tuned is None or resolved == config:
-        return config, []
+def about_step(config: Config, tuned: TunedStep | None) -> list[str]:
+    """A line on how a resolved step is cut and compiled; none where nothing of it was measured here."""
+    if tuned is None:
+        return []
     chosen = StepSettings(
-        micro_batch=resolved.optim.micro_batch,
-        compile_mode=resolved.step.compile_mode,
-        recompute=resolved.step.recompute,
+        micro_batch=config.optim.micro_batch,
+        compile_mode=config.step.compile_mode,
+        recompute=config.step.recompute,
     )
-    return resolved, [f"step: {chosen.text()}, tuned on this machine on {tuned.date}, see {_KEPT.path}"]
+    return [f"step: {chosen.text()}, tuned on this machine on {tuned.date}, see {_KEPT.path}"]
 
 
 def step_key(config: Config, world: World) -> str:

@@ -8,24 +8,26 @@ from rich.table import Table
 
 from turbomim.train.folder import rundir
 from turbomim.train.loop.data import open_data
+from turbomim.train.loop.resolved import Resolved, resolve
 from turbomim.train.loop.run import Outcome
 from turbomim.train.machine.memory import count_parameters
 from turbomim.train.machine.price import IMAGENET, rows
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
-from turbomim.train.settings.plan import Plan, make_plan
 from turbomim.train.world.distributed import World, choose_device
 
 
-def dry_run_of(config: Config, plan: Plan, about_data: str, world: World, console: Console) -> Outcome:
+def dry_run_of(resolved: Resolved[Config], about: list[str], world: World, console: Console) -> Outcome:
     """Print what the run is, on the main rank."""
+    config, plan = resolved.config, resolved.plan
     parameters = count_parameters(config)
     count = parameters.trained + parameters.fixed
     if world.main:
+        lines = "\n".join(about)
         text = (
             f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"
-            f"{about_data}\n{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
+            f"{lines}\n{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
             f"device {world.device}; dry run: nothing was trained"
         )
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -46,7 +48,7 @@ def price(config: Config, *, ranks: int, img_per_s: float | None, preset: str | 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
-    plan = make_plan(config, samples, ranks)
-    for name, value in rows(config, plan, source, img_per_s=img_per_s, preset=preset):
+    resolved = resolve(config, samples, ranks=ranks, preset=preset)
+    for name, value in rows(resolved.config, resolved.plan, source, img_per_s=img_per_s, preset=preset):
         table.add_row(name, value)
     Console(highlight=False, markup=False).print(table)

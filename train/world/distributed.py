@@ -74,6 +74,13 @@ class World:
         self.agree()
         return result
 
+    def alike(self, act: Callable[[], T]) -> T:
+        """What a call returns that gives, or refuses, the same on every rank; rank 0 says what it refuses."""
+        try:
+            return act()
+        except UserError as error:
+            self._refuse(error)
+
     def gather(self, values: Sequence[float]) -> list[list[float]]:
         """The values of every rank, in order of rank, on every rank."""
         if self.control is None:
@@ -153,11 +160,6 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
             f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} visible; lower --nproc-per-node"
         )
     return torch.device("cuda", local_rank)
-
-
-def world_size() -> int:
-    """Ranks that the launcher started; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

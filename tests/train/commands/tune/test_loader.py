@@ -27,8 +27,8 @@ from turbomim.train.machine.tuned_loader import (
     LoaderSettings,
     Tuned,
     default_settings,
+    rank_settings,
     read_tuned,
-    resolve,
     tuned_file,
     write_tuned,
 )
@@ -136,13 +136,13 @@ def test_a_lucky_best_does_not_win() -> None:
 def test_settings_as_set_else_as_tuned_else_the_defaults() -> None:
     tuned = Tuned(settings=FOUND, img_per_s=1.0, date="2026-01-01")
     auto = DataConfig()
-    assert resolve(auto, None, 1) == default_settings()
-    assert resolve(auto, tuned, 1) == FOUND
-    assert resolve(auto, tuned, 4) == dataclasses.replace(FOUND, threads=1), "ranks share the cores"
-    assert resolve(auto, None, 10_000).threads == 1
+    assert rank_settings(auto, None, 1) == default_settings()
+    assert rank_settings(auto, tuned, 1) == FOUND
+    assert rank_settings(auto, tuned, 4) == dataclasses.replace(FOUND, threads=1), "ranks share the cores"
+    assert rank_settings(auto, None, 10_000).threads == 1
     own = DataConfig(threads=9, readers=1, prefetch=7, decode="mixed", hw_decoder_load=0.0)
     chosen = LoaderSettings(threads=9, readers=1, prefetch=7, decode="mixed", hw_decoder_load=0.0)
-    assert resolve(own, tuned, 4) == chosen
+    assert rank_settings(own, tuned, 4) == chosen
 
 
 def test_each_machine_has_its_own_entry(cache: Path) -> None:

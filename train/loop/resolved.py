@@ -1,0 +1,56 @@
+"""A run with nothing automatic left: its settings, plan and loader."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from turbomim.train.machine.presets import apply_preset
+from turbomim.train.machine.tuned_loader import LoaderSettings, Tuned, rank_settings
+from turbomim.train.machine.tuned_step import TunedStep, resolve_step
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.plan import Plan, make_plan
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resolved(Generic[C]):
+    """What a rank trains with; every rank has the same settings and plan, and the loader of its machine.
+
+    tuned_step, tuned_loader: the measurements of this machine that were used, None for defaults.
+    """
+
+    config: C
+    plan: Plan
+    loader: LoaderSettings
+    tuned_step: TunedStep | None
+    tuned_loader: Tuned | None
+
+
+def resolve(
+    config: C,
+    samples: int,
+    *,
+    ranks: int,
+    local_ranks: int = 1,
+    preset: str | None = None,
+    tuned_step: TunedStep | None = None,
+    tuned_loader: Tuned | None = None,
+) -> Resolved[C]:
+    """Settle everything that is automatic, once; global batch and learning rate stay as they are.
+
+    A micro-batch that is set wins, else the preset's, else that measured for the step.  samples: of the
+    training split; local_ranks: of this machine.  Raises UserError: a preset that does not know the model, a
+    batch that does not divide.
+    """
+    if preset is not None:
+        config = apply_preset(config, preset, ranks)
+    tuned = resolve_step(config, tuned_step, ranks)
+    return Resolved(
+        config=tuned,
+        plan=make_plan(tuned, samples, ranks),
+        loader=rank_settings(config.data, tuned_loader, local_ranks),
+        tuned_step=None if tuned == config else tuned_step,
+        tuned_loader=tuned_loader,
+    )
