@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.runs import status
-from tests.train.folder.test_terminal import TINY
+from tests.train.terminal.test_streams import TINY
 
 from turbomim.pipeline.tars.split import Split, open_split
 
