@@ -1,8 +1,8 @@
 """The loader: a split and a position to batches on the training device, for ever.
 
-sample stream (order.py) -> read ahead (read.py) -> stand-ins (repair.py) -> decode (decode.py, or a GPU),
-crop and flip (windows.py on the host, or dali.py) -> torch.  A batch is a pure function of split, seed and
-position: threads, readers and prefetch change nothing in it.
+sample stream (stream/order.py) -> read ahead (reading/read.py) -> stand-ins (repair.py) -> decode
+(decoding/decode.py, or a GPU), crop and flip (decoding/windows.py on the host, or decoding/dali.py) -> torch.
+A batch is a pure function of split, seed and position: threads, readers and prefetch change nothing in it.
 Shape suffixes: B samples, H W pixels, C channels.
 """
 

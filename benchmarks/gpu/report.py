@@ -1,7 +1,7 @@
 """What `turbomim bench gpu` wrote, as pages for docs/performance.md and docs/kernels.md.
 
-Rows that say images a second are in the tables of `result_tables`; here are the others: the machine, tests,
-shares of the step, photographs, compiled against eager, profiles, and what was not measured and why.
+Rows that say images a second are in the tables of benchmarks/tables.py; here are the others: the machine,
+tests, shares of the step, photographs, compiled against eager, profiles, and what was not measured and why.
 """
 
 from __future__ import annotations

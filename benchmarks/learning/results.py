@@ -1,4 +1,4 @@
-"""Results of `learning`: kept a line a run, so that a second call goes on, as a table and as a plot.
+"""Results of bench.py: kept a line a run, so that a second call goes on, as a table and as a plot.
 
 A line is one recipe with one seed.  Shares are shown in %, mean ± sample standard deviation over the seeds.
 """

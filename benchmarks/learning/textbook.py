@@ -1,4 +1,4 @@
-"""A plain eager MAE trained as a tutorial would: the opponent in `learning`.
+"""A plain eager MAE trained as a tutorial would: the opponent in bench.py.
 
 It gets our loader's batches, our initial weights, our masks' distribution and our schedule, so that only the
 step differs.  Shape suffixes: B batch, N patches, H W pixels, C channels.

@@ -185,7 +185,7 @@ def find_undecodable_on_gpu(images: list[NDArray[np.uint8]], *, threads: int) ->
     """Return place and decoder's message of each encoded image that a GPU does not decode even alone.
 
     By halving: DALI gives up a whole batch for one bad image and does not always say which.
-    Raises RuntimeError or MemoryError for what is no image's fault, see decode_error.py: also where it
+    Raises RuntimeError or MemoryError for what is no image's fault, see failures.py: also where it
     decodes none of several images, and the CPU some of them.
     """
     fn = import_dali().fn

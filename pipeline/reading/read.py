@@ -45,8 +45,9 @@ class Samples:
 
 
 class ShardFiles:
-    """The tar files of a split, opened at the first read of each; they stay open as open_files.py allows.
+    """The tar files of a split, opened at the first read of each.
 
+    They stay open as pipeline/system/open_files.py allows.
     Safe to read from many threads; `close` only when none reads.
     """
 

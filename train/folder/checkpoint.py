@@ -45,7 +45,7 @@ class State:
     position: int
     # fingerprint of the data set's manifest
     fingerprint: str
-    # the resolved settings, as config.to_dict gives them
+    # the resolved settings, as `to_dict` of train/settings/dictionary.py gives them
     config: dict[str, Any]
     versions: dict[str, str]
     # step of the checkpoint to roll back to; 0 = the weights at the start

@@ -1,4 +1,4 @@
-"""Recipes of ConvMAE and FastConvMAE: as in `turbomim.train.recipes.table`."""
+"""Recipes of ConvMAE and FastConvMAE."""
 
 from __future__ import annotations
 

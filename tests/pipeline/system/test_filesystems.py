@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from tests.runs import status
-from tests.train.folder.test_terminal import TINY
+from tests.train.terminal.test_streams import TINY
 
 from turbomim.pipeline.tars.split import Split, open_split
 
@@ -41,7 +41,7 @@ print(json.dumps(answers))
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library of tests/filesystems/refuse.c."""
+    """The library of refuse.c."""
     library = tmp_path_factory.mktemp("shim") / "refuse.so"
     source = Path(__file__).parent / "refuse.c"
     # a machine that runs the tests has g++

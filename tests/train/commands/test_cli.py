@@ -1,6 +1,6 @@
 """The commands as a user types them: exit codes, one-line errors, and the whole demo, small.
 
-Planted bug: `_eval` that imports its commands before it knows the word fails
+Planted bug: `_verb` in train/commands/cli.py that imports all its files before it knows the word fails
 `test_what_needs_no_torch_does_not_wait_for_it`.
 """
 

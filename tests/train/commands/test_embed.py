@@ -8,8 +8,7 @@ their places instead of in a row, the list of an earlier file left there, small 
 (`test_a_folder_gives_each_files_features`); positions of the new size instead of resampled ones
 (`test_another_size_resamples_positions_as_timm_does`); the file written in place
 (`test_an_interrupted_write_leaves_the_old_file`); a label for all images of a flat folder
-(`test_a_flat_folder_has_no_labels_and_a_list_has_its_own`); pixels not counted
-(`test_large_photographs_are_decoded_a_few_at_a_time`); keys not counted
+(`test_a_flat_folder_has_no_labels_and_a_list_has_its_own`); keys not counted
 (`test_more_keys_than_a_header_holds_are_refused_first`).
 """
 

@@ -20,7 +20,6 @@ from tests.runs import config_for, quiet
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.demo import which_photograph as source_eval
 from turbomim.train.demo.photos import Source
 from turbomim.train.demo.which_photograph import MEASURE, chance, halves, share, table, which_photograph
 from turbomim.train.pretrain.pretrain import pretrain
@@ -81,7 +80,7 @@ def test_a_run_is_asked_beside_its_baselines(
         Source(name=name, group=group, path="p")
         for name, group in (("eiffel-1", "eiffel"), ("eiffel-2", "eiffel"))
     )
-    monkeypatch.setattr(source_eval, "sources", lambda: known)
+    monkeypatch.setattr("turbomim.train.demo.which_photograph.sources", lambda: known)
     run = pretrain(config_for(tiny_split.path, tmp_path, optim={"epochs": 1}), console=quiet()).folder
     result = which_photograph(run, crops)
     assert result is not None

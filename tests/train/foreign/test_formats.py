@@ -1,6 +1,6 @@
 """Every format that `turbomim import` takes, from lists of its names to a run that goes on training.
 
-Names and shapes of the other programs are written out in foreign_names.py.  Planted bugs and the test that
+Names and shapes of the other programs are written out in names.py.  Planted bugs and the test that
 fails on each: a position embedding made anew (`test_stored_position_embeddings_are_kept_and_used`); the
 decoder's norm under the encoder's name (`test_mmselfsup_both_ways`); the zeros of the keys' bias at the end
 (`test_lsmae_has_mask_units_and_may_have_no_bias_of_keys`); Swin's merging left where it was

@@ -1,6 +1,6 @@
 """`turbomim import`: files that fit and files that do not, and the run that it begins.
 
-Each format by itself: test_import_formats.py.  Planted bugs and the test that fails on each: weights never
+Each format by itself: test_formats.py.  Planted bugs and the test that fails on each: weights never
 loaded (`test_a_run_goes_on_from_the_imported_weights`); half a decoder taken as none, tensors left over, NaN
 (`test_tensors_that_do_not_fit_are_named`); settings not compared
 (`test_settings_that_do_not_fit_name_those_that_do`); two tensors for one name
@@ -150,7 +150,7 @@ def test_what_programs_leave_beside_weights_is_passed_over(monkeypatch: pytest.M
         assert call(monkeypatch, "import", f"{file}.pth", "--from", "mae", "--run.name", file) == 0
         same(imported(file), theirs)
     assert "yacs" not in sys.modules and "mmengine" not in sys.modules
-    assert not any("foreign_file" in str(allowed) for allowed in torch.serialization.get_safe_globals())
+    assert not any("turbomim" in str(allowed) for allowed in torch.serialization.get_safe_globals())
 
 
 def test_a_run_goes_on_from_the_imported_weights(trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """The loop and its data: damaged photographs, slow data, stores, and errors that one rank meets.
 
-Processes and settings are those of runs.py. Planted, each seen to fail the test named: the host's longest
-wait taken for the steps', a GPU's own part named reading (`test_the_slow_stage_of_a_gpu`); the cores of the
-machine taken for a rank's (`test_the_slow_stage_has_a_remedy`); every rank hashing what changed
+Processes and settings are those of tests/runs.py.  Planted, each seen to fail the test named: the host's
+longest wait taken for the steps', a GPU's own part named reading (`test_the_slow_stage_of_a_gpu`); the cores
+of the machine taken for a rank's (`test_the_slow_stage_has_a_remedy`); every rank hashing what changed
 (`test_one_rank_hashes_for_all`).
 """
 

@@ -1,7 +1,7 @@
 """`--profile`: the parts add up, the largest is the one that is slow, and nothing is trained differently.
 
 Planted bugs, and the test that each makes fail: no `part` around the optimizer, or around the forward, in
-step.py: `test_the_slow_part_is_named`; no `gc.collect` before the steps:
+train/loop/step.py: `test_the_slow_part_is_named`; no `gc.collect` before the steps:
 `test_garbage_of_before_is_not_collected_within_the_steps`; a profile that ends one step late:
 `test_the_trace_has_the_steps_asked_for_and_training_does_not_notice`.
 """

@@ -1,9 +1,9 @@
 """Initial weights are functions of seed, name and place, and have the distributions that were asked for.
 
-Planted bugs that fail it: words numbered by the order of parameters (`test_what_else_a_model_has`), every row
-with the words of the first (`test_rows_differ`), chunks that begin anew (`test_chunks_are_one_whole`), a cut
-that gathers what lies beyond at the limit (`test_a_cut_normal_distribution`), words rounded to float32
-(`test_bits_of_every_torch`).
+Planted bugs that fail it: words numbered by the order of parameters
+(`test_what_else_a_model_has_changes_nothing`), every row with the words of the first (`test_rows_differ`),
+chunks that begin anew (`test_chunks_are_one_whole`), a cut that gathers what lies beyond at the limit
+(`test_a_cut_normal_distribution`), words rounded to float32 (`test_bits_of_every_torch`).
 """
 
 import math

@@ -30,7 +30,7 @@ from turbomim.train.commands.cli import COMMANDS, main
 from turbomim.train.demo.demo import say
 from turbomim.train.folder.log import RunLog, parts_of
 from turbomim.train.pretrain.pretrain import pretrain
-from turbomim.train.terminal import panel as live
+from turbomim.train.terminal import panel
 from turbomim.train.terminal.streams import drawable
 
 ENCODINGS = ["iso-8859-1", "gbk", "ascii"]
@@ -229,7 +229,7 @@ def test_a_panel_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*arguments: object) -> None:
         raise RuntimeError("odd terminal")
 
-    monkeypatch.setattr(live, "panel", fail)
+    monkeypatch.setattr(panel, "panel", fail)
     log = RunLog(tmp_path, Console(file=io.StringIO(), width=80, force_terminal=True))
     with log.open(0), log.bar(0, 10):
         log.record(RECORD)
@@ -248,7 +248,7 @@ def test_the_demo_outlives_its_stream(capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_panel_is_as_wide_as_it_was_drawn(encoding: str, tmp_path: Path) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding)
     console = Console(file=stream, width=60, force_terminal=True, color_system=None)
-    with live.live_panel(console, "runs/林 … \udcff", 1, 10, lambda error: pytest.fail(str(error))) as shown:
+    with panel.live_panel(console, "runs/林 … \udcff", 1, 10, lambda error: pytest.fail(str(error))) as shown:
         shown.show(2, parts_of(RECORD))
         stream.flush()
         lines = stream.buffer.getvalue().decode(encoding).splitlines()

@@ -1,6 +1,6 @@
 """The processes of tests are forked from one that has imported everything.
 
-Planted bug: a server that cannot import `runs`, and passes over it without a word.
+Planted bug: a server that cannot import `tests.runs`, and passes over it without a word.
 """
 
 from tests.runs import finish, launch
