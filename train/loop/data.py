@@ -3,13 +3,16 @@ holds it back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
 
+from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.crops import check_crop
 from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.under_way import Journal
-from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.loader import Loader, LoaderStats
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.split import Split, open_split
@@ -19,6 +22,25 @@ from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import LoaderSettings, Tuned, origin
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World
+
+
+class Batches(Protocol):
+    """What the loop takes micro-batches from: a Loader, or what goes over its batches."""
+
+    @property
+    def stats(self) -> LoaderStats:
+        """Of the batches up to the last that was taken."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
 
 # % of the time that a step may wait for data before a log says what to do
 LONG_WAIT = 5.0

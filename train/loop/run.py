@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import disk_usage
-from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from rich.console import Console
@@ -30,23 +29,15 @@ from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.crashes import deadly_list
 from turbomim.train.folder.log import Record, RunLog
 from turbomim.train.folder.sinks import OF_MODEL
-from turbomim.train.loop.beside import Beside, Draw, Scorer
 from turbomim.train.loop.checkpoints import RunCheckpoints
-from turbomim.train.loop.data import open_loader, slow_stage
-from turbomim.train.loop.heldout import heldout_loss
-from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.data import Batches, open_loader, slow_stage
 from turbomim.train.loop.out_of_memory import explained
 from turbomim.train.loop.profiling import Profile, part
 from turbomim.train.loop.resolved import Resolved
-from turbomim.train.loop.step import Step, masked_inputs
+from turbomim.train.loop.step import Step
 from turbomim.train.loop.window import Window
-from turbomim.train.machine.peak import rank_peak
-from turbomim.train.models.mae import MAE
-from turbomim.train.models.methods import make_model
-from turbomim.train.models.sharding import shard, whole_weights
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
-from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.settings.schedule import lr_of_step
 from turbomim.train.world.distributed import World
 from turbomim.train.world.signals import StopFlag, stop_flag
@@ -55,24 +46,6 @@ C = TypeVar("C", bound=Config)
 
 # log lines between two that say what the steps wait for
 SILENCE = 20
-
-
-class Batches(Protocol):
-    """What the loop takes micro-batches from: a Loader, or what goes over its batches."""
-
-    @property
-    def stats(self) -> LoaderStats:
-        """Of the batches up to the last that was taken."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def __next__(self) -> Batch: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,34 +59,29 @@ class Outcome:
     steps: int
 
 
-class Run(Generic[C]):
-    """One process of one run."""
+class Run(ABC, Generic[C]):
+    """One process of one run: the loop, and around it logs, checkpoints, signals and errors.
+
+    What is trained, measured and left at the end is a subclass's.  Every rank comes to each of its methods.
+    """
+
+    model: nn.Module
 
     def __init__(
         self,
         resolved: Resolved[C],
         split: Split,
-        heldout: Split | None,
         world: World,
         console: Console,
-        *,
-        beside: Beside | None = None,
         profile: range = range(0),
     ) -> None:
-        self.resolved, self.split, self.heldout, self.world = resolved, split, heldout, world
-        self.beside, self.profile = beside, profile
+        self.resolved, self.split, self.world, self.profile = resolved, split, world, profile
         self.config, self.plan = resolved.config, resolved.plan
-        config = self.config
-        self.folder = rundir.run_folder(config)
-        self.log = RunLog(self.folder, console, rank=world.rank, world=world.size, config=config)
-        self.model = self.make_model().to(world.device)
-        self.sharded = config.step.shard and world.size > 1
-        if self.sharded:
-            # a CPU's layer norm takes no bfloat16 weights with float32 values
-            bfloat16 = world.device.type == "cuda" and uses_bfloat16(config.step, world.device)
-            shard(self.masked_model, world, config.step, bfloat16=bfloat16)
+        self.folder = rundir.run_folder(self.config)
+        self.log = RunLog(self.folder, console, rank=world.rank, world=world.size, config=self.config)
+        self.model = self.make_model()
         self.optimizer = self.make_optimizer()
-        self.checkpoints = RunCheckpoints(config, self.plan, split, world, self.model, self.optimizer)
+        self.checkpoints = RunCheckpoints(self.config, self.plan, split, world, self.model, self.optimizer)
         bad = world.from_main(lambda: deadly_list(self.folder))
         self.journal = Journal(folder=self.folder, rank=world.rank, bad=bad)
         self.step = 0
@@ -123,37 +91,51 @@ class Run(Generic[C]):
         self.replaced = self.skipped = 0
         # log lines that say nothing about waiting
         self.silence = 0
-        self.scorer: Scorer | None = None
 
+    @abstractmethod
     def make_model(self) -> nn.Module:
-        """What is trained, with its initial weights."""
-        return make_model(self.config)
+        """What is trained, with its initial weights, on the device."""
 
-    def logged(self) -> dict[str, Tensor]:
-        """What the model itself has to say on a log line."""
-        return self.masked_model.logged()
-
+    @abstractmethod
     def make_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer of the model, groups of the full rate first."""
-        return make_optimizer(self.model, self.config.optim)
+
+    @abstractmethod
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The model's arguments."""
+
+    @abstractmethod
+    def measured(self) -> Record:
+        """What the second split says of the model, by its names in the log."""
+
+    @abstractmethod
+    def finished(self) -> None:
+        """Leave what the trained model is wanted for."""
 
     def batches(self, loader: Loader) -> Batches:
         """What the loop takes micro-batches from, and closes."""
         return loader
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The model's arguments."""
-        return masked_inputs(batch)
-
     def peak(self, *, bfloat16: bool) -> float | None:
         """FLOP/s of a rank that MFU is a share of, where it is known."""
-        return rank_peak(self.world, bfloat16=bfloat16)
+        return None
 
-    @property
-    def masked_model(self) -> MAE:
-        """The model of a pre-training."""
-        assert isinstance(self.model, MAE)
-        return self.model
+    def logged(self) -> dict[str, Tensor]:
+        """What the model itself has for the log, () each."""
+        return {}
+
+    def begin(self, kept: list[Record]) -> None:
+        """Hear what earlier processes of the run have logged, before anything is said."""
+
+    def before_steps(self) -> None:
+        """Do what comes before the first step of this process."""
+
+    def scores(self, epoch: float, *, end: bool) -> dict[str, float]:
+        """Scores of what was learned, by their names in the log, where they are due."""
+        return {}
+
+    def draw(self) -> None:
+        """Draw what the model makes of photographs; called every `run.picture_every` steps."""
 
     @property
     def position(self) -> int:
@@ -184,8 +166,7 @@ class Run(Generic[C]):
         with self.log.open(self.step, unlogged) as kept, stop_flag() as flag:
             self.replaced = sum(record.get("replaced", 0) for record in kept)
             self.skipped = sum(record.get("skipped", 0) for record in kept)
-            if self.beside is not None:
-                self.scorer = self.beside.scorer(kept, self.log.note, self.journal)
+            self.begin(kept)
             for line in said:
                 self.log.say(line)
             if self.step >= self.plan.steps:
@@ -229,8 +210,7 @@ class Run(Generic[C]):
         step = Step(
             self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps, clip, self.inputs
         )
-        if self.scorer is not None and (baselines := self.scorer.begin()):
-            self.log.say(baselines)
+        self.before_steps()
         batches = self.world.together(self._open)
         profile = Profile(
             self.profile if self.world.main else range(0), self.folder, self.plan.local_batch, self.log.say
@@ -267,7 +247,6 @@ class Run(Generic[C]):
         window = Window(self.config, self.plan, self.world, peak, first=True)
         if self.state is not None:
             window.resume(self.state)
-        draw = self._draw()
         while self.step < self.plan.steps:
             # what is taken for a step counts once the step is done
             used = loader.stats
@@ -299,19 +278,8 @@ class Run(Generic[C]):
             if self.step % run.save_every == 0 or end:
                 self.checkpoints.save(self.step, window, loader.stats)
             if run.picture_every and (self.step % run.picture_every == 0 or end):
-                self.world.together(partial(self._picture, draw, self._whole_model()))
+                self.draw()
         return False
-
-    def _picture(self, draw: Draw | None, model: MAE) -> None:
-        if draw is not None:
-            self.log.picture(self.step, draw(model, self.step))
-
-    def _draw(self) -> Draw | None:
-        """What draws the pictures that the settings ask for, on the main rank."""
-        beside = self.beside
-        if beside is None or not self.config.run.picture_every:
-            return None
-        return self.world.together(lambda: beside.draw(self.journal) if self.world.main else None)
 
     def _next(self, loader: Batches) -> tuple[list[Batch], UserError | None]:
         """The micro-batches of a step, or why there are none: the other ranks must hear of it."""
@@ -331,9 +299,8 @@ class Run(Generic[C]):
         due = run.eval_every and self.step % run.eval_every == 0 and self.step % run.log_every == 0
         if self.step == self.plan.steps or due:
             record |= self.measured()
-        if score and self.scorer is not None:
-            end = self.step == self.plan.steps
-            record |= self.scorer.scores(self._whole_model, record["epoch"], end=end)
+        if score:
+            record |= self.scores(record["epoch"], end=self.step == self.plan.steps)
         self.replaced += record["replaced"]
         self.skipped += record["skipped"]
         record["replaced_total"], record["skipped_total"] = self.replaced, self.skipped
@@ -352,23 +319,6 @@ class Run(Generic[C]):
         with explained(self.resolved, self.world):
             return step(batches, lr)
 
-    def measured(self) -> Record:
-        """What the held-out split says, by its names in the log; every rank calls it."""
-        if self.heldout is None:
-            return {"heldout_loss": None}
-        batch, note = self.plan.micro_batch, self.log.note
-        loader, journal = self.resolved.loader, self.journal
-        loss = heldout_loss(self.model, self.heldout, self.config, loader, batch, self.world, note, journal)
-        return {"heldout_loss": loss}
-
-    def _whole_model(self) -> MAE:
-        """The model, or a copy of it put together from all ranks; every rank comes here."""
-        if not self.sharded:
-            return self.masked_model
-        model = make_model(self.config, initial=False).to(self.world.device)
-        model.load_state_dict(whole_weights(self.model))
-        return model
-
     def _finish(self) -> Outcome:
         self.finished()
         if self.replaced:
@@ -379,12 +329,6 @@ class Run(Generic[C]):
         self._status("done")
         self.world.wait()
         return self._outcome("done")
-
-    def finished(self) -> None:
-        """Leave what the trained model is wanted for; every rank calls it."""
-        model = self._whole_model()
-        if self.world.main and self.beside is not None:
-            self.log.say(self.beside.export(model, self.step))
 
     def _outcome(self, status: str) -> Outcome:
         return Outcome(folder=self.folder, status=status, step=self.step, steps=self.plan.steps)

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 
 from rich.console import Console
 
-from turbomim.pipeline.decoding.under_way import Journal
-from turbomim.pipeline.tars.split import Split
-from turbomim.train.evaluate.online import OnlineEval, Splits, labelled_splits
-from turbomim.train.export.programs import export_at_end
-from turbomim.train.folder import rundir
+from turbomim.train.evaluate.online import labelled_splits
 from turbomim.train.folder.resume import prepare
 from turbomim.train.folder.sinks import check_sinks
-from turbomim.train.loop.beside import Beside, Draw
 from turbomim.train.loop.data import describe, open_data
 from turbomim.train.loop.resolved import resolve
-from turbomim.train.loop.run import Outcome, Run
+from turbomim.train.loop.run import Outcome
 from turbomim.train.machine.compiler import check_compiler
 from turbomim.train.machine.price import about_device
 from turbomim.train.machine.tuned_loader import machine_name, read_tuned
 from turbomim.train.machine.tuned_step import about_step, read_step, step_key
-from turbomim.train.pictures.reconstruction import FixedPictures
 from turbomim.train.pretrain.dry_run import dry_run_of
+from turbomim.train.pretrain.run import PretrainRun
 from turbomim.train.settings.config import Config
-from turbomim.train.world.distributed import World, start
+from turbomim.train.world.distributed import start
 
 
 def pretrain(
@@ -72,20 +66,5 @@ def pretrain(
             splits = [split, *([heldout] if heldout else []), *(labelled or ())]
             on_gpu = resolved.loader.decodes_on(world.device.type)
             found, said = world.from_main(lambda: prepare(resolved.config, splits, held, on_gpu=on_gpu))
-            beside = beside_steps(resolved.config, heldout or split, labelled, world)
-            run = Run(resolved, split, heldout, world, console, beside=beside, profile=profile)
+            run = PretrainRun(resolved, split, heldout, labelled, world, console, profile)
             return run.go(found, said, about)
-
-
-def beside_steps(config: Config, drawn: Split, labelled: Splits | None, world: World) -> Beside:
-    """What a pre-training does beside its steps.  drawn: the split of the pictures."""
-    folder = rundir.run_folder(config)
-
-    def draw(journal: Journal) -> Draw:
-        return FixedPictures(config, drawn, folder, journal).draw
-
-    return Beside(
-        scorer=partial(OnlineEval, config, labelled, world),
-        draw=draw,
-        export=lambda model, step: export_at_end(model, config, step, folder),
-    )

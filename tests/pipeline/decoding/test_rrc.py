@@ -27,10 +27,10 @@ from turbomim.pipeline.decoding.crops import Inputs, Interpolation, draw, rrc_sq
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.stream.philox import CROP, draw_u32
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.loop import data, heldout
+from turbomim.train.loop import data
 from turbomim.train.machine.tuned_loader import default_settings
 from turbomim.train.pictures import reconstruction
-from turbomim.train.pretrain import pretrain
+from turbomim.train.pretrain import heldout, pretrain
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.world.distributed import start

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.cli import COMMANDS, main
+from turbomim.train.commands import cli
+from turbomim.train.commands.cli import main
 from turbomim.train.demo.demo import demo
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.pictures.reconstruction import show
@@ -77,9 +78,9 @@ def test_exit_codes_and_messages(
     assert "Traceback" not in err
 
 
-def fails_with(error: BaseException) -> Callable[[list[str]], None]:
-    def command(argv: list[str]) -> None:
-        assert argv == ["word"]
+def fails_with(error: BaseException) -> Callable[[str, list[str]], None]:
+    def command(file: str, argv: list[str]) -> None:
+        assert (file, argv) == ("train.commands.doctor", ["word"])
         raise error
 
     return command
@@ -95,7 +96,7 @@ def test_the_whole_error_is_said_if_asked_for(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(COMMANDS, "doctor", fails_with(error))
+    monkeypatch.setattr(cli, "_import_and_call", fails_with(error))
     code = call(monkeypatch, *words)
     assert code == (130 if isinstance(error, KeyboardInterrupt) else 1)
     *before, last = capsys.readouterr().err.splitlines()
@@ -139,6 +140,7 @@ def test_module_runs_from_any_folder(tmp_path: Path) -> None:
 
 WITHOUT_TORCH = """
 import contextlib, io, sys
+from turbomim.train.commands import cli
 from turbomim.train.commands.cli import COMMANDS, main
 
 for words in sys.stdin.read().splitlines():
