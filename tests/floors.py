@@ -55,8 +55,8 @@ FLOORS: Floors = (
         "train/terminal": "panel, progress, streams",
     },
     {
-        "kernels": "tensors to tensors: masks, patches, low-pass targets, losses; of each a reference, a "
-        "Triton kernel and an op",
+        "kernels": "tensors to tensors: masks, patches, low-pass targets, losses; with references, Triton "
+        "kernels and ops",
         "pipeline": "the loader: a position in the stream to a batch on the device; stand-ins",
         "pipeline/checking": "verify, inspect, contact sheet",
     },
@@ -123,7 +123,7 @@ def crossing(imports: Graph, alone: Sequence[str] = ALONE) -> list[str]:
 
 
 def of_benchmarks(imports: Graph) -> list[str]:
-    """Imports of benchmarks or tests by what is installed and is no benchmark."""
+    """Imports of benchmarks or tests by what is neither."""
     above = ("benchmarks", "tests")
     found = [(file, other) for file, other in edges(imports) if stage_of(file) not in above]
     return [f"{file} imports {other}" for file, other in found if stage_of(other) in above]
