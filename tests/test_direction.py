@@ -1,47 +1,194 @@
-"""Imports flow one way, and every module can be imported from the installed package."""
+"""The rules of the house: imports go down, folders stay small, and the installed package has every module.
+
+Each rule of tests/floors.py is also shown to fail on a planted violation.
+"""
 
 from __future__ import annotations
 
-import ast
+import functools
 import importlib
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 import turbomim
-from tests import ROOT
+from tests import ROOT, floors, imports
+from tests.floors import STAGES
 
-STAGES = ("pipeline", "kernels", "train", "benchmarks")
-MAY_IMPORT = {"pipeline": {"pipeline"}, "kernels": {"kernels"}, "train": {"pipeline", "kernels", "train"}}
 SOURCES = sorted(p for stage in STAGES for p in (ROOT / stage).rglob("*.py"))
 MODULES = [".".join(("turbomim", *p.relative_to(ROOT).with_suffix("").parts)) for p in SOURCES]
+PICTURE = ROOT / "docs" / "images" / "architecture.svg"
+
+# of the planted trees: two floors, two folders on the lower one
+TABLE = ({"top": ""}, {"low": "", "kernels": ""})
 
 
-def imported(path: Path) -> set[str]:
-    """Every dotted name that a file imports, wherever in the file."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            module = node.module or ""
-            names.update(f"{module}.{alias.name}" for alias in node.names)
-    return names
+@functools.cache
+def names() -> imports.Names:
+    """What every file of ours imports, as it is written there."""
+    return imports.read(ROOT, *STAGES, "tests")
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_direction(path: Path) -> None:
-    stage = path.relative_to(ROOT).parts[0]
-    for name in imported(path):
-        parts = name.split(".")
-        assert parts[0] not in STAGES, f"{name}: import it as turbomim.{name}, or it exists twice"
-        if parts[0] == "turbomim" and len(parts) > 1 and parts[1] in STAGES and stage in MAY_IMPORT:
-            assert parts[1] in MAY_IMPORT[stage], f"{stage}/ must not import {name}"
+@functools.cache
+def graph() -> imports.Graph:
+    """Which files of ours each of them imports."""
+    return imports.graph(names())
+
+
+def check(found: Iterable[str]) -> None:
+    """Fail with what was found, a line each."""
+    lines = list(found)
+    assert not lines, "\n".join(["", *lines])
+
+
+def test_no_folder_imports_a_higher_floor() -> None:
+    check(floors.upward(graph()))
+
+
+def test_no_folder_imports_another_of_its_floor() -> None:
+    check(floors.sideways(graph()))
+
+
+def test_kernels_and_pipeline_import_themselves_alone() -> None:
+    check(floors.crossing(graph()))
+
+
+def test_nothing_imports_benchmarks() -> None:
+    check(floors.of_benchmarks(graph()))
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    check(" and ".join(circle) for circle in imports.circles(graph()))
+
+
+def test_a_folder_has_at_most_16_files() -> None:
+    check(floors.crowded(graph()))
+
+
+def test_every_folder_has_a_floor() -> None:
+    check(floors.homeless(graph()))
+
+
+def test_imports_are_absolute() -> None:
+    check(floors.relative(names()))
+
+
+def test_a_stage_is_imported_as_turbomim() -> None:
+    check(floors.bare(names()))
+
+
+def test_the_picture_is_drawn_from_the_imports() -> None:
+    redraw = f"python -m tests.floors {PICTURE.relative_to(ROOT)}"
+    assert PICTURE.read_text(encoding="utf-8") == floors.draw(graph()), f"draw it anew: {redraw}"
+
+
+def planted(root: Path, files: dict[str, str]) -> imports.Names:
+    """The imports of a small tree of files: text by path."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return imports.read(root, *{Path(name).parts[0] for name in files})
+
+
+HEAD = "from turbomim.top.a import x\n"
+IN_FUNCTION = f"def f() -> None:\n    {HEAD}"
+UNDER_TYPE_CHECKING = f"from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    {HEAD}"
+OF_MODULE = "from turbomim.top import a\n"
+OF_FOLDER = "from turbomim import top\n"
+DOTTED = "import turbomim.top.a\n"
+
+
+@pytest.mark.parametrize(
+    "text", [HEAD, IN_FUNCTION, UNDER_TYPE_CHECKING, OF_MODULE, OF_FOLDER, DOTTED], ids=repr
+)
+def test_an_upward_import_is_seen(text: str, tmp_path: Path) -> None:
+    found = imports.graph(planted(tmp_path, {"top/a.py": "x = 1\n", "low/b.py": text}))
+    (line,) = floors.upward(found, TABLE)
+    assert line.startswith("low/b.py imports top")
+    assert not floors.sideways(found, TABLE)
+
+
+def test_an_import_that_goes_down_is_none(tmp_path: Path) -> None:
+    text = "from turbomim.low.b import x\n"
+    found = imports.graph(planted(tmp_path, {"top/a.py": text, "low/b.py": "x = 1\n"}))
+    assert not floors.upward(found, TABLE) and not floors.sideways(found, TABLE)
+    assert floors.downward(found, TABLE) == {"top": {"low"}, "low": set(), "kernels": set()}
+
+
+def test_an_import_between_equal_floors_is_seen(tmp_path: Path) -> None:
+    text = "from turbomim.kernels.a import x\n"
+    found = imports.graph(planted(tmp_path, {"kernels/a.py": "x = 1\n", "low/b.py": text}))
+    assert floors.sideways(found, TABLE) == ["low/b.py imports kernels/a.py, of its floor"]
+    assert not floors.upward(found, TABLE)
+
+
+def test_an_import_out_of_the_kernels_is_seen(tmp_path: Path) -> None:
+    text = "from turbomim.pipeline.tars.a import x\n"
+    found = imports.graph(planted(tmp_path, {"pipeline/tars/a.py": "x = 1\n", "kernels/b.py": text}))
+    assert floors.crossing(found) == ["kernels/b.py imports pipeline/tars/a.py"]
+
+
+def test_an_import_of_benchmarks_is_seen(tmp_path: Path) -> None:
+    text = "from turbomim.benchmarks.a import x\n"
+    files = {"benchmarks/a.py": "x = 1\n", "train/b.py": text, "tests/c.py": text, "benchmarks/d.py": text}
+    assert floors.of_benchmarks(imports.graph(planted(tmp_path, files))) == [
+        "train/b.py imports benchmarks/a.py"
+    ]
+
+
+def test_circles_are_seen(tmp_path: Path) -> None:
+    follows = {
+        "low/one.py": "low.two", "low/two.py": "low.one",
+        "top/a.py": "top.b", "top/b.py": "top.c", "top/c.py": "top.a",
+        # it leads to a circle and is in none, as is what a circle leads to
+        "top/d.py": "top.a", "kernels/e.py": "kernels.f", "kernels/f.py": "torch",
+    }  # fmt: skip
+    files = {name: f"def f() -> None:\n    import turbomim.{other}\n" for name, other in follows.items()}
+    files["top/b.py"] += "import turbomim.kernels.e\n"
+    found = imports.graph(planted(tmp_path, files))
+    assert imports.circles(found) == [["low/one.py", "low/two.py"], ["top/a.py", "top/b.py", "top/c.py"]]
+
+
+def test_a_17th_file_is_seen(tmp_path: Path) -> None:
+    files = {f"low/file_{number}.py": "" for number in range(16)}
+    files |= {"low/conftest.py": "", "low/__init__.py": "", "low/below/a.py": ""}
+    assert not floors.crowded(planted(tmp_path, files))
+    files["low/one_more.py"] = ""
+    assert floors.crowded(planted(tmp_path, files)) == ["low has 17 files, not 16"]
+
+
+def test_a_folder_without_a_floor_is_seen(tmp_path: Path) -> None:
+    files = {"top/a.py": "", "low/b.py": "", "low/new/c.py": ""}
+    found = imports.graph(planted(tmp_path, files))
+    assert floors.homeless(found, TABLE) == ["low/new has no floor", "kernels has a floor and no file"]
+
+
+def test_relative_and_bare_imports_are_seen(tmp_path: Path) -> None:
+    files = {"low/a.py": "from . import b\n", "low/b.py": "def f() -> None:\n    import kernels.philox\n"}
+    found = planted(tmp_path, files)
+    assert floors.relative(found) == ["low/a.py imports ..b"]
+    assert floors.bare(found) == ["low/b.py imports kernels.philox"]
+
+
+def test_the_picture_names_the_nearest_folders(tmp_path: Path) -> None:
+    table = ({"top": "the roof"}, {"middle": "between"}, {"low": "the ground"})
+    to_low = "from turbomim.low.a import x\n"
+    files = {
+        "low/a.py": "x = 1\n",
+        "middle/b.py": to_low,
+        "top/c.py": f"{to_low}from turbomim.middle.b import x\n",
+    }
+    found = imports.graph(planted(tmp_path, files))
+    below = floors.downward(found, table)
+    assert below["top"] == {"low", "middle"}
+    assert floors.nearest(below, table) == {"top": ["middle"], "middle": ["low"], "low": []}
+    drawn = floors.draw(found, table)
+    assert [drawn.count(f">{text}<") for text in ("the roof", "→ middle", "→ low")] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -65,10 +212,10 @@ def test_installed_copy_has_every_module(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "-w", str(tmp_path), str(copy)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("turbomim-*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
+    inside = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"turbomim/{path.relative_to(ROOT)}" for path in SOURCES}
-    assert {name for name in names if name.endswith(".py")} == expected | {
+    assert {name for name in inside if name.endswith(".py")} == expected | {
         "turbomim/__init__.py",
         "turbomim/__main__.py",
     }
-    assert {"turbomim/py.typed", f"turbomim-{turbomim.__version__}.dist-info/METADATA"} <= names
+    assert {"turbomim/py.typed", f"turbomim-{turbomim.__version__}.dist-info/METADATA"} <= inside
