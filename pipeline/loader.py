@@ -1,6 +1,6 @@
 """The loader: a split and a position to batches on the training device, for ever.
 
-sample stream (stream/order.py) -> read ahead (reading/read.py) -> stand-ins (repair.py) -> decode
+sample stream (stream/order.py) -> read ahead (reading/read_ahead.py) -> stand-ins (repair.py) -> decode
 (decoding/decode.py, or a GPU), crop and flip (decoding/windows.py on the host, or decoding/dali.py) -> torch.
 A batch is a pure function of split, seed and position: threads, readers and prefetch change nothing in it.
 Shape suffixes: B samples, H W pixels, C channels.
@@ -41,7 +41,8 @@ from turbomim.pipeline.loader_checks import (
     check_stream,
 )
 from turbomim.pipeline.reading.memory import share_heaps
-from turbomim.pipeline.reading.read import ReadAhead, Samples, ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
+from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.repair import Repair
 from turbomim.pipeline.stream.order import Turn, check_batches, turns
 from turbomim.pipeline.stream.window_order import window_turns

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.decoding.admit import admit
-from turbomim.pipeline.reading.read import Samples, ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split

@@ -32,7 +32,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
 
 from turbomim.benchmarks.timing import machine
-from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.stream.order import Turn, turns
 from turbomim.pipeline.tars.index import OURS
 from turbomim.pipeline.tars.split import Split, open_split

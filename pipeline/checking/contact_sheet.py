@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from turbomim.pipeline.decoding.header import check_header
 from turbomim.pipeline.decoding.ppm import ppm_pixels
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Store

@@ -19,7 +19,7 @@ from turbomim.pipeline.decoding.crops import Interpolation, resized_sides
 from turbomim.pipeline.decoding.decode import decode_or_say
 from turbomim.pipeline.decoding.resize import resize
 from turbomim.pipeline.decoding.under_way import Journal, begin
-from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.system.threads import serial_pool

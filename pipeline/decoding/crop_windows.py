@@ -11,7 +11,7 @@ from turbomim.pipeline.decoding.crops import Crop, Inputs, draw, resized_sides, 
 from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.header import check_header
 from turbomim.pipeline.decoding.ppm import ppm_pixels
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from turbomim.pipeline.decoding.admit import admit
 from turbomim.pipeline.decoding.decode import find_undecodable
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Kind, Store

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from turbomim.benchmarks.loader.soak import Look, judge, soak
-from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.tars.split import Split
 
 

@@ -17,7 +17,7 @@ from tests.pipeline.test_repair import damage, own_split  # noqa: F401
 from tests.train.finetune.test_rand_augment import POLICY, made_of, stream
 
 from turbomim.pipeline.decoding.crops import draw
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.tars.split import Split
 

@@ -13,7 +13,7 @@ from tests.pipeline.test_loader import SEED, SIZE, by_position, load
 from turbomim.pipeline.decoding.crops import draw
 from turbomim.pipeline.decoding.windows import HostWindows
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.order import Turn, sample_ids
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split

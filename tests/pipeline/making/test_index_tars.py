@@ -18,7 +18,7 @@ from tests.pipeline.tars.tar_bytes import END, member, pax, write_tar
 
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.tar_folder import natural
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.keys import split_name
 from turbomim.pipeline.tars.split import open_split

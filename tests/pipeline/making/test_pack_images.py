@@ -16,7 +16,7 @@ from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.checking.inspect import format_summary, inspect_split
 from turbomim.pipeline.making.pack import make_shards
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import Store

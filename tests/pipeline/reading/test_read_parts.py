@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.tars.split import Split
 
 

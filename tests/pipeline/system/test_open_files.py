@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.pipeline.reading.test_read import open_tars
+from tests.pipeline.reading.test_shard_files import open_tars
 from tests.runs import attempt, config_for, finish, launch, records
 from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.making.pack import make_shards
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system import open_files
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split

@@ -19,7 +19,7 @@ import pytest
 from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.making.pack import make_shards
-from turbomim.pipeline.reading.read import ShardFiles, read_samples
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.durable import refusal
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import REMEDIES, why

@@ -27,7 +27,7 @@ from tests.runs import attempt, config_for, finish, free_port, launch, launch_ra
 
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards
-from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.sha256 import file_sha256

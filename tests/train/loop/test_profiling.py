@@ -21,7 +21,7 @@ import torch
 from tests.runs import config_for, quiet
 
 from turbomim.pipeline.loader import LoaderStats
-from turbomim.pipeline.reading.read import ReadAhead
+from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder.log import read_metrics
