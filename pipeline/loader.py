@@ -41,8 +41,8 @@ from turbomim.pipeline.loader_checks import (
     check_stream,
 )
 from turbomim.pipeline.reading.memory import share_heaps
-from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
 from turbomim.pipeline.reading.read_ahead import ReadAhead
+from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
 from turbomim.pipeline.repair import Repair
 from turbomim.pipeline.stream.order import Turn, check_batches, turns
 from turbomim.pipeline.stream.window_order import window_turns

@@ -19,8 +19,8 @@ from turbomim.pipeline import loader
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.crops import Crop, Interpolation, draw
 from turbomim.pipeline.loader import Loader
-from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.reading.read_ahead import ReadAhead
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.order import Turn, sample_ids
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split

@@ -22,8 +22,8 @@ from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.finetune.rand_augment import noting_rand_augment
 from turbomim.train.finetune.run import FinetuneRun
 from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.folder.resume import prepare
 from turbomim.train.folder.sinks import check_sinks
+from turbomim.train.folder.take import take_folder
 from turbomim.train.loop.data import describe, open_data
 from turbomim.train.loop.optim import zero_moments
 from turbomim.train.loop.resolved import Resolved, resolve
@@ -114,7 +114,7 @@ def begin(
     config: FinetuneConfig, source: Source, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
 ) -> tuple[str, list[str]]:
     """Lock and check the run folder; its newest checkpoint, at first one with the encoder and a new head."""
-    found, said = prepare(config, splits, held, on_gpu=on_gpu)
+    found, said = take_folder(config, splits, held, on_gpu=on_gpu)
     if found is None:
         model = Classifier(resized(source.model, source.config, config), config)
         optimizer = layered_optimizer(model, config)

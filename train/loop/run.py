@@ -29,11 +29,11 @@ from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.crashes import deadly_list
 from turbomim.train.folder.log import Record, RunLog
 from turbomim.train.folder.sinks import OF_MODEL
-from turbomim.train.loop.checkpoints import RunCheckpoints
 from turbomim.train.loop.data import Batches, open_loader, slow_stage
 from turbomim.train.loop.out_of_memory import explained
 from turbomim.train.loop.profiling import Profile, part
 from turbomim.train.loop.resolved import Resolved
+from turbomim.train.loop.save_and_resume import RunCheckpoints
 from turbomim.train.loop.step import Step
 from turbomim.train.loop.window import Window
 from turbomim.train.settings.config import Config

@@ -7,8 +7,8 @@ import contextlib
 from rich.console import Console
 
 from turbomim.train.evaluate.online import labelled_splits
-from turbomim.train.folder.resume import prepare
 from turbomim.train.folder.sinks import check_sinks
+from turbomim.train.folder.take import take_folder
 from turbomim.train.loop.data import describe, open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.run import Outcome
@@ -65,6 +65,6 @@ def pretrain(
         with contextlib.ExitStack() as held:
             splits = [split, *([heldout] if heldout else []), *(labelled or ())]
             on_gpu = resolved.loader.decodes_on(world.device.type)
-            found, said = world.from_main(lambda: prepare(resolved.config, splits, held, on_gpu=on_gpu))
+            found, said = world.from_main(lambda: take_folder(resolved.config, splits, held, on_gpu=on_gpu))
             run = PretrainRun(resolved, split, heldout, labelled, world, console, profile)
             return run.go(found, said, about)

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from turbomim.pipeline.reading.memory import Memory
-from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.reading.read_ahead import ReadAhead
+from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.index import index_text

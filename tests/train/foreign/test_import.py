@@ -45,7 +45,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.programs import export
 from turbomim.train.folder import checkpoint
-from turbomim.train.folder.resume import prepare
+from turbomim.train.folder.take import take_folder
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.rollback import roll_back
 from turbomim.train.models.methods import make_model
@@ -199,14 +199,14 @@ def test_only_an_import_may_lack_a_fingerprint(
 ) -> None:
     config = begin(monkeypatch, trees)
     with contextlib.ExitStack() as held:
-        found, _ = prepare(config, [tiny_split], held, on_gpu=False)
+        found, _ = take_folder(config, [tiny_split], held, on_gpu=False)
     assert found == "runs/r/ckpt/step-00000000"
     state = dataclasses.replace(checkpoint.read_state(Path(found)), step=3, position=24)
     model = make_model(config)
     optimizer = make_optimizer(model, config.optim)
     checkpoint.write(Path("runs/r/ckpt"), checkpoint.capture(model, optimizer, state), 2)
     with contextlib.ExitStack() as held, pytest.raises(UserError, match="is not the data set of"):
-        prepare(config, [tiny_split], held, on_gpu=False)
+        take_folder(config, [tiny_split], held, on_gpu=False)
 
 
 def test_a_roll_back_to_the_start_is_to_the_imported_weights(

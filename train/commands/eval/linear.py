@@ -23,21 +23,19 @@ from turbomim.train.commands.eval.frozen import Eval, measure
 from turbomim.train.encoder.crop import crop_facts
 from turbomim.train.encoder.source import Source, load_source, say_assumed
 from turbomim.train.evaluate.kept_features import kept_features
-from turbomim.train.evaluate.linear_head import (
+from turbomim.train.evaluate.published_probe import (
     Batches,
-    cached_batches,
-    head_scores,
-    make_head,
-    published_optim,
-    train_head,
-)
-from turbomim.train.evaluate.published import (
     Head,
+    cached_batches,
     encoded_batches,
     fitting_batch,
+    head_scores,
+    make_head,
     model_width,
     published_encoder,
+    published_optim,
     random_crops,
+    train_head,
 )
 from turbomim.train.evaluate.results import Scores, check_json, keep, name_of
 from turbomim.train.evaluate.splits import check_classes, choose_ids, say_same

@@ -11,7 +11,7 @@ from turbomim.train.folder.crashes import look_back
 from turbomim.train.settings.config import Config
 
 
-def prepare(
+def take_folder(
     config: Config, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
 ) -> tuple[str | None, list[str]]:
     """Lock and check the run folder; return the checkpoint to resume from, if any, and what is to be said.

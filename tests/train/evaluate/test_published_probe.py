@@ -26,15 +26,15 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import encode
 from turbomim.train.evaluate.kept_features import keep_features
-from turbomim.train.evaluate.linear_head import (
+from turbomim.train.evaluate.lars import make_lars
+from turbomim.train.evaluate.published_probe import (
     cached_batches,
     head_scores,
     make_head,
-    make_lars,
+    published_encoder,
     published_optim,
     train_head,
 )
-from turbomim.train.evaluate.published import published_encoder
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.pretrain.pretrain import pretrain

@@ -1,0 +1,172 @@
+"""The linear probe that papers report: what it reads of an encoder, its head, its training and its score.
+
+The head is batch norm without affine and a linear layer, trained by LARS.
+Shapes: B samples of a step, N samples, D width, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.stream.order import sample_ids
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.encoder.crop import INTERPOLATION
+from turbomim.train.encoder.features import encode
+from turbomim.train.evaluate.lars import make_lars
+from turbomim.train.loop.data import check_store, open_loader
+from turbomim.train.machine.tuned_loader import default_settings
+from turbomim.train.models.initial import constant, initialise, normal
+from turbomim.train.models.mae import MAE
+from turbomim.train.settings.config import Config, OptimConfig
+from turbomim.train.settings.plan import largest_divisor
+from turbomim.train.world.distributed import World
+
+# samples scored at once
+CHUNK = 4096
+
+# (features (B, D) float32, labels (B,) int64), one item a step
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+# blocks of SimMIM's ViT before the features that its published probe reads
+SIMMIM_BLOCKS = 8
+CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """How the published head is trained."""
+
+    epochs: float
+    warmup_epochs: float
+    base_lr: float
+    batch: int
+    seed: int
+
+
+def fitting_batch(samples: int) -> int:
+    """A power of two that makes eight steps or more of an epoch, where there are samples for them."""
+    return int(2 ** max(1, (samples // 8).bit_length() - 1))
+
+
+def published_encoder(model: MAE, config: Config) -> tuple[MAE, str]:
+    """The encoder as its method's published probe reads it, and which of its features.
+
+    The class token after the final norm; without one the mean of the patch tokens; for SimMIM's ViT that mean
+    after the 8th block, before any norm.  Changes the model.
+    """
+    if config.model.method == "simmim":
+        model.blocks = model.blocks[:SIMMIM_BLOCKS]
+        model.norm = nn.Identity()  # type: ignore[assignment]
+        return model, MEAN
+    return model, CLASS_TOKEN if model.prefix else MEAN
+
+
+def model_width(model: MAE) -> int:
+    """Values of a feature."""
+    norm = model.norm
+    return norm.normalized_shape[0] if isinstance(norm, nn.LayerNorm) else int(model.cls_token.shape[-1])
+
+
+def random_crops(config: Config, split: Split, head: Head, most: int, device: torch.device) -> Loader:
+    """Random resized crops (0.08 to 1) and flips of a split, micro-batches that divide a step's samples."""
+    data = dataclasses.replace(config.data, crop="rrc", rrc_scale=0.08, interpolation=INTERPOLATION)
+    check_store(data, split, "--train", device.type)
+    run = dataclasses.replace(config.run, seed=head.seed)
+    return open_loader(
+        dataclasses.replace(config, data=data, run=run),
+        split,
+        default_settings(),
+        World(rank=0, size=1, device=device),
+        global_batch=head.batch,
+        micro_batch=largest_divisor(head.batch, most),
+        notify=print,
+    )
+
+
+def encoded_batches(loader: Loader, model: MAE, kind: str, batch: int) -> Batches:
+    """A step's samples at a time, encoded as they come."""
+    while True:
+        parts: list[tuple[Tensor, Tensor]] = []
+        while sum(len(labels_B) for _, labels_B in parts) < batch:
+            item = next(loader)
+            if bool((item.labels_B < 0).any()):
+                raise UserError(
+                    f"a sample from position {item.position} on has no label: make the split anew"
+                )
+            parts.append((encode(model, item.images_BHWC)[kind], item.labels_B))
+        features_BD, labels_B = (torch.cat(some) for some in zip(*parts, strict=True))
+        yield features_BD, labels_B
+
+
+def published_optim(*, epochs: float, warmup_epochs: float, base_lr: float, batch: int) -> OptimConfig:
+    """The published schedule: linear warm-up from 0, cosine to 0, the rate for 256 samples, no decay."""
+    return OptimConfig(
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        base_lr=base_lr,
+        lr_batch=256,
+        global_batch=batch,
+        weight_decay=0.0,
+    )
+
+
+def make_head(width: int, classes: int, seed: int) -> nn.Sequential:
+    """Batch norm (eps 1e-6) and a linear layer, weights normal with deviation 0.01."""
+    linear = nn.Linear(width, classes)
+    initialise(linear, {"weight": normal(0.01), "bias": constant(0)}, seed)
+    return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
+
+
+def train_head(head: nn.Module, batches: Batches, steps: int, lr: Callable[[int], float]) -> None:
+    """Take so many steps of LARS on mean cross-entropy; `lr` is the rate of a step, the first being 0."""
+    optimizer = make_lars(head)
+    head.train()
+    for step in range(steps):
+        features_BD, labels_B = next(batches)
+        loss = functional.cross_entropy(head(features_BD), labels_B)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in optimizer.param_groups:
+            group["lr"] = lr(step)
+        optimizer.step()
+    head.eval()
+
+
+def cached_batches(
+    features_ND: Tensor, labels_N: Tensor, batch: int, seed: int, device: torch.device
+) -> Batches:
+    """Batches of features kept in memory, each epoch in an order of its own, epochs behind one another."""
+    start = 0
+    while True:
+        _, ids = sample_ids(np.arange(start, start + batch), len(labels_N), seed)
+        chosen = torch.from_numpy(ids)
+        yield features_ND[chosen].to(device), labels_N[chosen].to(device)
+        start += batch
+
+
+@torch.no_grad()
+def head_scores(
+    head: nn.Module, features_ND: Tensor, labels_N: Tensor, device: torch.device
+) -> dict[str, float]:
+    """Shares of samples whose class is the first, or among the first five, of a head's scores.
+
+    Of five classes or fewer every one is among the first five, and there is no such share.
+    """
+    first = five = classes = 0
+    for start in range(0, len(labels_N), CHUNK):
+        logits_BK = head(features_ND[start : start + CHUNK].to(device))
+        classes = logits_BK.shape[1]
+        best = logits_BK.topk(min(5, classes)).indices
+        hits = best == labels_N[start : start + CHUNK, None].to(device)
+        first, five = first + int(hits[:, 0].sum()), five + int(hits.sum())
+    top1 = {"top1": first / len(labels_N)}
+    return {**top1, "top5": five / len(labels_N)} if classes > 5 else top1
