@@ -74,8 +74,7 @@ def finetune(
             on_gpu = resolved.loader.decodes_on(world.device.type)
             splits = [train, test]
             found, said = world.from_main(lambda: begin(resolved.config, source, splits, held, on_gpu=on_gpu))
-            run = FinetuneRun(resolved, train, world, console)
-            run.test, run.facts, run.wanted = test, source.facts, wanted or []
+            run = FinetuneRun(resolved, train, test, world, console, source.facts, wanted or [])
             return run.go(found, said, [about])
 
 

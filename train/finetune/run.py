@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,6 +23,7 @@ from turbomim.train.finetune.augment_ahead import AugmentAhead, Augmented
 from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.loop.resolved import Resolved
 from turbomim.train.loop.run import Run
 from turbomim.train.loop.step import autocast
 from turbomim.train.machine.processor import cores
@@ -34,14 +37,25 @@ SCORED = {"trained": "fine-tuned", "initial": "the same from random weights"}
 
 
 class FinetuneRun(Run[FinetuneConfig]):
-    """One process of one fine-tuning."""
+    """One process of one fine-tuning.
+
+    facts: what the result says about the encoder; wanted: files that get it besides the run's own.
+    """
 
     model: Classifier
-    # what it is tested on
-    test: Split
-    # what the result says about the encoder, and files that get it besides the run's own
-    facts: dict[str, object]
-    wanted: list[Path]
+
+    def __init__(
+        self,
+        resolved: Resolved[FinetuneConfig],
+        train: Split,
+        test: Split,
+        world: World,
+        console: Console,
+        facts: Mapping[str, object],
+        wanted: Sequence[Path],
+    ) -> None:
+        super().__init__(resolved, train, world, console)
+        self.test, self.facts, self.wanted = test, facts, wanted
 
     def make_model(self) -> Classifier:
         """The classifier; a checkpoint has its weights."""
