@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.foreign.pickle import StandIn
-from turbomim.train.foreign.torch import read_torch
+from turbomim.train.foreign.torch_save import read_torch
+from turbomim.train.foreign.unpickle import StandIn
 
 # where programs keep the weights beside their optimizer: those that were trained, then averages of them
 _TRAINED = ("model", "state_dict", "model_state_dict", "module")

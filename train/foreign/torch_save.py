@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from turbomim.train.foreign.pickle import BadPickle, unpickle
+from turbomim.train.foreign.unpickle import BadPickle, unpickle
 
 # of torch's format of before 1.6
 _MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001

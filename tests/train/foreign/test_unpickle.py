@@ -28,10 +28,10 @@ from tests.train.foreign.imports import import_file, imported, same, save
 from tests.train.foreign.names import DECODER, ENCODER, weights
 from torch import Tensor, nn
 
-from turbomim.train.foreign import pickle as foreign_pickle
+from turbomim.train.foreign import unpickle
 from turbomim.train.foreign.file import read_tensors
-from turbomim.train.foreign.pickle import StandIn
-from turbomim.train.foreign.torch import read_torch
+from turbomim.train.foreign.torch_save import read_torch
+from turbomim.train.foreign.unpickle import StandIn
 
 WHOLE = weights(ENCODER + DECODER, theirs=True)
 
@@ -229,7 +229,7 @@ def test_hostile_pickles_take_no_memory_and_run_nothing(
             before + HOSTILE[name].replace(b"K\x04tQ", b"K\x04NtQ") + pickle.dumps([], 2)
         )
     if name == "more opcodes than any":
-        monkeypatch.setattr(foreign_pickle, "MOST_OPCODES", 500_000)
+        monkeypatch.setattr(unpickle, "MOST_OPCODES", 500_000)
     tracemalloc.start()
     try:
         found: object = read_torch(Path("evil.pth"))[0]
