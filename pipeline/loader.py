@@ -1,6 +1,6 @@
 """The loader: a split and a position to batches on the training device, for ever.
 
-sample stream (stream/order.py) -> read ahead (reading/read_ahead.py) -> stand-ins (repair.py) -> decode
+sample stream (stream/order.py) -> read ahead (reading/read_ahead.py) -> stand-ins (bad_samples.py) -> decode
 (decoding/decode.py, or a GPU), crop and flip (decoding/windows.py on the host, or decoding/dali.py) -> torch.
 A batch is a pure function of split, seed and position: threads, readers and prefetch change nothing in it.
 Shape suffixes: B samples, H W pixels, C channels.
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from turbomim.pipeline.bad_samples import Repair
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.crops import Crop, Interpolation, check_crop, draw
 from turbomim.pipeline.decoding.dali import (
@@ -43,7 +44,6 @@ from turbomim.pipeline.loader_checks import (
 from turbomim.pipeline.reading.memory import share_heaps
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
-from turbomim.pipeline.repair import Repair
 from turbomim.pipeline.stream.order import Turn, check_batches, turns
 from turbomim.pipeline.stream.window_order import window_turns
 from turbomim.pipeline.system.closing import Closing
@@ -92,9 +92,9 @@ class Loader(Closing, Iterator[Batch]):
     is used.
     decode: where photographs are decoded for "cuda", "mixed" or "cpu"; hw_decoder_load: the share of "mixed"
     that the GPU's JPEG engine takes.  shuffle: order of an epoch, of all samples or of `window` shards.
-    A sample that cannot be decoded is replaced, see repair.py; max_bad_share, max_bad_row: how many may be.
-    journal: where to say what is being decoded, and which samples must not be.  notify: takes one line an
-    event: a sample replaced, a read that is waited for.
+    A sample that cannot be decoded is replaced, see bad_samples.py; max_bad_share, max_bad_row: how many may
+    be.  journal: where to say what is being decoded, and which samples must not be.  notify: takes one line
+    an event: a sample replaced, a read that is waited for.
     Raises UserError: arguments that do not fit each other or the split's store, a shard that changed, too
     many images that do not decode, an error of the GPU or of memory.
     """

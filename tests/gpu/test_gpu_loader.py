@@ -12,8 +12,8 @@ pytest.importorskip("nvidia.dali", reason="DALI, which decodes photographs, is n
 
 from tests.pipeline.decoding.crop_reference import by_definition
 from tests.pipeline.tars.test_store import stored
+from tests.pipeline.test_bad_samples import damage, own_split  # noqa: F401
 from tests.pipeline.test_loader import SEED, by_position, load
-from tests.pipeline.test_repair import damage, own_split  # noqa: F401
 from tests.train.finetune.test_rand_augment import POLICY, made_of, stream
 
 from turbomim.pipeline.decoding.crops import draw

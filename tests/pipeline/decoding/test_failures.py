@@ -29,8 +29,8 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from tests.pipeline.tars.test_store import jpeg
+from tests.pipeline.test_bad_samples import damage, own_split
 from tests.pipeline.test_loader import by_position, load
-from tests.pipeline.test_repair import damage, own_split
 from tests.runs import config_for, finish, launch, quiet, records
 from tests.train.finetune.test_rand_augment import Given, ahead_of, batch_at
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests.pipeline.test_repair import damage, own_split
+from tests.pipeline.test_bad_samples import damage, own_split
 from tests.runs import attempt, config_for, finish, free_port, launch, launch_ranks, outcome, quiet, ranked
 
 from turbomim.pipeline.loader import Loader

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from tests.pipeline.test_repair import damage
+from tests.pipeline.test_bad_samples import damage
 from tests.runs import config_for, quiet
 from tests.train.commands.test_cli import call
 from tests.train.report.html_page import Element, Page
