@@ -17,7 +17,7 @@ ERROR: Final = re.compile(r"[\w.]*(Error|Exception)\b")
 
 
 def ask(request: dict[str, Any], seconds: float) -> dict[str, float]:
-    """Answer of `run`.  Raises RuntimeError: its error, or no answer in time.
+    """Answer of run.py.  Raises RuntimeError: its error, or no answer in time.
 
     seconds: beyond START_S.
     """

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 # Pillow's own limit against decompression bombs: 2 * 89,478,485
 MAX_PIXELS = 178_956_970
 
-
 Format = Literal["jpg", "png", "webp"]
 
 # markers of JPEG: start of frame, C0 to CF without the tables DHT, JPG and DAC

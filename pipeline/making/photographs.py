@@ -19,8 +19,6 @@ from turbomim.pipeline.tars.listings import BadImage
 from turbomim.pipeline.tars.tar import NO_LABEL
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
-
-
 MAX_KEY = 80
 
 

@@ -23,7 +23,6 @@ OnBad = Literal["quarantine", "fail"]
 # called with (images done, images in all) at the start and after each shard
 Progress = Callable[[int, int], None]
 
-
 # 12 bits in a file of 16 keep 17 of 256 levels
 FEW_LEVELS = 64
 

@@ -20,7 +20,6 @@ from turbomim.pipeline.system.errors import UserError
 # 16 rounds still show a bias over all orders of 6 samples; 24 show none in 200,000 epochs.
 ROUNDS: Final = 24
 
-
 # positions: fewer in a call to an order cost nearly the same
 CALL: Final = 1024
 

@@ -17,7 +17,6 @@ from turbomim.pipeline.tars.walk import BadTar, TarMember, walk_tar
 # sizes and offsets of one image fit int32 in the sample index
 MAX_IMAGE_BYTES = 2**31 - 1
 
-
 IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
 
 

@@ -54,7 +54,6 @@ USAGE = """usage: turbomim COMMAND …
 `turbomim pretrain --help` lists every setting; most other commands have --help too.
 What a user or a file caused ends in one line; with --traceback the whole error stands before it."""
 
-
 # a command's file, or those of its verbs; each has a function `command` of argv
 COMMANDS: dict[str, str | dict[str, str]] = {
     "demo": "train.commands.demo",

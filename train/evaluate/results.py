@@ -15,8 +15,6 @@ from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.folder.sinks import tensorboard_scores
 
 Scores = dict[str, dict[str, float]]
-
-
 # of a result, what decides it besides the weights
 SETTINGS = (
     "augment", "size", "train", "train_samples", "test", "epochs", "warmup_epochs", "lr", "head_batch", "seed"

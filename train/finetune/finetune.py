@@ -55,8 +55,8 @@ def finetune(
         train = open_data(config.data.path, "--train", config.data, world)
         test = open_data(config.data.heldout, "--test", config.data, world)
         world.from_main(lambda: check_labels(train, test))
-        # a policy that timm does not know ends it here, before there is a run
-        world.together(lambda: noting_rand_augment(config.finetune.rand_augment, config.data.size))
+        # every rank trains with what rank 0 was given
+        config = world.from_main(lambda: config)
         tuned_loader = world.together(lambda: read_tuned(machine_name(world.device)))
         resolved = world.alike(
             lambda: keep_micro_batch(
@@ -69,6 +69,8 @@ def finetune(
                 )
             )
         )
+        # a policy that timm does not know ends it here, before there is a run
+        world.together(lambda: noting_rand_augment(config.finetune.rand_augment, config.data.size))
         about = describe(resolved.config.data, train, resolved.loader, tuned_loader, world)
         with contextlib.ExitStack() as held:
             on_gpu = resolved.loader.decodes_on(world.device.type)

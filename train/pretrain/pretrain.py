@@ -38,7 +38,10 @@ def pretrain(
     with start(config.step.device, config.step.rank_timeout) as world:
         check_compiler(config.step, world.device.type)
         world.from_main(lambda: check_sinks(config.run))
-        tuned_step = world.from_main(lambda: read_step(step_key(config, world)))
+        # every rank trains with what rank 0 was given
+        config, preset, tuned_step = world.from_main(
+            lambda: (config, preset, read_step(step_key(config, world)))
+        )
         data = config.data
         split = open_data(data.path, "--data.path", data, world)
         heldout = open_data(data.heldout, "--data.heldout", data, world) if data.heldout else None

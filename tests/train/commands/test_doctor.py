@@ -13,6 +13,7 @@ from turbomim.pipeline.system.packages import installed
 from turbomim.train.commands import doctor
 from turbomim.train.commands.doctor import TESTED, compiler_check, examine, print_report, versions_check
 from turbomim.train.machine import checks as machine
+from turbomim.train.machine import processor
 from turbomim.train.machine.checks import Check, Gpu, cpu_check, driver_version, gpu_checks, threads_check
 from turbomim.train.machine.compiler import find_compiler
 
@@ -87,7 +88,8 @@ def test_compiler_lines() -> None:
 
 @pytest.mark.parametrize("text", ["", "\x00\ufffd garbage : : \n\n", "flags\t: \nmodel name\n"])
 def test_odd_proc_does_not_stop_the_report(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(machine, "read_text", lambda path: text)
+    for module in (machine, processor):
+        monkeypatch.setattr(module, "read_text", lambda path: text)
     checks = {check.name: check for check in examine()}
     assert "cores for this process" in checks["CPU"].value
     assert "not known" in checks["memory"].value

@@ -115,6 +115,18 @@ def test_what_rank_0_refuses_ends_every_rank(trees: Path, tmp_path: Path) -> Non
     assert time.monotonic() - begun < 30
 
 
+def test_every_rank_trains_with_the_settings_of_rank_0(trees: Path, tmp_path: Path) -> None:
+    """Another batch would not divide, and another seed would mix two orders without a word."""
+    alike = config_for(trees, tmp_path / "alike", optim={"epochs": 1})
+    own = config_for(trees, tmp_path / "own", optim={"epochs": 1})
+    other = config_for(trees, tmp_path / "own", optim={"epochs": 1, "global_batch": 7}, run={"seed": 1})
+    for configs in ((alike, alike), (own, other)):
+        port = free_port()
+        ranks = [launch(ranked, config, rank, 2, port) for rank, config in enumerate(configs)]
+        assert [finish(process) for process in ranks] == [0, 0]
+    assert outcome(tmp_path / "own" / "r") == outcome(tmp_path / "alike" / "r")
+
+
 @pytest.mark.timeout(900)
 def test_ranks_compile_too(trees: Path, tmp_path: Path) -> None:
     """The compiled step inside DDP gives the losses of the plain one on a single rank."""

@@ -16,7 +16,6 @@ from turbomim.train.encoder.source import Source, load_source, say_assumed
 from turbomim.train.evaluate.results import check_json
 from turbomim.train.finetune.finetune import finetune
 from turbomim.train.foreign.sizes import Values
-from turbomim.train.models.named_encoder import with_encoder
 from turbomim.train.settings.config import RunConfig
 from turbomim.train.settings.dictionary import from_dict
 from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings, published, tuned_size
@@ -113,8 +112,7 @@ def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfi
         # what is no number is said of the epochs
         number = from_dict({"optim": {"warmup_epochs": 0, "epochs": optim["epochs"]}}, base, "flags")
         optim["warmup_epochs"] = share * number.optim.epochs
-    given_flags = {**flags, **({"optim": optim} if optim else {})}
-    config = from_dict(with_encoder(given_flags), base, "flags")
+    config = from_dict({**flags, **({"optim": optim} if optim else {})}, base, "flags")
     if config.run.name in RESERVED:
         raise UsageError(
             f"--run.name {config.run.name}: RUN/eval/{config.run.name}.json is another evaluation's: "
