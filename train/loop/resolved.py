@@ -18,14 +18,13 @@ C = TypeVar("C", bound=Config)
 class Resolved(Generic[C]):
     """What a rank trains with; every rank has the same settings and plan, and the loader of its machine.
 
-    tuned_step, tuned_loader: the measurements of this machine that were used, None for defaults.
+    tuned_step: the measurement of this machine that was used, None where nothing of the step is automatic.
     """
 
     config: C
     plan: Plan
     loader: LoaderSettings
     tuned_step: TunedStep | None
-    tuned_loader: Tuned | None
 
 
 def resolve(
@@ -52,5 +51,4 @@ def resolve(
         plan=make_plan(tuned, samples, ranks),
         loader=rank_settings(config.data, tuned_loader, local_ranks),
         tuned_step=None if tuned == config else tuned_step,
-        tuned_loader=tuned_loader,
     )
