@@ -75,7 +75,10 @@ class World:
         return result
 
     def alike(self, act: Callable[[], T]) -> T:
-        """What a call returns that gives, or refuses, the same on every rank; rank 0 says what it refuses."""
+        """What a call returns that gives, or refuses, the same on every rank; rank 0 says what it refuses.
+
+        Give it what is equal everywhere: a rank that refuses alone waits for the others, and they for it.
+        """
         try:
             return act()
         except UserError as error:

@@ -140,8 +140,7 @@ def test_module_runs_from_any_folder(tmp_path: Path) -> None:
 
 WITHOUT_TORCH = """
 import contextlib, io, sys
-from turbomim.train.commands import cli
-from turbomim.train.commands.cli import COMMANDS, main
+from turbomim.train.commands.cli import main
 
 for words in sys.stdin.read().splitlines():
     sys.argv = ["turbomim", *words.split()]
