@@ -65,6 +65,8 @@ class FinetuneConfig(Config):
         step, run = self.step, self.run
         need(not step.shard, "step.shard", "true", "false: fine-tuning keeps all weights on every rank")
         need(run.picture_every == 0, "run.picture_every", run.picture_every, "0: nothing is reconstructed")
+        every = self.eval.every_epochs
+        need(every == 0, "eval.every_epochs", every, "0: a fine-tuning is tested, every run.eval_every steps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -192,6 +192,7 @@ def test_published_recipes_and_rates() -> None:
         ("finetune", {"mixing": 1}, "unknown key 'finetune.mixing': did you mean finetune.mixup"),
         ("step", {"shard": True}, "step.shard = true: must be false"),
         ("run", {"picture_every": 5}, "run.picture_every = 5"),
+        ("eval", {"every_epochs": 1}, "eval.every_epochs = 1"),
     ],
 )
 def test_settings_that_cannot_be(section: str, values: dict[str, object], said: str) -> None:
