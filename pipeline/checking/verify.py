@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 
 from turbomim.pipeline.checking.images import check_images
-from turbomim.pipeline.making.index_tars import Progress, sha256_of
+from turbomim.pipeline.making.index_tars import Progress
 from turbomim.pipeline.making.plan import at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.sha256 import sha256_of
 from turbomim.pipeline.tars.index import Members, check_bounds, check_layout, index_text, parse_index
 from turbomim.pipeline.tars.manifest import MANIFEST, SUMS, Manifest, Shard, index_name, load_manifest
 from turbomim.pipeline.tars.samples import Choice, read_samples_of

@@ -19,6 +19,7 @@ from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.sha256 import sha256_of
 from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.keys import Keys, TarNames, choose_keys, look_at_names
 from turbomim.pipeline.tars.listings import BadImage, write_listings
@@ -26,8 +27,6 @@ from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of, ind
 from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS, Choice, TarSamples, read_samples_of
 from turbomim.pipeline.tars.store import Store
 from turbomim.pipeline.tars.walk import BadTar, open_tar, walk_tar
-
-CHUNK = 1 << 22
 
 # called from any thread: bytes and images done since its last call, bytes in all
 Progress = Callable[[int, int, int], None]
@@ -148,16 +147,6 @@ def index_tar(
     shard = Shard(name=name, samples=len(samples.lines), bytes=size, sha256=digest)
     samples.lines.clear()
     return IndexedTar(shard=shard, index_sha256=hashlib.sha256(text).hexdigest(), samples=samples)
-
-
-def sha256_of(descriptor: int, advance: Callable[[int], object] = lambda _: None) -> str:
-    """Hash an open file in steps; `advance` hears the bytes of each."""
-    digest, place = hashlib.sha256(), 0
-    while chunk := os.pread(descriptor, CHUNK, place):
-        digest.update(chunk)
-        place += len(chunk)
-        advance(len(chunk))
-    return digest.hexdigest()
 
 
 def _find_keys(folder: Path, tars: list[str], choice: Choice, workers: int) -> tuple[Keys, str]:
