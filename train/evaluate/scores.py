@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,6 @@ from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import choose_device
 
-Device = Literal["auto", "cpu", "cuda"]
 # scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1
 Measure = Callable[[Tensor, Tensor, Tensor, Tensor], dict[str, float]]
 
@@ -60,14 +59,15 @@ def evaluate_model(
     samples: int | None = None,
     size: int | None = None,
     batch: int = 128,
-    device: Device = "auto",
+    device: str = "auto",
     known: Scores | None = None,
 ) -> dict[str, Any]:
     """Scores of a model in memory, of the same encoder with random weights, and of raw pixels.
 
     train, test: labelled splits to learn from and to score, all of the second.  samples: of the first, 0 =
-    all; size: side of the crops in pixels, the encoder's if not given; batch: images encoded at once; known:
-    scores of features that need not be measured again.  Raises UserError: splits that cannot be compared.
+    all; size: side of the crops in pixels, the encoder's if not given; batch: images encoded at once; device:
+    auto, cpu or cuda; known: scores of features that need not be measured again.
+    Raises UserError: splits that cannot be compared.
     """
     where = choose_device(device, 0)
     learn_from, scored_on = open_split(train), open_split(test)

@@ -89,7 +89,7 @@ def flags_to_try(config: Config, plan: Plan, settings: LoaderSettings, world: Wo
         f"--optim.micro_batch {smaller}": plan.micro_batch > 1,
         "--step.recompute true": not config.step.recompute,
         "--step.shard true": world.size > 1 and not config.step.shard,
-        "--data.decode cpu": on_gpu and settings.decode == "mixed",
+        "--data.decode cpu": settings.decodes_on(world.device.type),
         "--step.precision bfloat16": on_gpu and not bfloat16,
         f"--data.prefetch {max(1, settings.prefetch // 2)}": settings.prefetch > 1,
         f"--data.threads {max(1, settings.threads // 2)}": settings.threads > 1,
