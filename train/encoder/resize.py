@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from math import gcd
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
@@ -24,13 +24,11 @@ from torch.nn import functional
 from turbomim.pipeline.system.errors import need
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.dictionary import from_dict
 
-C = TypeVar("C", bound=Config)
 
-
-def at_size(config: C, size: object) -> C:
+def at_size(config: AnyConfig, size: object) -> AnyConfig:
     """The settings for whole images of another side, pixels, a number or a flag's text; None: of the same.
 
     Raises UsageError for a side that patches, merging or windows do not divide.

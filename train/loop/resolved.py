@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
 from turbomim.train.machine.presets import apply_preset
 from turbomim.train.machine.tuned_loader import LoaderSettings, Tuned, rank_settings
 from turbomim.train.machine.tuned_step import TunedStep, resolve_step
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import AnyConfig
 from turbomim.train.settings.plan import Plan, make_plan
-
-C = TypeVar("C", bound=Config)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Resolved(Generic[C]):
+class Resolved(Generic[AnyConfig]):
     """What a rank trains with; every rank has the same settings and plan, and the loader of its machine.
 
     tuned_step: the measurement of this machine that was used, None where nothing of the step is automatic.
     """
 
-    config: C
+    config: AnyConfig
     plan: Plan
     loader: LoaderSettings
     tuned_step: TunedStep | None
 
 
 def resolve(
-    config: C,
+    config: AnyConfig,
     samples: int,
     *,
     ranks: int,
@@ -36,7 +34,7 @@ def resolve(
     preset: str | None = None,
     tuned_step: TunedStep | None = None,
     tuned_loader: Tuned | None = None,
-) -> Resolved[C]:
+) -> Resolved[AnyConfig]:
     """Settle everything that is automatic, once; global batch and learning rate stay as they are.
 
     A micro-batch that is set wins, else the preset's, else that measured for the step.  samples: of the

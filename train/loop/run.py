@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import disk_usage
-from typing import Generic, TypeVar
+from typing import Generic
 
 import torch
 from rich.console import Console
@@ -36,13 +36,11 @@ from turbomim.train.loop.resolved import Resolved
 from turbomim.train.loop.save_and_resume import RunCheckpoints
 from turbomim.train.loop.step import Step
 from turbomim.train.loop.window import Window
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import AnyConfig
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.schedule import lr_of_step
 from turbomim.train.world.distributed import World
 from turbomim.train.world.signals import StopFlag, stop_flag
-
-C = TypeVar("C", bound=Config)
 
 # log lines between two that say what the steps wait for
 SILENCE = 20
@@ -59,7 +57,7 @@ class Outcome:
     steps: int
 
 
-class Run(ABC, Generic[C]):
+class Run(ABC, Generic[AnyConfig]):
     """One process of one run: the loop, and around it logs, checkpoints, signals and errors.
 
     What is trained, measured and left at the end is a subclass's.  Every rank comes to each of its methods.
@@ -69,7 +67,7 @@ class Run(ABC, Generic[C]):
 
     def __init__(
         self,
-        resolved: Resolved[C],
+        resolved: Resolved[AnyConfig],
         split: Split,
         world: World,
         console: Console,

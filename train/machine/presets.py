@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TypeVar
 
 from turbomim.pipeline.system.errors import UsageError, unknown
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor
-
-C = TypeVar("C", bound=Config)
 
 # what the predicted memory may fill of a GPU, and the largest micro-batch
 SHARE, MOST = 0.8, 512
@@ -70,7 +67,7 @@ def find_gpu(name: str) -> Gpu:
     return PRESETS[name]
 
 
-def apply_preset(config: C, name: str, ranks: int) -> C:
+def apply_preset(config: AnyConfig, name: str, ranks: int) -> AnyConfig:
     """The configuration with the preset's micro-batch, cut to divide a rank's samples.
 
     Global batch and learning rate stay; none of these models needs recomputation, which stays as it is.

@@ -6,17 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from turbomim.train.machine.kept import KeptFile
 from turbomim.train.machine.tuned_loader import machine_name
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor
 from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World
-
-C = TypeVar("C", bound=Config)
 
 # settings of the model that a key has in other words: the method itself, and a name for some of the sizes
 NAMES = ("method", "encoder")
@@ -55,14 +53,14 @@ class TunedStep:
     date: str
 
 
-def with_settings(config: C, settings: StepSettings) -> C:
+def with_settings(config: AnyConfig, settings: StepSettings) -> AnyConfig:
     """The configuration with these settings of the step."""
     step = dataclasses.replace(config.step, compile_mode=settings.compile_mode, recompute=settings.recompute)
     optim = dataclasses.replace(config.optim, micro_batch=settings.micro_batch)
     return dataclasses.replace(config, step=step, optim=optim)
 
 
-def resolve_step(config: C, tuned: TunedStep | None, ranks: int) -> C:
+def resolve_step(config: AnyConfig, tuned: TunedStep | None, ranks: int) -> AnyConfig:
     """The configuration with an automatic micro-batch as tuned: the largest that divides a rank's samples.
 
     Global batch and learning rate stay; CUDA graphs are left out where they cannot be.  Nothing changes where

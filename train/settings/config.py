@@ -10,7 +10,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from turbomim.pipeline.system.errors import need
 from turbomim.train.settings.model import ModelConfig
@@ -288,3 +288,7 @@ class Config:
         """Patches kept visible: those of MAE's int(N * (1 - ratio)) of N mask units."""
         area = self.model.mask_unit**2
         return int(self.patches // area * (1 - self.model.mask_ratio)) * area
+
+
+# the settings of a run, or a subclass's of them
+AnyConfig = TypeVar("AnyConfig", bound=Config)

@@ -6,12 +6,10 @@ import dataclasses
 import math
 import typing
 from dataclasses import fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from turbomim.pipeline.system.errors import UsageError, need, unknown
-from turbomim.train.settings.config import Config
-
-C = TypeVar("C", bound=Config)
+from turbomim.train.settings.config import AnyConfig, Config
 
 
 def to_dict(config: Config) -> dict[str, dict[str, Any]]:
@@ -19,7 +17,7 @@ def to_dict(config: Config) -> dict[str, dict[str, Any]]:
     return dataclasses.asdict(config)
 
 
-def from_dict(values: object, base: C, where: str) -> C:
+def from_dict(values: object, base: AnyConfig, where: str) -> AnyConfig:
     """`base` with the values of a nested dictionary laid over it.
 
     Raises UsageError for an unknown section or key, or a value of another type; `where` names the file.
