@@ -74,6 +74,8 @@ def start_server() -> None:
     with pytest.MonkeyPatch.context() as patch:
         # Python before 3.12.8 gives it no sys.path, and it passes over what it cannot import
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        # a process that dies of a signal says where
+        patch.setenv("PYTHONFAULTHANDLER", "1")
         forkserver.ensure_running()
 
 
