@@ -72,7 +72,11 @@ def late(signs: Sequence[Sign]) -> dict[int, str]:
 
 
 class Peers:
-    """This rank's sign of life, and its watch over the others' in a thread.  A context manager.
+    """This rank's sign of life, and its watch over the others', in threads.  A context manager.
+
+    One thread asks the store.  It may wait for ever if the store's process is stopped, whatever the timeout:
+    TCPStore takes back a request that is late, and waits for the answer to that.  So another thread watches,
+    and asks nobody.
 
     store: of the launcher; timeout_s: silence after which a rank is held for lost though nothing has failed.
     """
@@ -100,13 +104,17 @@ class Peers:
         self._asked: float | None = None
         self._lost: dict[int, str] = {}
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in ((self._ask, "signs"), (self._watch, "peers"))
+        ]
         # called with the reason before the watch ends a process that hangs
         self.last_words: Callable[[str], None] = lambda text: None
 
     def __enter__(self) -> Peers:
         self._tell()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -117,7 +125,8 @@ class Peers:
             # the store may end with this process: let the others read first
             time.sleep(1.5 * BEAT)
         self._end.set()
-        self._thread.join(BEAT)
+        for thread in self._threads:
+            thread.join(BEAT)
 
     def enter(self) -> None:
         """Note that this rank has come to one more exchange."""
@@ -232,11 +241,22 @@ class Peers:
             finally:
                 self._lock.release()
 
-    def _watch(self) -> None:
+    def _ask(self) -> None:
+        """Renew this rank's sign and read those of the others, for as long as the store answers."""
         while not self._end.wait(BEAT) and not self._lost:
             self._note(beats=1)
             self._tell()
             self._lose(self._look())
+
+    def _watch(self) -> None:
+        """End the process once a rank is lost, if the main thread does not."""
+        asked, beats = None, 0
+        while not self._end.wait(BEAT) and not self._lost:
+            # by beats, not by the clock: a job that was stopped as a whole and goes on has lost nobody
+            beats = beats + 1 if asked is not None and asked == self._asked else 0
+            asked = self._asked
+            if beats * BEAT >= self._timeout_s:
+                self._lose(missing(self._signs, self._silent_s(), self._timeout_s))
         if self._lost and not self._end.wait(GRACE):
             # the main thread waits for something that will not come
             with contextlib.suppress(Exception):

@@ -4,16 +4,20 @@ Planted, each seen to fail the test named: exchanges that do not wait for rank 0
 (`test_rank_0_at_work_is_waited_for`); a silent rank 0 that is waited for too
 (`test_a_rank_0_without_a_sign_of_life_is_named`); a sign that two threads change without a lock
 (`test_two_threads_change_one_sign`); a watch that forgets what the main thread found
-(`test_the_watch_keeps_what_was_found`).
+(`test_the_watch_keeps_what_was_found`); a watch that itself waits for the store
+(`test_a_stopped_store_ends_a_rank_that_waits_for_ever`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,6 +78,17 @@ def test_rank_0_at_work_is_waited_for(tmp_path: Path) -> None:
     assert [(tmp_path / f"done-{rank}").exists() for rank in (0, 1)] == [True, True]
 
 
+@contextlib.contextmanager
+def killed_at_the_end(processes: Sequence[BaseProcess]) -> Iterator[None]:
+    """A process that is stopped ends by nothing else, and pytest waits for it."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
 @pytest.mark.parametrize(
     ("fate", "who", "words"),
     [
@@ -85,13 +100,35 @@ def test_rank_0_at_work_is_waited_for(tmp_path: Path) -> None:
 def test_a_rank_0_without_a_sign_of_life_is_named(tmp_path: Path, fate: str, who: int, words: str) -> None:
     processes = launch_ranks(at_work, 2, tmp_path, fate, who, (from_main,))
     begun = time.monotonic()
-    assert finish(processes[1 - who]) == 1
+    with killed_at_the_end(processes):
+        assert finish(processes[1 - who]) == 1
     took_s = time.monotonic() - begun
-    processes[who].kill()
-    finish(processes[who])
     said = (tmp_path / f"said-{1 - who}").read_text()
     assert f"rank {who} " in said and words in said and "\n" not in said, said
     assert took_s < TIMEOUT + 20
+
+
+def waiting_for_ever(out: Path, rank: int, world: int, port: int) -> None:
+    """Rank 0, which keeps the store, is stopped; rank 1 is in a request of its own that has no end."""
+    as_rank(rank, world, port)
+    with start("cpu", TIMEOUT) as ranks:
+        ranks.wait()
+        if rank == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        assert ranks.peers is not None
+        ranks.peers.last_words = functools.partial(say, out)
+        time.sleep(600)
+
+
+def say(out: Path, text: str) -> None:
+    (out / "said").write_text(text)
+
+
+def test_a_stopped_store_ends_a_rank_that_waits_for_ever(tmp_path: Path) -> None:
+    processes = launch_ranks(waiting_for_ever, 2, tmp_path)
+    with killed_at_the_end(processes):
+        assert finish(processes[1]) == 1
+    assert "rank 0 on " in (said := (tmp_path / "said").read_text()) and "no sign of life" in said, said
 
 
 def peers_alone(monkeypatch: pytest.MonkeyPatch) -> Peers:
