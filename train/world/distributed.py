@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.world.peers import Peers
+from turbomim.train.world.peers import GRACE, Peers, ended_after
 
 T = TypeVar("T")
 
@@ -180,15 +180,17 @@ def start(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
         yield World(rank=0, size=1, device=chosen)
         return
     timeout = timedelta(seconds=rank_timeout)
+    late = f"rank {rank}: the {size} ranks did not come together within {rank_timeout:g} s"
+    remedy = "start them all, or raise --step.rank_timeout"
     try:
-        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        # the timeout is none for a store whose process is stopped
+        with ended_after(rank_timeout + GRACE, f"{late}: {remedy}"):
+            store, _, _ = next(rendezvous("env://", timeout=timeout))
+            peers = Peers(store, rank, size, rank_timeout)
     except dist.DistError as error:
-        raise UserError(
-            f"rank {rank}: the {size} ranks did not come together within {rank_timeout:g} s "
-            f"({' '.join(str(error).split())[:160]}): start them all, or raise --step.rank_timeout"
-        ) from error
+        raise UserError(f"{late} ({' '.join(str(error).split())[:160]}): {remedy}") from error
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    with Peers(store, rank, size, rank_timeout) as peers, peers.explaining():
+    with peers, peers.explaining():
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         control = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(control, dist.ProcessGroup), "this rank is in the group of all ranks"

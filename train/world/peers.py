@@ -71,6 +71,23 @@ def late(signs: Sequence[Sign]) -> dict[int, str]:
     }
 
 
+@contextlib.contextmanager
+def ended_after(seconds: float, text: str) -> Iterator[None]:
+    """Within it a call that has no end of its own ends the process after this time, with a line."""
+
+    def end() -> None:
+        to_stderr(text)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class Peers:
     """This rank's sign of life, and its watch over the others', in threads.  A context manager.
 

@@ -5,7 +5,8 @@ Planted, each seen to fail the test named: exchanges that do not wait for rank 0
 (`test_a_rank_0_without_a_sign_of_life_is_named`); a sign that two threads change without a lock
 (`test_two_threads_change_one_sign`); a watch that forgets what the main thread found
 (`test_the_watch_keeps_what_was_found`); a watch that itself waits for the store
-(`test_a_stopped_store_ends_a_rank_that_waits_for_ever`).
+(`test_a_stopped_store_ends_a_rank_that_waits_for_ever`); a rank that waits for it before it has a watch
+(`test_a_stopped_store_ends_a_rank_that_starts`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from tests.runs import as_rank, finish, launch_ranks
+import torch.distributed as dist
+from tests.runs import as_rank, finish, free_port, launch, launch_ranks, wait_for
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.world import peers
@@ -129,6 +131,34 @@ def test_a_stopped_store_ends_a_rank_that_waits_for_ever(tmp_path: Path) -> None
     with killed_at_the_end(processes):
         assert finish(processes[1]) == 1
     assert "rank 0 on " in (said := (tmp_path / "said").read_text()) and "no sign of life" in said, said
+
+
+def keep_store(port: int) -> None:
+    """As the launcher does; it is stopped before anybody comes."""
+    kept = vars(dist)["TCPStore"]("127.0.0.1", port, 2, is_master=True, wait_for_workers=False)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    del kept
+
+
+def is_stopped(process: BaseProcess) -> bool:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2].startswith("T")
+
+
+def starting(out: Path, port: int) -> None:
+    as_rank(1, 2, port)
+    os.dup2(os.open(out / "said", os.O_WRONLY | os.O_CREAT), 2)
+    with start("cpu", TIMEOUT):
+        pass
+
+
+def test_a_stopped_store_ends_a_rank_that_starts(tmp_path: Path) -> None:
+    port = free_port()
+    store = launch(keep_store, port)
+    wait_for(lambda: is_stopped(store), store)
+    rank = launch(starting, tmp_path, port)
+    with killed_at_the_end([store, rank]):
+        assert finish(rank) == 1
+    assert "rank 1: the 2 ranks did not come together within 3 s: start" in (tmp_path / "said").read_text()
 
 
 def peers_alone(monkeypatch: pytest.MonkeyPatch) -> Peers:
