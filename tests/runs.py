@@ -5,6 +5,7 @@ A launch takes well under a second, and a kill hits only the attempt.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -13,7 +14,7 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -92,6 +93,17 @@ def finish(process: BaseProcess, seconds: float = 120) -> int | None:
     process.join(seconds)
     assert process.exitcode is not None, "the process hangs"
     return process.exitcode
+
+
+@contextlib.contextmanager
+def killed_at_the_end(processes: Sequence[BaseProcess]) -> Iterator[None]:
+    """A process that is stopped ends by nothing else, and pytest waits for it."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def outcome(folder: Path) -> tuple[dict[str, bytes], list[tuple[int, str]]]:

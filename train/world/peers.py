@@ -33,6 +33,8 @@ SILENT = 5.0
 FOR_EVER = timedelta(days=20)
 # seconds that a process has to end by itself
 GRACE = 10.0
+# what is lost where the store cannot be reached, or answers no more
+NO_STORE = {0: "rank 0 is gone, or the launcher that kept the store of the ranks"}
 # what an exchange says when the other side is gone or does not come
 EXCHANGE = re.compile(r"gloo|nccl|tcpstore|connection|broken pipe|timed out", re.IGNORECASE)
 
@@ -164,8 +166,8 @@ class Peers:
         while True:
             with contextlib.suppress(TimeoutError):
                 return come.result(BEAT)
-            now, asked, behind = time.monotonic(), self._asked, late(self._signs)
-            if self._lost or (asked is not None and now - asked >= self._timeout_s):
+            now, behind = time.monotonic(), late(self._signs)
+            if self._lost:
                 raise dist.DistError("a rank is lost")
             if behind and 0 not in behind and now - begun >= self._timeout_s:
                 raise dist.DistError(f"timed out after {now - begun:.0f} s")
@@ -273,7 +275,7 @@ class Peers:
             beats = beats + 1 if asked is not None and asked == self._asked else 0
             asked = self._asked
             if beats * BEAT >= self._timeout_s:
-                self._lose(missing(self._signs, self._silent_s(), self._timeout_s))
+                self._lose(missing(self._signs, self._silent_s(), self._timeout_s) or NO_STORE)
         if self._lost and not self._end.wait(GRACE):
             # the main thread waits for something that will not come
             with contextlib.suppress(Exception):
@@ -293,7 +295,7 @@ class Peers:
             self._changed[1:] = [time.monotonic()] * (len(self._keys) - 1)
             signs = self._signs
         except RuntimeError:
-            return {0: "rank 0 is gone, or the launcher that kept the store of the ranks"}
+            return NO_STORE
         now, self._asked = time.monotonic(), None
         for rank, (before, sign) in enumerate(zip(self._signs, signs, strict=True)):
             if sign != before:

@@ -24,6 +24,7 @@ from tests.runs import (
     config_for,
     finish,
     free_port,
+    killed_at_the_end,
     launch,
     launch_ranks,
     outcome,
@@ -81,15 +82,14 @@ def test_a_lost_rank_is_named(trees: Path, tmp_path: Path, fate: str, lost: int)
     if number is None:
         (tmp_path / f"raise-{lost}").touch()
     processes = launch_ranks(lively, 2, config, 0.05)
-    wait_for(lambda: len(records(folder)) >= 3, processes[1 - lost])
-    if number is not None:
-        os.kill(pid_of(processes[lost]), number)
-    begun = time.monotonic()
-    assert finish(processes[1 - lost]) == 1
-    took_s = time.monotonic() - begun
-    assert took_s < within_s
-    processes[lost].kill()
-    finish(processes[lost])
+    with killed_at_the_end(processes):
+        wait_for(lambda: len(records(folder)) >= 3, processes[1 - lost])
+        if number is not None:
+            os.kill(pid_of(processes[lost]), number)
+        begun = time.monotonic()
+        assert finish(processes[1 - lost]) == 1
+        took_s = time.monotonic() - begun
+        assert took_s < within_s
     said = (tmp_path / f"said-{1 - lost}").read_text()
     if (lost, fate) == (0, "dies"):
         # the store of the ranks dies with it

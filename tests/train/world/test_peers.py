@@ -11,20 +11,19 @@ Planted, each seen to fail the test named: exchanges that do not wait for rank 0
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 import torch.distributed as dist
-from tests.runs import as_rank, finish, free_port, launch, launch_ranks, wait_for
+from tests.runs import as_rank, finish, free_port, killed_at_the_end, launch, launch_ranks, wait_for
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.world import peers
@@ -78,17 +77,6 @@ def test_rank_0_at_work_is_waited_for(tmp_path: Path) -> None:
     kinds = (from_main, together, before_wait)
     assert [finish(p) for p in launch_ranks(at_work, 2, tmp_path, "works", 0, kinds)] == [0, 0]
     assert [(tmp_path / f"done-{rank}").exists() for rank in (0, 1)] == [True, True]
-
-
-@contextlib.contextmanager
-def killed_at_the_end(processes: Sequence[BaseProcess]) -> Iterator[None]:
-    """A process that is stopped ends by nothing else, and pytest waits for it."""
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
 
 
 @pytest.mark.parametrize(
