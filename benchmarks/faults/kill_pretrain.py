@@ -47,7 +47,7 @@ PLACES: dict[str, tuple[Any, str, int]] = {
     "load": (checkpoint, "_read_tensors", 2),
     "batch": (Loader, "__next__", 60),
     "step": (Step, "__call__", 60),
-    "save": (checkpoint, "save_file", 16),
+    "save": (checkpoint, "save_tensors", 16),
     "sync": (os, "fsync", 60),
     "rename": (os, "rename", 8),
     "replace": (os, "replace", 12),

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,22 +77,6 @@ def make_folder_of(path: Path) -> Path:
         raise UserError(f"cannot write {str(path)!r}: it is a folder; give the name of a file")
     make_folder(path.parent)
     return path
-
-
-@contextmanager
-def usual_mode(path: Path) -> Iterator[None]:
-    """Give `path` the mode that `open` gives, by the umask, and sync it, whatever program writes it inside.
-
-    safetensors puts a file of its own there, which only its owner may read.
-    """
-    with open(path, "wb") as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-    yield
-    with open(path, "rb") as file:
-        # a file system of one mode for all files has given the usual one
-        with suppress(PermissionError):
-            os.fchmod(file.fileno(), mode)
-        sync(file.fileno())
 
 
 def sync(handle: int) -> None:

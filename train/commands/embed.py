@@ -17,21 +17,13 @@ import torch
 import tyro
 from numpy.typing import NDArray
 from rich.console import Console
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from turbomim import __version__
 from turbomim.pipeline.image_source import Source, open_source, source_classes, source_crops, source_keys
 from turbomim.pipeline.making.photographs import Photographs, describe_others
-from turbomim.pipeline.system.durable import (
-    check_space,
-    durable_file,
-    make_folder_of,
-    refusal,
-    usual_mode,
-    write_durably,
-)
+from turbomim.pipeline.system.durable import check_space, durable_file, make_folder_of, write_durably
 from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.train.encoder.crop import crop_facts, crop_rule
 from turbomim.train.encoder.features import encode
@@ -183,20 +175,13 @@ def write(out: Path, found: Embedded, classes: tuple[str, ...], made: dict[str, 
     if (found.labels_N >= 0).any():
         numbers["labels"] = found.labels_N
         texts |= {"classes": list(classes)} if classes else {}
-    with durable_file(out, needed=found.features_ND.nbytes) as file:
-        if out.suffix == ".npz":
-            words = {key: np.array(value) for key, value in {**texts, "made": json.dumps(made)}.items()}
-            arrays: dict[str, Any] = {**numbers, **words}
-            save_npz(file, arrays)
-            return
-        try:
-            # by its name: written from the arrays' own memory
-            with usual_mode(Path(file.name)):
-                save_file(
-                    numbers, file.name, metadata={key: json.dumps(value) for key, value in texts.items()}
-                )
-        except SafetensorError as error:
-            raise refusal(out, error, needed=found.features_ND.nbytes) from error
+    if out.suffix == ".npz":
+        words = {key: np.array(value) for key, value in {**texts, "made": json.dumps(made)}.items()}
+        with durable_file(out, needed=found.features_ND.nbytes) as file:
+            save_npz(file, {**numbers, **words})
+    else:
+        tensors = {name: torch.from_numpy(array) for name, array in numbers.items()}
+        write_safetensors(out, tensors, {key: json.dumps(value) for key, value in texts.items()})
 
 
 def save_npz(file: BinaryIO, arrays: dict[str, NDArray[Any]]) -> None:

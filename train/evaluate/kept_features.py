@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from turbomim.pipeline.system.durable import refusal, usual_mode
+from turbomim.pipeline.system.durable import make_folder
+from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import crop_facts, eval_crops
 from turbomim.train.encoder.features import encode
@@ -93,14 +93,6 @@ def digest(features_ND: Tensor, labels_N: Tensor) -> str:
 
 def keep_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
     """Write features and labels as a whole or not at all.  Raises UserError if they cannot be written."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"features": features_ND.contiguous(), "labels": labels_N}
-        with usual_mode(temporary):
-            save_file(tensors, temporary, metadata={"sha256": digest(features_ND, labels_N)})
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        size = features_ND.numel() * features_ND.element_size()
-        raise refusal(path, error, needed=size) from error
+    make_folder(path.parent)
+    tensors = {"features": features_ND.contiguous(), "labels": labels_N}
+    write_safetensors(path, tensors, {"sha256": digest(features_ND, labels_N)})

@@ -20,7 +20,7 @@ from torch import Tensor
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.check import IMAGES, random_images, same, same_features
-from turbomim.train.export.weights import Exported, encoder_weights, whole_model, write_safetensors
+from turbomim.train.export.weights import Exported, encoder_weights, whole_model, write_weights
 from turbomim.train.foreign.hf import to_vit, to_vit_mae
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
@@ -126,7 +126,7 @@ def processor_config(config: Config) -> dict[str, Any]:
 
 def _write(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], config: Config) -> None:
     folder.mkdir(parents=True)
-    write_safetensors(weights, folder / "model.safetensors")
+    write_weights(folder / "model.safetensors", weights)
     for name, content in (("config.json", about), ("preprocessor_config.json", processor_config(config))):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

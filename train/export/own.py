@@ -18,8 +18,8 @@ from turbomim.train.export.weights import (
     Exported,
     encoder_weights,
     whole_model,
-    write_safetensors,
     write_torch,
+    write_weights,
 )
 from turbomim.train.foreign.file import read_tensors
 from turbomim.train.foreign.formats import FORMATS, to_mmselfsup
@@ -34,7 +34,7 @@ WRAPPERS: Final[dict[str, str]] = {"mae": "model", "mmselfsup": "state_dict"}
 def write_own(model: MAE, config: Config, folder: Path) -> list[Exported]:
     """Write encoder.safetensors by the names here, read it back into a new model, compare features."""
     path = folder / "encoder.safetensors"
-    write_safetensors(encoder_weights(model), path)
+    write_weights(path, encoder_weights(model))
     again = make_model(config, initial=False)
     with torch.no_grad():
         for name, tensor in again.named_parameters():

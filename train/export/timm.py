@@ -11,7 +11,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.check import same_features
-from turbomim.train.export.weights import Exported, encoder_weights, write_safetensors
+from turbomim.train.export.weights import Exported, encoder_weights, write_weights
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.simmim_swin import swin_arguments
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
@@ -83,7 +83,7 @@ def write_timm(model: MAE, config: Config, folder: Path) -> list[Exported]:
     Raises UserError if timm does not take every tensor, or gives other features.
     """
     path = folder / "encoder.safetensors"
-    write_safetensors(encoder_weights(model), path)
+    write_weights(path, encoder_weights(model))
     encoder = load(path, config)
     program = f"timm {timm.__version__}"
     checked = same_features(

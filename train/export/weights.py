@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from turbomim import __version__
-from turbomim.pipeline.system.durable import refusal, usual_mode, write_durably
+from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.train.models.mae import MAE
 
 
@@ -59,13 +58,9 @@ def encoder_weights(model: MAE) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in whole.items() if not name.startswith(model.decoder_names)}
 
 
-def write_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write a .safetensors.  Raises UserError if the disk does not take it."""
-    try:
-        with usual_mode(path):
-            save_file(dict(weights), path, metadata={"format": "pt", "turbomim": __version__})
-    except (OSError, SafetensorError) as error:
-        raise refusal(path, error, needed=sum(tensor.nbytes for tensor in weights.values())) from error
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a .safetensors that transformers takes, too.  Raises UserError if the disk does not take it."""
+    write_safetensors(path, weights, {"format": "pt", "turbomim": __version__})
 
 
 def write_torch(tree: Mapping[str, object], path: Path) -> None:

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from turbomim.pipeline.system.durable import sync, sync_folder, usual_mode, write_durably
+from turbomim.pipeline.system.durable import sync, sync_folder, write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import reason, remedy
+from turbomim.pipeline.system.safetensors_file import save_tensors
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.models.sharding import host_copies, own_rows, placed_rows
 
@@ -135,8 +135,7 @@ def write(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     try:
         temporary.mkdir()
         for name, tensors in zip(FILES[:2], (snapshot.weights, snapshot.moments), strict=True):
-            with usual_mode(temporary / name):
-                save_file(dict(tensors), temporary / name)
+            save_tensors(temporary / name, tensors)
         (temporary / FILES[2]).write_text(json.dumps(asdict(snapshot.state), indent=1), encoding="utf-8")
         sums = "".join(f"{file_sha256(temporary / name)}  {name}\n" for name in FILES)
         (temporary / "SHA256SUMS").write_text(sums, encoding="utf-8")
@@ -153,8 +152,7 @@ def write(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         write_durably(folder / "latest", f"{final.name}\n".encode())
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        # safetensors wraps the operating system's error in its own
-        if isinstance(error, (OSError, SafetensorError)):
+        if isinstance(error, OSError):
             free = shutil.disk_usage(folder).free
             raise UserError(
                 f"cannot write checkpoint {final}: {reason(error)}; it needs {snapshot.bytes / 1e6:.0f} MB, "

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.pipeline.making.test_pack import contents
 
-from turbomim.pipeline.system.durable import durable_file, usual_mode, write_durably
+from turbomim.pipeline.system.durable import durable_file, write_durably
 from turbomim.pipeline.system.errors import UserError
 
 
@@ -17,14 +17,6 @@ def test_a_file_that_can_be_neither_made_nor_removed(name: str, helps: str, tmp_
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=rf"cannot write .*; {helps}"):
         write_durably(tmp_path / name, b"")
-
-
-def test_a_file_of_another_program_has_the_usual_mode(tmp_path: Path) -> None:
-    (tmp_path / "ours").write_text("")
-    with usual_mode(tmp_path / "theirs"):
-        (tmp_path / "private").touch(mode=0o600)
-        (tmp_path / "private").replace(tmp_path / "theirs")
-    assert (tmp_path / "theirs").stat().st_mode == (tmp_path / "ours").stat().st_mode
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:

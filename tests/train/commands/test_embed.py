@@ -266,7 +266,7 @@ def test_an_interrupted_write_leaves_the_old_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(embed, "save_npz", cut)
-    monkeypatch.setattr(embed, "save_file", cut)
+    monkeypatch.setattr(embed, "write_safetensors", cut)
     assert call(monkeypatch, "embed", str(run), str(photo_folder), "--out", str(out)) == 130
     assert out.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == [name]
     assert "interrupted" in capsys.readouterr().err

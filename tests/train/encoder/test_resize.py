@@ -38,7 +38,7 @@ from turbomim.train.encoder.features import load_run, normalised
 from turbomim.train.encoder.resize import at_size, resample_positions, resized
 from turbomim.train.encoder.source import Source
 from turbomim.train.export.timm import load, timm_arguments
-from turbomim.train.export.weights import encoder_weights, write_safetensors
+from turbomim.train.export.weights import encoder_weights, write_weights
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim_swin import swin_arguments
 from turbomim.train.models.vit import sincos_positions
@@ -100,7 +100,7 @@ def test_features_are_timms_at_that_size(kind: str, size: int, tmp_path: Path) -
     """
     config = CONFIGS[kind]
     model = stirred(config)
-    write_safetensors(encoder_weights(model), tmp_path / "encoder.safetensors")
+    write_weights(tmp_path / "encoder.safetensors", encoder_weights(model))
     arguments = timm_arguments(config) | {"img_size": size}
     if "swin" in kind:
         arguments["window_size"] = 3 * size // 48

@@ -28,7 +28,7 @@ from torch import Tensor
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.export import hf as export_hf
 from turbomim.train.export.programs import export
-from turbomim.train.export.weights import write_safetensors
+from turbomim.train.export.weights import write_weights
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 
@@ -176,23 +176,23 @@ def test_images_of_other_sizes_are_resized_with_the_runs_filter() -> None:
 def test_a_tensor_too_few_or_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     run, config, model = make_run("mae")
 
-    def lossy(weights: dict[str, Tensor], path: Path) -> None:
-        write_safetensors({n: t for n, t in weights.items() if "layernorm.bias" not in n}, path)
+    def lossy(path: Path, weights: dict[str, Tensor]) -> None:
+        write_weights(path, {n: t for n, t in weights.items() if "layernorm.bias" not in n})
 
-    def swapping(weights: dict[str, Tensor], path: Path) -> None:
+    def swapping(path: Path, weights: dict[str, Tensor]) -> None:
         key, value = (
             "encoder.layer.0.attention.attention.key.bias",
             "encoder.layer.0.attention.attention.value.bias",
         )
-        write_safetensors(
-            {**weights, key: weights[value], value: weights[key]} if key in weights else weights, path
+        write_weights(
+            path, {**weights, key: weights[value], value: weights[key]} if key in weights else weights
         )
 
     for change_of, message in (
         (lossy, "does not take all of it: .*layernorm.bias"),
         (swapping, "differ from"),
     ):
-        monkeypatch.setattr(export_hf, "write_safetensors", change_of)
+        monkeypatch.setattr(export_hf, "write_weights", change_of)
         with pytest.raises(UserError, match=message):
             export(model, config, STEP, "hf", Path("out"), run)
         assert not Path("out").exists()

@@ -113,7 +113,7 @@ def test_damage_is_noticed_and_the_one_before_is_taken(tmp_path: Path, name: str
 
 # everything that a write asks of the system, in the modules that ask
 ASKED = (
-    (checkpoint, "save_file"), (Path, "mkdir"), (Path, "write_text"), (checkpoint, "file_sha256"),
+    (checkpoint, "save_tensors"), (Path, "mkdir"), (Path, "write_text"), (checkpoint, "file_sha256"),
     (os, "fsync"), (os, "rename"), (os, "replace"), (os, "open"), (shutil, "rmtree"),
 )  # fmt: skip
 
