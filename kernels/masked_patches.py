@@ -236,31 +236,6 @@ def kernel_scalars(
     return [*scales, *shifts, *blur_scalars(size, radius)]
 
 
-def load_store_bytes(
-    size: int,
-    patch: int,
-    keep: int,
-    target: str,
-    radius: float,
-    dtype: torch.dtype,
-    target_dtype: torch.dtype,
-) -> tuple[int, int, int]:
-    """Count the bytes of one image: the fewest that DRAM must move, all that programs load, all they store.
-
-    A blurred patch loads its neighbours' pixels too.  These come from a cache, not from DRAM: the programs of
-    an image follow each other, and an image is far smaller than the L2.
-    Raises ValueError for "ideal", whose kernels do not read the image alone.
-    """
-    if target == "ideal":
-        raise ValueError('target is "ideal": choose "raw" or "gaussian", which read the image itself')
-    cells, values = (size // patch) ** 2, patch * patch * 3
-    reach = gaussian_extent(size, radius)[1] if target == "gaussian" else 0
-    ids = 8 * cells
-    stores = values * (keep * dtype.itemsize + (cells - keep) * target_dtype.itemsize)
-    loads = keep * values + (cells - keep) * (patch + 2 * reach) ** 2 * 3 + ids
-    return size * size * 3 + ids + stores, loads, stores
-
-
 def _launch_masked_patches(
     images_BHWC: Tensor,
     ids_keep_BK: Tensor,

@@ -24,7 +24,7 @@ FLOORS: Floors = (
     {
         "train/commands/shard": "make, index, verify, inspect, cat",
         "train/commands/eval": "knn, linear, finetune",
-        "train/commands/tune": "loader, step, kernels",
+        "train/commands/tune": "loader, step",
         "train/demo": "the whole way, in minutes",
     },
     {

@@ -15,8 +15,12 @@ from torch.profiler import ProfilerActivity, profile
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.gpu.steps import task_of
 from turbomim.benchmarks.step.forms import turbomim
-from turbomim.train.commands.tune.kernels import launches
+from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.kernels.masking import random_masking
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
+# images of the kernels that Nsight Compute watches
+BATCH: Final = 256
 # kernels of a step that are named
 TOP: Final = 20
 KERNELS: Final = "regex:_masked_patches_kernel|_random_masking_kernel"
@@ -94,10 +98,25 @@ def nsight(place: Place) -> Iterator[Row]:
 
 
 def main() -> None:
-    """Launch each kernel of `turbomim tune kernels` twice; the first is compiled and cold."""
-    for launch in launches(torch.device("cuda")):
-        for _ in range(2):
-            launch.run({})
+    """Launch the kernels twice, as MAE and PixMIM with ViT-B/16 do; at first they are compiled and cold."""
+    images_BHWC = torch.randint(0, 256, (BATCH, 224, 224, 3), dtype=torch.uint8, device="cuda")
+    ids_B = torch.arange(BATCH, device="cuda")
+    targets: tuple[Target, ...] = ("raw", "gaussian")
+    for _ in range(2):
+        masks = random_masking(0, ids_B * 0, ids_B, 196, 49)
+        for target in targets:
+            masked_patches(
+                images_BHWC,
+                *masks,
+                patch=16,
+                target=target,
+                radius=40.0,
+                norm_pix=True,
+                mean=IMAGENET_MEAN,
+                std=IMAGENET_STD,
+                dtype=torch.bfloat16,
+                target_dtype=torch.bfloat16,
+            )
     torch.cuda.synchronize()
 
 

@@ -31,7 +31,7 @@ from triton.runtime import driver
 
 from turbomim.benchmarks.gpu.absent import CUDA, absent_gpu, moved
 from turbomim.benchmarks.kernels.bench import table
-from turbomim.kernels.static import compilers, resources
+from turbomim.benchmarks.kernels.static import compilers, resources
 from turbomim.pipeline.system.errors import UserError, need
 from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import recipe

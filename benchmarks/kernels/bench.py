@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from turbomim.benchmarks.kernels import eager_targets
+from turbomim.benchmarks.kernels import eager_targets, static
+from turbomim.benchmarks.kernels.configurations import load_store_bytes
 from turbomim.benchmarks.timing import alternate, report
-from turbomim.kernels import static
 from turbomim.kernels.masked_loss import masked_mse
-from turbomim.kernels.masked_patches import Target, load_store_bytes, masked_patches, masked_patches_ref
+from turbomim.kernels.masked_patches import Target, masked_patches, masked_patches_ref
 from turbomim.kernels.masking import random_masking, random_masking_ref
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
@@ -76,7 +76,7 @@ def command(argv: Sequence[str]) -> None:
     """`turbomim bench kernels …`: JSON lines, then a table.  Raises UsageError, or RuntimeError if wrong."""
     options = parse(BenchKernels, list(argv), "turbomim bench kernels")
     if options.static:
-        static.main(["--markdown"] if options.markdown else [])
+        static.print_tables(markdown=options.markdown)
         return
     if options.rounds < 2 or options.batch < 0:
         raise UsageError(f"--rounds {options.rounds} --batch {options.batch}: at least 2 rounds, 1 image")

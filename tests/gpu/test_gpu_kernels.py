@@ -17,7 +17,6 @@ from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1, masked_mse
 from turbomim.kernels.masked_patches import masked_patches
 from turbomim.kernels.masking import random_masking, random_masking_ref
-from turbomim.train.commands.tune.kernels import command
 
 # ViT-B/16 and L/16, H/14, LSMAE, SimMIM's ViT and Swin, the CIFAR-10 recipes, the demo
 CASES = (
@@ -113,10 +112,3 @@ def test_losses_equal_float64(dtype: torch.dtype, device: torch.device) -> None:
         assert wide.grad is not None and ours.grad is not None
         assert abs(float(loss.detach()) / float(right.detach()) - 1) < 1e-5
         assert relative(ours.grad, wide.grad) < (4e-3 if dtype == torch.bfloat16 else 1e-6)
-
-
-def test_kernels_are_tuned(device: torch.device, capsys: pytest.CaptureFixture[str]) -> None:
-    if device.type == "cpu":
-        pytest.skip("measures a GPU")
-    command([])
-    assert len(capsys.readouterr().out.splitlines()) == 4

@@ -25,7 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from turbomim.kernels import masked_patches as module
 from turbomim.kernels.lowpass import gaussian_extent, gaussian_ref
-from turbomim.kernels.masked_patches import has_kernel, load_store_bytes, masked_patches, masked_patches_op
+from turbomim.kernels.masked_patches import has_kernel, masked_patches, masked_patches_op
 from turbomim.kernels.source import SOURCE
 
 CASES = (
@@ -201,16 +201,6 @@ def test_the_kernels_leave_wide_blurs_to_the_reference() -> None:
     assert has_kernel(224, 16, "ideal", 40)
     assert not has_kernel(224, 16, "gaussian", 5)
     assert not has_kernel(224, 56, "raw", 40)
-
-
-def test_bytes_of_pixmim() -> None:
-    bf16 = torch.bfloat16
-    floor, loads, stores = load_store_bytes(224, 16, 49, "gaussian", 40, bf16, bf16)
-    assert (floor, stores) == (150_528 + 75_264 + 225_792 + 1_568, 75_264 + 225_792)
-    assert loads == 49 * 768 + 147 * 24 * 24 * 3 + 1_568
-    assert load_store_bytes(224, 16, 49, "raw", 40, bf16, bf16)[1] == 150_528 + 1_568
-    with pytest.raises(ValueError, match="ideal"):
-        load_store_bytes(224, 16, 49, "ideal", 40, bf16, bf16)
 
 
 @pytest.mark.parametrize(

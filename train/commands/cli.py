@@ -45,7 +45,7 @@ USAGE = """usage: turbomim COMMAND …
                                 begin a run with another program's weights
   export RUN --to timm|hf|detectron2|mmseg|mae|mmselfsup|safetensors [--out FOLDER]
                                 a run's weights as other programs load them, checked, with a model card
-  tune loader|step|kernels      measure this machine's best settings
+  tune loader|step              measure this machine's best settings
   bench loader|kernels|step|train|all|report
                                 measure against others; report: tables and a plot of the results
   bench gpu                     what to run first on a machine with a GPU: tests, rates, profiles, one file
@@ -71,7 +71,7 @@ COMMANDS: dict[str, str | dict[str, str]] = {
     "embed": "train.commands.embed",
     "import": "train.commands.import_",
     "export": "train.commands.export",
-    "tune": {verb: f"train.commands.tune.{verb}" for verb in ("loader", "step", "kernels")},
+    "tune": {verb: f"train.commands.tune.{verb}" for verb in ("loader", "step")},
     # the trainer imports no benchmark: these are reached by name alone
     "bench": {
         "loader": "benchmarks.loader.bench",

@@ -69,7 +69,7 @@ REMEDIES = {
     "wait: read": "`turbomim tune loader` measures what reads fastest here",
     "wait: decode": "more --data.threads, or `turbomim shard make --store resized`, decode faster",
     "wait: copy": "a larger --optim.micro-batch makes fewer hand-overs",
-    "kernel": "`turbomim tune kernels` measures their launches on a GPU",
+    "kernel": "`turbomim bench kernels` measures them, beside other forms",
     "forward": "`turbomim tune step` measures which micro-batch and compile mode are fastest here",
     "backward": "`turbomim tune step` measures which micro-batch and compile mode are fastest here",
     "optimizer": "a larger --optim.global-batch, with its lr, takes fewer of them",

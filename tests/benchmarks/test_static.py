@@ -16,11 +16,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 import triton
 
-from turbomim.kernels import ideal, masked_patches, masking, static
-from turbomim.kernels.configurations import Configuration, Traffic, configurations
-from turbomim.kernels.static import (
+from turbomim.benchmarks.kernels import static
+from turbomim.benchmarks.kernels.configurations import (
+    Configuration,
+    Traffic,
+    configurations,
+    load_store_bytes,
+)
+from turbomim.benchmarks.kernels.static import (
     ARCHITECTURES,
     Usage,
     compile_kernel,
@@ -28,6 +34,7 @@ from turbomim.kernels.static import (
     traffic_table,
     usages,
 )
+from turbomim.kernels import ideal, masked_patches, masking
 from turbomim.train.recipes.table import RECIPES
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -144,6 +151,16 @@ def test_bytes_of_mae() -> None:
     assert mae.floor == image + visible + hidden + 196 * 8
     assert mae.floor <= mae.loads + mae.stores
     assert mae.floor_us(2.0) == pytest.approx(mae.floor / 2e12 * 1000 * 1e6)
+
+
+def test_bytes_of_pixmim() -> None:
+    bf16 = torch.bfloat16
+    floor, loads, stores = load_store_bytes(224, 16, 49, "gaussian", 40, bf16, bf16)
+    assert (floor, stores) == (150_528 + 75_264 + 225_792 + 1_568, 75_264 + 225_792)
+    assert loads == 49 * 768 + 147 * 24 * 24 * 3 + 1_568
+    assert load_store_bytes(224, 16, 49, "raw", 40, bf16, bf16)[1] == 150_528 + 1_568
+    with pytest.raises(ValueError, match="ideal"):
+        load_store_bytes(224, 16, 49, "ideal", 40, bf16, bf16)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

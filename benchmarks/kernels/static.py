@@ -1,7 +1,7 @@
 """Ahead-of-time compilation: what each Triton kernel costs on A100, H100 and B200, without a GPU.
 
 Counted, not measured: registers, shared memory, spills, the warps that fit a multiprocessor, and bytes.
-`python -m turbomim.kernels.static [--markdown]` prints a table of each, below the compilers' versions.
+`turbomim bench kernels --static [--markdown]` prints a table of each, below the compilers' versions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas_version
 from triton.compiler import ASTSource
 
-from turbomim.kernels.configurations import Configuration, configurations
+from turbomim.benchmarks.kernels.configurations import Configuration, configurations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,14 +194,9 @@ def _lines(rows: list[list[str]], markdown: bool) -> str:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def print_tables(*, markdown: bool) -> None:
     """Compile everything and print both tables."""
-    markdown = "--markdown" in argv
     print(f"{compilers()}\n")
     print(resource_table(usages(), markdown=markdown))
     print("\nBytes an image; microseconds of the fewest bytes for 1,000 images:\n")
     print(traffic_table(configurations(), markdown=markdown))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

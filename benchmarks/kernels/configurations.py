@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 import triton
 
-from turbomim.kernels import ideal, masked_patches, masking
+from turbomim.kernels import ideal, lowpass, masked_patches, masking
 
 _TRITON_TYPES: Final = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -109,7 +109,7 @@ def _patches(
 ) -> Configuration:
     """Return `masked_patches`; `dtypes` of visible patches and of targets."""
     visible, hidden = (_TRITON_TYPES[dtype] for dtype in dtypes)
-    floor, loads, stores = masked_patches.load_store_bytes(size, patch, keep, target, radius, *dtypes)
+    floor, loads, stores = load_store_bytes(size, patch, keep, target, radius, *dtypes)
     return Configuration(
         name=f"masked_patches {size} px, patch {patch}, {target}{'' if norm_pix else ' pixels'}, {visible}",
         kernel=masked_patches._masked_patches_kernel,
@@ -117,6 +117,31 @@ def _patches(
         constants=masked_patches.kernel_constants(size, patch, target, radius, norm_pix),
         traffic=Traffic(floor=floor, loads=loads, stores=stores),
     )
+
+
+def load_store_bytes(
+    size: int,
+    patch: int,
+    keep: int,
+    target: str,
+    radius: float,
+    dtype: torch.dtype,
+    target_dtype: torch.dtype,
+) -> tuple[int, int, int]:
+    """Count the bytes of one image: the fewest that DRAM must move, all that programs load, all they store.
+
+    A blurred patch loads its neighbours' pixels too.  These come from a cache, not from DRAM: the programs of
+    an image follow each other, and an image is far smaller than the L2.
+    Raises ValueError for "ideal", whose kernels do not read the image alone.
+    """
+    if target == "ideal":
+        raise ValueError('target is "ideal": choose "raw" or "gaussian", which read the image itself')
+    cells, values = (size // patch) ** 2, patch * patch * 3
+    reach = lowpass.gaussian_extent(size, radius)[1] if target == "gaussian" else 0
+    ids = 8 * cells
+    stores = values * (keep * dtype.itemsize + (cells - keep) * target_dtype.itemsize)
+    loads = keep * values + (cells - keep) * (patch + 2 * reach) ** 2 * 3 + ids
+    return size * size * 3 + ids + stores, loads, stores
 
 
 def _product(*, rows: int, terms: int, columns: int, operand: str) -> Configuration:
