@@ -67,7 +67,7 @@ def make_run(kind: str, name: str = "r") -> tuple[Path, Config, MAE]:
     )
     snapshot = checkpoint.capture(model, make_optimizer(model, config.optim), state)
     checkpoint.write(path / "ckpt", snapshot, 2)
-    rundir.describe(path, config, torch.device("cpu"), 1)
+    rundir.write_settings(path, config, torch.device("cpu"), 1)
     return path, config, model
 
 

@@ -31,7 +31,7 @@ from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import parse
-from turbomim.train.world.distributed import World, start
+from turbomim.train.world.distributed import World, join_ranks
 
 SYNTHETIC: Final = "synthetic batch"
 REAL: Final = "end to end"
@@ -74,7 +74,7 @@ def command(argv: list[str]) -> None:
             f"--rounds {options.rounds} --steps {options.steps} --batch {options.batch}: "
             "at least 2 rounds, 1 step and 1 image"
         )
-    with start(options.device) as world:
+    with join_ranks(options.device) as world:
         on_gpu = world.device.type == "cuda"
         batch = options.batch or (256 if on_gpu else 16)
         name = options.recipe or ("vit-base" if on_gpu else "vit-tiny")

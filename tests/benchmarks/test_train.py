@@ -24,7 +24,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.settings.config import Config, DataConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
-from turbomim.train.world.distributed import start
+from turbomim.train.world.distributed import join_ranks
 
 SMALL = Config(
     data=DataConfig(size=32, prefetch=3),
@@ -53,7 +53,7 @@ def test_waits_are_those_of_the_counted_steps(tiny_split: Split, monkeypatch: py
     monkeypatch.setattr(bench_train, "open_loader", slow_loader)
     config = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, path=str(tiny_split.path)))
     options = BenchTrain(data=tiny_split.path, rounds=2, steps=5)
-    with start("cpu") as world:
+    with join_ranks("cpu") as world:
         rounds, store = measure(config, 4, options, world)
     assert store == "original photographs"
     # 2 x prefetch are thrown away before the counted ones

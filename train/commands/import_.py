@@ -86,7 +86,7 @@ def import_run(options: Import, flags: Values) -> str:
 def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
     """Write the run folder; the checkpoint first, so that a run with settings has its weights."""
     folder = rundir.run_folder(config)
-    with rundir.hold(config):
+    with rundir.lock_run(config):
         if (folder / "config.yaml").exists() or checkpoint.complete(folder / "ckpt"):
             raise UserError(f"{folder} holds a run already: give another --run.name")
         optimizer = make_optimizer(model, config.optim)
@@ -104,7 +104,7 @@ def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
             "dropped": fitted.dropped,
         }
         write_json(folder / "import.json", source)
-        rundir.describe(folder, config, torch.device("cpu"), 1)
+        rundir.write_settings(folder, config, torch.device("cpu"), 1)
     return folder
 
 

@@ -62,7 +62,7 @@ def labelled_splits(config: Config, split: Split, heldout: Split | None, world: 
         check_splits(train, test)
         opened.append((train, test))
 
-    world.from_main(check)
+    world.broadcast_from_rank0(check)
     return opened[0] if opened else None
 
 
@@ -91,7 +91,7 @@ class OnlineEval:
 
         Every rank comes here.
         """
-        return self._world.from_main(self._begin) if self._config.eval.every_epochs else ""
+        return self._world.broadcast_from_rank0(self._begin) if self._config.eval.every_epochs else ""
 
     def scores(self, whole_model: Callable[[], MAE], epoch: float, *, end: bool) -> dict[str, float]:
         """Scores of the model and of the baselines by name, where they are due; every rank comes here."""
@@ -103,11 +103,11 @@ class OnlineEval:
             # a share of an epoch is no exact number
             return end or math.floor(epoch / every + 1e-9) > math.floor(self._epoch / every + 1e-9)
 
-        if not self._world.from_main(due):
+        if not self._world.broadcast_from_rank0(due):
             return {}
         self._epoch = epoch
         model = whole_model()
-        return self._world.from_main(lambda: self._score(model, {ENCODER: ""}) | self._baselines)
+        return self._world.broadcast_from_rank0(lambda: self._score(model, {ENCODER: ""}) | self._baselines)
 
     def _begin(self) -> str:
         if not self._baselines:

@@ -33,7 +33,7 @@ from turbomim.train.machine.tuned_loader import machine_name, read_tuned
 from turbomim.train.machine.versions import versions
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.finetune import FinetuneConfig, check_micro_batch
-from turbomim.train.world.distributed import start
+from turbomim.train.world.distributed import join_ranks
 
 
 def finetune(
@@ -49,16 +49,16 @@ def finetune(
     caused.
     """
     console = console or Console()
-    with start(config.step.device, config.step.rank_timeout) as world:
+    with join_ranks(config.step.device, config.step.rank_timeout) as world:
         check_compiler(config.step, world.device.type)
-        world.from_main(lambda: check_sinks(config.run))
+        world.broadcast_from_rank0(lambda: check_sinks(config.run))
         train = open_data(config.data.path, "--train", config.data, world)
         test = open_data(config.data.heldout, "--test", config.data, world)
-        world.from_main(lambda: check_labels(train, test))
+        world.broadcast_from_rank0(lambda: check_labels(train, test))
         # every rank trains with what rank 0 was given
-        config = world.from_main(lambda: config)
-        tuned_loader = world.together(lambda: read_tuned(machine_name(world.device)))
-        resolved = world.alike(
+        config = world.broadcast_from_rank0(lambda: config)
+        tuned_loader = world.run_on_all(lambda: read_tuned(machine_name(world.device)))
+        resolved = world.run_replicated(
             lambda: keep_micro_batch(
                 resolve(
                     with_classes(config, len(train.manifest.classes)),
@@ -70,12 +70,14 @@ def finetune(
             )
         )
         # a policy that timm does not know ends it here, before there is a run
-        world.together(lambda: noting_rand_augment(config.finetune.rand_augment, config.data.size))
+        world.run_on_all(lambda: noting_rand_augment(config.finetune.rand_augment, config.data.size))
         about = describe(resolved.config.data, train, resolved.loader, tuned_loader, world)
         with contextlib.ExitStack() as held:
             on_gpu = resolved.loader.decodes_on(world.device.type)
             splits = [train, test]
-            found, said = world.from_main(lambda: begin(resolved.config, source, splits, held, on_gpu=on_gpu))
+            found, said = world.broadcast_from_rank0(
+                lambda: begin(resolved.config, source, splits, held, on_gpu=on_gpu)
+            )
             run = FinetuneRun(resolved, train, test, world, console, source.facts, wanted or [])
             return run.go(found, said, [about])
 

@@ -89,7 +89,7 @@ class FinetuneRun(Run[FinetuneConfig]):
 
     def finished(self) -> None:
         """Write the last test's result; test again where its log was removed."""
-        kept = self.world.from_main(lambda: tested(read_metrics(self.log.metrics)))
+        kept = self.world.broadcast_from_rank0(lambda: tested(read_metrics(self.log.metrics)))
         last = kept[-1] if kept else self.measured()
         if not self.world.main:
             return
@@ -160,9 +160,9 @@ def scores_on(
             sums.add_(torch.stack([loss, hits_B5[:, 0].sum(), hits_B5.sum()]))
 
     model.eval()
-    world.together(add)
+    world.run_on_all(add)
     model.train()
-    every = world.gather(sums.tolist())
+    every = world.all_gather(sums.tolist())
     loss, first, five = (sum(rank[i] for rank in every) / test.manifest.samples for i in range(3))
     found = {"test_loss": loss, "test_top1": first}
     return {**found, "test_top5": five} if config.finetune.classes > 5 else found

@@ -73,7 +73,7 @@ def check_same(folder: Path, config: Config) -> None:
             )
 
 
-def describe(folder: Path, config: Config, device: torch.device, world: int) -> None:
+def write_settings(folder: Path, config: Config, device: torch.device, world: int) -> None:
     """Write config.yaml and env.json."""
     write_durably(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False).encode())
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
@@ -119,7 +119,7 @@ def has_died(status: dict[str, Any]) -> bool:
     return False
 
 
-def hold(config: Config) -> AbstractContextManager[None]:
+def lock_run(config: Config) -> AbstractContextManager[None]:
     """Make the run's folder, and keep a second process out of it.  Raises UserError as `folder_lock`."""
     folder, other, without = run_folder(config), "give another --run.name", "--run.lock false"
     return folder_lock(folder, what=folder, other=other, without=without, wanted=config.run.lock)

@@ -19,7 +19,7 @@ def take_folder(
     splits: to train on, then others; on_gpu: photographs are decoded there.
     """
     folder = rundir.run_folder(config)
-    held.enter_context(rundir.hold(config))
+    held.enter_context(rundir.lock_run(config))
     rundir.check_same(folder, config)
     split = splits[0]
     found, damaged = checkpoint.newest(folder / "ckpt")

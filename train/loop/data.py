@@ -64,7 +64,7 @@ def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
         check_store(data, opened[0], flag, world.device.type)
         return opened[0].manifest.fingerprint
 
-    checked = world.from_main(check)
+    checked = world.broadcast_from_rank0(check)
 
     def same() -> Split:
         split = opened[0] if opened else open_split(path, hashing=False)
@@ -75,7 +75,7 @@ def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
             )
         return split
 
-    return world.together(same)
+    return world.run_on_all(same)
 
 
 def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:

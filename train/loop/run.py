@@ -80,7 +80,7 @@ class Run(ABC, Generic[AnyConfig]):
         self.model = self.make_model()
         self.optimizer = self.make_optimizer()
         self.checkpoints = RunCheckpoints(self.config, self.plan, split, world, self.model, self.optimizer)
-        bad = world.from_main(lambda: deadly_list(self.folder))
+        bad = world.broadcast_from_rank0(lambda: deadly_list(self.folder))
         self.journal = Journal(folder=self.folder, rank=world.rank, bad=bad)
         self.step = 0
         # the checkpoint that the run goes on from, if any
@@ -159,7 +159,7 @@ class Run(ABC, Generic[AnyConfig]):
     def _go(self, found: str | None, said: list[str], about: list[str]) -> Outcome:
         unlogged = 0
         if found is not None:
-            self.state = self.world.together(lambda: self.checkpoints.resume(Path(found)))
+            self.state = self.world.run_on_all(lambda: self.checkpoints.resume(Path(found)))
             self.step, unlogged = self.state.step, self.state.window_steps
         with self.log.open(self.step, unlogged) as kept, stop_flag() as flag:
             self.replaced = sum(record.get("replaced", 0) for record in kept)
@@ -171,13 +171,13 @@ class Run(ABC, Generic[AnyConfig]):
                 self.log.say(f"{self.folder} is done: {self.step} of {self.plan.steps} steps; nothing to do")
                 return self._finish()
             if self.world.main:
-                rundir.describe(self.folder, self.config, self.world.device, self.world.size)
+                rundir.write_settings(self.folder, self.config, self.world.device, self.world.size)
             self._say_what(found, about)
             self._status("running")
             if self.world.peers is not None:
-                self.world.peers.last_words = self._fail
+                self.world.peers.before_exit = self._fail
             try:
-                with self.world.explaining(), self.checkpoints.saver:
+                with self.world.naming_lost_ranks(), self.checkpoints.saver:
                     return self._train(flag)
             except BaseException as error:
                 self._fail(str(error) or type(error).__name__)
@@ -209,13 +209,13 @@ class Run(ABC, Generic[AnyConfig]):
             self.model, self.optimizer, self.config.step, self.world, self.plan.micro_steps, clip, self.inputs
         )
         self.before_steps()
-        batches = self.world.together(self._open)
+        batches = self.world.run_on_all(self._open)
         profile = Profile(
             self.profile if self.world.main else range(0), self.folder, self.plan.local_batch, self.log.say
         )
         with batches, contextlib.closing(profile), self.log.bar(self.step, self.plan.steps):
             stopped = self._loop(batches, step, profile, flag)
-        self.world.together(self.checkpoints.saver.wait)
+        self.world.run_on_all(self.checkpoints.saver.wait)
         if not stopped:
             return self._finish()
         self._status("preempted")
@@ -251,7 +251,7 @@ class Run(ABC, Generic[AnyConfig]):
             profile.begin(used)
             with part("wait"), window.wait.measured():
                 batches, error = self._next(loader)
-            if self.world.agree(stop=bool(flag.name), error=error or self.checkpoints.saver.error()):
+            if self.world.any_rank_stops(stop=bool(flag.name), error=error or self.checkpoints.saver.error()):
                 if window.steps > window.earlier_steps:
                     # whoever stops a run gives it seconds
                     self._report(window, used, score=False)
@@ -268,7 +268,7 @@ class Run(ABC, Generic[AnyConfig]):
             if self.step % run.log_every == 0 or end:
                 bad = self._report(window, loader.stats) >= self.config.optim.max_skipped
                 # the same on every rank, as loss and gradient are; still it is one that decides
-                bad = self.world.from_main(partial(bool, bad))
+                bad = self.world.broadcast_from_rank0(partial(bool, bad))
                 window = window.next(loader.stats)
                 if bad:
                     self.log.say(self.checkpoints.roll_back(self.step))
@@ -325,7 +325,7 @@ class Run(ABC, Generic[AnyConfig]):
                 f"each such photograph is named in {self.log.plain}"
             )
         self._status("done")
-        self.world.wait()
+        self.world.barrier()
         return self._outcome("done")
 
     def _outcome(self, status: str) -> Outcome:

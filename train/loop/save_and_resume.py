@@ -57,7 +57,7 @@ class RunCheckpoints:
         """
         end = step == self._plan.steps
         # in a row of skipped steps the weights may be what is wrong: resume before it, as a roll-back would
-        if self._world.from_main(lambda: window.in_a_row > 0 and not end):
+        if self._world.broadcast_from_rank0(lambda: window.in_a_row > 0 and not end):
             return
         if end or step % self._config.run.save_every == 0:
             self.good = step
@@ -72,7 +72,7 @@ class RunCheckpoints:
             **window.state(stats),
         )
         snapshot = checkpoint.capture(self._model, self._optimizer, state, keep=self._world.main)
-        self._world.together(lambda: self.saver.save(snapshot) if self._world.main else None)
+        self._world.run_on_all(lambda: self.saver.save(snapshot) if self._world.main else None)
 
     def roll_back(self, step: int) -> str:
         """Take the last good weights, to go on with the data that comes next; what was done, in words.
@@ -80,11 +80,11 @@ class RunCheckpoints:
         Every rank comes here.  Raises UserError if it was done too often.
         """
         config = self._config
-        self._world.from_main(lambda: check_rollbacks(self.rollbacks, step, config))
+        self._world.broadcast_from_rank0(lambda: check_rollbacks(self.rollbacks, step, config))
         # what it goes back to may be under way to the disk
-        self._world.together(self.saver.wait)
+        self._world.run_on_all(self.saver.wait)
         back = partial(roll_back, self._folder, self.good, config, self._model, self._optimizer)
-        to = self._world.together(back)
+        to = self._world.run_on_all(back)
         self.rollbacks += 1
         size = self._plan.global_batch
         return (

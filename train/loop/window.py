@@ -65,7 +65,7 @@ class Window:
         Every rank comes here.  Waits are those of the rank that waited longest, as the others wait for it.
         The steps' own is the device's; those of the loader's stages are the host's, which may be longer.
         """
-        ranks = self.world.gather(
+        ranks = self.world.all_gather(
             [
                 self.wait.seconds(),
                 stats.read_wait_s - self.stats.read_wait_s,
@@ -118,7 +118,7 @@ class Window:
     def state(self, stats: LoaderStats) -> dict[str, Any]:
         """What a checkpoint keeps of it, by the names there; every rank comes here."""
         loss, skipped, *_ = self.sums.tolist()
-        replaced = self.world.gather([stats.replaced - self.stats.replaced])
+        replaced = self.world.all_gather([stats.replaced - self.stats.replaced])
         return {
             "window_steps": self.steps,
             "window_loss": loss,

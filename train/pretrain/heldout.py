@@ -64,6 +64,6 @@ def heldout_loss(
                 if count:
                     total += loss * count
 
-    world.together(add_losses)
+    world.run_on_all(add_losses)
     model.train()
     return float(world.mean(total) * world.size / samples)

@@ -19,7 +19,7 @@ from turbomim.train.machine.tuned_step import about_step, read_step, step_key
 from turbomim.train.pretrain.dry_run import dry_run_of
 from turbomim.train.pretrain.run import PretrainRun
 from turbomim.train.settings.config import Config
-from turbomim.train.world.distributed import start
+from turbomim.train.world.distributed import join_ranks
 
 
 def pretrain(
@@ -35,19 +35,19 @@ def pretrain(
     preset: a GPU whose micro-batch is taken.  Raises UserError for anything a user or a file caused.
     """
     console = console or Console()
-    with start(config.step.device, config.step.rank_timeout) as world:
+    with join_ranks(config.step.device, config.step.rank_timeout) as world:
         check_compiler(config.step, world.device.type)
-        world.from_main(lambda: check_sinks(config.run))
+        world.broadcast_from_rank0(lambda: check_sinks(config.run))
         # every rank trains with what rank 0 was given
-        config, preset, tuned_step = world.from_main(
+        config, preset, tuned_step = world.broadcast_from_rank0(
             lambda: (config, preset, read_step(step_key(config, world)))
         )
         data = config.data
         split = open_data(data.path, "--data.path", data, world)
         heldout = open_data(data.heldout, "--data.heldout", data, world) if data.heldout else None
         labelled = labelled_splits(config, split, heldout, world)
-        tuned_loader = world.together(lambda: read_tuned(machine_name(world.device)))
-        resolved = world.alike(
+        tuned_loader = world.run_on_all(lambda: read_tuned(machine_name(world.device)))
+        resolved = world.run_replicated(
             lambda: resolve(
                 config,
                 split.manifest.samples,
@@ -61,13 +61,15 @@ def pretrain(
         about = [
             describe(data, split, resolved.loader, tuned_loader, world),
             *about_step(resolved.config, resolved.tuned_step),
-            *world.together(lambda: about_device(resolved.config, resolved.plan, world)),
+            *world.run_on_all(lambda: about_device(resolved.config, resolved.plan, world)),
         ]
         if dry_run:
             return dry_run_of(resolved, about, world, console)
         with contextlib.ExitStack() as held:
             splits = [split, *([heldout] if heldout else []), *(labelled or ())]
             on_gpu = resolved.loader.decodes_on(world.device.type)
-            found, said = world.from_main(lambda: take_folder(resolved.config, splits, held, on_gpu=on_gpu))
+            found, said = world.broadcast_from_rank0(
+                lambda: take_folder(resolved.config, splits, held, on_gpu=on_gpu)
+            )
             run = PretrainRun(resolved, split, heldout, labelled, world, console, profile)
             return run.go(found, said, about)

@@ -90,7 +90,7 @@ class PretrainRun(Run[Config]):
         if self.config.run.picture_every:
             split = self.heldout or self.split
             make = partial(FixedPictures, self.config, split, self.folder, self.journal)
-            self.pictures = self.world.together(lambda: make() if self.world.main else None)
+            self.pictures = self.world.run_on_all(lambda: make() if self.world.main else None)
 
     def scores(self, epoch: float, *, end: bool) -> dict[str, float]:
         """Neighbours and the linear probe of the encoder's features."""
@@ -104,7 +104,7 @@ class PretrainRun(Run[Config]):
             if self.pictures is not None:
                 self.log.picture(self.step, self.pictures.draw(model, self.step))
 
-        self.world.together(picture)
+        self.world.run_on_all(picture)
 
     def measured(self) -> Record:
         """The held-out loss, None without a split for it."""

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.world.peers import GRACE, Peers, ended_after
+from turbomim.train.world.peers import GRACE, Peers, exit_after
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class World:
         """Whether this rank writes files and the terminal."""
         return self.rank == 0
 
-    def agree(self, *, stop: bool = False, error: UserError | None = None) -> bool:
+    def any_rank_stops(self, *, stop: bool = False, error: UserError | None = None) -> bool:
         """Whether any rank is to stop; every rank gets the same answer.
 
         Every rank calls it, also one that met an error.  Then rank 0 raises the first such rank's UserError,
@@ -49,46 +49,47 @@ class World:
             if error is not None:
                 raise error
             return stop
-        self._enter()
+        self._count_exchange()
         worst = torch.tensor(2 if error else int(stop))
         dist.all_reduce(worst, dist.ReduceOp.MAX, group=self.control)
         if worst == 2:
             errors: list[UserError | None] = [None] * self.size
             dist.all_gather_object(errors, error, group=self.control)
             rank, first = next((rank, each) for rank, each in enumerate(errors) if each is not None)
-            self._refuse(type(first)(f"rank {rank}: {first}"))
+            self._end_all_ranks(type(first)(f"rank {rank}: {first}"))
         return bool(worst)
 
-    def together(self, act: Callable[[], T]) -> T:
-        """What this rank's call returns; what any rank's call refuses ends every rank, as in `agree`.
+    def run_on_all(self, act: Callable[[], T]) -> T:
+        """Run a call on every rank and return this rank's result, or end all ranks as `any_rank_stops` does.
 
-        Rank 0's may take longer than `rank_timeout`.
+        They end if any rank's call raises UserError.  Rank 0's call may take longer than `rank_timeout`.
         """
         try:
             result = act()
         except UserError as error:
-            self._meet()
-            self.agree(error=error)
+            self._wait_for_all()
+            self.any_rank_stops(error=error)
             raise
-        self._meet()
-        self.agree()
+        self._wait_for_all()
+        self.any_rank_stops()
         return result
 
-    def alike(self, act: Callable[[], T]) -> T:
-        """What a call returns that gives, or refuses, the same on every rank; rank 0 says what it refuses.
+    def run_replicated(self, act: Callable[[], T]) -> T:
+        """Run a call that gives, or refuses, the same on every rank, without an exchange.
 
-        Give it what is equal everywhere: a rank that refuses alone waits for the others, and they for it.
+        Rank 0 says what it refuses.  Give it what is equal everywhere: a rank that refuses alone waits for
+        the others, and they for it.
         """
         try:
             return act()
         except UserError as error:
-            self._refuse(error)
+            self._end_all_ranks(error)
 
-    def gather(self, values: Sequence[float]) -> list[list[float]]:
+    def all_gather(self, values: Sequence[float]) -> list[list[float]]:
         """The values of every rank, in order of rank, on every rank."""
         if self.control is None:
             return [list(values)]
-        self._enter()
+        self._count_exchange()
         mine = torch.tensor(values, dtype=torch.float64)
         every = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(every, mine, group=self.control)
@@ -97,13 +98,13 @@ class World:
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Mean over ranks, on the tensor's device."""
         if self.size > 1:
-            self._enter()
+            self._count_exchange()
             dist.all_reduce(value, dist.ReduceOp.SUM)
             value = value / self.size
         return value
 
-    def from_main(self, choose: Callable[[], T]) -> T:
-        """What rank 0's call returns, on every rank; what it refuses ends every rank, as in `agree`.
+    def broadcast_from_rank0(self, choose: Callable[[], T]) -> T:
+        """Run a call on rank 0 alone; return its result on every rank, or end all ranks by its UserError.
 
         The result must be plain: it travels between the ranks.  The call may take longer than `rank_timeout`.
         """
@@ -115,33 +116,33 @@ class World:
                 answer = [choose()]
             except UserError as error:
                 answer = [error]
-        self._meet()
+        self._wait_for_all()
         dist.broadcast_object_list(answer, src=0, group=self.control)
         (result,) = answer
         if isinstance(result, UserError):
-            self._refuse(result)
+            self._end_all_ranks(result)
         return cast(T, result)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return when every rank has come here; rank 0 may take longer than `rank_timeout`."""
         if self.control is not None:
-            self._meet()
+            self._wait_for_all()
             # whoever keeps the store must not leave while others still ask it
             dist.barrier(group=self.control)
 
-    def explaining(self) -> contextlib.AbstractContextManager[None]:
+    def naming_lost_ranks(self) -> contextlib.AbstractContextManager[None]:
         """Within it an exchange that fails ends with the name of the rank that is missing, see `Peers`."""
-        return contextlib.nullcontext() if self.peers is None else self.peers.explaining()
+        return contextlib.nullcontext() if self.peers is None else self.peers.naming_lost_ranks()
 
-    def _enter(self) -> None:
+    def _count_exchange(self) -> None:
         if self.peers is not None:
-            self.peers.enter()
+            self.peers.count_exchange()
 
-    def _meet(self) -> None:
+    def _wait_for_all(self) -> None:
         if self.peers is not None:
-            self.peers.meet()
+            self.peers.wait_for_all()
 
-    def _refuse(self, error: UserError) -> NoReturn:
+    def _end_all_ranks(self, error: UserError) -> NoReturn:
         """Raise an error that every rank knows: rank 0 says it."""
         if self.main:
             raise error
@@ -166,7 +167,7 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
 
 
 @contextmanager
-def start(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
+def join_ranks(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
     """Join the process group that torchrun describes, or stand alone; leave it, together, at the end.
 
     rank_timeout: seconds that a rank waits for the others, unless rank 0 is at work for all.  Raises
@@ -180,17 +181,17 @@ def start(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
         yield World(rank=0, size=1, device=chosen)
         return
     timeout = timedelta(seconds=rank_timeout)
-    late = f"rank {rank}: the {size} ranks did not come together within {rank_timeout:g} s"
+    too_late = f"rank {rank}: the {size} ranks did not come together within {rank_timeout:g} s"
     remedy = "start them all, or raise --step.rank_timeout"
     try:
         # the timeout is none for a store whose process is stopped
-        with ended_after(rank_timeout + GRACE, f"{late}: {remedy}"):
+        with exit_after(rank_timeout + GRACE, f"{too_late}: {remedy}"):
             store, _, _ = next(rendezvous("env://", timeout=timeout))
             peers = Peers(store, rank, size, rank_timeout)
     except dist.DistError as error:
-        raise UserError(f"{late} ({' '.join(str(error).split())[:160]}): {remedy}") from error
+        raise UserError(f"{too_late} ({' '.join(str(error).split())[:160]}): {remedy}") from error
     backend = "nccl" if chosen.type == "cuda" else "gloo"
-    with peers, peers.explaining():
+    with peers, peers.naming_lost_ranks():
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
         control = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(control, dist.ProcessGroup), "this rank is in the group of all ranks"
@@ -204,6 +205,6 @@ def start(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
         )
         yield world
         # one that leaves early would look lost to the others
-        world.wait()
+        world.barrier()
     # after an error it may wait for ranks that are gone; the process ends anyway
     dist.destroy_process_group()

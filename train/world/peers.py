@@ -51,7 +51,7 @@ class Sign(NamedTuple):
     left: str | None
 
 
-def missing(signs: Sequence[Sign], silent_s: Sequence[float], limit: float) -> dict[int, str]:
+def lost_ranks(signs: Sequence[Sign], silent_s: Sequence[float], limit: float) -> dict[int, str]:
     """Rank and fate of those that ended with an error, else of those silent for `limit` seconds or more."""
     named = [f"rank {rank} on {sign.host}" for rank, sign in enumerate(signs)]
     ended = {r: f"{named[r]} ended: {sign.left}" for r, sign in enumerate(signs) if sign.left}
@@ -63,7 +63,7 @@ def missing(signs: Sequence[Sign], silent_s: Sequence[float], limit: float) -> d
     }
 
 
-def late(signs: Sequence[Sign]) -> dict[int, str]:
+def ranks_behind(signs: Sequence[Sign]) -> dict[int, str]:
     """Rank and fate of those that are alive but have not come as far as others."""
     furthest = max(sign.entered for sign in signs)
     return {
@@ -74,7 +74,7 @@ def late(signs: Sequence[Sign]) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def ended_after(seconds: float, text: str) -> Iterator[None]:
+def exit_after(seconds: float, text: str) -> Iterator[None]:
     """Within it a call that has no end of its own ends the process after this time, with a line."""
 
     def end() -> None:
@@ -109,64 +109,66 @@ class Peers:
         self._store = PrefixStore("turbomim", own)
         # and another to meet at, where a request takes as long as the slowest rank
         self._gate = PrefixStore("turbomim-gate", any_store.clone())
-        self._met = 0
+        self._meetings = 0
         self._rank, self._size, self._timeout_s = rank, size, timeout_s
         self._keys = [f"sign/{each}" for each in range(size)]
         # of the connection, which may be held as long as the store does not answer
-        self._lock = threading.Lock()
-        # of what the main thread and the watch both write: `_mine` and `_lost`
-        self._own = threading.Lock()
-        self._mine = Sign(socket.gethostname(), 0, 0, None)
-        self._signs = [self._mine] * size
-        self._changed = [time.monotonic()] * size
+        self._store_lock = threading.Lock()
+        # of what the main thread and the watch both write: `_own_sign` and `_lost`
+        self._state_lock = threading.Lock()
+        self._own_sign = Sign(socket.gethostname(), 0, 0, None)
+        self._signs = [self._own_sign] * size
+        self._changed_at = [time.monotonic()] * size
         # since when the store has been asked for the signs, None while it is not
-        self._asked: float | None = None
+        self._asked_since: float | None = None
         self._lost: dict[int, str] = {}
-        self._end = threading.Event()
+        self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=target, name=name, daemon=True)
-            for target, name in ((self._ask, "signs"), (self._watch, "peers"))
+            for target, name in ((self._exchange_signs, "signs"), (self._watch, "peers"))
         ]
         # called with the reason before the watch ends a process that hangs
-        self.last_words: Callable[[str], None] = lambda text: None
+        self.before_exit: Callable[[str], None] = lambda text: None
 
     def __enter__(self) -> Peers:
-        self._tell()
+        self._publish_sign()
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         own = kind is not None and not issubclass(kind, SystemExit) and not self._lost
-        self._note(left=" ".join(str(error or kind).split()) if own else "")
-        self._tell()
+        self._update_sign(left=" ".join(str(error or kind).split()) if own else "")
+        self._publish_sign()
         if own:
             # the store may end with this process: let the others read first
             time.sleep(1.5 * BEAT)
-        self._end.set()
+        self._ended.set()
         for thread in self._threads:
             thread.join(BEAT)
 
-    def enter(self) -> None:
+    def count_exchange(self) -> None:
         """Note that this rank has come to one more exchange."""
-        self._note(entered=1)
+        self._update_sign(entered=1)
 
-    def meet(self) -> None:
+    def wait_for_all(self) -> None:
         """Return when every rank has come here; for a rank 0 that is alive this waits however long it works.
 
-        Raises DistError, for `explaining`: a rank is lost, or one other than 0 did not come in time.
+        Raises DistError, for `naming_lost_ranks`: a rank is lost, or one other than 0 did not come in time.
         """
-        self.enter()
-        self._tell()
-        self._met += 1
+        self.count_exchange()
+        self._publish_sign()
+        self._meetings += 1
         come: Future[None] = Future()
         # the store may be that of a rank that is stopped: then it gives no answer and no error
-        threading.Thread(target=self._pass, args=(self._met, come), name="meet", daemon=True).start()
+        threading.Thread(
+            target=self._wait_at_gate, args=(self._meetings, come), name="meet", daemon=True
+        ).start()
         begun = said = time.monotonic()
         while True:
             with contextlib.suppress(TimeoutError):
                 return come.result(BEAT)
-            now, behind = time.monotonic(), late(self._signs)
+            now, behind = time.monotonic(), ranks_behind(self._signs)
             if self._lost:
                 raise dist.DistError("a rank is lost")
             if behind and 0 not in behind and now - begun >= self._timeout_s:
@@ -176,7 +178,7 @@ class Peers:
                 about = f"rank 0 is at work, the others have waited for it for {now - begun:.0f} s"
                 to_stderr(about)
 
-    def _pass(self, number: int, come: Future[None]) -> None:
+    def _wait_at_gate(self, number: int, come: Future[None]) -> None:
         """Wait at the store until every rank has come to the meeting of this number."""
         try:
             if self._gate.add(f"come/{number}", 1) == self._size:
@@ -191,7 +193,7 @@ class Peers:
             come.set_result(None)
 
     @contextlib.contextmanager
-    def explaining(self) -> Iterator[None]:
+    def naming_lost_ranks(self) -> Iterator[None]:
         """Turn a failed exchange into the name of the rank that it failed for.
 
         The first rank that is left raises UserError; the others, so that it is said once, SystemExit.
@@ -201,104 +203,104 @@ class Peers:
         except RuntimeError as error:
             if not (isinstance(error, dist.DistError) or EXCHANGE.search(str(error))):
                 raise
-            if not self._lose(self._who()):
+            if not self._keep_lost(self._find_lost()):
                 raise
-            if self._speaks():
-                raise UserError(self._text()) from error
+            if self._speaks_for_all():
+                raise UserError(self._lost_text()) from error
             # a launcher ends every rank when one is gone: let the other speak first
             time.sleep(BEAT)
             raise SystemExit(1) from error
 
-    def _who(self) -> dict[int, str]:
+    def _find_lost(self) -> dict[int, str]:
         """Who is missing after a failed exchange; takes a few seconds."""
         deadline = time.monotonic() + SILENT + 3 * BEAT
         while time.monotonic() < deadline:
-            if found := self._lost or missing(self._signs, self._silent_s(), SILENT):
+            if found := self._lost or lost_ranks(self._signs, self._silent_seconds(), SILENT):
                 return found
             time.sleep(BEAT / 10)
-        return late(self._signs)
+        return ranks_behind(self._signs)
 
-    def _silent_s(self) -> list[float]:
+    def _silent_seconds(self) -> list[float]:
         """Seconds since each rank's last sign.
 
         Rank 0, or its launcher, keeps the store: while that gives no answer nothing is known of the others.
         """
-        now, asked = time.monotonic(), self._asked
+        now, asked = time.monotonic(), self._asked_since
         if asked is not None:
-            return [(now if rank == 0 else asked) - then for rank, then in enumerate(self._changed)]
-        return [0.0 if rank == self._rank else now - then for rank, then in enumerate(self._changed)]
+            return [(now if rank == 0 else asked) - then for rank, then in enumerate(self._changed_at)]
+        return [0.0 if rank == self._rank else now - then for rank, then in enumerate(self._changed_at)]
 
-    def _note(self, *, beats: int = 0, entered: int = 0, left: str | None = None) -> None:
+    def _update_sign(self, *, beats: int = 0, entered: int = 0, left: str | None = None) -> None:
         """Change this rank's sign, from either thread: what is counted on, and how it ended."""
-        with self._own:
-            mine = self._mine
-            self._mine = mine._replace(
+        with self._state_lock:
+            mine = self._own_sign
+            self._own_sign = mine._replace(
                 beats=mine.beats + beats,
                 entered=mine.entered + entered,
                 left=mine.left if left is None else left,
             )
 
-    def _lose(self, found: dict[int, str]) -> dict[int, str]:
+    def _keep_lost(self, found: dict[int, str]) -> dict[int, str]:
         """Keep who was found missing first, by either thread."""
-        with self._own:
+        with self._state_lock:
             self._lost = self._lost or found
             return self._lost
 
-    def _speaks(self) -> bool:
+    def _speaks_for_all(self) -> bool:
         here = (r for r, sign in enumerate(self._signs) if r not in self._lost and sign.left is None)
         return self._rank == min(here, default=self._rank)
 
-    def _text(self) -> str:
+    def _lost_text(self) -> str:
         return "; ".join(self._lost.values()) + ": the same command goes on from the last checkpoint"
 
-    def _tell(self) -> None:
+    def _publish_sign(self) -> None:
         # not for ever: the store may be that of a rank that hangs
-        if self._lock.acquire(timeout=BEAT):
+        if self._store_lock.acquire(timeout=BEAT):
             try:
                 with contextlib.suppress(RuntimeError):
-                    self._store.set(self._keys[self._rank], json.dumps(self._mine))
+                    self._store.set(self._keys[self._rank], json.dumps(self._own_sign))
             finally:
-                self._lock.release()
+                self._store_lock.release()
 
-    def _ask(self) -> None:
+    def _exchange_signs(self) -> None:
         """Renew this rank's sign and read those of the others, for as long as the store answers."""
-        while not self._end.wait(BEAT) and not self._lost:
-            self._note(beats=1)
-            self._tell()
-            self._lose(self._look())
+        while not self._ended.wait(BEAT) and not self._lost:
+            self._update_sign(beats=1)
+            self._publish_sign()
+            self._keep_lost(self._read_signs())
 
     def _watch(self) -> None:
         """End the process once a rank is lost, if the main thread does not."""
         asked, beats = None, 0
-        while not self._end.wait(BEAT) and not self._lost:
+        while not self._ended.wait(BEAT) and not self._lost:
             # by beats, not by the clock: a job that was stopped as a whole and goes on has lost nobody
-            beats = beats + 1 if asked is not None and asked == self._asked else 0
-            asked = self._asked
+            beats = beats + 1 if asked is not None and asked == self._asked_since else 0
+            asked = self._asked_since
             if beats * BEAT >= self._timeout_s:
-                self._lose(missing(self._signs, self._silent_s(), self._timeout_s) or NO_STORE)
-        if self._lost and not self._end.wait(GRACE):
+                self._keep_lost(lost_ranks(self._signs, self._silent_seconds(), self._timeout_s) or NO_STORE)
+        if self._lost and not self._ended.wait(GRACE):
             # the main thread waits for something that will not come
             with contextlib.suppress(Exception):
-                self.last_words(self._text())
-            if self._speaks():
-                to_stderr(self._text())
+                self.before_exit(self._lost_text())
+            if self._speaks_for_all():
+                to_stderr(self._lost_text())
             os._exit(1)
 
-    def _look(self) -> dict[int, str]:
+    def _read_signs(self) -> dict[int, str]:
         """Read every sign; return who is lost."""
         try:
-            with self._lock:
-                self._asked = time.monotonic()
+            with self._store_lock:
+                self._asked_since = time.monotonic()
                 signs = [Sign(*json.loads(value)) for value in self._store.multi_get(self._keys)]
         except dist.DistStoreError:
             # no answer in time: rank 0, which may keep the store, is silent; of the others nothing is known
-            self._changed[1:] = [time.monotonic()] * (len(self._keys) - 1)
+            self._changed_at[1:] = [time.monotonic()] * (len(self._keys) - 1)
             signs = self._signs
         except RuntimeError:
             return NO_STORE
-        now, self._asked = time.monotonic(), None
+        now, self._asked_since = time.monotonic(), None
         for rank, (before, sign) in enumerate(zip(self._signs, signs, strict=True)):
             if sign != before:
-                self._changed[rank] = now
+                self._changed_at[rank] = now
         self._signs = signs
-        return missing(signs, self._silent_s(), self._timeout_s)
+        return lost_ranks(signs, self._silent_seconds(), self._timeout_s)

@@ -33,7 +33,7 @@ from turbomim.train.pictures import reconstruction
 from turbomim.train.pretrain import heldout, pretrain
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
-from turbomim.train.world.distributed import start
+from turbomim.train.world.distributed import join_ranks
 
 SIZE = 48
 SEED = 2**40 + 5
@@ -203,7 +203,7 @@ def test_every_user_of_the_loader_passes_the_crop_on(
         raise Stop
 
     monkeypatch.setattr(data, "Loader", loader)
-    with pytest.raises(Stop), start("cpu") as world:
+    with pytest.raises(Stop), join_ranks("cpu") as world:
         heldout.heldout_loss(nn.Linear(1, 1), tiny_split, config, default_settings(), 4, world, print)
     with pytest.raises(Stop):
         pretrain.pretrain(config, console=Console(file=io.StringIO()))

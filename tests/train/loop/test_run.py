@@ -24,11 +24,11 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import read_metrics
-from turbomim.train.folder.rundir import hold
+from turbomim.train.folder.rundir import lock_run
 from turbomim.train.models.mae import MAE
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.plan import make_plan
-from turbomim.train.world.distributed import start
+from turbomim.train.world.distributed import join_ranks
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def stream(path: Path, out: Path, rank: int, world: int, port: int, threads: int
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     config = config_for(path, out, optim={"micro_batch": 4})
-    with start("cpu") as here:
+    with join_ranks("cpu") as here:
         plan = make_plan(config, 1, here.size)
         model = MAE(config)
         with Loader(
@@ -73,7 +73,7 @@ def stream(path: Path, out: Path, rank: int, world: int, port: int, threads: int
         ) as loader:  # fmt: skip
             batches = [next(loader) for _ in range(steps * plan.micro_steps)]
         masks = [model.random_masking(b.epochs_B, b.ids_B)[0] for b in batches]
-        here.wait()
+        here.barrier()
     np.savez(
         out / f"{threads}-{world}-{rank}.npz",
         ids=torch.stack([b.ids_B for b in batches]),
@@ -210,7 +210,7 @@ def test_other_settings_or_other_data_do_not_resume(trees: Path, shuffled: Path,
 def test_a_run_in_use_is_refused(trees: Path, tmp_path: Path) -> None:
     config = config_for(trees, tmp_path)
     words = rf"r' is in use by process {os.getpid()} on \S+: wait for its end, or give another --run.name"
-    with hold(config):
+    with lock_run(config):
         # the second time too: whoever was refused has not wiped the owner's name
         for _ in range(2):
             with pytest.raises(UserError, match=words):

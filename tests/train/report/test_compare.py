@@ -51,7 +51,7 @@ def write_run(
 ) -> Path:
     """A run folder as training leaves it, but for its checkpoints."""
     folder.mkdir()
-    rundir.describe(folder, config_of(**sections), torch.device("cpu"), 1)
+    rundir.write_settings(folder, config_of(**sections), torch.device("cpu"), 1)
     rundir.set_status(folder, "done", len(losses), 32 * len(losses))
     record = {"steps": len(losses), "img_per_s": 50.0, "data_wait_pct": 1.2, "step_ms": 10.0, "window": 1}
     lines = [

@@ -100,7 +100,7 @@ def bare(tiny_split: Split, tmp_path: Path) -> Path:
     )
     run = tmp_path / "bare"
     run.mkdir()
-    rundir.describe(run, config, torch.device("cpu"), 1)
+    rundir.write_settings(run, config, torch.device("cpu"), 1)
     env = json.loads((run / "env.json").read_text())
     (run / "env.json").write_text(
         json.dumps({**env, "command": ["turbomim", "pretrain", "demo", "--x", "1"]})

@@ -31,7 +31,7 @@ from turbomim.train.loop.step import Step
 from turbomim.train.models import sharding
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
-from turbomim.train.world.distributed import World, start
+from turbomim.train.world.distributed import World, join_ranks
 
 SAMPLES = 8
 MIB = 2**20
@@ -102,7 +102,7 @@ def on_ranks(target: Any, out: Path, *arguments: Any) -> dict[str, Any]:
 
 def count_sent(out: Path, config: Config, micro_steps: int, rank: int, world: int, port: int) -> None:
     be_rank(rank, world, port)
-    with start("cpu", 60) as ranks:
+    with join_ranks("cpu", 60) as ranks:
         taken = make_step(config, ranks, micro_steps)
         # the first one sets up what the others keep
         taken(batches(rank, world, micro_steps), 0.0)
@@ -149,7 +149,7 @@ def gradients_of(config: Config, world: World, micro_steps: int) -> dict[str, An
 
 def save_gradients(out: Path, config: Config, rank: int, world: int, port: int) -> None:
     be_rank(rank, world, port)
-    with start("cpu", 60) as ranks:
+    with join_ranks("cpu", 60) as ranks:
         found = gradients_of(config, ranks, 2)
         found["gradients"] = [sharding.whole(gradient) for gradient in found["gradients"]]
         if ranks.main:
@@ -179,7 +179,7 @@ def compiled_in_buckets(out: Path, config: Config, rank: int, world: int, port: 
     torch.compile = functools.partial(torch.compile, backend="aot_eager")
     # 25 MiB a bucket would be all of this model
     vars(step)["DistributedDataParallel"] = SmallBuckets
-    with start("cpu", 60) as ranks:
+    with join_ranks("cpu", 60) as ranks:
         found = gradients_of(config, ranks, 2)
         if ranks.main:
             torch.save(found, out)
@@ -238,13 +238,13 @@ def counted(tensor: Tensor) -> Tensor:
 
 def read_back(out: Path, config: Config, rank: int, world: int, port: int) -> None:
     be_rank(rank, world, port)
-    with start("cpu", 60) as ranks:
+    with join_ranks("cpu", 60) as ranks:
         taken = make_step(config, ranks, 1)
         model: Any = taken.loss_fn
         taken(batches(rank, world, 1), 1e-3)
         state = checkpoint.State(step=1, position=8, fingerprint="f" * 64, config={}, versions={})
         snapshot = checkpoint.capture(model, taken.optimizer, state, keep=ranks.main)
-        path = ranks.from_main(lambda: str(checkpoint.write(out.parent / "ckpt", snapshot, 1)))
+        path = ranks.broadcast_from_rank0(lambda: str(checkpoint.write(out.parent / "ckpt", snapshot, 1)))
         other = make_step(config, ranks, 1)
         vars(checkpoint)["safe_open"] = Counting
         checkpoint.load(Path(path), other.loss_fn, other.optimizer)

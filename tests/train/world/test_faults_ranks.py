@@ -37,7 +37,7 @@ from tests.runs import (
 from turbomim.train.folder import checkpoint
 from turbomim.train.loop.step import Step
 from turbomim.train.settings.config import Config
-from turbomim.train.world.peers import Sign, late, missing
+from turbomim.train.world.peers import Sign, lost_ranks, ranks_behind
 from turbomim.train.world.signals import stop_flag
 
 # seconds that a rank waits for the others in these tests
@@ -103,14 +103,18 @@ def test_a_lost_rank_is_named(trees: Path, tmp_path: Path, fate: str, lost: int)
 
 def test_what_the_signs_say() -> None:
     here, gone = Sign("a", 5, 9, None), Sign("b", 3, 8, None)
-    assert missing([here, gone], [0.0, 4.9], 5.0) == {}
-    assert "rank 1 on b has given no sign of life for 5 s" in missing([here, gone], [0.0, 5.0], 5.0)[1]
+    assert lost_ranks([here, gone], [0.0, 4.9], 5.0) == {}
+    assert "rank 1 on b has given no sign of life for 5 s" in lost_ranks([here, gone], [0.0, 5.0], 5.0)[1]
     ended = Sign("b", 3, 8, "boom")
     # one that told its end is the cause, not one that fell silent after it
-    assert missing([gone, ended], [9.0, 0.0], 5.0) == {1: "rank 1 on b ended: boom"}
+    assert lost_ranks([gone, ended], [9.0, 0.0], 5.0) == {1: "rank 1 on b ended: boom"}
     done = Sign("b", 3, 8, "")
-    assert missing([here, done], [0.0, 99.0], 5.0) == {}
-    assert list(late([here, gone])) == [1] and late([here, here]) == {} and late([here, done]) == {}
+    assert lost_ranks([here, done], [0.0, 99.0], 5.0) == {}
+    assert (
+        list(ranks_behind([here, gone])) == [1]
+        and ranks_behind([here, here]) == {}
+        and ranks_behind([here, done]) == {}
+    )
 
 
 def test_ranks_that_do_not_come_are_said(trees: Path, tmp_path: Path) -> None:

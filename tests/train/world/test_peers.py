@@ -27,25 +27,25 @@ from tests.runs import as_rank, finish, free_port, killed_at_the_end, launch, la
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.world import peers
-from turbomim.train.world.distributed import World, start
+from turbomim.train.world.distributed import World, join_ranks
 from turbomim.train.world.peers import Peers, Sign
 
 # seconds that a rank waits for the others in these tests, and that rank 0 works
 TIMEOUT, WORK = 3.0, 5.0
 
 
-def from_main(world: World, work: Any) -> None:
-    world.from_main(work)
+def on_rank0(world: World, work: Any) -> None:
+    world.broadcast_from_rank0(work)
 
 
-def together(world: World, work: Any) -> None:
-    world.together(lambda: work() if world.main else None)
+def on_all(world: World, work: Any) -> None:
+    world.run_on_all(lambda: work() if world.main else None)
 
 
 def before_wait(world: World, work: Any) -> None:
     if world.main:
         work()
-    world.wait()
+    world.barrier()
 
 
 def at_work(out: Path, fate: str, who: int, kinds: Sequence[Any], rank: int, world: int, port: int) -> None:
@@ -55,18 +55,18 @@ def at_work(out: Path, fate: str, who: int, kinds: Sequence[Any], rank: int, wor
     def work() -> None:
         (out / f"pid-{rank}").write_text(str(os.getpid()))
         if fate == "silent":
-            setattr(Peers, "_tell", lambda self: None)  # noqa: B010
+            setattr(Peers, "_publish_sign", lambda self: None)  # noqa: B010
         if fate == "stopped":
             os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(WORK if fate == "works" else 60)
 
     try:
-        with start("cpu", TIMEOUT) as ranks:
+        with join_ranks("cpu", TIMEOUT) as ranks:
             for kind in kinds:
                 if who == 0:
                     kind(ranks, work)
                 else:
-                    ranks.together(lambda: work() if rank == who else None)
+                    ranks.run_on_all(lambda: work() if rank == who else None)
             (out / f"done-{rank}").touch()
     except UserError as error:
         (out / f"said-{rank}").write_text(str(error))
@@ -74,7 +74,7 @@ def at_work(out: Path, fate: str, who: int, kinds: Sequence[Any], rank: int, wor
 
 
 def test_rank_0_at_work_is_waited_for(tmp_path: Path) -> None:
-    kinds = (from_main, together, before_wait)
+    kinds = (on_rank0, on_all, before_wait)
     assert [finish(p) for p in launch_ranks(at_work, 2, tmp_path, "works", 0, kinds)] == [0, 0]
     assert [(tmp_path / f"done-{rank}").exists() for rank in (0, 1)] == [True, True]
 
@@ -88,7 +88,7 @@ def test_rank_0_at_work_is_waited_for(tmp_path: Path) -> None:
     ],
 )
 def test_a_rank_0_without_a_sign_of_life_is_named(tmp_path: Path, fate: str, who: int, words: str) -> None:
-    processes = launch_ranks(at_work, 2, tmp_path, fate, who, (from_main,))
+    processes = launch_ranks(at_work, 2, tmp_path, fate, who, (on_rank0,))
     begun = time.monotonic()
     with killed_at_the_end(processes):
         assert finish(processes[1 - who]) == 1
@@ -101,12 +101,12 @@ def test_a_rank_0_without_a_sign_of_life_is_named(tmp_path: Path, fate: str, who
 def waiting_for_ever(out: Path, rank: int, world: int, port: int) -> None:
     """Rank 0, which keeps the store, is stopped; rank 1 is in a request of its own that has no end."""
     as_rank(rank, world, port)
-    with start("cpu", TIMEOUT) as ranks:
-        ranks.wait()
+    with join_ranks("cpu", TIMEOUT) as ranks:
+        ranks.barrier()
         if rank == 0:
             os.kill(os.getpid(), signal.SIGSTOP)
         assert ranks.peers is not None
-        ranks.peers.last_words = functools.partial(say, out)
+        ranks.peers.before_exit = functools.partial(say, out)
         time.sleep(600)
 
 
@@ -135,7 +135,7 @@ def is_stopped(process: BaseProcess) -> bool:
 def starting(out: Path, port: int) -> None:
     as_rank(1, 2, port)
     os.dup2(os.open(out / "said", os.O_WRONLY | os.O_CREAT), 2)
-    with start("cpu", TIMEOUT):
+    with join_ranks("cpu", TIMEOUT):
         pass
 
 
@@ -185,13 +185,13 @@ def test_two_threads_change_one_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sign, "_replace", slow)
     with peers_alone(monkeypatch) as alone:
         entered, deadline = 0, time.monotonic() + 60
-        while entered < 60 or alone._mine.beats < 10:
+        while entered < 60 or alone._own_sign.beats < 10:
             assert time.monotonic() < deadline, "the watch does not come to its turn"
-            alone.enter()
+            alone.count_exchange()
             entered += 1
             # a lock goes to whoever asks first, which may be this thread every time
             time.sleep(0.001)
-        assert alone._mine.entered == entered
+        assert alone._own_sign.entered == entered
 
 
 def test_the_watch_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,8 +203,8 @@ def test_the_watch_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None
         found.wait(20)
         return {}
 
-    monkeypatch.setattr(Peers, "_look", look)
-    monkeypatch.setattr(Peers, "_who", lambda self: {1: "rank 1 on b is alive but did not come"})
+    monkeypatch.setattr(Peers, "_read_signs", look)
+    monkeypatch.setattr(Peers, "_find_lost", lambda self: {1: "rank 1 on b is alive but did not come"})
 
     def wait_out(self: Peers) -> bool:
         """Let the watch end its look first."""
@@ -212,11 +212,11 @@ def test_the_watch_keeps_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None
         time.sleep(0.1)
         return True
 
-    monkeypatch.setattr(Peers, "_speaks", wait_out)
+    monkeypatch.setattr(Peers, "_speaks_for_all", wait_out)
     with (
         pytest.raises(UserError, match="rank 1 on b is alive"),
         peers_alone(monkeypatch) as alone,
-        alone.explaining(),
+        alone.naming_lost_ranks(),
     ):
         looking.wait(20)
         raise RuntimeError("gloo: timed out")
