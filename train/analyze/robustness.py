@@ -11,31 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import torch
 import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UsageError, to_stderr
-from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
 from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
 from turbomim.train.analyze.severities import Numbers, severities
 from turbomim.train.encoder.crop import eval_crops
-from turbomim.train.encoder.features import encode
+from turbomim.train.encoder.features import MEAN, encode, extract, trained_and_random
 from turbomim.train.encoder.source import load_source, say_assumed
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import choose_penalty, fit, standardiser
 from turbomim.train.evaluate.splits import check_splits, choose_ids, say_same
-from turbomim.train.models.mae import MAE
-from turbomim.train.models.methods import make_model
 from turbomim.train.pictures.figure import new_figure, plain
-from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import flag_values, parse, split_words
 from turbomim.train.world.distributed import choose_device
 
@@ -45,7 +42,8 @@ if TYPE_CHECKING:
 PROBE, NEAREST = "linear probe", f"{NEIGHBOURS} neighbours"
 # share of test samples classified correctly, of (features (M, D), labels (M,))
 Scorer = Callable[[Tensor, Tensor], float]
-Batches = list[tuple[NDArray[np.uint8], NDArray[np.int64]]]
+# images (B, S, S, 3) and labels (B,)
+Batches = Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,50 +79,47 @@ def command(argv: list[str]) -> None:
         raise UsageError(f"--samples {options.samples}: must be 0 (all) or at least {NEIGHBOURS}")
     source = load_source(options.run, flag_values(flags))
     say_assumed(source)
-    config, model = source.config, source.model
     train, test = open_split(options.train), open_split(options.test)
     check_splits(train, test)
     say_same(train, test)
     out = prepare(options.out or analysis_folder(options.run), "robustness")
     device = choose_device(options.device, 0)
     ids_M = choose_ids(test, options.test_samples)
-    encoders = {"trained": model.to(device).eval(), "random weights": make_model(config).to(device).eval()}
-    learned = clean(train, choose_ids(train, options.samples), config, options)
-    labels_N = torch.cat([torch.from_numpy(labels) for _, labels in learned])
-    scorers = {
-        name: scorers_of(features(encoder, (images for images, _ in learned), device), labels_N)
-        for name, encoder in encoders.items()
+    encoders = {
+        name: each.to(device).eval() for name, each in trained_and_random(source.model, source.config).items()
     }
-    del learned
-    scored = clean(test, ids_M, config, options)
-    labels_M = torch.cat([torch.from_numpy(labels) for _, labels in scored])
 
-    def score(batches: Iterable[NDArray[np.uint8]]) -> dict[str, dict[str, float]]:
-        images = list(batches)
-        found: dict[str, dict[str, float]] = {}
-        for name, encoder in encoders.items():
-            features_MD = features(encoder, images, device)
-            found[name] = {
-                measure: scorer(features_MD, labels_M) for measure, scorer in scorers[name].items()
-            }
-        return found
+    def means_of(images_BHWC: Tensor) -> dict[str, Tensor]:
+        return {name: encode(each, images_BHWC)[MEAN] for name, each in encoders.items()}
 
-    published, table = severities(config.data.size)
+    crops = partial(eval_crops, size=source.config.data.size, batch=options.batch)
+    learned = extract(crops(train, choose_ids(train, options.samples)), means_of, device)
+    scorers = {name: scorers_of(train_ND, learned.labels_N) for name, train_ND in learned.by_name.items()}
+    clean = list(crops(test, ids_M))
+
+    def score(batches: Batches) -> dict[str, dict[str, float]]:
+        found = extract(batches, means_of, device)
+        return {
+            name: {measure: scorer(test_MD, found.labels_N) for measure, scorer in scorers[name].items()}
+            for name, test_MD in found.by_name.items()
+        }
+
+    published, table = severities(source.config.data.size)
     corruptions: dict[str, Any] = {}
     results: dict[str, Any] = {
         "step": source.step,
-        "clean": score(images for images, _ in scored),
+        "clean": score(clean),
         "corruptions": corruptions,
     }
     for name, values in table.items():
         to_stderr(f"{name}, {len(corruptions) + 1} of {len(table)}")
-        worse = [corrupted(scored, ids_M, CORRUPTIONS[name], value, options.seed) for value in values]
-        corruptions[name] = {"parameters": list(values), "severities": [score(images) for images in worse]}
+        worse = [corrupted(clean, ids_M, CORRUPTIONS[name], value, options.seed) for value in values]
+        corruptions[name] = {"parameters": list(values), "severities": [score(batches) for batches in worse]}
     results["mean"] = means(results)
     show(results, f"{source.name}: {len(ids_M)} images of {options.test}, accuracy in %")
     settings = settings_of(
         options,
-        samples=len(labels_N),
+        samples=len(learned.labels_N),
         test_samples=len(ids_M),
         parameters_of=published,
         fingerprint=test.manifest.fingerprint,
@@ -140,33 +135,19 @@ def command(argv: list[str]) -> None:
     )
 
 
-def clean(split: Split, ids_N: NDArray[np.int64], config: Config, options: Robustness) -> Batches:
-    """Central squares and labels of the samples, in memory."""
-    return list(eval_crops(split, ids_N, size=config.data.size, batch=options.batch))
-
-
 def corrupted(
     batches: Batches, ids_M: NDArray[np.int64], corruption: Corruption, value: Numbers, seed: int
-) -> Iterable[NDArray[np.uint8]]:
-    """The images (B, S, S, 3) of each batch, corrupted; ids: of all of them, in order."""
+) -> Batches:
+    """The images (B, S, S, 3) of each batch, corrupted, and their labels; ids: of all of them, in order."""
     ids = iter(ids_M.tolist())
-    for images, _ in batches:
-        yield np.stack([corrupt(image, corruption, value, seed, next(ids)) for image in images])
+    for images, labels_B in batches:
+        yield np.stack([corrupt(image, corruption, value, seed, next(ids)) for image in images]), labels_B
 
 
 def corrupt(image_SSC: Pixels, corruption: Corruption, value: Numbers, seed: int, sample_id: int) -> Pixels:
     """One image, corrupted: a function of these arguments and of nothing else."""
     numbers = value if isinstance(value, tuple) else (value,)
     return corruption(image_SSC, *numbers, generator(seed, sample_id))
-
-
-@torch.no_grad()
-def features(encoder: MAE, batches: Iterable[NDArray[np.uint8]], device: torch.device) -> Tensor:
-    """The mean of the patch tokens of every image, (N, D) float32 on the CPU."""
-    parts = [
-        encode(encoder, torch.from_numpy(images).to(device))["mean of patch tokens"] for images in batches
-    ]
-    return torch.cat([part.cpu() for part in parts])
 
 
 def scorers_of(train_ND: Tensor, labels_N: Tensor) -> dict[str, Scorer]:

@@ -26,7 +26,7 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.train.encoder.crop import crop_facts, crop_rule
-from turbomim.train.encoder.features import encode
+from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
 from turbomim.train.encoder.source import load_source, say_assumed
 from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
@@ -35,7 +35,7 @@ from turbomim.train.settings.flags import flag_values, parse, split_words
 from turbomim.train.terminal.progress import Pace, paced, say
 from turbomim.train.world.distributed import choose_device
 
-POOLS = {"mean": "mean of patch tokens", "cls": "class token"}
+POOLS = {"mean": MEAN, "cls": CLASS_TOKEN}
 ENDINGS = (".npz", ".safetensors")
 # bytes, as JSON in the header of a safetensors file, which may have 100,000,000
 MOST_KEYS = 90_000_000

@@ -6,6 +6,7 @@ counted as one.  Suffixes: N crops, D values of a feature.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ from turbomim.pipeline.decoding.centre_crops import centre_crops
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.demo.photos import sources
-from turbomim.train.encoder.features import PIXELS, extract, load_run
+from turbomim.train.encoder.features import PIXELS, every_feature, extract, load_run, trained_and_random
 from turbomim.train.evaluate.knn import knn
 from turbomim.train.machine.processor import cores
-from turbomim.train.models.methods import make_model
 from turbomim.train.world.distributed import choose_device
 
 BATCH = 64
@@ -50,8 +50,9 @@ def which_photograph(run: Path, heldout: Path) -> dict[str, Any] | None:
         batch=BATCH,
         threads=cores(),
     )
-    encoders = {"trained": model, "random weights": make_model(config)}
-    found = extract(crops, encoders, choose_device("auto", 0))
+    device = choose_device("auto", 0)
+    encoders = {name: each.to(device).eval() for name, each in trained_and_random(model, config).items()}
+    found = extract(crops, partial(every_feature, encoders), device)
     group_of = {source.name: source.group for source in sources()}
     groups = [group_of.get(name, name) for name in split.manifest.classes]
     labels_N = torch.tensor([groups.index(group) for group in groups])[found.labels_N]

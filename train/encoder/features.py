@@ -5,7 +5,7 @@ Suffixes: B batch, N samples, S the image's side, K patches (all of them are kep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 # raw pixels are compared at no more than this side: a baseline, not a test of memory
 PIXELS_SIDE = 32
 PIXELS = "raw pixels"
+# what is read of an encoder
+CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,8 +69,8 @@ def encode(model: MAE, images_BHWC: Tensor) -> dict[str, Tensor]:
     images (B, S, S, 3) uint8 on the model's device.  Nothing is masked; both are taken after the final norm.
     """
     tokens_BTD = model.features(images_BHWC)
-    mean = {"mean of patch tokens": tokens_BTD[:, model.prefix :].mean(1)}
-    return {"class token": tokens_BTD[:, 0], **mean} if model.prefix else mean
+    mean = {MEAN: tokens_BTD[:, model.prefix :].mean(1)}
+    return {CLASS_TOKEN: tokens_BTD[:, 0], **mean} if model.prefix else mean
 
 
 def pixels(images_BHWC: Tensor) -> Tensor:
@@ -79,25 +81,38 @@ def pixels(images_BHWC: Tensor) -> Tensor:
     return scaled_BCHW.flatten(1)
 
 
-def extract(
-    batches: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]],
-    encoders: Mapping[str, MAE],
-    device: torch.device,
-) -> Features:
-    """Features of every batch of images (B, S, S, 3) uint8 and labels (B,) int64, by every encoder.
+def trained_and_random(model: MAE, config: Config) -> dict[str, MAE]:
+    """An encoder, and what its training must be better than: the same one with its initial weights."""
+    return {"trained": model, "random weights": make_model(config)}
+
+
+def every_feature(encoders: Mapping[str, MAE], images_BHWC: Tensor) -> dict[str, Tensor]:
+    """Every feature of images (B, S, S, 3) uint8 by every encoder, on the images' device, and plain pixels.
 
     Names are `ENCODER: class token`, `ENCODER: mean of patch tokens` and `raw pixels`.
     """
+    found = {
+        f"{name}: {kind}": features_BD
+        for name, model in encoders.items()
+        for kind, features_BD in encode(model, images_BHWC).items()
+    }
+    return {**found, PIXELS: pixels(images_BHWC)}
+
+
+def extract(
+    batches: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]],
+    features_of: Callable[[Tensor], Mapping[str, Tensor]],
+    device: torch.device,
+) -> Features:
+    """Features of all batches of images (B, S, S, 3) uint8 and labels (B,) int64.
+
+    features_of: features (B, D) by name of images on the device, which is that of the encoders in it.
+    """
     parts: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
-    for model in encoders.values():
-        model.to(device).eval()
     for images, labels_B in batches:
-        images_BHWC = torch.from_numpy(images).to(device)
-        for name, model in encoders.items():
-            for kind, features_BD in encode(model, images_BHWC).items():
-                parts.setdefault(f"{name}: {kind}", []).append(features_BD.cpu())
-        parts.setdefault(PIXELS, []).append(pixels(images_BHWC).cpu())
+        for name, features_BD in features_of(torch.from_numpy(images).to(device)).items():
+            parts.setdefault(name, []).append(features_BD.cpu())
         labels.append(torch.from_numpy(labels_B))
     return Features(
         by_name={name: torch.cat(some) for name, some in parts.items()}, labels_N=torch.cat(labels)

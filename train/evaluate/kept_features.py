@@ -22,7 +22,7 @@ from turbomim.pipeline.system.durable import make_folder
 from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import crop_facts, eval_crops
-from turbomim.train.encoder.features import encode
+from turbomim.train.encoder.features import encode, extract
 from turbomim.train.encoder.source import Source
 from turbomim.train.models.mae import MAE
 
@@ -55,13 +55,10 @@ def kept_features(
     kept = read_features(path, len(ids_N))
     if kept is not None:
         return kept
-    parts = [
-        (encode(model, torch.from_numpy(images).to(device))[kind].cpu(), torch.from_numpy(labels))
-        for images, labels in eval_crops(split, ids_N, size=config.data.size, batch=batch)
-    ]
-    features_ND, labels_N = (torch.cat(some) for some in zip(*parts, strict=True))
-    keep_features(path, features_ND, labels_N)
-    return features_ND, labels_N
+    crops = eval_crops(split, ids_N, size=config.data.size, batch=batch)
+    made = extract(crops, lambda images_BHWC: {kind: encode(model, images_BHWC)[kind]}, device)
+    keep_features(path, made.by_name[kind], made.labels_N)
+    return made.by_name[kind], made.labels_N
 
 
 def read_features(path: Path, count: int) -> tuple[Tensor, Tensor] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -15,7 +16,7 @@ from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.crop import eval_crops
-from turbomim.train.encoder.features import PIXELS, Features, extract
+from turbomim.train.encoder.features import MEAN, PIXELS, Features, every_feature, extract
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import linear_probe
 from turbomim.train.evaluate.splits import check_splits, choose_ids
@@ -27,7 +28,7 @@ from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import World
 
 BATCH = 64
-ENCODER = "encoder: mean of patch tokens"
+ENCODER = f"encoder: {MEAN}"
 KNN, PROBE = f"{OF_EVAL}knn_top1", f"{OF_EVAL}probe_top1"
 # what is added to the names of the scores that a trained encoder must be better than
 RANDOM, RAW = "_random", "_pixels"
@@ -151,4 +152,5 @@ class OnlineEval:
             journal=self._journal,
             left_out=lambda text: self._note(f"eval: {text}: left out of the scores"),
         )
-        return extract(crops, {"encoder": model}, self._world.device)
+        encoders = {"encoder": model.to(self._world.device).eval()}
+        return extract(crops, partial(every_feature, encoders), self._world.device)

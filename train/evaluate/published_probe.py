@@ -20,7 +20,7 @@ from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import INTERPOLATION
-from turbomim.train.encoder.features import encode
+from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
 from turbomim.train.evaluate.lars import make_lars
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.tuned_loader import default_settings
@@ -38,7 +38,6 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 # blocks of SimMIM's ViT before the features that its published probe reads
 SIMMIM_BLOCKS = 8
-CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ Suffixes: N train samples, M test samples, D values of a feature.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.crop import crop_facts, eval_crops
-from turbomim.train.encoder.features import Features, extract
+from turbomim.train.encoder.features import Features, every_feature, extract, trained_and_random
 from turbomim.train.encoder.resize import at_size, resized
 from turbomim.train.encoder.source import describe
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
@@ -24,7 +25,6 @@ from turbomim.train.evaluate.probe import linear_probe
 from turbomim.train.evaluate.results import Scores
 from turbomim.train.evaluate.splits import check_splits, choose_ids, say_same
 from turbomim.train.models.mae import MAE
-from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import choose_device
 
@@ -74,12 +74,14 @@ def evaluate_model(
     check_splits(learn_from, scored_on, tuple(measures))
     say_same(learn_from, scored_on)
     wanted = at_size(config, size)
-    encoders = {"trained": model, "random weights": make_model(config)}
-    encoders = {name: resized(each, config, wanted) for name, each in encoders.items()}
+    encoders = {
+        name: resized(each, config, wanted).to(where).eval()
+        for name, each in trained_and_random(model, config).items()
+    }
 
     def features(split: Split, ids_N: NDArray[np.int64]) -> Features:
         crops = eval_crops(split, ids_N, size=wanted.data.size, batch=batch)
-        return extract(crops, encoders, where)
+        return extract(crops, partial(every_feature, encoders), where)
 
     learned = features(learn_from, choose_ids(learn_from, SAMPLES if samples is None else samples))
     scored = features(scored_on, np.arange(scored_on.manifest.samples))

@@ -8,6 +8,7 @@ final norm (`test_features_are_those_of_timms_model`); the window half a pixel o
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -26,7 +27,7 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.encoder.features import encode, extract, pixels
+from turbomim.train.encoder.features import encode, every_feature, extract, pixels
 from turbomim.train.export.timm import timm_arguments
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig
@@ -71,10 +72,10 @@ def test_features_are_those_of_timms_model() -> None:
 
 def test_batches_do_not_change_features() -> None:
     batch, labels = images(7), np.arange(7)
-    encoders = {"one": MAE(CONFIG), "two": MAE(dataclasses.replace(CONFIG, run=CONFIG.run))}
-    device = torch.device("cpu")
-    whole = extract([(batch, labels)], encoders, device)
-    parts = extract([(batch[:3], labels[:3]), (batch[3:], labels[3:])], encoders, device)
+    encoders = {"one": MAE(CONFIG).eval(), "two": MAE(dataclasses.replace(CONFIG, run=CONFIG.run)).eval()}
+    features_of, device = partial(every_feature, encoders), torch.device("cpu")
+    whole = extract([(batch, labels)], features_of, device)
+    parts = extract([(batch[:3], labels[:3]), (batch[3:], labels[3:])], features_of, device)
     assert set(whole.by_name) == {
         *(f"{name}: {kind}" for name in encoders for kind in ("class token", "mean of patch tokens")),
         "raw pixels",
