@@ -30,7 +30,7 @@ from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, encode, extract, trained_and_random
 from turbomim.train.encoder.source import load_source, say_assumed
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
-from turbomim.train.evaluate.probe import choose_penalty, fit, standardiser
+from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.splits import check_splits, choose_ids, say_same
 from turbomim.train.pictures.figure import new_figure, plain
 from turbomim.train.settings.flags import flag_values, parse, split_words
@@ -152,12 +152,8 @@ def corrupt(image_SSC: Pixels, corruption: Corruption, value: Numbers, seed: int
 
 def scorers_of(train_ND: Tensor, labels_N: Tensor) -> dict[str, Scorer]:
     """What scores test features by train features: the linear probe, fitted once, and the neighbours."""
-    mean_D, deviation_D = standardiser(train_ND)
-    standard_ND = (train_ND - mean_D) / deviation_D
-    classes = int(labels_N.max()) + 1
-    solution = fit(standard_ND, labels_N, classes, choose_penalty(standard_ND, labels_N, classes), None)
     return {
-        PROBE: lambda test_MD, labels_M: solution.accuracy((test_MD - mean_D) / deviation_D, labels_M),
+        PROBE: fit_linear_probe(train_ND, labels_N).accuracy,
         NEAREST: lambda test_MD, labels_M: knn(train_ND, labels_N, test_MD, labels_M).majority,
     }
 

@@ -18,7 +18,7 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, PIXELS, Features, every_feature, extract
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
-from turbomim.train.evaluate.probe import linear_probe
+from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.splits import check_splits, choose_ids
 from turbomim.train.folder.log import Record
 from turbomim.train.folder.sinks import OF_EVAL
@@ -136,10 +136,11 @@ class OnlineEval:
         model.train(training)
         scores = {}
         for feature, ending in endings.items():
-            parts = train.by_name[feature], train.labels_N, test.by_name[feature], test.labels_N
-            scores[KNN + ending] = knn(*parts).majority
+            learned = train.by_name[feature], train.labels_N
+            scored = test.by_name[feature], test.labels_N
+            scores[KNN + ending] = knn(*learned, *scored).majority
             if self._config.eval.probe:
-                scores[PROBE + ending] = linear_probe(*parts).accuracy
+                scores[PROBE + ending] = fit_linear_probe(*learned).accuracy(*scored)
         return scores
 
     def _features(self, split: Split, model: MAE) -> Features:

@@ -20,16 +20,8 @@ ITERATIONS = 200
 TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeScores:
-    """accuracy: share of test samples that are classified correctly, 0 to 1; penalty: the one chosen."""
-
-    accuracy: float
-    penalty: float
-
-
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Linear:
+class LinearClassifier:
     """Logits are features @ weight + bias: weight (D, C), bias (C,)."""
 
     weight_DC: Tensor
@@ -41,13 +33,32 @@ class Linear:
         return (logits_NC.argmax(1) == labels_N).double().mean().item()
 
 
-def standardiser(train_ND: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LinearProbe:
+    """A classifier of features that were standardised by the train features' mean and deviation, (D,) each.
+
+    penalty: the one that was chosen.
+    """
+
+    mean_D: Tensor
+    deviation_D: Tensor
+    classifier: LinearClassifier
+    penalty: float
+
+    def accuracy(self, features_ND: Tensor, labels_N: Tensor) -> float:
+        """Share of samples that are classified correctly, 0 to 1; features as they were before."""
+        return self.classifier.accuracy((features_ND - self.mean_D) / self.deviation_D, labels_N)
+
+
+def mean_and_deviation(train_ND: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (D,) and standard deviation (D,) of the train features; 1 where they do not vary."""
     deviation_D, mean_D = torch.std_mean(train_ND, dim=0, correction=0)
     return mean_D, torch.where(deviation_D > 1e-12, deviation_D, 1.0)
 
 
-def fit(features_ND: Tensor, labels_N: Tensor, classes: int, penalty: float, start: Linear | None) -> Linear:
+def fit_classifier(
+    features_ND: Tensor, labels_N: Tensor, classes: int, penalty: float, start: LinearClassifier | None
+) -> LinearClassifier:
     """Minimise mean cross-entropy + penalty / 2 x (sum of squared weights); the bias is free.
 
     L-BFGS with a line search, from zeros or from `start`, in the features' dtype, ITERATIONS steps at most.
@@ -71,32 +82,28 @@ def fit(features_ND: Tensor, labels_N: Tensor, classes: int, penalty: float, sta
         return loss
 
     solver.step(objective)  # type: ignore[no-untyped-call]
-    return Linear(weight_DC=weight_DC.detach(), bias_C=bias_C.detach())
+    return LinearClassifier(weight_DC=weight_DC.detach(), bias_C=bias_C.detach())
 
 
 def choose_penalty(features_ND: Tensor, labels_N: Tensor, classes: int) -> float:
     """The penalty whose fit to four of five samples classifies the fifth best; the stronger of equals."""
     held_N = torch.arange(len(labels_N)) % CHOOSING == CHOOSING - 1
     scores: dict[float, float] = {}
-    solution = None
+    classifier = None
     for penalty in PENALTIES:
-        solution = fit(features_ND[~held_N], labels_N[~held_N], classes, penalty, solution)
-        scores[penalty] = solution.accuracy(features_ND[held_N], labels_N[held_N])
+        classifier = fit_classifier(features_ND[~held_N], labels_N[~held_N], classes, penalty, classifier)
+        scores[penalty] = classifier.accuracy(features_ND[held_N], labels_N[held_N])
     return max(scores, key=lambda penalty: scores[penalty])
 
 
-def linear_probe(
-    train_ND: Tensor, train_labels_N: Tensor, test_ND: Tensor, test_labels_N: Tensor
-) -> ProbeScores:
-    """Choose the penalty on the train samples, fit all of them, score the test samples.
+def fit_linear_probe(train_ND: Tensor, labels_N: Tensor) -> LinearProbe:
+    """Choose the penalty on the train samples, and fit all of them.
 
     features (N, D) float, labels (N,) int64 from 0.  Train samples should come in no order of class.
     """
-    mean_D, deviation_D = standardiser(train_ND)
+    mean_D, deviation_D = mean_and_deviation(train_ND)
     features_ND = (train_ND - mean_D) / deviation_D
-    classes = int(train_labels_N.max()) + 1
-    penalty = choose_penalty(features_ND, train_labels_N, classes)
-    solution = fit(features_ND, train_labels_N, classes, penalty, None)
-    return ProbeScores(
-        accuracy=solution.accuracy((test_ND - mean_D) / deviation_D, test_labels_N), penalty=penalty
-    )
+    classes = int(labels_N.max()) + 1
+    penalty = choose_penalty(features_ND, labels_N, classes)
+    classifier = fit_classifier(features_ND, labels_N, classes, penalty, None)
+    return LinearProbe(mean_D=mean_D, deviation_D=deviation_D, classifier=classifier, penalty=penalty)

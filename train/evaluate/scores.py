@@ -21,7 +21,7 @@ from turbomim.train.encoder.features import Features, every_feature, extract, tr
 from turbomim.train.encoder.resize import at_size, resized
 from turbomim.train.encoder.source import describe
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
-from turbomim.train.evaluate.probe import linear_probe
+from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.results import Scores
 from turbomim.train.evaluate.splits import check_splits, choose_ids, say_same
 from turbomim.train.models.mae import MAE
@@ -43,7 +43,7 @@ def knn_scores(train_ND: Tensor, labels_N: Tensor, test_MD: Tensor, labels_M: Te
 
 def linear_scores(train_ND: Tensor, labels_N: Tensor, test_MD: Tensor, labels_M: Tensor) -> dict[str, float]:
     """The linear probe."""
-    return {"linear probe": linear_probe(train_ND, labels_N, test_MD, labels_M).accuracy}
+    return {"linear probe": fit_linear_probe(train_ND, labels_N).accuracy(test_MD, labels_M)}
 
 
 MEASURES: dict[str, Measure] = {"knn": knn_scores, "linear": linear_scores}

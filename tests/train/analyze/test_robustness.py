@@ -54,7 +54,7 @@ from turbomim.train.analyze.robustness import corrupt, corrupted, scorers_of
 from turbomim.train.analyze.severities import severities
 from turbomim.train.encoder.features import encode, load_run
 from turbomim.train.evaluate.knn import knn
-from turbomim.train.evaluate.probe import linear_probe
+from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.models.methods import make_model
 
@@ -232,9 +232,8 @@ def test_the_scorers_are_the_probe_and_the_neighbours() -> None:
     train = torch.randn(120, 8, generator=g) + torch.nn.functional.one_hot(labels, 8)
     test = torch.randn(60, 8, generator=g) + torch.nn.functional.one_hot(test_labels, 8)
     scorers = scorers_of(train, labels)
-    assert (
-        scorers["linear probe"](test, test_labels) == linear_probe(train, labels, test, test_labels).accuracy
-    )
+    probe = fit_linear_probe(train, labels)
+    assert scorers["linear probe"](test, test_labels) == probe.accuracy(test, test_labels)
     assert scorers["20 neighbours"](test, test_labels) == knn(train, labels, test, test_labels).majority
     assert 0.4 < scorers["linear probe"](test, test_labels) < 1
 
@@ -302,7 +301,7 @@ def test_the_command_scores_every_corruption_beside_random_weights(
             (worse, found["corruptions"]["gaussian noise"]["severities"][2][name]),
         ):
             assert scores["20 neighbours"] == knn(train, labels, features, test_labels).majority
-            assert scores["linear probe"] == linear_probe(train, labels, features, test_labels).accuracy
+            assert scores["linear probe"] == fit_linear_probe(train, labels).accuracy(features, test_labels)
         every = [s[name]["linear probe"] for c in found["corruptions"].values() for s in c["severities"]]
         assert len(every) == 50 and math.isclose(found["mean"][name]["linear probe"], sum(every) / 50)
     assert "all corrupted" in capsys.readouterr().out

@@ -27,7 +27,7 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import encode, load_run
 from turbomim.train.evaluate.knn import knn
-from turbomim.train.evaluate.probe import linear_probe
+from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.models.mae import MAE
 from turbomim.train.pretrain.pretrain import pretrain
@@ -104,14 +104,14 @@ def test_scores_are_of_the_checkpoint_and_of_both_baselines(
     with torch.no_grad():
         ids = choose_ids(tiny_split, 25)
         for name, model in (("trained", trained), ("random weights", MAE(config))):
-            parts = (*tensors(model, tiny_split, ids), *tensors(model, other, np.arange(15)))
-            votes = knn(*parts)
+            learned, scored = tensors(model, tiny_split, ids), tensors(model, other, np.arange(15))
+            votes = knn(*learned, *scored)
             scores = found["knn"]["scores"][f"{name}: mean of patch tokens"]
             assert scores == {"20 neighbours": votes.majority, "weighted": votes.weighted}
             with torch.enable_grad():
-                probe = linear_probe(*parts)
+                accuracy = fit_linear_probe(*learned).accuracy(*scored)
             linear = found["linear"]["scores"][f"{name}: mean of patch tokens"]
-            assert linear == {"linear probe": probe.accuracy}
+            assert linear == {"linear probe": accuracy}
     of = found["linear"]["scores"]
     assert len({of[name]["linear probe"] for name in of}) > 1, "encoders that score alike show nothing"
 
