@@ -22,15 +22,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from turbomim.benchmarks.learning.results import PIXELS, Line, begin, keep, plot, table
+from turbomim.benchmarks.learning.results import Line, begin, keep, plot, table
 from turbomim.benchmarks.learning.textbook import train_textbook
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
-from turbomim.train.encoder.features import load_run
+from turbomim.train.encoder.features import PIXELS, load_run
 from turbomim.train.evaluate.results import Scores
-from turbomim.train.evaluate.scores import MEASURES, evaluate_model
-from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.evaluate.scores import MEASURES, Scoring, evaluate_model
+from turbomim.train.folder.log import Record, after_start, read_metrics, seconds_of
 from turbomim.train.models.mae import MAE
 from turbomim.train.recipes.command_line import parse_config
 from turbomim.train.settings.config import Config
@@ -96,8 +96,8 @@ def trial(words: list[str], config: Config, folder: Path, samples: int) -> Speed
     """How long a run takes to start and to end, and its rate once it runs."""
     batch = config.optim.global_batch
     seconds, records = pretrain(words, config, folder, TRIAL_IMAGES / samples)
-    timed = [r for r in records if not r["first"]]
-    rate = sum(r["window"] for r in timed) * batch / sum(r["window"] * r["step_ms"] / 1000 for r in timed)
+    timed = after_start(records)
+    rate = sum(r["window"] for r in timed) * batch / sum(seconds_of(r) for r in timed)
     return Speed(around_s=seconds - records[-1]["position"] / rate, img_per_s=rate)
 
 
@@ -130,7 +130,7 @@ def learn(name: str, seed: int, options: argparse.Namespace, known: Scores) -> L
         timing["start_and_end_s"] = round(speed.around_s, 1)
     seconds, records = pretrain(words, config, folder, epochs, timed=options.images is None)
     last = records[-1]
-    timed = [r for r in records if not r["first"]] or records
+    timed = after_start(records)
     losses = [[r["position"], round(r["loss"], 4)] for r in records if r["loss"] is not None]
     return {
         "name": name,
@@ -176,9 +176,8 @@ def textbook_name(name: str) -> str:
 
 def scored(model: MAE, config: Config, options: argparse.Namespace, known: Scores) -> dict[str, Any]:
     """Scores of a model by every measure but of features that are known, and what they were measured on."""
-    result = evaluate_model(
-        model, config, MEASURES, options.train, options.test, samples=options.samples, known=known
-    )
+    on = Scoring(train=options.train, test=options.test, samples=options.samples)
+    result = evaluate_model(model, config, MEASURES, on, known)
     return {key: result[key] for key in ("encoder", "train_samples", "test_samples", "scores")}
 
 

@@ -21,7 +21,7 @@ from turbomim.benchmarks.kernels.bench import table
 from turbomim.benchmarks.timing import emit, machine
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
-from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.folder.log import Record, after_start, read_metrics
 from turbomim.train.models.methods import flops_per_image, method_of
 from turbomim.train.pictures.figure import Row, reconstruction_png, series, smooth
 from turbomim.train.pictures.reconstruction import HEADERS, pick, reconstruct
@@ -107,12 +107,11 @@ def pretrain(name: str, data: Path, out: Path, steps: int, samples: int) -> Run:
 def line(run: Run) -> dict[str, Any]:
     """One line of results; the rate is the median after the first log line."""
     config, model, _ = load_run(run.folder)
-    later = [record for record in run.records if not record["first"]]
     losses = series(run.records, "loss")[1].tolist()
     return {
         "name": run.recipe,
         "method": config.model.method,
-        "img_per_s": round(statistics.median(record["img_per_s"] for record in later), 1),
+        "img_per_s": round(statistics.median(record["img_per_s"] for record in after_start(run.records)), 1),
         "memory_gib": round(max(record["memory_gib"] for record in run.records), 2),
         "parameters": sum(p.numel() for p in model.parameters()),
         "gflop_per_image": round(flops_per_image(config) / 1e9, 3),

@@ -10,13 +10,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.durable import write_durably, write_json
 from turbomim.pipeline.system.errors import UserError
+from turbomim.train.encoder.features import MEAN, PIXELS
 from turbomim.train.folder.log import read_metrics
 
-# what the plot and the table show of the trained encoder
-SHOWN = "mean of patch tokens"
-TRAINED, RANDOM, PIXELS = f"trained: {SHOWN}", f"random weights: {SHOWN}", "raw pixels"
+# what the plot and the table show
+TRAINED, RANDOM = f"trained: {MEAN}", f"random weights: {MEAN}"
 MEASURED = ("20 neighbours", "weighted", "linear probe")
 
 # name, seed, images, minutes, losses [[images, loss], …], scores {features: {measure: share}}, and more
@@ -32,8 +32,7 @@ def begin(out: Path, asked: dict[str, Any]) -> list[Line]:
     if not note.exists():
         if out.exists() and any(out.iterdir()):
             raise UserError(f"--out {out} is not empty and holds no learning.json: choose a new folder")
-        out.mkdir(parents=True, exist_ok=True)
-        write_durably(note, (json.dumps(asked, indent=1) + "\n").encode())
+        write_json(note, asked)
         return []
     try:
         before = dict(json.loads(note.read_text(encoding="utf-8")))
@@ -84,7 +83,7 @@ def spread(shares: list[float]) -> float:
 def table(lines: list[Line]) -> str:
     """Markdown: seeds, images seen, minutes, and scores in %."""
     text = [
-        f"| features ({SHOWN}) | seeds | images seen | minutes | {' | '.join(MEASURED)} |",
+        f"| features ({MEAN}) | seeds | images seen | minutes | {' | '.join(MEASURED)} |",
         f"|---|{'---:|' * (3 + len(MEASURED))}",
     ]
     for name, scores, runs in shown(lines):
@@ -124,7 +123,7 @@ def plot(lines: list[Line], path: Path) -> None:
         right.bar_label(bars, fmt="%.1f", padding=2, fontsize="small")
     right.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize="small")
     right.invert_yaxis()
-    right.set(xlabel="% of test images correct", title=f"frozen features, {SHOWN}")
+    right.set(xlabel="% of test images correct", title=f"frozen features, {MEAN}")
     right.margins(x=0.12)
     right.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     for axes in (left, right):

@@ -25,14 +25,14 @@ from PIL import Image
 from turbomim.benchmarks.learning import bench
 from turbomim.benchmarks.learning import textbook as learning_textbook
 from turbomim.benchmarks.learning.bench import Speed
-from turbomim.benchmarks.learning.results import MEASURED, PIXELS, RANDOM, TRAINED, plot, table
+from turbomim.benchmarks.learning.results import MEASURED, RANDOM, TRAINED, plot, table
 from turbomim.benchmarks.learning.textbook import train_textbook
 from turbomim.benchmarks.step.textbook_mae import TextbookMAE, normalised
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.encoder.features import load_run
+from turbomim.train.encoder.features import PIXELS, load_run
 from turbomim.train.evaluate.results import Scores
-from turbomim.train.evaluate.scores import MEASURES, evaluate_model
+from turbomim.train.evaluate.scores import MEASURES, Scoring, evaluate_model
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig
 from turbomim.train.settings.model import ModelConfig
@@ -194,11 +194,9 @@ def test_a_recipe_is_trained_on_so_many_images_and_scored(tiny_split: Split, tmp
     config, model, step = load_run(tmp_path / "out" / "cifar10-pixmim-mff-vit-t4-seed3")
     assert (config.run.seed, step) == (3, 4)
     assert config.optim.warmup_epochs == pytest.approx(0.1 * 63.5 / 33)
-    splits = tiny_split.path, tiny_split.path
-    scores = evaluate_model(model, config, MEASURES, *splits, samples=0)["scores"]
+    on = Scoring(train=tiny_split.path, test=tiny_split.path, samples=0)
+    scores = evaluate_model(model, config, MEASURES, on)["scores"]
     assert got["scores"] == scores
     known = {PIXELS: {"20 neighbours": 0.5}}
-    assert (
-        evaluate_model(model, config, MEASURES, *splits, samples=0, known=known)["scores"] == scores | known
-    )
+    assert evaluate_model(model, config, MEASURES, on, known)["scores"] == scores | known
     assert len({tuple(scores[name].values()) for name in (TRAINED, RANDOM, PIXELS)}) == 3

@@ -35,7 +35,7 @@ from turbomim.train.analyze.result import (
     save,
     settings_of,
 )
-from turbomim.train.encoder.source import load_source, say_assumed
+from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
@@ -70,7 +70,6 @@ def command(argv: list[str]) -> None:
     results: dict[str, Any] = {}
     for run in options.runs:
         source = load_source(run, flag_values(flags))
-        say_assumed(source)
         data, model = source.config.data, source.config.model
         crops = centre_crops(
             split,

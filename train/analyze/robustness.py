@@ -20,18 +20,19 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
-from turbomim.pipeline.system.errors import UsageError, to_stderr
-from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.system.errors import to_stderr
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
 from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
 from turbomim.train.analyze.severities import Numbers, severities
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, encode, extract, trained_and_random
-from turbomim.train.encoder.source import load_source, say_assumed
+from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
-from turbomim.train.evaluate.splits import check_splits, choose_ids, say_same
+from turbomim.train.evaluate.results import source_name
+from turbomim.train.evaluate.scores import MEASURES
+from turbomim.train.evaluate.splits import check_samples, choose_ids, open_labelled
 from turbomim.train.pictures.figure import new_figure, plain
 from turbomim.train.settings.flags import flag_values, parse, split_words
 from turbomim.train.world.distributed import choose_device
@@ -75,13 +76,9 @@ def command(argv: list[str]) -> None:
     own, flags = split_words(argv)
     options = parse(Robustness, own, "turbomim analyze robustness")
     check_least(test_samples=(options.test_samples, 0), batch=(options.batch, 1), seed=(options.seed, 0))
-    if options.samples != 0 and options.samples < NEIGHBOURS:
-        raise UsageError(f"--samples {options.samples}: must be 0 (all) or at least {NEIGHBOURS}")
+    check_samples(options.samples, MEASURES)
     source = load_source(options.run, flag_values(flags))
-    say_assumed(source)
-    train, test = open_split(options.train), open_split(options.test)
-    check_splits(train, test)
-    say_same(train, test)
+    train, test = open_labelled(options.train, options.test, MEASURES)
     out = prepare(options.out or analysis_folder(options.run), "robustness")
     device = choose_device(options.device, 0)
     ids_M = choose_ids(test, options.test_samples)
@@ -116,7 +113,7 @@ def command(argv: list[str]) -> None:
         worse = [corrupted(clean, ids_M, CORRUPTIONS[name], value, options.seed) for value in values]
         corruptions[name] = {"parameters": list(values), "severities": [score(batches) for batches in worse]}
     results["mean"] = means(results)
-    show(results, f"{source.name}: {len(ids_M)} images of {options.test}, accuracy in %")
+    show(results, f"{source_name(source.facts)}: {len(ids_M)} images of {options.test}, accuracy in %")
     settings = settings_of(
         options,
         samples=len(learned.labels_N),

@@ -27,7 +27,7 @@ from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.train.encoder.crop import crop_facts, crop_rule
 from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
-from turbomim.train.encoder.source import load_source, say_assumed
+from turbomim.train.encoder.source import load_source
 from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
@@ -86,7 +86,6 @@ def command(argv: list[str]) -> None:
     if options.batch < 1:
         raise UsageError(f"--batch {options.batch}: must be at least 1")
     of = load_source(options.run, flag_values(settings))
-    say_assumed(of)
     if options.pool == "cls" and not of.model.prefix:
         raise UsageError(f"--pool cls: method {of.config.model.method} has no class token; give --pool mean")
     sized = of.at_size(options.size)

@@ -37,8 +37,8 @@ class Source:
     weights: str
     # whether training has not begun
     untrained: bool = False
-    # what was assumed, if anything
-    told: str = ""
+    # what a file did not tell, in words
+    assumed: str = ""
 
     @property
     def folder(self) -> Path:
@@ -48,16 +48,11 @@ class Source:
     @property
     def facts(self) -> dict[str, object]:
         """What a result says about it."""
-        about = {"encoder": describe(self.config), "weights": "initial" if self.untrained else "trained"}
+        about = {"encoder": encoder_size(self.config), "weights": "initial" if self.untrained else "trained"}
         if self.step is None:
             return {"file": str(self.path), **({} if self.untrained else {"sha256": self.weights}), **about}
         seen = self.step * self.config.optim.global_batch
         return {"run": str(self.path), "step": self.step, "images_seen": seen, **about}
-
-    @property
-    def name(self) -> str:
-        """In words."""
-        return str(self.path) if self.step is None else f"{self.path}, step {self.step}"
 
     def initial(self) -> Source:
         """The same encoder with the weights that its training began with, those of its seed."""
@@ -75,21 +70,24 @@ class Source:
         return replace(self, config=wanted, model=resized(self.model, self.config, wanted))
 
 
-def describe(config: Config) -> str:
+def encoder_size(config: Config) -> str:
     """The encoder's size, in words."""
     model = config.model
     return f"{config.data.size} px, patch {model.patch}, {model.width}x{model.depth}, {model.heads} heads"
 
 
 def load_source(path: Path, flags: Values) -> Source:
-    """A run folder's newest whole checkpoint, or the encoder in a file.
+    """A run folder's newest whole checkpoint, or the encoder in a file; prints what a file did not tell.
 
     flags: settings of a file's encoder that its shapes do not tell, model.heads for example.
     Raises UserError: no run and no checkpoint, a file that cannot be read or is no plain ViT.
     """
     # a pipe is refused as a file
     if path.exists() and not path.is_dir():
-        return load_file(path, flags)
+        source = load_file(path, flags)
+        if source.assumed:
+            print(source.assumed)
+        return source
     if flags:
         section, values = next(iter(flags.items()))
         size = "--size is the side of the crops; " if "size" in flags.get("data", {}) else ""
@@ -132,11 +130,5 @@ def load_file(path: Path, flags: Values) -> Source:
         model=model,
         step=None,
         weights=file_sha256(path),
-        told="\n".join([*notes, *([] if "heads" in flags.get("model", {}) else [guessed])]),
+        assumed="\n".join([*notes, *([] if "heads" in flags.get("model", {}) else [guessed])]),
     )
-
-
-def say_assumed(source: Source) -> None:
-    """Print what a file did not tell."""
-    if source.told:
-        print(source.told)

@@ -19,7 +19,7 @@ from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, PIXELS, Features, every_feature, extract
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
-from turbomim.train.evaluate.splits import check_splits, choose_ids
+from turbomim.train.evaluate.splits import check_labelled, choose_ids
 from turbomim.train.folder.log import Record
 from turbomim.train.folder.sinks import OF_EVAL
 from turbomim.train.models.mae import MAE
@@ -60,7 +60,7 @@ def labelled_splits(config: Config, split: Split, heldout: Split | None, world: 
                     f"eval.every_epochs = {wanted.every_epochs:g}: {each.path} has no classes to tell apart; "
                     f"give shards of a folder of images a class, --{setting} SHARDS"
                 )
-        check_splits(train, test)
+        check_labelled(train, test, ("knn",))
         opened.append((train, test))
 
     world.broadcast_from_rank0(check)

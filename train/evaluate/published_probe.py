@@ -7,7 +7,7 @@ Shapes: B samples of a step, N samples, D width, K classes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ from turbomim.train.models.initial import constant, initialise, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config, OptimConfig
 from turbomim.train.settings.plan import largest_divisor
+from turbomim.train.settings.schedule import lr_of_step, total_steps
 from turbomim.train.world.distributed import World
 
 # samples scored at once
@@ -41,14 +42,32 @@ SIMMIM_BLOCKS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Head:
-    """How the published head is trained."""
+class HeadTraining:
+    """How the published head is trained: epochs, rates and samples of a step are in `optim`.
 
-    epochs: float
-    warmup_epochs: float
-    base_lr: float
-    batch: int
+    samples: train samples, those of an epoch; seed: of weights, order and crops.
+    """
+
+    optim: OptimConfig
+    samples: int
     seed: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return total_steps(self.optim.epochs, self.samples, self.optim.global_batch)
+
+
+def published_optim(*, epochs: float, warmup_epochs: float, base_lr: float, batch: int) -> OptimConfig:
+    """The published schedule: linear warm-up from 0, cosine to 0, the rate for 256 samples, no decay."""
+    return OptimConfig(
+        epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        base_lr=base_lr,
+        lr_batch=256,
+        global_batch=batch,
+        weight_decay=0.0,
+    )
 
 
 def fitting_batch(samples: int) -> int:
@@ -75,18 +94,20 @@ def model_width(model: MAE) -> int:
     return norm.normalized_shape[0] if isinstance(norm, nn.LayerNorm) else int(model.cls_token.shape[-1])
 
 
-def random_crops(config: Config, split: Split, head: Head, most: int, device: torch.device) -> Loader:
+def random_crops(
+    config: Config, split: Split, training: HeadTraining, most: int, device: torch.device
+) -> Loader:
     """Random resized crops (0.08 to 1) and flips of a split, micro-batches that divide a step's samples."""
     data = dataclasses.replace(config.data, crop="rrc", rrc_scale=0.08, interpolation=INTERPOLATION)
     check_store(data, split, "--train", device.type)
-    run = dataclasses.replace(config.run, seed=head.seed)
+    run = dataclasses.replace(config.run, seed=training.seed)
     return open_loader(
         dataclasses.replace(config, data=data, run=run),
         split,
         default_settings(),
         World(rank=0, size=1, device=device),
-        global_batch=head.batch,
-        micro_batch=largest_divisor(head.batch, most),
+        global_batch=training.optim.global_batch,
+        micro_batch=largest_divisor(training.optim.global_batch, most),
         notify=print,
     )
 
@@ -106,18 +127,6 @@ def encoded_batches(loader: Loader, model: MAE, kind: str, batch: int) -> Batche
         yield features_BD, labels_B
 
 
-def published_optim(*, epochs: float, warmup_epochs: float, base_lr: float, batch: int) -> OptimConfig:
-    """The published schedule: linear warm-up from 0, cosine to 0, the rate for 256 samples, no decay."""
-    return OptimConfig(
-        epochs=epochs,
-        warmup_epochs=warmup_epochs,
-        base_lr=base_lr,
-        lr_batch=256,
-        global_batch=batch,
-        weight_decay=0.0,
-    )
-
-
 def make_head(width: int, classes: int, seed: int) -> nn.Sequential:
     """Batch norm (eps 1e-6) and a linear layer, weights normal with deviation 0.01."""
     linear = nn.Linear(width, classes)
@@ -125,28 +134,28 @@ def make_head(width: int, classes: int, seed: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
 
 
-def train_head(head: nn.Module, batches: Batches, steps: int, lr: Callable[[int], float]) -> None:
-    """Take so many steps of LARS on mean cross-entropy; `lr` is the rate of a step, the first being 0."""
+def train_head(head: nn.Module, batches: Batches, training: HeadTraining) -> None:
+    """Take the training's steps of LARS on mean cross-entropy."""
     optimizer = make_lars(head)
     head.train()
-    for step in range(steps):
+    for step in range(training.steps):
         features_BD, labels_B = next(batches)
         loss = functional.cross_entropy(head(features_BD), labels_B)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for group in optimizer.param_groups:
-            group["lr"] = lr(step)
+            group["lr"] = lr_of_step(step, training.samples, training.optim)
         optimizer.step()
     head.eval()
 
 
-def cached_batches(
-    features_ND: Tensor, labels_N: Tensor, batch: int, seed: int, device: torch.device
+def batches_of(
+    features_ND: Tensor, labels_N: Tensor, training: HeadTraining, device: torch.device
 ) -> Batches:
-    """Batches of features kept in memory, each epoch in an order of its own, epochs behind one another."""
-    start = 0
+    """Batches of features in memory, each epoch in an order of its own, epochs behind one another."""
+    start, batch = 0, training.optim.global_batch
     while True:
-        _, ids = sample_ids(np.arange(start, start + batch), len(labels_N), seed)
+        _, ids = sample_ids(np.arange(start, start + batch), len(labels_N), training.seed)
         chosen = torch.from_numpy(ids)
         yield features_ND[chosen].to(device), labels_N[chosen].to(device)
         start += batch

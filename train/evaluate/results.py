@@ -27,7 +27,7 @@ def check_json(path: Path | None) -> None:
         raise UsageError(f"--json {path} is a folder: give a file")
 
 
-def keep(result: Mapping[str, Any], name: str, wanted: Path | None) -> str:
+def write_result(result: Mapping[str, Any], name: str, wanted: Path | None) -> str:
     """Write a result to the file that is wanted, else to RUN/eval/NAME.json; of a FILE to none.
 
     `turbomim report`, `compare` and the model card of an export read what is there; TensorBoard gets it too.
@@ -37,7 +37,7 @@ def keep(result: Mapping[str, Any], name: str, wanted: Path | None) -> str:
     path = wanted
     if path is None and "run" in result:
         path = Path(result["run"]) / "eval" / f"{name}.json"
-        line = replaced(result, path)
+        line = replaced_result(result, path)
     if path is not None:
         write_json(path, result)
     if "run" in result:
@@ -45,7 +45,7 @@ def keep(result: Mapping[str, Any], name: str, wanted: Path | None) -> str:
     return line
 
 
-def replaced(result: Mapping[str, Any], path: Path) -> str:
+def replaced_result(result: Mapping[str, Any], path: Path) -> str:
     """Which result of other settings, in the file, gives way to this one; empty if none does."""
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ def replaced(result: Mapping[str, Any], path: Path) -> str:
     return changes and f"{path} was of other settings ({changes}) and is replaced: --json FILE keeps both"
 
 
-def name_of(result: Mapping[str, Any]) -> str:
+def source_name(result: Mapping[str, Any]) -> str:
     """What was evaluated."""
     return f"{result['run']}, step {result['step']}" if "run" in result else str(result["file"])
 
@@ -67,7 +67,7 @@ def print_table(result: dict[str, Any]) -> None:
     columns = list(next(iter(scores.values())))
     table = Table(
         title=(
-            f"{name_of(result)}: {result['train_samples']:,} samples of "
+            f"{source_name(result)}: {result['train_samples']:,} samples of "
             f"{result['train']} to learn from, {result['test_samples']:,} of {result['test']} scored, %"
         ),
         title_justify="left",

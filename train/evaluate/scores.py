@@ -6,24 +6,25 @@ Suffixes: N train samples, M test samples, D values of a feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import crop_facts, eval_crops
 from turbomim.train.encoder.features import Features, every_feature, extract, trained_and_random
 from turbomim.train.encoder.resize import at_size, resized
-from turbomim.train.encoder.source import describe
+from turbomim.train.encoder.source import encoder_size
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.results import Scores
-from turbomim.train.evaluate.splits import check_splits, choose_ids, say_same
+from turbomim.train.evaluate.splits import choose_ids, open_labelled
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import choose_device
@@ -49,63 +50,62 @@ def linear_scores(train_ND: Tensor, labels_N: Tensor, test_MD: Tensor, labels_M:
 MEASURES: dict[str, Measure] = {"knn": knn_scores, "linear": linear_scores}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """The splits and the crops that frozen features are scored on, and where images are encoded."""
+
+    train: Path
+    """Labelled split that is learned from."""
+    test: Path
+    """Labelled split that is scored, all of it."""
+    samples: int | None = None
+    """Train samples, drawn once and for all; 0 = all; 10,000 if not given (all with --recipe published)."""
+    size: int | None = None
+    """Side of the crops, pixels; the encoder's if not given.  Another resamples its positions."""
+    batch: int = 128
+    """Images encoded at once: decides speed and memory alone."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where images are encoded."""
+
+
 def evaluate_model(
-    model: MAE,
-    config: Config,
-    measures: Mapping[str, Measure],
-    train: Path,
-    test: Path,
-    *,
-    samples: int | None = None,
-    size: int | None = None,
-    batch: int = 128,
-    device: str = "auto",
-    known: Scores | None = None,
+    model: MAE, config: Config, measures: Collection[str], on: Scoring, known: Scores | None = None
 ) -> dict[str, Any]:
     """Scores of a model in memory, of the same encoder with random weights, and of raw pixels.
 
-    train, test: labelled splits to learn from and to score, all of the second.  samples: of the first, 0 =
-    all; size: side of the crops in pixels, the encoder's if not given; batch: images encoded at once; device:
-    auto, cpu or cuda; known: scores of features that need not be measured again.
+    measures: names in MEASURES; known: scores of features that need not be measured again.
     Raises UserError: splits that cannot be compared.
     """
-    where = choose_device(device, 0)
-    learn_from, scored_on = open_split(train), open_split(test)
-    check_splits(learn_from, scored_on, tuple(measures))
-    say_same(learn_from, scored_on)
-    wanted = at_size(config, size)
+    device = choose_device(on.device, 0)
+    train, test = open_labelled(on.train, on.test, measures)
+    wanted = at_size(config, on.size)
     encoders = {
-        name: resized(each, config, wanted).to(where).eval()
+        name: resized(each, config, wanted).to(device).eval()
         for name, each in trained_and_random(model, config).items()
     }
 
     def features(split: Split, ids_N: NDArray[np.int64]) -> Features:
-        crops = eval_crops(split, ids_N, size=wanted.data.size, batch=batch)
-        return extract(crops, partial(every_feature, encoders), where)
+        crops = eval_crops(split, ids_N, size=wanted.data.size, batch=on.batch)
+        return extract(crops, partial(every_feature, encoders), device)
 
-    learned = features(learn_from, choose_ids(learn_from, SAMPLES if samples is None else samples))
-    scored = features(scored_on, np.arange(scored_on.manifest.samples))
+    learned = features(train, choose_ids(train, SAMPLES if on.samples is None else on.samples))
+    scored = features(test, np.arange(test.manifest.samples))
     return {
-        "train": str(train),
+        "train": str(on.train),
         "train_samples": len(learned.labels_N),
-        "test": str(test),
+        "test": str(on.test),
         "test_samples": len(scored.labels_N),
-        "encoder": describe(config),
+        "encoder": encoder_size(config),
         **crop_facts(wanted.data.size),
-        "scores": score(learned, scored, measures, known or {}),
+        "scores": scores_of(learned, scored, measures, known or {}),
     }
 
 
-def score(learned: Features, scored: Features, measures: Mapping[str, Measure], known: Scores) -> Scores:
+def scores_of(learned: Features, scored: Features, measures: Collection[str], known: Scores) -> Scores:
     """Scores of every feature by every measure."""
-    return {
-        name: known.get(name)
-        or {
-            key: value
-            for measure in measures.values()
-            for key, value in measure(
-                train_ND, learned.labels_N, scored.by_name[name], scored.labels_N
-            ).items()
-        }
-        for name, train_ND in learned.by_name.items()
-    }
+    scores: Scores = {}
+    for name, train_ND in learned.by_name.items():
+        parts = train_ND, learned.labels_N, scored.by_name[name], scored.labels_N
+        measured = (MEASURES[measure](*parts) for measure in measures)
+        scores[name] = known.get(name) or {key: value for each in measured for key, value in each.items()}
+    return scores

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.stream.order import sample_ids
-from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.evaluate.knn import NEIGHBOURS
 from turbomim.train.evaluate.probe import CHOOSING
 
@@ -17,16 +18,29 @@ from turbomim.train.evaluate.probe import CHOOSING
 LEAST = {"knn": (NEIGHBOURS, "the neighbours"), "linear": (CHOOSING, "the choice of the penalty")}
 
 
-def check_splits(train: Split, test: Split, measures: Sequence[str] = ("knn",)) -> None:
-    """Raise UserError if the splits' labels do not mean the same, or samples are too few for the measures."""
-    check_classes(train, test)
-    least, why = max(LEAST[name] for name in measures)
-    if train.manifest.samples < least:
-        raise UserError(f"{train.path} has {train.manifest.samples} samples: {least} are needed for {why}")
+def open_labelled(train: Path, test: Path, measures: Collection[str] = ()) -> tuple[Split, Split]:
+    """Open the split to learn from and the one to score; print if they hold the same samples.
+
+    Raises UserError as `check_labelled`.
+    """
+    splits = open_split(train), open_split(test)
+    check_labelled(*splits, measures)
+    say_same(*splits)
+    return splits
 
 
-def check_classes(train: Split, test: Split) -> None:
-    """Raise UserError if a split's labels tell nothing apart, or the splits' do not mean the same."""
+def check_samples(samples: int | None, measures: Collection[str]) -> None:
+    """Raise UsageError for too small a --samples, the train samples to take; 0 = all."""
+    least, _ = max(LEAST[name] for name in measures)
+    if samples and samples < least:
+        raise UsageError(f"--samples {samples}: must be 0 (all) or at least {least}")
+
+
+def check_labelled(train: Split, test: Split, measures: Collection[str] = ()) -> None:
+    """Raise UserError if a split's labels tell nothing apart, or the splits' do not mean the same.
+
+    Also if the train samples are too few for one of the measures.
+    """
     for split in (train, test):
         if not split.manifest.labelled:
             raise UserError(
@@ -38,6 +52,9 @@ def check_classes(train: Split, test: Split) -> None:
             f"{train.path} and {test.path} have other classes ({len(train.manifest.classes)} and "
             f"{len(test.manifest.classes)}, or other names): make both from folders with the same names"
         )
+    least, why = max((LEAST[name] for name in measures), default=(0, ""))
+    if train.manifest.samples < least:
+        raise UserError(f"{train.path} has {train.manifest.samples} samples: {least} are needed for {why}")
 
 
 def say_same(train: Split, test: Split) -> None:

@@ -16,7 +16,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.resize import resized
 from turbomim.train.encoder.source import Source
-from turbomim.train.evaluate.splits import check_classes, say_same
+from turbomim.train.evaluate.splits import check_labelled, say_same
 from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.finetune.rand_augment import noting_rand_augment
@@ -104,7 +104,7 @@ def with_classes(config: FinetuneConfig, classes: int) -> FinetuneConfig:
 
 def check_labels(train: Split, test: Split) -> None:
     """Raise UserError if there are fewer than two classes, or the splits' differ; say if they are one."""
-    check_classes(train, test)
+    check_labelled(train, test)
     if len(train.manifest.classes) < 2:
         raise UserError(
             f"{train.path} has {len(train.manifest.classes)} classes: make the split from a folder with a "

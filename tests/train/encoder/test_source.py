@@ -77,7 +77,7 @@ def test_features_of_a_file_are_those_of_timm(theirs: Any, wrapped: str) -> None
     source = load_source(path, {})
     model = source.config.model
     assert (source.config.data.size, model.patch, model.width, model.depth, model.heads) == (32, 8, 64, 2, 1)
-    assert "heads: 1 are assumed, width // 64; --model.heads N" in source.told and source.step is None
+    assert "heads: 1 are assumed, width // 64; --model.heads N" in source.assumed and source.step is None
     pixels_BHWC = torch.randint(
         0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -95,7 +95,7 @@ def test_other_heads_are_other_features(theirs: Any) -> None:
     pixels_BHWC = torch.full((1, 32, 32, 3), 9, dtype=torch.uint8)
     pixels_BHWC[:, :16] = 200
     one, two = (load_source(Path("vit.pth"), flags) for flags in ({}, {"model": {"heads": "2"}}))
-    assert (one.config.model.heads, two.config.model.heads, two.told) == (1, 2, "")
+    assert (one.config.model.heads, two.config.model.heads, two.assumed) == (1, 2, "")
     means = [encode(each.model.eval(), pixels_BHWC)["mean of patch tokens"] for each in (one, two)]
     assert not torch.allclose(means[0], means[1], atol=1e-4)
 
@@ -185,7 +185,7 @@ def test_a_pickle_that_would_run_code_does_not(
     assert call(monkeypatch, "eval", verb, "evil.pth", *words) == 1
     said_once(capsys, "evil.pth", "'x' is of a kind that no weight has, posix.system")
     torch.save({"model": theirs.state_dict(), "args": evil}, "evil.pth")
-    assert "passed over, nothing of it ran: posix.system\n" in load_source(Path("evil.pth"), {}).told
+    assert "passed over, nothing of it ran: posix.system\n" in load_source(Path("evil.pth"), {}).assumed
     assert not marker.exists()
     torch.load("evil.pth", weights_only=False)
     assert marker.exists()
@@ -206,7 +206,7 @@ def test_a_card_that_is_none_is_passed_over(theirs: Any) -> None:
         '{"heads": 2}',
     ):
         Path("vit.json").write_text(card)
-        assert "assumed" in load_source(Path("vit.pth"), {}).told
+        assert "assumed" in load_source(Path("vit.pth"), {}).assumed
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_card_tells_heads_and_flags_win(theirs: Any, card: str) -> None:
     Path("vit.json").write_text(card)
     for flags, heads in (({}, 4), ({"model": {"heads": "2"}}, 2)):
         source = load_source(Path("vit.pth"), flags)
-        assert (source.config.model.heads, source.told) == (heads, "")
+        assert (source.config.model.heads, source.assumed) == (heads, "")
 
 
 @pytest.mark.parametrize("to", ["timm", "safetensors", "mae"])
@@ -226,7 +226,7 @@ def test_every_export_of_a_plain_vit_is_its_run(to: str) -> None:
     folder, config, model = make_run("mae")
     (exported,) = export(model, config, STEP, to, Path("out"), folder)
     source = load_source(exported.path, {})
-    assert (source.config.model.heads, source.told) == (4, "")
+    assert (source.config.model.heads, source.assumed) == (4, "")
     pixels_BHWC = torch.arange(48 * 48 * 3).reshape(1, 48, 48, 3).remainder(251).to(torch.uint8)
     with torch.no_grad():
         assert torch.equal(source.model.eval().features(pixels_BHWC), model.eval().features(pixels_BHWC))

@@ -32,7 +32,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
 from turbomim.train.evaluate.online import KNN, PROBE, RANDOM, RAW, OnlineEval
-from turbomim.train.evaluate.scores import MEASURES, evaluate_model
+from turbomim.train.evaluate.scores import MEASURES, Scoring, evaluate_model
 from turbomim.train.folder.log import line_of
 from turbomim.train.folder.sinks import scalars_of
 from turbomim.train.pretrain.pretrain import pretrain
@@ -93,8 +93,8 @@ def test_scores_are_those_of_eval(trees_path: Path, upside_down: Path, tmp_path:
     sections: dict[str, dict[str, Any]] = {"optim": {"epochs": 2}, "eval": {"test": str(upside_down)}}
     folder = pretrain(scored_config(trees_path, tmp_path, **sections), console=quiet()).folder
     config, model, _ = load_run(folder)
-    found = evaluate_model(model, config, MEASURES, trees_path, upside_down, samples=0, device="cpu")
-    scores = found["scores"]
+    on = Scoring(train=trees_path, test=upside_down, samples=0, device="cpu")
+    scores = evaluate_model(model, config, MEASURES, on)["scores"]
     last = records(folder)[-1]
     for feature, ending in (("trained: ", ""), ("random weights: ", RANDOM), ("raw pixels", RAW)):
         values = scores[feature if ending == RAW else f"{feature}mean of patch tokens"]

@@ -25,10 +25,11 @@ from torch import nn
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import encode
-from turbomim.train.evaluate.kept_features import keep_features
+from turbomim.train.evaluate.cached_features import write_features
 from turbomim.train.evaluate.lars import make_lars
 from turbomim.train.evaluate.published_probe import (
-    cached_batches,
+    HeadTraining,
+    batches_of,
     head_scores,
     make_head,
     published_encoder,
@@ -43,6 +44,12 @@ from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.schedule import lr_at
 
 CPU = torch.device("cpu")
+
+
+def training(batch: int, epochs: float, samples: int, seed: int, base_lr: float = 0.1) -> HeadTraining:
+    """A tenth of it is warm-up."""
+    optim = published_optim(epochs=epochs, warmup_epochs=epochs / 10, base_lr=base_lr, batch=batch)
+    return HeadTraining(optim=optim, samples=samples, seed=seed)
 
 
 def test_lars_is_the_written_out_formula() -> None:
@@ -84,7 +91,7 @@ def test_the_head_is_the_published() -> None:
 
 def test_every_epoch_has_an_order_of_its_own() -> None:
     labels_N = torch.arange(10)
-    batches = list(islice(cached_batches(labels_N[:, None].float(), labels_N, 4, 1, CPU), 5))
+    batches = list(islice(batches_of(labels_N[:, None].float(), labels_N, training(4, 1, 10, 1), CPU), 5))
     assert all(torch.equal(features[:, 0].long(), labels) for features, labels in batches)
     stream = torch.cat([labels for _, labels in batches]).tolist()
     assert sorted(stream[:10]) == sorted(stream[10:]) == list(range(10)) and stream[:10] != stream[10:]
@@ -98,9 +105,9 @@ def test_it_separates_what_can_be_separated() -> None:
     features_ND[:, :3] += 4 * torch.logspace(-2, 2, 8)[:3] * torch.eye(3)[labels_N]
     head = make_head(8, 3, 0)
     # so few steps need large ones: a step of LARS is at most 0.001 x rate of the weights
-    optim = published_optim(epochs=30, warmup_epochs=3, base_lr=16, batch=100)
-    batches = cached_batches(features_ND[:450], labels_N[:450], 100, 0, CPU)
-    train_head(head, batches, 135, lambda step: lr_at(step * 100 / 450, optim))
+    long = training(100, 30, 450, 0, base_lr=16)
+    assert long.steps == 135
+    train_head(head, batches_of(features_ND[:450], labels_N[:450], long, CPU), long)
     assert not head.training
     scores = head_scores(head, features_ND[450:], labels_N[450:], CPU)
     # of three classes all are among the first five
@@ -165,7 +172,7 @@ def test_features_are_kept_for_their_weights(
         made.append(1)
         return eval_crops(*args, **more)
 
-    monkeypatch.setattr("turbomim.train.evaluate.kept_features.eval_crops", counted)
+    monkeypatch.setattr("turbomim.train.evaluate.cached_features.eval_crops", counted)
 
     def scored(*more: str) -> dict[str, object]:
         assert call(monkeypatch, *words(run, trees, "--json", str(tmp_path / "r.json"), *more)) == 0
@@ -289,6 +296,6 @@ def test_warm_up_keeps_its_share_and_a_replaced_result_is_said(
 
 
 def test_kept_features_have_the_usual_mode(tmp_path: Path) -> None:
-    keep_features(tmp_path / "kept" / "a.safetensors", torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
+    write_features(tmp_path / "kept" / "a.safetensors", torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
     (tmp_path / "ours").write_text("")
     assert (tmp_path / "kept" / "a.safetensors").stat().st_mode == (tmp_path / "ours").stat().st_mode

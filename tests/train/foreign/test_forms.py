@@ -146,7 +146,7 @@ def test_the_trained_weights_are_taken_and_that_is_said(
     check(model)
     told = f"  taken are the tensors under {trained}; left out are those under {average}\n"
     assert told in capsys.readouterr().out
-    assert f"under {trained}; left out" in load_source(Path("file.pth"), {"model": {"heads": "4"}}).told
+    assert f"under {trained}; left out" in load_source(Path("file.pth"), {"model": {"heads": "4"}}).assumed
 
 
 def test_a_backbone_alone_is_an_encoder(model: MAE, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +239,7 @@ def test_a_fine_tuned_mae_is_an_encoder(
     sources = [load_run(Path("runs/r"))[1]]
     if form == "mae":
         source = load_source(Path(file), {"model": {"heads": "4"}})
-        assert "fc_norm, which normalised the mean" in source.told
+        assert "fc_norm, which normalised the mean" in source.assumed
         sources.append(source.model)
     with torch.no_grad():
         expected = tuned.fc_norm(tuned.forward_features(normalised(images())))

@@ -20,8 +20,8 @@ from tests.runs import config_for, quiet, records
 from torch import Tensor, nn
 
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.eval.frozen import Eval, evaluate
-from turbomim.train.evaluate.scores import MEASURES
+from turbomim.train.encoder.source import load_source
+from turbomim.train.evaluate.scores import Scoring, evaluate_model
 from turbomim.train.folder import checkpoint
 from turbomim.train.machine.memory import count_parameters
 from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal
@@ -91,8 +91,9 @@ def test_a_class_and_a_line_are_a_method(
     assert count.trained == sum(p.numel() for p in start.parameters() if p.requires_grad)
     assert "memory of a rank's step, predicted" in (result.folder / "train.log").read_text()
 
-    options = Eval(run=result.folder, train=tiny_split.path, test=tiny_split.path, device="cpu")
-    scores = evaluate(options, {"knn": MEASURES["knn"]})["scores"]
+    source = load_source(result.folder, {})
+    on = Scoring(train=tiny_split.path, test=tiny_split.path, device="cpu")
+    scores = evaluate_model(source.model, source.config, ["knn"], on)["scores"]
     assert {"trained: class token", "trained: mean of patch tokens", "raw pixels"} <= scores.keys()
     trained_knn, random_knn = (scores[f"{name}: class token"] for name in ("trained", "random weights"))
     assert 0 < trained_knn["weighted"] <= 1 and trained_knn.keys() == random_knn.keys()

@@ -12,7 +12,7 @@ import tyro
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.encoder.resize import at_size
-from turbomim.train.encoder.source import Source, load_source, say_assumed
+from turbomim.train.encoder.source import Source, load_source
 from turbomim.train.evaluate.results import check_json
 from turbomim.train.finetune.finetune import finetune
 from turbomim.train.foreign.sizes import Values
@@ -63,7 +63,6 @@ def command(argv: list[str]) -> None:
     flags = flag_values(settings)
     of_file = {name: values for name, values in flags.items() if name == "model"}
     source = load_source(options.run, of_file)
-    say_assumed(source)
     if options.random:
         source = source.initial()
     config = configure(options, source, {name: flags[name] for name in flags if name not in of_file})

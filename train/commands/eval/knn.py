@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from turbomim.train.commands.eval.frozen import Eval, measure
+from turbomim.train.commands.eval.frozen import Eval, score_frozen
 from turbomim.train.evaluate.results import check_json
 from turbomim.train.settings.flags import flag_values, parse, split_words
 
@@ -12,4 +12,4 @@ def command(argv: list[str]) -> None:
     own, settings = split_words(argv)
     options = parse(Eval, own, "turbomim eval knn")
     check_json(options.json)
-    measure("knn", options, flag_values(settings))
+    score_frozen("knn", options, flag_values(settings))

@@ -18,15 +18,14 @@ from rich.console import Console
 from turbomim.pipeline.stream.philox import SEEDS
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.words import counted
-from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.eval.frozen import Eval, measure
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.commands.eval.frozen import Eval, score_frozen
 from turbomim.train.encoder.crop import crop_facts
-from turbomim.train.encoder.source import Source, load_source, say_assumed
-from turbomim.train.evaluate.kept_features import kept_features
+from turbomim.train.encoder.source import Source, load_source
+from turbomim.train.evaluate.cached_features import cached_features
 from turbomim.train.evaluate.published_probe import (
-    Batches,
-    Head,
-    cached_batches,
+    HeadTraining,
+    batches_of,
     encoded_batches,
     fitting_batch,
     head_scores,
@@ -37,12 +36,11 @@ from turbomim.train.evaluate.published_probe import (
     random_crops,
     train_head,
 )
-from turbomim.train.evaluate.results import Scores, check_json, keep, name_of
-from turbomim.train.evaluate.splits import check_classes, choose_ids, say_same
+from turbomim.train.evaluate.results import Scores, check_json, source_name, write_result
+from turbomim.train.evaluate.splits import choose_ids, open_labelled
 from turbomim.train.foreign.sizes import Values
 from turbomim.train.settings.config import OptimConfig
 from turbomim.train.settings.flags import flag_values, parse, split_words
-from turbomim.train.settings.schedule import lr_of_step, total_steps
 from turbomim.train.world.distributed import choose_device
 
 
@@ -77,17 +75,17 @@ def command(argv: list[str]) -> None:
     check_json(options.json)
     if options.recipe == "solved":
         check_solved(options)
-        measure("linear", options, flag_values(settings))
+        score_frozen("linear", options, flag_values(settings))
         return
     result = published(options, flag_values(settings))
     lines = [
-        f"{name_of(result)}: {counted(result['steps'], 'step')} of {result['head_batch']:,} "
+        f"{source_name(result)}: {counted(result['steps'], 'step')} of {result['head_batch']:,} "
         f"{'random' if options.augment else 'central'} crops, {counted(result['test_samples'], 'test image')}"
     ]
     for name, scores in result["scores"].items():
         shares = [f"{what.split(', ')[1]} {100 * share:.2f} %" for what, share in scores.items()]
         lines.append(f"{name}: {', '.join(shares)}")
-    if line := keep(result, "linear-published", options.json):
+    if line := write_result(result, "linear-published", options.json):
         lines.append(line)
     Console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
@@ -98,24 +96,18 @@ def published(options: Linear, flags: Values) -> dict[str, Any]:
     Beside the trained encoder the same one with random weights, but for --augment, which encodes every epoch.
     Raises UserError: no run, no labels, settings that cannot be.
     """
-    head = settle_head(options)
-    optim = published_optim(
-        epochs=head.epochs, warmup_epochs=head.warmup_epochs, base_lr=head.base_lr, batch=head.batch
-    )
+    optim = head_optim(options)
     source = load_source(options.run, flags)
-    say_assumed(source)
-    train, test = open_split(options.train), open_split(options.test)
-    check_classes(train, test)
-    say_same(train, test)
+    train, test = open_labelled(options.train, options.test)
     if options.augment and options.samples:
         raise UsageError("--augment takes all train samples: leave --samples out")
     ids_N = choose_ids(train, options.samples or 0)
-    if head.batch > len(ids_N):
+    if optim.global_batch > len(ids_N):
         raise UsageError(
-            f"--head-batch {head.batch}: more than the {len(ids_N):,} train samples: "
+            f"--head-batch {optim.global_batch}: more than the {len(ids_N):,} train samples: "
             f"give --head-batch {fitting_batch(len(ids_N))}"
         )
-    steps = total_steps(head.epochs, len(ids_N), head.batch)
+    training = HeadTraining(optim=optim, samples=len(ids_N), seed=options.seed or 0)
     sources = {"trained": source}
     if not options.augment:
         sources["random weights"] = source.initial()
@@ -123,8 +115,8 @@ def published(options: Linear, flags: Values) -> dict[str, Any]:
     kind = ""
     scores: Scores = {}
     for name, each in sources.items():
-        kind, found = probed(each, train, ids_N, test, steps, optim, options, head)
-        scores[f"{name}: {kind}"] = {NAMES[key]: share for key, share in found.items()}
+        kind, shares = train_and_score(each, train, ids_N, test, training, options)
+        scores[f"{name}: {kind}"] = {NAMES[key]: share for key, share in shares.items()}
     return {
         **source.facts,
         "recipe": "published",
@@ -135,42 +127,36 @@ def published(options: Linear, flags: Values) -> dict[str, Any]:
         "train_samples": len(ids_N),
         "test": str(options.test),
         "test_samples": test.manifest.samples,
-        "epochs": head.epochs,
-        "warmup_epochs": head.warmup_epochs,
+        "epochs": optim.epochs,
+        "warmup_epochs": optim.warmup_epochs,
         "lr": optim.lr,
-        "head_batch": head.batch,
-        "steps": steps,
-        "seed": head.seed,
+        "head_batch": optim.global_batch,
+        "steps": training.steps,
+        "seed": training.seed,
         "scores": scores,
     }
 
 
-def probed(
+def train_and_score(
     source: Source,
     train: Split,
     ids_N: NDArray[np.int64],
     test: Split,
-    steps: int,
-    optim: OptimConfig,
+    training: HeadTraining,
     options: Linear,
-    settings: Head,
 ) -> tuple[str, dict[str, float]]:
     """Which feature of an encoder was read, and the accuracies of a head that was trained on it."""
     device = choose_device(options.device, 0)
     model, kind = published_encoder(source.model, source.config)
     model.to(device).eval()
-    made = partial(kept_features, source, kind, options.batch, device, model)
-    head = make_head(model_width(model), len(train.manifest.classes), settings.seed).to(device)
-
-    def fit(batches: Batches) -> None:
-        train_head(head, batches, steps, lambda step: lr_of_step(step, len(ids_N), optim))
-
+    features = partial(cached_features, source, kind, batch=options.batch, device=device)
+    head = make_head(model_width(model), len(train.manifest.classes), training.seed).to(device)
     if options.augment:
-        with random_crops(source.config, train, settings, options.batch, device) as loader:
-            fit(encoded_batches(loader, model, kind, settings.batch))
+        with random_crops(source.config, train, training, options.batch, device) as loader:
+            train_head(head, encoded_batches(loader, model, kind, training.optim.global_batch), training)
     else:
-        fit(cached_batches(*made(train, ids_N), settings.batch, settings.seed, device))
-    return kind, head_scores(head, *made(test, np.arange(test.manifest.samples)), device)
+        train_head(head, batches_of(*features(train, ids_N), training, device), training)
+    return kind, head_scores(head, *features(test, np.arange(test.manifest.samples)), device)
 
 
 def check_solved(options: Linear) -> None:
@@ -182,34 +168,29 @@ def check_solved(options: Linear) -> None:
             raise UsageError(f"--{flag} is of --recipe published: give both, or leave it out")
 
 
-def settle_head(options: Linear) -> Head:
-    """The published head's settings, as given and else as published; warm-up keeps its share of the epochs.
+def head_optim(options: Linear) -> OptimConfig:
+    """The published head's schedule, as given and else as published; warm-up keeps its share of the epochs.
 
-    Raises UsageError for numbers that cannot be.
+    Raises UsageError for options that cannot be.
     """
     epochs = 90.0 if options.epochs is None else options.epochs
-    head = Head(
-        epochs=epochs,
-        warmup_epochs=epochs / 9 if options.warmup_epochs is None else options.warmup_epochs,
-        base_lr=0.1 if options.base_lr is None else options.base_lr,
-        batch=16_384 if options.head_batch is None else options.head_batch,
-        seed=options.seed or 0,
-    )
+    warmup_epochs = epochs / 9 if options.warmup_epochs is None else options.warmup_epochs
+    base_lr = 0.1 if options.base_lr is None else options.base_lr
+    batch = 16_384 if options.head_batch is None else options.head_batch
+    seed = options.seed or 0
     for flag, value, least in (
         ("--batch", options.batch, 1),
-        ("--head-batch", head.batch, 2),
+        ("--head-batch", batch, 2),
         ("--samples", options.samples or 0, 0),
-        ("--seed", head.seed, 0),
+        ("--seed", seed, 0),
     ):
         if value < least:
             raise UsageError(f"{flag} {value}: must be at least {least}")
-    if head.seed >= SEEDS:
-        raise UsageError(f"--seed {head.seed}: must be below 2**63")
-    for flag, number in (("--epochs", head.epochs), ("--base-lr", head.base_lr)):
+    if seed >= SEEDS:
+        raise UsageError(f"--seed {seed}: must be below 2**63")
+    for flag, number in (("--epochs", epochs), ("--base-lr", base_lr)):
         if not 0 < number < math.inf:
             raise UsageError(f"{flag} {number:g}: must be above 0")
-    if not 0 <= head.warmup_epochs <= head.epochs:
-        raise UsageError(
-            f"--warmup-epochs {head.warmup_epochs:g}: must be 0 to --epochs, which is {head.epochs:g}"
-        )
-    return head
+    if not 0 <= warmup_epochs <= epochs:
+        raise UsageError(f"--warmup-epochs {warmup_epochs:g}: must be 0 to --epochs, which is {epochs:g}")
+    return published_optim(epochs=epochs, warmup_epochs=warmup_epochs, base_lr=base_lr, batch=batch)

@@ -24,23 +24,19 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import crop_facts, eval_crops
 from turbomim.train.encoder.features import encode, extract
 from turbomim.train.encoder.source import Source
-from turbomim.train.models.mae import MAE
 
 # another one, and features are made anew
 FORMAT = "turbomim-features-3"
 
 
-def kept_features(
-    source: Source,
-    kind: str,
-    batch: int,
-    device: torch.device,
-    model: MAE,
-    split: Split,
-    ids_N: NDArray[np.int64],
+def cached_features(
+    source: Source, kind: str, split: Split, ids_N: NDArray[np.int64], *, batch: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, D) and labels (N,) of central crops of samples, from their file, or made and kept."""
-    config = source.config
+    """Features (N, D) and labels (N,) of central crops of samples, from their file, or made and kept.
+
+    kind: which of the features; source: its model is on the device.
+    """
+    config, model = source.config, source.model
     facts = {
         "format": FORMAT,
         "weights": source.weights,
@@ -52,17 +48,17 @@ def kept_features(
     }
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     path = source.folder / f"features-{key}.safetensors"
-    kept = read_features(path, len(ids_N))
-    if kept is not None:
-        return kept
+    cached = read_features(path, len(ids_N))
+    if cached is not None:
+        return cached
     crops = eval_crops(split, ids_N, size=config.data.size, batch=batch)
     made = extract(crops, lambda images_BHWC: {kind: encode(model, images_BHWC)[kind]}, device)
-    keep_features(path, made.by_name[kind], made.labels_N)
+    write_features(path, made.by_name[kind], made.labels_N)
     return made.by_name[kind], made.labels_N
 
 
 def read_features(path: Path, count: int) -> tuple[Tensor, Tensor] | None:
-    """What `keep_features` kept; None where there is nothing, or a file that is damaged, which says so."""
+    """What `write_features` wrote; None where there is nothing, or a file that is damaged, which says so."""
     if not path.exists():
         return None
     try:
@@ -70,7 +66,7 @@ def read_features(path: Path, count: int) -> tuple[Tensor, Tensor] | None:
         opened: Any = safe_open
         with opened(path, "pt") as file:
             features_ND, labels_N = file.get_tensor("features"), file.get_tensor("labels")
-            whole = (file.metadata() or {}).get("sha256") == digest(features_ND, labels_N)
+            whole = (file.metadata() or {}).get("sha256") == features_digest(features_ND, labels_N)
         if whole and len(features_ND) == len(labels_N) == count:
             return features_ND, labels_N
     except (SafetensorError, OSError, ValueError, KeyError):
@@ -79,7 +75,7 @@ def read_features(path: Path, count: int) -> tuple[Tensor, Tensor] | None:
     return None
 
 
-def digest(features_ND: Tensor, labels_N: Tensor) -> str:
+def features_digest(features_ND: Tensor, labels_N: Tensor) -> str:
     """SHA-256 of the bytes of features and labels, and of what they are."""
     found = hashlib.sha256()
     for tensor in (features_ND, labels_N):
@@ -88,8 +84,8 @@ def digest(features_ND: Tensor, labels_N: Tensor) -> str:
     return found.hexdigest()
 
 
-def keep_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
+def write_features(path: Path, features_ND: Tensor, labels_N: Tensor) -> None:
     """Write features and labels as a whole or not at all.  Raises UserError if they cannot be written."""
     make_folder(path.parent)
     tensors = {"features": features_ND.contiguous(), "labels": labels_N}
-    write_safetensors(path, tensors, {"sha256": digest(features_ND, labels_N)})
+    write_safetensors(path, tensors, {"sha256": features_digest(features_ND, labels_N)})
