@@ -100,8 +100,8 @@ def command(argv: list[str]) -> None:
     console = Console()
     with paced(console) as pace:
         found = embed(config, model.to(device).eval(), source, options, pace)
-    write(options.out, found, source_classes(source), made)
-    say(console, describe(options, found, source))
+    write_embedded(options.out, found, source_classes(source), made)
+    say(console, what_was_written(options, found, source))
 
 
 def embed(config: Config, model: MAE, source: Source, options: Embed, pace: Pace) -> Embedded:
@@ -156,7 +156,7 @@ def check_header(keys: list[str], out: Path) -> None:
         )
 
 
-def write(out: Path, found: Embedded, classes: tuple[str, ...], made: dict[str, Any]) -> None:
+def write_embedded(out: Path, found: Embedded, classes: tuple[str, ...], made: dict[str, Any]) -> None:
     """Write the file, whole or not at all, and beside it the list of what was left out, if anything was.
 
     An npz has arrays keys, features, labels (if any), classes (their names, if known) and made (JSON); a
@@ -198,7 +198,7 @@ def left_out_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.left-out.jsonl")
 
 
-def describe(options: Embed, found: Embedded, source: Source) -> str:
+def what_was_written(options: Embed, found: Embedded, source: Source) -> str:
     """What was written and what was left out, in lines."""
     count, width = found.features_ND.shape
     lines = [f"{options.out}: {count:,} x {width} float32, {POOLS[options.pool]}"]
