@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.decoding.admit import admit
+from turbomim.pipeline.loader_settings import BadSampleLimits
 from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
-from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Kind
@@ -28,9 +29,9 @@ FindUndecodable = Callable[[list[NDArray[np.uint8]]], dict[int, str]]
 class Repair:
     """Replaces the samples of one rank's batches, and counts them.
 
-    samples, replaced: handed out so far, and how many of these were stand-ins.  max_share: the most that may
-    be, counted from 200 samples on; max_row: as many in a row, of the stream or of the storage, end the run.
-    known: reasons of samples that must not be decoded; trying: told of a sample before it is, for a stand-in.
+    samples, replaced: handed out so far, and how many of these were stand-ins, whose share counts from 200
+    samples on.  known: reasons of samples that must not be decoded; trying: called with a sample before it
+    is decoded to find a stand-in.
     """
 
     def __init__(
@@ -39,8 +40,7 @@ class Repair:
         *,
         store: Kind,
         find_undecodable: FindUndecodable,
-        max_share: float,
-        max_row: int,
+        limits: BadSampleLimits,
         notify: Callable[[str], None],
         known: Mapping[int, str] | None = None,
         trying: Callable[[int], None] = lambda _: None,
@@ -49,8 +49,7 @@ class Repair:
         self._store = store
         # raw pixels need no decoder
         self._find_undecodable = find_undecodable if store != "raw" else lambda _: {}
-        self._max_share = max_share
-        self._max_row = max_row
+        self._limits = limits
         self._notify = notify
         self._files = ShardFiles(split)
         self._known = known or {}
@@ -98,11 +97,11 @@ class Repair:
                 continue
             self.replaced += 1
             self._row += 1
-            if self._row >= self._max_row:
+            if self._row >= self._limits.max_row:
                 raise self._too_many(f"{self._row:,} samples in a row, {self._row_limit}")
-            if self.samples >= MIN_SAMPLES and self.replaced > self._max_share * self.samples:
+            if self.samples >= MIN_SAMPLES and self.replaced > self._limits.max_share * self.samples:
                 share = self.replaced / self.samples
-                limit = f"the limit is max_bad_share {self._max_share:.1%}"
+                limit = f"the limit is max_bad_share {self._limits.max_share:.1%}"
                 raise self._too_many(f"{self.replaced:,} of {self.samples:,} samples ({share:.1%}), {limit},")
 
     def close(self) -> None:
@@ -120,7 +119,7 @@ class Repair:
         while True:
             if len(bad) == total:
                 raise self._too_many(f"all {total:,} samples of the split")
-            if len(bad) >= self._max_row:
+            if len(bad) >= self._limits.max_row:
                 raise self._too_many(f"{len(bad):,} samples in a row of the storage, {self._row_limit}")
             candidate = (candidate + 1) % total
             if candidate in self._stand_ins:
@@ -152,7 +151,7 @@ class Repair:
 
     @property
     def _row_limit(self) -> str:
-        return f"the limit is max_bad_row {self._max_row},"
+        return f"the limit is max_bad_row {self._limits.max_row},"
 
     def _too_many(self, what: str) -> UserError:
         first, reason = next(iter(self._reasons.items()))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from turbomim.pipeline.decoding.centre_crops import Crops, Pixels, crop_all, gather, split_crops
-from turbomim.pipeline.decoding.crops import Interpolation
+from turbomim.pipeline.decoding.crop import Interpolation
 from turbomim.pipeline.making.image_file import RefusedImage, read_image
 from turbomim.pipeline.making.photographs import Photograph, Photographs
 from turbomim.pipeline.making.plan import find_source

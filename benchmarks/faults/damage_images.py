@@ -33,7 +33,10 @@ from turbomim.benchmarks.faults.image_kinds import Kind, by_pillow, encode, kind
 from turbomim.benchmarks.timing import machine
 from turbomim.benchmarks.write_split import write_split
 from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.making.image_file import RefusedImage, read_image
 from turbomim.pipeline.making.photographs import find_photographs
 from turbomim.pipeline.system.errors import UserError
@@ -127,19 +130,10 @@ def loading(kind: Kind) -> str:
 
 def _first(split: Split, lines: list[str]) -> Batch:
     """Give the batch that begins with sample 0."""
-    with Loader(
-        split,
-        size=48,
-        crop="rrc",
-        scale=1.0,
-        seed=0,
-        global_batch=1,
-        micro_batch=1,
-        threads=1,
-        readers=1,
-        prefetch=1,
-        notify=lines.append,
-    ) as loader:
+    crop = Crop(kind="rrc", size=48, scale=1.0)
+    stream = SampleStream(seed=0, cut=BatchCut(global_batch=1, micro_batch=1))
+    speed = LoaderSpeed(threads=1, readers=1, prefetch=1)
+    with Loader(split, crop, stream, speed, BadSampleLimits(), notify=lines.append) as loader:
         return next(batch for batch in loader if batch.ids_B[0] == 0)
 
 

@@ -21,14 +21,16 @@ from turbomim.benchmarks.step.forms import Task, turbomim
 from turbomim.benchmarks.step.train import BenchTrain, measure
 from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.commands.tune.loader import measured
 from turbomim.train.loop.data import open_loader
 from turbomim.train.machine.processor import cores
-from turbomim.train.machine.tuned_loader import LoaderSettings, default_settings
+from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import World
 
@@ -78,9 +80,9 @@ def made_photographs(place: Place) -> Path:
     return folder / "train"
 
 
-def variants(place: Place, splits: dict[str, Split]) -> Iterator[tuple[str, Split, LoaderSettings]]:
+def variants(place: Place, splits: dict[str, Split]) -> Iterator[tuple[str, Split, LoaderSpeed]]:
     """Everything that the loader is measured with; the engines' share matters on a GPU alone."""
-    usual = default_settings()
+    usual = default_speed()
     if place.on_gpu:
         for load in LOADS:
             settings = replace(usual, decode="mixed", hw_decoder_load=load)
@@ -98,12 +100,11 @@ def settings_of(place: Place, split: Split) -> tuple[Config, int]:
     return replace(config, data=data, optim=optim), batch
 
 
-def loader_alone(place: Place, name: str, split: Split, settings: LoaderSettings) -> Iterator[Row]:
+def loader_alone(place: Place, name: str, split: Split, speed: LoaderSpeed) -> Iterator[Row]:
     """img/s of batches that nobody uses, and the share of all cores that this process took."""
     config, batch = settings_of(place, split)
-    world = World(rank=0, size=1, device=torch.device(place.device))
     begun, cpu_begun = time.perf_counter(), time.process_time()
-    rate = measured(config, split, settings, world, start=0, seconds=3.0 if place.on_gpu else 0.3)
+    rate = measured(config, split, speed, place.device, start=0, seconds=3.0 if place.on_gpu else 0.3)
     share = (time.process_time() - cpu_begun) / (time.perf_counter() - begun) / cores()
     yield {
         "name": f"loader alone: {name}",
@@ -144,17 +145,15 @@ def neighbour(place: Place, split: Split) -> Iterator[Row]:
     """The step on a batch in memory: alone, beside a loader at the step's own rate, and one at full speed."""
     config, batch = settings_of(place, split)
     step = turbomim(Task(config=config, batch=batch, device=place.device))
-    world = World(rank=0, size=1, device=torch.device(place.device))
     turns = 100 if place.on_gpu else 2
     float(step())
     open_one = functools.partial(
         open_loader,
         config,
         split,
-        default_settings(),
-        world,
-        global_batch=batch,
-        micro_batch=batch,
+        BatchCut(global_batch=batch, micro_batch=batch),
+        default_speed(),
+        device=place.device,
         notify=to_stderr,
     )
     alone = timed_steps(step, turns)

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from turbomim.benchmarks.step.textbook_mae import TextbookMAE, normalised
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.loop.data import open_loader
-from turbomim.train.machine.tuned_loader import default_settings
+from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.schedule import lr_of_step
-from turbomim.train.world.distributed import World
 
 # steps before the timed ones, and timed ones, that tell how many fit into the time
 WARM_STEPS, TIMED_STEPS = 3, 20
@@ -90,7 +90,11 @@ def steps(model: TextbookMAE, config: Config, split: Split, count: int) -> Itera
 def loader_of(config: Config, split: Split) -> Loader:
     """Our loader, as the run of the same settings has it."""
     batch = config.optim.global_batch
-    world = World(rank=0, size=1, device=torch.device("cpu"))
     return open_loader(
-        config, split, default_settings(), world, global_batch=batch, micro_batch=batch, notify=to_stderr
+        config,
+        split,
+        BatchCut(global_batch=batch, micro_batch=batch),
+        default_speed(),
+        device="cpu",
+        notify=to_stderr,
     )

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from turbomim.benchmarks.timing import machine
 from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import SUBSAMPLINGS, Store
@@ -39,9 +42,9 @@ def variants() -> list[Store]:
 
 def batches(folder: Path, samples: int) -> list[Tensor]:
     """The first epoch's crops, in order: (B, S, S, 3) uint8 each."""
-    with Loader(
-        open_split(folder), size=SIZE, seed=0, global_batch=BATCH, micro_batch=BATCH, threads=2, readers=1
-    ) as loader:
+    stream = SampleStream(seed=0, cut=BatchCut(global_batch=BATCH, micro_batch=BATCH))
+    speed = LoaderSpeed(threads=2, readers=1)
+    with Loader(open_split(folder), Crop(size=SIZE), stream, speed, BadSampleLimits()) as loader:
         return [next(loader).images_BHWC.clone() for _ in range(samples // BATCH)]
 
 

@@ -33,7 +33,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.reading.read_ahead import ReadAhead
-from turbomim.pipeline.stream.order import Turn, turns
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Turn, turns
 from turbomim.pipeline.tars.index import OURS
 from turbomim.pipeline.tars.split import Split, open_split
 
@@ -58,7 +58,8 @@ BASELINE = "DALI, pread, shuffled"
 
 def stream(split: Split, batch: int) -> Iterator[Turn]:
     """The shuffled order of the loader."""
-    return turns(len(split.index), 1, start=0, global_batch=batch, micro_batch=batch, rank=0, world=1)
+    cut = BatchCut(global_batch=batch, micro_batch=batch)
+    return turns(SampleStream(seed=1, cut=cut), [len(split.index)])
 
 
 def ours(split: Split, batch: int, readers: int) -> Images:

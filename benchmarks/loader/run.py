@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from turbomim.benchmarks.loader.job import Job, peer_module, sorted_files
-from turbomim.pipeline.decoding.crops import PAD, resized_sides, src_offsets
+from turbomim.pipeline.decoding.crop import PAD
+from turbomim.pipeline.decoding.crop_draws import resized_sides, window_starts
 
 # mean over a picture of |uint8 - float definition|; another window or an unflipped picture is far above
 LIMIT: Final = 8.0
@@ -84,7 +85,7 @@ def check(module: ModuleType, job: Job, originals: Sequence[Path]) -> float:
         # where half a pixel is left over, libraries round the centre up, down or to even
         if words_B2 is None and (sides % 2 != job.size % 2).any():
             continue
-        start = None if words_B2 is None else src_offsets(words_B2[place][None], sides[None], job.size)[0]
+        start = None if words_B2 is None else window_starts(words_B2[place].astype(np.int64), sides, job.size)
         expected = definition(originals[sample], job.size, start, bool(flips_B[place]))
         deviations.append(float(np.abs(images_BHWC[place] - expected).mean()))
         if deviations[-1] > LIMIT:

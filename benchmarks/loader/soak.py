@@ -25,7 +25,10 @@ from typing import Any
 import numpy as np
 
 from turbomim.benchmarks.timing import machine
+from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.tars.split import Split, open_split
 
 BATCH = 32
@@ -89,16 +92,10 @@ def batches(split: Split, size: int, lifetime_s: float) -> Iterator[int]:
     """Yield the position after each batch, for ever; after `lifetime_s` another loader goes on."""
     position = 0
     while True:
-        with Loader(
-            split,
-            size=size,
-            seed=0,
-            global_batch=BATCH,
-            micro_batch=BATCH,
-            start=position,
-            threads=2,
-            readers=2,
-        ) as loader:
+        stream = SampleStream(
+            seed=0, cut=BatchCut(global_batch=BATCH, micro_batch=BATCH, start=position)
+        )
+        with Loader(split, Crop(size=size), stream, LoaderSpeed(threads=2), BadSampleLimits()) as loader:
             end = time.monotonic() + lifetime_s
             for batch in loader:
                 position = batch.position + BATCH

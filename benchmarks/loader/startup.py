@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from turbomim.pipeline.stream.order import turns
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream, turns
 from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.manifest import MANIFEST, Manifest, Shard, fingerprint_of
 from turbomim.pipeline.tars.split import open_split
@@ -83,7 +83,8 @@ def measure(folder: Path) -> dict[str, float]:
     begun = time.perf_counter()
     split = open_split(folder)
     opened = time.perf_counter()
-    next(turns(len(split.index), 0, start=0, global_batch=BATCH, micro_batch=BATCH, rank=0, world=1))
+    stream = SampleStream(seed=0, cut=BatchCut(global_batch=BATCH, micro_batch=BATCH))
+    next(turns(stream, [len(split.index)]))
     done = time.perf_counter()
     return {
         "open_s": opened - begun,

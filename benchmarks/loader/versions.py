@@ -22,7 +22,7 @@ from turbomim.benchmarks.timing import machine
 
 BATCH: Final = 64
 
-# runs in either tree: what it takes of a loader has not changed, but the place of open_split
+# runs in either tree: older ones have open_split elsewhere, and a loader of flat arguments
 CODE: Final = """
 import json, resource, sys, time
 from turbomim.pipeline.loader import Loader
@@ -31,8 +31,16 @@ try:
 except ModuleNotFoundError:
     from turbomim.pipeline.shards import open_split
 shards, crop, images, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-settings = {"size": 224, "crop": crop, "seed": 1, "global_batch": 64, "micro_batch": 64}
-loader = Loader(open_split(shards), **settings, threads=threads, readers=2)
+try:
+    from turbomim.pipeline.decoding.crop import Crop
+    from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
+    from turbomim.pipeline.stream.turns import BatchCut, SampleStream
+    stream = SampleStream(seed=1, cut=BatchCut(global_batch=64, micro_batch=64))
+    groups = Crop(kind=crop, size=224), stream, LoaderSpeed(threads=threads), BadSampleLimits()
+    loader = Loader(open_split(shards), *groups)
+except ModuleNotFoundError:
+    settings = {"size": 224, "crop": crop, "seed": 1, "global_batch": 64, "micro_batch": 64}
+    loader = Loader(open_split(shards), **settings, threads=threads, readers=2)
 def cpu():
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime

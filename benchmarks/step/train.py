@@ -21,12 +21,13 @@ from turbomim.benchmarks.step.forms import LR, Task
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.loop.data import open_data, open_loader, store_text
 from turbomim.train.loop.data_wait import DataWait
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
-from turbomim.train.machine.tuned_loader import machine_name, rank_settings, read_tuned
+from turbomim.train.machine.tuned_loader import machine_name, rank_speed, read_tuned
 from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
@@ -116,7 +117,7 @@ def settings(options: BenchTrain, name: str) -> Config:
 def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tuple[list[Round], str]:
     """Both, round by round, after the compilation; and how the photographs are stored."""
     split = open_data(config.data.path, "--data", config.data, world)
-    loader_settings = rank_settings(config.data, read_tuned(machine_name(world.device)), world.local_size)
+    speed = rank_speed(config.data, read_tuned(machine_name(world.device)), world.local_size)
     model = make_model(config).to(world.device)
     optimizer, clip = make_optimizer(model, config.optim), config.optim.clip_grad
     step = Step(model, optimizer, config.step, world, micro_steps=1, clip_grad=clip)
@@ -124,10 +125,9 @@ def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tu
     with open_loader(
         config,
         split,
-        loader_settings,
-        world,
-        global_batch=batch,
-        micro_batch=batch,
+        BatchCut(global_batch=batch, micro_batch=batch),
+        speed,
+        device=world.device.type,
         notify=lambda line: print(line, file=sys.stderr, flush=True),
     ) as loader:
         # compiles
@@ -136,7 +136,7 @@ def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tu
         for _ in range(options.rounds):
             alone = _timed(step, synthetic, options.steps)
             # what was read and decoded during the turn of the other is no measure
-            _timed(step, loader, 2 * loader_settings.prefetch)
+            _timed(step, loader, 2 * speed.prefetch)
             real, wait = _timed(step, loader, options.steps)
             rounds.append(Round(synthetic=alone[0], real=real, wait=wait))
     return rounds, store_text(config.data, split)

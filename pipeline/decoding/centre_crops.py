@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.decoding.admit import admit
-from turbomim.pipeline.decoding.crops import Interpolation, resized_sides
+from turbomim.pipeline.decoding.crop import Interpolation
+from turbomim.pipeline.decoding.crop_draws import resized_sides
 from turbomim.pipeline.decoding.decode import decode_or_say
 from turbomim.pipeline.decoding.resize import resize
-from turbomim.pipeline.decoding.under_way import Journal, begin
+from turbomim.pipeline.decoding.under_way import Journal, begin, known_bad
 from turbomim.pipeline.reading.read_ahead import ReadAhead
-from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.system.threads import serial_pool
 from turbomim.pipeline.tars.split import Split
@@ -124,7 +125,7 @@ def split_crops(
         for start in range(0, len(ids_N), batch)
         for ids_B in (ids_N[start : start + batch],)
     )
-    bad = {} if journal is None else journal.bad.get(split.manifest.fingerprint, {})
+    bad = known_bad(journal, split.manifest.fingerprint)
     with (
         serial_pool(threads, "turbomim-decode") as pool,
         ReadAhead(split, turns, readers=1, prefetch=PREFETCH) as ahead,

@@ -1,18 +1,20 @@
 """Where the crops of samples lie, without their pixels: to measure what crops show.
 
-Numbers that belong to the sample and functions of `crops` are those of the loader, so a window here is the
+What is drawn for a sample, and the arithmetic of windows, are those of the loader, so a window here is the
 window that training sees.  Shape suffixes: B samples, A attempts.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.decoding.crops import Crop, Inputs, draw, resized_sides, rrc_window, window_starts
+from turbomim.pipeline.decoding.crop import Crop
+from turbomim.pipeline.decoding.crop_draws import Inputs, draw_crops, resized_sides, window_starts
+from turbomim.pipeline.decoding.crop_graphs import rrc_window
 from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.header import check_header
 from turbomim.pipeline.decoding.ppm import ppm_pixels
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
-from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Store
@@ -49,7 +51,7 @@ def stored_sides(split: Split, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def crop_windows(
-    crop: Crop, size: int, scale: float, seed: int, turn: Turn, sides_B2: NDArray[np.int64]
+    crop: Crop, seed: int, turn: Turn, sides_B2: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return each sample's window as training crops it, and whether it is flipped.
 
@@ -57,11 +59,11 @@ def crop_windows(
     (y, x), then its last, in shares of the image's sides; beyond [0, 1] an src window shows the image's
     mirrored border.  flips (B,) bool: left and right are exchanged after the cut.
     """
-    inputs = draw(crop, scale, seed, turn)
-    if crop == "src":
-        sides_B2 = resized_sides(sides_B2, sides_B2.min(1, keepdims=True), size)
-        starts_B2 = window_starts(inputs["words"], sides_B2, size)
-        shapes_B2 = np.full_like(starts_B2, size)
+    inputs = draw_crops(crop, seed, turn)
+    if crop.kind == "src":
+        sides_B2 = resized_sides(sides_B2, sides_B2.min(1, keepdims=True), crop.size)
+        starts_B2 = window_starts(inputs["words"], sides_B2, crop.size)
+        shapes_B2 = np.full_like(starts_B2, crop.size)
     else:
         starts_B2, shapes_B2 = _rrc_windows(inputs, sides_B2)
     corners_B22 = np.stack([starts_B2, starts_B2 + shapes_B2], axis=1)

@@ -1,7 +1,7 @@
 """The DALI graph: photographs, encoded or decoded, to uint8 crops, on a GPU or on the host.
 
-One of the crops of crops.py, and a flip with probability 0.5.  Only a GPU's graph decodes ("mixed"), what
-`check_header` admits; for every other the host does (decode.py).  EXIF orientation is ignored.
+One of the crops of crop_graphs.py, and a flip with probability 0.5.  Only a GPU's graph decodes ("mixed"),
+what `check_header` admits; for every other the host does (decode.py).  EXIF orientation is ignored.
 Shape suffixes: B samples, H W pixels, C channels.
 """
 
@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from turbomim.pipeline.decoding import decode
-from turbomim.pipeline.decoding.crops import GRAPHS, STORED_GRAPHS, Crop, Inputs, Interpolation
+from turbomim.pipeline.decoding.crop import Crop
+from turbomim.pipeline.decoding.crop_draws import Inputs
+from turbomim.pipeline.decoding.crop_graphs import GRAPHS, STORED_GRAPHS
 from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.failures import DeviceFault, failure_reason, of_machine
 from turbomim.pipeline.tars.store import Kind
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
     from nvidia.dali.pipeline import Pipeline
 
-Backend = Literal["cpu", "mixed"]
-BACKENDS: tuple[Backend, ...] = ("cpu", "mixed")
 Pixels = NDArray[np.uint8]
 
 # an extended WebP: a byte of flags after the header of its first chunk, VP8X
@@ -63,9 +63,7 @@ class CropGraph:
     def __init__(
         self,
         crop: Crop,
-        size: int,
         *,
-        interpolation: Interpolation = "bicubic",
         store: Kind = "original",
         batch: int,
         device: str,
@@ -84,7 +82,7 @@ class CropGraph:
                 pixels = decode_node(pixels, encoded)
             graphs = GRAPHS if store == "original" else STORED_GRAPHS
             # windows and flips are CPU nodes on both backends: no run waits for the GPU
-            crops = graphs[crop](pixels, size, interpolation, "gpu" if on_gpu else "cpu")
+            crops = graphs[crop.kind](pixels, crop, "gpu" if on_gpu else "cpu")
             self._pipeline.set_outputs(fn.flip(crops, horizontal=flips))
         self._pipeline.build()
 
@@ -122,11 +120,11 @@ class CropGraph:
 class DecodedGraph:
     """A graph of pixels that the host decodes: batches in order, as many under way as the graph takes.
 
-    threads: that decode, and as many of DALI's; prefetch, settings: of `CropGraph`.
+    graph: of pixels; threads: that decode; prefetch: the graph's.
     """
 
-    def __init__(self, crop: Crop, size: int, *, threads: int, prefetch: int, **settings: Any) -> None:
-        self._graph = CropGraph(crop, size, threads=threads, prefetch=prefetch, **settings)
+    def __init__(self, graph: CropGraph, *, threads: int, prefetch: int) -> None:
+        self._graph = graph
         self._prefetch = prefetch
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="turbomim-decode")
         self._decoding: deque[tuple[list[Future[Pixels | str]], Inputs]] = deque()

@@ -68,6 +68,11 @@ class UnderWay(Closing):
             self._path.unlink(missing_ok=True)
 
 
+def known_bad(journal: Journal | None, fingerprint: str) -> Mapping[int, str]:
+    """Reasons of a split's samples that ended a process before, by their number."""
+    return {} if journal is None else journal.bad.get(fingerprint, {})
+
+
 def begin(journal: Journal | None, fingerprint: str, notify: Callable[[str], None]) -> UnderWay | None:
     """Begin a file for a loader of this split; None, with a word why, if there is no journal, or no place."""
     if journal is None:

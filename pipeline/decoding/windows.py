@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from turbomim.pipeline.decoding.crops import Inputs, Interpolation, resized_sides, src_offsets
+from turbomim.pipeline.decoding.crop import Crop, Interpolation
+from turbomim.pipeline.decoding.crop_draws import Inputs, resized_sides, window_starts
 from turbomim.pipeline.decoding.decode import BadImages, decode_or_say
 from turbomim.pipeline.decoding.resize import resize, resize_region
 from turbomim.pipeline.reading.memory import Memory
@@ -40,22 +41,20 @@ _Cutting = tuple[Tensor, list[Future[dict[int, str]]]]
 class HostWindows:
     """Batches of windows in order, a few under way: the counterpart of `dali.CropGraph`.
 
-    size: the crop's side; store: "raw" images are pixels, "resized" ones JPEGs, of a short side of `size`;
-    "original" ones are resized here, by `interpolation`; device: "cpu" or "cuda"; threads: each decodes,
-    resizes and cuts.
+    crop: of kind "src"; store: "raw" images are pixels, "resized" ones JPEGs, of a short side of the crop's;
+    "original" ones are resized here; device: "cpu" or "cuda"; threads: each decodes, resizes and cuts.
     """
 
     def __init__(
         self,
-        size: int,
+        crop: Crop,
         *,
-        interpolation: Interpolation = "bicubic",
         store: Kind = "original",
         device: str,
         threads: int,
     ) -> None:
-        self._size = size
-        self._interpolation = interpolation
+        self._size = crop.size
+        self._interpolation = crop.interpolation
         self._stored = store != "original"
         # a copy is so short that a second thread waits for the interpreter more than it copies
         self._threads = 1 if store == "raw" else threads
@@ -65,7 +64,7 @@ class HostWindows:
         self._batches: deque[_Cutting] = deque()
 
     def feed(self, images: list[Pixels], inputs: Inputs, *, again: bool = False) -> None:
-        """Start a batch: encoded images, (bytes,) each, or pixels, (H, W, 3) each; inputs of `crops.draw`.
+        """Start a batch: encoded images, (bytes,) each, or pixels, (H, W, 3) each; inputs of `draw_crops`.
 
         again: it takes the place of the one that failed, which is the oldest.
         """
@@ -119,7 +118,7 @@ class HostWindows:
             self._check_stored(sides_B2)
         else:
             sides_B2 = resized_sides(sides_B2, sides_B2.min(1, keepdims=True), self._size)
-        starts_B2 = src_offsets(inputs["words"][places], sides_B2, self._size)
+        starts_B2 = window_starts(inputs["words"][places], sides_B2, self._size)
         for row, (place, image) in enumerate(decoded.items()):
             pixels, start_2 = resize_for_window(
                 image, sides_B2[row], starts_B2[row], self._size, self._interpolation

@@ -13,6 +13,7 @@ from turbomim.pipeline.making.list_rows import DELIMITERS
 from turbomim.pipeline.making.photo_list import read_list
 from turbomim.pipeline.making.photographs import Photograph, Photographs, find_photographs
 from turbomim.pipeline.making.shard_job import Check, OnBad, ShardJob
+from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.store import KINDS, RESAMPLINGS, SUBSAMPLINGS, Kind, Store
 
@@ -59,8 +60,7 @@ class Settings:
         at_least_one("--shard-count", self.shard_count)
         at_least_one("--min-side", self.min_side)
         at_least_one("--short-side", store.short_side)
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"--seed is {self.seed}: it must be at least 0 and below 2**63")
+        check_seed("--seed", self.seed)
         if store.quality is not None and not 1 <= store.quality <= 100:
             raise UserError(f"--quality is {store.quality}: it must be 1 to 100")
         for option, value, choices in (

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from turbomim.pipeline.decoding.crops import resized_sides
+from turbomim.pipeline.decoding.crop_draws import resized_sides
 from turbomim.pipeline.decoding.decode import decode_or_say
 from turbomim.pipeline.decoding.header import MAX_PIXELS
 from turbomim.pipeline.decoding.ppm import ppm_bytes

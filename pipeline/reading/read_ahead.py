@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import numpy as np
 
 from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
-from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.tars.split import Split
 

@@ -1,13 +1,11 @@
-"""The sample stream: which sample stands at a position, as a pure function of integers.
+"""The order of samples: which one stands at a position, as a pure function of integers.
 
 A position counts samples over the whole run; epoch = position // size, and each epoch is a fresh permutation.
 The permutation is evaluated at any index in constant memory, so resuming needs nothing but the position.
 Shape suffixes: B samples, E distinct epochs, R rounds.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
 from math import isqrt
 from typing import Final
 
@@ -15,25 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.stream.philox import EPOCHS, IDS, ORDER, draw_u32
-from turbomim.pipeline.system.errors import UserError
 
 # 16 rounds still show a bias over all orders of 6 samples; 24 show none in 200,000 epochs.
 ROUNDS: Final = 24
 
-# positions: fewer in a call to an order cost nearly the same
-CALL: Final = 1024
-
 # positions (B,) to epochs (B,) and sample ids (B,), all int64
 Order = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.int64]]]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Turn:
-    """One micro-batch of the stream: its first sample's position; epoch and id of each sample, (B,) int64."""
-
-    position: int
-    epochs_B: NDArray[np.int64]
-    ids_B: NDArray[np.int64]
 
 
 def round_keys(seed: int, epochs_E: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -77,67 +62,6 @@ def sample_ids(
     keys_ER = round_keys(seed, epochs_E)
     keys_BR = keys_ER if len(epochs_E) == 1 else keys_ER[epoch_of_B]
     return epochs_B, permute(index_B, size, keys_BR)
-
-
-def check_batches(*, global_batch: int, micro_batch: int, rank: int, world: int) -> None:
-    """Raise UserError unless `world` ranks and whole micro-batches divide the global batch."""
-    for name, value in (("global batch", global_batch), ("micro-batch", micro_batch), ("world size", world)):
-        if value < 1:
-            raise UserError(f"{name} {value} is below 1: set it to at least 1")
-    if not 0 <= rank < world:
-        raise UserError(f"rank {rank} is outside [0, {world}): a rank is below the world size {world}")
-    if global_batch % (world * micro_batch):
-        raise UserError(
-            f"global batch {global_batch} is not a multiple of {world} ranks x micro-batch {micro_batch} = "
-            f"{world * micro_batch}: choose a multiple of {world * micro_batch} or another micro-batch"
-        )
-
-
-def rank_slice(turn: int, *, start: int, global_batch: int, micro_batch: int, rank: int, world: int) -> range:
-    """Return the positions of a rank's micro-batch number `turn` (0, 1, ...), counted from position `start`.
-
-    Step s covers the global batch from start + s * global_batch; rank r takes the r-th of `world` contiguous
-    parts, which the micro-batches of that step split in order.
-    """
-    share = global_batch // world
-    step, micro = divmod(turn, share // micro_batch)
-    first = start + step * global_batch + rank * share + micro * micro_batch
-    return range(first, first + micro_batch)
-
-
-def turns(
-    size: int, seed: int, *, start: int, global_batch: int, micro_batch: int, rank: int, world: int
-) -> Iterator[Turn]:
-    """Yield a rank's micro-batches for ever.  size: samples in the split; the rest as in `rank_slice`."""
-    return turns_of(
-        partial(sample_ids, size=size, seed=seed),
-        start=start,
-        global_batch=global_batch,
-        micro_batch=micro_batch,
-        rank=rank,
-        world=world,
-    )
-
-
-def turns_of(
-    order: Order, *, start: int, global_batch: int, micro_batch: int, rank: int, world: int
-) -> Iterator[Turn]:
-    """Yield a rank's micro-batches for ever in any order, a function of positions such as `sample_ids`."""
-    done, together = 0, 1
-    while True:
-        slices = [
-            rank_slice(
-                turn, start=start, global_batch=global_batch, micro_batch=micro_batch, rank=rank, world=world
-            )
-            for turn in range(done, done + together)
-        ]
-        epochs_B, ids_B = order(np.concatenate([np.arange(s.start, s.stop) for s in slices]))
-        for number, positions in enumerate(slices):
-            rows = slice(number * micro_batch, (number + 1) * micro_batch)
-            yield Turn(position=positions.start, epochs_B=epochs_B[rows], ids_B=ids_B[rows])
-        done += together
-        # small micro-batches are drawn several at a time, but the first does not wait for the others
-        together = min(2 * together, -(-CALL // micro_batch))
 
 
 def _feistel(

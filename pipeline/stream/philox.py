@@ -9,6 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from turbomim.pipeline.stream.seeds import check_seed
+
 CROP: Final = 0
 FLIP: Final = 1
 MASK: Final = 2
@@ -20,7 +22,6 @@ MIX: Final = 6
 # of initial weights: there an id is a parameter's, and an epoch is a row of it
 WEIGHT: Final = 7
 
-SEEDS: Final = 2**63
 EPOCHS: Final = 2**32
 IDS: Final = 2**48
 
@@ -61,10 +62,9 @@ def draw_u32(
     epochs (B,) int64 in [0, 2**32); ids (B,) int64 in [0, 2**48); purpose CROP, FLIP, MASK, ORDER,
     AUGMENT, MIX or WEIGHT.
     Returns (B, words) uint32; words 4k to 4k+3 come from counter (k, id low, id high | purpose << 16, epoch).
-    Raises ValueError if the seed is outside [0, 2**63).
+    Raises UsageError if the seed is outside [0, 2**63).
     """
-    if not 0 <= seed < SEEDS:
-        raise ValueError(f"seed {seed} is outside [0, 2**63): choose a seed in that range")
+    check_seed("seed", seed)
     blocks = -(-words // 4)
     counter_BK4 = np.empty((len(ids_B), blocks, 4), np.uint32)
     counter_BK4[..., 0] = np.arange(blocks)

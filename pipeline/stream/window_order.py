@@ -1,4 +1,4 @@
-"""The sample stream for storage that hates random reads: a few shards at a time, all of their samples mixed.
+"""The order of samples for slow storage: a few shards at a time, all of their samples mixed.
 
 In each epoch the shards are permuted and cut into windows of consecutive shards; samples are permuted inside
 each window.  As in order.py the sample at a position is a pure function of integers; here a table of the
@@ -6,7 +6,7 @@ epoch's shards is looked up, so a position costs a binary search over the shards
 Shape suffixes: B samples, S shards.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -14,9 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.stream.order import ROUNDS, Turn, permute, round_keys, turns_of
+from turbomim.pipeline.stream.order import ROUNDS, permute, round_keys
 from turbomim.pipeline.stream.philox import EPOCHS, ORDER, draw_u32
-from turbomim.pipeline.system.errors import UserError
 
 # a batch may reach from one epoch into the next
 TABLES: Final = 2
@@ -36,13 +35,10 @@ class EpochTable:
 class WindowOrder:
     """The order of a split's samples in windows of `window` shards.
 
-    shard_samples: samples of each shard, in storage order; some may be 0.  Raises UserError if the
-    window is below 1, ValueError if no shard has a sample.
+    shard_samples: samples of each shard, in storage order; some may be 0.  Raises ValueError if none has one.
     """
 
     def __init__(self, shard_samples: Sequence[int] | NDArray[np.int64], seed: int, *, window: int) -> None:
-        if window < 1:
-            raise UserError(f"window {window} is below 1: set it to at least 1 shard")
         self._samples_S = np.asarray(shard_samples, np.int64)
         self._firsts_S = np.cumsum(self._samples_S) - self._samples_S
         self._size = int(self._samples_S.sum())
@@ -92,25 +88,3 @@ class WindowOrder:
         """Return the first place of a window in its epoch, and the first one after it."""
         begin, last = window * self._window, min((window + 1) * self._window, len(table.ends_S)) - 1
         return int(table.ends_S[begin - 1]) if begin else 0, int(table.ends_S[last])
-
-
-def window_turns(
-    shard_samples: Sequence[int] | NDArray[np.int64],
-    seed: int,
-    *,
-    window: int,
-    start: int,
-    global_batch: int,
-    micro_batch: int,
-    rank: int,
-    world: int,
-) -> Iterator[Turn]:
-    """Yield a rank's micro-batches for ever, in the order of `WindowOrder`; the rest as in `order.turns`."""
-    return turns_of(
-        WindowOrder(shard_samples, seed, window=window),
-        start=start,
-        global_batch=global_batch,
-        micro_batch=micro_batch,
-        rank=rank,
-        world=world,
-    )

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.pipeline.decoding.crop_reference import run_windows
+from tests.pipeline.loading import make_loader
 from tests.pipeline.test_loader import SEED, SIZE, by_position, load
+from turbomim.pipeline.decoding.crop import Crop
+from turbomim.pipeline.decoding.crop_draws import draw_crops
 
-from turbomim.pipeline.decoding.crops import draw
 from turbomim.pipeline.decoding.windows import HostWindows
-from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
-from turbomim.pipeline.stream.order import Turn, sample_ids
+from turbomim.pipeline.stream.order import sample_ids
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 
@@ -85,7 +87,7 @@ def test_a_stand_in_is_cropped_as_the_sample_it_stands_for(own_split: Split) -> 
     images = read_samples(own_split, files, np.array([5])).images
     files.close()
     turn = Turn(position=int(position), epochs_B=np.array([0]), ids_B=np.array([4]))
-    expected = run_windows(images, draw("src", 0.2, SEED, turn), SIZE)
+    expected = run_windows(images, draw_crops(Crop(size=SIZE), SEED, turn), SIZE)
     assert np.array_equal(batch.images_BHWC.numpy(), expected)
     assert (batch.ids_B.tolist(), batch.epochs_B.tolist()) == ([4], [0])
 
@@ -112,7 +114,7 @@ def test_two_ranks_replace_as_one(damaged_split: Split, shuffle: str) -> None:
 
 def test_what_is_counted(damaged_split: Split) -> None:
     """Once for each time that a batch with it is handed out, not when it is prepared."""
-    with Loader(
+    with make_loader(
         damaged_split,
         size=SIZE,
         seed=SEED,

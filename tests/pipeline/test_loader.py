@@ -14,19 +14,22 @@ import numpy as np
 import pytest
 import torch
 from tests.pipeline.decoding.crop_reference import by_torchvision, run_graph, run_windows
+from tests.pipeline.loading import make_loader
+from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
+from turbomim.pipeline.decoding.crop_draws import draw_crops
 
 from turbomim.pipeline import loader
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.decoding.crops import Crop, Interpolation, draw
-from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
-from turbomim.pipeline.stream.order import Turn, sample_ids
+from turbomim.pipeline.stream.order import sample_ids
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 
 SIZE = 48
 SEED = 2**40 + 5
+CROP = Crop(size=SIZE)
 
 
 def load(split: Split, batches: int, **changes: Any) -> list[Batch]:
@@ -39,7 +42,7 @@ def load(split: Split, batches: int, **changes: Any) -> list[Batch]:
         "readers": 2,
         "prefetch": 2,
     }
-    with Loader(split, **(arguments | changes)) as loader:
+    with make_loader(split, **(arguments | changes)) as loader:
         return list(itertools.islice(loader, batches))
 
 
@@ -66,7 +69,7 @@ def test_samples_labels_and_pixels_are_those_of_the_stream(tiny_split: Split) ->
         assert batch.ids_B.tolist() == ids.tolist()
         samples = read_samples(tiny_split, files, ids)
         assert batch.labels_B.tolist() == samples.labels_B.tolist()
-        inputs = draw("src", 0.2, SEED, Turn(position=batch.position, epochs_B=epochs, ids_B=ids))
+        inputs = draw_crops(CROP, SEED, Turn(position=batch.position, epochs_B=epochs, ids_B=ids))
         words, flips = inputs["words"], inputs["flips"]
         for i in range(6):
             expected = by_torchvision(samples.images[i], words[i], int(flips[i]), SIZE)
@@ -83,18 +86,18 @@ def test_random_crops_are_those_of_the_stream(tiny_split: Split) -> None:
     files = ShardFiles(tiny_split)
     images = read_samples(tiny_split, files, ids).images
     files.close()
-    inputs = draw("rrc", 0.6, SEED, Turn(position=30, epochs_B=epochs, ids_B=ids))
+    inputs = draw_crops(Crop(kind="rrc", size=5, scale=0.6), SEED, Turn(position=30, epochs_B=epochs, ids_B=ids))
     assert np.array_equal(batch.images_BHWC.numpy(), run_graph(images, inputs, 5, "rrc"))
 
 
 @pytest.mark.parametrize("crop", ["src", "rrc"])
-def test_the_interpolation_reaches_the_graph(tiny_split: Split, crop: Crop) -> None:
+def test_the_interpolation_reaches_the_graph(tiny_split: Split, crop: CropKind) -> None:
     """Bicubic unless asked otherwise."""
     epochs, ids = sample_ids(np.arange(6), 33, SEED)
     files = ShardFiles(tiny_split)
     images = read_samples(tiny_split, files, ids).images
     files.close()
-    inputs = draw(crop, 0.2, SEED, Turn(position=0, epochs_B=epochs, ids_B=ids))
+    inputs = draw_crops(Crop(kind=crop, size=SIZE), SEED, Turn(position=0, epochs_B=epochs, ids_B=ids))
     bicubic, bilinear = (
         run_graph(images, inputs, SIZE, crop, name)
         if crop == "rrc"
@@ -168,7 +171,7 @@ def test_resume_at_any_position(tiny_split: Split, start: int) -> None:
 
 def test_batches_stay_valid_while_held(tiny_split: Split) -> None:
     with_copies = []
-    with Loader(
+    with make_loader(
         tiny_split, size=SIZE, seed=SEED, global_batch=6, micro_batch=6, threads=2, readers=2, prefetch=2
     ) as loader:
         for batch in itertools.islice(loader, 30):
@@ -180,7 +183,7 @@ def test_batches_stay_valid_while_held(tiny_split: Split) -> None:
 
 def test_decoding_goes_on_while_the_consumer_works(tiny_split: Split) -> None:
     """After a pause longer than a batch takes, the next batches are ready."""
-    with Loader(
+    with make_loader(
         tiny_split, size=224, seed=1, global_batch=40, micro_batch=40, threads=1, readers=1, prefetch=2
     ) as loader:
         next(loader)
@@ -208,7 +211,7 @@ def own_split(tiny_split: Split, tmp_path: Path) -> Split:
 
 def test_a_shard_cut_under_a_running_job(own_split: Split) -> None:
     with (
-        Loader(
+        make_loader(
             own_split, size=SIZE, seed=1, global_batch=6, micro_batch=6, threads=1, readers=1, prefetch=1
         ) as loader,
         pytest.raises(UserError, match=r"\.tar' at byte \d+: the file ends"),
@@ -239,7 +242,7 @@ def test_a_slow_read_is_named_while_it_lasts(tiny_split: Split, monkeypatch: pyt
         "micro_batch": 6,
         "threads": 1,
     }
-    with Loader(
+    with make_loader(
         tiny_split,
         **arguments,
         readers=1,
@@ -261,7 +264,7 @@ def test_closing_leaves_no_thread_and_no_file(tiny_split: Split) -> None:
     load(tiny_split, 2, threads=3, readers=3)
     with (
         pytest.raises(KeyError),
-        Loader(tiny_split, size=SIZE, seed=1, global_batch=6, micro_batch=6, threads=3, readers=3) as loader,
+        make_loader(tiny_split, size=SIZE, seed=1, global_batch=6, micro_batch=6, threads=3, readers=3) as loader,
     ):
         next(loader)
         assert len(os.listdir("/proc/self/task")) > before[0] + 3
@@ -279,26 +282,26 @@ def test_closing_leaves_no_thread_and_no_file(tiny_split: Split) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"size": 8}, "image size 8 is below 9"),
-        ({"size": 0, "crop": "rrc"}, "image size 0 is below 1"),
-        ({"crop": "rcc"}, "crop 'rcc' is none of src, rrc"),
-        ({"interpolation": "cubic"}, "^interpolation 'cubic' is none of bicubic, bilinear: .*them$"),
-        ({"crop": "rrc", "scale": 0.0}, "scale 0.0 is outside"),
-        ({"crop": "rrc", "scale": 1.5}, "scale 1.5 is outside"),
-        ({"seed": -1}, "seed -1"),
-        ({"start": -1}, "start position -1"),
+        ({"size": 8}, "size = 8: must be at least 9 pixels"),
+        ({"size": 0, "crop": "rrc"}, "size = 0: must be at least 1"),
+        ({"crop": "rcc"}, "crop = 'rcc': must be src or rrc"),
+        ({"interpolation": "cubic"}, "^interpolation = 'cubic': must be bicubic or bilinear$"),
+        ({"crop": "rrc", "scale": 0.0}, "rrc_scale = 0.0: must be above 0"),
+        ({"crop": "rrc", "scale": 1.5}, "rrc_scale = 1.5: must be .* at most 1"),
+        ({"seed": -1}, "seed = -1: must be 0 to"),
+        ({"start": -1}, "start = -1: must be 0 or more"),
         ({"device": "tpu"}, "'tpu'"),
-        ({"threads": 0}, "threads 0"),
-        ({"window": 0}, "window 0"),
-        ({"max_bad_row": 0}, "max_bad_row 0"),
-        ({"max_bad_share": -0.1}, "max_bad_share -0.1 is outside"),
-        ({"hw_decoder_load": 1.1}, "hw_decoder_load 1.1 is outside"),
-        ({"decode": "gpu"}, "decode 'gpu' is none of cpu, mixed"),
-        ({"shuffle": "none"}, "shuffle 'none' is none of full, window"),
-        ({"readers": 0}, "readers 0"),
-        ({"prefetch": 0}, "prefetch 0"),
+        ({"threads": 0}, "threads = 0: must be at least 1"),
+        ({"window": 0}, "window = 0: must be at least 1"),
+        ({"max_bad_row": 0}, "max_bad_row = 0: must be at least 1"),
+        ({"max_bad_share": -0.1}, "max_bad_share = -0.1: must be 0 to 1"),
+        ({"hw_decoder_load": 1.1}, "hw_decoder_load = 1.1: must be 0 to 1"),
+        ({"decode": "gpu"}, "decode = 'gpu': must be cpu or mixed"),
+        ({"shuffle": "none"}, "shuffle = 'none': must be full or window"),
+        ({"readers": 0}, "readers = 0"),
+        ({"prefetch": 0}, "prefetch = 0"),
         ({"micro_batch": 5}, "global batch 12"),
-        ({"rank": 1}, "rank 1"),
+        ({"rank": 1}, "rank = 1: must be .* below the 1 ranks"),
     ],
     ids=str,
 )

@@ -11,9 +11,10 @@ from tests.pipeline.test_bad_samples import damage, own_split  # noqa: F401
 
 from turbomim.benchmarks.faults.image_kinds import kinds
 from turbomim.benchmarks.write_split import write_split
-from turbomim.pipeline.decoding.crops import Crop
-from turbomim.pipeline.decoding.dali import Backend, CropGraph, GpuDecoding
+from turbomim.pipeline.decoding.crop import Crop, CropKind
+from turbomim.pipeline.decoding.dali import CropGraph, GpuDecoding
 from turbomim.pipeline.loader import _gpu_decoding
+from turbomim.pipeline.loader_settings import Backend
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Kind
 
@@ -32,7 +33,7 @@ from turbomim.pipeline.tars.store import Kind
     ],
 )
 def test_where_each_step_runs(
-    store: Kind, crop: Crop, decode: Backend, steps: str, monkeypatch: pytest.MonkeyPatch
+    store: Kind, crop: CropKind, decode: Backend, steps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A resize is the GPU's; what is cut on the CPU is cut before it is copied.  Needs no device."""
     outputs: list[DataNode] = []
@@ -40,8 +41,7 @@ def test_where_each_step_runs(
     monkeypatch.setattr(Pipeline, "set_outputs", lambda _, node: outputs.append(node))
     monkeypatch.setattr(Pipeline, "build", lambda _: None)
     CropGraph(
-        crop,
-        48,
+        Crop(kind=crop, size=48),
         store=store,
         batch=2,
         device="cuda",

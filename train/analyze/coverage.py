@@ -20,10 +20,10 @@ import tyro
 from numpy.typing import NDArray
 
 from turbomim.kernels.masking import random_masking
+from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
 from turbomim.pipeline.decoding.crop_windows import crop_windows, stored_sides
-from turbomim.pipeline.decoding.crops import Crop, check_crop
 from turbomim.pipeline.making.photographs import key_characters
-from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.keys import split_key
@@ -86,20 +86,17 @@ def command(argv: list[str]) -> None:
     units = units_a_side(options)
     split = open_split(options.data)
     store = Store.of(split.manifest.made)
-    crops = [crop_of(word) for word in options.crops.split(",")]
-    for crop, scale in crops:
-        filtering = store.resampling or "bicubic"
-        check_crop(crop, filtering, size=options.size, scale=scale, store=store)
+    filtering: Interpolation = "bilinear" if store.resampling == "bilinear" else "bicubic"
+    crops = {word: crop_of(word, options.size, filtering) for word in options.crops.split(",")}
+    for crop in crops.values():
+        crop.check_store(store)
     ids_B = choose_ids(split, options.samples)
     annotations = read_annotations(options.boxes) if options.boxes else None
     objects = match(split, ids_B, annotations) if annotations else {}
     sides_B2 = stored_sides(split, ids_B)
     check_sides(split, dict(zip(ids_B.tolist(), sides_B2.tolist(), strict=True)), objects)
     out = prepare(options.out, "coverage")
-    shares = {
-        word: shares_of(crop, scale, ids_B, sides_B2, objects, units, options)
-        for word, (crop, scale) in zip(options.crops.split(","), crops, strict=True)
-    }
+    shares = {word: shares_of(crop, ids_B, sides_B2, objects, units, options) for word, crop in crops.items()}
     results = {
         word: {name: summary(values) for name, values in found.items()} for word, found in shares.items()
     }
@@ -122,8 +119,8 @@ def command(argv: list[str]) -> None:
     save(out, "coverage", lambda: draw(shares, options), run=None, settings=settings, results=results)
 
 
-def crop_of(word: str) -> tuple[Crop, float]:
-    """Kind and scale of a word like rrc:0.2 or src.  Raises UsageError."""
+def crop_of(word: str, size: int, interpolation: Interpolation) -> Crop:
+    """The crop of a word like rrc:0.2 or src.  Raises UsageError."""
     name, _, text = word.partition(":")
     try:
         scale = float(text or 0.2)
@@ -131,7 +128,8 @@ def crop_of(word: str) -> tuple[Crop, float]:
         scale = 0.0
     if name not in ("rrc", "src") or (name == "src" and text) or not 0 < scale <= 1:
         raise UsageError(f"--crops {word!r}: must be src, or rrc:SCALE with a scale above 0 and at most 1")
-    return ("src" if name == "src" else "rrc"), scale
+    kind: CropKind = "src" if name == "src" else "rrc"
+    return Crop(kind=kind, size=size, scale=scale, interpolation=interpolation)
 
 
 def units_a_side(options: Coverage) -> int:
@@ -191,7 +189,6 @@ def check_sides(split: Split, sides: Mapping[int, list[int]], objects: Mapping[i
 
 def shares_of(
     crop: Crop,
-    scale: float,
     ids_B: NDArray[np.int64],
     sides_B2: NDArray[np.int64],
     objects: Mapping[int, Objects],
@@ -204,7 +201,7 @@ def shares_of(
     keep = int(units**2 * (1 - options.mask_ratio))
     for epoch in range(options.epochs):
         turn = Turn(position=0, epochs_B=np.full_like(ids_B, epoch), ids_B=ids_B)
-        windows_B22, flips_B = crop_windows(crop, options.size, scale, options.seed, turn, sides_B2)
+        windows_B22, flips_B = crop_windows(crop, options.seed, turn, sides_B2)
         shares["image"] += np.diff(windows_B22.clip(0, 1), axis=1).prod((1, 2)).tolist()
         if not objects:
             continue

@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.stream.philox import SEEDS
+from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.stream.seeds import check_seed
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, UserError, to_stderr
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.lanczos import Ritz, lanczos
@@ -37,13 +39,12 @@ from turbomim.train.analyze.result import (
 from turbomim.train.encoder.features import load_run
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.processor import cores
-from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.models.initial import fill, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.figure import new_figure, plain
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import parse
-from turbomim.train.world.distributed import World, choose_device
+from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,8 +77,7 @@ def command(argv: list[str]) -> None:
     check_least(
         images=(options.images, 1), batch=(options.batch, 1), steps=(options.steps, 2), top=(options.top, 1)
     )
-    if not 0 <= options.seed < SEEDS:
-        raise UsageError(f"--seed {options.seed}: must be at least 0 and below 2**63")
+    check_seed("--seed", options.seed)
     split, device = open_split(options.data), choose_device(options.device, 0)
     if options.images > split.manifest.samples:
         raise UsageError(f"--images {options.images}: {options.data} has {split.manifest.samples} samples")
@@ -133,10 +133,9 @@ def first_batch(config: Config, split: Split, images: int, device: torch.device)
     with open_loader(
         config,
         split,
-        LoaderSettings(threads=cores(), readers=1, prefetch=1),
-        World(rank=0, size=1, device=device),
-        global_batch=images,
-        micro_batch=images,
+        BatchCut(global_batch=images, micro_batch=images),
+        LoaderSpeed(threads=cores(), readers=1, prefetch=1),
+        device=device.type,
         notify=to_stderr,
     ) as loader:
         return next(loader)

@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.durable import refusal
 from turbomim.pipeline.system.errors import UserError
 
@@ -141,7 +142,7 @@ def cut_photos(dst: Path, *, images: int = 480, seed: int = 0, holdout_every: in
     """
     _need(images >= 16, "images", images, "at least 16, so that some can be held out")
     _need(2 <= holdout_every <= 26, "holdout_every", holdout_every, "2 to 26, so that a group is held out")
-    _need(0 <= seed < 2**63, "seed", seed, "0 or more and below 2**63")
+    check_seed("seed", seed)
     wanted = {"images": images, "seed": seed, "holdout_every": holdout_every, "table": _table_digest()}
     made = _already_made(dst, wanted)
     if made is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.decoding.centre_crops import centre_crops
-from turbomim.pipeline.decoding.crops import Interpolation
+from turbomim.pipeline.decoding.crop import Interpolation
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.machine.processor import cores

@@ -17,19 +17,19 @@ from torch.nn import functional
 
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.stream.order import sample_ids
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import INTERPOLATION
 from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
 from turbomim.train.evaluate.lars import make_lars
 from turbomim.train.loop.data import check_store, open_loader
-from turbomim.train.machine.tuned_loader import default_settings
+from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.models.initial import constant, initialise, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config, OptimConfig
 from turbomim.train.settings.plan import largest_divisor
 from turbomim.train.settings.schedule import lr_of_step, total_steps
-from turbomim.train.world.distributed import World
 
 # samples scored at once
 CHUNK = 4096
@@ -104,10 +104,12 @@ def random_crops(
     return open_loader(
         dataclasses.replace(config, data=data, run=run),
         split,
-        default_settings(),
-        World(rank=0, size=1, device=device),
-        global_batch=training.optim.global_batch,
-        micro_batch=largest_divisor(training.optim.global_batch, most),
+        BatchCut(
+            global_batch=training.optim.global_batch,
+            micro_batch=largest_divisor(training.optim.global_batch, most),
+        ),
+        default_speed(),
+        device=device.type,
         notify=print,
     )
 

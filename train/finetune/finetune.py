@@ -24,7 +24,7 @@ from turbomim.train.finetune.run import FinetuneRun
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.folder.take import take_folder
-from turbomim.train.loop.data import describe, open_data
+from turbomim.train.loop.data import about_data, open_data
 from turbomim.train.loop.optim import zero_moments
 from turbomim.train.loop.resolved import Resolved, resolve
 from turbomim.train.loop.run import Outcome
@@ -71,7 +71,7 @@ def finetune(
         )
         # a policy that timm does not know ends it here, before there is a run
         world.run_on_all(lambda: noting_rand_augment(config.finetune.rand_augment, config.data.size))
-        about = describe(resolved.config.data, train, resolved.loader, tuned_loader, world)
+        about = about_data(resolved.config.data, train, resolved.loader, tuned_loader, world)
         with contextlib.ExitStack() as held:
             on_gpu = resolved.loader.decodes_on(world.device.type)
             splits = [train, test]

@@ -9,17 +9,18 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.decoding.crops import check_crop
 from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader import Loader, LoaderStats
+from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.folder.log import Record
 from turbomim.train.machine.processor import cores
-from turbomim.train.machine.tuned_loader import LoaderSettings, Tuned, origin
+from turbomim.train.machine.tuned_loader import Tuned, speed_source
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World
 
@@ -87,7 +88,7 @@ def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:
     if store.short_side is None:
         return
     try:
-        check_crop(data.crop, data.interpolation, size=data.size, scale=data.rrc_scale, store=store)
+        data.crop_settings().check_store(store)
     except UserError as error:
         fitting = f"data.size {store.short_side}"
         if data.crop == "src":
@@ -109,59 +110,41 @@ def store_text(data: DataConfig, split: Split) -> str:
     return text
 
 
-def describe(
-    data: DataConfig, split: Split, settings: LoaderSettings, tuned: Tuned | None, world: World
-) -> str:
+def about_data(data: DataConfig, split: Split, speed: LoaderSpeed, tuned: Tuned | None, world: World) -> str:
     """What is read and how: two lines."""
     return (
         f"{counted(split.manifest.samples, 'sample')} in {counted(len(split.manifest.shards), 'shard')}, "
         f"{store_text(data, split)}\n"
-        f"loader of a rank: {settings.text(world.device.type)}; {origin(tuned)}"
+        f"loader of a rank: {speed.in_words(world.device.type)}; {speed_source(tuned)}"
     )
 
 
 def open_loader(
     config: Config,
     split: Split,
-    settings: LoaderSettings,
-    world: World,
+    cut: BatchCut,
+    speed: LoaderSpeed,
     *,
-    global_batch: int,
-    micro_batch: int,
-    start: int = 0,
+    device: str,
     journal: Journal | None = None,
     notify: Callable[[str], None],
 ) -> Loader:
     """The Loader of a rank: every crop that training, held-out loss and pictures see."""
     data = config.data
+    stream = SampleStream(seed=config.run.seed, shuffle=data.shuffle, window=data.window, cut=cut)
     return Loader(
         split,
-        size=data.size,
-        crop=data.crop,
-        scale=data.rrc_scale,
-        interpolation=data.interpolation,
-        seed=config.run.seed,
-        global_batch=global_batch,
-        micro_batch=micro_batch,
-        rank=world.rank,
-        world=world.size,
-        start=start,
-        device=world.device.type,
-        threads=settings.threads,
-        readers=settings.readers,
-        prefetch=settings.prefetch,
-        decode=settings.decode,
-        hw_decoder_load=settings.hw_decoder_load,
-        shuffle=data.shuffle,
-        window=data.window,
-        max_bad_share=data.max_bad_share,
-        max_bad_row=data.max_bad_row,
+        data.crop_settings(),
+        stream,
+        speed,
+        data.bad_sample_limits(),
+        device=device,
         journal=journal,
         notify=notify,
     )
 
 
-def slow_stage(record: Record, split: Split, settings: LoaderSettings, world: World) -> str | None:
+def slow_stage(record: Record, split: Split, speed: LoaderSpeed, world: World) -> str | None:
     """Which stage of the loader the steps of a log record waited for, with one remedy; None if for little.
 
     Only the steps' own wait says that there is something to mend: the host may be blocked while a GPU works.
@@ -185,7 +168,7 @@ def slow_stage(record: Record, split: Split, settings: LoaderSettings, world: Wo
         remedy = f"this rank has {counted(share, 'core')} for it; --finetune.rand_augment '' goes without"
     elif reading:
         remedy = tune
-    elif settings.threads < share:
+    elif speed.threads < share:
         remedy = f"more threads may help, --data.threads {share}"
     elif kind == "original":
         remedy = "`turbomim shard make --store resized` makes shards that decode several times faster"

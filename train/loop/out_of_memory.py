@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from turbomim.pipeline.decoding.failures import out_of_memory
+from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
 from turbomim.train.loop.resolved import Resolved
 from turbomim.train.machine.memory import GIB, container_limit, peak_bytes
-from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import Plan, largest_divisor
 from turbomim.train.settings.precision import uses_bfloat16
@@ -79,7 +79,7 @@ def memory_text(device: torch.device) -> str:
     return f"the host's limit is {limit}, this process took up to {peak_bytes(device) / GIB:.1f} GiB"
 
 
-def flags_to_try(config: Config, plan: Plan, settings: LoaderSettings, world: World) -> list[str]:
+def flags_to_try(config: Config, plan: Plan, settings: LoaderSpeed, world: World) -> list[str]:
     """Three flags, the best first, that need less memory and are not set yet."""
     smaller = largest_divisor(plan.local_batch, plan.micro_batch - 1)
     size, patch = config.data.size, config.model.patch

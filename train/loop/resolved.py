@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic
 
+from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.train.machine.presets import apply_preset
-from turbomim.train.machine.tuned_loader import LoaderSettings, Tuned, rank_settings
+from turbomim.train.machine.tuned_loader import Tuned, rank_speed
 from turbomim.train.machine.tuned_step import TunedStep, resolve_step
 from turbomim.train.settings.config import AnyConfig
 from turbomim.train.settings.plan import Plan, make_plan
@@ -21,7 +22,7 @@ class Resolved(Generic[AnyConfig]):
 
     config: AnyConfig
     plan: Plan
-    loader: LoaderSettings
+    loader: LoaderSpeed
     tuned_step: TunedStep | None
 
 
@@ -47,6 +48,6 @@ def resolve(
     return Resolved(
         config=tuned,
         plan=make_plan(tuned, samples, ranks),
-        loader=rank_settings(config.data, tuned_loader, local_ranks),
+        loader=rank_speed(config.data, tuned_loader, local_ranks),
         tuned_step=None if tuned == config else tuned_step,
     )

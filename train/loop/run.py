@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader import Loader, LoaderStats
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import FULL
 from turbomim.pipeline.tars.split import Split
@@ -225,14 +226,19 @@ class Run(ABC, Generic[AnyConfig]):
         return self._outcome("preempted")
 
     def _open(self) -> Batches:
+        cut = BatchCut(
+            global_batch=self.plan.global_batch,
+            micro_batch=self.plan.micro_batch,
+            rank=self.world.rank,
+            world=self.world.size,
+            start=self.position,
+        )
         loader = open_loader(
             self.config,
             self.split,
+            cut,
             self.resolved.loader,
-            self.world,
-            global_batch=self.plan.global_batch,
-            micro_batch=self.plan.micro_batch,
-            start=self.position,
+            device=self.world.device.type,
             journal=self.journal,
             notify=self.log.note,
         )

@@ -228,7 +228,7 @@ def loader() -> list[Check]:
         value = "not tuned: defaults are used; `turbomim tune loader --data PATH` measures what is fastest"
     else:
         value = (
-            f"tuned on {tuned.date}: {tuned.settings.text(device.type)}, {tuned.img_per_s:,.0f} img/s; "
+            f"tuned on {tuned.date}: {tuned.speed.in_words(device.type)}, {tuned.img_per_s:,.0f} img/s; "
             f"see {tuned_file()}"
         )
     return [Check(name="loader", value=value)]

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.under_way import Journal
+from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, UserError, to_stderr
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.manifest import Manifest
@@ -20,12 +22,10 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
 from turbomim.train.folder.crashes import deadly_list
 from turbomim.train.loop.data import check_store, open_loader
-from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.window_target import window_statistics
 from turbomim.train.pictures.figure import FloatArray, Row, denormalise, reconstruction_png, unpatchify
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from turbomim.train.world.distributed import World
 
 HEADERS = ("photograph", "masked input", "reconstruction", "from visible patches only", "target")
 # photographs looked through for different classes
@@ -113,10 +113,9 @@ def pick(split: Split, config: Config, images: int, journal: Journal | None = No
     with open_loader(
         config,
         split,
-        LoaderSettings(threads=2, readers=1, prefetch=1),
-        World(rank=0, size=1, device=torch.device("cpu")),
-        global_batch=count,
-        micro_batch=count,
+        BatchCut(global_batch=count, micro_batch=count),
+        LoaderSpeed(threads=2, readers=1, prefetch=1),
+        device="cpu",
         journal=journal,
         notify=to_stderr,
     ) as loader:

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from turbomim.pipeline.decoding.under_way import Journal
+from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.loop.data import open_loader
 from turbomim.train.loop.step import autocast
-from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import World
 
@@ -29,7 +30,7 @@ def heldout_loss(
     model: nn.Module,
     split: Split,
     config: Config,
-    settings: LoaderSettings,
+    speed: LoaderSpeed,
     micro_batch: int,
     world: World,
     note: Callable[[str], None],
@@ -46,11 +47,10 @@ def heldout_loss(
         with open_loader(
             config,
             split,
+            BatchCut(global_batch=batch * world.size, micro_batch=batch, rank=world.rank, world=world.size),
             # it runs beside the training's loader
-            dataclasses.replace(settings, readers=1, prefetch=1),
-            world,
-            global_batch=batch * world.size,
-            micro_batch=batch,
+            dataclasses.replace(speed, readers=1, prefetch=1),
+            device=world.device.type,
             journal=journal,
             notify=lambda text: note(f"held-out: {text}"),
         ) as loader:

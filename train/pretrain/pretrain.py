@@ -9,7 +9,7 @@ from rich.console import Console
 from turbomim.train.evaluate.online import labelled_splits
 from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.folder.take import take_folder
-from turbomim.train.loop.data import describe, open_data
+from turbomim.train.loop.data import about_data, open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.run import Outcome
 from turbomim.train.machine.compiler import check_compiler
@@ -59,7 +59,7 @@ def pretrain(
             )
         )
         about = [
-            describe(data, split, resolved.loader, tuned_loader, world),
+            about_data(data, split, resolved.loader, tuned_loader, world),
             *about_step(resolved.config, resolved.tuned_step),
             *world.run_on_all(lambda: about_device(resolved.config, resolved.plan, world)),
         ]

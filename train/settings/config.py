@@ -12,7 +12,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from turbomim.pipeline.system.errors import need
+from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
+from turbomim.pipeline.loader_settings import BadSampleLimits
+from turbomim.pipeline.stream.seeds import check_seed
+from turbomim.pipeline.system.errors import UsageError, need
 from turbomim.train.settings.model import ModelConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -30,9 +33,9 @@ class DataConfig:
     # side of the square training image, pixels
     size: int = 224
     # src: simple resized crop (PixMIM, MFF); rrc: random resized crop (MAE)
-    crop: Literal["src", "rrc"] = "src"
+    crop: CropKind = "src"
     # bicubic: DeiT-III, MAE; bilinear: PixMIM's and MFF's released configurations
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
     # share of the image's area that rrc keeps, from this to 1 (MAE 0.2, SimMIM 0.67)
     rrc_scale: float = 0.2
     # full: an epoch is a permutation of all samples; window: of shards, then of samples in windows of shards,
@@ -57,15 +60,25 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         need(self.size >= 16, "data.size", self.size, "at least 16 pixels")
-        need(0 < self.rrc_scale <= 1, "data.rrc_scale", self.rrc_scale, "above 0 and at most 1")
         need(self.window >= 1, "data.window", self.window, "at least 1 shard")
         need(self.threads >= 0, "data.threads", self.threads, "0 (automatic) or more")
         need(self.readers >= 0, "data.readers", self.readers, "0 (automatic) or more")
         need(self.prefetch >= 0, "data.prefetch", self.prefetch, "0 (automatic) or more")
         load = self.hw_decoder_load
         need(load == -1 or 0 <= load <= 1, "data.hw_decoder_load", load, "0 to 1, or -1 (automatic)")
-        need(0 <= self.max_bad_share <= 1, "data.max_bad_share", self.max_bad_share, "0 to 1")
-        need(self.max_bad_row >= 1, "data.max_bad_row", self.max_bad_row, "at least 1")
+        try:
+            self.crop_settings()
+            self.bad_sample_limits()
+        except UsageError as error:
+            raise UsageError(f"data.{error}") from None
+
+    def crop_settings(self) -> Crop:
+        """The crop of each sample."""
+        return Crop(kind=self.crop, size=self.size, scale=self.rrc_scale, interpolation=self.interpolation)
+
+    def bad_sample_limits(self) -> BadSampleLimits:
+        """How many samples may be replaced."""
+        return BadSampleLimits(max_share=self.max_bad_share, max_row=self.max_bad_row)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +219,7 @@ class RunConfig:
         named = os.fsencode(self.folder)
         legal = "a name in UTF-8, as safetensors wants it"
         need(named == named.decode(errors="ignore").encode(), "run.folder", ascii(self.folder), legal)
-        need(0 <= self.seed < 2**63, "run.seed", self.seed, "0 to 2^63 - 1")
+        check_seed("run.seed", self.seed)
         need(self.log_every >= 1, "run.log_every", self.log_every, "at least 1 step")
         need(self.save_every >= 1, "run.save_every", self.save_every, "at least 1 step")
         need(self.keep >= 2, "run.keep", self.keep, "at least 2")

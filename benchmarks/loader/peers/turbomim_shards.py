@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from turbomim.benchmarks.loader.job import Job
+from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.stream.philox import CROP, FLIP, draw_u32
 from turbomim.pipeline.tars.split import open_split
 
@@ -38,17 +40,12 @@ def drawn(job: Job) -> tuple[Tensor, NDArray[np.int64], NDArray[np.uint32], NDAr
 
 
 def _loader(job: Job) -> Loader:
-    gpu: dict[str, Any] = {"decode": job.decode} if job.device == "cuda" else {}
     return Loader(
         open_split(job.folder),
-        size=job.size,
-        seed=SEED,
-        global_batch=job.batch,
-        micro_batch=job.batch,
-        device=job.device,
-        threads=job.workers or job.cores,
+        Crop(size=job.size),
+        SampleStream(seed=SEED, cut=BatchCut(global_batch=job.batch, micro_batch=job.batch)),
         # the best of a few: what lies in the system's cache needs one reader
-        readers=1,
-        prefetch=3,
-        **gpu,
+        LoaderSpeed(threads=job.workers or job.cores, readers=1, prefetch=3, decode=job.decode),
+        BadSampleLimits(),
+        device=job.device,
     )

@@ -17,8 +17,9 @@ import torchvision.transforms.functional as tv
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop, transforms
+from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
+from turbomim.pipeline.decoding.crop_draws import Inputs, window_starts
 
-from turbomim.pipeline.decoding.crops import Crop, Inputs, Interpolation, src_offsets
 from turbomim.pipeline.decoding.dali import CropGraph
 from turbomim.pipeline.decoding.decode import decode
 from turbomim.pipeline.decoding.windows import HostWindows
@@ -34,12 +35,11 @@ def run_graph(
     images: list[NDArray[np.uint8]],
     inputs: Inputs,
     size: int,
-    crop: Crop = "src",
+    crop: CropKind = "src",
     interpolation: Interpolation = "bicubic",
 ) -> NDArray[np.uint8]:
-    graph = CropGraph(
-        crop, size, interpolation=interpolation, batch=len(images), device="cpu", threads=2, prefetch=1
-    )
+    settings = Crop(kind=crop, size=size, interpolation=interpolation)
+    graph = CropGraph(settings, batch=len(images), device="cpu", threads=2, prefetch=1)
     graph.feed([decode(image) for image in images], inputs)
     graph.schedule()
     out: NDArray[np.uint8] = graph.take().numpy()
@@ -50,7 +50,8 @@ def run_windows(
     images: list[NDArray[np.uint8]], inputs: Inputs, size: int, interpolation: Interpolation = "bicubic"
 ) -> NDArray[np.uint8]:
     """Crop as the loader does on a CPU."""
-    windows = HostWindows(size, interpolation=interpolation, device="cpu", threads=2)
+    crop = Crop(size=size, interpolation=interpolation)
+    windows = HostWindows(crop, device="cpu", threads=2)
     windows.feed(images, inputs)
     out: NDArray[np.uint8] = windows.take().numpy()
     windows.close()
@@ -66,7 +67,7 @@ def by_torchvision(
 ) -> NDArray[np.float32]:
     image = Image.open(io.BytesIO(encoded.tobytes())).convert("RGB")
     image = tv.resize(image, size, tv.InterpolationMode(interpolation), antialias=True)
-    y, x = src_offsets(word_2[None].astype(np.uint32), np.array([[image.height, image.width]]), size)[0]
+    y, x = window_starts(word_2, np.array([image.height, image.width]), size)
     image = tv.crop(tv.pad(image, 4, padding_mode="reflect"), y + 4, x + 4, size, size)
     return np.asarray(tv.hflip(image) if flip else image, np.float32)
 
@@ -80,7 +81,7 @@ def by_definition(
 ) -> NDArray[np.float32]:
     image = Image.open(io.BytesIO(encoded.tobytes())).convert("RGB")
     width, height = tv.resize(image, size, tv.InterpolationMode.NEAREST).size
-    y, x = src_offsets(word_2[None].astype(np.uint32), np.array([[height, width]]), size)[0] + 4
+    y, x = window_starts(word_2, np.array([height, width]), size) + 4
     resized = np.pad(
         resize_in_float(image, height, width, interpolation), ((4, 4), (4, 4), (0, 0)), mode="reflect"
     )

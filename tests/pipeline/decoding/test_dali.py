@@ -8,12 +8,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from tests.pipeline.decoding.crop_reference import by_definition, by_torchvision, encode, run_graph
+from turbomim.pipeline.decoding.crop import Crop, Interpolation
+from turbomim.pipeline.decoding.crop_draws import Inputs, draw_crops, window_starts
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decoding.crops import Inputs, Interpolation, draw, src_offsets
 from turbomim.pipeline.decoding.dali import CropGraph
-from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.stream.philox import CROP, FLIP, draw_u32
+from turbomim.pipeline.stream.turns import Turn
 
 SIZE = 48
 SEED = 2**40 + 5
@@ -22,17 +23,17 @@ FIRST, LAST = 0, 2**32 - 1
 
 def test_offsets_cover_the_padded_range_evenly() -> None:
     sides = np.array([[SIZE, SIZE + 3]])
-    ends = np.array([[FIRST, FIRST], [LAST, LAST]], np.uint32)
-    assert src_offsets(ends, sides, SIZE).tolist() == [[-4, -4], [4, 7]]
-    words = np.linspace(0, LAST, 9 * 12 * 100).astype(np.uint32)
-    offsets = src_offsets(np.stack([words, words], 1), sides, SIZE)
+    ends = np.array([[FIRST, FIRST], [LAST, LAST]])
+    assert window_starts(ends, sides, SIZE).tolist() == [[-4, -4], [4, 7]]
+    words = np.linspace(0, LAST, 9 * 12 * 100).astype(np.int64)
+    offsets = window_starts(np.stack([words, words], 1), sides, SIZE)
     assert np.bincount(offsets[:, 0] + 4).tolist() == pytest.approx([1200] * 9, abs=1)
     assert np.bincount(offsets[:, 1] + 4).tolist() == pytest.approx([900] * 12, abs=1)
 
 
 def test_offsets_are_exact_for_long_sides() -> None:
     side, word = 14_000_000, 4_000_000_007
-    offset = src_offsets(np.array([[word, word]], np.uint32), np.array([[side, side]]), SIZE)[0, 0]
+    offset = window_starts(np.array([[word, word]]), np.array([[side, side]]), SIZE)[0, 0]
     assert offset == word * (side - SIZE + 9) // 2**32 - 4
 
 
@@ -128,7 +129,7 @@ def test_a_panorama_takes_no_memory_beyond_its_window() -> None:
 def test_draws_written_out() -> None:
     """Crop: words 0 and 1, for y and x.  Flip: the lowest bit of word 0."""
     turn = Turn(position=0, epochs_B=np.arange(50), ids_B=np.arange(50) * 7)
-    inputs = draw("src", 0.2, SEED, turn)
+    inputs = draw_crops(Crop(size=SIZE), SEED, turn)
     assert sorted(inputs) == ["flips", "words"]
     assert inputs["words"].tolist() == draw_u32(SEED, turn.epochs_B, turn.ids_B, CROP, 2).tolist()
     assert inputs["flips"].tolist() == [
@@ -139,7 +140,7 @@ def test_draws_written_out() -> None:
 def test_flips_are_fair_and_differ_between_epochs() -> None:
     ids = np.arange(10_000)
     flips = [
-        draw("src", 0.2, 1, Turn(position=0, epochs_B=np.full(10_000, epoch), ids_B=ids))["flips"]
+        draw_crops(Crop(size=SIZE), 1, Turn(position=0, epochs_B=np.full(10_000, epoch), ids_B=ids))["flips"]
         for epoch in range(2)
     ]
     assert np.mean(flips, axis=1) == pytest.approx([0.5, 0.5], abs=0.02)
@@ -148,7 +149,7 @@ def test_flips_are_fair_and_differ_between_epochs() -> None:
 
 def test_nothing_is_copied_on_the_way_in_or_out(monkeypatch: pytest.MonkeyPatch) -> None:
     image = texture(0, 50, 60)
-    graph = CropGraph("src", SIZE, batch=1, device="cpu", threads=1, prefetch=1)
+    graph = CropGraph(Crop(size=SIZE), batch=1, device="cpu", threads=1, prefetch=1)
     inputs: Inputs = {"words": np.zeros((1, 2), np.int64), "flips": np.zeros(1, np.int32)}
     references = sys.getrefcount(image)
     graph.feed([image], inputs)

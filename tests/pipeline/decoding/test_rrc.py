@@ -21,14 +21,16 @@ from tests.pipeline.decoding.crop_reference import (
     run_graph,
 )
 from torch import nn
+from turbomim.pipeline.decoding.crop import Crop, Interpolation
+from turbomim.pipeline.decoding.crop_draws import Inputs, draw_crops, rrc_squares
+from turbomim.pipeline.decoding.crop_graphs import rrc_window
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decoding.crops import Inputs, Interpolation, draw, rrc_squares, rrc_window
-from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.stream.philox import CROP, draw_u32
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.loop import data
-from turbomim.train.machine.tuned_loader import default_settings
+from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.pictures import reconstruction
 from turbomim.train.pretrain import heldout, pretrain
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
@@ -134,10 +136,10 @@ def test_area_ratio_and_place_are_uniform_and_independent() -> None:
 def test_draws_written_out() -> None:
     """Attempt a: word 2a the share, 2a + 1 the ratio.  Words 20 and 21: y and x.  Flips as those of src."""
     turn = Turn(position=0, epochs_B=np.arange(50), ids_B=np.arange(50) * 7)
-    inputs = draw("rrc", 0.3, SEED, turn)
+    inputs = draw_crops(Crop(kind="rrc", size=SIZE, scale=0.3), SEED, turn)
     u32 = draw_u32(SEED, turn.epochs_B, turn.ids_B, CROP, 22)
     assert inputs["words"].tolist() == u32[:, 20:].tolist()
-    assert inputs["flips"].tolist() == draw("src", 0.3, SEED, turn)["flips"].tolist()
+    assert inputs["flips"].tolist() == draw_crops(Crop(size=SIZE), SEED, turn)["flips"].tolist()
     height, width = inputs["squares"].transpose(2, 0, 1) ** 0.5
     assert height * width == pytest.approx(0.3 + 0.7 * u32[:, :20:2] / 2**32)
     assert width / height == pytest.approx(np.exp(np.log(4 / 3) * (u32[:, 1:20:2] / 2**31 - 1)))
@@ -193,20 +195,20 @@ def test_every_user_of_the_loader_passes_the_crop_on(
         step=StepConfig(device="cpu", compile=False),
         run=RunConfig(folder=str(tmp_path), name="r"),
     )
-    passed: list[tuple[object, ...]] = []
+    passed: list[Crop] = []
 
     class Stop(Exception):
         pass
 
-    def loader(split: Split, **arguments: object) -> None:
-        passed.append((arguments["crop"], arguments["scale"], arguments["interpolation"]))
+    def loader(split: Split, crop: Crop, *_: object, **arguments: object) -> None:
+        passed.append(crop)
         raise Stop
 
     monkeypatch.setattr(data, "Loader", loader)
     with pytest.raises(Stop), join_ranks("cpu") as world:
-        heldout.heldout_loss(nn.Linear(1, 1), tiny_split, config, default_settings(), 4, world, print)
+        heldout.heldout_loss(nn.Linear(1, 1), tiny_split, config, default_speed(), 4, world, print)
     with pytest.raises(Stop):
         pretrain.pretrain(config, console=Console(file=io.StringIO()))
     with pytest.raises(Stop):
         reconstruction.pick(tiny_split, config, 2)
-    assert passed == [("rrc", 0.6, "bilinear")] * 3
+    assert passed == [Crop(kind="rrc", size=32, scale=0.6, interpolation="bilinear")] * 3

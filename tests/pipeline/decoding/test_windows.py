@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tests.pipeline.decoding.crop_reference import encode
+from turbomim.pipeline.decoding.crop import PAD, Crop
+from turbomim.pipeline.decoding.crop_draws import window_starts
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decoding.crops import PAD, src_offsets
 from turbomim.pipeline.decoding.decode import BadImages
 from turbomim.pipeline.decoding.windows import HostWindows, cut_window
 from turbomim.pipeline.system.errors import UserError
@@ -61,7 +62,7 @@ def images_of(random: np.random.Generator, batch: int, size: int = SIZE) -> list
 
 def expected(images: list[Pixels], inputs: dict[str, NDArray[Any]], size: int = SIZE) -> Pixels:
     sides = np.array([image.shape[:2] for image in images])
-    starts = src_offsets(inputs["words"].astype(np.uint32), sides, size)
+    starts = window_starts(inputs["words"], sides, size)
     flips = inputs["flips"].astype(bool)
     return np.stack([by_padding(*each, size) for each in zip(images, starts, flips, strict=True)])
 
@@ -72,7 +73,7 @@ def test_batches_come_in_order_and_stay_valid(store: Kind, threads: int) -> None
     """Held ones keep their pixels while later ones are cut; also on more threads than samples."""
     batch, prefetch, taken = 5, 2, 12
     random = np.random.default_rng(2)
-    windows = HostWindows(SIZE, store=store, device="cpu", threads=threads)
+    windows = HostWindows(Crop(size=SIZE), store=store, device="cpu", threads=threads)
     due: list[Pixels] = []
 
     def feed() -> None:
@@ -101,7 +102,7 @@ def test_batches_come_in_order_and_stay_valid(store: Kind, threads: int) -> None
 
 def test_memory_is_used_again_only_when_nothing_views_it() -> None:
     random = np.random.default_rng(3)
-    windows = HostWindows(SIZE, store="raw", device="cpu", threads=1)
+    windows = HostWindows(Crop(size=SIZE), store="raw", device="cpu", threads=1)
     images, inputs = images_of(random, 2), inputs_of(random, 2)
 
     def take() -> torch.Tensor:
@@ -123,7 +124,7 @@ def test_a_batch_that_does_not_decode_raises_when_it_is_taken() -> None:
     images = [encode(Image.fromarray(image), "JPEG") for image in images_of(random, 3)]
     cut = images[1].copy()
     cut[len(cut) // 2 :] = 255
-    windows = HostWindows(SIZE, store="resized", device="cpu", threads=2)
+    windows = HostWindows(Crop(size=SIZE), store="resized", device="cpu", threads=2)
     windows.feed(images, inputs_of(random, 3))
     windows.feed([images[0], cut, images[2]], inputs_of(random, 3))
     windows.schedule()
@@ -143,7 +144,7 @@ def test_originals_are_resized_as_by_pillow() -> None:
     shapes = [(60, 40), (13, 17), (SIZE, SIZE), (30, 900), (900, 3), (1, 1)]
     images = [texture(i, *shape) for i, shape in enumerate(shapes)]
     inputs = inputs_of(np.random.default_rng(8), len(images))
-    windows = HostWindows(SIZE, store="original", device="cpu", threads=2)
+    windows = HostWindows(Crop(size=SIZE), store="original", device="cpu", threads=2)
     windows.feed([encode(Image.fromarray(image), "PNG") for image in images], inputs)
     windows.schedule()
     found = windows.take().numpy().astype(int)
@@ -161,7 +162,7 @@ def test_a_short_side_that_is_not_the_crops(side: int, store: Kind) -> None:
     """The manifest promised it; a window of it would be one of another scale, without a word."""
     images = [texture(0, SIZE, 40), texture(1, 40, side)]
     fed = [encode(Image.fromarray(image), "PNG") for image in images] if store == "resized" else images
-    windows = HostWindows(SIZE, store=store, device="cpu", threads=1)
+    windows = HostWindows(Crop(size=SIZE), store=store, device="cpu", threads=1)
     with pytest.raises(UserError, match=rf"has {side} x 40 pixels, its short side is not the {SIZE}"):
         windows.feed(fed, inputs_of(np.random.default_rng(5), 2))
         windows.schedule()
@@ -175,7 +176,7 @@ def test_an_error_in_a_thread_that_cuts_is_raised(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("turbomim.pipeline.decoding.windows.cut_window", fail)
     random = np.random.default_rng(6)
-    windows = HostWindows(SIZE, store="raw", device="cpu", threads=2)
+    windows = HostWindows(Crop(size=SIZE), store="raw", device="cpu", threads=2)
     windows.feed(images_of(random, 2), inputs_of(random, 2))
     with pytest.raises(ZeroDivisionError):
         windows.take()
@@ -190,7 +191,7 @@ def test_threads_that_cut_start_no_others() -> None:
     size, batch, threads = 224, 16, 2
     random = np.random.default_rng(7)
     inputs = inputs_of(random, batch) | {"flips": np.ones(batch, np.int32)}
-    windows = HostWindows(size, store="raw", device="cpu", threads=threads)
+    windows = HostWindows(Crop(size=size), store="raw", device="cpu", threads=threads)
     images = images_of(random, batch, size)
     before = len(os.listdir("/proc/self/task"))
     for _ in range(4):

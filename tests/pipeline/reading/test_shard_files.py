@@ -17,7 +17,7 @@ import torch
 from turbomim.pipeline.reading.memory import Memory
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
-from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of

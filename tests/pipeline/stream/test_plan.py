@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from turbomim.pipeline.stream.order import Turn, sample_ids, turns
-from turbomim.pipeline.stream.window_order import WindowOrder, window_turns
+from turbomim.pipeline.stream.order import sample_ids
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Shuffle, Turn, turns
+from turbomim.pipeline.stream.window_order import WindowOrder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +27,7 @@ class Job:
 
     shards: tuple[int, ...]
     seed: int
-    shuffle: Literal["full", "window"]
+    shuffle: Shuffle
     window: int
     global_batch: int
 
@@ -70,16 +71,14 @@ def plans(draw: st.DrawFn) -> tuple[Job, list[Launch]]:
 
 def stream(job: Job, launch: Launch, start: int, rank: int) -> Iterator[Turn]:
     """The turns of a rank, as the loader draws them."""
-    cut = {
-        "start": start,
-        "global_batch": job.global_batch,
-        "micro_batch": launch.micro_batch,
-        "rank": rank,
-        "world": launch.world,
-    }
-    if job.shuffle == "full":
-        return turns(job.samples, job.seed, **cut)
-    return window_turns(job.shards, job.seed, window=job.window, **cut)
+    cut = BatchCut(
+        global_batch=job.global_batch,
+        micro_batch=launch.micro_batch,
+        rank=rank,
+        world=launch.world,
+        start=start,
+    )
+    return turns(SampleStream(seed=job.seed, shuffle=job.shuffle, window=job.window, cut=cut), job.shards)
 
 
 def run(job: Job, launches: list[Launch]) -> NDArray[np.int64]:

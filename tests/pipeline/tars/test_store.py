@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.pipeline.decoding.crop_reference import encode, run_graph
 from tests.pipeline.test_loader import SEED, by_position, load
+from turbomim.pipeline.decoding.crop import Crop
+from turbomim.pipeline.decoding.crop_draws import draw_crops, resized_sides, window_starts
 
 from turbomim.benchmarks.write_split import texture, write_split
-from turbomim.pipeline.decoding.crops import draw, resized_sides, src_offsets
 from turbomim.pipeline.decoding.decode import decode
 from turbomim.pipeline.decoding.ppm import ppm_bytes
-from turbomim.pipeline.stream.order import Turn
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Store
@@ -83,9 +84,9 @@ def test_the_window_is_cut_out_of_the_stored_pixels(kind: str, tmp_path: Path) -
     for sample in crops(stored(tmp_path, kind)).values():
         _, label, identity, epoch = sample
         turn = Turn(position=0, epochs_B=np.array([epoch]), ids_B=np.array([identity]))
-        inputs = draw("src", 0.2, SEED, turn)
+        inputs = draw_crops(Crop(size=SIZE), SEED, turn)
         pixels = inside[identity]
-        y, x = src_offsets(inputs["words"].astype(np.uint32), np.array([pixels.shape[:2]]), SIZE)[0] + 4
+        y, x = window_starts(inputs["words"], np.array([pixels.shape[:2]]), SIZE)[0] + 4
         padded = np.pad(pixels, ((4, 4), (4, 4), (0, 0)), mode="reflect")
         window = padded[y : y + SIZE, x : x + SIZE]
         assert np.array_equal(image(sample), window[:, ::-1] if inputs["flips"][0] else window)
@@ -115,7 +116,7 @@ def test_random_crops_are_resized_as_ever(kind: str, tmp_path: Path) -> None:
     turn = Turn(position=0, epochs_B=batch.epochs_B.numpy(), ids_B=batch.ids_B.numpy())
     images = [np.frombuffer(files[sample], np.uint8) for sample in batch.ids_B.tolist()]
     assert np.array_equal(
-        batch.images_BHWC.numpy(), run_graph(images, draw("rrc", 0.2, SEED, turn), 40, "rrc")
+        batch.images_BHWC.numpy(), run_graph(images, draw_crops(Crop(kind="rrc", size=40), SEED, turn), 40, "rrc")
     )
 
 

@@ -30,16 +30,17 @@ from PIL import Image
 from tests.pipeline.decoding.crop_reference import encode, rrc_window_by_torchvision, run_graph, run_windows
 from tests.pipeline.tars.tar_bytes import write_tar
 from tests.train.commands.test_cli import call
+from turbomim.pipeline.decoding.crop import Crop, CropKind
+from turbomim.pipeline.decoding.crop_draws import draw_crops
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.kernels.masking import random_masking
 from turbomim.pipeline.decoding.crop_windows import crop_windows, stored_sides
-from turbomim.pipeline.decoding.crops import Crop, draw
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.photographs import assign_keys
-from turbomim.pipeline.stream.order import Turn
 from turbomim.pipeline.stream.philox import CROP, draw_u32
+from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Kind, Store
@@ -103,25 +104,26 @@ def turn_of(ids: NDArray[np.int64], epoch: int = 0) -> Turn:
 
 
 @pytest.mark.parametrize(
-    ("crop", "scale", "sides", "expected"),
-    [("rrc", 0.2, (375, 500), 0.496), ("rrc", 0.2, (400, 400), 0.540),
-     ("src", 0.2, (375, 500), 0.741), ("src", 0.2, (400, 400), 0.980)],
+    ("kind", "sides", "expected"),
+    [("rrc", (375, 500), 0.496), ("rrc", (400, 400), 0.540),
+     ("src", (375, 500), 0.741), ("src", (400, 400), 0.980)],
 )  # fmt: skip
 def test_mean_area_is_the_one_measured_for_the_published_crops(
-    crop: Crop, scale: float, sides: tuple[int, int], expected: float
+    kind: CropKind, sides: tuple[int, int], expected: float
 ) -> None:
+    crop = Crop(kind=kind, size=224)
     ids = np.arange(20_000)
     all_sides = np.tile(sides, (20_000, 1))
-    found = shares_of(crop, scale, ids, all_sides, {}, 14, Coverage(data=Path(), epochs=1))
+    found = shares_of(crop, ids, all_sides, {}, 14, Coverage(data=Path(), epochs=1))
     assert abs(found["image"].mean() - expected) < 0.003
-    _, flips = crop_windows(crop, 224, scale, 0, turn_of(ids), all_sides)
+    _, flips = crop_windows(crop, 0, turn_of(ids), all_sides)
     assert abs(flips.mean() - 0.5) < 0.02
 
 
 def test_windows_of_rrc_are_torchvisions() -> None:
     ids, random = np.arange(200), np.random.default_rng(0)
     sides = random.integers(20, 400, (200, 2))
-    windows, _ = crop_windows("rrc", 32, 0.08, 5, turn_of(ids, 3), sides)
+    windows, _ = crop_windows(Crop(kind="rrc", size=32, scale=0.08), 5, turn_of(ids, 3), sides)
     words = draw_u32(5, np.full(200, 3), ids, CROP, 22)
     for window, word, (height, width) in zip(windows, words, sides.tolist(), strict=True):
         top, left, rows, columns = rrc_window_by_torchvision(word.tolist(), height, width, 0.08)
@@ -129,8 +131,8 @@ def test_windows_of_rrc_are_torchvisions() -> None:
         np.testing.assert_allclose(window, expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("crop", ["src", "rrc"])
-def test_an_objects_share_is_that_of_its_white_pixels_in_the_loaders_crops(crop: Crop) -> None:
+@pytest.mark.parametrize("kind", ["src", "rrc"])
+def test_an_objects_share_is_that_of_its_white_pixels_in_the_loaders_crops(kind: CropKind) -> None:
     """White boxes on black through the loader's crop and flip, and the mask of the same samples."""
     size, count, units, unit = 64, 24, 4, 16
     random = np.random.default_rng(1)
@@ -146,15 +148,16 @@ def test_an_objects_share_is_that_of_its_white_pixels_in_the_loaders_crops(crop:
         corners = np.array([[top, left], [top, right + 1], [bottom + 1, right + 1], [bottom + 1, left]])
         objects[sample] = Objects(outlines=[[corners / (height, width)]], sides=(height, width))
     ids = np.arange(count)
-    inputs = draw(crop, 0.2, 9, turn_of(ids, 1))
-    crops = run_windows(images, inputs, size) if crop == "src" else run_graph(images, inputs, size, "rrc")
+    crop = Crop(kind=kind, size=size)
+    inputs = draw_crops(crop, 9, turn_of(ids, 1))
+    crops = run_windows(images, inputs, size) if kind == "src" else run_graph(images, inputs, size, "rrc")
     options = Coverage(data=Path(), size=size, mask_unit=unit, mask_ratio=0.5, epochs=2, seed=9)
-    found = shares_of(crop, 0.2, ids, sides, objects, units, options)
-    windows, _ = crop_windows(crop, size, 0.2, 9, turn_of(ids, 1), sides)
+    found = shares_of(crop, ids, sides, objects, units, options)
+    windows, _ = crop_windows(crop, 9, turn_of(ids, 1), sides)
     keep, _ = random_masking(9, torch.ones(count, dtype=torch.long), torch.arange(count), units**2, 8)
     for sample in range(count):
         white = crops[sample, ..., 0].astype(float) / 255
-        if crop == "src":
+        if kind == "src":
             # what the border mirrors is not the object's
             (top, left), (bottom, right) = windows[sample]
             rows, columns = (

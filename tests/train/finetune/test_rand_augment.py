@@ -27,8 +27,9 @@ import torch
 from PIL import Image, ImageOps
 from timm.data import auto_augment
 
+from tests.pipeline.loading import make_loader
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.loader import Loader, LoaderStats
+from turbomim.pipeline.loader import LoaderStats
 from turbomim.pipeline.stream.philox import AUGMENT, draw_u32
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
@@ -90,7 +91,7 @@ def stream(split: Split, batches: int, *, start: int = 0, **settings: Any) -> li
     of_loader: dict[str, Any] = {name: settings.pop(name) for name in ("rank", "world") if name in settings}
     of_loader["device"] = settings.get("device", CPU).type
     of_loader |= {"global_batch": 2 * MICRO, "micro_batch": MICRO, "start": start}
-    loader = Loader(split, size=SIZE, crop="rrc", seed=7, threads=1, readers=1, **of_loader)
+    loader = make_loader(split, size=SIZE, crop="rrc", seed=7, threads=1, readers=1, **of_loader)
     with ahead_of(loader, split, **settings) as ahead:
         return [next(ahead) for _ in range(batches)]
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.pipeline.loading import make_loader
 from tests.runs import (
     attempt,
     config_for,
@@ -31,7 +32,6 @@ from turbomim.benchmarks.faults.deadly_image import plant_decoder, split_with
 from turbomim.pipeline.decoding import decode
 from turbomim.pipeline.decoding.try_images import deadly_samples
 from turbomim.pipeline.decoding.under_way import Journal, UnderWay, begin, left_under_way
-from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.folder import rundir
@@ -116,7 +116,7 @@ def test_what_is_left_of_a_loader(tiny_split: Split, tmp_path: Path) -> None:
     fingerprint = tiny_split.manifest.fingerprint
     journal = Journal(folder=tmp_path, rank=3, bad={fingerprint: {5: "it is bad"}})
     said: list[str] = []
-    with Loader(
+    with make_loader(
         tiny_split, size=32, seed=1, global_batch=6, micro_batch=6, threads=1, readers=1, prefetch=2,
         journal=journal, notify=said.append, max_bad_share=1.0,
     ) as loader:  # fmt: skip
@@ -259,7 +259,7 @@ def test_a_stand_in_is_noted_before_it_is_tried(
 
     monkeypatch.setattr(UnderWay, "note", recorded)
     journal = Journal(folder=tmp_path, rank=0, bad={tiny_split.manifest.fingerprint: {5: "it is bad"}})
-    with Loader(
+    with make_loader(
         tiny_split, size=32, seed=1, global_batch=6, micro_batch=6, threads=1, readers=1, prefetch=1,
         journal=journal, notify=lambda _: None, max_bad_share=1.0,
     ) as loader:  # fmt: skip

@@ -26,6 +26,9 @@ from tests.pipeline.test_bad_samples import damage, own_split
 from tests.runs import attempt, config_for, finish, free_port, launch, launch_ranks, outcome, quiet, ranked
 
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.decoding.crop import Crop
+from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.stream.order import sample_ids
@@ -40,9 +43,8 @@ from turbomim.train.loop import data
 from turbomim.train.loop.data import check_store, open_loader, slow_stage, store_text
 from turbomim.train.loop.run import SILENCE
 from turbomim.train.machine.tuned_loader import (
-    LoaderSettings,
     Tuned,
-    default_settings,
+    default_speed,
     machine_name,
     write_tuned,
 )
@@ -294,7 +296,7 @@ def test_the_slow_stage_has_a_remedy(tiny_split: Split, monkeypatch: pytest.Monk
     ) -> str | None:
         waits = {"read_wait_pct": read, "decode_wait_pct": decode, "augment_wait_pct": augment}
         record = {"data_wait_pct": wait, **waits}
-        return slow_stage(record, split, LoaderSettings(threads=threads), world)
+        return slow_stage(record, split, LoaderSpeed(threads=threads), world)
 
     assert words(4.9, 4.9, 0, tiny_split) is None
     assert re.match(r"6 % .* most for reading: `turbomim tune loader", words(6, 4, 1, tiny_split) or "")
@@ -320,7 +322,7 @@ def test_the_slow_stage_of_a_gpu(tiny_split: Split) -> None:
     def words(wait: float, read: float, decode: float) -> str | None:
         record = {"data_wait_pct": wait, "read_wait_pct": read, "decode_wait_pct": decode}
         world = World(rank=0, size=1, device=torch.device("cuda"))
-        return slow_stage(record | {"augment_wait_pct": 0}, tiny_split, LoaderSettings(threads=99), world)
+        return slow_stage(record | {"augment_wait_pct": 0}, tiny_split, LoaderSpeed(threads=99), world)
 
     # the host is blocked, the GPU is not
     assert words(2, 70, 5) is None
@@ -379,20 +381,24 @@ def test_a_store_is_checked_before_anything_starts(
 def test_every_setting_of_the_data_reaches_the_loader(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    passed: dict[str, object] = {}
-    monkeypatch.setattr(data, "Loader", lambda split, **given: passed.update(given))
+    passed: list[object] = []
+    monkeypatch.setattr(data, "Loader", lambda *given, **named: passed.extend((*given, named)))
     own: dict[str, Any] = {
         "crop": "rrc", "rrc_scale": 0.3, "interpolation": "bilinear", "shuffle": "window", "window": 3,
         "max_bad_share": 0.2, "max_bad_row": 7,
     }  # fmt: skip
     config = config_for(tiny_split.path, tmp_path, data=own, run={"seed": 5})
-    settings = LoaderSettings(threads=3, readers=4, prefetch=5, decode="cpu", hw_decoder_load=0.25)
-    open_loader(config, tiny_split, settings, ALONE, global_batch=8, micro_batch=4, start=16, notify=print)
-    own["scale"] = own.pop("rrc_scale")
-    assert passed == dataclasses.asdict(settings) | own | {
-        "size": 32, "seed": 5, "global_batch": 8, "micro_batch": 4, "rank": 0, "world": 1, "start": 16,
-        "device": "cpu", "journal": None, "notify": print,
-    }  # fmt: skip
+    speed = LoaderSpeed(threads=3, readers=4, prefetch=5, decode="cpu", hw_decoder_load=0.25)
+    cut = BatchCut(global_batch=8, micro_batch=4, start=16)
+    open_loader(config, tiny_split, cut, speed, device="cpu", notify=print)
+    assert passed == [
+        tiny_split,
+        Crop(kind="rrc", size=32, scale=0.3, interpolation="bilinear"),
+        SampleStream(seed=5, shuffle="window", window=3, cut=cut),
+        speed,
+        BadSampleLimits(max_share=0.2, max_row=7),
+        {"device": "cpu", "journal": None, "notify": print},
+    ]
 
 
 def test_a_run_says_where_its_settings_come_from(
@@ -401,12 +407,12 @@ def test_a_run_says_where_its_settings_come_from(
     monkeypatch.setenv("TURBOMIM_CACHE_DIR", str(tmp_path / "cache"))
     config = config_for(tiny_split.path, tmp_path, optim={"epochs": 1}, data={"threads": 0, "readers": 0})
     pretrain(config, console=quiet())
-    found = LoaderSettings(threads=1, readers=3, prefetch=4)
-    tuned = Tuned(settings=found, img_per_s=1.0, date="2026-01-02")
+    found = LoaderSpeed(threads=1, readers=3, prefetch=4)
+    tuned = Tuned(speed=found, img_per_s=1.0, date="2026-01-02")
     path = write_tuned(machine_name(torch.device("cpu")), tuned, {})
     pretrain(dataclasses.replace(config, run=dataclasses.replace(config.run, name="s")), console=quiet())
     first, second = ((tmp_path / name / "train.log").read_text() for name in ("r", "s"))
-    assert f"loader of a rank: {default_settings().text('cpu')}; automatic ones are defaults" in first
+    assert f"loader of a rank: {default_speed().in_words('cpu')}; automatic ones are defaults" in first
     assert (
         "loader of a rank: threads 1, readers 3, prefetch 4; automatic ones were tuned on this machine on "
         f"2026-01-02, see {path}"

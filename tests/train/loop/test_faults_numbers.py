@@ -38,13 +38,13 @@ from tests.runs import (
 )
 
 from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint
 from turbomim.train.loop.out_of_memory import flags_to_try, is_out_of_memory, memory_text
 from turbomim.train.loop.rollback import MOST
 from turbomim.train.loop.step import Step
-from turbomim.train.machine.tuned_loader import LoaderSettings
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.figure import series
 from turbomim.train.pretrain.pretrain import pretrain
@@ -335,7 +335,7 @@ def limited(config: Config) -> None:
 
 def test_flags_to_try_are_not_set_yet(trees: Path, tmp_path: Path) -> None:
     config = config_for(trees, tmp_path, optim={"micro_batch": 1}, step={"recompute": True})
-    settings = LoaderSettings(threads=4, prefetch=4)
+    settings = LoaderSpeed(threads=4, prefetch=4)
     one, two = (World(rank=0, size=n, device=torch.device("cpu")) for n in (1, 2))
     assert flags_to_try(config, make_plan(config, 33, 1), settings, one) == [
         "--data.prefetch 2", "--data.threads 2", "--run.save_in_background false",

@@ -11,15 +11,16 @@ import dataclasses
 
 import pytest
 
+from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.loop.resolved import Resolved, resolve
-from turbomim.train.machine.tuned_loader import LoaderSettings, Tuned
+from turbomim.train.machine.tuned_loader import Tuned
 from turbomim.train.machine.tuned_step import StepSettings, TunedStep
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
 
 MEASURED = TunedStep(settings=StepSettings(micro_batch=64, recompute=True), img_per_s=1.0, date="2026-01-02")
-LOADER = Tuned(settings=LoaderSettings(threads=8, readers=3), img_per_s=1.0, date="2026-01-02")
+LOADER = Tuned(speed=LoaderSpeed(threads=8, readers=3), img_per_s=1.0, date="2026-01-02")
 IMAGES = 1_281_167
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.pipeline.loading import make_loader
 from tests.runs import attempt, config_for, finish, free_port, launch, outcome, quiet, ranked
 
-from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
@@ -67,7 +67,7 @@ def stream(path: Path, out: Path, rank: int, world: int, port: int, threads: int
     with join_ranks("cpu") as here:
         plan = make_plan(config, 1, here.size)
         model = MAE(config)
-        with Loader(
+        with make_loader(
             open_split(path), size=32, seed=0, global_batch=8, micro_batch=4, rank=here.rank, world=here.size,
             start=0, device="cpu", threads=threads, readers=threads, prefetch=2,
         ) as loader:  # fmt: skip

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from turbomim.pipeline.stream.philox import SEEDS
+from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.split import Split
@@ -182,12 +182,10 @@ def head_optim(options: Linear) -> OptimConfig:
         ("--batch", options.batch, 1),
         ("--head-batch", batch, 2),
         ("--samples", options.samples or 0, 0),
-        ("--seed", seed, 0),
     ):
         if value < least:
             raise UsageError(f"{flag} {value}: must be at least {least}")
-    if seed >= SEEDS:
-        raise UsageError(f"--seed {seed}: must be below 2**63")
+    check_seed("--seed", seed)
     for flag, number in (("--epochs", epochs), ("--base-lr", base_lr)):
         if not 0 < number < math.inf:
             raise UsageError(f"{flag} {number:g}: must be above 0")

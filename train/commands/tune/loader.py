@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, to_stderr
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune.paired import GAIN, ROUNDS, paired, wins
 from turbomim.train.loop.data import open_data, open_loader, store_text
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import (
-    LoaderSettings,
     Tuned,
-    default_settings,
+    default_speed,
     machine_name,
     write_tuned,
 )
@@ -45,7 +46,7 @@ MOST_BATCH = 256
 POINT_POSITIONS = 100_003
 
 # img/s of settings
-Measure = Callable[[LoaderSettings], float]
+Measure = Callable[[LoaderSpeed], float]
 # values that each setting may take, in the order of the search
 Space = Mapping[str, tuple[Any, ...]]
 
@@ -98,17 +99,19 @@ def tune(options: TuneLoader) -> Tuned:
     points = 2 + PASSES * sum(len(values) - 1 for values in space.values()) + 2 * ROUNDS * len(space)
     positions = itertools.count(0, POINT_POSITIONS)
 
-    def measure(settings: LoaderSettings) -> float:
+    def measure(speed: LoaderSpeed) -> float:
         start = next(positions) // batch * batch
-        rate = measured(config, split, settings, world, start=start, seconds=options.seconds / points)
-        print(f"{rate:10,.0f} img/s  {settings.text(world.device.type)}", flush=True)
+        rate = measured(
+            config, split, speed, world.device.type, start=start, seconds=options.seconds / points
+        )
+        print(f"{rate:10,.0f} img/s  {speed.in_words(world.device.type)}", flush=True)
         return rate
 
-    base = default_settings()
+    base = default_speed()
     # fills the page cache with what fits, and does not count
     measure(base)
     best, rates = decide(measure, base, descend(measure, base, space))
-    tuned = Tuned(settings=best, img_per_s=round(rates[best], 1), date=time.strftime("%Y-%m-%d"))
+    tuned = Tuned(speed=best, img_per_s=round(rates[best], 1), date=time.strftime("%Y-%m-%d"))
     facts = {
         "default_img_per_s": round(rates[base], 1),
         "split": str(split.path.absolute()),
@@ -119,7 +122,7 @@ def tune(options: TuneLoader) -> Tuned:
     }
     path = write_tuned(machine, tuned, facts)
     print(
-        f"best: {best.text(world.device.type)}: {rates[best]:,.0f} img/s, "
+        f"best: {best.in_words(world.device.type)}: {rates[best]:,.0f} img/s, "
         f"{rates[best] / rates[base]:.2f} times the defaults' {rates[base]:,.0f}\nwritten to {path}"
     )
     return tuned
@@ -148,7 +151,7 @@ def search_space(device: str, cores: int) -> Space:
     return {"decode": ("mixed", "cpu"), "hw_decoder_load": (0.0, 0.35, 0.65, 0.8, 0.95), **counts}
 
 
-def descend(measure: Measure, start: LoaderSettings, space: Space) -> LoaderSettings:
+def descend(measure: Measure, start: LoaderSpeed, space: Space) -> LoaderSpeed:
     """The settings that no change of a single one makes GAIN times faster, or those after PASSES passes.
 
     A value that was faster once must win a comparison, as the highest of many noisy rates is too high.
@@ -168,18 +171,18 @@ def descend(measure: Measure, start: LoaderSettings, space: Space) -> LoaderSett
     return best
 
 
-def neighbours(settings: LoaderSettings, name: str, space: Space) -> Iterator[LoaderSettings]:
+def neighbours(speed: LoaderSpeed, name: str, space: Space) -> Iterator[LoaderSpeed]:
     """The settings with every other value of one of them that changes anything."""
-    if name == "hw_decoder_load" and settings.decode == "cpu":
+    if name == "hw_decoder_load" and speed.decode == "cpu":
         return
     for value in space[name]:
-        if value != getattr(settings, name):
-            yield dataclasses.replace(settings, **{name: value})
+        if value != getattr(speed, name):
+            yield dataclasses.replace(speed, **{name: value})
 
 
 def decide(
-    measure: Measure, base: LoaderSettings, best: LoaderSettings
-) -> tuple[LoaderSettings, dict[LoaderSettings, float]]:
+    measure: Measure, base: LoaderSpeed, best: LoaderSpeed
+) -> tuple[LoaderSpeed, dict[LoaderSpeed, float]]:
     """The second if it wins a comparison, else the first, and the median rates of both."""
     if best == base:
         return base, {base: measure(base)}
@@ -189,7 +192,7 @@ def decide(
 
 
 def measured(
-    config: Config, split: Split, settings: LoaderSettings, world: World, *, start: int, seconds: float
+    config: Config, split: Split, speed: LoaderSpeed, device: str, *, start: int, seconds: float
 ) -> float:
     """img/s of a fresh Loader over `seconds`: the median of PARTS parts.
 
@@ -199,15 +202,13 @@ def measured(
     with open_loader(
         config,
         split,
-        settings,
-        world,
-        global_batch=batch,
-        micro_batch=batch,
-        start=start,
+        BatchCut(global_batch=batch, micro_batch=batch, start=start),
+        speed,
+        device=device,
         notify=to_stderr,
     ) as loader:
         # these were read and decoded before anybody waited for them
-        for _ in range(settings.prefetch + 1):
+        for _ in range(speed.prefetch + 1):
             next(loader)
         return statistics.median(part_rate(loader, batch, seconds / PARTS) for _ in range(PARTS))
 

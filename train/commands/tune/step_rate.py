@@ -16,13 +16,14 @@ import torch
 from torch import nn
 
 from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.train.loop.data import open_data, open_loader
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.out_of_memory import is_out_of_memory
 from turbomim.train.loop.step import Step
 from turbomim.train.machine.memory import peak_bytes
-from turbomim.train.machine.tuned_loader import default_settings
+from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import from_dict
@@ -96,10 +97,9 @@ def first_batches(config: Config, world: World) -> list[Batch]:
     with open_loader(
         config,
         split,
-        default_settings(),
-        world,
-        global_batch=config.optim.global_batch,
-        micro_batch=config.optim.micro_batch,
+        BatchCut(global_batch=config.optim.global_batch, micro_batch=config.optim.micro_batch),
+        default_speed(),
+        device=world.device.type,
         notify=to_stderr,
     ) as loader:
         return list(itertools.islice(loader, config.optim.global_batch // config.optim.micro_batch))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tests.train.commands.test_doctor import printed
 
+from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune import loader as tune_loader
@@ -24,18 +25,17 @@ from turbomim.train.commands.tune.paired import paired, wins
 from turbomim.train.machine.checks import loader as doctors_line
 from turbomim.train.machine.processor import cores, cpu_model
 from turbomim.train.machine.tuned_loader import (
-    LoaderSettings,
     Tuned,
-    default_settings,
-    rank_settings,
+    default_speed,
+    rank_speed,
     read_tuned,
     tuned_file,
     write_tuned,
 )
 from turbomim.train.settings.config import DataConfig
 
-BASE = LoaderSettings(threads=4)
-FOUND = LoaderSettings(threads=6, readers=4, prefetch=3, decode="cpu", hw_decoder_load=0.8)
+BASE = LoaderSpeed(threads=4)
+FOUND = LoaderSpeed(threads=6, readers=4, prefetch=3, decode="cpu", hw_decoder_load=0.8)
 
 
 @pytest.fixture(autouse=True)
@@ -48,9 +48,9 @@ class Rates:
     """A made-up machine; remembers what was measured on it."""
 
     def __init__(self, **gains: dict[Any, float]) -> None:
-        self.gains, self.asked = gains, list[LoaderSettings]()
+        self.gains, self.asked = gains, list[LoaderSpeed]()
 
-    def __call__(self, settings: LoaderSettings) -> float:
+    def __call__(self, settings: LoaderSpeed) -> float:
         self.asked.append(settings)
         rate = 100.0
         for name, gain in self.gains.items():
@@ -63,7 +63,7 @@ def test_every_setting_is_searched_on_a_gpu() -> None:
         threads={6: 1.5}, readers={8: 1.2}, prefetch={4: 1.1}, decode={"cpu": 0.9}, hw_decoder_load={0.8: 1.3}
     )
     best = descend(rates, BASE, search_space("cuda", 4))
-    assert best == LoaderSettings(threads=6, readers=8, prefetch=4, hw_decoder_load=0.8)
+    assert best == LoaderSpeed(threads=6, readers=8, prefetch=4, hw_decoder_load=0.8)
     # each of the four changes wins three rounds of two
     assert len(rates.asked) == len(set(rates.asked)) + 24, "no point is tried twice"
 
@@ -80,7 +80,7 @@ def test_what_a_decoder_or_a_cpu_does_not_use_is_not_searched() -> None:
 def test_a_setting_that_pays_only_after_another_is_found() -> None:
     """More threads help only when more is read: the second pass sees it."""
 
-    def rate(settings: LoaderSettings) -> float:
+    def rate(settings: LoaderSpeed) -> float:
         return 100.0 + 50 * (settings.readers >= 4) + 50 * (settings.readers >= 4 and settings.threads >= 8)
 
     best = descend(rate, BASE, search_space("cpu", 4))
@@ -134,21 +134,21 @@ def test_a_lucky_best_does_not_win() -> None:
 
 
 def test_settings_as_set_else_as_tuned_else_the_defaults() -> None:
-    tuned = Tuned(settings=FOUND, img_per_s=1.0, date="2026-01-01")
+    tuned = Tuned(speed=FOUND, img_per_s=1.0, date="2026-01-01")
     auto = DataConfig()
-    assert rank_settings(auto, None, 1) == default_settings()
-    assert rank_settings(auto, tuned, 1) == FOUND
-    assert rank_settings(auto, tuned, 4) == dataclasses.replace(FOUND, threads=1), "ranks share the cores"
-    assert rank_settings(auto, None, 10_000).threads == 1
+    assert rank_speed(auto, None, 1) == default_speed()
+    assert rank_speed(auto, tuned, 1) == FOUND
+    assert rank_speed(auto, tuned, 4) == dataclasses.replace(FOUND, threads=1), "ranks share the cores"
+    assert rank_speed(auto, None, 10_000).threads == 1
     own = DataConfig(threads=9, readers=1, prefetch=7, decode="mixed", hw_decoder_load=0.0)
-    chosen = LoaderSettings(threads=9, readers=1, prefetch=7, decode="mixed", hw_decoder_load=0.0)
-    assert rank_settings(own, tuned, 4) == chosen
+    chosen = LoaderSpeed(threads=9, readers=1, prefetch=7, decode="mixed", hw_decoder_load=0.0)
+    assert rank_speed(own, tuned, 4) == chosen
 
 
 def test_each_machine_has_its_own_entry(cache: Path) -> None:
     assert read_tuned("one") is None
-    one = Tuned(settings=FOUND, img_per_s=1234.5, date="2026-01-01")
-    two = Tuned(settings=BASE, img_per_s=2.0, date="2026-01-02")
+    one = Tuned(speed=FOUND, img_per_s=1234.5, date="2026-01-01")
+    two = Tuned(speed=BASE, img_per_s=2.0, date="2026-01-02")
     assert write_tuned("one", one, {"batch": 8}) == cache == tuned_file()
     write_tuned("two", two, {})
     assert (read_tuned("one"), read_tuned("two"), read_tuned("three")) == (one, two, None)
@@ -208,9 +208,9 @@ def test_the_command_measures_and_the_machine_remembers(
         entry
     )
     tuned = read_tuned(name)
-    assert tuned is not None and tuned.settings.text("cpu") in out[-2]
+    assert tuned is not None and tuned.speed.in_words("cpu") in out[-2]
     said = doctors_line()[0].value
-    assert tuned.settings.text("cpu") in said and tuned.date in said
+    assert tuned.speed.in_words("cpu") in said and tuned.date in said
 
 
 @pytest.mark.parametrize(
