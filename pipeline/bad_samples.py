@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.decoding.admit import admit
+from turbomim.pipeline.decoding.decode import admit
 from turbomim.pipeline.loader_settings import BadSampleLimits
 from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
 from turbomim.pipeline.stream.turns import Turn
@@ -47,8 +47,7 @@ class Repair:
     ) -> None:
         self._split = split
         self._store = store
-        # raw pixels need no decoder
-        self._find_undecodable = find_undecodable if store != "raw" else lambda _: {}
+        self._find_undecodable = find_undecodable
         self._limits = limits
         self._notify = notify
         self._files = ShardFiles(split)

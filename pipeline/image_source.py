@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from turbomim.pipeline.decoding.centre_crops import Crops, Pixels, crop_all, gather, split_crops
-from turbomim.pipeline.decoding.crop import Interpolation
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, Crops, Pixels, crop_all, gather, split_crops
 from turbomim.pipeline.making.image_file import RefusedImage, read_image
 from turbomim.pipeline.making.photographs import Photograph, Photographs
 from turbomim.pipeline.making.plan import find_source
@@ -65,25 +64,15 @@ def source_classes(source: Source) -> tuple[str, ...]:
     return source.classes if isinstance(source, Photographs) else source.manifest.classes
 
 
-def source_crops(
-    source: Source,
-    *,
-    size: int,
-    interpolation: Interpolation,
-    batch: int,
-    threads: int,
-    share: float = 1.0,
-) -> Iterator[Crops]:
+def source_crops(source: Source, crop: CentreCrop, *, batch: int, threads: int) -> Iterator[Crops]:
     """Yield the crops of all images, `batch` at a time, those included that are left out.
 
-    threads: that decode; share: as in `centre_crop`.
+    threads: that decode.
     Raises UserError: a shard cannot be read, or a file changed since it was listed.
     """
     if isinstance(source, Split):
         ids_N = np.arange(source.manifest.samples)
-        yield from split_crops(
-            source, ids_N, size=size, interpolation=interpolation, batch=batch, threads=threads, share=share
-        )
+        yield from split_crops(source, ids_N, crop, batch=batch, threads=threads)
         return
     read = partial(_read, str(source.root))
     groups = [source.images[start : start + batch] for start in range(0, len(source.images), batch)]
@@ -96,11 +85,9 @@ def source_crops(
             encoded = [*ahead]
             # read while these are decoded and used
             ahead = readers.map(read, groups[number + 1] if number + 1 < len(groups) else ())
-            crops = crop_all(
-                encoded, pool, store="original", size=size, interpolation=interpolation, share=share
-            )
+            crops = crop_all(encoded, "original", crop, pool)
             labels_B = np.array([image.label for image in group], np.int64)
-            yield gather(batch * number, crops, labels_B, size)
+            yield gather(batch * number, crops, labels_B, crop.size)
 
 
 def _read(root: str, image: Photograph) -> Pixels | str:

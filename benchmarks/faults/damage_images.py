@@ -36,9 +36,9 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
-from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.making.image_file import RefusedImage, read_image
 from turbomim.pipeline.making.photographs import find_photographs
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 

@@ -19,8 +19,8 @@ from turbomim.kernels.masked_patches import Target, masked_patches
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
-from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import SUBSAMPLINGS, Store
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD

@@ -92,9 +92,7 @@ def batches(split: Split, size: int, lifetime_s: float) -> Iterator[int]:
     """Yield the position after each batch, for ever; after `lifetime_s` another loader goes on."""
     position = 0
     while True:
-        stream = SampleStream(
-            seed=0, cut=BatchCut(global_batch=BATCH, micro_batch=BATCH, start=position)
-        )
+        stream = SampleStream(seed=0, cut=BatchCut(global_batch=BATCH, micro_batch=BATCH, start=position))
         with Loader(split, Crop(size=size), stream, LoaderSpeed(threads=2), BadSampleLimits()) as loader:
             end = time.monotonic() + lifetime_s
             for batch in loader:

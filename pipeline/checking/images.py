@@ -11,8 +11,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.decoding.admit import admit
-from turbomim.pipeline.decoding.decode import decode_or_say
+from turbomim.pipeline.decoding.decode import decode_stored
 from turbomim.pipeline.tars.store import Kind
 from turbomim.pipeline.tars.stored_image import StoredImage
 
@@ -35,9 +34,5 @@ def _fault(content_N: NDArray[np.uint8], image: StoredImage, kind: Kind) -> str 
     """Say why an image is not whole."""
     if len(content_N) < image.size:
         return f"its tar ends after {len(content_N):,} of {image.size:,} bytes"
-    try:
-        pixels = admit(content_N, kind)
-    except ValueError as error:
-        return str(error)
-    decoded = pixels if pixels.ndim == 3 else decode_or_say(pixels, strict=True)
+    decoded = decode_stored(content_N, kind, strict=True)
     return decoded if isinstance(decoded, str) else None

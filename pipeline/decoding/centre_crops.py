@@ -9,15 +9,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.decoding.admit import admit
 from turbomim.pipeline.decoding.crop import Interpolation
 from turbomim.pipeline.decoding.crop_draws import resized_sides
-from turbomim.pipeline.decoding.decode import decode_or_say
+from turbomim.pipeline.decoding.decode import decode_stored
 from turbomim.pipeline.decoding.resize import resize
 from turbomim.pipeline.decoding.under_way import Journal, begin, known_bad
 from turbomim.pipeline.reading.read_ahead import ReadAhead
@@ -35,6 +33,19 @@ _MEND = "an evaluation leaves no image out; mend it and remake the split with `t
 _LABEL = "make the split from a folder with a folder of images a class"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CentreCrop:
+    """The central square of an image whose short side is resized, by `interpolation`.
+
+    size: pixels of its side; share: of the resized short side that it keeps, 0.875 is the published tests'
+    224 of 256.
+    """
+
+    size: int
+    interpolation: Interpolation = "bicubic"
+    share: float = 1.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Crops:
     """Some images in a row of those asked for: images (B, S, S, 3) uint8, labels (B,) int64, -1 for none.
@@ -49,45 +60,31 @@ class Crops:
     faults: tuple[tuple[int, str], ...]
 
 
-def centre_crop(pixels_HWC: Pixels, size: int, interpolation: Interpolation, share: float = 1.0) -> Pixels:
-    """Return the central (size, size, 3) of an image whose short side is resized to `size / share`.
-
-    share: of the short side that the crop keeps; 0.875 is the published tests' 224 of 256.
-    """
+def centre_crop(pixels_HWC: Pixels, crop: CentreCrop) -> Pixels:
+    """Return the central (S, S, 3) of an image whose short side is resized to S over the crop's share."""
+    size = crop.size
     sides_2 = np.array(pixels_HWC.shape[:2])
-    height, width = resized_sides(sides_2, sides_2.min(keepdims=True), int(size / share)).tolist()
+    height, width = resized_sides(sides_2, sides_2.min(keepdims=True), int(size / crop.share)).tolist()
     # torchvision rounds halves to even
     top, left = round((height - size) / 2), round((width - size) / 2)
     # torch takes no read-only memory, which stored pixels are
     pixels_HWC = np.require(pixels_HWC, requirements="W")
-    return resize(pixels_HWC, height, width, interpolation)[top : top + size, left : left + size]
+    return resize(pixels_HWC, height, width, crop.interpolation)[top : top + size, left : left + size]
 
 
-def crop_all(
-    images: list[Pixels | str],
-    pool: Executor,
-    *,
-    store: Kind,
-    size: int,
-    interpolation: Interpolation,
-    share: float = 1.0,
-) -> list[Pixels | str]:
+def crop_all(images: list[Pixels | str], store: Kind, crop: CentreCrop, pool: Executor) -> list[Pixels | str]:
     """Return the central crop (S, S, 3) of each stored image, or the reason why it has none.
 
     images: bytes as stored, or the reason why there are none.  pool: of `serial_pool`, does the work.
     """
 
-    def crop(image: Pixels | str) -> Pixels | str:
+    def crop_one(image: Pixels | str) -> Pixels | str:
         if isinstance(image, str):
             return image
-        try:
-            pixels = admit(image, store)
-        except ValueError as error:
-            return str(error)
-        decoded = pixels if pixels.ndim == 3 else decode_or_say(pixels)
-        return decoded if isinstance(decoded, str) else centre_crop(decoded, size, interpolation, share)
+        decoded = decode_stored(image, store)
+        return decoded if isinstance(decoded, str) else centre_crop(decoded, crop)
 
-    return [*pool.map(crop, images)]
+    return [*pool.map(crop_one, images)]
 
 
 def gather(start: int, crops: list[Pixels | str], labels_B: NDArray[np.int64], size: int) -> Crops:
@@ -105,18 +102,16 @@ def gather(start: int, crops: list[Pixels | str], labels_B: NDArray[np.int64], s
 def split_crops(
     split: Split,
     ids_N: NDArray[np.int64],
+    crop: CentreCrop,
     *,
-    size: int,
-    interpolation: Interpolation,
     batch: int,
     threads: int,
-    share: float = 1.0,
     journal: Journal | None = None,
 ) -> Iterator[Crops]:
     """Yield the crops of a split's samples in the order of `ids`; places count in `ids`.
 
-    batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`;
-    journal: where to say what is being decoded, and which samples must not be.
+    batch: samples of one item, the last may have fewer; threads: that decode; journal: where to say
+    what is being decoded, and which samples must not be.
     Raises UserError naming shard and offset if a shard cannot be read.
     """
     store = Store.of(split.manifest.made).kind
@@ -136,32 +131,27 @@ def split_crops(
             images: list[Pixels | str] = [bad.get(sample, image) for sample, image in numbered]
             if under_way is not None:
                 under_way.note([turn.ids_B])
-            crops = crop_all(images, pool, store=store, size=size, interpolation=interpolation, share=share)
-            yield gather(turn.position, crops, samples.labels_B, size)
+            yield gather(turn.position, crop_all(images, store, crop, pool), samples.labels_B, crop.size)
 
 
 def centre_crops(
     split: Split,
     ids_N: NDArray[np.int64],
+    crop: CentreCrop,
     *,
-    size: int,
-    interpolation: Interpolation,
     batch: int,
     threads: int,
-    share: float = 1.0,
     labelled: bool = True,
     left_out: Callable[[str], None] | None = None,
     journal: Journal | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Yield images (B, S, S, 3) uint8 and labels (B,) int64 of samples, in the order of `ids`.
 
-    batch: samples of one item, the last may have fewer; threads: that decode; share: as in `centre_crop`;
-    journal: as in `split_crops`; labelled: or else a sample may have no label, -1; left_out: told in words of
-    each sample that cannot be decoded or has no label, and is left out.
+    batch, threads, journal: as in `split_crops`; labelled: or else a sample may have no label, -1; left_out:
+    takes a line for each sample that cannot be decoded or has no label, and is left out.
     Raises UserError naming the sample: it cannot be read, or without `left_out` be decoded, or has no label.
     """
-    rule: dict[str, Any] = {"size": size, "interpolation": interpolation, "share": share}
-    for crops in split_crops(split, ids_N, batch=batch, threads=threads, journal=journal, **rule):
+    for crops in split_crops(split, ids_N, crop, batch=batch, threads=threads, journal=journal):
         wanted_B = (crops.labels_B >= 0) | (not labelled)
         faults = [(place, f"cannot be decoded ({reason})", _MEND) for place, reason in crops.faults]
         faults += [(int(place), "has no label", _LABEL) for place in crops.places_B[~wanted_B]]

@@ -4,6 +4,8 @@ What is drawn for a sample, and the arithmetic of windows, are those of the load
 window that training sees.  Shape suffixes: B samples, A attempts.
 """
 
+from contextlib import closing
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,8 +31,8 @@ def stored_sides(split: Split, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
     Raises UserError naming the sample: it cannot be read, or has no size.
     """
     raw = Store.of(split.manifest.made).kind == "raw"
-    files, sides = ShardFiles(split), []
-    try:
+    sides: list[tuple[int, ...]] = []
+    with closing(ShardFiles(split)) as files:
         for start in range(0, len(ids_B), CHUNK):
             some = ids_B[start : start + CHUNK]
             for sample, image in zip(some.tolist(), read_samples(split, files, some).images, strict=True):
@@ -45,8 +47,6 @@ def stored_sides(split: Split, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
                         f"{split.locate(sample)} in {str(split.path)!r} has no size ({error}): mend it and "
                         "remake the split with `turbomim shard make`"
                     ) from error
-    finally:
-        files.close()
     return np.array(sides, np.int64)
 
 

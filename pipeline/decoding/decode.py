@@ -22,7 +22,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from turbomim.pipeline.decoding.failures import failure_reason, no_image_to_blame
 from turbomim.pipeline.decoding.header import Format, Header, check_header, for_pixels
+from turbomim.pipeline.decoding.ppm import ppm_pixels
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.tars.store import Kind
 
 Pixels = NDArray[np.uint8]
 
@@ -74,17 +76,41 @@ def decode(image_N: NDArray[np.uint8], *, strict: bool = False) -> Pixels:
             raise Undecodable(failure_reason(error)) from error
 
 
-def decode_or_say(image_N: NDArray[np.uint8], *, strict: bool = False) -> Pixels | str:
-    """Return the pixels of an image, as `decode` does, or the reason why it has none."""
+def admit(image_N: NDArray[np.uint8], store: Kind) -> NDArray[np.uint8]:
+    """Return what a decoder is fed for a stored image: its bytes, or of the raw store its pixels, uncopied.
+
+    Raises ValueError with the reason: another format, a broken header, more than MAX_PIXELS pixels.
+    """
+    if store == "raw":
+        return ppm_pixels(image_N)
+    check_header(image_N)
+    return image_N
+
+
+def decode_stored(image_N: NDArray[np.uint8], store: Kind, *, strict: bool = False) -> Pixels | str:
+    """Return the pixels of a stored image, or the reason why it has none."""
     try:
-        return decode(image_N, strict=strict)
+        return decode_or_say(admit(image_N, store), strict=strict)
+    except ValueError as error:
+        return str(error)
+
+
+def decode_or_say(admitted: NDArray[np.uint8], *, strict: bool = False) -> Pixels | str:
+    """Return the pixels of an image, as `decode` does, or the reason why it has none.
+
+    admitted: of `admit`, bytes (N,) or pixels (H, W, 3), which need no decoder.
+    """
+    if admitted.ndim == 3:
+        return admitted
+    try:
+        return decode(admitted, strict=strict)
     except Undecodable as error:
         return str(error)
 
 
 def find_undecodable(images: list[NDArray[np.uint8]]) -> dict[int, str]:
     """Return place and reason of each image that does not decode."""
-    found = ((place, decode_or_say(image_N)) for place, image_N in enumerate(images))
+    found = ((place, decode_or_say(admitted)) for place, admitted in enumerate(images))
     return {place: result for place, result in found if isinstance(result, str)}
 
 

@@ -21,8 +21,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.decoding.admit import admit
-from turbomim.pipeline.decoding.decode import find_undecodable
+from turbomim.pipeline.decoding.decode import admit, find_undecodable
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
@@ -126,16 +125,14 @@ def main() -> None:
 def _try(image: NDArray[np.uint8], store: Kind, *, on_gpu: bool) -> None:
     """Decode an image as a loader does; whether it can be does not matter here."""
     try:
-        pixels = admit(image, store)
+        admitted = admit(image, store)
     except ValueError:
         return
-    if pixels.ndim == 3:
-        return
-    find_undecodable([pixels])
-    if on_gpu:
+    find_undecodable([admitted])
+    if on_gpu and store != "raw":
         from turbomim.pipeline.decoding.dali import find_undecodable_on_gpu
 
-        find_undecodable_on_gpu([pixels], threads=1)
+        find_undecodable_on_gpu([admitted], threads=1)
 
 
 if __name__ == "__main__":

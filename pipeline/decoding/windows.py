@@ -105,7 +105,7 @@ class HostWindows:
         decoded: dict[int, Pixels] = {}
         reasons: dict[int, str] = {}
         for place in places.tolist():
-            image = images[place] if images[place].ndim == 3 else decode_or_say(images[place])
+            image = decode_or_say(images[place])
             if isinstance(image, str):
                 reasons[place] = image
             else:

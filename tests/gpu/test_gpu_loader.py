@@ -15,9 +15,9 @@ from tests.pipeline.tars.test_store import stored
 from tests.pipeline.test_bad_samples import damage, own_split  # noqa: F401
 from tests.pipeline.test_loader import SEED, by_position, load
 from tests.train.finetune.test_rand_augment import POLICY, made_of, stream
+
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.decoding.crop_draws import draw_crops
-
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.tars.split import Split
@@ -77,7 +77,8 @@ def test_crops_are_nearly_their_definition(tiny_split: Split, decode: str) -> No
     files = ShardFiles(tiny_split)
     for batch in load(tiny_split, 4, device="cuda", decode=decode):
         ids_B, epochs_B = batch.ids_B.cpu().numpy(), batch.epochs_B.cpu().numpy()
-        inputs = draw_crops(Crop(size=48), SEED, Turn(position=batch.position, epochs_B=epochs_B, ids_B=ids_B))
+        turn = Turn(position=batch.position, epochs_B=epochs_B, ids_B=ids_B)
+        inputs = draw_crops(Crop(size=48), SEED, turn)
         samples = read_samples(tiny_split, files, ids_B)
         for place, image in enumerate(samples.images):
             right = by_definition(image, inputs["words"][place], int(inputs["flips"][place]), 48)

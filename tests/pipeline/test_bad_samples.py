@@ -10,9 +10,9 @@ import pytest
 from tests.pipeline.decoding.crop_reference import run_windows
 from tests.pipeline.loading import make_loader
 from tests.pipeline.test_loader import SEED, SIZE, by_position, load
+
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.decoding.crop_draws import draw_crops
-
 from turbomim.pipeline.decoding.windows import HostWindows
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.order import sample_ids

@@ -15,11 +15,11 @@ import pytest
 import torch
 from tests.pipeline.decoding.crop_reference import by_torchvision, run_graph, run_windows
 from tests.pipeline.loading import make_loader
-from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
-from turbomim.pipeline.decoding.crop_draws import draw_crops
 
 from turbomim.pipeline import loader
 from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
+from turbomim.pipeline.decoding.crop_draws import draw_crops
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.order import sample_ids
@@ -86,7 +86,8 @@ def test_random_crops_are_those_of_the_stream(tiny_split: Split) -> None:
     files = ShardFiles(tiny_split)
     images = read_samples(tiny_split, files, ids).images
     files.close()
-    inputs = draw_crops(Crop(kind="rrc", size=5, scale=0.6), SEED, Turn(position=30, epochs_B=epochs, ids_B=ids))
+    turn = Turn(position=30, epochs_B=epochs, ids_B=ids)
+    inputs = draw_crops(Crop(kind="rrc", size=5, scale=0.6), SEED, turn)
     assert np.array_equal(batch.images_BHWC.numpy(), run_graph(images, inputs, 5, "rrc"))
 
 
@@ -264,7 +265,9 @@ def test_closing_leaves_no_thread_and_no_file(tiny_split: Split) -> None:
     load(tiny_split, 2, threads=3, readers=3)
     with (
         pytest.raises(KeyError),
-        make_loader(tiny_split, size=SIZE, seed=1, global_batch=6, micro_batch=6, threads=3, readers=3) as loader,
+        make_loader(
+            tiny_split, size=SIZE, seed=1, global_batch=6, micro_batch=6, threads=3, readers=3
+        ) as loader,
     ):
         next(loader)
         assert len(os.listdir("/proc/self/task")) > before[0] + 3

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.options import SideBySide
 from turbomim.train.analyze.result import (
@@ -74,8 +74,7 @@ def command(argv: list[str]) -> None:
         crops = centre_crops(
             split,
             ids_N,
-            size=data.size,
-            interpolation=data.interpolation,
+            CentreCrop(size=data.size, interpolation=data.interpolation),
             batch=options.batch,
             threads=cores(),
             labelled=False,

@@ -25,7 +25,7 @@ from turbomim.pipeline.system.durable import check_space, durable_file, make_fol
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.train.encoder.crop import crop_facts, crop_rule
+from turbomim.train.encoder.crop import crop_facts, scored_crop
 from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
 from turbomim.train.encoder.source import load_source
 from turbomim.train.machine.processor import cores
@@ -108,13 +108,7 @@ def embed(config: Config, model: MAE, source: Source, options: Embed, pace: Pace
     """Encode every image of a source, but for those that cannot be decoded.  Raises UserError if none can."""
     keys = source_keys(source)
     check_header(keys, options.out)
-    crops = source_crops(
-        source,
-        size=config.data.size,
-        batch=options.batch,
-        threads=cores(),
-        **crop_rule(config.data.size),
-    )
+    crops = source_crops(source, scored_crop(config.data.size), batch=options.batch, threads=cores())
     features_ND = np.empty((0, 0), np.float32)
     labels_N = np.full(len(keys), -1)
     kept: list[int] = []

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.demo.photos import sources
@@ -45,8 +45,7 @@ def which_photograph(run: Path, heldout: Path) -> dict[str, Any] | None:
     crops = centre_crops(
         split,
         np.arange(split.manifest.samples),
-        size=config.data.size,
-        interpolation=config.data.interpolation,
+        CentreCrop(size=config.data.size, interpolation=config.data.interpolation),
         batch=BATCH,
         threads=cores(),
     )

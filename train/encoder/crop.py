@@ -7,25 +7,17 @@ Suffixes: N samples, B images of a batch, S the crop's side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, Literal, TypedDict
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.decoding.centre_crops import centre_crops
-from turbomim.pipeline.decoding.crop import Interpolation
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.machine.processor import cores
 
 INTERPOLATION: Final[Literal["bicubic"]] = "bicubic"
-
-
-class Rule(TypedDict):
-    """Arguments of `centre_crop` besides the size."""
-
-    interpolation: Interpolation
-    share: float
 
 
 def crop_share(size: int) -> float:
@@ -36,9 +28,9 @@ def crop_share(size: int) -> float:
     return 0.875 if 64 <= size <= 224 else 1.0
 
 
-def crop_rule(size: int) -> Rule:
-    """How a crop of this side is made."""
-    return {"interpolation": INTERPOLATION, "share": crop_share(size)}
+def scored_crop(size: int) -> CentreCrop:
+    """The crop of this side."""
+    return CentreCrop(size=size, interpolation=INTERPOLATION, share=crop_share(size))
 
 
 def crop_facts(size: int) -> dict[str, object]:
@@ -59,10 +51,9 @@ def eval_crops(
     return centre_crops(
         split,
         ids_N,
-        size=size,
+        scored_crop(size),
         batch=batch,
         threads=cores(),
         left_out=left_out,
         journal=journal,
-        **crop_rule(size),
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.durable import write_json
@@ -143,11 +143,13 @@ def scores_on(
         crops = centre_crops(
             test,
             mine,
-            size=config.data.size,
-            interpolation=config.data.interpolation,
+            CentreCrop(
+                size=config.data.size,
+                interpolation=config.data.interpolation,
+                share=config.finetune.test_crop,
+            ),
             batch=batch,
             threads=max(1, cores() // world.local_size),
-            share=config.finetune.test_crop,
             journal=journal,
         )
         for images, labels in crops:

@@ -12,8 +12,8 @@ from turbomim.benchmarks.loader.job import Job
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
-from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.stream.philox import CROP, FLIP, draw_u32
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.tars.split import open_split
 
 PACKAGE = "turbomim"

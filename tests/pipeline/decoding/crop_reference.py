@@ -17,9 +17,9 @@ import torchvision.transforms.functional as tv
 from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop, transforms
+
 from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
 from turbomim.pipeline.decoding.crop_draws import Inputs, window_starts
-
 from turbomim.pipeline.decoding.dali import CropGraph
 from turbomim.pipeline.decoding.decode import decode
 from turbomim.pipeline.decoding.windows import HostWindows

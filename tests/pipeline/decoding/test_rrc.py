@@ -21,11 +21,11 @@ from tests.pipeline.decoding.crop_reference import (
     run_graph,
 )
 from torch import nn
+
+from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding.crop import Crop, Interpolation
 from turbomim.pipeline.decoding.crop_draws import Inputs, draw_crops, rrc_squares
 from turbomim.pipeline.decoding.crop_graphs import rrc_window
-
-from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.stream.philox import CROP, draw_u32
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.tars.split import Split

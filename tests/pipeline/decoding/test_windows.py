@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from tests.pipeline.decoding.crop_reference import encode
-from turbomim.pipeline.decoding.crop import PAD, Crop
-from turbomim.pipeline.decoding.crop_draws import window_starts
 
 from turbomim.benchmarks.write_split import texture
+from turbomim.pipeline.decoding.crop import PAD, Crop
+from turbomim.pipeline.decoding.crop_draws import window_starts
 from turbomim.pipeline.decoding.decode import BadImages
 from turbomim.pipeline.decoding.windows import HostWindows, cut_window
 from turbomim.pipeline.system.errors import UserError

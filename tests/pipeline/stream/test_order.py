@@ -1,6 +1,6 @@
 """The order of samples: a bijection each epoch, well mixed, each sample once."""
 
-from itertools import islice, permutations
+from itertools import permutations
 
 import numpy as np
 import pytest

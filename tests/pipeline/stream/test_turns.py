@@ -29,9 +29,7 @@ def test_ranks_and_micro_batches_tile_the_stream(
             turns(
                 SampleStream(
                     seed=3,
-                    cut=BatchCut(
-                        global_batch=batch, micro_batch=micro, rank=rank, world=world, start=start
-                    ),
+                    cut=BatchCut(global_batch=batch, micro_batch=micro, rank=rank, world=world, start=start),
                 ),
                 [size],
             ),

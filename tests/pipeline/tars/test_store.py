@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tests.pipeline.decoding.crop_reference import encode, run_graph
 from tests.pipeline.test_loader import SEED, by_position, load
-from turbomim.pipeline.decoding.crop import Crop
-from turbomim.pipeline.decoding.crop_draws import draw_crops, resized_sides, window_starts
 
 from turbomim.benchmarks.write_split import texture, write_split
+from turbomim.pipeline.decoding.crop import Crop
+from turbomim.pipeline.decoding.crop_draws import draw_crops, resized_sides, window_starts
 from turbomim.pipeline.decoding.decode import decode
 from turbomim.pipeline.decoding.ppm import ppm_bytes
 from turbomim.pipeline.stream.turns import Turn
@@ -116,7 +116,8 @@ def test_random_crops_are_resized_as_ever(kind: str, tmp_path: Path) -> None:
     turn = Turn(position=0, epochs_B=batch.epochs_B.numpy(), ids_B=batch.ids_B.numpy())
     images = [np.frombuffer(files[sample], np.uint8) for sample in batch.ids_B.tolist()]
     assert np.array_equal(
-        batch.images_BHWC.numpy(), run_graph(images, draw_crops(Crop(kind="rrc", size=40), SEED, turn), 40, "rrc")
+        batch.images_BHWC.numpy(),
+        run_graph(images, draw_crops(Crop(kind="rrc", size=40), SEED, turn), 40, "rrc"),
     )
 
 

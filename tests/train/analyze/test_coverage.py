@@ -30,11 +30,11 @@ from PIL import Image
 from tests.pipeline.decoding.crop_reference import encode, rrc_window_by_torchvision, run_graph, run_windows
 from tests.pipeline.tars.tar_bytes import write_tar
 from tests.train.commands.test_cli import call
-from turbomim.pipeline.decoding.crop import Crop, CropKind
-from turbomim.pipeline.decoding.crop_draws import draw_crops
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.kernels.masking import random_masking
+from turbomim.pipeline.decoding.crop import Crop, CropKind
+from turbomim.pipeline.decoding.crop_draws import draw_crops
 from turbomim.pipeline.decoding.crop_windows import crop_windows, stored_sides
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards

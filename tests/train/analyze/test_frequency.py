@@ -24,7 +24,7 @@ from tests.train.models import test_convmae, test_mff, test_simmim, test_simmim_
 from tests.train.models.test_mae import SMALL, inputs, with_model
 from torch import Tensor
 
-from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.frequency import (
     EPSILON,
@@ -173,7 +173,7 @@ def test_the_command_compares_runs_on_the_same_images(
     for run, found in zip(runs, record["results"].values(), strict=True):
         _, model, step = load_run(run)
         ids = choose_ids(split, 10)
-        crops = centre_crops(split, ids, size=32, interpolation="bicubic", batch=10, threads=1)
+        crops = centre_crops(split, ids, CentreCrop(size=32), batch=10, threads=1)
         expected = amplitudes_of_blocks(model, [images for images, _ in crops])
         assert found["step"] == step == 3
         for block, curve in zip(found["blocks"], expected, strict=True):

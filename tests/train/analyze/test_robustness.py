@@ -31,7 +31,7 @@ from tests.train.analyze.test_frequency import two_runs
 from tests.train.commands.test_cli import call
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.corruptions import (
@@ -275,9 +275,7 @@ def test_the_command_scores_every_corruption_beside_random_weights(
 
     def crops(split: Split, count: int) -> tuple[Pixels, torch.Tensor]:
         ids = choose_ids(split, count)
-        ((images, labels),) = centre_crops(
-            split, ids, size=32, interpolation="bicubic", batch=count, threads=1
-        )
+        ((images, labels),) = centre_crops(split, ids, CentreCrop(size=32), batch=count, threads=1)
         return images, torch.from_numpy(labels)
 
     (learned, labels), (scored, test_labels) = (

@@ -26,8 +26,8 @@ from tests.train.commands.test_cli import call
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding import centre_crops
-from turbomim.pipeline.decoding.centre_crops import centre_crop
-from turbomim.train.encoder.crop import crop_rule, crop_share
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop
+from turbomim.train.encoder.crop import crop_share, scored_crop
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.timm import timm_arguments
 from turbomim.train.pretrain.pretrain import pretrain
@@ -43,8 +43,8 @@ def test_the_share_is_the_published_one() -> None:
 def test_stored_pixels_of_the_size_are_left_as_they_are() -> None:
     """CIFAR-10's 32 pixels, whichever interpolation: its scores are of the same images as ever."""
     pixels = texture(1, 32, 32)
-    assert np.array_equal(centre_crop(pixels, 32, **crop_rule(32)), pixels)
-    assert np.array_equal(centre_crop(pixels, 32, "bilinear"), pixels)
+    assert np.array_equal(centre_crop(pixels, scored_crop(32)), pixels)
+    assert np.array_equal(centre_crop(pixels, CentreCrop(size=32, interpolation="bilinear")), pixels)
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[], set[tuple[Any, ...]]]
     """Sizes, interpolations and shares of the crops made since it was last called."""
     seen: set[tuple[Any, ...]] = set()
 
-    def noted(pixels: Any, size: int, interpolation: Any, share: float = 1.0) -> Any:
-        seen.add((size, interpolation, share))
-        return centre_crop(pixels, size, interpolation, share)
+    def noted(pixels: Any, crop: CentreCrop) -> Any:
+        seen.add((crop.size, crop.interpolation, crop.share))
+        return centre_crop(pixels, crop)
 
     monkeypatch.setattr(centre_crops, "centre_crop", noted)
 
@@ -121,6 +121,6 @@ def test_timms_transform_of_an_export_is_our_crop(kind: str, size: int) -> None:
     transform = data.create_transform(**data.resolve_model_data_config(encoder))
     image = texture(2, 300, 391)
     theirs = transform(Image.fromarray(image))
-    ours = normalised(torch.from_numpy(centre_crop(image, size, **crop_rule(size)))[None])[0]
+    ours = normalised(torch.from_numpy(centre_crop(image, scored_crop(size)))[None])[0]
     # torch's uint8 kernel rounds as Pillow does but for one grey level, over the smallest deviation
     assert theirs.shape == ours.shape and float((theirs - ours).abs().max()) < 1.01 / 255 / 0.224

@@ -22,7 +22,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import functional as vision
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decoding.centre_crops import centre_crop, centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop, centre_crops
+from turbomim.pipeline.decoding.crop import Interpolation
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
@@ -40,6 +41,7 @@ CONFIG = Config(
         target="gaussian", radius=7.0,
     ),
 )  # fmt: skip
+CROP = CentreCrop(size=40)
 
 
 def images(count: int, size: int = 40) -> NDArray[np.uint8]:
@@ -96,11 +98,11 @@ def test_pixels_are_the_images_and_large_ones_are_averaged_down() -> None:
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize(("height", "width"), [(50, 50), (61, 90), (97, 43), (40, 57), (40, 40)])
-def test_centre_crops_are_torchvisions(height: int, width: int, interpolation: str) -> None:
+def test_centre_crops_are_torchvisions(height: int, width: int, interpolation: Interpolation) -> None:
     image = texture(height, height, width)
     mode = vision.InterpolationMode(interpolation)
     expected = vision.center_crop(vision.resize(Image.fromarray(image), 40, mode), [40, 40])
-    found = centre_crop(image, 40, interpolation)  # type: ignore[arg-type]
+    found = centre_crop(image, CentreCrop(size=40, interpolation=interpolation))
     # torch's uint8 kernel rounds as Pillow does but for one grey level
     assert np.abs(found.astype(int) - np.asarray(expected).astype(int)).max() <= 1
 
@@ -108,13 +110,12 @@ def test_centre_crops_are_torchvisions(height: int, width: int, interpolation: s
 def test_ids_decide_the_order(tiny_split: Split) -> None:
     """Every sample in a scrambled order, in batches that do not divide them: labels and pixels of each id."""
     ids = np.random.default_rng(0).permutation(33)
-    args = {"size": 40, "interpolation": "bicubic", "threads": 1}
-    got = list(centre_crops(tiny_split, ids, batch=7, **args))  # type: ignore[arg-type]
+    got = list(centre_crops(tiny_split, ids, CROP, batch=7, threads=1))
     assert [len(labels) for _, labels in got] == [7, 7, 7, 7, 5]
     pixels_N, labels_N = (np.concatenate(each) for each in zip(*got, strict=True))
     assert np.bincount(labels_N).tolist() == [11, 11, 11]
     for place in (0, 6, 7, 32):
-        one = list(centre_crops(tiny_split, ids[place : place + 1], batch=1, **args))  # type: ignore[arg-type]
+        one = list(centre_crops(tiny_split, ids[place : place + 1], CROP, batch=1, threads=1))
         assert np.array_equal(one[0][0][0], pixels_N[place]) and one[0][1][0] == labels_N[place]
 
 
@@ -129,7 +130,7 @@ def test_stores_give_the_crops_of_the_originals(
     stored, ids = open_split(tmp_path / "s"), np.arange(33)
     for size, tolerance in ((40, 0.0 if kind == "raw" else 2.0), (24, 8.0)):
         crops = [
-            next(iter(centre_crops(each, ids, size=size, interpolation="bicubic", batch=33, threads=1)))[0]
+            next(iter(centre_crops(each, ids, CentreCrop(size=size), batch=33, threads=1)))[0]
             for each in (tiny_split, stored)
         ]
         assert np.abs(crops[0].astype(float) - crops[1]).mean() <= tolerance
@@ -145,22 +146,19 @@ def test_an_image_that_cannot_be_decoded_or_has_no_label_ends_it(tiny_split: Spl
     content[place : place + 64] = bytes(64)
     shard.write_bytes(content)
     with pytest.raises(UserError, match=r"-000000.tar:.* cannot be decoded \(.*leaves no image out"):
-        list(centre_crops(broken, np.arange(9), size=40, interpolation="bicubic", batch=4, threads=1))
+        list(centre_crops(broken, np.arange(9), CROP, batch=4, threads=1))
     index = dataclasses.replace(
         tiny_split.index, label_bytes_N=np.where(np.arange(33) == 5, 0, tiny_split.index.label_bytes_N)
     )
     unlabelled = dataclasses.replace(tiny_split, index=index)
     with pytest.raises(UserError, match="has no label: make the split from a folder"):
-        list(centre_crops(unlabelled, np.arange(9), size=40, interpolation="bicubic", batch=4, threads=1))
-    ((images, labels),) = centre_crops(
-        unlabelled, np.arange(9), size=40, interpolation="bicubic", batch=9, threads=1, labelled=False
-    )
+        list(centre_crops(unlabelled, np.arange(9), CROP, batch=4, threads=1))
+    ((images, labels),) = centre_crops(unlabelled, np.arange(9), CROP, batch=9, threads=1, labelled=False)
     assert len(images) == 9 and labels.tolist().index(-1) == 5
-    args = {"size": 40, "interpolation": "bicubic", "threads": 1}
-    ((_, whole),) = centre_crops(tiny_split, np.arange(9), batch=9, **args)  # type: ignore[arg-type]
+    ((_, whole),) = centre_crops(tiny_split, np.arange(9), CROP, batch=9, threads=1)
     for split, left, fault in ((broken, 4, "cannot be decoded ("), (unlabelled, 5, "has no label")):
         told: list[str] = []
-        crops = centre_crops(split, np.arange(9), batch=4, left_out=told.append, **args)  # type: ignore[arg-type]
+        crops = centre_crops(split, np.arange(9), CROP, batch=4, threads=1, left_out=told.append)
         labels = np.concatenate([some for _, some in crops])
         assert labels.tolist() == np.delete(whole, left).tolist()
         assert len(told) == 1 and fault in told[0] and "-000000.tar:" in told[0]

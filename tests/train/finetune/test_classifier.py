@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.transforms import v2
 
-from turbomim.pipeline.decoding.centre_crops import centre_crop
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.timm import timm_arguments
 from turbomim.train.finetune.augment import mixed
@@ -219,7 +219,7 @@ def test_mixed_targets_are_the_written_out_formula(kind: str) -> None:
 def test_test_crops_are_torchvision_s_256_and_224(sides: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (*sides, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(noise).resize((60, 50)).resize(sides[::-1]))
-    ours = centre_crop(smooth, 224, "bicubic", 0.875)
+    ours = centre_crop(smooth, CentreCrop(size=224, share=0.875))
     resize = v2.Resize(256, interpolation=v2.InterpolationMode.BICUBIC)
     theirs = np.asarray(v2.CenterCrop(224)(resize(Image.fromarray(smooth))))
     assert ours.shape == theirs.shape == (224, 224, 3)

@@ -34,7 +34,7 @@ from tests.runs import (
 )
 from tests.train.commands.test_cli import call
 
-from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
@@ -167,7 +167,7 @@ def test_it_learns_what_can_be_told_apart(pretrained: Path, shards: dict[str, Pa
     checkpoint.load(result.folder / "ckpt" / "step-00000048", model)
     ids = np.arange(15)
     test = open_split(shards["test"])
-    ((pixels, labels),) = centre_crops(test, ids, size=32, interpolation="bicubic", batch=15, threads=1)
+    ((pixels, labels),) = centre_crops(test, ids, CentreCrop(size=32), batch=15, threads=1)
     with torch.no_grad():
         logits_BK = model.logits(normalised(torch.from_numpy(pixels)))
     loss = torch.nn.functional.cross_entropy(logits_BK, torch.from_numpy(labels))

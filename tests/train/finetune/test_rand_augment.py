@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from tests.pipeline.loading import make_loader
 from timm.data import auto_augment
 
-from tests.pipeline.loading import make_loader
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import LoaderStats
 from turbomim.pipeline.stream.philox import AUGMENT, draw_u32

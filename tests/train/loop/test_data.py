@@ -25,13 +25,13 @@ import yaml
 from tests.pipeline.test_bad_samples import damage, own_split
 from tests.runs import attempt, config_for, finish, free_port, launch, launch_ranks, outcome, quiet, ranked
 
-from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.decoding.crop import Crop
+from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
-from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.stream.order import sample_ids
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.tars import manifest

@@ -22,7 +22,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tests.train.commands.test_cli import call
 
-from turbomim.pipeline.decoding.centre_crops import centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import encode, load_run
@@ -66,7 +66,7 @@ def run(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tensors(model: MAE, split: Split, ids: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean patch tokens and labels, by the parts alone."""
-    batches = list(centre_crops(split, ids, size=32, interpolation="bicubic", batch=8, threads=1))
+    batches = list(centre_crops(split, ids, CentreCrop(size=32), batch=8, threads=1))
     means = [encode(model.eval(), torch.from_numpy(images))["mean of patch tokens"] for images, _ in batches]
     return torch.cat(means), torch.cat([torch.from_numpy(labels) for _, labels in batches])
 
