@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from turbomim.pipeline.decoding.centre_crops import CentreCrop, Crops, Pixels, crop_all, gather, split_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, Crops, crop_all, gather, split_crops
+from turbomim.pipeline.decoding.decode import Pixels
 from turbomim.pipeline.making.image_file import RefusedImage, read_image
 from turbomim.pipeline.making.photographs import Photograph, Photographs
 from turbomim.pipeline.making.plan import find_source

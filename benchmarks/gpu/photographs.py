@@ -27,7 +27,7 @@ from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.commands.tune.loader import measured
+from turbomim.train.commands.tune.loader import loader_rate
 from turbomim.train.loop.data import open_loader
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import default_speed
@@ -104,7 +104,7 @@ def loader_alone(place: Place, name: str, split: Split, speed: LoaderSpeed) -> I
     """img/s of batches that nobody uses, and the share of all cores that this process took."""
     config, batch = settings_of(place, split)
     begun, cpu_begun = time.perf_counter(), time.process_time()
-    rate = measured(config, split, speed, place.device, start=0, seconds=3.0 if place.on_gpu else 0.3)
+    rate = loader_rate(config, split, speed, place.device, start=0, seconds=3.0 if place.on_gpu else 0.3)
     share = (time.process_time() - cpu_begun) / (time.perf_counter() - begun) / cores()
     yield {
         "name": f"loader alone: {name}",

@@ -61,7 +61,7 @@ def pack(found: Photographs, folder: Path, store: Store, check: Check) -> None:
         pack_shard(job)
 
 
-def fit(found: Photographs, most: int) -> Photographs:
+def readable(found: Photographs, most: int) -> Photographs:
     """Some of the images, those that Pillow opens."""
     images = []
     for image in found.images[:: max(1, len(found.images) // most)][:most]:
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, help="where shards go; /dev/shm leaves the disk out of it")
     options = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    found = fit(find_source(options.images, None), options.count)
+    found = readable(find_source(options.images, None), options.count)
     folder = Path(tempfile.mkdtemp(dir=options.scratch))
     try:
         functions: dict[str, Callable[[], object]] = {"pillow resized": functools.partial(pillow, found)}

@@ -23,7 +23,7 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.loop.data import open_data, open_loader, store_text
+from turbomim.train.loop.data import open_data, open_loader, store_in_words
 from turbomim.train.loop.data_wait import DataWait
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
@@ -139,7 +139,7 @@ def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tu
             _timed(step, loader, 2 * speed.prefetch)
             real, wait = _timed(step, loader, options.steps)
             rounds.append(Round(synthetic=alone[0], real=real, wait=wait))
-    return rounds, store_text(config.data, split)
+    return rounds, store_in_words(config.data, split)
 
 
 def _timed(step: Step, source: Batch | Loader, steps: int) -> tuple[float, float]:

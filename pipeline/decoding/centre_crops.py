@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from turbomim.pipeline.decoding.crop import Interpolation
 from turbomim.pipeline.decoding.crop_draws import resized_sides
-from turbomim.pipeline.decoding.decode import decode_stored
+from turbomim.pipeline.decoding.decode import Pixels, decode_stored
 from turbomim.pipeline.decoding.resize import resize
 from turbomim.pipeline.decoding.under_way import Journal, begin, known_bad
 from turbomim.pipeline.reading.read_ahead import ReadAhead
@@ -24,8 +24,6 @@ from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.system.threads import serial_pool
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Kind, Store
-
-Pixels = NDArray[np.uint8]
 
 # batches read while one is decoded
 PREFETCH = 2

@@ -22,19 +22,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from turbomim.pipeline.decoding import decode
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.decoding.crop_draws import Inputs
 from turbomim.pipeline.decoding.crop_graphs import GRAPHS, STORED_GRAPHS
 from turbomim.pipeline.decoding.dali_package import import_dali
+from turbomim.pipeline.decoding.decode import BadImages, Pixels, decode_or_say, find_undecodable
 from turbomim.pipeline.decoding.failures import DeviceFault, failure_reason, of_machine
 from turbomim.pipeline.tars.store import Kind
 
 if TYPE_CHECKING:
     from nvidia.dali.data_node import DataNode
     from nvidia.dali.pipeline import Pipeline
-
-Pixels = NDArray[np.uint8]
 
 # an extended WebP: a byte of flags after the header of its first chunk, VP8X
 WEBP_FLAGS: Final = 20
@@ -133,7 +131,7 @@ class DecodedGraph:
 
     def feed(self, images: list[Pixels], inputs: Inputs, *, again: bool = False) -> None:
         """Begin to decode a batch; again: in the place of the one that failed."""
-        batch = [self._pool.submit(decode.decode_or_say, image) for image in images], inputs
+        batch = [self._pool.submit(decode_or_say, image) for image in images], inputs
         if again:
             self._decoding[0] = batch
         else:
@@ -170,7 +168,7 @@ class DecodedGraph:
             else:
                 images.append(result)
         if reasons:
-            raise decode.BadImages(reasons, behind=self._fed)
+            raise BadImages(reasons, behind=self._fed)
         self._decoding.popleft()
         self._graph.feed(images, inputs)
         self._fed += 1
@@ -209,7 +207,7 @@ def find_undecodable_on_gpu(images: list[NDArray[np.uint8]], *, threads: int) ->
 
     found = search(range(len(images)))
     if len(found) == len(images) > 1:
-        on_cpu = len(images) - len(decode.find_undecodable(images))
+        on_cpu = len(images) - len(find_undecodable(images))
         if on_cpu:
             raise DeviceFault(f"the GPU decodes none of {len(images)} images, the CPU {on_cpu} of them")
     return found

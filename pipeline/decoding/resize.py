@@ -6,11 +6,10 @@ its two passes.  Shape suffixes: H W pixels, C channels.
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import interpolate
 
-Pixels = NDArray[np.uint8]
+from turbomim.pipeline.decoding.decode import Pixels
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 

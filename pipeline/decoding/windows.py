@@ -20,14 +20,12 @@ from torch import Tensor
 
 from turbomim.pipeline.decoding.crop import Crop, Interpolation
 from turbomim.pipeline.decoding.crop_draws import Inputs, resized_sides, window_starts
-from turbomim.pipeline.decoding.decode import BadImages, decode_or_say
+from turbomim.pipeline.decoding.decode import BadImages, Pixels, decode_or_say
 from turbomim.pipeline.decoding.resize import resize, resize_region
 from turbomim.pipeline.reading.memory import Memory
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.threads import serial_pool
 from turbomim.pipeline.tars.store import Kind
-
-Pixels = NDArray[np.uint8]
 
 # an image of more windows than this is resized only where its window lies
 PANORAMA: Final = 16

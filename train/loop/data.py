@@ -96,7 +96,7 @@ def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:
         raise UserError(f"{flag} {split.path}: {error} ({fitting})") from error
 
 
-def store_text(data: DataConfig, split: Split) -> str:
+def store_in_words(data: DataConfig, split: Split) -> str:
     """How the split keeps its photographs, and what that means for the crops."""
     store = Store.of(split.manifest.made)
     if store.kind == "original":
@@ -114,7 +114,7 @@ def about_data(data: DataConfig, split: Split, speed: LoaderSpeed, tuned: Tuned 
     """What is read and how: two lines."""
     return (
         f"{counted(split.manifest.samples, 'sample')} in {counted(len(split.manifest.shards), 'shard')}, "
-        f"{store_text(data, split)}\n"
+        f"{store_in_words(data, split)}\n"
         f"loader of a rank: {speed.in_words(world.device.type)}; {speed_source(tuned)}"
     )
 

@@ -40,7 +40,7 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, RunLog, line_of, read_metrics
 from turbomim.train.loop import data
-from turbomim.train.loop.data import check_store, open_loader, slow_stage, store_text
+from turbomim.train.loop.data import check_store, open_loader, slow_stage, store_in_words
 from turbomim.train.loop.run import SILENCE
 from turbomim.train.machine.tuned_loader import (
     Tuned,
@@ -355,14 +355,14 @@ def test_crops_that_a_store_cannot_give_are_refused(
 
 
 def test_the_plan_says_what_is_stored(tiny_split: Split) -> None:
-    assert store_text(DataConfig(crop="rrc"), tiny_split) == "original photographs"
+    assert store_in_words(DataConfig(crop="rrc"), tiny_split) == "original photographs"
     resized, raw = stored(tiny_split), stored(tiny_split, "raw")
     facts = "resized store (short side 64, bicubic, JPEG quality 95, 4:4:4)"
-    assert store_text(DataConfig(size=64), resized) == facts
-    assert store_text(DataConfig(size=64, crop="rrc"), resized) == (
+    assert store_in_words(DataConfig(size=64), resized) == facts
+    assert store_in_words(DataConfig(size=64, crop="rrc"), resized) == (
         f"{facts}: random crops come from images resized to 64, not from the originals"
     )
-    assert store_text(DataConfig(size=64), raw) == "raw store (short side 64, bicubic)"
+    assert store_in_words(DataConfig(size=64), raw) == "raw store (short side 64, bicubic)"
 
 
 def test_a_store_is_checked_before_anything_starts(

@@ -21,7 +21,7 @@ from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, to_stderr
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune.paired import GAIN, ROUNDS, paired, wins
-from turbomim.train.loop.data import open_data, open_loader, store_text
+from turbomim.train.loop.data import open_data, open_loader, store_in_words
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import (
     Tuned,
@@ -89,7 +89,7 @@ def tune(options: TuneLoader) -> Tuned:
     world = World(rank=0, size=1, device=choose_device(options.device, 0))
     split = open_data(str(options.data), "--data", config.data, world)
     batch = config.optim.micro_batch
-    machine, workload = machine_name(world.device), store_text(config.data, split)
+    machine, workload = machine_name(world.device), store_in_words(config.data, split)
     print(
         f"{machine}\n{split.path}: {workload}; {config.data.crop} crops of {config.data.size} pixels, "
         f"{config.data.interpolation}, batches of {batch}"
@@ -101,7 +101,7 @@ def tune(options: TuneLoader) -> Tuned:
 
     def measure(speed: LoaderSpeed) -> float:
         start = next(positions) // batch * batch
-        rate = measured(
+        rate = loader_rate(
             config, split, speed, world.device.type, start=start, seconds=options.seconds / points
         )
         print(f"{rate:10,.0f} img/s  {speed.in_words(world.device.type)}", flush=True)
@@ -191,7 +191,7 @@ def decide(
     return (best if wins(rounds) else base), rates
 
 
-def measured(
+def loader_rate(
     config: Config, split: Split, speed: LoaderSpeed, device: str, *, start: int, seconds: float
 ) -> float:
     """img/s of a fresh Loader over `seconds`: the median of PARTS parts.
