@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,16 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import to_stderr
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
 from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
 from turbomim.train.analyze.severities import Numbers, severities
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, encode, extract, trained_and_random
-from turbomim.train.encoder.source import load_source
+from turbomim.train.encoder.source import Source, load_source
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
-from turbomim.train.evaluate.results import source_name
+from turbomim.train.evaluate.results import Scores, source_name
 from turbomim.train.evaluate.scores import MEASURES
 from turbomim.train.evaluate.splits import check_samples, choose_ids, open_labelled
 from turbomim.train.pictures.figure import new_figure, plain
@@ -80,28 +80,11 @@ def command(argv: list[str]) -> None:
     source = load_source(options.run, flag_values(flags))
     train, test = open_labelled(options.train, options.test, MEASURES)
     out = prepare(options.out or analysis_folder(options.run), "robustness")
-    device = choose_device(options.device, 0)
-    ids_M = choose_ids(test, options.test_samples)
-    encoders = {
-        name: each.to(device).eval() for name, each in trained_and_random(source.model, source.config).items()
-    }
-
-    def means_of(images_BHWC: Tensor) -> dict[str, Tensor]:
-        return {name: encode(each, images_BHWC)[MEAN] for name, each in encoders.items()}
-
-    crops = partial(eval_crops, size=source.config.data.size, batch=options.batch)
-    learned = extract(crops(train, choose_ids(train, options.samples)), means_of, device)
-    scorers = {name: scorers_of(train_ND, learned.labels_N) for name, train_ND in learned.by_name.items()}
-    clean = list(crops(test, ids_M))
-
-    def score(batches: Batches) -> dict[str, dict[str, float]]:
-        found = extract(batches, means_of, device)
-        return {
-            name: {measure: scorer(test_MD, found.labels_N) for measure, scorer in scorers[name].items()}
-            for name, test_MD in found.by_name.items()
-        }
-
-    published, table = severities(source.config.data.size)
+    ids_N, ids_M = choose_ids(train, options.samples), choose_ids(test, options.test_samples)
+    score = learn_to_score(source, train, ids_N, options)
+    size = source.config.data.size
+    clean = list(eval_crops(test, ids_M, size=size, batch=options.batch))
+    published, table = severities(size)
     corruptions: dict[str, Any] = {}
     results: dict[str, Any] = {
         "step": source.step,
@@ -116,7 +99,7 @@ def command(argv: list[str]) -> None:
     show(results, f"{source_name(source.facts)}: {len(ids_M)} images of {options.test}, accuracy in %")
     settings = settings_of(
         options,
-        samples=len(learned.labels_N),
+        samples=len(ids_N),
         test_samples=len(ids_M),
         parameters_of=published,
         fingerprint=test.manifest.fingerprint,
@@ -130,6 +113,32 @@ def command(argv: list[str]) -> None:
         settings=settings,
         results=results,
     )
+
+
+def learn_to_score(
+    source: Source, train: Split, ids_N: NDArray[np.int64], options: Robustness
+) -> Callable[[Batches], Scores]:
+    """What gives the scores of test images by encoder and measure, which learn from clean train images."""
+    device = choose_device(options.device, 0)
+    encoders = {
+        name: each.to(device).eval() for name, each in trained_and_random(source.model, source.config).items()
+    }
+
+    def means_of(images_BHWC: Tensor) -> dict[str, Tensor]:
+        return {name: encode(each, images_BHWC)[MEAN] for name, each in encoders.items()}
+
+    crops = eval_crops(train, ids_N, size=source.config.data.size, batch=options.batch)
+    learned = extract(crops, means_of, device)
+    scorers = {name: scorers_of(train_ND, learned.labels_N) for name, train_ND in learned.by_name.items()}
+
+    def score(batches: Batches) -> Scores:
+        found = extract(batches, means_of, device)
+        return {
+            name: {measure: scorer(test_MD, found.labels_N) for measure, scorer in scorers[name].items()}
+            for name, test_MD in found.by_name.items()
+        }
+
+    return score
 
 
 def corrupted(
