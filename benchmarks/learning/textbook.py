@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from turbomim.benchmarks.step.textbook_mae import TextbookMAE, normalised
+from turbomim.benchmarks.step.textbook_mae import TextbookMAE, normalised, textbook_adamw
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError, to_stderr
@@ -66,14 +66,8 @@ def steps(model: TextbookMAE, config: Config, split: Split, count: int) -> Itera
     """Take so many steps from the stream's start; yield each loss, ()."""
     optim, samples = config.optim, split.manifest.samples
     generator = torch.Generator().manual_seed(config.run.seed)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": optim.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        betas=(optim.beta1, optim.beta2),
-    )
+    # the rate is set for each step
+    optimizer = textbook_adamw(model, optim, 0.0)
     with loader_of(config, split) as loader:
         for number in range(count):
             for group in optimizer.param_groups:

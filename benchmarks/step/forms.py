@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from turbomim.benchmarks.step.textbook_mae import TextbookMAE, noise_of, normalised
+from turbomim.benchmarks.step.textbook_mae import TextbookMAE, noise_of, normalised, textbook_adamw
 from turbomim.kernels.masking import random_masking
 from turbomim.pipeline.batch import Batch
 from turbomim.train.export.hf import vit_mae_config
@@ -118,17 +118,7 @@ def plain_step(model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], ta
     # those that our step draws
     masks = random_masking(config.run.seed, batch.epochs_B, batch.ids_B, config.patches, config.keep)
     noise_BN = noise_of(*masks)
-    optim = config.optim
-    trained = [param for param in model.parameters() if param.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": optim.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=LR,
-        betas=(optim.beta1, optim.beta2),
-        eps=optim.eps,
-    )
+    optimizer = textbook_adamw(model, config.optim, LR)
     device = torch.device(task.device)
 
     def step() -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, OptimConfig
 
 
 class Attention(nn.Module):
@@ -152,6 +152,20 @@ class TextbookMAE(nn.Module):
         latent_BTD, mask_BN, ids_restore_BN = self.forward_encoder(images_BCHW, noise_BN)
         pred_BNP = self.forward_decoder(latent_BTD, ids_restore_BN)
         return self.forward_loss(images_BCHW if target_BCHW is None else target_BCHW, pred_BNP, mask_BN)
+
+
+def textbook_adamw(model: nn.Module, optim: OptimConfig, lr: float) -> torch.optim.AdamW:
+    """AdamW as people make it: decay of matrices alone, one rate for all."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": optim.weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=lr,
+        betas=(optim.beta1, optim.beta2),
+        eps=optim.eps,
+    )
 
 
 def normalised(images_BHWC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
