@@ -51,7 +51,7 @@ class Result:
     remarks: list[str] = field(default_factory=list)
 
 
-def command(argv: list[str]) -> None:
+def bench_all_command(argv: list[str]) -> None:
     """`turbomim bench all …`: progress, then tables.  Raises UserError if nothing could be measured."""
     options = _parse(argv)
     begun = time.monotonic()
@@ -214,4 +214,4 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    bench_all_command(sys.argv[1:])

@@ -27,7 +27,7 @@ class BenchReport:
     """PNG file for a bar plot."""
 
 
-def command(argv: list[str]) -> None:
+def bench_report_command(argv: list[str]) -> None:
     """`turbomim bench report …`.  Raises UserError."""
     options = parse(BenchReport, argv, "turbomim bench report")
     if not options.files:
@@ -47,4 +47,4 @@ def command(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    bench_report_command(sys.argv[1:])

@@ -37,7 +37,7 @@ SHARES: Final = {
 }
 
 
-def command(argv: list[str]) -> None:
+def bench_gpu_command(argv: list[str]) -> None:
     """`turbomim bench gpu …`: rows into a file, then tables.  Raises UserError."""
     options = _parse(argv)
     begun = time.monotonic()
@@ -136,4 +136,4 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    bench_gpu_command(sys.argv[1:])

@@ -72,7 +72,7 @@ class Question:
     tolerance: float
 
 
-def command(argv: Sequence[str]) -> None:
+def bench_kernels_command(argv: Sequence[str]) -> None:
     """`turbomim bench kernels …`: JSON lines, then a table.  Raises UsageError, or RuntimeError if wrong."""
     options = parse(BenchKernels, list(argv), "turbomim bench kernels")
     if options.static:
@@ -301,4 +301,4 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    bench_kernels_command(sys.argv[1:])

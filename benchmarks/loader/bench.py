@@ -202,7 +202,7 @@ def caption(options: BenchLoader, originals: Path) -> str:
     )
 
 
-def command(argv: list[str]) -> None:
+def bench_loader_command(argv: list[str]) -> None:
     """`turbomim bench loader …`.  Raises UserError."""
     options = parse(BenchLoader, argv, "turbomim bench loader")
     with pinned(options.cores):
@@ -214,4 +214,4 @@ def command(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    bench_loader_command(sys.argv[1:])

@@ -102,7 +102,7 @@ class Row:
         return [turn.cpu_seconds for turn in self.turns]
 
 
-def command(argv: list[str]) -> None:
+def bench_step_command(argv: list[str]) -> None:
     """`turbomim bench step …`: JSON lines, then a table.  Raises UserError."""
     options = parse(BenchStep, argv, "turbomim bench step")
     if options.rounds < 2 or options.batch < 0 or options.seconds <= 0:
@@ -297,4 +297,4 @@ def _chosen(flag: str, text: str, known: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    bench_step_command(sys.argv[1:])

@@ -67,7 +67,7 @@ class Round:
     wait: float
 
 
-def command(argv: list[str]) -> None:
+def bench_train_command(argv: list[str]) -> None:
     """`turbomim bench train …`: JSON lines, then a table.  Raises UserError."""
     options = parse(BenchTrain, argv, "turbomim bench train")
     if options.rounds < 2 or options.steps < 1 or options.batch < 0:
@@ -156,4 +156,4 @@ def _timed(step: Step, source: Batch | Loader, steps: int) -> tuple[float, float
 
 
 if __name__ == "__main__":
-    command(sys.argv[1:])
+    bench_train_command(sys.argv[1:])

@@ -54,7 +54,7 @@ def test_stages_are_those_of_the_shares() -> None:
 )
 def test_what_a_user_gets_wrong(argv: list[str], message: str) -> None:
     with pytest.raises((UsageError, UserError)) as error:
-        bench_gpu.command(argv)
+        bench_gpu.bench_gpu_command(argv)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 

@@ -16,7 +16,14 @@ import torch
 
 from turbomim.benchmarks import timing
 from turbomim.benchmarks.kernels import static
-from turbomim.benchmarks.kernels.bench import Form, Question, command, difference, measure, table
+from turbomim.benchmarks.kernels.bench import (
+    Form,
+    Question,
+    bench_kernels_command,
+    difference,
+    measure,
+    table,
+)
 from turbomim.benchmarks.kernels.eager_targets import (
     convolutions,
     dft_products,
@@ -81,11 +88,11 @@ def test_rows_are_microseconds_of_a_thousand_images(monkeypatch: pytest.MonkeyPa
 def test_static_tables_need_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(static, "print_tables", lambda *, markdown: calls.append(markdown))
-    command(["--static", "--markdown"])
-    command(["--static"])
+    bench_kernels_command(["--static", "--markdown"])
+    bench_kernels_command(["--static"])
     assert calls == [True, False]
 
 
 def test_one_round_is_refused() -> None:
     with pytest.raises(UsageError, match="at least 2 rounds"):
-        command(["--rounds", "1"])
+        bench_kernels_command(["--rounds", "1"])

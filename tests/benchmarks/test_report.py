@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from turbomim.benchmarks.report import command
+from turbomim.benchmarks.report import bench_report_command
 from turbomim.benchmarks.tables import entries, markdown
 from turbomim.benchmarks.timing import report
 from turbomim.pipeline.system.errors import UserError
@@ -63,10 +63,10 @@ def test_a_line_that_is_no_row_is_named(line: str, tmp_path: Path) -> None:
 
 def test_files_that_say_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*none.jsonl: No such file"):
-        command([str(tmp_path / "none.jsonl")])
+        bench_report_command([str(tmp_path / "none.jsonl")])
     (tmp_path / "empty.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match=r"0 rows in .*empty.jsonl"):
-        command([str(tmp_path / "empty.jsonl")])
+        bench_report_command([str(tmp_path / "empty.jsonl")])
 
 
 def test_several_files_and_a_plot(
@@ -77,10 +77,10 @@ def test_several_files_and_a_plot(
         (tmp_path / f"{number}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     files = [str(tmp_path / "0.jsonl"), str(tmp_path / "1.jsonl")]
     picture = tmp_path / "new" / "plot.png"
-    command([*files, "--plot", str(picture)])
+    bench_report_command([*files, "--plot", str(picture)])
     assert capsys.readouterr().out.count("| turbomim |") == 2
     with Image.open(picture) as image:
         assert image.width > 800
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"^--plot needs matplotlib: pip install 'turbomim\[plots\]'$"):
-        command([*files, "--plot", str(picture)])
+        bench_report_command([*files, "--plot", str(picture)])

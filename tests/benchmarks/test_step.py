@@ -233,7 +233,7 @@ def test_each_part_that_cannot_run_costs_a_line(
     monkeypatch.setattr(bench_all, "make_photographs", lambda work: (work / "none", "no photographs: x"))
     out = tmp_path / "all" / "results.jsonl"
     with pytest.raises(UserError, match=r"^nothing could be measured here, .*turbomim\[bench\]") as error:
-        bench_all.command(["--out", str(out), "--seconds", "200"])
+        bench_all.bench_all_command(["--out", str(out), "--seconds", "200"])
     assert "\n" not in str(error.value)
     said = capfd.readouterr().err.splitlines()
     tyro = "not run: No module named 'tyro': pip install 'turbomim[bench]'"
@@ -263,7 +263,7 @@ def test_the_share_of_the_time_that_a_part_leaves_goes_to_the_next(
     )
     out = tmp_path / "results.jsonl"
     out.write_text("an older run's\n", encoding="utf-8")
-    bench_all.command(["--out", str(out), "--seconds", "100"])
+    bench_all.bench_all_command(["--out", str(out), "--seconds", "100"])
     assert 20 < limits["kernels"] <= 25 and 90 < limits["step"] <= 100
     assert out.read_text(encoding="utf-8") == f"{ROW}\n"
 

@@ -18,7 +18,7 @@ import pytest
 
 from turbomim.benchmarks.step import train as bench_train
 from turbomim.benchmarks.step.forms import Task
-from turbomim.benchmarks.step.train import BenchTrain, command, measure, settings
+from turbomim.benchmarks.step.train import BenchTrain, bench_train_command, measure, settings
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
@@ -81,7 +81,7 @@ def test_it_trains_on_shards(
         "--batch",
         "3",
     ]
-    command([*common, "--out", str(out)])
+    bench_train_command([*common, "--out", str(out)])
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [row["name"] for row in rows] == [
         "train, vit-tiny: synthetic batch",
@@ -91,9 +91,9 @@ def test_it_trains_on_shards(
     assert rows[1]["ratio_to_synthetic"] < 2
     assert "| vit-tiny: end to end |" in capsys.readouterr().out
     with pytest.raises(UserError, match="--data nowhere does not exist"):
-        command(["--data", "nowhere", *common[2:]])
+        bench_train_command(["--data", "nowhere", *common[2:]])
     with pytest.raises(UserError, match="unknown recipe 'mae': did you mean"):
-        command([*common, "--recipe", "mae"])
+        bench_train_command([*common, "--recipe", "mae"])
 
 
 def test_a_recipe_gives_model_and_crops() -> None:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from turbomim.kernels.masking import block_masking, random_masking
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import COLOURS, INK, prepare, print_table, save, settings_of
 from turbomim.train.pictures.figure import new_figure, plain
 from turbomim.train.recipes.table import recipe
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import check_least, parse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ class AvgDist:
     """Folder for avgdist.json and avgdist.png."""
 
 
-def command(argv: list[str]) -> None:
+def analyze_avgdist_command(argv: list[str]) -> None:
     """`turbomim analyze avgdist`.  Raises UserError."""
     options = parse(AvgDist, argv, "turbomim analyze avgdist")
     check_least(size=(options.size, 2), samples=(options.samples, 1), seed=(options.seed, 0))

@@ -31,10 +31,10 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
-from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import COLOURS, INK, prepare, print_table, save, settings_of
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.pictures.figure import new_figure, plain
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import check_least, parse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,7 +79,7 @@ class Coverage:
     """Folder for coverage.json and coverage.png."""
 
 
-def command(argv: list[str]) -> None:
+def analyze_coverage_command(argv: list[str]) -> None:
     """`turbomim analyze coverage --data SHARDS [--boxes COCO.json]`.  Raises UserError."""
     options = parse(Coverage, argv, "turbomim analyze coverage")
     check_least(samples=(options.samples, 0), epochs=(options.epochs, 1), seed=(options.seed, 0))

@@ -29,7 +29,6 @@ from turbomim.train.analyze.result import (
     COLOURS,
     INK,
     SOFT,
-    check_least,
     labels_of,
     prepare,
     print_table,
@@ -43,7 +42,7 @@ from turbomim.train.models.initial import fill, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.figure import new_figure, plain
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import check_least, parse
 from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ class Flatness(SideBySide):
     """Of the vector that Lanczos starts from."""
 
 
-def command(argv: list[str]) -> None:
+def analyze_flatness_command(argv: list[str]) -> None:
     """`turbomim analyze flatness RUN [RUN …] --data SHARDS`.  Raises UserError."""
     options = parse(Flatness, argv, "turbomim analyze flatness")
     folder = options.folder

@@ -28,7 +28,6 @@ from turbomim.train.analyze.options import SideBySide
 from turbomim.train.analyze.result import (
     COLOURS,
     INK,
-    check_least,
     labels_of,
     prepare,
     print_table,
@@ -40,7 +39,7 @@ from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.figure import new_figure, plain
-from turbomim.train.settings.flags import flag_values, parse, split_words
+from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:
@@ -58,10 +57,9 @@ class Frequency(SideBySide):
     """Images, drawn once and for all, the same ones for all; encoded whole and unmasked."""
 
 
-def command(argv: list[str]) -> None:
+def analyze_frequency_command(argv: list[str]) -> None:
     """`turbomim analyze frequency RUN|FILE [RUN|FILE …] --data SHARDS`.  Raises UserError."""
-    own, flags = split_words(argv)
-    options = parse(Frequency, own, "turbomim analyze frequency")
+    options, settings = parse_with_settings(Frequency, argv, "turbomim analyze frequency")
     folder = options.folder
     check_least(images=(options.images, 1), batch=(options.batch, 1))
     split, device = open_split(options.data), choose_device(options.device, 0)
@@ -69,7 +67,7 @@ def command(argv: list[str]) -> None:
     out = prepare(folder, "frequency")
     results: dict[str, Any] = {}
     for run in options.runs:
-        source = load_source(run, flag_values(flags))
+        source = load_source(run, settings)
         data, model = source.config.data, source.config.model
         crops = centre_crops(
             split,

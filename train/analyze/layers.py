@@ -35,7 +35,7 @@ class Layers:
     """Folder for layers.json and layers.png; RUN/analysis if not given."""
 
 
-def command(argv: list[str]) -> None:
+def analyze_layers_command(argv: list[str]) -> None:
     """`turbomim analyze layers RUN`.  Raises UserError."""
     options = parse(Layers, argv, "turbomim analyze layers")
     need_run(options.run, "the shares are in a run's log")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.encoder.source import load_file
+from turbomim.train.settings.options import Device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class SideBySide:
     """Split whose images are looked at."""
     batch: int = 32
     """Images computed at once: decides speed and memory alone."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where it is computed, in float32."""
     out: Path | None = None
     """Folder for the JSON file and the picture; analysis/ in the first run's if not given."""

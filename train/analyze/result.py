@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
-from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.pictures.figure import new_figure
 
 if TYPE_CHECKING:
@@ -68,13 +67,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def check_least(**least: tuple[int, int]) -> None:
-    """Raise UsageError for a flag below its least value.  least: (value, least) by the flag's name."""
-    for name, (value, lowest) in least.items():
-        if value < lowest:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {lowest}")
 
 
 def labels_of(runs: Sequence[Path]) -> list[str]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import tyro
@@ -23,7 +23,7 @@ from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
 from turbomim.train.analyze.options import analysis_folder
-from turbomim.train.analyze.result import COLOURS, INK, check_least, prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import COLOURS, INK, prepare, print_table, save, settings_of
 from turbomim.train.analyze.severities import Numbers, severities
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, encode, extract, trained_and_random
@@ -34,7 +34,8 @@ from turbomim.train.evaluate.results import Scores, source_name
 from turbomim.train.evaluate.scores import MEASURES
 from turbomim.train.evaluate.splits import check_samples, choose_ids, open_labelled
 from turbomim.train.pictures.figure import new_figure, plain
-from turbomim.train.settings.flags import flag_values, parse, split_words
+from turbomim.train.settings.flags import check_least, parse_with_settings
+from turbomim.train.settings.options import EncodingBatch, EncodingDevice
 from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:
@@ -63,21 +64,18 @@ class Robustness:
     """Test samples, drawn once and for all; 0 = all.  They are kept in memory and encoded 51 times."""
     seed: int = 0
     """Of the noise, which belongs to the test sample."""
-    batch: int = 128
-    """Images encoded at once: decides speed and memory alone."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where images are encoded."""
+    batch: EncodingBatch = 128
+    device: EncodingDevice = "auto"
     out: Path | None = None
     """Folder for robustness.json and robustness.png; RUN/analysis if not given."""
 
 
-def command(argv: list[str]) -> None:
+def analyze_robustness_command(argv: list[str]) -> None:
     """`turbomim analyze robustness RUN --train SHARDS --test SHARDS`.  Raises UserError."""
-    own, flags = split_words(argv)
-    options = parse(Robustness, own, "turbomim analyze robustness")
+    options, settings = parse_with_settings(Robustness, argv, "turbomim analyze robustness")
     check_least(test_samples=(options.test_samples, 0), batch=(options.batch, 1), seed=(options.seed, 0))
     check_samples(options.samples, MEASURES)
-    source = load_source(options.run, flag_values(flags))
+    source = load_source(options.run, settings)
     train, test = open_labelled(options.train, options.test, MEASURES)
     out = prepare(options.out or analysis_folder(options.run), "robustness")
     ids_N, ids_M = choose_ids(train, options.samples), choose_ids(test, options.test_samples)

@@ -7,8 +7,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UsageError, UserError, unknown
@@ -54,51 +53,66 @@ USAGE = """usage: turbomim COMMAND …
 `turbomim pretrain --help` lists every setting; most other commands have --help too.
 What a user or a file caused ends in one line; with --traceback the whole error stands before it."""
 
-# a command's file, or those of its verbs; each has a function `command` of argv
-COMMANDS: dict[str, str | dict[str, str]] = {
-    "demo": "train.commands.demo",
-    "shard": {verb: f"train.commands.shard.{verb}" for verb in ("make", "index", "verify", "inspect", "cat")},
-    "pretrain": "train.commands.pretrain",
-    "recipes": "train.commands.recipes",
-    "show": "train.commands.show",
-    "report": "train.commands.report",
-    "compare": "train.commands.compare",
-    "eval": {verb: f"train.commands.eval.{verb}" for verb in ("knn", "linear", "finetune")},
-    "analyze": {
-        verb: f"train.analyze.{verb}"
-        for verb in ("frequency", "layers", "coverage", "flatness", "avgdist", "robustness")
-    },
-    "embed": "train.commands.embed",
-    "import": "train.commands.import_",
-    "export": "train.commands.export",
-    "tune": {verb: f"train.commands.tune.{verb}" for verb in ("loader", "step")},
+# each command: the file that it lives in, and there its function of argv
+COMMANDS: Final = {
+    "demo": "train.commands.demo:demo_command",
+    "shard make": "train.commands.shard.make:shard_make_command",
+    "shard index": "train.commands.shard.index:shard_index_command",
+    "shard verify": "train.commands.shard.verify:shard_verify_command",
+    "shard inspect": "train.commands.shard.inspect:shard_inspect_command",
+    "shard cat": "train.commands.shard.cat:shard_cat_command",
+    "pretrain": "train.commands.pretrain:pretrain_command",
+    "recipes": "train.commands.recipes:recipes_command",
+    "show": "train.commands.show:show_command",
+    "report": "train.commands.report:report_command",
+    "compare": "train.commands.compare:compare_command",
+    "eval knn": "train.commands.eval.knn:eval_knn_command",
+    "eval linear": "train.commands.eval.linear:eval_linear_command",
+    "eval finetune": "train.commands.eval.finetune:eval_finetune_command",
+    "analyze frequency": "train.analyze.frequency:analyze_frequency_command",
+    "analyze layers": "train.analyze.layers:analyze_layers_command",
+    "analyze coverage": "train.analyze.coverage:analyze_coverage_command",
+    "analyze flatness": "train.analyze.flatness:analyze_flatness_command",
+    "analyze avgdist": "train.analyze.avgdist:analyze_avgdist_command",
+    "analyze robustness": "train.analyze.robustness:analyze_robustness_command",
+    "embed": "train.commands.embed:embed_command",
+    "import": "train.commands.import_:import_command",
+    "export": "train.commands.export:export_command",
+    "tune loader": "train.commands.tune.loader:tune_loader_command",
+    "tune step": "train.commands.tune.step:tune_step_command",
     # the trainer imports no benchmark: these are reached by name alone
-    "bench": {
-        "loader": "benchmarks.loader.bench",
-        "kernels": "benchmarks.kernels.bench",
-        "step": "benchmarks.step.bench",
-        "train": "benchmarks.step.train",
-        "all": "benchmarks.all",
-        "gpu": "benchmarks.gpu.bench",
-        "report": "benchmarks.report",
-    },
-    "doctor": "train.commands.doctor",
+    "bench loader": "benchmarks.loader.bench:bench_loader_command",
+    "bench kernels": "benchmarks.kernels.bench:bench_kernels_command",
+    "bench step": "benchmarks.step.bench:bench_step_command",
+    "bench train": "benchmarks.step.train:bench_train_command",
+    "bench all": "benchmarks.all:bench_all_command",
+    "bench gpu": "benchmarks.gpu.bench:bench_gpu_command",
+    "bench report": "benchmarks.report:bench_report_command",
+    "doctor": "train.commands.doctor:doctor_command",
 }
 
 
-def _import_and_call(file: str, argv: list[str]) -> None:
-    """Call the command of a file, imported only now: most import torch, which takes seconds."""
-    importlib.import_module(f"turbomim.{file}").command(argv)
+def find_function(argv: list[str]) -> tuple[str, list[str]]:
+    """FILE:FUNCTION of the command that argv, not empty, begins with, and the rest of argv.
+
+    Raises UsageError if there is none of that name.
+    """
+    commands = {tuple(name.split()): function for name, function in COMMANDS.items()}
+    for words in (1, 2):
+        if tuple(argv[:words]) in commands:
+            return commands[tuple(argv[:words])], argv[words:]
+    verbs = [words[1] for words in commands if words[0] == argv[0] and len(words) == 2]
+    if not verbs:
+        raise unknown("unknown command", argv[0], dict.fromkeys(words[0] for words in commands))
+    if len(argv) == 1 or argv[1] in ("", "-h", "--help"):
+        raise UsageError(f"{argv[0]} needs a command: {', '.join(verbs)} (each has --help)")
+    raise unknown(f"unknown {argv[0]} command", argv[1], verbs)
 
 
-def _verb(command: str, files: Mapping[str, str], argv: list[str]) -> None:
-    """Call the verb that argv begins with.  Raises UsageError if there is none of that name."""
-    verb = argv[0] if argv else ""
-    if verb in ("", "-h", "--help"):
-        raise UsageError(f"{command} needs a command: {', '.join(files)} (each has --help)")
-    if verb not in files:
-        raise unknown(f"unknown {command} command", verb, files)
-    _import_and_call(files[verb], argv[1:])
+def import_and_call(function: str, argv: list[str]) -> None:
+    """Call FILE:FUNCTION, imported only now: most import torch, which takes seconds."""
+    file, _, name = function.partition(":")
+    getattr(importlib.import_module(f"turbomim.{file}"), name)(argv)
 
 
 def call(argv: list[str]) -> None:
@@ -109,12 +123,8 @@ def call(argv: list[str]) -> None:
             raise SystemExit(2)
     elif argv[0] == "--version":
         print(__version__)
-    elif argv[0] not in COMMANDS:
-        raise unknown("unknown command", argv[0], COMMANDS)
-    elif isinstance(file := COMMANDS[argv[0]], str):
-        _import_and_call(file, argv[1:])
     else:
-        _verb(argv[0], file, argv[1:])
+        import_and_call(*find_function(argv))
 
 
 def _drop_output() -> None:

@@ -25,7 +25,7 @@ class Compare:
     """Plot to write: losses over images seen."""
 
 
-def command(argv: list[str]) -> None:
+def compare_command(argv: list[str]) -> None:
     """`turbomim compare …`.  Raises UserError."""
     options = parse(Compare, argv, "turbomim compare")
     if len(options.runs) < 2:

@@ -24,7 +24,7 @@ class Demo:
     """Compile the training step (on a CPU this needs a C++ compiler)."""
 
 
-def command(argv: list[str]) -> None:
+def demo_command(argv: list[str]) -> None:
     """`turbomim demo …`.  Raises UserError."""
     options = parse(Demo, python_bools(argv), "turbomim demo")
     from turbomim.train.demo.demo import demo

@@ -239,7 +239,7 @@ def _compile_cache() -> list[Check]:
     return [Check(name="compile cache", value=value)]
 
 
-def command(argv: list[str]) -> None:
+def doctor_command(argv: list[str]) -> None:
     """Print the report, or measure with --measure.  Exit code 1 where training cannot work."""
     if argv == ["--measure"]:
         measure()

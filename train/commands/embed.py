@@ -31,7 +31,8 @@ from turbomim.train.encoder.source import load_source
 from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.flags import flag_values, parse, split_words
+from turbomim.train.settings.flags import check_least, parse_with_settings
+from turbomim.train.settings.options import CropSize, EncoderPath, EncodingBatch, EncodingDevice
 from turbomim.train.terminal.progress import Pace, paced, say
 from turbomim.train.world.distributed import choose_device
 
@@ -45,9 +46,7 @@ MOST_KEYS = 90_000_000
 class Embed:
     """Write the features of whole images, nothing masked, in the order of their source."""
 
-    run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a plain ViT, timm's or
-    what `export --to timm|safetensors|mae` made of one."""
+    run: EncoderPath
     source: tyro.conf.Positional[Path]
     """Folder of images, or of a folder of images a class, or a list as `shard make` takes, or a folder of
     shards."""
@@ -59,12 +58,9 @@ class Embed:
     """Names in a folder to pass over, PATTERN[,PATTERN], beside hidden ones, @eaDir, __MACOSX and such."""
     pool: Literal["mean", "cls"] = "mean"
     """Mean of the patch tokens, or the class token, both after the final norm."""
-    size: int | None = None
-    """Side of the crops, pixels; the encoder's if not given.  Another resamples its positions."""
-    batch: int = 128
-    """Images encoded at once: decides speed and memory alone."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where images are encoded."""
+    size: CropSize = None
+    batch: EncodingBatch = 128
+    device: EncodingDevice = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -77,15 +73,13 @@ class Embedded:
     left_out: list[BadImage]
 
 
-def command(argv: list[str]) -> None:
+def embed_command(argv: list[str]) -> None:
     """`turbomim embed RUN|FILE SOURCE --out FILE`.  Raises UserError."""
-    own, settings = split_words(argv)
-    options = parse(Embed, own, "turbomim embed")
+    options, settings = parse_with_settings(Embed, argv, "turbomim embed")
     if options.out.suffix not in ENDINGS or options.out.is_dir():
         raise UsageError(f"--out {options.out}: must be a file whose name ends in {' or '.join(ENDINGS)}")
-    if options.batch < 1:
-        raise UsageError(f"--batch {options.batch}: must be at least 1")
-    of = load_source(options.run, flag_values(settings))
+    check_least(batch=(options.batch, 1))
+    of = load_source(options.run, settings)
     if options.pool == "cls" and not of.model.prefix:
         raise UsageError(f"--pool cls: method {of.config.model.method} has no class token; give --pool mean")
     sized = of.at_size(options.size)

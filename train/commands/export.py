@@ -8,22 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.model_card import UNKNOWN_LICENSE
 from turbomim.train.export.programs import export
 from turbomim.train.export.weights import loaded_from
 from turbomim.train.settings.flags import parse
+from turbomim.train.settings.options import RunPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """Write the newest whole checkpoint of a run as another program loads it, in float32, and check that."""
 
-    run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME."""
+    run: RunPath
     to: Literal["timm", "hf", "detectron2", "mmseg", "mae", "mmselfsup", "safetensors"]
     """timm, hf (transformers), detectron2 (ViTDet), mmseg: the encoder, and hf an MAE's decoder, too; mae,
     mmselfsup: encoder and decoder; safetensors: the encoder of any method, by its own names."""
@@ -35,7 +33,7 @@ class Export:
     """Licence of the weights, for the model card, as the Hugging Face Hub names it: apache-2.0, mit."""
 
 
-def command(argv: list[str]) -> None:
+def export_command(argv: list[str]) -> None:
     """`turbomim export …`.  Raises UserError."""
     options = parse(Export, argv, "turbomim export")
     out = options.out or options.run / "export" / options.to

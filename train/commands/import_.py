@@ -20,14 +20,14 @@ from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.foreign.file import read_tensors
 from turbomim.train.foreign.fit import Fit, check_format, fit
 from turbomim.train.foreign.formats import FORMATS, grouped, pooled
-from turbomim.train.foreign.sizes import MAE_RECIPE, Values, check_plausible, settle, sizes, with_card
+from turbomim.train.foreign.sizes import MAE_RECIPE, check_plausible, settle, sizes, with_card
 from turbomim.train.loop.optim import make_optimizer, zero_moments
 from turbomim.train.machine.versions import versions
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import to_dict
-from turbomim.train.settings.flags import flag_values, parse, split_words
+from turbomim.train.settings.dictionary import Values, to_dict
+from turbomim.train.settings.flags import parse_with_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,9 @@ class Import:
     .json, or guessed."""
 
 
-def command(argv: list[str]) -> None:
+def import_command(argv: list[str]) -> None:
     """`turbomim import …`.  Raises UserError."""
-    own, settings = split_words(argv)
-    options = parse(Import, own, "turbomim import")
-    print(import_run(options, flag_values(settings)))
+    print(import_run(*parse_with_settings(Import, argv, "turbomim import")))
 
 
 def import_run(options: Import, flags: Values) -> str:

@@ -7,7 +7,7 @@ from turbomim.train.recipes.command_line import parse_config
 from turbomim.train.settings.flags import take, take_number
 
 
-def command(argv: list[str]) -> None:
+def pretrain_command(argv: list[str]) -> None:
     """Train, or with --dry-run say what would be trained and what it would take.  Raises UserError."""
     words = list(argv)
     preset, steps = take(words, "--preset"), take(words, "--profile")

@@ -6,7 +6,7 @@ from turbomim.train.recipes.table import RECIPES
 from turbomim.train.settings.flags import no_arguments
 
 
-def command(argv: list[str]) -> None:
+def recipes_command(argv: list[str]) -> None:
     """Print them all.  Raises UsageError for arguments, of which there are none."""
     no_arguments(argv, "recipes")
     from turbomim.train.machine.price import recipe_price

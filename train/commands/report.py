@@ -24,7 +24,7 @@ class Report:
     """Folder whose *.jsonl files of `turbomim bench` are shown too."""
 
 
-def command(argv: list[str]) -> None:
+def report_command(argv: list[str]) -> None:
     """`turbomim report …`.  Raises UserError."""
     options = parse(Report, argv, "turbomim report")
     if not options.runs:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from turbomim.train.settings.flags import parse
+from turbomim.train.settings.options import RunPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
     """Draw reconstructions of a run's held-out photographs."""
 
-    run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME."""
+    run: RunPath
     data: Path | None = None
     """Split to draw from; the run's held-out split, else its training split, if not given."""
     images: int = 6
@@ -24,7 +22,7 @@ class Show:
     """Picture to write; RUN/images/reconstruction-STEP.png if not given."""
 
 
-def command(argv: list[str]) -> None:
+def show_command(argv: list[str]) -> None:
     """`turbomim show …`.  Raises UserError."""
     if any(word.partition("=")[0] == "--targets" for word in argv):
         from turbomim.train.pictures.targets import targets

@@ -18,10 +18,11 @@ from turbomim.train.folder import checkpoint
 from turbomim.train.foreign.file import read_tensors
 from turbomim.train.foreign.fit import check_format, fit
 from turbomim.train.foreign.formats import FORMATS, formats_of, pooled
-from turbomim.train.foreign.sizes import Values, check_plausible, settle, sizes, why_heads, with_card
+from turbomim.train.foreign.sizes import check_plausible, settle, sizes, why_heads, with_card
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import Values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -11,13 +11,10 @@ from typing import Any
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.foreign.formats import LOW_PASS
 from turbomim.train.foreign.renamed import Weights
-from turbomim.train.models.named_encoder import with_encoder
+from turbomim.train.models.named_encoder import lay_over
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import from_dict
-
-# settings by section and field, as `from_dict` takes them
-Values = dict[str, dict[str, Any]]
+from turbomim.train.settings.dictionary import Values
 
 # recipes that imports without one go on as, but for sizes
 MAE_RECIPE, PIXMIM_RECIPE = "mae-vit-b16-800e", "pixmim-ideal-vit-b16-800e"
@@ -86,14 +83,14 @@ def settle(
     """
     heads = guess_heads(found)
     if recipe_name:
-        config = from_dict(with_encoder(flags), recipe(recipe_name), "flags")
+        config = lay_over(recipe(recipe_name), flags, "flags")
         told = f"heads, target and schedule, which are those of recipe {recipe_name} and the flags"
     else:
         laid = {section: {**values} for section, values in found.items()}
         laid["model"] = {**laid["model"], **heads}
         for section, values in flags.items():
             laid.setdefault(section, {}).update(values)
-        config = from_dict(with_encoder(laid), default(form, weights), "flags")
+        config = lay_over(default(form, weights), laid, "flags")
         guessed = ", ".join(
             f"{key} {value} ({why_heads(found, key)})"
             for key, value in heads.items()

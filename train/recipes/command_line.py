@@ -6,10 +6,9 @@ import yaml
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.remedies import why
-from turbomim.train.models.named_encoder import with_encoder
+from turbomim.train.models.named_encoder import lay_over
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import from_dict
 from turbomim.train.settings.flags import flag_values, take
 
 
@@ -22,11 +21,15 @@ def read_yaml(path: str, base: Config) -> Config:
         raise UserError(f"--config {path}: {why(error, 'check the path')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
-    return from_dict(with_encoder(values or {}), base, path)
+    return lay_over(base, values or {}, path)
 
 
 def parse_config(argv: list[str]) -> tuple[Config, bool]:
-    """RECIPE [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run)."""
+    """RECIPE [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run).
+
+    Of a setting the last of these that names it counts: 1. the default of `Config`, 2. the recipe, 3. the
+    file, 4. the flags.  Raises UserError.
+    """
     if "--help" in argv or "-h" in argv:
         # what trains and measures needs no flags' help: a bare machine has no tyro
         import tyro
@@ -43,4 +46,4 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     base = recipe(argv.pop(0))
     if file is not None:
         base = read_yaml(file, base)
-    return from_dict(with_encoder(flag_values(argv)), base, "flags"), dry_run
+    return lay_over(base, flag_values(argv), "flags"), dry_run

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.recipes.published import published_run
+from turbomim.train.settings.config import Config, DataConfig, OptimConfig
 from turbomim.train.settings.model import ModelConfig
 
 
@@ -18,7 +19,7 @@ def convmae_b_1600e() -> Config:
         data=DataConfig(crop="rrc", rrc_scale=0.2),
         model=ModelConfig(method="convmae", depth=11),
         optim=OptimConfig(epochs=1600, warmup_epochs=40, global_batch=3072),
-        run=RunConfig(name="convmae-b-1600e", log_every=20, save_every=1000),
+        run=published_run("convmae-b-1600e"),
     )
 
 
@@ -32,7 +33,7 @@ def convmae_pixmim_b_800e() -> Config:
         data=DataConfig(crop="src", interpolation="bilinear"),
         model=ModelConfig(method="convmae", depth=11, target="gaussian"),
         optim=OptimConfig(epochs=800, warmup_epochs=40, global_batch=3072),
-        run=RunConfig(name="convmae-pixmim-b-800e", log_every=20, save_every=1000),
+        run=published_run("convmae-pixmim-b-800e"),
     )
 
 
@@ -45,7 +46,7 @@ def fastconvmae_b_50e() -> Config:
         data=DataConfig(crop="rrc", rrc_scale=0.2),
         model=ModelConfig(method="convmae", depth=11, complementary=True),
         optim=OptimConfig(epochs=50, warmup_epochs=10, base_lr=6e-4, global_batch=512),
-        run=RunConfig(name="fastconvmae-b-50e", log_every=20, save_every=1000),
+        run=published_run("fastconvmae-b-50e"),
     )
 
 

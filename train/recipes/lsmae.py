@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from turbomim.train.recipes.published import mae_800e
+from turbomim.train.recipes.published import VIT_L16, mae_800e
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.settings.model import ModelConfig
+
+_RRC = DataConfig(size=448, crop="rrc", rrc_scale=0.2)
+# with long_seq_mae's decoder
+_VIT_B16 = ModelConfig(mask_unit=2, decoder_width=384, decoder_heads=12)
 
 
 def lsmae_vit_b16_800e() -> Config:
@@ -15,8 +20,7 @@ def lsmae_vit_b16_800e() -> Config:
     Source: long_seq_mae, with its decoder, 384 wide with 12 heads.  Its README gives weights, no result on
     ImageNet.
     """
-    model = ModelConfig(mask_unit=2, decoder_width=384, decoder_heads=12)
-    return mae_800e("lsmae-vit-b16-800e", model, DataConfig(size=448, crop="rrc", rrc_scale=0.2))
+    return mae_800e("lsmae-vit-b16-800e", _VIT_B16, _RRC)
 
 
 def lsmae_vit_l16_800e() -> Config:
@@ -25,8 +29,8 @@ def lsmae_vit_l16_800e() -> Config:
     Source: long_seq_mae, with its decoder, 512 wide with 16 heads.  Its README gives weights, no result on
     ImageNet.
     """
-    model = ModelConfig(width=1024, depth=24, heads=16, mask_unit=2)
-    return mae_800e("lsmae-vit-l16-800e", model, DataConfig(size=448, crop="rrc", rrc_scale=0.2))
+    model = replace(VIT_L16, mask_unit=2)
+    return mae_800e("lsmae-vit-l16-800e", model, _RRC)
 
 
 def lsmae_pixmim_vit_b16_800e() -> Config:
@@ -37,7 +41,7 @@ def lsmae_pixmim_vit_b16_800e() -> Config:
     Source: lsmae-vit-b16-800e and arXiv:2303.02416, whose settings for it were not released; no published
     result for this.
     """
-    model = ModelConfig(mask_unit=2, decoder_width=384, decoder_heads=12, target="gaussian")
+    model = replace(_VIT_B16, target="gaussian")
     return mae_800e("lsmae-pixmim-vit-b16-800e", model, DataConfig(size=448, crop="src"))
 
 

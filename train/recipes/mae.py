@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from turbomim.train.recipes.published import mae_800e, vit_h14, vit_l16, vit_s16
+from turbomim.train.recipes.published import VIT_H14, VIT_L16, VIT_S16, mae_800e
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.settings.model import ModelConfig
 
@@ -19,7 +19,7 @@ def mae_vit_s16_800e() -> Config:
     Source: the schedule of the MAE repository's PRETRAIN.md, which has no ViT-S; the decoder, 384 wide with
     12 heads, is that of the PixMIM author's ViT-S runs.  No published result.
     """
-    return _mae_800e("mae-vit-s16-800e", vit_s16())
+    return _mae_800e("mae-vit-s16-800e", VIT_S16)
 
 
 def mae_vit_b16_800e() -> Config:
@@ -37,7 +37,7 @@ def mae_vit_l16_800e() -> Config:
     Source: the MAE repository's PRETRAIN.md.  mmselfsup's run of this schedule: fine-tune 85.4, linear 73.7
     (it spares tokens from decay).
     """
-    return _mae_800e("mae-vit-l16-800e", vit_l16())
+    return _mae_800e("mae-vit-l16-800e", VIT_L16)
 
 
 def mae_vit_h14_800e() -> Config:
@@ -45,7 +45,7 @@ def mae_vit_h14_800e() -> Config:
 
     Source: the schedule of the MAE repository's PRETRAIN.md; published results are of 1600 epochs.
     """
-    return _mae_800e("mae-vit-h14-800e", vit_h14())
+    return _mae_800e("mae-vit-h14-800e", VIT_H14)
 
 
 RECIPES: dict[str, Callable[[], Config]] = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from turbomim.train.recipes.published import pixmim, vit_h14, vit_l16, vit_s16
+from turbomim.train.recipes.published import VIT_H14, VIT_L16, VIT_S16, pixmim
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
 from turbomim.train.settings.model import ModelConfig
 
@@ -39,7 +40,7 @@ def pixmim_vit_s16_800e() -> Config:
     Source: mmselfsup's PixMIM schedule with the decoder of its author's ViT-S runs, 384 wide with 12 heads,
     and a smooth low-pass in place of the disc; no published result.
     """
-    return pixmim("pixmim-vit-s16-800e", 800, vit_s16("gaussian"))
+    return pixmim("pixmim-vit-s16-800e", 800, replace(VIT_S16, target="gaussian"))
 
 
 def pixmim_vit_b16_300e() -> Config:
@@ -64,7 +65,7 @@ def pixmim_vit_l16_800e() -> Config:
     Source: mmselfsup's PixMIM schedule, published for ViT-B alone, with ViT-L's sizes and a smooth low-pass
     in place of the disc; no published result.
     """
-    return pixmim("pixmim-vit-l16-800e", 800, vit_l16("gaussian"))
+    return pixmim("pixmim-vit-l16-800e", 800, replace(VIT_L16, target="gaussian"))
 
 
 def pixmim_vit_h14_800e() -> Config:
@@ -73,7 +74,7 @@ def pixmim_vit_h14_800e() -> Config:
     Source: mmselfsup's PixMIM schedule, published for ViT-B alone, with ViT-H's sizes and a smooth low-pass
     in place of the disc; no published result.
     """
-    return pixmim("pixmim-vit-h14-800e", 800, vit_h14("gaussian"))
+    return pixmim("pixmim-vit-h14-800e", 800, replace(VIT_H14, target="gaussian"))
 
 
 def pixmim_ideal_vit_b16_300e() -> Config:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Literal
-
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
 from turbomim.train.settings.model import ModelConfig
 
-Target = Literal["raw", "gaussian", "ideal"]
-
-# of ViT-S/16, with the decoder that PixMIM's author gave it
+# with the decoder that PixMIM's author gave it
 VIT_S16 = ModelConfig(width=384, depth=12, heads=6, decoder_width=384, decoder_depth=8, decoder_heads=12)
+VIT_L16 = ModelConfig(width=1024, depth=24, heads=16)
+VIT_H14 = ModelConfig(patch=14, width=1280, depth=32, heads=16)
+
+
+def published_run(name: str, *, seed: int = 0) -> RunConfig:
+    """How often a run on ImageNet logs and saves."""
+    return RunConfig(name=name, seed=seed, log_every=20, save_every=1000)
 
 
 def mae_800e(name: str, model: ModelConfig, data: DataConfig) -> Config:
@@ -20,7 +22,7 @@ def mae_800e(name: str, model: ModelConfig, data: DataConfig) -> Config:
         data=data,
         model=model,
         optim=OptimConfig(epochs=800, warmup_epochs=40),
-        run=RunConfig(name=name, log_every=20, save_every=1000),
+        run=published_run(name),
     )
 
 
@@ -39,20 +41,5 @@ def pixmim(name: str, epochs: int, model: ModelConfig, *, bicubic: bool = False)
             warmup="mmengine",
             decay_tokens=False,
         ),
-        run=RunConfig(name=name, seed=2, log_every=20, save_every=1000),
+        run=published_run(name, seed=2),
     )
-
-
-def vit_s16(target: Target = "raw") -> ModelConfig:
-    """ViT-S/16."""
-    return replace(VIT_S16, target=target)
-
-
-def vit_l16(target: Target = "raw") -> ModelConfig:
-    """ViT-L/16."""
-    return ModelConfig(width=1024, depth=24, heads=16, target=target)
-
-
-def vit_h14(target: Target = "raw") -> ModelConfig:
-    """ViT-H/14."""
-    return ModelConfig(patch=14, width=1280, depth=32, heads=16, target=target)

@@ -11,8 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.recipes.published import published_run
+from turbomim.train.settings.config import Config, DataConfig, OptimConfig
 from turbomim.train.settings.model import ModelConfig
+
+_SWIN_B = ModelConfig(
+    method="simmim-swin",
+    patch=4,
+    width=128,
+    heads=4,
+    stages="2,2,18,2",
+    window=6,
+    mask_ratio=0.6,
+    mask_unit=8,
+    norm_pix=False,
+)
 
 
 def _simmim(name: str, size: int, model: ModelConfig) -> Config:
@@ -34,21 +47,7 @@ def _simmim(name: str, size: int, model: ModelConfig) -> Config:
             clip_grad=5.0,
             decay_tokens=False,
         ),
-        run=RunConfig(name=name, log_every=20, save_every=1000),
-    )
-
-
-def _swin_b() -> ModelConfig:
-    return ModelConfig(
-        method="simmim-swin",
-        patch=4,
-        width=128,
-        heads=4,
-        stages="2,2,18,2",
-        window=6,
-        mask_ratio=0.6,
-        mask_unit=8,
-        norm_pix=False,
+        run=published_run(name),
     )
 
 
@@ -68,7 +67,7 @@ def simmim_swin_b_100e() -> Config:
     Source: SimMIM's configs/swin_base__100ep.  Published there, in float16 and with the slips: fine-tune 82.8
     at 192 pixels, 83.5 at 224.
     """
-    config = _simmim("simmim-swin-b-100e", 192, _swin_b())
+    config = _simmim("simmim-swin-b-100e", 192, _SWIN_B)
     # at a batch of 512: 2e-4, from 1e-6, to 1e-5
     optim = replace(
         config.optim, epochs=100, base_lr=2e-4, schedule="cosine", lr_drop_epochs=0.0, min_lr=4e-5
@@ -82,7 +81,7 @@ def simmim_swin_b_800e() -> Config:
     Source: Swin-Transformer's configs/simmim.  Published there, in float16 and with the slips: fine-tune 84.0
     at 224 pixels.
     """
-    return _simmim("simmim-swin-b-800e", 192, _swin_b())
+    return _simmim("simmim-swin-b-800e", 192, _SWIN_B)
 
 
 def simmim_swin_l_800e() -> Config:
@@ -91,7 +90,7 @@ def simmim_swin_l_800e() -> Config:
     Source: Swin-Transformer's configs/simmim.  Published there, in float16 and with the slips: fine-tune 85.4
     at 224 pixels with windows of 14.
     """
-    return _simmim("simmim-swin-l-800e", 192, replace(_swin_b(), width=192, heads=6, window=12))
+    return _simmim("simmim-swin-l-800e", 192, replace(_SWIN_B, width=192, heads=6, window=12))
 
 
 def simmim_swinv2_b_800e() -> Config:
@@ -101,7 +100,7 @@ def simmim_swinv2_b_800e() -> Config:
     Source: Swin-Transformer's configs/simmim.  Published for it (500,000 steps), in float16 and with the
     slips: fine-tune 85.04.
     """
-    model = replace(_swin_b(), method="simmim-swinv2", window=12, norm_window=47, drop_path=0.1)
+    model = replace(_SWIN_B, method="simmim-swinv2", window=12, norm_window=47, drop_path=0.1)
     return _simmim("simmim-swinv2-b-800e", 192, model)
 
 

@@ -11,8 +11,11 @@ from typing import Any, Literal
 from turbomim.pipeline.system.errors import UsageError, need, unknown
 from turbomim.train.settings.config import AnyConfig, Config
 
+# settings by section and key, of any type where nothing has checked them yet
+Values = dict[str, dict[str, Any]]
 
-def to_dict(config: Config) -> dict[str, dict[str, Any]]:
+
+def to_dict(config: Config) -> Values:
     """Plain nested dictionary: what config.yaml and checkpoints hold."""
     return dataclasses.asdict(config)
 

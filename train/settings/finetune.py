@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 from turbomim.pipeline.system.errors import UsageError, need
 from turbomim.train.settings.config import Config, OptimConfig
@@ -71,62 +69,57 @@ class FinetuneConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """A published fine-tuning.  Defaults: MAE's ViT-B (facebookresearch/mae, FINETUNE.md)."""
+    """A published fine-tuning: its optimizer and schedule, and what it has of `FinetuneSettings`."""
 
-    epochs: float = 100
-    warmup_epochs: float = 5
-    # of `lr_batch` samples
-    base_lr: float = 5e-4
-    lr_batch: int = 256
-    batch: int = 1024
-    min_lr: float = 1e-6
-    # share of the rate that warm-up starts at
-    warmup_start: float = 0.0
-    warmup: Literal["mae", "mmengine"] = "mae"
-    layer_decay: float = 0.65
-    drop_path: float = 0.1
-    head_std: float = 2e-5
-    clip_grad: float = 0.0
-
-    @property
-    def optim(self) -> OptimConfig:
-        """AdamW and its schedule; betas 0.9 and 0.999, decay 0.05, none of tokens."""
-        return OptimConfig(
-            epochs=self.epochs,
-            warmup_epochs=self.warmup_epochs,
-            base_lr=self.base_lr,
-            lr_batch=self.lr_batch,
-            global_batch=self.batch,
-            min_lr=self.min_lr,
-            warmup_start=self.warmup_start,
-            warmup=self.warmup,
-            clip_grad=self.clip_grad,
-            beta2=0.999,
-            weight_decay=0.05,
-            decay_tokens=False,
-        )
+    optim: OptimConfig
+    finetune: FinetuneSettings
 
 
-# FINETUNE.md of facebookresearch/mae
-MAE_B = Published()
-MAE_L = Published(epochs=50, base_lr=1e-3, layer_decay=0.75, drop_path=0.2)
-MAE_H = Published(epochs=50, base_lr=1e-3, layer_decay=0.75, drop_path=0.3)
+# FINETUNE.md of facebookresearch/mae; weight decay is 0.05 in all of them
+MAE_B = Published(
+    optim=OptimConfig(
+        epochs=100,
+        warmup_epochs=5,
+        base_lr=5e-4,
+        global_batch=1024,
+        min_lr=1e-6,
+        beta2=0.999,
+        decay_tokens=False,
+    ),
+    finetune=FinetuneSettings(layer_decay=0.65, drop_path=0.1, head_std=2e-5),
+)
+MAE_L = Published(
+    optim=replace(MAE_B.optim, epochs=50, base_lr=1e-3),
+    finetune=replace(MAE_B.finetune, layer_decay=0.75, drop_path=0.2),
+)
+MAE_H = replace(MAE_L, finetune=replace(MAE_L.finetune, drop_path=0.3))
 # mmselfsup's vit-base-p16_ft-8xb128-coslr-100e_in1k, of PixMIM and MFF: 2e-3 at 1024, warm-up from 1e-4 of it
-PIXMIM = dataclasses.replace(MAE_B, warmup_start=1e-4, warmup="mmengine")
+PIXMIM = replace(MAE_B, optim=replace(MAE_B.optim, warmup_start=1e-4, warmup="mmengine"))
 # Alpha-VL/ConvMAE's FINETUNE.md
 CONVMAE = MAE_B
 # microsoft/SimMIM's configs and config.py: all rates for 512 samples, warm-up and end at 2.5e-7 of them
 SIMMIM = Published(
-    warmup_epochs=20, base_lr=1.25e-3, lr_batch=512, batch=2048, min_lr=1e-6, warmup_start=2e-4, clip_grad=5.0
+    optim=replace(
+        MAE_B.optim,
+        warmup_epochs=20,
+        base_lr=1.25e-3,
+        lr_batch=512,
+        global_batch=2048,
+        warmup_start=2e-4,
+        clip_grad=5.0,
+    ),
+    finetune=MAE_B.finetune,
 )
 # Swin's head is drawn as its other layers; 0.8 is that of 800 epochs of pre-training (100 epochs: 0.9)
-SIMMIM_SWIN_B = dataclasses.replace(SIMMIM, layer_decay=0.8, head_std=0.02)
-SIMMIM_SWIN_L = dataclasses.replace(SIMMIM_SWIN_B, layer_decay=0.7, drop_path=0.2)
+SIMMIM_SWIN_B = replace(SIMMIM, finetune=replace(SIMMIM.finetune, layer_decay=0.8, head_std=0.02))
+SIMMIM_SWIN_L = replace(
+    SIMMIM_SWIN_B, finetune=replace(SIMMIM_SWIN_B.finetune, layer_decay=0.7, drop_path=0.2)
+)
 # microsoft/Swin-Transformer's configs/simmim
-SIMMIM_SWINV2_B = dataclasses.replace(SIMMIM_SWIN_B, layer_decay=0.75)
+SIMMIM_SWINV2_B = replace(SIMMIM_SWIN_B, finetune=replace(SIMMIM_SWIN_B.finetune, layer_decay=0.75))
 
 
-def published(model: ModelConfig) -> Published:
+def published_finetune(model: ModelConfig) -> Published:
     """The published fine-tuning of a method; of a size that has none, that of the nearest below or ViT-B's.
 
     PixMIM and MFF have none above ViT-B: MAE's is taken.

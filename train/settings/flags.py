@@ -10,6 +10,7 @@ from itertools import islice
 from typing import TypeVar
 
 from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.settings.dictionary import Values
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -73,15 +74,22 @@ def take_number(argv: list[str], flag: str, kind: type[N]) -> N | None:
     return number
 
 
+def check_least(**least: tuple[int, int]) -> None:
+    """Raise UsageError for a flag below its least value.  least: (value, least) by the flag's name."""
+    for name, (value, lowest) in least.items():
+        if value < lowest:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {lowest}")
+
+
 def no_arguments(argv: list[str], command: str) -> None:
     """Refuse arguments of a command that has none."""
     if argv:
         raise UsageError(f"{command} takes no arguments, not {argv[0]!r}: see turbomim --help")
 
 
-def flag_values(argv: list[str]) -> dict[str, dict[str, object]]:
+def flag_values(argv: list[str]) -> Values:
     """--section.key VALUE pairs as `from_dict` takes them.  Raises UsageError for anything else."""
-    values: dict[str, dict[str, object]] = {}
+    values: Values = {}
     words = iter(argv)
     for word in words:
         flag, equals, text = word.partition("=")
@@ -95,6 +103,15 @@ def flag_values(argv: list[str]) -> dict[str, dict[str, object]]:
             raise UsageError(f"{flag} needs a value")
         values.setdefault(section, {})[key] = value
     return values
+
+
+def parse_with_settings(kind: type[T], argv: list[str], prog: str) -> tuple[T, Values]:
+    """A dataclass out of a command's own flags, and the settings among them.  Raises UsageError.
+
+    `RUN --batch 2 --model.heads 3` gives (dataclass of RUN and batch, {"model": {"heads": "3"}}).
+    """
+    own, settings = split_words(argv)
+    return parse(kind, own, prog), flag_values(settings)
 
 
 def split_words(argv: list[str]) -> tuple[list[str], list[str]]:

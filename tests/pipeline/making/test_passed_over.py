@@ -20,7 +20,7 @@ from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.photographs import find_photographs
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.commands.shard.make import command as make
+from turbomim.train.commands.shard.make import shard_make_command
 
 # images and other files that no one wants, below the root
 LITTER = (
@@ -63,7 +63,7 @@ def test_litter_changes_nothing(clean: Path, littered: Path, tmp_path: Path) -> 
 
 
 def test_it_is_said(littered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make([str(littered), str(tmp_path / "out"), "--workers", "1"])
+    shard_make_command([str(littered), str(tmp_path / "out"), "--workers", "1"])
     assert capsys.readouterr().out.splitlines()[1] == SAID
 
 
@@ -77,12 +77,12 @@ def test_patterns_are_added(littered: Path, tmp_path: Path, capsys: pytest.Captu
     save_image(littered / "a" / "0_mask.JPG", seed=7)
     save_image(littered / "thumbs" / "x.jpg", seed=8)
     words = [str(littered), str(tmp_path / "out"), "--workers", "1"]
-    make([*words, "--skip", "*_MASK.jpg, thumbs"])
+    shard_make_command([*words, "--skip", "*_MASK.jpg, thumbs"])
     out = capsys.readouterr().out
     assert out.startswith("6 images of 2 classes")
     assert f"{SAID}, 1 *_MASK.jpg file, 1 file in 1 thumbs folder\n" in out
     with pytest.raises(UserError, match="with another source images"):
-        make(words)
+        shard_make_command(words)
     assert source_keys(open_source(littered, skip="[0-2]*,thumbs")) == ["a/4.jpg", "b/3.jpg", "b/5.jpg"]
 
 

@@ -20,7 +20,7 @@ from turbomim.pipeline.making.list_rows import NAMES
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.photo_list import read_list
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.commands.shard.make import command as make
+from turbomim.train.commands.shard.make import shard_make_command
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_columns_belong_to_a_list(photos: Path) -> None:
 def test_what_was_taken_for_the_header_is_said(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (photos / "l.csv").write_text("id, Image, target\n9, x/a.jpg, 1\n8, y/c.jpg, 0\n")
     for _ in range(2):
-        make([str(photos / "l.csv"), str(photos.parent / "out"), "--workers", "1"])
+        shard_make_command([str(photos / "l.csv"), str(photos.parent / "out"), "--workers", "1"])
         first, second, third = capsys.readouterr().out.splitlines()
         assert "2 images of 2 classes in 1 shard" in first
         assert second.startswith("columns: path 'Image', label 'target'; not read: 'id' (--columns path=NAME")

@@ -117,7 +117,7 @@ def test_too_many_open_files_are_one_line(
             raise UserError(f"cannot read it: {error.strerror}") from error
 
     for command in (full, wrapped):
-        monkeypatch.setattr(cli, "_import_and_call", lambda file, argv, command=command: command(argv))
+        monkeypatch.setattr(cli, "import_and_call", lambda file, argv, command=command: command(argv))
         assert call(monkeypatch, "doctor") == 1
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and said.startswith("turbomim: ") and words in said

@@ -26,7 +26,7 @@ from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.stored_image import read_named_image
-from turbomim.train.commands.shard import index
+from turbomim.train.commands.shard.index import shard_index_command
 
 
 def pairs(*stems: str) -> Files:
@@ -141,10 +141,10 @@ def test_remedies_work(
 ) -> None:
     write_tar(tmp_path / "a.tar", files)
     with pytest.raises(UserError) as raised:
-        index.command([str(tmp_path)])
+        shard_index_command([str(tmp_path)])
     assert said in str(raised.value)
     for words, (read, unread) in remedies.items():
-        index.command([str(tmp_path), "--force", *words.split()])
+        shard_index_command([str(tmp_path), "--force", *words.split()])
         out = capsys.readouterr().out
         assert out.startswith(f"{read} sample") and len(read_all(tmp_path)) == read
         assert (f"in the samples, not read: {unread} image" in out) == bool(unread)
@@ -153,7 +153,7 @@ def test_remedies_work(
 
 def test_images_that_a_choice_leaves_unread_are_counted(tmp_path: Path, capsys: Any) -> None:
     write_tar(tmp_path / "a.tar", pairs(*(f"img.{number:03d}" for number in range(12))))
-    index.command([str(tmp_path), "--image", "000.jpg"])
+    shard_index_command([str(tmp_path), "--image", "000.jpg"])
     out = capsys.readouterr().out
     assert out.startswith("1 sample in 1 shard") and "no labels" in out
     assert "in the samples, not read: 23 images or labels: 1 000.cls, 1 001.jpg, " in out

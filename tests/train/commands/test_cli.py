@@ -1,7 +1,7 @@
 """The commands as a user types them: exit codes, one-line errors, and the whole demo, small.
 
-Planted bug: `_verb` in train/commands/cli.py that imports all its files before it knows the word fails
-`test_what_needs_no_torch_does_not_wait_for_it`.
+Planted bug: `find_function` in train/commands/cli.py that imports the files of all verbs before it knows
+the word fails `test_what_needs_no_torch_does_not_wait_for_it`.
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def test_exit_codes_and_messages(
 
 
 def fails_with(error: BaseException) -> Callable[[str, list[str]], None]:
-    def command(file: str, argv: list[str]) -> None:
-        assert (file, argv) == ("train.commands.doctor", ["word"])
+    def fail(function: str, argv: list[str]) -> None:
+        assert (function, argv) == ("train.commands.doctor:doctor_command", ["word"])
         raise error
 
-    return command
+    return fail
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_whole_error_is_said_if_asked_for(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(cli, "_import_and_call", fails_with(error))
+    monkeypatch.setattr(cli, "import_and_call", fails_with(error))
     code = call(monkeypatch, *words)
     assert code == (130 if isinstance(error, KeyboardInterrupt) else 1)
     *before, last = capsys.readouterr().err.splitlines()

@@ -38,7 +38,7 @@ from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.eval.finetune import Finetune, configure
+from turbomim.train.commands.eval.finetune import Finetune, finetune_settings
 from turbomim.train.encoder.features import normalised
 from turbomim.train.encoder.source import load_source
 from turbomim.train.finetune.augment import augmented_batch
@@ -95,7 +95,7 @@ def settings(
     options = Finetune(run=pretrained, train=shards["train"], test=shards["test"], epochs=epochs, batch=16)
     laid = {name: {**FLAGS.get(name, {}), **flags.get(name, {})} for name in {*FLAGS, *flags}}
     laid["run"]["folder"] = str(folder)
-    return configure(options, load_source(pretrained, {}), laid)
+    return finetune_settings(options, load_source(pretrained, {}), laid)
 
 
 def attempt(config: FinetuneConfig, pretrained: Path) -> None:

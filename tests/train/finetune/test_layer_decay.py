@@ -31,7 +31,7 @@ from turbomim.train.settings.finetune import (
     FinetuneSettings,
     Published,
     check_micro_batch,
-    published,
+    published_finetune,
 )
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.schedule import lr_at, lr_of_step
@@ -152,8 +152,11 @@ def test_a_step_sets_each_group_s_own_rate() -> None:
 
 
 def test_published_recipes_and_rates() -> None:
-    base = published(ModelConfig())
-    assert base.optim.lr == pytest.approx(2e-3) and (base.layer_decay, base.drop_path) == (0.65, 0.1)
+    base = published_finetune(ModelConfig())
+    assert base.optim.lr == pytest.approx(2e-3) and (base.finetune.layer_decay, base.finetune.drop_path) == (
+        0.65,
+        0.1,
+    )
     optim, changes = base.optim, FinetuneSettings()
     assert (optim.beta1, optim.beta2, optim.weight_decay, optim.clip_grad) == (0.9, 0.999, 0.05, 0.0)
     assert (optim.epochs, optim.warmup_epochs, optim.global_batch) == (100, 5, 1024)
@@ -162,25 +165,37 @@ def test_published_recipes_and_rates() -> None:
     # half a warm-up, its end, half the cosine, the end
     for epoch, lr in ((2.5, 1e-3), (5, 2e-3), (52.5, (2e-3 + 1e-6) / 2), (100, 1e-6)):
         assert lr_at(epoch, base.optim) == pytest.approx(lr, rel=1e-9)
-    large, huge = (published(ModelConfig(width=w, heads=16)) for w in (1024, 1280))
-    assert (large.epochs, large.base_lr, large.layer_decay, large.drop_path) == (50, 1e-3, 0.75, 0.2)
-    assert huge.drop_path == 0.3 and huge.optim.lr == pytest.approx(4e-3)
-    pixmim = published(ModelConfig(target="ideal"))
+    large, huge = (published_finetune(ModelConfig(width=w, heads=16)) for w in (1024, 1280))
+    assert (
+        large.optim.epochs,
+        large.optim.base_lr,
+        large.finetune.layer_decay,
+        large.finetune.drop_path,
+    ) == (50, 1e-3, 0.75, 0.2)
+    assert huge.finetune.drop_path == 0.3 and huge.optim.lr == pytest.approx(4e-3)
+    pixmim = published_finetune(ModelConfig(target="ideal"))
     assert lr_of_step(0, 10**6, pixmim.optim) == pytest.approx(2e-7) and pixmim.optim.lr == pytest.approx(
         2e-3
     )
-    vit = published(ModelConfig(method="simmim"))
+    vit = published_finetune(ModelConfig(method="simmim"))
     assert vit.optim.lr == pytest.approx(5e-3) and vit.optim.clip_grad == 5
-    assert lr_at(0, vit.optim) == pytest.approx(4 * 2.5e-7) and (vit.layer_decay, vit.head_std) == (
+    assert lr_at(0, vit.optim) == pytest.approx(4 * 2.5e-7) and (
+        vit.finetune.layer_decay,
+        vit.finetune.head_std,
+    ) == (
         0.65,
         2e-5,
     )
     swin: list[Published] = [
-        published(ModelConfig(method=method, width=width, heads=width // 32))
+        published_finetune(ModelConfig(method=method, width=width, heads=width // 32))
         for method, width in (("simmim-swin", 128), ("simmim-swin", 192), ("simmim-swinv2", 128))
     ]
-    assert [(r.layer_decay, r.drop_path) for r in swin] == [(0.8, 0.1), (0.7, 0.2), (0.75, 0.1)]
-    assert published(ModelConfig(method="convmae", depth=11)).optim == base.optim
+    assert [(r.finetune.layer_decay, r.finetune.drop_path) for r in swin] == [
+        (0.8, 0.1),
+        (0.7, 0.2),
+        (0.75, 0.1),
+    ]
+    assert published_finetune(ModelConfig(method="convmae", depth=11)).optim == base.optim
 
 
 @pytest.mark.parametrize(

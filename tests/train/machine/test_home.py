@@ -144,7 +144,7 @@ def test_an_error_of_a_library_in_its_cache_names_the_variable(
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "x"))
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(cli, "_import_and_call", refuse)
+    monkeypatch.setattr(cli, "import_and_call", refuse)
     assert call(monkeypatch, "recipes") == 1
     said = capsys.readouterr().err
     assert "/x'; set TORCHINDUCTOR_CACHE_DIR to a folder of yours; `turbomim --traceback" in said

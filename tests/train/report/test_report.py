@@ -32,7 +32,7 @@ from tests.train.report.html_page import Element, Page
 
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.eval import knn
+from turbomim.train.commands.eval.knn import eval_knn_command
 from turbomim.train.folder import rundir
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
@@ -76,7 +76,7 @@ def full(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(threads)
     (run / "analysis").mkdir()
     shards = str(tiny_split.path)
-    knn.command([str(run), "--train", shards, "--test", shards])
+    eval_knn_command([str(run), "--train", shards, "--test", shards])
     analysis = {
         "analysis": "frequency",
         "run": str(run),

@@ -20,7 +20,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config, OptimConfig
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
-from turbomim.train.settings.finetune import published
+from turbomim.train.settings.finetune import published_finetune
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import make_plan
 from turbomim.train.settings.schedule import lr_at, lr_of_step, total_steps
@@ -73,7 +73,7 @@ def mmengine(lr: float, epochs: int, warm: int, start: float, length: int, end: 
         (recipe("pixmim-ideal-vit-b16-800e").optim, 313),
         (recipe("mff-vit-b16-300e").optim, 313),
         (recipe("pixmim-mff-vit-b16-800e").optim, 313),
-        (published(ModelConfig(target="ideal")).optim, 1252),
+        (published_finetune(ModelConfig(target="ideal")).optim, 1252),
     ],
 )
 def test_pixmims_and_mffs_rates_are_mmengines(optim: OptimConfig, length: int) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
@@ -15,11 +12,11 @@ from turbomim.train.encoder.resize import at_size
 from turbomim.train.encoder.source import Source, load_source
 from turbomim.train.evaluate.results import check_json
 from turbomim.train.finetune.finetune import finetune
-from turbomim.train.foreign.sizes import Values
 from turbomim.train.settings.config import RunConfig
-from turbomim.train.settings.dictionary import from_dict
-from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings, published, tuned_size
-from turbomim.train.settings.flags import flag_values, parse, split_words
+from turbomim.train.settings.dictionary import Values, from_dict
+from turbomim.train.settings.finetune import FinetuneConfig, published_finetune, tuned_size
+from turbomim.train.settings.flags import parse_with_settings
+from turbomim.train.settings.options import EncoderPath, LearnedSplit, ScoredSplit
 
 # RUN/eval/NAME.json of the other evaluations
 RESERVED = ("knn", "linear", "linear-published", "source")
@@ -35,13 +32,9 @@ class Finetune:
     --section.field VALUE: --finetune.layer_decay 0.75, --step.compile false, --run.name other ….
     """
 
-    run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a plain ViT, timm's or
-    what `export --to timm|safetensors|mae` made of one."""
-    train: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
-    """Labelled split that is learned from."""
-    test: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
-    """Labelled split that is scored, all of it."""
+    run: EncoderPath
+    train: LearnedSplit
+    test: ScoredSplit
     random: bool = False
     """Begin with the encoder's random initial weights instead: what its training must be better than.  The
     run's name is finetune-random then, if no other is given."""
@@ -55,31 +48,36 @@ class Finetune:
     """File for the result, besides the run's own; RUN/eval/NAME.json if not given, and none of a FILE."""
 
 
-def command(argv: list[str]) -> None:
+def eval_finetune_command(argv: list[str]) -> None:
     """`turbomim eval finetune …`.  Raises UserError."""
-    own, settings = split_words(argv)
-    options = parse(Finetune, own, "turbomim eval finetune")
+    options, flags = parse_with_settings(Finetune, argv, "turbomim eval finetune")
     check_json(options.json)
-    flags = flag_values(settings)
-    of_file = {name: values for name, values in flags.items() if name == "model"}
-    source = load_source(options.run, of_file)
+    source = load_source(options.run, {name: values for name, values in flags.items() if name == "model"})
     if options.random:
         source = source.initial()
-    config = configure(options, source, {name: flags[name] for name in flags if name not in of_file})
+    config = finetune_settings(
+        options, source, {name: values for name, values in flags.items() if name != "model"}
+    )
     kept = None if source.step is None else source.folder / f"{config.run.name}.json"
     finetune(config, source, wanted=[path for path in (options.json or kept,) if path is not None])
 
 
-def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfig:
-    """The published settings of a source's method with the options and flags laid over them.
+def finetune_settings(options: Finetune, source: Source, flags: Values) -> FinetuneConfig:
+    """The settings of a fine-tuning.  Of a setting the last of these that names it counts:
 
-    Raises UsageError for a flag that cannot be or is given twice.
+    1. the encoder's own: data, model and step of its run,
+    2. what is published for its method, and the size, crop and filter of the papers,
+    3. --train, --test, --random,
+    4. flags, --section.field VALUE,
+    5. --epochs, --batch, --base-lr, each short for a field of optim.
+
+    Raises UsageError for a flag that cannot be, and for a field that 4 and 5 both give.
     """
-    recipe = published(source.config.model)
+    published = published_finetune(source.config.model)
     size = flags.get("data", {}).get("size", tuned_size(source.config))
-    given = at_size(source.config, size)
+    own = at_size(source.config, size)
     data = dataclasses.replace(
-        given.data,
+        own.data,
         path=str(options.train),
         heldout=str(options.test),
         crop="rrc",
@@ -88,26 +86,17 @@ def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfi
     )
     base = FinetuneConfig(
         data=data,
-        model=given.model,
-        optim=recipe.optim,
-        step=dataclasses.replace(given.step, shard=False),
+        model=own.model,
+        optim=published.optim,
+        step=dataclasses.replace(own.step, shard=False),
         run=RunConfig(name="finetune-random" if options.random else "finetune", folder=str(source.folder)),
-        finetune=FinetuneSettings(
-            layer_decay=recipe.layer_decay,
-            drop_path=recipe.drop_path,
-            head_std=recipe.head_std,
-            test_crop=crop_share(data.size),
-            weights=source.weights,
+        finetune=dataclasses.replace(
+            published.finetune, test_crop=crop_share(data.size), weights=source.weights
         ),
     )
-    given_short = {name: getattr(options, name) for name in SHORT if getattr(options, name) is not None}
-    for name in given_short:
-        if SHORT[name] in flags.get("optim", {}):
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} is short for --optim.{SHORT[name]}: give one of the two")
-    optim = {**flags.get("optim", {}), **{SHORT[name]: value for name, value in given_short.items()}}
+    optim = {**flags.get("optim", {}), **short_options(options, flags)}
     if "epochs" in optim and "warmup_epochs" not in optim:
-        share = recipe.warmup_epochs / recipe.epochs
+        share = published.optim.warmup_epochs / published.optim.epochs
         # what is no number is said of the epochs
         number = from_dict({"optim": {"warmup_epochs": 0, "epochs": optim["epochs"]}}, base, "flags")
         optim["warmup_epochs"] = share * number.optim.epochs
@@ -118,3 +107,20 @@ def configure(options: Finetune, source: Source, flags: Values) -> FinetuneConfi
             "give another name"
         )
     return config
+
+
+def short_options(options: Finetune, flags: Values) -> dict[str, float]:
+    """What the options that are short for a field of optim say, by that field.
+
+    `--batch 64` gives {"global_batch": 64}.  Raises UsageError if a flag gives the same field.
+    """
+    given = {}
+    for name, key in SHORT.items():
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if key in flags.get("optim", {}):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is short for --optim.{key}: give one of the two")
+        given[key] = value
+    return given

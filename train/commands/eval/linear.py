@@ -38,9 +38,9 @@ from turbomim.train.evaluate.published_probe import (
 )
 from turbomim.train.evaluate.results import Scores, check_json, source_name, write_result
 from turbomim.train.evaluate.splits import choose_ids, open_labelled
-from turbomim.train.foreign.sizes import Values
 from turbomim.train.settings.config import OptimConfig
-from turbomim.train.settings.flags import flag_values, parse, split_words
+from turbomim.train.settings.dictionary import Values
+from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.world.distributed import choose_device
 
 
@@ -68,16 +68,15 @@ class Linear(Eval):
 NAMES = {"top1": "published probe, top-1", "top5": "published probe, top-5"}
 
 
-def command(argv: list[str]) -> None:
+def eval_linear_command(argv: list[str]) -> None:
     """`turbomim eval linear …`.  Raises UserError."""
-    own, settings = split_words(argv)
-    options = parse(Linear, own, "turbomim eval linear")
+    options, settings = parse_with_settings(Linear, argv, "turbomim eval linear")
     check_json(options.json)
     if options.recipe == "solved":
         check_solved(options)
-        score_frozen("linear", options, flag_values(settings))
+        score_frozen("linear", options, settings)
         return
-    result = published(options, flag_values(settings))
+    result = published(options, settings)
     lines = [
         f"{source_name(result)}: {counted(result['steps'], 'step')} of {result['head_batch']:,} "
         f"{'random' if options.augment else 'central'} crops, {counted(result['test_samples'], 'test image')}"
@@ -177,15 +176,8 @@ def head_optim(options: Linear) -> OptimConfig:
     warmup_epochs = epochs / 9 if options.warmup_epochs is None else options.warmup_epochs
     base_lr = 0.1 if options.base_lr is None else options.base_lr
     batch = 16_384 if options.head_batch is None else options.head_batch
-    seed = options.seed or 0
-    for flag, value, least in (
-        ("--batch", options.batch, 1),
-        ("--head-batch", batch, 2),
-        ("--samples", options.samples or 0, 0),
-    ):
-        if value < least:
-            raise UsageError(f"{flag} {value}: must be at least {least}")
-    check_seed("--seed", seed)
+    check_least(batch=(options.batch, 1), head_batch=(batch, 2), samples=(options.samples or 0, 0))
+    check_seed("--seed", options.seed or 0)
     for flag, number in (("--epochs", epochs), ("--base-lr", base_lr)):
         if not 0 < number < math.inf:
             raise UsageError(f"{flag} {number:g}: must be above 0")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -12,19 +11,19 @@ import tyro
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.stored_image import read_named_image
 from turbomim.train.settings.flags import parse
+from turbomim.train.settings.options import ShardsPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCat:
     """Write the bytes of one image to standard output."""
 
-    path: tyro.conf.Positional[Path]
-    """Folder of a split, made by `turbomim shard make` or `turbomim shard index`."""
+    path: ShardsPath
     image: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SHARD.tar:KEY")]
     """The image, as `turbomim shard verify` and the loader name it, with or without :OFFSET."""
 
 
-def command(argv: list[str]) -> None:
+def shard_cat_command(argv: list[str]) -> None:
     """`turbomim shard cat PATH SHARD.tar:KEY > FILE`: write one image.  Raises UserError."""
     options = parse(ShardCat, argv, "turbomim shard cat")
     if sys.stdout.isatty():

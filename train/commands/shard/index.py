@@ -45,7 +45,7 @@ class ShardIndex:
     """Replace index files and listings that are already there."""
 
 
-def command(argv: list[str]) -> None:
+def shard_index_command(argv: list[str]) -> None:
     """`turbomim shard index FOLDER`: index foreign tars as a split.  Raises UserError."""
     options = parse(ShardIndex, argv, "turbomim shard index")
     begun = time.perf_counter()

@@ -79,7 +79,7 @@ class ShardMake:
     """Keep a second process out of DST; false where its file system has no locks."""
 
 
-def command(argv: list[str]) -> None:
+def shard_make_command(argv: list[str]) -> None:
     """`turbomim shard make SRC DST …`.  Raises UserError."""
     pack(parse(ShardMake, python_bools(argv), "turbomim shard make"), Console())
 

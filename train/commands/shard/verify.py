@@ -9,12 +9,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-
 from turbomim.pipeline.checking.verify import VerifyReport, verify_split
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.words import counted
 from turbomim.train.settings.flags import parse
+from turbomim.train.settings.options import ShardsPath
 from turbomim.train.terminal.progress import bar_of_bytes
 
 # problems on the terminal; a report holds all
@@ -25,8 +24,7 @@ SHOWN = 20
 class ShardVerify:
     """Check every byte of a split against manifest, tar headers and index; exit code 1 if it is not whole."""
 
-    path: tyro.conf.Positional[Path]
-    """Folder of a split, made by `turbomim shard make` or `turbomim shard index`."""
+    path: ShardsPath
     images: bool = False
     """Decode every image too."""
     workers: int = len(os.sched_getaffinity(0))
@@ -35,7 +33,7 @@ class ShardVerify:
     """JSON lines file for all problems; the terminal shows the first 20."""
 
 
-def command(argv: list[str]) -> None:
+def shard_verify_command(argv: list[str]) -> None:
     """`turbomim shard verify PATH`: exit code 1 if anything is wrong.  Raises UserError."""
     options = parse(ShardVerify, argv, "turbomim shard verify")
     begun = time.perf_counter()

@@ -32,7 +32,8 @@ from turbomim.train.machine.tuned_loader import (
 from turbomim.train.machine.versions import versions
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import check_least, parse
+from turbomim.train.settings.options import Device
 from turbomim.train.world.distributed import World, choose_device
 
 # times that all settings are gone through
@@ -72,11 +73,11 @@ class TuneLoader:
     """Samples a batch; the recipe's, but at most 256, if not given."""
     seconds: float = 60.0
     """About how long the measuring takes in all."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Device that the batches are for."""
 
 
-def command(argv: list[str]) -> None:
+def tune_loader_command(argv: list[str]) -> None:
     """`turbomim tune loader …`.  Raises UserError."""
     tune(parse(TuneLoader, argv, "turbomim tune loader"))
 
@@ -137,8 +138,7 @@ def settings_of(options: TuneLoader) -> Config:
     batch = options.micro_batch
     if batch is None:
         batch = min(optim.micro_batch or optim.global_batch, MOST_BATCH)
-    if batch < 1:
-        raise UsageError(f"--micro-batch {batch}: must be at least 1")
+    check_least(micro_batch=(batch, 1))
     return dataclasses.replace(config, data=data, optim=dataclasses.replace(optim, micro_batch=batch))
 
 

@@ -54,7 +54,7 @@ LIMIT = 900
 Measure = Callable[[StepSettings], float]
 
 
-def command(argv: list[str]) -> None:
+def tune_step_command(argv: list[str]) -> None:
     """`turbomim tune step …`.  Raises UserError."""
     if not argv or "--help" in argv or "-h" in argv:
         print(HELP)

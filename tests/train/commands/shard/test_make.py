@@ -16,7 +16,7 @@ from tests.pipeline.making.test_pack import save_image
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.commands.shard.make import ShardMake, command, pack, store_of
+from turbomim.train.commands.shard.make import ShardMake, pack, shard_make_command, store_of
 from turbomim.train.settings.flags import parse
 from turbomim.train.terminal.progress import Pace, progress_text
 
@@ -30,7 +30,7 @@ def said(options: ShardMake) -> str:
 def test_flags_reach_the_shards(photo_folder: Path, tmp_path: Path) -> None:
     words = "--store resized --short-side 32 --resampling bilinear --quality 80 --subsampling 4:2:0"
     words += " --shard-count 3 --check full --min-side 41 --seed 3 --split val --name oaks --workers 1"
-    command([str(photo_folder), str(tmp_path / "out"), *words.split()])
+    shard_make_command([str(photo_folder), str(tmp_path / "out"), *words.split()])
     manifest = open_split(tmp_path / "out").manifest
     assert Store.of(manifest.made) == Store(
         kind="resized", short_side=32, resampling="bilinear", quality=80, subsampling="4:2:0"
@@ -50,13 +50,15 @@ def test_a_flag_that_the_store_has_no_use_for_is_refused(
     flags: list[str], photo_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="a store of kind"):
-        command([str(photo_folder), str(tmp_path / "out"), *flags])
+        shard_make_command([str(photo_folder), str(tmp_path / "out"), *flags])
     assert not (tmp_path / "out").exists()
 
 
 def test_sizes_exclude_each_other(photo_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exclude each other"):
-        command([str(photo_folder), str(tmp_path / "out"), "--shard-size", "3", "--shard-count", "3"])
+        shard_make_command(
+            [str(photo_folder), str(tmp_path / "out"), "--shard-size", "3", "--shard-count", "3"]
+        )
 
 
 def test_what_is_said(tmp_path: Path) -> None:

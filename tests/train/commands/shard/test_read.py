@@ -13,7 +13,10 @@ from tests.pipeline.tars.tar_bytes import write_tar
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.shard import cat, index, inspect, verify
+from turbomim.train.commands.shard.cat import shard_cat_command
+from turbomim.train.commands.shard.index import shard_index_command
+from turbomim.train.commands.shard.inspect import shard_inspect_command
+from turbomim.train.commands.shard.verify import shard_verify_command
 
 
 def encoded() -> bytes:
@@ -32,35 +35,35 @@ def foreign(tmp_path: Path) -> Path:
 
 
 def test_index_then_inspect_then_verify(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    index.command([str(foreign), "--name", "mine", "--workers", "2"])
+    shard_index_command([str(foreign), "--name", "mine", "--workers", "2"])
     out = capsys.readouterr().out
     assert (
         "3 samples in 3 shards, " in out
         and "indexed as mine-train" in out
         and "images jpg, labels cls" in out
     )
-    inspect.command([str(foreign), "--sheet", str(foreign / "sheet.png")])
+    shard_inspect_command([str(foreign), "--sheet", str(foreign / "sheet.png")])
     assert "sheet        3 images in" in capsys.readouterr().out
     assert (foreign / "sheet.png").read_bytes().startswith(b"\x89PNG")
-    verify.command([str(foreign), "--workers", "1", "--images"])
+    shard_verify_command([str(foreign), "--workers", "1", "--images"])
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("whole: 3 shards, 3 samples, ") and ", 3 images decoded in " in line
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "sheet"])
 def test_a_sheet_is_a_png_by_its_name(foreign: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    index.command([str(foreign)])
+    shard_index_command([str(foreign)])
     capsys.readouterr()
     with pytest.raises(UsageError, match=rf"--sheet '.*{name}': must be a file whose name ends in .png"):
-        inspect.command([str(foreign), "--sheet", str(foreign / name)])
+        shard_inspect_command([str(foreign), "--sheet", str(foreign / name)])
     assert capsys.readouterr().out == "" and not (foreign / name).exists()
-    inspect.command([str(foreign), "--sheet", str(foreign / "A.PNG")])
+    shard_inspect_command([str(foreign), "--sheet", str(foreign / "A.PNG")])
     assert (foreign / "A.PNG").exists()
 
 
 def test_index_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tar(tmp_path / "a.tar", [("a.bmp", encoded()), ("b.txt", b""), ("README", b"")])
-    index.command([str(tmp_path), "--allow-missing"])
+    shard_index_command([str(tmp_path), "--allow-missing"])
     out = capsys.readouterr().out
     assert "1 sample in 1 shard" in out and "no labels" in out
     assert "left out: 1 sample without an image, named in bad.jsonl" in out
@@ -70,7 +73,7 @@ def test_index_says_what_it_left_out(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_index_takes_choices(foreign: Path) -> None:
-    index.command([str(foreign), "--image", "jpg", "jpeg", "--label", "none", "--split", "test"])
+    shard_index_command([str(foreign), "--image", "jpg", "jpeg", "--label", "none", "--split", "test"])
     manifest = json.loads((foreign / "manifest.json").read_text())
     assert manifest["made"]["indexed"] == {"image": ["jpg"], "label": None, "keys": "first-dot"}
     assert manifest["split"] == "test"
@@ -84,7 +87,7 @@ def test_verify_lists_the_first_problems_and_reports_all(
     for number in range(25):
         (folder / f"stray\n{number:02d}.tar").touch()
     with pytest.raises(SystemExit) as end:
-        verify.command([str(folder), "--report", str(tmp_path / "report.jsonl")])
+        shard_verify_command([str(folder), "--report", str(tmp_path / "report.jsonl")])
     assert end.value.code == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 22 and lines[20] == "… and 7 more: --report FILE.jsonl writes all"
@@ -95,7 +98,7 @@ def test_verify_lists_the_first_problems_and_reports_all(
     assert report[-1]["file"] == "trees-train-000000.tar" and "at byte" in report[-1]["reason"]
 
 
-@pytest.mark.parametrize("command", [verify.command, inspect.command, index.command])
+@pytest.mark.parametrize("command", [shard_verify_command, shard_inspect_command, shard_index_command])
 def test_a_folder_that_is_none(command: type, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         command([str(tmp_path / "nowhere")])
@@ -104,12 +107,12 @@ def test_a_folder_that_is_none(command: type, tmp_path: Path) -> None:
 def test_cat_writes_bytes_but_not_to_a_terminal(
     foreign: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    index.command([str(foreign)])
+    shard_index_command([str(foreign)])
     capfdbinary.readouterr()
-    cat.command([str(foreign), "1.tar:k1"])
+    shard_cat_command([str(foreign), "1.tar:k1"])
     sys.stdout.flush()
     image = capfdbinary.readouterr().out
     assert image == (foreign / "1.tar").read_bytes()[512 : 512 + len(image)] and image.startswith(b"\xff\xd8")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     with pytest.raises(UsageError, match="send them to a file"):
-        cat.command([str(foreign), "1.tar:k1"])
+        shard_cat_command([str(foreign), "1.tar:k1"])

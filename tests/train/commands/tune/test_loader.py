@@ -20,7 +20,7 @@ from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune import loader as tune_loader
-from turbomim.train.commands.tune.loader import Space, command, decide, descend, search_space
+from turbomim.train.commands.tune.loader import Space, decide, descend, search_space, tune_loader_command
 from turbomim.train.commands.tune.paired import paired, wins
 from turbomim.train.machine.checks import loader as doctors_line
 from turbomim.train.machine.processor import cores, cpu_model
@@ -194,7 +194,7 @@ def test_the_command_measures_and_the_machine_remembers(
     assert "not tuned" in printed(doctors_line())
     monkeypatch.setattr(tune_loader, "search_space", small_space)
     words = ["--data", str(tiny_split.path), "--size", "32", "--micro-batch", "4", "--seconds", "0.2"]
-    command([*words, "--device", "cpu", "--crop", "rrc"])
+    tune_loader_command([*words, "--device", "cpu", "--crop", "rrc"])
     out = capsys.readouterr().out.splitlines()
     name = f"{cpu_model()}, {cores()} cores, no GPU"
     assert out[0] == name
@@ -224,5 +224,5 @@ def test_the_command_measures_and_the_machine_remembers(
 )
 def test_bad_options_are_one_line(words: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
-        command(words)
+        tune_loader_command(words)
     assert message in str(error.value) and "\n" not in str(error.value)

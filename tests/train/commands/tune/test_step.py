@@ -215,7 +215,7 @@ def test_the_command_measures_and_pretrain_will_read_it(
 ) -> None:
     monkeypatch.setattr(tune_step, "measured", in_this_process)
     monkeypatch.setattr(tune_step, "HALVINGS", 1)
-    tune_step.command([*WORDS, "--data", str(tiny_split.path), "--ranks", "4"])
+    tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path), "--ranks", "4"])
     out = capsys.readouterr().out.splitlines()
     (key,) = json.loads(cache.read_text())["machines"]
     assert out[0] == key and "mae with patch 8, width 32, depth 1, heads 2" in key and "eager" in key
@@ -256,7 +256,7 @@ def test_a_mode_that_computes_something_else_is_left_out(
         }  # fmt: skip
 
     monkeypatch.setattr(tune_step, "measured", answer)
-    tune_step.command([*WORDS, "--data", str(tiny_split.path)])
+    tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path)])
     out = capsys.readouterr().out
     assert "but gradients 22% off the first's: left out" in out and "best: micro-batch 32: 100.0 img/s" in out
 
@@ -281,12 +281,12 @@ def test_a_candidate_that_fails_costs_itself(
         return {"failure": "failed: RuntimeError: CUDA graphs"} if config.optim.micro_batch < images else good
 
     monkeypatch.setattr(tune_step, "measured", answer)
-    tune_step.command([*WORDS, "--data", str(tiny_split.path)])
+    tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path)])
     out = capsys.readouterr().out
     assert "failed: RuntimeError: CUDA graphs" in out and "best: micro-batch 32: 100.0 img/s" in out
     monkeypatch.setattr(tune_step, "measured", lambda *_: {"failure": "failed: no such kernel"})
     with pytest.raises(UserError, match=r"^no step runs here, .*; the first said: failed: no such kernel$"):
-        tune_step.command([*WORDS, "--data", str(tiny_split.path)])
+        tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path)])
 
 
 @pytest.mark.parametrize(("micro_batch", "shard"), [(4, False), (0, True)])
@@ -340,5 +340,5 @@ def test_a_process_without_memory_says_so_by_its_exit_code(
 )
 def test_bad_options_are_one_line(words: list[str], message: str) -> None:
     with pytest.raises((UsageError, UserError)) as error:
-        tune_step.command(words)
+        tune_step.tune_step_command(words)
     assert message in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,34 @@
+"""Options that several commands have, each with its one help text; `flags.parse` reads dataclasses of them.
+
+It imports tyro: only files of commands import it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+RunPath = Annotated[Positional[Path], arg(help="Run folder, runs/NAME.")]
+EncoderPath = Annotated[
+    Positional[Path],
+    arg(
+        help="Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a plain ViT, "
+        "timm's or\n"
+        "what `export --to timm|safetensors|mae` made of one."
+    ),
+]
+ShardsPath = Annotated[
+    Positional[Path],
+    arg(help="Folder of a split, made by `turbomim shard make` or `turbomim shard index`."),
+]
+LearnedSplit = Annotated[Path, arg(metavar="SHARDS", help="Labelled split that is learned from.")]
+ScoredSplit = Annotated[Path, arg(metavar="SHARDS", help="Labelled split that is scored, all of it.")]
+CropSize = Annotated[
+    int | None,
+    arg(help="Side of the crops, pixels; the encoder's if not given.  Another resamples its positions."),
+]
+EncodingBatch = Annotated[int, arg(help="Images encoded at once: decides speed and memory alone.")]
+Device = Literal["auto", "cpu", "cuda"]
+EncodingDevice = Annotated[Device, arg(help="Where images are encoded.")]
