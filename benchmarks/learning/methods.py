@@ -23,7 +23,8 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
 from turbomim.train.folder.log import Record, after_start, read_metrics
 from turbomim.train.models.methods import flops_per_image, method_of
-from turbomim.train.pictures.figure import Row, reconstruction_png, series, smooth
+from turbomim.train.pictures.grid import Row, write_grid
+from turbomim.train.pictures.lines import series, smooth
 from turbomim.train.pictures.reconstruction import HEADERS, pick, reconstruct
 from turbomim.train.recipes.table import recipe
 
@@ -154,7 +155,7 @@ def draw_pictures(runs: list[Run], split: Split, path: Path) -> None:
             f"{run.recipe}: {method_of(config).__name__}, {masked:.0%} masked, {config.model.target} target"
         )
         rows.append(dataclasses.replace(row, caption=words))
-    reconstruction_png(
+    write_grid(
         rows,
         path,
         headers=HEADERS,

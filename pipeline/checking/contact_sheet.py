@@ -3,20 +3,30 @@
 What the loader could not decode is a grey tile that says why.
 """
 
+import dataclasses
 import io
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from turbomim.pipeline.checking.sheet import (
+    INK,
+    SOFT,
+    Look,
+    Tile,
+    heading_strip,
+    load_font,
+    stack,
+    tiles_strip,
+    write_sheet,
+)
 from turbomim.pipeline.decoding.header import check_header
 from turbomim.pipeline.decoding.ppm import ppm_pixels
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
-from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Store
 
@@ -25,21 +35,20 @@ ROWS: Final = 6
 # pixels
 THUMB_WIDTH: Final = 176
 THUMB_HEIGHT: Final = 132
-TEXT: Final = 12
-LINE: Final = 16
-GAP: Final = 12
-PAPER, INK, SOFT, GREY, FRAME = "white", "#1c1c1c", "#6b6b6b", "#c8c8c8", "#f2f2f2"
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tile:
-    """One picture of the sheet. thumb: None if it cannot be decoded, for `reason`; lines: beneath it."""
-
-    thumb: Image.Image | None
-    reason: str
-    lines: tuple[str, str]
+LOOK: Final = Look(
+    columns=COLUMNS,
+    tile_width=THUMB_WIDTH,
+    tile_height=THUMB_HEIGHT,
+    gap=12,
+    margin=12,
+    heading_size=14,
+    text_size=12,
+    line_height=16,
+    inset=12,
+    labels_centred=False,
+)
+# behind what could not be decoded, and behind pictures
+GREY, FRAME = "#c8c8c8", "#f2f2f2"
 
 
 def write_contact_sheet(split: Split, path: Path) -> int:
@@ -56,9 +65,7 @@ def write_contact_sheet(split: Split, path: Path) -> int:
         files.close()
     manifest = split.manifest
     title = f"{manifest.name}-{manifest.split}: {count:,} of {manifest.samples:,} photographs, evenly spaced"
-    png = io.BytesIO()
-    _draw(tiles, title).save(png, "PNG")
-    write_durably(path, png.getvalue())
+    write_sheet(_lay_out(tiles, title), path)
     return count
 
 
@@ -79,8 +86,14 @@ def _make_tile(split: Split, files: ShardFiles, sample: int) -> Tile:
     except Exception as error:
         shard = split.manifest.shards[int(split.index.shard_N[sample])].name
         reason = ascii(f"cannot be decoded: {error} ({shard} at byte {offset})")[1:-1]
-        return Tile(thumb=None, reason=reason, lines=(member, f"{shown}, {size}"))
-    return Tile(thumb=thumb, reason="", lines=(member, f"{shown}, {width} x {height}, {size}"))
+        return Tile(text=reason, ground=GREY, labels=_labels(member, f"{shown}, {size}"))
+    labels = _labels(member, f"{shown}, {width} x {height}, {size}")
+    return Tile(picture=thumb, ground=FRAME, labels=labels)
+
+
+def _labels(member: str, facts: str) -> tuple[tuple[str, str], ...]:
+    """What is written beneath a tile."""
+    return (_shorten(member), INK), (_shorten(facts), SOFT)
 
 
 def _thumbnail(content_N: NDArray[np.uint8], store: Store) -> tuple[Image.Image, int, int]:
@@ -100,51 +113,26 @@ def _thumbnail(content_N: NDArray[np.uint8], store: Store) -> tuple[Image.Image,
     return thumb, width, height
 
 
-def _draw(tiles: list[Tile], title: str) -> Image.Image:
+def _lay_out(tiles: list[Tile], title: str) -> Image.Image:
     """Lay the tiles out in rows under the title."""
     columns = min(COLUMNS, max(1, len(tiles)))
-    step_x, step_y = THUMB_WIDTH + GAP, THUMB_HEIGHT + 2 * LINE + GAP
-    top = 2 * GAP + LINE
-    rows = -(-len(tiles) // columns)
-    sheet = Image.new("RGB", (max(columns, 3) * step_x + GAP, top + rows * step_y), PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT)
-    draw.text((GAP, GAP), ascii(title)[1:-1], INK, ImageFont.load_default(TEXT + 2))
-    for place, tile in enumerate(tiles):
-        row, column = divmod(place, columns)
-        left, upper = GAP + column * step_x, top + row * step_y
-        box = (left, upper, left + THUMB_WIDTH - 1, upper + THUMB_HEIGHT - 1)
-        draw.rectangle(box, GREY if tile.thumb is None else FRAME)
-        if tile.thumb is None:
-            wrapped = _wrap(tile.reason, THUMB_WIDTH - 2 * GAP, draw, font)[: THUMB_HEIGHT // LINE - 1]
-            draw.multiline_text((left + GAP, upper + GAP), "\n".join(wrapped), INK, font)
-        else:
-            width, height = tile.thumb.size
-            sheet.paste(tile.thumb, (left + (THUMB_WIDTH - width) // 2, upper + (THUMB_HEIGHT - height) // 2))
-        for number, (line, ink) in enumerate(zip(tile.lines, (INK, SOFT), strict=True)):
-            fitting = _shorten(line, THUMB_WIDTH, draw, font)
-            draw.text((left, upper + THUMB_HEIGHT + 2 + number * LINE), fitting, ink, font)
-    return sheet
+    # room for a title of some words
+    look = dataclasses.replace(LOOK, columns=max(columns, 3))
+    rows = [tiles[first : first + columns] for first in range(0, len(tiles), columns)]
+    strips = [heading_strip(look, ascii(title)[1:-1]), *(tiles_strip(look, row) for row in rows)]
+    return stack(look, strips)
 
 
-def _shorten(text: str, width: int, draw: ImageDraw.ImageDraw, font: Font) -> str:
-    """Cut out the middle of a text until it fits: a key's end tells photographs apart."""
-    if draw.textlength(text, font) <= width:
+def _shorten(text: str) -> str:
+    """Cut out the middle of a text until it fits beneath a tile: a key's end tells photographs apart."""
+    font = load_font(LOOK.text_size)
+    if font.getlength(text) <= THUMB_WIDTH:
         return text
     keep = len(text)
-    while keep > 2 and draw.textlength(_cut_middle(text, keep), font) > width:
+    while keep > 2 and font.getlength(_cut_middle(text, keep)) > THUMB_WIDTH:
         keep -= 1
     return _cut_middle(text, keep)
 
 
 def _cut_middle(text: str, keep: int) -> str:
     return f"{text[: keep // 2]}...{text[len(text) - (keep - keep // 2) :]}"
-
-
-def _wrap(text: str, width: int, draw: ImageDraw.ImageDraw, font: Font) -> list[str]:
-    """Break a text into lines that fit, anywhere: a reason may hold words longer than a line."""
-    lines = [""]
-    for letter in text:
-        if draw.textlength(lines[-1] + letter, font) > width:
-            lines.append("")
-        lines[-1] += letter
-    return lines

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from turbomim.kernels.masking import block_masking, random_masking
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.analyze.result import COLOURS, INK, prepare, print_table, save, settings_of
-from turbomim.train.pictures.figure import new_figure, plain
+from turbomim.train.analyze.result import prepare, print_table, save, settings_of
+from turbomim.train.pictures.lines import Line
+from turbomim.train.pictures.plot import INK, label_axes, new_figure, plot_lines
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.flags import check_least, parse
 
@@ -95,7 +97,7 @@ def analyze_avgdist_command(argv: list[str]) -> None:
     save(
         out,
         "avgdist",
-        lambda: draw(by_unit, marked, title, options.recipe),
+        lambda: draw_distances(by_unit, marked, title, options.recipe),
         run=None,
         settings=settings,
         results=results,
@@ -172,28 +174,33 @@ def average_distance(visible_BGG: Tensor, unit: int) -> Tensor:
     return nearest_BSS.sqrt().double().mul(hidden_BSS).sum((1, 2)) / hidden_BSS.sum((1, 2))
 
 
-def draw(
+def draw_distances(
     by_unit: dict[int, dict[float, float]], marked: tuple[int, float] | None, title: str, name: str
 ) -> Figure:
     """One curve a unit; the recipe's point is a ring."""
     figure = new_figure(6, 4)
     axes = figure.subplots()
-    for number, (unit, row) in enumerate(sorted(by_unit.items(), reverse=True)):
-        if not row:
-            continue
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(list(row), list(row.values()), color=colour, marker="o", markersize=3.5, linewidth=1.6,
-                  label=f"unit of {unit} pixels")  # fmt: skip
+    plot_lines(
+        axes,
+        [
+            Line(
+                name=f"unit of {unit} pixels",
+                x_N=np.array(list(row)),
+                y_N=np.array(list(row.values())),
+                colour=number,
+                marks=True,
+            )
+            for number, (unit, row) in enumerate(sorted(by_unit.items(), reverse=True))
+        ],
+    )
     if marked and marked[1] in by_unit[marked[0]]:
         at = by_unit[marked[0]][marked[1]]
         axes.plot(marked[1], at, "o", markersize=12, markerfacecolor="none", markeredgecolor=INK)
         axes.annotate(f"{name}: {at:.1f}", (marked[1], at), xytext=(-10, 8), textcoords="offset points",
                       ha="right", fontsize=9, color=INK)  # fmt: skip
     axes.set_title(title, fontsize=10, color=INK)
-    axes.set_xlabel("mask ratio", color=INK)
-    axes.set_ylabel("AvgDist, pixels", color=INK)
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=9, frameon=False)
-    plain(axes)
+    label_axes(axes, "mask ratio", "AvgDist, pixels")
     return figure

@@ -31,9 +31,9 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
-from turbomim.train.analyze.result import COLOURS, INK, prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import prepare, print_table, save, settings_of
 from turbomim.train.evaluate.splits import choose_ids
-from turbomim.train.pictures.figure import new_figure, plain
+from turbomim.train.pictures.plot import COLOURS, label_axes, new_figure
 from turbomim.train.settings.flags import check_least, parse
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def analyze_coverage_command(argv: list[str]) -> None:
         left_out=left_out,
         fingerprint=split.manifest.fingerprint,
     )
-    save(out, "coverage", lambda: draw(shares, options), run=None, settings=settings, results=results)
+    save(out, "coverage", lambda: draw_shares(shares, options), run=None, settings=settings, results=results)
 
 
 def crop_of(word: str, size: int, interpolation: Interpolation) -> Crop:
@@ -254,7 +254,7 @@ def show(results: dict[str, dict[str, Any]], title: str) -> None:
     )
 
 
-def draw(shares: dict[str, dict[str, NDArray[np.float64]]], options: Coverage) -> Figure:
+def draw_shares(shares: dict[str, dict[str, NDArray[np.float64]]], options: Coverage) -> Figure:
     """A panel a kind of share, with a histogram a crop."""
     kinds = list(next(iter(shares.values())))
     figure = new_figure(6.5, 1.2 + 2.2 * len(kinds))
@@ -270,9 +270,7 @@ def draw(shares: dict[str, dict[str, NDArray[np.float64]]], options: Coverage) -
         text = f"share {PANELS[kind]}"
         if kind == "visible":
             text += f" ({options.mask_ratio:g} masked, units of {options.mask_unit} px)"
-        panel.set_xlabel(text, color=INK)
-        panel.set_ylabel("share of crops" if kind == "image" else "share of objects", color=INK)
         panel.set_xlim(0, 1)
         panel.legend(fontsize=8, frameon=False, loc="best")
-        plain(panel)
+        label_axes(panel, text, "share of crops" if kind == "image" else "share of objects")
     return figure

@@ -26,9 +26,6 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.lanczos import Ritz, lanczos
 from turbomim.train.analyze.options import SideBySide, need_run
 from turbomim.train.analyze.result import (
-    COLOURS,
-    INK,
-    SOFT,
     labels_of,
     prepare,
     print_table,
@@ -40,7 +37,7 @@ from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.processor import cores
 from turbomim.train.models.initial import fill, normal
 from turbomim.train.models.mae import MAE
-from turbomim.train.pictures.figure import new_figure, plain
+from turbomim.train.pictures.plot import COLOURS, SOFT, label_axes, new_figure
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import check_least, parse
 from turbomim.train.world.distributed import choose_device
@@ -113,7 +110,7 @@ def analyze_flatness_command(argv: list[str]) -> None:
     save(
         out,
         "flatness",
-        lambda: draw(labels, list(results.values()), shown),
+        lambda: draw_spectra(labels, list(results.values()), shown),
         run=", ".join(str(run) for run in options.runs),
         settings=settings_of(options, fingerprint=split.manifest.fingerprint),
         results=results,
@@ -202,7 +199,7 @@ def hessian_product(
     return product
 
 
-def draw(labels: list[str], runs: list[dict[str, Any]], shown: int) -> Figure:
+def draw_spectra(labels: list[str], runs: list[dict[str, Any]], shown: int) -> Figure:
     """The leading eigenvalues by rank, and of all that were found the weight each has in the spectrum."""
     from matplotlib.ticker import MaxNLocator
 
@@ -216,15 +213,11 @@ def draw(labels: list[str], runs: list[dict[str, Any]], shown: int) -> Figure:
         kept = [(v, w) for v, w in zip(values, weights, strict=True) if w > LEAST_WEIGHT]
         right.vlines(*zip(*[(v, LEAST_WEIGHT, w) for v, w in kept], strict=True), color=colour, linewidth=1.3)
         right.plot(*zip(*kept, strict=True), color=colour, marker="o", markersize=3.5, linestyle="none")
-    left.set_xlabel("rank", color=INK)
-    left.set_ylabel("eigenvalue of the Hessian", color=INK)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_ylim(bottom=min(0, left.get_ylim()[0]))
     left.legend(fontsize=8, frameon=False)
     right.axvline(0, color=SOFT, linewidth=0.8)
     right.set_yscale("log")
-    right.set_xlabel("eigenvalue (Ritz value)", color=INK)
-    right.set_ylabel("share of the spectrum", color=INK)
-    for axes in (left, right):
-        plain(axes)
+    label_axes(left, "rank", "eigenvalue of the Hessian")
+    label_axes(right, "eigenvalue (Ritz value)", "share of the spectrum")
     return figure

@@ -26,8 +26,6 @@ from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.options import SideBySide
 from turbomim.train.analyze.result import (
-    COLOURS,
-    INK,
     labels_of,
     prepare,
     print_table,
@@ -38,7 +36,8 @@ from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
-from turbomim.train.pictures.figure import new_figure, plain
+from turbomim.train.pictures.lines import Line
+from turbomim.train.pictures.plot import INK, label_axes, new_figure, plot_lines
 from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.world.distributed import choose_device
 
@@ -103,7 +102,7 @@ def analyze_frequency_command(argv: list[str]) -> None:
     save(
         out,
         "frequency",
-        lambda: draw(labels, list(results.values())),
+        lambda: draw_amplitudes(labels, list(results.values())),
         run=", ".join(str(run) for run in options.runs),
         settings=settings_of(options, images=len(ids_N), fingerprint=split.manifest.fingerprint),
         results=results,
@@ -195,7 +194,7 @@ def highest(run: dict[str, Any], kind: str = "") -> list[float]:
     return [block[f"{kind}relative_log_amplitude"][-1] for block in run["blocks"]]
 
 
-def draw(labels: list[str], runs: list[dict[str, Any]]) -> Figure:
+def draw_amplitudes(labels: list[str], runs: list[dict[str, Any]]) -> Figure:
     """A panel a run with a line a block, and one of the highest frequency over depth for all runs."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
@@ -211,23 +210,23 @@ def draw(labels: list[str], runs: list[dict[str, Any]]) -> Figure:
             shade = shades(0.9 * number / max(1, len(blocks) - 1))
             panel.plot(block["frequency"], block["relative_log_amplitude"], color=shade, linewidth=1.5)
         panel.set_title(label, fontsize=10, color=INK)
-        panel.set_xlabel("frequency / Nyquist", color=INK)
         panel.sharey(panels[0])
         panel.tick_params(labelleft=panel is panels[0])
-        plain(panel)
-    panels[0].set_ylabel("relative log amplitude", color=INK)
+        label_axes(panel, "frequency / Nyquist", "relative log amplitude" if panel is panels[0] else "")
     bar = figure.colorbar(ScalarMappable(cmap=shades), ax=panels[-1], ticks=[0, 0.9], shrink=0.8, pad=0.02)
     bar.ax.set_ylim(0, 0.9)
     bar.ax.set_yticklabels(["first\nblock", "last"], fontsize=8)
     bar.outline.set_visible(False)
     for number, (label, run) in enumerate(zip(labels, runs, strict=True)):
-        depth = np.arange(1, len(run["blocks"]) + 1)
-        colour = COLOURS[number % len(COLOURS)]
-        last.plot(depth, highest(run), color=colour, marker="o", markersize=3.5, linewidth=1.5, label=label)
-        last.plot(depth, highest(run, "radial_"), color=colour, linestyle="--", linewidth=1.2)
+        depth = np.arange(1.0, len(run["blocks"]) + 1)
+        along, radial_N = np.array(highest(run)), np.array(highest(run, "radial_"))
+        both = (
+            Line(name=label, x_N=depth, y_N=along, colour=number, marks=True),
+            Line(name="", x_N=depth, y_N=radial_N, colour=number, look="dashed"),
+        )
+        plot_lines(last, both)
     last.set_title("at the highest frequency\n(dashed: mean of all directions)", fontsize=10, color=INK)
-    last.set_xlabel("block", color=INK)
     last.xaxis.set_major_locator(MaxNLocator(integer=True))
     last.legend(fontsize=8, frameon=False)
-    plain(last)
+    label_axes(last, "block", "")
     return figure

@@ -14,11 +14,13 @@ import tyro
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.analyze.options import need_run
-from turbomim.train.analyze.result import COLOURS, INK, SOFT, prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import prepare, print_table, save, settings_of
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.folder.sinks import OF_MODEL
-from turbomim.train.pictures.figure import FloatArray, new_figure, plain, series
+from turbomim.train.pictures.lines import Line, series
+from turbomim.train.pictures.pixels import FloatArray
+from turbomim.train.pictures.plot import COLOURS, SOFT, label_axes, new_figure, plot_lines
 from turbomim.train.settings.flags import parse
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def analyze_layers_command(argv: list[str]) -> None:
     save(
         out,
         "layers",
-        lambda: draw(steps_S, shares_SL, model.levels),
+        lambda: draw_fusion_shares(steps_S, shares_SL, model.levels),
         run=str(options.run),
         settings=settings_of(options),
         results=results,
@@ -84,21 +86,23 @@ def shares(records: list[Record], levels: int) -> tuple[FloatArray, FloatArray]:
     return found[0][0], np.stack([values for _, values in found], axis=1)
 
 
-def draw(steps_S: FloatArray, shares_SL: FloatArray, blocks: list[int]) -> Figure:
+def draw_fusion_shares(steps_S: FloatArray, shares_SL: FloatArray, blocks: list[int]) -> Figure:
     """One line a block, its number at the line's end."""
     figure = new_figure(7, 4)
     axes = figure.subplots()
     axes.axhline(1 / len(blocks), color=SOFT, linestyle="--", linewidth=1, label="equal shares")
-    for number in range(len(blocks)):
-        colour = COLOURS[number % len(COLOURS)]
-        few = {"marker": "o", "markersize": 3.0} if len(steps_S) < 30 else {}
-        axes.plot(steps_S, shares_SL[:, number], color=colour, linewidth=1.6, **few)  # type: ignore[arg-type]
+    few = len(steps_S) < 30
+    plot_lines(
+        axes,
+        [
+            Line(name="", x_N=steps_S, y_N=shares_S, colour=number, marks=few)
+            for number, shares_S in enumerate(shares_SL.T)
+        ],
+    )
     _label_ends(figure, steps_S[-1], shares_SL[-1], blocks)
     axes.set_xlim(0, steps_S[-1] * 1.13)
     axes.legend(fontsize=8, frameon=False)
-    axes.set_xlabel("optimizer step", color=INK)
-    axes.set_ylabel("share in the fusion", color=INK)
-    plain(axes)
+    label_axes(axes, "optimizer step", "share in the fusion")
     return figure
 
 

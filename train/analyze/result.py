@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -13,14 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
-from turbomim.train.pictures.figure import new_figure
+from turbomim.train.pictures.plot import new_figure, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# of lines that stand for runs, crops and the like, told apart without red against green
-COLOURS = ("#1f5fa8", "#d9660a", "#2c7a3f", "#8b3fa0", "#7a6a00", "#c2185b", "#4a4a4a", "#0093a8")
-INK, SOFT = "#1c1c1c", "#6b6b6b"
 
 
 def prepare(out: Path, name: str) -> Path:
@@ -51,9 +46,7 @@ def save(
     content = (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
     write_durably(out / f"{name}.json", content)
     print(out / f"{name}.json")
-    picture = io.BytesIO()
-    draw().savefig(picture, format="png")
-    write_durably(out / f"{name}.png", picture.getvalue())
+    write_figure(draw(), out / f"{name}.png")
     print(out / f"{name}.png")
 
 

@@ -23,7 +23,7 @@ from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
 from turbomim.train.analyze.options import analysis_folder
-from turbomim.train.analyze.result import COLOURS, INK, prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import prepare, print_table, save, settings_of
 from turbomim.train.analyze.severities import Numbers, severities
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, encode, extract, trained_and_random
@@ -33,7 +33,8 @@ from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.results import Scores, source_name
 from turbomim.train.evaluate.scores import MEASURES
 from turbomim.train.evaluate.splits import check_samples, choose_ids, open_labelled
-from turbomim.train.pictures.figure import new_figure, plain
+from turbomim.train.pictures.lines import Line
+from turbomim.train.pictures.plot import INK, label_axes, new_figure, plot_lines
 from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.settings.options import EncodingBatch, EncodingDevice
 from turbomim.train.world.distributed import choose_device
@@ -106,7 +107,7 @@ def analyze_robustness_command(argv: list[str]) -> None:
     save(
         out,
         "robustness",
-        lambda: draw(results, published),
+        lambda: draw_accuracies(results, published),
         run=str(options.run),
         settings=settings,
         results=results,
@@ -192,27 +193,28 @@ def show(results: Mapping[str, Any], title: str) -> None:
     )
 
 
-def draw(results: Mapping[str, Any], source: str) -> Figure:
+def draw_accuracies(results: Mapping[str, Any], source: str) -> Figure:
     """A panel a corruption: accuracy over severity, 0 is clean; the probe solid, neighbours dashed."""
     figure = new_figure(9, 6.6)
     panels = figure.subplots(3, 4, sharex=True, sharey=True).flatten()
-    handles = []
     for panel, (corruption, found) in zip(panels, results["corruptions"].items(), strict=False):
-        lines = []
-        for number, (name, measures) in enumerate(results["clean"].items()):
-            for measure in measures:
-                levels = [results["clean"], *found["severities"]]
-                lines += panel.plot(
-                    range(len(levels)),
-                    [100 * scores[name][measure] for scores in levels],
-                    color=COLOURS[number % len(COLOURS)],
-                    linestyle="-" if measure == PROBE else "--",
-                    linewidth=1.5,
-                    label=f"{name}: {measure}",
+        levels = [results["clean"], *found["severities"]]
+        plot_lines(
+            panel,
+            [
+                Line(
+                    name=f"{name}: {measure}",
+                    x_N=np.arange(len(levels), dtype=np.float64),
+                    y_N=np.array([100 * scores[name][measure] for scores in levels]),
+                    colour=number,
+                    look="" if measure == PROBE else "dashed",
                 )
-        handles = lines
+                for number, (name, measures) in enumerate(results["clean"].items())
+                for measure in measures
+            ],
+        )
         panel.set_title(corruption, fontsize=10, color=INK)
-        plain(panel)
+        label_axes(panel, "", "")
     figure.supxlabel(f"severity ({source}'s), 0 is clean", fontsize=10, color=INK)
     figure.supylabel("accuracy, %", fontsize=10, color=INK)
     drawn = len(results["corruptions"])
@@ -221,5 +223,5 @@ def draw(results: Mapping[str, Any], source: str) -> Figure:
     # the lowest panel of each column
     for panel in panels[drawn - 4 : drawn]:
         panel.tick_params(labelbottom=True)
-    panels[-1].legend(handles=handles, loc="center", fontsize=8, frameon=False)
+    panels[-1].legend(handles=panels[0].lines, loc="center", fontsize=8, frameon=False)
     return figure

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.report.compare import plot, tables, warnings
+from turbomim.train.report.compare import plot_losses, tables, warnings
 from turbomim.train.report.page import printable
 from turbomim.train.report.run import read_runs
 from turbomim.train.settings.flags import parse
@@ -38,5 +38,5 @@ def compare_command(argv: list[str]) -> None:
         console.print(table, markup=False)
     for line in [*warnings(runs), *(problem for run in runs for problem in run.problems)]:
         console.print(printable(f"note: {line}"), markup=False, highlight=False, soft_wrap=True)
-    plot(runs, options.out)
+    plot_losses(runs, options.out)
     console.print(f"{options.out}: losses over images seen", markup=False, highlight=False, soft_wrap=True)

@@ -23,7 +23,8 @@ from turbomim.train.export.weights import loaded_from
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.loop.window import rates
 from turbomim.train.machine.processor import cores
-from turbomim.train.pictures.figure import loss_png, series
+from turbomim.train.pictures.curves import draw_run_curves
+from turbomim.train.pictures.lines import series
 from turbomim.train.pictures.reconstruction import show
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
@@ -63,7 +64,7 @@ def demo(
     if outcome.status != "done":
         return
     records = read_metrics(folder / "metrics.jsonl")
-    loss_png(records, folder / "loss.png", "turbomim demo: PixMIM on photographs")
+    draw_run_curves(records, folder / "loss.png", "turbomim demo: PixMIM on photographs")
     show(folder, images=5, out=folder / "reconstruction.png")
     asked = which_photograph(folder, Path(config.data.heldout))
     write_report([folder], folder / "report.html")

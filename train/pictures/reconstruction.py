@@ -24,7 +24,8 @@ from turbomim.train.folder.crashes import deadly_list
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.window_target import window_statistics
-from turbomim.train.pictures.figure import FloatArray, Row, denormalise, reconstruction_png, unpatchify
+from turbomim.train.pictures.grid import Row, write_grid
+from turbomim.train.pictures.pixels import FloatArray, denormalise, unpatchify
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 HEADERS = ("photograph", "masked input", "reconstruction", "from visible patches only", "target")
@@ -56,7 +57,7 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     out = out or picture_path(run, step)
     out.parent.mkdir(parents=True, exist_ok=True)
     text = caption(config, split.manifest)
-    reconstruction_png(reconstruct(model, batch, config), out, caption=text, headers=HEADERS)
+    write_grid(reconstruct(model, batch, config), out, caption=text, headers=HEADERS)
     return out
 
 
@@ -81,7 +82,7 @@ class FixedPictures:
         out = picture_path(self._folder, step)
         out.parent.mkdir(parents=True, exist_ok=True)
         rows = reconstruct(model, self._batch, self._config)
-        reconstruction_png(rows, out, caption=f"Step {step}. {self._caption}", headers=HEADERS)
+        write_grid(rows, out, caption=f"Step {step}. {self._caption}", headers=HEADERS)
         return out
 
 

@@ -5,19 +5,28 @@ Shapes: N patches, P values of a patch, H W pixels (H == W == SIZE).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from turbomim.kernels.masked_patches import Target, masked_patches
-from turbomim.pipeline.system.durable import make_folder_of, refusal
+from turbomim.pipeline.checking.sheet import (
+    SOFT,
+    Look,
+    Tile,
+    heading_strip,
+    space_strip,
+    stack,
+    tiles_strip,
+    write_sheet,
+)
+from turbomim.pipeline.system.durable import make_folder_of
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import why
-from turbomim.train.pictures.figure import FloatArray, to_uint8, unpatchify, wrap
+from turbomim.train.pictures.pixels import FloatArray, to_uint8, unpatchify
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.settings.flags import parse
 
@@ -29,9 +38,18 @@ _DECADES = 5
 # standard deviations of a normalised patch that black and white stand for
 _CONTRAST = 3
 
-_INK, _SOFT, _ORANGE = "#1c1c1c", "#5a5a5a", "#ff8c1a"
-_GAP, _MARGIN, _HEADING, _TEXT = 12, 28, 19, 14
-_LINE = _TEXT + 6
+_ORANGE = "#ff8c1a"
+_LOOK = Look(
+    columns=5,
+    tile_width=SIZE,
+    tile_height=SIZE,
+    gap=12,
+    margin=28,
+    heading_size=19,
+    text_size=14,
+    line_height=20,
+    inset=4,
+)
 
 _INTRODUCTION = (
     "A masked autoencoder sees a quarter of a photograph's patches and predicts the others: its target. Here "
@@ -66,18 +84,6 @@ class Targets:
     """Picture to write; IMAGE's name with -targets.png, in this folder, if not given."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tile:
-    """A picture (SIZE, SIZE, 3) float 0..1, or a text in its place; a label under it; a circle on it."""
-
-    picture: FloatArray | None = None
-    text: str = ""
-    label: str = ""
-    # pixels around the zero frequency
-    circle: float | None = None
-    columns: int = 1
-
-
 def targets(argv: list[str]) -> None:
     """`turbomim show --targets IMAGE [--out FILE.png]`: write it, print its path.  Raises UserError."""
     options = parse(Targets, argv, "turbomim show")
@@ -92,10 +98,11 @@ def draw_targets(image: Path, out: Path | None = None) -> Path:
     photograph_HWC = read_photograph(image)
     out = out or Path(f"{image.stem}-targets.png")
     make_folder_of(out)
-    try:
-        draw(sections(photograph_HWC)).save(out, "PNG", optimize=True)
-    except OSError as error:
-        raise refusal(out, error) from error
+    strips: list[Image.Image] = []
+    for heading, rows in sections(photograph_HWC):
+        strips += [heading_strip(_LOOK, heading), *(tiles_strip(_LOOK, row) for row in rows)]
+        strips.append(space_strip(_LOOK))
+    write_sheet(stack(_LOOK, strips[:-1]), out)
     return out
 
 
@@ -161,11 +168,11 @@ def sections(photograph_HWC: torch.Tensor) -> list[tuple[str, list[list[Tile]]]]
 
     def normalised(target: Target, label: str) -> Tile:
         deviations = target_picture(photograph_HWC, target, PUBLISHED, normalised=True)
-        return Tile(picture=0.5 + deviations / (2 * _CONTRAST), label=label)
+        return _picture_tile(0.5 + deviations / (2 * _CONTRAST), label)
 
     first = [
-        Tile(picture=raw, label="photograph"),
-        Tile(picture=spectrum_picture(raw, largest), label="its spectrum"),
+        _picture_tile(raw, "photograph"),
+        _picture_tile(spectrum_picture(raw, largest), "its spectrum"),
         Tile(text="\n".join(_INTRODUCTION), columns=2),
         normalised("raw", "normalised by patch"),
     ]
@@ -174,54 +181,25 @@ def sections(photograph_HWC: torch.Tensor) -> list[tuple[str, list[list[Tile]]]]
     for target in filters:
         pictures = [target_picture(photograph_HWC, target, radius) for radius in RADII]
         images = [
-            Tile(picture=picture, label=f"radius {radius}")
+            _picture_tile(picture, f"radius {radius}")
             for picture, radius in zip(pictures, RADII, strict=True)
         ]
         images.append(normalised(target, f"radius {PUBLISHED}, normalised by patch"))
         spectra = [
-            Tile(picture=spectrum_picture(picture, largest), circle=radius)
+            Tile(picture=_circled(spectrum_picture(picture, largest), radius))
             for picture, radius in zip(pictures, RADII, strict=True)
         ]
         drawn.append((_HEADINGS[target], [images, [*spectra, Tile(text=_ABOUT[target])]]))
     return drawn
 
 
-def draw(drawn: Sequence[tuple[str, list[list[Tile]]]]) -> Image.Image:
-    """Sections under each other on white, each a heading and rows of tiles."""
-    columns = max(sum(tile.columns for tile in row) for _, rows in drawn for row in rows)
-    row_h = [[SIZE + _GAP + (_LINE if any(t.label for t in row) else 0) for row in rows] for _, rows in drawn]
-    heading_h = _HEADING + 14
-    width = 2 * _MARGIN + columns * SIZE + (columns - 1) * _GAP
-    height = 2 * _MARGIN + sum(heading_h + sum(rows) + _GAP for rows in row_h) - 2 * _GAP
-    sheet = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(sheet)
-    top = _MARGIN
-    for (heading, rows), heights in zip(drawn, row_h, strict=True):
-        pen.text((_MARGIN, top), heading, fill=_INK, font=ImageFont.load_default(size=_HEADING))
-        top += heading_h
-        for row, used in zip(rows, heights, strict=True):
-            left = _MARGIN
-            for tile in row:
-                _draw_tile(sheet, pen, tile, left, top)
-                left += tile.columns * (SIZE + _GAP)
-            top += used
-        top += _GAP
-    return sheet
+def _picture_tile(picture_HWC: FloatArray, label: str) -> Tile:
+    return Tile(picture=Image.fromarray(to_uint8(picture_HWC)), labels=((label, SOFT),))
 
 
-def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
-    """Draw one tile with its upper left corner there."""
-    font = ImageFont.load_default(size=_TEXT)
-    if tile.picture is not None:
-        sheet.paste(Image.fromarray(to_uint8(tile.picture)), (left, top))
-    if tile.circle is not None:
-        x, y, r = left + SIZE // 2, top + SIZE // 2, tile.circle
-        pen.ellipse((x - r, y - r, x + r, y + r), outline=_ORANGE, width=1)
-    if tile.label:
-        pen.text((left + SIZE / 2, top + SIZE + 5), tile.label, fill=_SOFT, font=font, anchor="mt")
-    room = tile.columns * (SIZE + _GAP) - _GAP
-    for paragraph in tile.text.splitlines():
-        for line in wrap(paragraph, room - 8, font):
-            pen.text((left + 4, top), line, fill=_INK, font=font)
-            top += _LINE
-        top += _LINE // 2
+def _circled(picture_HWC: FloatArray, radius: float) -> Image.Image:
+    """The picture of a spectrum with a circle of `radius` pixels around its zero frequency."""
+    image, middle = Image.fromarray(to_uint8(picture_HWC)), SIZE // 2
+    box = middle - radius, middle - radius, middle + radius, middle + radius
+    ImageDraw.Draw(image).ellipse(box, outline=_ORANGE, width=1)
+    return image

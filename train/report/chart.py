@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from turbomim.train.pictures.figure import FloatArray
+from turbomim.train.pictures.lines import Line, value_range
+from turbomim.train.pictures.pixels import FloatArray
 from turbomim.train.report.page import Html, tag
 from turbomim.train.report.style import COLOURS
 
@@ -18,21 +19,6 @@ WIDTH, HEIGHT = 440, 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 22, 12, 44
 # points of a line: more cannot be told apart
 POINTS = 300
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Line:
-    """A curve. x_N, y_N: float64; look: "", "faint" or "dashed"; marks: a dot at each point.
-
-    A line without a name is not in the legend.
-    """
-
-    name: str
-    x_N: FloatArray
-    y_N: FloatArray
-    colour: int
-    look: str = ""
-    marks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +76,10 @@ def chart(
 
 
 def _frame(lines: Sequence[Line], from_zero: bool, cut: bool, level: float | None) -> Frame:
-    x_N, y_N = (np.concatenate([getattr(line, name) for line in lines]) for name in ("x_N", "y_N"))
-    floor = [0.0] if from_zero else []
-    levels = [] if level is None else [level]
-    # the first few values may be far above the rest, and would flatten it
-    top = np.quantile(y_N, 0.98) if cut else y_N.max()
-    low, high = min([float(y_N.min()), *levels, *floor]), max([float(top), *levels])
+    x_N = np.concatenate([line.x_N for line in lines])
+    low, high = value_range(lines, cut=cut, level=level)
+    if from_zero:
+        low = min(low, 0.0)
     (x_low, x_high), (y_low, y_high) = _span(float(x_N.min()), float(x_N.max())), _span(low, high)
     return Frame(x_low=x_low, x_high=x_high, y_low=y_low, y_high=y_high + 0.05 * (y_high - y_low))
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.table import Table
 
-from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.system.durable import make_folder_of
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.pictures.figure import smooth
+from turbomim.train.pictures.curves import draw_losses
+from turbomim.train.pictures.lines import Line, loss_lines
+from turbomim.train.pictures.plot import new_figure, write_figure
 from turbomim.train.report.page import printable
 from turbomim.train.report.results import finetunings
 from turbomim.train.report.run import RunFacts, scores_of
-from turbomim.train.report.sections import points
 from turbomim.train.report.summary import NOT_SAID, differing, settings, share, summary
 from turbomim.train.settings.config import Config
 
@@ -129,43 +128,16 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return table
 
 
-def plot(runs: Sequence[RunFacts], path: Path) -> None:
+def plot_losses(runs: Sequence[RunFacts], path: Path) -> None:
     """Training and held-out losses over images seen.  Raises UserError without losses or matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError('the plot needs matplotlib, not installed: pip install "turbomim[plots]"') from error
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
-    axes = figure.subplots()
-    highest = []
+    figure = new_figure(8, 5)
+    lines: list[Line] = []
     for number, run in enumerate(runs):
-        colour, name = f"C{number % 10}", _label(run.label)
-        x_N, y_N = points(run.records, "position", "loss")
-        if len(y_N):
-            smooth_N = smooth(y_N, max(3, len(y_N) // 25))
-            axes.plot(x_N, y_N, color=colour, linewidth=0.7, alpha=0.35)
-            axes.plot(x_N, smooth_N, color=colour, linewidth=1.8, label=name)
-            highest.append(float(np.quantile(y_N, 0.98)))
-        x_N, y_N = points(run.records, "position", "heldout_loss")
-        if len(y_N):
-            axes.plot(x_N, y_N, "--o", color=colour, markersize=4, label=f"{name}, held-out")
-            highest.append(float(y_N.max()))
-    if not highest:
+        name = printable(run.label)
+        lines += loss_lines(run.records, "position", (name, f"{name}, held-out"), (number, number))
+    lines = [line for line in lines if len(line.x_N)]
+    if not lines:
         raise UserError(f"nothing to draw in {path}: none of the runs has logged a loss")
-    # the first few losses may be far above the rest: they are cut off rather than flatten it
-    low, _ = axes.get_ylim()
-    axes.set_ylim(low, max(highest) + 0.05 * (max(highest) - low))
-    axes.set_xlabel("images seen")
-    axes.set_ylabel("masked-patch loss")
-    axes.grid(color="#e4e4e4", linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    draw_losses(figure.subplots(), lines, "images seen")
     make_folder_of(path)
-    png = io.BytesIO()
-    figure.savefig(png, format="png")
-    write_durably(path, png.getvalue())
-
-
-def _label(name: str) -> str:
-    """A name as matplotlib's legend takes it: a dollar begins a formula, an underscore hides the line."""
-    return ("\u200b" * name.startswith("_") + printable(name)).replace("$", r"\$")
+    write_figure(figure, path)

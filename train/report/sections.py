@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import yaml
 
 from turbomim.train.folder.sinks import OF_MODEL
-from turbomim.train.pictures.figure import FloatArray, smooth
-from turbomim.train.report.chart import Line, chart
-from turbomim.train.report.files import Numbers
+from turbomim.train.pictures.lines import Line, loss_lines, series
+from turbomim.train.report.chart import chart
 from turbomim.train.report.page import Html, short_path, table, tag
 from turbomim.train.report.run import RunFacts
 from turbomim.train.report.style import COLOURS
@@ -112,13 +110,6 @@ def method_part(runs: Sequence[RunFacts]) -> list[Html]:
     return [tag("div", *drawn, class_="charts")] if drawn else []
 
 
-def points(records: Sequence[Numbers], x_name: str, y_name: str) -> tuple[FloatArray, FloatArray]:
-    """(x, y) of the records that have both, float64."""
-    pairs = [(r[x_name], r[y_name]) for r in records if x_name in r and y_name in r]
-    x_N, y_N = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
-    return x_N, y_N
-
-
 def axis(runs: Sequence[RunFacts]) -> tuple[str, str]:
     """What curves are drawn over: steps, or images where the runs' steps are of other sizes."""
     batches = {run.config.optim.global_batch for run in runs if run.config}
@@ -126,25 +117,18 @@ def axis(runs: Sequence[RunFacts]) -> tuple[str, str]:
 
 
 def _line(run: RunFacts, x_name: str, y_name: str, name: str, number: int) -> Line:
-    x_N, y_N = points(run.records, x_name, y_name)
+    x_N, y_N = series(run.records, y_name, x_name)
     return Line(name=name, x_N=x_N, y_N=y_N, colour=number, look="dashed" * (number // COLOURS % 2))
 
 
 def _losses(runs: Sequence[RunFacts], x_name: str) -> list[Line]:
     """Of each run the logged loss, the same smoothed, and the held-out loss."""
-    lines = []
+    lines: list[Line] = []
     for number, run in enumerate(runs):
         label = f"{run.label}, " if len(runs) > 1 else ""
-        x_N, y_N = points(run.records, x_name, "loss")
-        smooth_N = smooth(y_N, max(3, len(y_N) // 25)) if len(y_N) else y_N
-        lines.append(Line(name="", x_N=x_N, y_N=y_N, colour=number, look="faint"))
-        lines.append(Line(name=f"{label}training", x_N=x_N, y_N=smooth_N, colour=number))
-        x_N, y_N = points(run.records, x_name, "heldout_loss")
         # one run has two colours: they are told apart more easily than dashes
-        colour = number if len(runs) > 1 else 1
-        lines.append(
-            Line(name=f"{label}held-out", x_N=x_N, y_N=y_N, colour=colour, look="dashed", marks=True)
-        )
+        colours = number, number if len(runs) > 1 else 1
+        lines += loss_lines(run.records, x_name, (f"{label}training", f"{label}held-out"), colours)
     return lines
 
 

@@ -27,7 +27,7 @@ from turbomim.pipeline.tars.manifest import load_manifest
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
 from turbomim.train.recipes.table import recipe
-from turbomim.train.report.compare import plot, warnings
+from turbomim.train.report.compare import plot_losses, warnings
 from turbomim.train.report.run import RunFacts
 from turbomim.train.settings.config import Config
 
@@ -178,7 +178,7 @@ def test_the_plot_is_over_images_seen(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         "matplotlib.figure.Figure.savefig", lambda self, file, format: drawn.append(self.axes[0])
     )
-    plot([facts("$a"), facts("_b")], tmp_path / "p.png")
+    plot_losses([facts("$a"), facts("_b")], tmp_path / "p.png")
     (axes,) = drawn
     held = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert [line.get_xdata().tolist() for line in held] == [[32.0, 64.0]] * 2
