@@ -13,6 +13,7 @@ from turbomim.train.report.compare import plot_losses, tables, warnings
 from turbomim.train.report.page import printable
 from turbomim.train.report.run import read_runs
 from turbomim.train.settings.flags import parse
+from turbomim.train.terminal.streams import print_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,6 @@ def compare_command(argv: list[str]) -> None:
     for table in tables(runs):
         console.print(table, markup=False)
     for line in [*warnings(runs), *(problem for run in runs for problem in run.problems)]:
-        console.print(printable(f"note: {line}"), markup=False, highlight=False, soft_wrap=True)
+        print_plain(console, printable(f"note: {line}"))
     plot_losses(runs, options.out)
-    console.print(f"{options.out}: losses over images seen", markup=False, highlight=False, soft_wrap=True)
+    print_plain(console, f"{options.out}: losses over images seen")

@@ -23,6 +23,7 @@ from turbomim.train.machine import checks as machine
 from turbomim.train.machine.checks import Check
 from turbomim.train.machine.compiler import find_compiler
 from turbomim.train.settings.flags import no_arguments
+from turbomim.train.terminal.streams import print_plain
 
 _ESSENTIAL = (
     "triton", "torchvision", "timm", "webdataset", "numpy", "Pillow", "safetensors", "tyro", "rich", "PyYAML",
@@ -103,7 +104,7 @@ def measure(console: Console | None = None) -> None:
     path = keep_rate(device, measure_rate(device, bfloat16=bfloat16), bfloat16=bfloat16)
     threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     line = f"{about_peak(device, bfloat16=bfloat16)}{threads}; written to {path}"
-    (console or Console()).print(line, highlight=False, markup=False, soft_wrap=True)
+    print_plain(console or Console(), line)
 
 
 def print_report(checks: list[Check], console: Console | None = None) -> None:

@@ -33,7 +33,8 @@ from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.settings.options import CropSize, EncoderPath, EncodingBatch, EncodingDevice
-from turbomim.train.terminal.progress import Pace, paced, say
+from turbomim.train.terminal.progress import ImageProgress, image_bar
+from turbomim.train.terminal.streams import print_plain
 from turbomim.train.world.distributed import choose_device
 
 POOLS = {"mean": MEAN, "cls": CLASS_TOKEN}
@@ -92,13 +93,13 @@ def embed_command(argv: list[str]) -> None:
     }  # fmt: skip
     device = choose_device(options.device, 0)
     console = Console()
-    with paced(console) as pace:
-        found = embed(config, model.to(device).eval(), source, options, pace)
+    with image_bar(console) as bar:
+        found = embed(config, model.to(device).eval(), source, options, bar)
     write_embedded(options.out, found, source_classes(source), made)
-    say(console, what_was_written(options, found, source))
+    print_plain(console, what_was_written(options, found, source))
 
 
-def embed(config: Config, model: MAE, source: Source, options: Embed, pace: Pace) -> Embedded:
+def embed(config: Config, model: MAE, source: Source, options: Embed, bar: ImageProgress) -> Embedded:
     """Encode every image of a source, but for those that cannot be decoded.  Raises UserError if none can."""
     keys = source_keys(source)
     check_header(keys, options.out)
@@ -108,7 +109,7 @@ def embed(config: Config, model: MAE, source: Source, options: Embed, pace: Pace
     kept: list[int] = []
     left_out = [*source.refused] if isinstance(source, Photographs) else []
     done = 0
-    pace.show(0, len(keys))
+    bar.show(0, len(keys))
     for some in crops:
         left_out += [BadImage(path=keys[place], reason=reason) for place, reason in some.faults]
         if len(some.places_B):
@@ -122,7 +123,7 @@ def embed(config: Config, model: MAE, source: Source, options: Embed, pace: Pace
             features_ND[rows], labels_N[rows] = features_BD, some.labels_B
             kept += some.places_B.tolist()
         done += len(some.places_B) + len(some.faults)
-        pace.show(done, len(keys))
+        bar.show(done, len(keys))
     if not kept:
         first = f": the first is {left_out[0].path!a}, {left_out[0].reason}" if left_out else ""
         raise UserError(f"{options.source} has no image that can be encoded{first}")

@@ -30,7 +30,7 @@ from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.report.report import write_report
 from turbomim.train.settings.config import Config
-from turbomim.train.terminal.streams import outlived
+from turbomim.train.terminal.streams import outlived, print_plain
 
 IMAGES = 480
 
@@ -84,7 +84,7 @@ def say(console: Console, number: str, text: str) -> None:
 def tell(console: Console, text: str) -> None:
     """Print a text; a terminal that is gone stops no demo."""
     with outlived(console, lambda error: to_stderr(f"the demo goes on, but cannot print: {error}")):
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_plain(console, text)
 
 
 def photographs(report: PhotosReport) -> str:

@@ -18,7 +18,7 @@ from turbomim.pipeline.system.words import duration
 from turbomim.train.folder.sinks import OF_EVAL, Sink, open_sinks, scalars_of
 from turbomim.train.settings.config import Config
 from turbomim.train.terminal.panel import LivePanel, Parts, live_panel
-from turbomim.train.terminal.streams import outlived
+from turbomim.train.terminal.streams import outlived, print_plain
 
 Record = dict[str, Any]
 
@@ -171,7 +171,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """One line for people, on the terminal and in train.log."""
         if self.active:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            print_plain(self.console, text)
             self._write(text)
 
     def note(self, text: str) -> None:
@@ -182,7 +182,7 @@ class RunLog:
         if self.active:
             self.say(self._who + text)
             return
-        self.console.print(self._who + text, highlight=False, markup=False, soft_wrap=True)
+        print_plain(self.console, self._who + text)
         # on another machine there may be no such folder; then the terminal has it alone
         with contextlib.suppress(FileNotFoundError), self._open_plain() as plain:
             plain.write(_dated(self._who + text))

@@ -15,6 +15,7 @@ from turbomim.train.machine.price import IMAGENET, rows
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.terminal.streams import print_plain
 from turbomim.train.world.distributed import World, choose_device
 
 
@@ -30,7 +31,7 @@ def dry_run_of(resolved: Resolved[Config], about: list[str], world: World, conso
             f"{lines}\n{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
             f"device {world.device}; dry run: nothing was trained"
         )
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_plain(console, text)
     return Outcome(folder=rundir.run_folder(config), status="dry-run", step=0, steps=plan.steps)
 
 

@@ -5,28 +5,52 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
 
 from turbomim.pipeline.system.words import duration
+from turbomim.train.terminal.streams import print_plain
 
 # seconds between lines where there is no terminal to draw a bar on
 LINE_INTERVAL = 10.0
 
 
-class Pace:
-    """Shows progress: a bar on a terminal, elsewhere a line every ten seconds."""
+@contextmanager
+def open_bar(console: Console, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
+    """Show a bar for as long as the context is open, on a terminal only.
 
-    def __init__(self, console: Console, bar: Progress) -> None:
-        self.console, self.bar, self.task = console, bar, bar.add_task("", total=None)
+    Gives the function that moves it: rich's `Progress.update` for the one task that there is.
+    """
+    bar = Progress(*columns, console=console, transient=True)
+    task = bar.add_task("", total=None)
+    # elsewhere rich before 15 ends a bar with an empty line, one that is switched off too
+    with bar if console.is_terminal else nullcontext():
+        yield partial(bar.update, task)
+
+
+@contextmanager
+def image_bar(console: Console) -> Iterator[ImageProgress]:
+    """Show how many images are done; elsewhere than on a terminal, a line every ten seconds says so."""
+    columns = TextColumn("images"), BarColumn(), TextColumn("{task.description}")
+    with open_bar(console, *columns) as move:
+        yield ImageProgress(console, move)
+
+
+class ImageProgress:
+    """Counts images for `image_bar`.  move: moves the bar."""
+
+    def __init__(self, console: Console, move: Callable[..., None]) -> None:
+        self.console, self.move = console, move
         self.begun: float | None = None
         self.said, self.before = 0.0, 0
 
@@ -37,20 +61,10 @@ class Pace:
             self.begun = self.said = now
             self.before = done
         text = progress_text(done, total, done - self.before, now - self.begun)
-        self.bar.update(self.task, completed=done, total=total, description=text)
+        self.move(completed=done, total=total, description=text)
         if not self.console.is_terminal and now - self.said >= LINE_INTERVAL:
-            say(self.console, text)
+            print_plain(self.console, text)
             self.said = now
-
-
-@contextmanager
-def paced(console: Console) -> Iterator[Pace]:
-    """Show how far it is for as long as the context is open."""
-    columns = (TextColumn("images"), BarColumn(), TextColumn("{task.description}"))
-    bar = Progress(*columns, console=console, transient=True)
-    # elsewhere rich before 15 ends a bar with an empty line, one that is switched off too
-    with bar if console.is_terminal else nullcontext():
-        yield Pace(console, bar)
 
 
 def progress_text(done: int, total: int, now_done: int, seconds: float) -> str:
@@ -60,34 +74,28 @@ def progress_text(done: int, total: int, now_done: int, seconds: float) -> str:
     return f"{done:,} of {total:,} images, {rate:,.0f} img/s{left}"
 
 
-def say(console: Console, text: str) -> None:
-    """Print without markup or wrapping."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
 @contextmanager
-def bar_of_bytes() -> Iterator[Callable[[int, int, int], None]]:
-    """Show a bar of bytes with img/s and the time left, on a terminal only.
+def byte_bar() -> Iterator[Callable[[int, int, int], None]]:
+    """Show how many bytes are done, img/s and the time left, on a terminal only.
 
     Gives what is told of progress: bytes and images done since its last call, bytes in all.
     """
-    console = Console(stderr=True)
     columns = (
         BarColumn(),
         TaskProgressColumn(),
         DownloadColumn(),
-        TextColumn("{task.fields[rate]:,.0f} img/s"),
+        TextColumn("{task.description} img/s"),
         TimeRemainingColumn(),
     )
     begun = time.perf_counter()
     images = 0
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None, rate=0.0)
+    with open_bar(Console(stderr=True), *columns) as move:
+        move(description="0")
 
         def progress(some_bytes: int, some_images: int, all_bytes: int) -> None:
             nonlocal images
             images += some_images
             rate = images / (time.perf_counter() - begun)
-            bar.update(task, advance=some_bytes, total=all_bytes, rate=rate)
+            move(advance=some_bytes, total=all_bytes, description=f"{rate:,.0f}")
 
         yield progress

@@ -56,6 +56,11 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
     return "".join(drawn), error.end
 
 
+def print_plain(console: Console, text: str) -> None:
+    """Print a text as it is: no markup, no colours, no line broken."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def outlived(console: Console, lost: Callable[[Exception], None]) -> Iterator[None]:
     """Let nothing that is printed to the console raise; `lost` hears of the first error, which is the last.

@@ -41,6 +41,7 @@ from turbomim.train.evaluate.splits import choose_ids, open_labelled
 from turbomim.train.settings.config import OptimConfig
 from turbomim.train.settings.dictionary import Values
 from turbomim.train.settings.flags import check_least, parse_with_settings
+from turbomim.train.terminal.streams import print_plain
 from turbomim.train.world.distributed import choose_device
 
 
@@ -86,7 +87,7 @@ def eval_linear_command(argv: list[str]) -> None:
         lines.append(f"{name}: {', '.join(shares)}")
     if line := write_result(result, "linear-published", options.json):
         lines.append(line)
-    Console().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    print_plain(Console(), "\n".join(lines))
 
 
 def published(options: Linear, flags: Values) -> dict[str, Any]:

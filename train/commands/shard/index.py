@@ -14,7 +14,7 @@ import tyro
 from turbomim.pipeline.making.index_tars import IndexReport, index_tars
 from turbomim.pipeline.system.words import counted
 from turbomim.train.settings.flags import parse
-from turbomim.train.terminal.progress import bar_of_bytes
+from turbomim.train.terminal.progress import byte_bar
 
 # what the loader decodes
 DECODED = ("jpg", "jpeg", "png", "webp")
@@ -49,7 +49,7 @@ def shard_index_command(argv: list[str]) -> None:
     """`turbomim shard index FOLDER`: index foreign tars as a split.  Raises UserError."""
     options = parse(ShardIndex, argv, "turbomim shard index")
     begun = time.perf_counter()
-    with bar_of_bytes() as progress:
+    with byte_bar() as progress:
         report = index_tars(
             options.path,
             name=options.name,

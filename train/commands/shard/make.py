@@ -19,7 +19,8 @@ from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.manifest import MAKING
 from turbomim.pipeline.tars.store import Kind, Store, Subsampling
 from turbomim.train.settings.flags import parse, python_bools
-from turbomim.train.terminal.progress import paced, say
+from turbomim.train.terminal.progress import image_bar
+from turbomim.train.terminal.streams import print_plain
 
 # of a store's settings, where they are not given
 USUAL = {"short_side": 224, "resampling": "bicubic", "quality": 95, "subsampling": "4:4:4"}
@@ -87,7 +88,7 @@ def shard_make_command(argv: list[str]) -> None:
 def pack(options: ShardMake, console: Console) -> PackReport:
     """Make shards, show how far it is, and say what was written and left out.  Raises UserError."""
     begun = time.perf_counter()
-    with paced(console) as pace, open_executor(options.executor) as executor:
+    with image_bar(console) as bar, open_executor(options.executor) as executor:
         try:
             report = make_shards(
                 options.src,
@@ -106,14 +107,14 @@ def pack(options: ShardMake, console: Console) -> PackReport:
                 seed=options.seed,
                 workers=options.workers,
                 executor=executor,
-                progress=pace.show,
+                progress=bar.show,
                 lock=options.lock,
             )
         except KeyboardInterrupt:
             if (options.dst / MAKING).exists():
-                say(console, "finished shards are kept: the same command resumes")
+                print_plain(console, "finished shards are kept: the same command resumes")
             raise
-    say(console, describe(report, time.perf_counter() - begun))
+    print_plain(console, describe(report, time.perf_counter() - begun))
     return report
 
 

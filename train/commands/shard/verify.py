@@ -14,7 +14,7 @@ from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.words import counted
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.options import ShardsPath
-from turbomim.train.terminal.progress import bar_of_bytes
+from turbomim.train.terminal.progress import byte_bar
 
 # problems on the terminal; a report holds all
 SHOWN = 20
@@ -37,7 +37,7 @@ def shard_verify_command(argv: list[str]) -> None:
     """`turbomim shard verify PATH`: exit code 1 if anything is wrong.  Raises UserError."""
     options = parse(ShardVerify, argv, "turbomim shard verify")
     begun = time.perf_counter()
-    with bar_of_bytes() as progress:
+    with byte_bar() as progress:
         report = verify_split(options.path, images=options.images, workers=options.workers, progress=progress)
     if options.report is not None:
         lines = "".join(json.dumps(asdict(problem)) + "\n" for problem in report.problems)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.progress import Progress
 from tests.pipeline.making.test_pack import save_image
 
 from turbomim.pipeline.system.errors import UsageError
@@ -18,7 +17,7 @@ from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.commands.shard.make import ShardMake, pack, shard_make_command, store_of
 from turbomim.train.settings.flags import parse
-from turbomim.train.terminal.progress import Pace, progress_text
+from turbomim.train.terminal.progress import ImageProgress, progress_text
 
 
 def said(options: ShardMake) -> str:
@@ -82,13 +81,13 @@ def test_a_resumed_run_says_what_it_kept(
 ) -> None:
     options = ShardMake(src=photo_folder, dst=tmp_path / "out", shard_size=9, workers=1)
 
-    def interrupt(self: Pace, done: int, total: int) -> None:
+    def interrupt(self: ImageProgress, done: int, total: int) -> None:
         if done:
             raise KeyboardInterrupt
 
     out = io.StringIO()
     with monkeypatch.context() as patch:
-        patch.setattr(Pace, "show", interrupt)
+        patch.setattr(ImageProgress, "show", interrupt)
         with pytest.raises(KeyboardInterrupt):
             pack(options, Console(file=out))
     assert out.getvalue() == "finished shards are kept: the same command resumes\n"
@@ -126,7 +125,7 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds(monkeypatch: pytest.M
     out, clock = io.StringIO(), iter([100.0, 104.0, 111.0, 112.0, 122.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     console = Console(file=out)
-    pace = Pace(console, Progress(console=console, disable=True))
+    pace = ImageProgress(console, lambda **_: None)
     # a resumed run: 500 images were there
     for done in (500, 900, 1600, 1700, 2700):
         pace.show(done, 4900)
