@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.report.compare import plot_losses, tables, warnings
+from turbomim.train.report.compare import comparison_tables, find_incomparable, plot_losses
 from turbomim.train.report.page import printable
 from turbomim.train.report.run import read_runs
 from turbomim.train.settings.flags import parse
@@ -35,9 +35,9 @@ def compare_command(argv: list[str]) -> None:
         raise UsageError(f"--out {options.out}: must be a file whose name ends in .png")
     runs = read_runs(options.runs)
     console = Console()
-    for table in tables(runs):
+    for table in comparison_tables(runs):
         console.print(table, markup=False)
-    for line in [*warnings(runs), *(problem for run in runs for problem in run.problems)]:
+    for line in [*find_incomparable(runs), *(problem for run in runs for problem in run.problems)]:
         print_plain(console, printable(f"note: {line}"))
     plot_losses(runs, options.out)
     print_plain(console, f"{options.out}: losses over images seen")

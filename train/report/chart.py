@@ -37,7 +37,7 @@ class Frame:
         return list(zip(across_N.tolist(), np.maximum(up_N, TOP).tolist(), strict=True))
 
 
-def chart(
+def line_chart(
     title: str,
     x_label: str,
     lines: Sequence[Line],
@@ -71,7 +71,9 @@ def chart(
     svg = tag("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
     legend = _legend(drawn, level)
     if any(line.y_N.max() > frame.y_high for line in drawn):
-        legend.append(tag("p", f"Values above {short(frame.y_high)} are on the upper edge.", class_="soft"))
+        legend.append(
+            tag("p", f"Values above {short_number(frame.y_high)} are on the upper edge.", class_="soft")
+        )
     return tag("figure", tag("h3", title), svg, tag("figcaption", *legend) if legend else Html())
 
 
@@ -93,7 +95,7 @@ def ticks(low: float, high: float) -> list[float]:
     return [step * n for n in range(first, math.floor(high / step) + 1)]
 
 
-def short(number: float) -> str:
+def short_number(number: float) -> str:
     """A number as an axis has it: 250k, 1.2M, 0.0004."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= 10 * size or (size > 1e3 and abs(number) >= size):
@@ -129,10 +131,10 @@ def _axes(x_label: str, frame: Frame) -> list[Html]:
     for value in ticks(frame.y_low, frame.y_high):
         ((_, y),) = frame.at(np.array([frame.x_low]), np.array([value]))
         parts.append(_path([(LEFT, y), (right, y)], "grid"))
-        parts.append(tag("text", short(value), x=LEFT - 6, y=f"{y + 4:.1f}", text_anchor="end"))
+        parts.append(tag("text", short_number(value), x=LEFT - 6, y=f"{y + 4:.1f}", text_anchor="end"))
     for value in ticks(frame.x_low, frame.x_high):
         ((x, _),) = frame.at(np.array([value]), np.array([frame.y_low]))
-        parts.append(tag("text", short(value), x=f"{x:.1f}", y=bottom + 17, text_anchor="middle"))
+        parts.append(tag("text", short_number(value), x=f"{x:.1f}", y=bottom + 17, text_anchor="middle"))
     parts.append(_path([(LEFT, bottom), (right, bottom)], "axis"))
     middle = (LEFT + right) / 2
     return [*parts, tag("text", x_label, x=f"{middle:.1f}", y=HEIGHT - 6, text_anchor="middle")]

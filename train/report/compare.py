@@ -15,7 +15,13 @@ from turbomim.train.pictures.plot import new_figure, write_figure
 from turbomim.train.report.page import printable
 from turbomim.train.report.results import finetunings
 from turbomim.train.report.run import RunFacts, scores_of
-from turbomim.train.report.summary import NOT_SAID, differing, settings, share, summary
+from turbomim.train.report.summary import (
+    NOT_SAID,
+    differing,
+    percent_or_number,
+    settings_as_text,
+    summarise_run,
+)
 from turbomim.train.settings.config import Config
 
 SHOWN = ("recipe", "status", "images seen", "training loss", "held-out loss", "img/s", "waiting for data")
@@ -33,10 +39,10 @@ DECIDES_LOSS: dict[str, Callable[[Config], object]] = {
 DECIDES_SCORE = ("train", "train_samples", "test", "test_samples", "size")
 
 
-def tables(runs: Sequence[RunFacts]) -> list[Table]:
+def comparison_tables(runs: Sequence[RunFacts]) -> list[Table]:
     """What came out, the settings that differ, and the scores, where there are any."""
     labels = [run.label for run in runs]
-    facts = [summary(run) for run in runs]
+    facts = [summarise_run(run) for run in runs]
     shown = [name for name in SHOWN if any(name in some for some in facts)]
     found = [
         _table(
@@ -48,7 +54,7 @@ def tables(runs: Sequence[RunFacts]) -> list[Table]:
             ],
         )
     ]
-    known = [(run.label, settings(run.config)) for run in runs if run.config]
+    known = [(run.label, settings_as_text(run.config)) for run in runs if run.config]
     changed = differing([own for _, own in known])
     if changed:
         rows = [[name, *(own[name] for _, own in known)] for name in changed]
@@ -66,7 +72,7 @@ def tables(runs: Sequence[RunFacts]) -> list[Table]:
     return found
 
 
-def warnings(runs: Sequence[RunFacts]) -> list[str]:
+def find_incomparable(runs: Sequence[RunFacts]) -> list[str]:
     """What keeps losses and scores of the runs from being compared with the first one's, and other seeds."""
     found = []
     first = runs[0]
@@ -112,7 +118,7 @@ def _other_data(one: RunFacts, other: RunFacts, kind: str) -> list[str]:
 def _scores(run: RunFacts) -> dict[str, str]:
     """A run's scores by `file, feature, measure`."""
     return {
-        f"{name}, {feature}, {measure}": share(value)
+        f"{name}, {feature}, {measure}": percent_or_number(value)
         for name, tree in run.evals.items()
         for feature, values in (scores_of(tree) or {}).items()
         for measure, value in values.items()

@@ -9,7 +9,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.manifest import BAD, Manifest
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.report.files import json_lines, one_line
-from turbomim.train.report.page import Html, short_path, table, tag
+from turbomim.train.report.page import Html, html_table, short_path, tag
 from turbomim.train.report.results import value_text
 from turbomim.train.report.run import RunFacts
 from turbomim.train.report.summary import NOT_SAID
@@ -40,7 +40,7 @@ def data_part(runs: Sequence[RunFacts]) -> list[Html]:
     names = dict.fromkeys(name for _, facts in columns.values() for name in facts)
     rows = [[name, *(facts.get(name, NOT_SAID) for _, facts in columns.values())] for name in names]
     warnings = [tag("ul", *(tag("li", note) for note in notes), class_="problems")] if notes else []
-    return [*warnings, table(["data", *(head for head, _ in columns.values())], rows)]
+    return [*warnings, html_table(["data", *(head for head, _ in columns.values())], rows)]
 
 
 def bad_part(runs: Sequence[RunFacts]) -> list[Html]:
@@ -53,13 +53,15 @@ def bad_part(runs: Sequence[RunFacts]) -> list[Html]:
         ]
         if rows:
             text = f"Left out of {short_path(str(path))} when it was made: {len(rows):,}{_first(rows)}"
-            parts.append(table(["photograph", "reason"], rows[:MOST_NAMED], caption=text))
+            parts.append(html_table(["photograph", "reason"], rows[:MOST_NAMED], caption=text))
     for run in runs:
         count = run.records[-1].get("replaced_total", 0) if run.records else 0
         if count or run.replaced:
             text = f"{run.label}: {count:,.0f} samples replaced while training; of these named in train.log: "
             text += f"{len(run.replaced):,}{_first(run.replaced)}"
-            parts.append(table(["sample", "reason", "replaced by"], run.replaced[:MOST_NAMED], caption=text))
+            parts.append(
+                html_table(["sample", "reason", "replaced by"], run.replaced[:MOST_NAMED], caption=text)
+            )
     return parts
 
 

@@ -64,7 +64,7 @@ def tag(name: str, /, *children: str, **attributes: object) -> Html:
     return Html(f"<{name}{given}>{''.join(escape(short_paths(child)) for child in children)}</{name}>")
 
 
-def table(
+def html_table(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "", numbers: bool = False
 ) -> Html:
     """A table that scrolls by itself where it is too wide; the first cell of each row is its header.
@@ -89,7 +89,7 @@ def table(
     )
 
 
-def picture(path: Path, alt: str) -> Html:
+def html_picture(path: Path, alt: str) -> Html:
     """A picture of a file, scaled down and encoded again into the page.
 
     Raises Exception of whatever kind Pillow's parsers raise for a damaged file.
@@ -111,14 +111,14 @@ def picture(path: Path, alt: str) -> Html:
     return tag("img", src=f"data:image/webp;base64,{data}", alt=alt, width=image.width, height=image.height)
 
 
-def section(title: str, *children: str) -> Html:
+def html_section(title: str, *children: str) -> Html:
     """A section with a heading, and an id that links lead to."""
     name = title.lower().replace(" ", "-")
     heading = tag("h2", title, id=f"{name}-title")
     return tag("section", heading, *children, id=name, aria_labelledby=f"{name}-title")
 
 
-def page(title: str, about: str, sections: dict[str, Html]) -> str:
+def html_page(title: str, about: str, sections: dict[str, Html]) -> str:
     """The whole document: a title, a line about it, links to the sections by title, and these."""
     # nothing is fetched and nothing runs, whatever the files held
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

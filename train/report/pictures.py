@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from turbomim.train.report.files import one_line
-from turbomim.train.report.page import Html, picture, tag
+from turbomim.train.report.page import Html, html_picture, tag
 from turbomim.train.report.run import RunFacts
 
 # pictures of all runs together, and of one at least
@@ -29,7 +29,11 @@ def pictures_part(runs: Sequence[RunFacts]) -> list[Html]:
         figures = [
             one
             for path in chosen
-            if (one := figure(path, _picture_name(path), run.problems, "last" * (path == chosen[-1])))
+            if (
+                one := captioned_picture(
+                    path, _picture_name(path), run.problems, "last" * (path == chosen[-1])
+                )
+            )
         ]
         if figures:
             parts += [tag("h3", run.label)] if len(runs) > 1 else []
@@ -50,10 +54,10 @@ def picture_files(run: Path) -> list[Path]:
     return [*own, *(path for path in [run / "reconstruction.png"] if path.is_file())]
 
 
-def figure(path: Path, caption: str, problems: list[str], class_: str = "") -> Html:
+def captioned_picture(path: Path, caption: str, problems: list[str], class_: str = "") -> Html:
     """A picture with a caption; empty, and a problem, if it is damaged."""
     try:
-        shown = picture(path, f"{caption} ({path.name})")
+        shown = html_picture(path, f"{caption} ({path.name})")
     # a parser given damaged bytes may raise anything, and one picture must not spoil the report
     except Exception as error:
         problems.append(f"{path} cannot be shown: {one_line(error)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from turbomim import __version__
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
 from turbomim.train.report.data import bad_part, data_part
-from turbomim.train.report.page import Html, page, section, short_path, tag
+from turbomim.train.report.page import Html, html_page, html_section, short_path, tag
 from turbomim.train.report.pictures import pictures_part
 from turbomim.train.report.results import analysis_part, benchmarks_part, environment_part, eval_part
 from turbomim.train.report.run import RunFacts, read_runs
@@ -24,14 +24,14 @@ def write_report(paths: Sequence[Path], out: Path, benchmarks: Path | None = Non
     """Write the page of these run folders; a line about it.  Raises UserError as `report`, and for no run."""
     runs = read_runs(paths)
     make_folder_of(out)
-    text = report(runs, benchmarks).encode()
+    text = report_page(runs, benchmarks).encode()
     write_durably(out, text)
     problems = sum(len(run.problems) for run in runs)
     noted = f"; at its top: {problems} file{'s' * (problems > 1)} with problems" if problems else ""
     return f"{out}: {len(text) / 1e6:.1f} MB{noted}"
 
 
-def report(runs: Sequence[RunFacts], benchmarks: Path | None = None) -> str:
+def report_page(runs: Sequence[RunFacts], benchmarks: Path | None = None) -> str:
     """The page.  The same files give the same page.  Raises UserError if `benchmarks` is no folder."""
     parts = {
         "Summary": summary_part(runs),
@@ -49,11 +49,11 @@ def report(runs: Sequence[RunFacts], benchmarks: Path | None = None) -> str:
     # reading and drawing have named them by now
     problems = [tag("li", line) for line in dict.fromkeys(line for run in runs for line in _problems(run))]
     sections = {"Problems": [tag("ul", *problems, class_="problems")] if problems else [], **parts}
-    shown: dict[str, Html] = {name: section(name, *part) for name, part in sections.items() if part}
+    shown: dict[str, Html] = {name: html_section(name, *part) for name, part in sections.items() if part}
     names = ", ".join(run.label for run in runs)
     ended = max((run.ended for run in runs), default="")
     when = f"as of {ended} (train.log), " if ended else ""
-    return page(f"turbomim report: {names}", f"{when}written by turbomim {__version__}", shown)
+    return html_page(f"turbomim report: {names}", f"{when}written by turbomim {__version__}", shown)
 
 
 def _problems(run: RunFacts) -> list[str]:

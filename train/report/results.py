@@ -9,10 +9,10 @@ from typing import Any
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.report.files import Tree, json_lines, numbers
-from turbomim.train.report.page import Html, short_path, table, tag
-from turbomim.train.report.pictures import figure
+from turbomim.train.report.page import Html, html_table, short_path, tag
+from turbomim.train.report.pictures import captioned_picture
 from turbomim.train.report.run import RunFacts, Scores, scores_of
-from turbomim.train.report.summary import NAMES, NOT_SAID, differing, share
+from turbomim.train.report.summary import NAMES, NOT_SAID, differing, percent_or_number
 
 # rows of a table whose length a file decides
 MOST_ROWS = 40
@@ -38,7 +38,7 @@ def eval_part(runs: Sequence[RunFacts]) -> list[Html]:
     if names:
         rows = [[name, *(short_path(own.get(name, NOT_SAID)) for own in tuned.values())] for name in names]
         parts.append(tag("h3", "Settings that differ between fine-tunings"))
-        parts.append(table(["setting", *tuned], rows[:MOST_ROWS]))
+        parts.append(html_table(["setting", *tuned], rows[:MOST_ROWS]))
     return parts
 
 
@@ -69,7 +69,7 @@ def analysis_part(runs: Sequence[RunFacts]) -> list[Html]:
             title = str(tree.get("analysis", name))
             parts.append(tag("h3", f"{run.label}: {title}" if len(runs) > 1 else title))
             if name in pictures:
-                parts.append(figure(pictures[name], title, run.problems))
+                parts.append(captioned_picture(pictures[name], title, run.problems))
             settings, results = tree.get("settings"), tree.get("results")
             if isinstance(settings, dict) and settings:
                 text = "; ".join(f"{key} {value}" for key, value in _flat(settings).items())
@@ -105,7 +105,7 @@ def _benchmarks(rows: Sequence[dict[str, str]]) -> Html:
     more = [f"{len(rows) - MOST_ROWS:,} more rows left out"] if len(rows) > MOST_ROWS else []
     shared = [f"{name} {rows[0][name]}" for name in same]
     body = [[row[name] for name in varied] for row in rows[:MOST_ROWS]]
-    return table(varied, body, caption="; ".join([*more, *shared]))
+    return html_table(varied, body, caption="; ".join([*more, *shared]))
 
 
 def environment_part(runs: Sequence[RunFacts]) -> list[Html]:
@@ -116,7 +116,7 @@ def environment_part(runs: Sequence[RunFacts]) -> list[Html]:
         [n.removeprefix("versions."), *(flat.get(n, NOT_SAID) for flat in flats)]
         for n in list(names)[:MOST_ROWS]
     ]
-    parts = [table(["where it ran", *(run.label for run in runs)], rows)] if rows else []
+    parts = [html_table(["where it ran", *(run.label for run in runs)], rows)] if rows else []
     for run in runs:
         command = run.env.get("command")
         if isinstance(command, list):
@@ -135,10 +135,10 @@ def _command(words: Sequence[str]) -> str:
 def _scores(scores: Scores, caption: str) -> Html:
     measures = dict.fromkeys(name for values in scores.values() for name in values)
     rows = [
-        [feature, *(share(values[name]) if name in values else NOT_SAID for name in measures)]
+        [feature, *(percent_or_number(values[name]) if name in values else NOT_SAID for name in measures)]
         for feature, values in scores.items()
     ]
-    return table(["features", *measures], rows, caption=caption, numbers=True)
+    return html_table(["features", *measures], rows, caption=caption, numbers=True)
 
 
 def _caption(tree: Tree) -> str:
@@ -155,7 +155,7 @@ def _facts(tree: Tree, caption: str) -> Html:
     flat = _flat(tree)
     rows = list(flat.items())[:MOST_ROWS]
     more = f" ({len(flat) - MOST_ROWS:,} more left out)" if len(flat) > MOST_ROWS else ""
-    return table(["name", "value"], rows, caption=f"{caption}{more}")
+    return html_table(["name", "value"], rows, caption=f"{caption}{more}")
 
 
 def _flat(tree: Tree, before: str = "") -> dict[str, str]:

@@ -8,11 +8,17 @@ import yaml
 
 from turbomim.train.folder.sinks import OF_MODEL
 from turbomim.train.pictures.lines import Line, loss_lines, series
-from turbomim.train.report.chart import chart
-from turbomim.train.report.page import Html, short_path, table, tag
+from turbomim.train.report.chart import line_chart
+from turbomim.train.report.page import Html, html_table, short_path, tag
 from turbomim.train.report.run import RunFacts
 from turbomim.train.report.style import COLOURS
-from turbomim.train.report.summary import NOT_SAID, differing, recipe_settings, settings, summary
+from turbomim.train.report.summary import (
+    NOT_SAID,
+    differing,
+    recipe_settings,
+    settings_as_text,
+    summarise_run,
+)
 from turbomim.train.settings.dictionary import to_dict
 
 # what else is drawn of a log record, and under which title
@@ -27,10 +33,10 @@ OTHERS = {
 
 def summary_part(runs: Sequence[RunFacts]) -> list[Html]:
     """The facts of each run, a column each."""
-    facts = [summary(run) for run in runs]
+    facts = [summarise_run(run) for run in runs]
     names = dict.fromkeys(name for some in facts for name in some)
     rows = [[name, *(some.get(name, NOT_SAID) for some in facts)] for name in names]
-    return [table(["run", *(run.label for run in runs)], rows)] if rows else []
+    return [html_table(["run", *(run.label for run in runs)], rows)] if rows else []
 
 
 def settings_part(runs: Sequence[RunFacts]) -> list[Html]:
@@ -38,7 +44,7 @@ def settings_part(runs: Sequence[RunFacts]) -> list[Html]:
     known = [run for run in runs if run.config]
     if not known:
         return []
-    ours = [settings(run.config) for run in known if run.config]
+    ours = [settings_as_text(run.config) for run in known if run.config]
     recipes = [recipe_settings(run) for run in known]
     between = differing(ours)
     changed = [
@@ -58,7 +64,7 @@ def settings_part(runs: Sequence[RunFacts]) -> list[Html]:
     text = "Bold: other than the recipe. " if rows else "Every setting is the recipe's. "
     left = "Names and folders of runs are left out, and of an absolute path all but its end."
     parts = [tag("p", text, left, class_="soft")]
-    parts += [table(head, rows)] if rows else []
+    parts += [html_table(head, rows)] if rows else []
     for run in known:
         summary = tag("summary", f"All settings of {run.label}")
         parts.append(tag("details", summary, tag("pre", _all_settings(run))))
@@ -79,12 +85,12 @@ def _all_settings(run: RunFacts) -> str:
 
 def curves_part(runs: Sequence[RunFacts]) -> list[Html]:
     """Losses, learning rate, rate and data wait, all runs in one chart each."""
-    x_name, x_label = axis(runs)
-    loss = chart(
+    x_name, x_label = shared_x_axis(runs)
+    loss = line_chart(
         "Masked-patch loss", x_label, _losses(runs, x_name), from_zero=False, cut=True, level=_no_skill(runs)
     )
     others = [
-        chart(
+        line_chart(
             title,
             x_label,
             [_line(run, x_name, key, run.label, n) for n, run in enumerate(runs)],
@@ -105,12 +111,12 @@ def method_part(runs: Sequence[RunFacts]) -> list[Html]:
         lines = [_line(run, "step", name, name.removeprefix(OF_MODEL), n) for n, name in enumerate(names)]
         of_mff = all(name.startswith(f"{OF_MODEL}fuse_") for name in names)
         title = "Weight of each fused block" if of_mff else "Numbers of the method"
-        charts.append(chart(f"{title}, {run.label}", "optimizer step", lines))
+        charts.append(line_chart(f"{title}, {run.label}", "optimizer step", lines))
     drawn = [one for one in charts if one]
     return [tag("div", *drawn, class_="charts")] if drawn else []
 
 
-def axis(runs: Sequence[RunFacts]) -> tuple[str, str]:
+def shared_x_axis(runs: Sequence[RunFacts]) -> tuple[str, str]:
     """What curves are drawn over: steps, or images where the runs' steps are of other sizes."""
     batches = {run.config.optim.global_batch for run in runs if run.config}
     return ("step", "optimizer step") if len(batches) < 2 else ("position", "images seen")

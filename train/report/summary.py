@@ -18,7 +18,7 @@ NOT_SAID = "–"
 NAMES = ("run.name", "run.folder", "finetune.weights")
 
 
-def summary(run: RunFacts) -> dict[str, str]:
+def summarise_run(run: RunFacts) -> dict[str, str]:
     """What a run was and what came out, by name; what is not known is left out."""
     facts = {"recipe": run.recipe or "", "model": "", "target": ""}
     if run.config:
@@ -28,9 +28,9 @@ def summary(run: RunFacts) -> dict[str, str]:
     facts["steps"] = f"{last['step']:,.0f} of {last['steps']:,.0f}" if "steps" in last else ""
     facts["images seen"] = _text(last, "position", ",.0f")
     facts["passes over the data"] = _text(last, "epoch", ".2f")
-    facts["training loss"] = final(run, "loss")
-    facts["held-out loss"] = final(run, "heldout_loss")
-    facts |= pace(run.records)
+    facts["training loss"] = last_logged(run, "loss")
+    facts["held-out loss"] = last_logged(run, "heldout_loss")
+    facts |= time_and_rates(run.records)
     gib = max((r["memory_gib"] for r in run.records if "memory_gib" in r), default=None)
     facts["most memory of a process"] = "" if gib is None else f"{gib:.1f} GiB"
     facts["samples replaced"] = _text(last, "replaced_total", ",.0f")
@@ -40,7 +40,7 @@ def summary(run: RunFacts) -> dict[str, str]:
     return {name: text for name, text in facts.items() if text}
 
 
-def pace(records: list[Numbers]) -> dict[str, str]:
+def time_and_rates(records: list[Numbers]) -> dict[str, str]:
     """Time and rates over a run; rates leave out each process's first log line."""
     timed = after_start(records)
     rate, wait, mfu = (mean_over_time(timed, name) for name in ("img_per_s", "data_wait_pct", "mfu"))
@@ -53,7 +53,7 @@ def pace(records: list[Numbers]) -> dict[str, str]:
     }
 
 
-def final(run: RunFacts, name: str) -> str:
+def last_logged(run: RunFacts, name: str) -> str:
     """The last value of a number that was logged, with its step where that is not the last."""
     found = [record for record in run.records if name in record]
     if not found:
@@ -80,7 +80,7 @@ def target_text(config: Config) -> str:
     return f"{model.target}{blur}{norm}; {config.patches - config.keep} of {config.patches} patches masked"
 
 
-def settings(config: Config) -> dict[str, str]:
+def settings_as_text(config: Config) -> dict[str, str]:
     """Every setting as section.key and text, without those that only name the run."""
     return {
         name: _setting(value)
@@ -92,7 +92,7 @@ def settings(config: Config) -> dict[str, str]:
 
 def recipe_settings(run: RunFacts) -> dict[str, str]:
     """The settings of a run's recipe, the defaults where it has none."""
-    return settings(recipe(run.recipe) if run.recipe else Config())
+    return settings_as_text(recipe(run.recipe) if run.recipe else Config())
 
 
 def differing(trees: Sequence[Mapping[str, str]]) -> list[str]:
@@ -101,7 +101,7 @@ def differing(trees: Sequence[Mapping[str, str]]) -> list[str]:
     return [name for name in names if len({tree.get(name) for tree in trees}) > 1]
 
 
-def share(value: float) -> str:
+def percent_or_number(value: float) -> str:
     """A share of samples in %, another number as it is."""
     return f"{100 * value:.1f}" if 0 <= value <= 1 else f"{value:.4g}"
 

@@ -17,7 +17,7 @@ from tests.train.report.html_page import Element, Page
 from tests.train.report.test_report import bare, page_of, part  # noqa: F401
 
 from turbomim.train.pictures.lines import Line
-from turbomim.train.report.chart import chart, short, ticks
+from turbomim.train.report.chart import line_chart, short_number, ticks
 from turbomim.train.report.page import PICTURE_BYTES
 
 
@@ -29,7 +29,7 @@ def polyline(figure: Element, class_: str) -> list[list[float]]:
 def test_a_chart_draws_what_it_was_given() -> None:
     """Lower left, the middle and upper right of the frame, which ends 5 % above the highest value."""
     steps = np.array([0.0, 50.0, 100.0])
-    page = Page(chart("A", "step", [Line(name="a", x_N=steps, y_N=np.array([0.0, 2.0, 4.0]), colour=0)]))
+    page = Page(line_chart("A", "step", [Line(name="a", x_N=steps, y_N=np.array([0.0, 2.0, 4.0]), colour=0)]))
     assert page.faults == []
     (x0, y0), (x1, y1), (x2, y2) = polyline(page.root, "line c0")
     assert (x0, y0, x2) == (58, 226, 418), "half of a label like 100k is right of the end"
@@ -48,20 +48,20 @@ def test_a_chart_of_any_numbers_has_finite_ones(values: list[float]) -> None:
     y_N = np.array(values)
     lines = [Line(name=name, x_N=np.arange(len(y_N), dtype=float), y_N=y_N, colour=9) for name in "ab"]
     for from_zero, level in ((True, None), (False, 1.0), (False, None)):
-        text = chart("A", "step", lines, from_zero=from_zero, level=level)
+        text = line_chart("A", "step", lines, from_zero=from_zero, level=level)
         assert Page(text).faults == [] and "nan" not in text and "inf" not in text
         svg = Page(text).root.all("svg")[0]
         (points,) = {str(e.attributes["points"]) for e in svg.all() if e.attributes.get("class") == "line c3"}
         numbers = [float(n) for n in re.split("[ ,]", points)]
         assert all(-1 <= n <= 441 for n in numbers) and len(numbers) <= 600
-    assert chart("A", "step", [Line(name="a", x_N=y_N[:0], y_N=y_N[:0], colour=0)]) == ""
+    assert line_chart("A", "step", [Line(name="a", x_N=y_N[:0], y_N=y_N[:0], colour=0)]) == ""
 
 
 def test_axes_have_a_few_round_numbers() -> None:
     assert ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert ticks(0.52, 1.9) == pytest.approx([0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8])
     assert ticks(-3e-9, 1e-9) == pytest.approx([-3e-9, -2e-9, -1e-9, 0, 1e-9])
-    assert [short(n) for n in (0, 0.0004, 950, 2500, 20_000, 1.2e6, 3e9)] == [
+    assert [short_number(n) for n in (0, 0.0004, 950, 2500, 20_000, 1.2e6, 3e9)] == [
         "0", "0.0004", "950", "2500", "20k", "1.2M", "3G",
     ]  # fmt: skip
 

@@ -27,7 +27,7 @@ from turbomim.pipeline.tars.manifest import load_manifest
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
 from turbomim.train.recipes.table import recipe
-from turbomim.train.report.compare import plot_losses, warnings
+from turbomim.train.report.compare import find_incomparable, plot_losses
 from turbomim.train.report.run import RunFacts
 from turbomim.train.settings.config import Config
 
@@ -113,7 +113,7 @@ NO_DECODER = {"decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16}
     ],
 )
 def test_losses_that_cannot_be_compared_are_named(sections: dict[str, dict[str, Any]], reason: str) -> None:
-    assert warnings([facts("a"), facts("b", **sections)]) == [
+    assert find_incomparable([facts("a"), facts("b", **sections)]) == [
         f"{kind} losses of a and b are not comparable: {reason}" for kind in ("training", "held-out")
     ]
 
@@ -128,9 +128,9 @@ def test_losses_that_cannot_be_compared_are_named(sections: dict[str, dict[str, 
     ],
 )
 def test_losses_that_can_be_compared_are_left_alone(sections: dict[str, dict[str, Any]]) -> None:
-    assert warnings([facts("a"), facts("b", **sections)]) == []
+    assert find_incomparable([facts("a"), facts("b", **sections)]) == []
     raw, other = facts("a", model={"target": "raw"}), facts("b", model={"target": "raw", "radius": 3.0})
-    assert warnings([raw, other]) == [], "a radius that is not used"
+    assert find_incomparable([raw, other]) == [], "a radius that is not used"
 
 
 def test_other_data_and_seeds_are_named(tiny_split: Split) -> None:
@@ -141,23 +141,23 @@ def test_other_data_and_seeds_are_named(tiny_split: Split) -> None:
         return dataclasses.replace(facts(label), **more)
 
     same = {"training": (Path("x"), manifest), "held-out": (Path("x"), manifest)}
-    assert warnings([run("a", splits=same), run("b", splits=same)]) == []
+    assert find_incomparable([run("a", splits=same), run("b", splits=same)]) == []
     prints = f"other data (fingerprints {manifest.fingerprint[:12]} and 000000000000)"
     changed = same | {"training": (Path("x"), other)}
     line = f"training losses of a and b are not comparable: {prints}"
-    assert warnings([run("a", splits=same), run("b", splits=changed)]) == [line]
+    assert find_incomparable([run("a", splits=same), run("b", splits=changed)]) == [line]
     # what the checkpoint says counts more than what lies there now
-    assert warnings([run("a", splits=same), run("b", splits=same, trained_on="0" * 64)]) == [line]
+    assert find_incomparable([run("a", splits=same), run("b", splits=same, trained_on="0" * 64)]) == [line]
     held = same | {"held-out": (Path("x"), other)}
-    assert warnings([run("a", splits=same), run("b", splits=held)]) == [
+    assert find_incomparable([run("a", splits=same), run("b", splits=held)]) == [
         f"held-out losses of a and b are not comparable: {prints}"
     ]
     gone = {"training": (Path("y"), None)}
-    (line,) = warnings([run("a", splits=same), run("b", splits=gone)])
+    (line,) = find_incomparable([run("a", splits=same), run("b", splits=gone)])
     assert "perhaps other data (x and y; a fingerprint is not known)" in line
     no_losses = [run("a", records=[], splits=same), run("b", records=[], splits=changed)]
-    assert warnings(no_losses) == [], "nothing is compared"
-    (line,) = warnings([facts("a"), facts("b", run={"seed": 5})])
+    assert find_incomparable(no_losses) == [], "nothing is compared"
+    (line,) = find_incomparable([facts("a"), facts("b", run={"seed": 5})])
     assert line == "a and b have other seeds (0 and 5): initial weights, order, crops and masks differ"
 
 
@@ -166,8 +166,8 @@ def test_scores_of_other_images_are_named() -> None:
         tree = {"train": "s", "train_samples": 60, "test": "t", "test_samples": 20, "size": 32} | measured
         return dataclasses.replace(facts(label), evals={"knn": tree, f"only-{label}": measured})
 
-    assert warnings([run("a"), run("b", step=7)]) == []
-    assert warnings([run("a"), run("b", test="u", test_samples=10_000, size=48)]) == [
+    assert find_incomparable([run("a"), run("b", step=7)]) == []
+    assert find_incomparable([run("a"), run("b", test="u", test_samples=10_000, size=48)]) == [
         "knn of a and b was not measured on the same: test t and u, test_samples 20 and 10000, size 32 and 48"
     ]
 

@@ -29,7 +29,7 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.report.page import short_paths
-from turbomim.train.report.report import report
+from turbomim.train.report.report import report_page
 from turbomim.train.report.run import read_runs
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\x1b[31m\ud800"
@@ -223,7 +223,7 @@ def test_no_page_says_where_its_author_keeps_things(bare: Path, full: Path, tmp_
     result = {"step": 1, "train_samples": 5, "train": "/srv/annika/deep/shards/train", "scores": scores}
     (bare / "eval" / "knn.json").write_text(json.dumps(result))
     (bare / "eval" / "broken.json").write_text("{")
-    page = report(read_runs([bare, full]))
+    page = report_page(read_runs([bare, full]))
     assert Page(page).faults == []
     plain = re.sub('base64,[^"]+', "", page)
     for word in ("annika", "srv", "my runs/a", str(tmp_path), str(full.parent)):

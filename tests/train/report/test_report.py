@@ -36,7 +36,7 @@ from turbomim.train.commands.eval.knn import eval_knn_command
 from turbomim.train.folder import rundir
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
-from turbomim.train.report.report import report
+from turbomim.train.report.report import report_page
 from turbomim.train.report.run import read_run, read_runs
 
 SECTIONS = (
@@ -112,7 +112,7 @@ def bare(tiny_split: Split, tmp_path: Path) -> Path:
 
 
 def page_of(*runs: Path, benchmarks: Path | None = None) -> Page:
-    return Page(report(read_runs(runs), benchmarks))
+    return Page(report_page(read_runs(runs), benchmarks))
 
 
 def part(page: Page, name: str) -> Element:
@@ -138,7 +138,7 @@ def test_a_full_run_has_every_section(full: Path, tmp_path: Path) -> None:
         {"other": 1},
     ]
     (tmp_path / "step.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    text = report(read_runs([full]), tmp_path)
+    text = report_page(read_runs([full]), tmp_path)
     page = Page(text)
     assert page.faults == [] and text.startswith('<!DOCTYPE html>\n<html lang="en">')
     assert [e.attributes["id"] for e in page.root.all("section")] == list(SECTIONS), (
