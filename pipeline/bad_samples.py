@@ -42,8 +42,8 @@ class Repair:
         find_undecodable: FindUndecodable,
         limits: BadSampleLimits,
         notify: Callable[[str], None],
-        known: Mapping[int, str] | None = None,
-        trying: Callable[[int], None] = lambda _: None,
+        known: Mapping[int, str],
+        trying: Callable[[int], None],
     ) -> None:
         self._split = split
         self._store = store
@@ -51,7 +51,7 @@ class Repair:
         self._limits = limits
         self._notify = notify
         self._files = ShardFiles(split)
-        self._known = known or {}
+        self._known = known
         self._trying = trying
         # of each bad sample known
         self._stand_ins: dict[int, int] = {}

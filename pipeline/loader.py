@@ -98,7 +98,6 @@ class Loader(Closing, Iterator[Batch]):
         store = Store.of(split.manifest.made)
         crop.check_store(store)
         share_heaps()
-        self._split = split
         self._draw_crops = partial(draw_crops, crop, stream.seed)
         self._device = device
         self._prefetch = speed.prefetch

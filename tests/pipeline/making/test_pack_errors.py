@@ -114,7 +114,7 @@ USER_ERRORS: dict[str, tuple[Callable[[Path, Path], PackReport], str]] = {
     ),
     "short side": (with_options(store=Store(kind="raw", short_side=0)), "--short-side is 0"),
     "resampling": (with_options(store=Store(kind="raw", resampling="box")), "--resampling is 'box'"),
-    "negative seed": (with_options(seed=-1), "--seed is -1"),
+    "negative seed": (with_options(seed=-1), "--seed = -1: must be 0 to"),
 }
 
 
