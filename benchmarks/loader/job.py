@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from torch import Tensor
 
-Decode = Literal["mixed", "cpu"]
+from turbomim.pipeline.loader_settings import Backend
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,7 @@ class Job:
     train: bool = True
     workers: int = 0
     device: str = "cpu"
-    decode: Decode = "mixed"
+    decode: Backend = "mixed"
 
     def to_json(self) -> dict[str, Any]:
         """The fields, for another process."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.decoding.crop import Interpolation
 from turbomim.pipeline.decoding.crop_draws import resized_sides
 from turbomim.pipeline.decoding.decode import Pixels, decode_stored
 from turbomim.pipeline.decoding.resize import resize
@@ -23,7 +22,7 @@ from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.system.threads import serial_pool
 from turbomim.pipeline.tars.split import Split
-from turbomim.pipeline.tars.store import Kind, Store
+from turbomim.pipeline.tars.store import Interpolation, Kind, Store
 
 # batches read while one is decoded
 PREFETCH = 2

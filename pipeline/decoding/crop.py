@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from turbomim.pipeline.system.errors import UserError, need
-from turbomim.pipeline.tars.store import Store
+from turbomim.pipeline.tars.store import RESAMPLINGS, Interpolation, Store
 
 CropKind = Literal["src", "rrc"]
-Interpolation = Literal["bicubic", "bilinear"]
 
 # src: pixels that are reflected around the resized photograph
 PAD: Final = 4
@@ -32,8 +31,8 @@ class Crop:
 
     def __post_init__(self) -> None:
         need(self.kind in get_args(CropKind), "crop", repr(self.kind), "src or rrc")
-        filters = get_args(Interpolation)
-        need(self.interpolation in filters, "interpolation", repr(self.interpolation), " or ".join(filters))
+        legal = " or ".join(RESAMPLINGS)
+        need(self.interpolation in RESAMPLINGS, "interpolation", repr(self.interpolation), legal)
         need(0 < self.scale <= 1, "rrc_scale", self.scale, "above 0 and at most 1")
         if self.kind == "src":
             legal = f"at least {MIN_SIZE} pixels, the least that reflect padding allows"

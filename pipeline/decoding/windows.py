@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from turbomim.pipeline.decoding.crop import Crop, Interpolation
+from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.decoding.crop_draws import Inputs, resized_sides, window_starts
 from turbomim.pipeline.decoding.decode import BadImages, Pixels, decode_or_say
 from turbomim.pipeline.decoding.resize import resize, resize_region
@@ -51,8 +51,7 @@ class HostWindows:
         device: str,
         threads: int,
     ) -> None:
-        self._size = crop.size
-        self._interpolation = crop.interpolation
+        self._crop = crop
         self._stored = store != "original"
         # a copy is so short that a second thread waits for the interpreter more than it copies
         self._threads = 1 if store == "raw" else threads
@@ -66,7 +65,7 @@ class HostWindows:
 
         again: it takes the place of the one that failed, which is the oldest.
         """
-        shape = (len(images), self._size, self._size, 3)
+        shape = (len(images), self._crop.size, self._crop.size, 3)
         if self._copies is None:
             windows_BSSC = torch.from_numpy(self._memory.take(math.prod(shape)).reshape(shape))
         else:
@@ -115,22 +114,20 @@ class HostWindows:
         if self._stored:
             self._check_stored(sides_B2)
         else:
-            sides_B2 = resized_sides(sides_B2, sides_B2.min(1, keepdims=True), self._size)
-        starts_B2 = window_starts(inputs["words"][places], sides_B2, self._size)
+            sides_B2 = resized_sides(sides_B2, sides_B2.min(1, keepdims=True), self._crop.size)
+        starts_B2 = window_starts(inputs["words"][places], sides_B2, self._crop.size)
         for row, (place, image) in enumerate(decoded.items()):
-            pixels, start_2 = resize_for_window(
-                image, sides_B2[row], starts_B2[row], self._size, self._interpolation
-            )
+            pixels, start_2 = resize_for_window(image, sides_B2[row], starts_B2[row], self._crop)
             cut_window(pixels, start_2, bool(inputs["flips"][place]), windows_BSSC[place])
         return reasons
 
     def _check_stored(self, sides_B2: NDArray[np.int64]) -> None:
-        (others,) = np.nonzero(sides_B2.min(1) != self._size)
+        (others,) = np.nonzero(sides_B2.min(1) != self._crop.size)
         if len(others):
             height, width = sides_B2[others[0]].tolist()
             raise UserError(
                 f"a photograph of the store has {width} x {height} pixels, its short side is not the "
-                f"{self._size} of the crop: remake the split with `turbomim shard make`"
+                f"{self._crop.size} of the crop: remake the split with `turbomim shard make`"
             )
 
 
@@ -138,19 +135,18 @@ def resize_for_window(
     pixels_HWC: Pixels,
     sides_2: NDArray[np.int64],
     start_2: NDArray[np.int64],
-    size: int,
-    interpolation: Interpolation,
+    crop: Crop,
 ) -> tuple[Pixels, NDArray[np.int64]]:
     """Resize an image to (height, width) `sides`; of a panorama, only what the window at `start` shows.
 
     Returns the pixels and where the window starts in them.
     """
     height, width = sides_2.tolist()
-    if height * width <= PANORAMA * size * size:
-        return resize(pixels_HWC, height, width, interpolation), start_2
-    low_2, high_2 = np.maximum(start_2, 0), np.minimum(start_2 + size, sides_2)
+    if height * width <= PANORAMA * crop.size**2:
+        return resize(pixels_HWC, height, width, crop.interpolation), start_2
+    low_2, high_2 = np.maximum(start_2, 0), np.minimum(start_2 + crop.size, sides_2)
     region = (int(low_2[0]), int(low_2[1]), int(high_2[0]), int(high_2[1]))
-    return resize_region(pixels_HWC, height, width, region, interpolation), start_2 - low_2
+    return resize_region(pixels_HWC, height, width, region, crop.interpolation), start_2 - low_2
 
 
 def cut_window(pixels_HWC: Pixels, start_2: NDArray[np.int64], flip: bool, window_SSC: Tensor) -> None:

@@ -7,10 +7,11 @@ from typing import Any, Literal, Self
 from turbomim.pipeline.system.errors import UserError
 
 Kind = Literal["original", "resized", "raw"]
+Interpolation = Literal["bicubic", "bilinear"]
 Subsampling = Literal["4:4:4", "4:2:0"]
 KINDS: tuple[Kind, ...] = ("original", "resized", "raw")
+RESAMPLINGS: tuple[Interpolation, ...] = ("bicubic", "bilinear")
 SUBSAMPLINGS: tuple[Subsampling, ...] = ("4:4:4", "4:2:0")
-RESAMPLINGS = ("bicubic", "bilinear")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +24,7 @@ class Store:
 
     kind: Kind = "original"
     short_side: int | None = None
-    resampling: str | None = None
+    resampling: Interpolation | None = None
     quality: int | None = None
     subsampling: Subsampling | None = None
 

@@ -18,7 +18,7 @@ from tests.pipeline.loading import make_loader
 
 from turbomim.pipeline import loader
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
+from turbomim.pipeline.decoding.crop import Crop, CropKind
 from turbomim.pipeline.decoding.crop_draws import draw_crops
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
@@ -26,6 +26,7 @@ from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.store import Interpolation
 
 SIZE = 48
 SEED = 2**40 + 5

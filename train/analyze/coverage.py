@@ -20,7 +20,7 @@ import tyro
 from numpy.typing import NDArray
 
 from turbomim.kernels.masking import random_masking
-from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
+from turbomim.pipeline.decoding.crop import Crop, CropKind
 from turbomim.pipeline.decoding.crop_windows import crop_windows, stored_sides
 from turbomim.pipeline.making.photographs import key_characters
 from turbomim.pipeline.stream.turns import Turn
@@ -28,7 +28,7 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.pipeline.tars.store import Store
+from turbomim.pipeline.tars.store import Interpolation, Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
 from turbomim.train.analyze.result import prepare, print_table, save, settings_of
@@ -86,7 +86,7 @@ def analyze_coverage_command(argv: list[str]) -> None:
     units = units_a_side(options)
     split = open_split(options.data)
     store = Store.of(split.manifest.made)
-    filtering: Interpolation = "bilinear" if store.resampling == "bilinear" else "bicubic"
+    filtering = store.resampling or "bicubic"
     crops = {word: crop_of(word, options.size, filtering) for word in options.crops.split(",")}
     for crop in crops.values():
         crop.check_store(store)

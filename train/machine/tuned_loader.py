@@ -36,7 +36,12 @@ def default_speed() -> LoaderSpeed:
 
 
 def rank_speed(data: DataConfig, tuned: Tuned | None, local_size: int) -> LoaderSpeed:
-    """The speed of one rank of `local_size` on this machine: as set, else as tuned, else the defaults."""
+    """The speed of one rank of `local_size` on this machine.  Each of its settings is the first there is of:
+
+    1. the flag's, where it is not automatic;
+    2. what was tuned here, threads shared by the ranks;
+    3. the default, threads shared likewise.
+    """
     base = tuned.speed if tuned else default_speed()
     return LoaderSpeed(
         threads=data.threads or max(1, base.threads // local_size),

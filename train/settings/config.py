@@ -12,10 +12,11 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
+from turbomim.pipeline.decoding.crop import Crop, CropKind
 from turbomim.pipeline.loader_settings import BadSampleLimits
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError, need
+from turbomim.pipeline.tars.store import Interpolation
 from turbomim.train.settings.model import ModelConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop, transforms
 
-from turbomim.pipeline.decoding.crop import Crop, CropKind, Interpolation
+from turbomim.pipeline.decoding.crop import Crop, CropKind
 from turbomim.pipeline.decoding.crop_draws import Inputs, window_starts
 from turbomim.pipeline.decoding.dali import CropGraph
 from turbomim.pipeline.decoding.decode import decode
 from turbomim.pipeline.decoding.windows import HostWindows
+from turbomim.pipeline.tars.store import Interpolation
 
 
 def encode(image: Image.Image, extension: str, **options: Any) -> NDArray[np.uint8]:

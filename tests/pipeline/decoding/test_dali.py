@@ -10,11 +10,12 @@ from PIL import Image
 from tests.pipeline.decoding.crop_reference import by_definition, by_torchvision, encode, run_graph
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decoding.crop import Crop, Interpolation
+from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.decoding.crop_draws import Inputs, draw_crops, window_starts
 from turbomim.pipeline.decoding.dali import CropGraph
 from turbomim.pipeline.stream.philox import CROP, FLIP, draw_u32
 from turbomim.pipeline.stream.turns import Turn
+from turbomim.pipeline.tars.store import Interpolation
 
 SIZE = 48
 SEED = 2**40 + 5

@@ -23,12 +23,13 @@ from tests.pipeline.decoding.crop_reference import (
 from torch import nn
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decoding.crop import Crop, Interpolation
+from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.decoding.crop_draws import Inputs, draw_crops, rrc_squares
 from turbomim.pipeline.decoding.crop_graphs import rrc_window
 from turbomim.pipeline.stream.philox import CROP, draw_u32
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.tars.store import Interpolation
 from turbomim.train.loop import data
 from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.pictures import reconstruction

@@ -113,7 +113,10 @@ USER_ERRORS: dict[str, tuple[Callable[[Path, Path], PackReport], str]] = {
         "a store of kind 'resized' has short_side, resampling, quality, subsampling, not short_side$",
     ),
     "short side": (with_options(store=Store(kind="raw", short_side=0)), "--short-side is 0"),
-    "resampling": (with_options(store=Store(kind="raw", resampling="box")), "--resampling is 'box'"),
+    "resampling": (
+        with_options(store=Store(kind="raw", resampling="box")),  # type: ignore[arg-type]
+        "--resampling is 'box'",
+    ),
     "negative seed": (with_options(seed=-1), "--seed = -1: must be 0 to"),
 }
 

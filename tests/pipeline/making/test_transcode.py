@@ -18,7 +18,7 @@ from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.transcode import one_thread, resize_for, store_pixels
 from turbomim.pipeline.tars.split import open_split
-from turbomim.pipeline.tars.store import Store, Subsampling
+from turbomim.pipeline.tars.store import Interpolation, Store, Subsampling
 
 RAW = Store(kind="raw", short_side=32, resampling="bicubic")
 RESIZED = Store(kind="resized", short_side=32, resampling="bicubic", quality=95, subsampling="4:4:4")
@@ -44,7 +44,7 @@ def jpeg(image: Image.Image) -> JpegImageFile:
 
 @pytest.mark.parametrize("resampling", FILTERS)
 @pytest.mark.parametrize(("height", "width"), [(333, 500), (500, 333), (64, 64), (20, 31), (32, 47)])
-def test_the_resize_is_pillow_s(height: int, width: int, resampling: str) -> None:
+def test_the_resize_is_pillow_s(height: int, width: int, resampling: Interpolation) -> None:
     pixels = texture(height, height, width)
     ours = resize_for(pixels, Store(kind="raw", short_side=32, resampling=resampling))
     sides = width * 32 // min(height, width), height * 32 // min(height, width)
@@ -55,7 +55,9 @@ def test_the_resize_is_pillow_s(height: int, width: int, resampling: str) -> Non
 
 
 @pytest.mark.parametrize("resampling", FILTERS)
-def test_a_raw_split_holds_the_resized_pixels(photo_folder: Path, tmp_path: Path, resampling: str) -> None:
+def test_a_raw_split_holds_the_resized_pixels(
+    photo_folder: Path, tmp_path: Path, resampling: Interpolation
+) -> None:
     store = Store(kind="raw", short_side=32, resampling=resampling)
     report = make_shards(photo_folder, tmp_path / "out", store=store)
     assert Store.of(report.manifest.made) == store

@@ -23,11 +23,10 @@ from torchvision.transforms import functional as vision
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop, centre_crops
-from turbomim.pipeline.decoding.crop import Interpolation
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.pipeline.tars.store import Store
+from turbomim.pipeline.tars.store import Interpolation, Store
 from turbomim.train.encoder.features import encode, every_feature, extract, pixels
 from turbomim.train.export.timm import timm_arguments
 from turbomim.train.models.mae import MAE

@@ -17,7 +17,7 @@ from turbomim.pipeline.making.plan import STORE_FIELDS
 from turbomim.pipeline.system.executors import open_executor
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.manifest import MAKING
-from turbomim.pipeline.tars.store import Kind, Store, Subsampling
+from turbomim.pipeline.tars.store import Interpolation, Kind, Store, Subsampling
 from turbomim.train.settings.flags import parse, python_bools
 from turbomim.train.terminal.progress import image_bar
 from turbomim.train.terminal.streams import print_plain
@@ -58,7 +58,7 @@ class ShardMake:
     """What is kept: original bytes, or images with the short side resized, JPEG (resized) or pixels (raw)."""
     short_side: int | None = None
     """Of resized and raw images, pixels: the size that training crops to; 224 if not given."""
-    resampling: Literal["bicubic", "bilinear"] | None = None
+    resampling: Interpolation | None = None
     """Filter of the resize, antialiased: the one that the recipe names; bicubic if not given."""
     quality: int | None = None
     """Of resized JPEGs, 1 to 100; 95 if not given."""

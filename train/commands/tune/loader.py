@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from turbomim.pipeline.decoding.crop import CropKind
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, to_stderr
 from turbomim.pipeline.tars.split import Split
+from turbomim.pipeline.tars.store import Interpolation
 from turbomim.train.commands.tune.paired import GAIN, ROUNDS, paired, wins
 from turbomim.train.loop.data import open_data, open_loader, store_in_words
 from turbomim.train.machine.processor import cores
@@ -65,9 +67,9 @@ class TuneLoader:
     """Recipe whose size, crop and batch are measured (turbomim recipes)."""
     size: int | None = None
     """Side of the training image, pixels; the recipe's if not given."""
-    crop: Literal["src", "rrc"] | None = None
+    crop: CropKind | None = None
     """Crop; the recipe's if not given."""
-    interpolation: Literal["bicubic", "bilinear"] | None = None
+    interpolation: Interpolation | None = None
     """Filter of the resize; the recipe's if not given."""
     micro_batch: int | None = None
     """Samples a batch; the recipe's, but at most 256, if not given."""
