@@ -13,7 +13,8 @@ import torch
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.step.bench import REFERENCE, BenchStep, compare, configure, json_lines
 from turbomim.benchmarks.step.forms import Task
-from turbomim.train.machine.memory import device_bytes, predicted_bytes
+from turbomim.train.machine.memory import device_bytes
+from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.machine.presets import MOST, SHARE
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.precision import uses_bfloat16

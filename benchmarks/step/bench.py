@@ -22,8 +22,8 @@ from turbomim.benchmarks.step.forms import FORMS, OTHER_LOSS, USUAL, Task
 from turbomim.benchmarks.step.process import FormProcess, Turn
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.machine.memory import predicted_bytes
 from turbomim.train.machine.peak import peak_flops
+from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config, DataConfig, StepConfig
 from turbomim.train.settings.flags import parse

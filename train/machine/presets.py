@@ -1,7 +1,8 @@
 """`turbomim pretrain … --preset GPU`: the micro-batch of well-known models on well-known GPUs.
 
 Every entry is expected, none is measured: the largest power of two, at most 512, whose predicted memory
-(memory.py) fills at most 80 % of the GPU; the rest is for the loader's, DALI's and the libraries' buffers.
+(predicted_memory.py) fills at most 80 % of the GPU; the rest is for the buffers of the loader, DALI and the
+libraries.
 `turbomim tune step` measures what is fastest on the machine at hand.
 """
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from turbomim.train.machine.memory import GIB, MemoryParts, count_parameters, device_bytes, predicted_bytes
+from turbomim.train.machine.memory import GIB, device_bytes
 from turbomim.train.machine.peak import BF16_FLOPS, about_peak, flops_text
+from turbomim.train.machine.predicted_memory import MemoryParts, count_parameters, predicted_bytes
 from turbomim.train.machine.presets import find_gpu
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config
@@ -63,7 +64,7 @@ def rows(
         ("steps", f"{plan.steps:,} = {optim.epochs:g} epochs"),
         ("rate", f"{rate:,.0f} img/s a GPU ({basis}), {rate * plan.world:,.0f} img/s in all"),
         ("time", f"{hours:,.1f} hours, {hours * plan.world:,.0f} GPU-hours"),
-        ("memory of a rank", f"{memory.text()}, {fits}; predicted, {NOT_COUNTED}"),
+        ("memory of a rank", f"{memory.in_words()}, {fits}; predicted, {NOT_COUNTED}"),
         (
             "checkpoints",
             f"{one / GIB:.2f} GiB each, {config.run.keep} kept and one being written: "
@@ -108,9 +109,9 @@ def step_memory(config: Config, plan: Plan, *, bfloat16: bool) -> MemoryParts:
 def about_device(config: Config, plan: Plan, world: World) -> list[str]:
     """What a run's step will take of its device, and what its MFU is a share of, one line each."""
     bfloat16 = uses_bfloat16(config.step, world.device)
-    memory = step_memory(config, plan, bfloat16=bfloat16)
+    memory = step_memory(config, plan, bfloat16=bfloat16).in_words()
     room = device_bytes(world.device)
     return [
-        f"memory of a rank's step, predicted {NOT_COUNTED}: {memory.text()}; there are {room / GIB:.1f} GiB",
+        f"memory of a rank's step, predicted {NOT_COUNTED}: {memory}; there are {room / GIB:.1f} GiB",
         about_peak(world.device, bfloat16=bfloat16),
     ]

@@ -124,7 +124,7 @@ class MAE(Masked):
         """Floating-point operations of one forward and backward, multiply-add = 2, matrix products only.
 
         Backward counts twice the forward.  Counts what a textbook MAE needs (full last decoder block, head on
-        masked patches), so that savings of ours raise the rate instead of lowering the work.
+        all patches), so that savings of ours raise the rate instead of lowering the work.
         """
         model, kept, patches = config.model, config.keep, config.patches
         values = 3 * model.patch**2

@@ -10,7 +10,7 @@ from turbomim.train.folder import rundir
 from turbomim.train.loop.data import open_data
 from turbomim.train.loop.resolved import Resolved, resolve
 from turbomim.train.loop.run import Outcome
-from turbomim.train.machine.memory import count_parameters
+from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.machine.price import IMAGENET, rows
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config

@@ -13,7 +13,7 @@ import torch
 from tests.train.models.test_mae import SMALL, assert_same_gradients, inputs, textbook_loss, with_model
 
 from turbomim.benchmarks.step.textbook_mae import TextbookMAE
-from turbomim.train.machine.memory import count_parameters
+from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.models.mae import MAE
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.dictionary import differences

@@ -35,7 +35,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder.sinks import scalars_of
 from turbomim.train.loop.optim import decayed
-from turbomim.train.machine.memory import count_parameters
+from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image, make_model
 from turbomim.train.models.mff import MFF

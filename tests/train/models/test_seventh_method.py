@@ -23,7 +23,7 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.scores import Scoring, evaluate_model
 from turbomim.train.folder import checkpoint
-from turbomim.train.machine.memory import count_parameters
+from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import METHODS, make_model

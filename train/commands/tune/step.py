@@ -20,7 +20,8 @@ from turbomim.pipeline.system.words import counted
 from turbomim.train.commands.tune.paired import GAIN, paired, wins
 from turbomim.train.commands.tune.step_rate import NO_MEMORY
 from turbomim.train.loop.data import open_data
-from turbomim.train.machine.memory import GIB, device_bytes, predicted_bytes
+from turbomim.train.machine.memory import GIB, device_bytes
+from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.machine.tuned_step import StepSettings, TunedStep, step_key, with_settings, write_step
 from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
