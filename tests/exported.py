@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from turbomim.train.export.weights import Trained
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.machine.versions import versions
@@ -53,8 +53,8 @@ def stirred(config: Config) -> MAE:
     return model
 
 
-def make_run(kind: str, name: str = "r") -> tuple[Path, Config, MAE]:
-    """The folder runs/NAME with one checkpoint of a stirred model, at step 3; its settings and the model."""
+def make_run(kind: str, name: str = "r") -> Trained:
+    """The folder runs/NAME with one checkpoint of a stirred model, at step 3."""
     config = dataclasses.replace(CONFIGS[kind], run=RunConfig(name=name))
     model, path = stirred(config), rundir.run_folder(config)
     path.mkdir(parents=True)
@@ -68,7 +68,7 @@ def make_run(kind: str, name: str = "r") -> tuple[Path, Config, MAE]:
     snapshot = checkpoint.capture(model, make_optimizer(model, config.optim), state)
     checkpoint.write(path / "ckpt", snapshot, 2)
     rundir.write_settings(path, config, torch.device("cpu"), 1)
-    return path, config, model
+    return Trained(run=path, config=config, model=model, step=STEP)
 
 
 def snippets(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.model_card import UNKNOWN_LICENSE
 from turbomim.train.export.programs import export
-from turbomim.train.export.weights import loaded_from
+from turbomim.train.export.weights import Trained, loaded_from
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.options import RunPath
 
@@ -42,9 +42,8 @@ def export_command(argv: list[str]) -> None:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", options.license):
         raise UsageError(f"--license {options.license!r}: must be as the Hub has it, apache-2.0 for example")
     config, model, step = load_run(options.run)
-    for exported in export(
-        model, config, step, options.to, out, options.run, license=options.license, size=options.size
-    ):
+    trained = Trained(run=options.run, config=config, model=model, step=step)
+    for exported in export(trained, options.to, out, license=options.license, size=options.size):
         print(f"{exported.path}: step {step}; {exported.checked}")
         print(textwrap.indent(loaded_from(exported.load, exported.path.resolve()), "    "))
         if exported.note:

@@ -18,14 +18,11 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.foreign.file import read_tensors
-from turbomim.train.foreign.fit import Fit, check_format, fit
-from turbomim.train.foreign.formats import FORMATS, grouped, pooled
-from turbomim.train.foreign.sizes import MAE_RECIPE, check_plausible, settle, sizes, with_card
+from turbomim.train.foreign.formats import grouped
+from turbomim.train.foreign.model import ForeignModel, model_of
+from turbomim.train.foreign.settings import MAE_RECIPE, Asked
 from turbomim.train.loop.optim import make_optimizer, zero_moments
 from turbomim.train.machine.versions import versions
-from turbomim.train.models.mae import MAE
-from turbomim.train.models.methods import make_model
-from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import Values, to_dict
 from turbomim.train.settings.flags import parse_with_settings
 
@@ -60,74 +57,58 @@ def import_run(options: Import, flags: Values) -> str:
     """
     if "name" not in flags.get("run", {}):
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
-    where, form = str(options.file), FORMATS[options.from_]
     theirs, notes = read_tensors(options.file)
-    check_format(theirs, options.from_, where)
-    try:
-        notes += pooled(theirs)
-        weights = form.ours(theirs)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-    found = sizes(weights)
-    check_plausible(found, weights, where)
-    known, card = with_card(options.file, found, flags)
-    config, told = settle(found, weights, options.from_, options.recipe, known, where)
-    if known != flags:
-        told += f"; heads as {card} has them"
-    model = make_model(config)
-    fitted = fit(weights, model, form.dropped, where)
-    model.load_state_dict(fitted.weights)
-    folder = begin(config, model, options, fitted)
-    return report(options, config, fitted, {**found["model"], **found["data"]}, told, notes, folder)
+    asked = Asked(file=options.file, form=options.from_, flags=flags, recipe=options.recipe)
+    found = model_of(theirs, asked, "give the --recipe or settings it was made by")
+    folder = begin(found, options)
+    return report(options, found, notes, folder)
 
 
-def begin(config: Config, model: MAE, options: Import, fitted: Fit) -> Path:
+def begin(found: ForeignModel, options: Import) -> Path:
     """Write the run folder; the checkpoint first, so that a run with settings has its weights."""
+    config, placed = found.settled.config, found.placed
     folder = rundir.run_folder(config)
     with rundir.lock_run(config):
         if (folder / "config.yaml").exists() or checkpoint.complete(folder / "ckpt"):
             raise UserError(f"{folder} holds a run already: give another --run.name")
-        optimizer = make_optimizer(model, config.optim)
+        optimizer = make_optimizer(found.model, config.optim)
         zero_moments(optimizer)
         state = checkpoint.State(
             step=0, position=0, fingerprint="", config=to_dict(config), versions=versions()
         )
-        checkpoint.write(folder / "ckpt", checkpoint.capture(model, optimizer, state), config.run.keep)
+        checkpoint.write(folder / "ckpt", checkpoint.capture(found.model, optimizer, state), config.run.keep)
         source = {
             "file": str(options.file.resolve()),
             "sha256": file_sha256(options.file),
             "from": options.from_,
-            "taken": fitted.taken,
-            "fresh": fitted.fresh,
-            "dropped": fitted.dropped,
+            "taken": placed.taken,
+            "fresh": placed.fresh,
+            "dropped": placed.dropped,
         }
         write_json(folder / "import.json", source)
         rundir.write_settings(folder, config, torch.device("cpu"), 1)
     return folder
 
 
-def report(
-    options: Import,
-    config: Config,
-    fitted: Fit,
-    found: dict[str, int],
-    told: str,
-    notes: list[str],
-    folder: Path,
-) -> str:
-    """What was taken and assumed, and the command that goes on."""
-    sizes_told = ", ".join(f"{key} {value}" for key, value in found.items())
+def report(options: Import, found: ForeignModel, notes: list[str], folder: Path) -> str:
+    """What was taken and assumed, and the command that goes on.
+
+    notes: what was passed over in the file.
+    """
+    placed, method = found.placed, found.settled.config.model.method
+    sizes = {**found.sizes["model"], **found.sizes["data"]}
+    sizes_told = ", ".join(f"{key} {value}" for key, value in sizes.items())
     lines = [
-        f"{folder}: step 0 with {len(fitted.taken)} of {len(fitted.weights)} tensors from {options.file} "
-        f"({options.from_}); unexpected 0, of another shape 0, missing {len(fitted.fresh)}",
-        f"  method {config.model.method}; from the tensors: {sizes_told or 'no sizes, all shapes fit'}",
-        f"  not in the tensors: {told}",
+        f"{folder}: step 0 with {len(placed.taken)} of {len(placed.weights)} tensors from {options.file} "
+        f"({options.from_}); unexpected 0, of another shape 0, missing {len(placed.fresh)}",
+        f"  method {method}; from the tensors: {sizes_told or 'no sizes, all shapes fit'}",
+        f"  not in the tensors: {found.settled.assumed}",
     ]
-    if fitted.fresh:
-        lines.append(f"  the file has no decoder: initial values for {grouped(fitted.fresh)}")
-    if fitted.dropped:
-        lines.append(f"  left out, as a run has no place for them: {grouped(fitted.dropped)}")
-    lines += [f"  {note}" for note in notes]
+    if placed.fresh:
+        lines.append(f"  the file has no decoder: initial values for {grouped(placed.fresh)}")
+    if placed.dropped:
+        lines.append(f"  left out, as a run has no place for them: {grouped(placed.dropped)}")
+    lines += [f"  {note}" for note in (*notes, *found.notes)]
     lines.append(
         f"  go on: turbomim pretrain {options.recipe or MAE_RECIPE} --config {folder}/config.yaml "
         "--data.path SHARDS"

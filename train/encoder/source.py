@@ -16,9 +16,9 @@ from turbomim.train.encoder.features import load_run
 from turbomim.train.encoder.resize import at_size, resized
 from turbomim.train.folder import checkpoint
 from turbomim.train.foreign.file import read_tensors
-from turbomim.train.foreign.fit import check_format, fit
-from turbomim.train.foreign.formats import FORMATS, formats_of, pooled
-from turbomim.train.foreign.sizes import check_plausible, settle, sizes, why_heads, with_card
+from turbomim.train.foreign.formats import formats_of
+from turbomim.train.foreign.model import model_of
+from turbomim.train.foreign.settings import Asked
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
@@ -109,27 +109,19 @@ def load_file(path: Path, flags: Values) -> Source:
             f"{where} has the names of {' or '.join(other)}, not of a plain ViT: `turbomim import {where} "
             f"--from {other[0]} --run.name NAME` makes a run of it, which eval takes"
         )
-    check_format(tensors, "mae", where)
-    notes += pooled(tensors)
-    tensors = FORMATS["mae"].ours(tensors)
-    found = sizes(tensors)
-    check_plausible(found, tensors, where)
-    flags, _ = with_card(path, found, flags)
-    config, _ = settle(found, tensors, "mae", "", flags, where)
-    model = make_model(config)
-    fitted = fit(
-        tensors, model, FORMATS["mae"].dropped, where, "eval takes plain ViTs with timm's names alone"
-    )
-    model.load_state_dict(fitted.weights)
-    guessed = (
-        f"{where} does not tell its heads: {config.model.heads} are assumed, {why_heads(found, 'heads')}; "
-        "--model.heads N says otherwise"
-    )
+    asked = Asked(file=path, form="mae", flags=flags)
+    found = model_of(tensors, asked, "eval takes plain ViTs with timm's names alone")
+    config, assumed = found.settled.config, [*notes, *found.notes]
+    if "heads" in found.settled.guessed_heads:
+        assumed.append(
+            f"{where} does not tell its heads: {config.model.heads} are assumed, "
+            f"{found.settled.guessed_heads['heads']}; --model.heads N says otherwise"
+        )
     return Source(
         path=path,
         config=config,
-        model=model,
+        model=found.model,
         step=None,
         weights=file_sha256(path),
-        assumed="\n".join([*notes, *([] if "heads" in flags.get("model", {}) else [guessed])]),
+        assumed="\n".join(assumed),
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,20 +21,18 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.encoder.resize import resample_positions
 from turbomim.train.export.check import same_names
 from turbomim.train.export.weights import Exported, encoder_weights, write_torch
-from turbomim.train.foreign.formats import to_mmselfsup
+from turbomim.train.foreign.formats import MMSELFSUP
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
 
 # what a detector's names of its ViT begin with: without, only its name-matching heuristics find them
 DETECTRON2: Final = "backbone.net."
-# layers of a block by their names here, there: norms, then matrices with rows and columns in widths
-_NORMS: Final = (("norm1", "ln1"), ("norm2", "ln2"))
-_MATRICES: Final = (
-    ("attn.qkv", "attn.qkv", 3, 1),
-    ("attn.proj", "attn.proj", 1, 1),
-    ("mlp.fc1", "ffn.layers.0.0", 4, 1),
-    ("mlp.fc2", "ffn.layers.1", 1, 4),
-)
+# mmselfsup and mmseg name a ViT alike, but for this
+_MMSEG_PREFIX: Final = "backbone."
+# matrices of a block: rows and columns in widths
+_MATRICES: Final = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
+
+T = TypeVar("T")
 
 
 def write_detectron2(model: MAE, config: Config, folder: Path) -> list[Exported]:
@@ -42,9 +40,8 @@ def write_detectron2(model: MAE, config: Config, folder: Path) -> list[Exported]
 
     Position embeddings keep the class token's row, which ViTDet drops, and their size, which it resizes.
     """
-    kept = {n: t for n, t in encoder_weights(model).items() if not n.startswith(("norm.", "cls_token"))}
     path = folder / "detectron2.pth"
-    write_torch({"model": {DETECTRON2 + name: tensor for name, tensor in kept.items()}}, path)
+    write_torch({"model": by_detectron2(encoder_weights(model))}, path)
     found = torch.load(path, weights_only=True)["model"]
     said = same_names(_shapes(found), detectron2_shapes(config), str(path))
     _check_positions(found[f"{DETECTRON2}pos_embed"], model, path)
@@ -74,12 +71,10 @@ def write_mmseg(model: MAE, config: Config, folder: Path, *, size: int = 0) -> l
     size, patch = size or config.data.size, config.model.patch
     if size < patch or size % patch:
         raise UsageError(f"--size {size}: must be a multiple of the patch, {patch} pixels")
-    kept = {n: t for n, t in encoder_weights(model).items() if not n.startswith("norm.")}
-    kept["pos_embed"] = resample_positions(kept["pos_embed"], size // patch)
-    # mmselfsup and mmseg name a ViT alike, but for the prefix
-    theirs = {name.removeprefix("backbone."): tensor for name, tensor in to_mmselfsup(kept).items()}
+    weights = encoder_weights(model)
+    weights["pos_embed"] = resample_positions(weights["pos_embed"], size // patch)
     path = folder / "mmseg.pth"
-    write_torch(theirs, path)
+    write_torch(by_mmseg(weights), path)
     found = torch.load(path, weights_only=True)
     said = same_names(_shapes(found), mmseg_shapes(config, size), str(path))
     _check_positions(found["pos_embed"], model, path)
@@ -103,37 +98,46 @@ def write_mmseg(model: MAE, config: Config, folder: Path, *, size: int = 0) -> l
     ]
 
 
+def by_detectron2(ours: Mapping[str, T]) -> dict[str, T]:
+    """What ViTDet's ViT has of an encoder, by its names."""
+    return {
+        DETECTRON2 + name: value
+        for name, value in ours.items()
+        if not name.startswith(("norm.", "cls_token"))
+    }
+
+
+def by_mmseg(ours: Mapping[str, T]) -> dict[str, T]:
+    """What mmseg's MAE has of an encoder, by its names."""
+    kept = {name: value for name, value in ours.items() if not name.startswith("norm.")}
+    return {name.removeprefix(_MMSEG_PREFIX): value for name, value in MMSELFSUP.to_theirs(kept).items()}
+
+
 def detectron2_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Names and shapes that ViTDet's ViT, with `pretrain_use_cls_token`, has from a pre-trained ViT."""
-    width, patch = config.model.width, config.model.patch
-    shapes: dict[str, tuple[int, ...]] = {
-        "pos_embed": (1, 1 + config.patches, width),
-        "patch_embed.proj.weight": (width, 3, patch, patch),
-        "patch_embed.proj.bias": (width,),
-    }
-    for block in range(config.model.depth):
-        for norm, _ in _NORMS:
-            shapes |= _layer(f"blocks.{block}.{norm}", (width,))
-        for layer, _, rows, columns in _MATRICES:
-            shapes |= _layer(f"blocks.{block}.{layer}", (rows * width, columns * width))
-    return {DETECTRON2 + name: shape for name, shape in shapes.items()}
+    return by_detectron2(vit_shapes(config, config.data.size))
 
 
 def mmseg_shapes(config: Config, size: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes that mmseg's MAE, at `size` pixels, has from a pre-trained ViT."""
+    return by_mmseg(vit_shapes(config, size))
+
+
+def vit_shapes(config: Config, size: int) -> dict[str, tuple[int, ...]]:
+    """Our names and shapes of a ViT's encoder for images of `size` pixels a side."""
     width, patch = config.model.width, config.model.patch
     shapes: dict[str, tuple[int, ...]] = {
         "cls_token": (1, 1, width),
         "pos_embed": (1, 1 + (size // patch) ** 2, width),
-        "patch_embed.projection.weight": (width, 3, patch, patch),
-        "patch_embed.projection.bias": (width,),
+        "patch_embed.proj.weight": (width, 3, patch, patch),
+        "patch_embed.proj.bias": (width,),
     }
     for block in range(config.model.depth):
-        for _, norm in _NORMS:
-            shapes |= _layer(f"layers.{block}.{norm}", (width,))
-        for _, layer, rows, columns in _MATRICES:
-            shapes |= _layer(f"layers.{block}.{layer}", (rows * width, columns * width))
-    return shapes
+        for norm in ("norm1", "norm2"):
+            shapes |= _layer(f"blocks.{block}.{norm}", (width,))
+        for layer, (rows, columns) in _MATRICES.items():
+            shapes |= _layer(f"blocks.{block}.{layer}", (rows * width, columns * width))
+    return shapes | _layer("norm", (width,))
 
 
 def _layer(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ import yaml
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
-from turbomim.train.export.weights import Exported, loaded_from
+from turbomim.train.export.weights import Exported, Trained, loaded_from
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.recipes.table import RECIPES, recipe
@@ -36,9 +36,10 @@ SHARES = ("top1", "top5")
 Rows = Iterator[tuple[str, object]]
 
 
-def card(exported: Exported, run: Path, config: Config, step: int, license: str = UNKNOWN_LICENSE) -> str:
+def model_card(exported: Exported, trained: Trained, license: str = UNKNOWN_LICENSE) -> str:
     """The text of a card.  Raises UserError if a file of the run that it is made of cannot be read."""
-    state = checkpoint.read_state(run / "ckpt" / f"step-{step:08d}")
+    run, config = trained.run, trained.config
+    state = checkpoint.read_state(run / "ckpt" / f"step-{trained.step:08d}")
     head = {
         "library_name": exported.library,
         "license": license,

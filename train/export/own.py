@@ -22,13 +22,17 @@ from turbomim.train.export.weights import (
     write_weights,
 )
 from turbomim.train.foreign.file import read_tensors
-from turbomim.train.foreign.formats import FORMATS, to_mmselfsup
+from turbomim.train.foreign.formats import FORMATS, MMSELFSUP
+from turbomim.train.foreign.names import Names
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
 
-# where a program's file has its weights
-WRAPPERS: Final[dict[str, str]] = {"mae": "model", "mmselfsup": "state_dict"}
+# by program: where its file has the weights, and how it names them
+WHOLE: Final[dict[str, tuple[str, Names]]] = {
+    "mae": ("model", Names()),
+    "mmselfsup": ("state_dict", MMSELFSUP),
+}
 
 
 def write_own(model: MAE, config: Config, folder: Path) -> list[Exported]:
@@ -64,8 +68,9 @@ def write_whole(to: str, model: MAE, config: Config, folder: Path) -> list[Expor
 
     Raises UserError if they do not come back bit for bit.
     """
-    path, weights, wrapper = folder / f"{to}.pth", whole_model(model), WRAPPERS[to]
-    write_torch({wrapper: weights if to == "mae" else to_mmselfsup(weights)}, path)
+    path, weights = folder / f"{to}.pth", whole_model(model)
+    wrapper, names = WHOLE[to]
+    write_torch({wrapper: names.to_theirs(weights)}, path)
     again = FORMATS[to].ours(read_tensors(path)[0])
     if again.keys() != weights.keys() or any(not torch.equal(again[n], t) for n, t in weights.items()):
         raise UserError(f"{path} does not come back as it was written: check the disk, and export again")

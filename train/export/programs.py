@@ -19,7 +19,7 @@ from turbomim.train.export.dense import write_detectron2, write_mmseg
 from turbomim.train.export.hf import write_hf
 from turbomim.train.export.own import write_own, write_whole
 from turbomim.train.export.timm import TIMM_NAMES, write_timm
-from turbomim.train.export.weights import Exported, loaded_from, whole_model
+from turbomim.train.export.weights import Exported, Trained, loaded_from, whole_model
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
@@ -49,15 +49,7 @@ PROGRAMS: Final[dict[str, Program]] = {
 
 
 def export(
-    model: MAE,
-    config: Config,
-    step: int,
-    to: str,
-    folder: Path,
-    run: Path,
-    *,
-    license: str = model_card.UNKNOWN_LICENSE,
-    size: int = 0,
+    trained: Trained, to: str, folder: Path, *, license: str = model_card.UNKNOWN_LICENSE, size: int = 0
 ) -> list[Exported]:
     """Write weights for a program, have it load them, and put them with their model cards into a folder.
 
@@ -66,6 +58,7 @@ def export(
     Raises UserError: a method that the program has not, weights that it does not take or that give other
     outputs, a README.md of somebody else's.
     """
+    config = trained.config
     check_method(config, to)
     if size < 0:
         raise UsageError(f"--size {size}: must be above 0")
@@ -79,12 +72,12 @@ def export(
     make_folder(folder)
     make_folder(temporary)
     try:
-        written = write(on_host(model, config), config, temporary)
+        written = write(on_host(trained.model, config), config, temporary)
         for exported in written:
-            _describe(exported, config)
+            _write_facts(exported, config)
             beside = exported.path if exported.path.is_dir() else exported.path.parent
-            text = model_card.card(exported, run, config, step, license)
-            (beside / model_card.NAME).write_text(text, encoding="utf-8")
+            card = model_card.model_card(exported, trained, license)
+            (beside / model_card.NAME).write_text(card, encoding="utf-8")
         for path in [path for path in temporary.rglob("*") if path.is_file()]:
             target = folder / path.relative_to(temporary)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,16 +98,16 @@ def export(
     ]
 
 
-def export_at_end(model: MAE, config: Config, step: int, run: Path) -> str:
+def export_at_end(trained: Trained) -> str:
     """Export a run's encoder when it ends, for timm where timm has it; what came of it, in a line.
 
     A run that is through does not fail by it.
     """
-    to = "timm" if config.model.method in PROGRAMS["timm"].methods else "safetensors"
+    to = "timm" if trained.config.model.method in PROGRAMS["timm"].methods else "safetensors"
     try:
-        (exported,) = export(model, config, step, to, run / "export", run)
+        (exported,) = export(trained, to, trained.run / "export")
     except UserError as error:
-        return f"the encoder is not exported: {error}; the weights are in {run / 'ckpt'}"
+        return f"the encoder is not exported: {error}; the weights are in {trained.run / 'ckpt'}"
     how = "has the call that loads it" if to == "timm" else "says whose names it has: timm has no such model"
     return f"the encoder is in {exported.path}; README.md beside it {how}; {exported.checked}"
 
@@ -136,7 +129,7 @@ def check_method(config: Config, to: str) -> None:
         raise UserError(f"{to} has no model of method {method}: give --to {'|'.join(fitting)}")
 
 
-def _describe(exported: Exported, config: Config) -> None:
+def _write_facts(exported: Exported, config: Config) -> None:
     """Write the .json of an export that has one."""
     if not exported.facts:
         return

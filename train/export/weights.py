@@ -15,6 +15,18 @@ from turbomim import __version__
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.train.models.mae import MAE
+from turbomim.train.settings.config import Config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trained:
+    """What is exported: the model of a run after a step."""
+
+    # the run's folder
+    run: Path
+    config: Config
+    model: MAE
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,35 +18,38 @@ from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.foreign.hf import from_hf
-from turbomim.train.foreign.renamed import Pairs, Weights, renamed, swapped
+from turbomim.train.foreign.names import Names, Weights
 
 # groups of names in one error
 MOST_NAMED = 8
 
-# (theirs, ours): of the pairs whose side a name begins with, the first counts
-_MM_BEGIN: Final[Pairs] = (
-    ("backbone.patch_embed.projection.", "patch_embed.proj."),
-    ("backbone.layers.", "blocks."),
-    ("backbone.ln1.", "norm."),
-    # of a fine-tuning that pools
-    ("backbone.ln2.", "fc_norm."),
-    ("neck.ln1.", "decoder_norm."),
-    ("neck.decoder_", "decoder_"),
-    ("neck.mask_token", "mask_token"),
-    ("backbone.", ""),
-    # of a backbone alone
-    ("patch_embed.projection.", "patch_embed.proj."),
-    ("layers.", "blocks."),
-    ("ln1.", "norm."),
-    ("ln2.", "fc_norm."),
+# of whole checkpoints, then of a backbone alone
+MMSELFSUP: Final = Names(
+    begin=(
+        ("patch_embed.proj.", "backbone.patch_embed.projection."),
+        ("blocks.", "backbone.layers."),
+        ("norm.", "backbone.ln1."),
+        # of a fine-tuning that pools
+        ("fc_norm.", "backbone.ln2."),
+        ("decoder_norm.", "neck.ln1."),
+        ("decoder_", "neck.decoder_"),
+        ("mask_token", "neck.mask_token"),
+        ("", "backbone."),
+        ("patch_embed.proj.", "patch_embed.projection."),
+        ("blocks.", "layers."),
+        ("norm.", "ln1."),
+        ("fc_norm.", "ln2."),
+    ),
+    inside=(
+        (".norm1.", ".ln1."),
+        (".norm2.", ".ln2."),
+        (".mlp.fc1.", ".ffn.layers.0.0."),
+        (".mlp.fc2.", ".ffn.layers.1."),
+    ),
 )
-# (theirs, ours) inside a block
-_MM_INSIDE: Final[Pairs] = (
-    (".ln1.", ".norm1."),
-    (".ln2.", ".norm2."),
-    (".ffn.layers.0.0.", ".mlp.fc1."),
-    (".ffn.layers.1.", ".mlp.fc2."),
-)
+SIMMIM: Final = Names(begin=(("", "encoder."),))
+# of a fine-tuning that pools
+POOLED: Final = Names(begin=(("norm.", "fc_norm."),))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,12 +66,7 @@ class Format:
 
 def from_mmselfsup(weights: Weights) -> dict[str, Tensor]:
     """Our names for those of mmselfsup and mmpretrain: MAE, PixMIM and MFF, whole or the backbone alone."""
-    return from_mae(renamed(weights, _MM_BEGIN, _MM_INSIDE))
-
-
-def to_mmselfsup(weights: Weights) -> dict[str, Tensor]:
-    """The inverse of `from_mmselfsup`."""
-    return renamed(weights, swapped(_MM_BEGIN), swapped(_MM_INSIDE))
+    return from_mae(MMSELFSUP.to_ours(weights))
 
 
 def from_simmim(weights: Weights) -> dict[str, Tensor]:
@@ -76,7 +74,7 @@ def from_simmim(weights: Weights) -> dict[str, Tensor]:
 
     A published Swin's stage ends with the merging of patches that timm's next stage begins with.
     """
-    ours = renamed(weights, (("encoder.", ""),), ())
+    ours = SIMMIM.to_ours(weights)
     return {
         re.sub(r"(?<=^layers\.)\d{1,3}(?=\.downsample\.)", lambda m: str(int(m[0]) + 1), name): tensor
         for name, tensor in ours.items()
@@ -109,7 +107,7 @@ def from_mae(weights: Weights) -> dict[str, Tensor]:
     """
     if not is_pooled(weights):
         return dict(weights)
-    return renamed(weights, (("fc_norm.", "norm."),), ())
+    return POOLED.to_ours(weights)
 
 
 def is_pooled(weights: Weights) -> bool:
@@ -117,13 +115,13 @@ def is_pooled(weights: Weights) -> bool:
     return "fc_norm.weight" in weights and "norm.weight" not in weights
 
 
-def pooled(theirs: Weights) -> list[str]:
+def note_of_pooling(theirs: Weights) -> list[str]:
     """What to say of a fine-tuning's norm, by MAE's names or mmpretrain's; nothing of other files."""
     said = (
         "fine-tuned with pooling, without a final norm: fc_norm, which normalised the mean of the patch "
         "tokens, stands for it and normalises every token: their mean is close to what the head saw"
     )
-    return [said] if is_pooled(renamed(theirs, _MM_BEGIN, ())) else []
+    return [said] if is_pooled(Names(begin=MMSELFSUP.begin).to_ours(theirs)) else []
 
 
 def unchanged(weights: Weights) -> dict[str, Tensor]:
@@ -176,6 +174,23 @@ def formats_of(names: Iterable[str]) -> list[str]:
     fitting = [name for name, form in FORMATS.items() if names & set(form.signs)]
     # an MFF's has all of an mmselfsup MAE's names, and more
     return ["mff"] if "mff" in fitting else fitting
+
+
+def check_format(names: Collection[str], form: str, where: str) -> None:
+    """Raise UserError if the names are not those of the format, and name the ones that fit."""
+    fitting = formats_of(names)
+    if form in fitting:
+        return
+    if is_beit_or_swin(names):
+        raise UserError(
+            f"{where} is a SimMIM encoder, or another Beit or Swin by timm's names: eval takes plain ViTs, "
+            "import takes SimMIM's own checkpoints; give the run that it was exported from"
+        )
+    if fitting:
+        raise UserError(f"{where} is not of --from {form}: its names are those of {' or '.join(fitting)}")
+    raise UserError(
+        f"{where} is of no known program ({', '.join(FORMATS)}): {next(iter(names))!r} is its first tensor"
+    )
 
 
 def is_beit_or_swin(names: Iterable[str]) -> bool:

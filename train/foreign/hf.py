@@ -12,9 +12,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from turbomim.train.foreign.renamed import Pairs, Weights, renamed, swapped
+from turbomim.train.foreign.names import Names, Pairs, Weights
 
-# (ours, theirs): of the pairs whose side a name begins with, the first counts
+# (ours, theirs)
 _ENCODER: Final[Pairs] = (
     ("cls_token", "embeddings.cls_token"),
     ("pos_embed", "embeddings.position_embeddings"),
@@ -27,7 +27,6 @@ _DECODER: Final[Pairs] = (
     ("decoder_", "decoder.decoder_"),
     ("mask_token", "decoder.mask_token"),
 )
-# (ours, theirs) inside a block
 _INSIDE: Final[Pairs] = (
     (".norm1.", ".layernorm_before."),
     (".norm2.", ".layernorm_after."),
@@ -38,20 +37,24 @@ _INSIDE: Final[Pairs] = (
     (".mlp.fc1.", ".intermediate.dense."),
     (".mlp.fc2.", ".output.dense."),
 )
-# (theirs, ours) of version 5: in memory, and of a saved decoder
-_BEGIN_5: Final[Pairs] = (("layers.", "blocks."), ("decoder.decoder_encoder.layer.", "decoder_blocks."))
+# version 5's, which are read and not written: in memory, and of a saved decoder
+_BEGIN_5: Final[Pairs] = (("blocks.", "layers."), ("decoder_blocks.", "decoder.decoder_encoder.layer."))
 _INSIDE_5: Final[Pairs] = (
-    (".attention.o_proj.", ".attn.proj."),
-    (".attention.q_proj.", ".attn.query."),
-    (".attention.k_proj.", ".attn.key."),
-    (".attention.v_proj.", ".attn.value."),
+    (".attn.proj.", ".attention.o_proj."),
+    (".attn.query.", ".attention.q_proj."),
+    (".attn.key.", ".attention.k_proj."),
+    (".attn.value.", ".attention.v_proj."),
 )
+# of an MAE the encoder's names begin with it
+_VIT: Final = Names(begin=(("", "vit."),))
+_ENCODER_ALONE: Final = Names(begin=_ENCODER, inside=_INSIDE)
+_ANY_VERSION: Final = Names(begin=(*_BEGIN_5, *_DECODER, *_ENCODER), inside=(*_INSIDE, *_INSIDE_5))
 _QKV: Final = ("query", "key", "value")
 
 
 def to_vit(weights: Weights) -> dict[str, Tensor]:
     """An encoder's tensors by ViTModel's names."""
-    return renamed(_split(weights), _ENCODER, _INSIDE)
+    return _ENCODER_ALONE.to_theirs(_split(weights))
 
 
 def to_vit_mae(weights: Weights) -> dict[str, Tensor]:
@@ -60,16 +63,14 @@ def to_vit_mae(weights: Weights) -> dict[str, Tensor]:
     The class token has no position in the decoder here, and a zero there.
     """
     encoder = tuple((ours, f"vit.{theirs}") for ours, theirs in _ENCODER)
-    theirs = renamed(_split(weights), (*_DECODER, *encoder), _INSIDE)
+    theirs = Names(begin=(*_DECODER, *encoder), inside=_INSIDE).to_theirs(_split(weights))
     theirs["decoder.decoder_pos_embed"][:, 0] = 0
     return theirs
 
 
 def from_hf(weights: Weights) -> dict[str, Tensor]:
     """Our names for those of ViTMAEForPreTraining, ViTMAEModel and ViTModel, of versions 4 and 5."""
-    begin = (*_BEGIN_5, *swapped(_DECODER), *swapped(_ENCODER))
-    plain = renamed(weights, (("vit.", ""),), ())
-    return _joined(renamed(plain, begin, (*swapped(_INSIDE), *_INSIDE_5)))
+    return _joined(_ANY_VERSION.to_ours(_VIT.to_ours(weights)))
 
 
 def _split(weights: Weights) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.evaluate.online import OnlineEval, Splits
 from turbomim.train.export.programs import export_at_end
+from turbomim.train.export.weights import Trained
 from turbomim.train.folder.log import Record
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.resolved import Resolved
@@ -119,7 +120,8 @@ class PretrainRun(Run[Config]):
         """Export the encoder."""
         model = self._whole_model()
         if self.world.main:
-            self.log.say(export_at_end(model, self.config, self.step, self.folder))
+            trained = Trained(run=self.folder, config=self.config, model=model, step=self.step)
+            self.log.say(export_at_end(trained))
 
     def _whole_model(self) -> MAE:
         """The model, or a copy of it put together from all ranks; every rank comes here."""

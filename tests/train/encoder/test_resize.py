@@ -300,7 +300,8 @@ def test_every_method_is_fine_tuned_at_another_size(
     kind: str, trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder, config, model = make_run(kind)
+    trained = make_run(kind)
+    folder, config, model = trained.run, trained.config, trained.model
     assert call(monkeypatch, *tuning(folder, trees, "--data.size", "64")) == 0
     begun = start(folder / "eval" / "finetune")
     expected = resized(model, config, at_size(config, 64)).state_dict()

@@ -18,7 +18,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tests.exported import STEP, make_run
+from tests.exported import make_run
 from tests.runs import config_for, quiet
 from tests.train.commands.test_cli import call
 from tests.train.folder.test_hostile_checkpoints import Evil
@@ -223,8 +223,9 @@ def test_a_card_tells_heads_and_flags_win(theirs: Any, card: str) -> None:
 @pytest.mark.parametrize("to", ["timm", "safetensors", "mae"])
 def test_every_export_of_a_plain_vit_is_its_run(to: str) -> None:
     """Four heads, where width 48 would be taken for one."""
-    folder, config, model = make_run("mae")
-    (exported,) = export(model, config, STEP, to, Path("out"), folder)
+    trained = make_run("mae")
+    model = trained.model
+    (exported,) = export(trained, to, Path("out"))
     source = load_source(exported.path, {})
     assert (source.config.model.heads, source.assumed) == (4, "")
     pixels_BHWC = torch.arange(48 * 48 * 3).reshape(1, 48, 48, 3).remainder(251).to(torch.uint8)
@@ -236,8 +237,8 @@ def test_every_export_of_a_plain_vit_is_its_run(to: str) -> None:
 def test_other_encoders_by_timms_names_are_named(
     name: str, trees: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, config, model = make_run(name)
-    (exported,) = export(model, config, STEP, "timm", Path("out"), folder)
+    trained = make_run(name)
+    (exported,) = export(trained, "timm", Path("out"))
     words = ["--train", str(trees), "--test", str(trees)]
     assert call(monkeypatch, "eval", "knn", str(exported.path), *words) == 1
     said_once(capsys, "is a SimMIM encoder, or another Beit or Swin", "eval takes plain ViTs", "give the run")

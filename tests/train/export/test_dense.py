@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.exported import STEP, make_run
+from tests.exported import make_run
 from timm.layers.pos_embed import resample_abs_pos_embed
 
 from turbomim.pipeline.system.errors import UsageError, UserError
@@ -27,6 +27,7 @@ from turbomim.train.export import dense
 from turbomim.train.export.check import same_names
 from turbomim.train.export.dense import detectron2_shapes, mmseg_shapes
 from turbomim.train.export.programs import export
+from turbomim.train.foreign.names import Names
 from turbomim.train.settings.config import Config
 
 # (here, detectron2's, mmseg's) of what is not in a block
@@ -65,8 +66,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["mae", "mff", "lsmae"])
 def test_detectron2_finds_every_tensor_without_heuristics(name: str) -> None:
-    run, config, model = make_run(name)
-    (exported,) = export(model, config, STEP, "detectron2", Path("out"), run)
+    trained = make_run(name)
+    model = trained.model
+    (exported,) = export(trained, "detectron2", Path("out"))
     tree = torch.load("out/detectron2.pth", weights_only=True)
     assert list(tree) == ["model"]
     ours = model.state_dict()
@@ -81,8 +83,9 @@ def test_detectron2_finds_every_tensor_without_heuristics(name: str) -> None:
 
 @pytest.mark.parametrize(("size", "grid"), [(0, 6), (48, 6), (64, 8), (40, 5)])
 def test_mmseg_finds_every_tensor_at_its_size(size: int, grid: int) -> None:
-    run, config, model = make_run("mae")
-    (exported,) = export(model, config, STEP, "mmseg", Path("out"), run, size=size)
+    trained = make_run("mae")
+    model = trained.model
+    (exported,) = export(trained, "mmseg", Path("out"), size=size)
     # no wrapper but state_dict is looked into, and no prefix is taken off
     found = torch.load("out/mmseg.pth", weights_only=True)
     ours = model.state_dict()
@@ -110,11 +113,11 @@ def test_vit_b_of_the_published_sizes() -> None:
 
 @pytest.mark.parametrize("size", [500, 4])
 def test_sizes_that_patches_do_not_divide(size: int) -> None:
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
     with pytest.raises(UsageError, match=f"--size {size}: must be a multiple of the patch, 8 pixels"):
-        export(model, config, STEP, "mmseg", Path("out"), run, size=size)
+        export(trained, "mmseg", Path("out"), size=size)
     with pytest.raises(UsageError, match="--size 512 is for --to mmseg alone"):
-        export(model, config, STEP, "detectron2", Path("out"), run, size=512)
+        export(trained, "detectron2", Path("out"), size=512)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +142,7 @@ def test_names_that_would_be_passed_over(found: dict[str, tuple[int, ...]], mess
 
 
 def test_a_wrong_map_is_refused_before_anything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
     monkeypatch.setattr(dense, "DETECTRON2", "backbone.bottom_up.")
     monkeypatch.setattr(
         dense, "detectron2_shapes", lambda config: dict.fromkeys(TO_DETECTRON2.values(), (1,))
@@ -147,8 +150,11 @@ def test_a_wrong_map_is_refused_before_anything_is_there(monkeypatch: pytest.Mon
     with pytest.raises(
         UserError, match=r"begin with 'backbone.bottom_up', its program looks for 'backbone.net'"
     ):
-        export(model, config, STEP, "detectron2", Path("out"), run)
+        export(trained, "detectron2", Path("out"))
     assert not Path("out").exists()
-    monkeypatch.setattr(dense, "to_mmselfsup", lambda weights: {f"x.{n}": t for n, t in weights.items()})
+    monkeypatch.setattr(dense, "MMSELFSUP", Names(begin=(("", "x."),)))
+    monkeypatch.setattr(
+        dense, "mmseg_shapes", lambda config, size: dict.fromkeys([*TO_MMSEG.values(), "cls_token"], (1,))
+    )
     with pytest.raises(UserError, match="would load nothing"):
-        export(model, config, STEP, "mmseg", Path("out"), run)
+        export(trained, "mmseg", Path("out"))

@@ -22,7 +22,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from tests.exported import STEP, make_run
+from tests.exported import make_run
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
@@ -57,8 +57,9 @@ def pixels(images_BHWC: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", ["mae", "pixmim", "lsmae", "mff"])
 def test_the_encoder_is_a_vit_model(name: str) -> None:
-    run, config, model = make_run(name)
-    exported = export(model, config, STEP, "hf", Path("out"), run)
+    trained = make_run(name)
+    model = trained.model
+    exported = export(trained, "hf", Path("out"))
     assert [e.path for e in exported] == [Path("out/encoder"), Path("out/mae")][: 1 + (name != "mff")]
     for each in exported:
         assert f"transformers {transformers.__version__}: " in each.checked
@@ -74,9 +75,10 @@ def test_the_encoder_is_a_vit_model(name: str) -> None:
 
 @pytest.mark.parametrize("norm_pix", [True, False])
 def test_the_whole_mae_gives_our_loss(norm_pix: bool) -> None:
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
+    config, model = trained.config, trained.model
     model.norm_pix = norm_pix
-    exported = export(model, with_norm_pix(config, norm_pix), STEP, "hf", Path("out"), run)
+    exported = export(dataclasses.replace(trained, config=with_norm_pix(config, norm_pix)), "hf", Path("out"))
     assert "predicted patches of 3 random images are this run's" in exported[1].checked
     theirs = load(transformers.ViTMAEForPreTraining, "out/mae")
     assert theirs.config.norm_pix_loss is norm_pix and theirs.config.mask_ratio == 0.75
@@ -145,8 +147,7 @@ WHOLE: dict[str, tuple[int, ...]] = {
 
 def test_names_on_disk_are_the_published_ones() -> None:
     """Whatever version is installed here; and the configuration alone builds a model of these shapes."""
-    run, config, model = make_run("mae")
-    export(model, config, STEP, "hf", Path("out"), run)
+    export(make_run("mae"), "hf", Path("out"))
     kinds: Any = transformers
     for folder, expected, kind, more in (
         ("encoder", ENCODER, kinds.ViTModel, {"add_pooling_layer": False}),
@@ -164,8 +165,9 @@ def test_names_on_disk_are_the_published_ones() -> None:
 
 
 def test_images_of_other_sizes_are_resized_with_the_runs_filter() -> None:
-    run, config, model = make_run("mae")
-    export(model, config, STEP, "hf", Path("out"), run)
+    trained = make_run("mae")
+    config = trained.config
+    export(trained, "hf", Path("out"))
     processor = transformers.ViTImageProcessor.from_pretrained("out/encoder")
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     assert processor(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 48)
@@ -174,7 +176,7 @@ def test_images_of_other_sizes_are_resized_with_the_runs_filter() -> None:
 
 
 def test_a_tensor_too_few_or_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
 
     def lossy(path: Path, weights: dict[str, Tensor]) -> None:
         write_weights(path, {n: t for n, t in weights.items() if "layernorm.bias" not in n})
@@ -194,13 +196,13 @@ def test_a_tensor_too_few_or_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -
     ):
         monkeypatch.setattr(export_hf, "write_weights", change_of)
         with pytest.raises(UserError, match=message):
-            export(model, config, STEP, "hf", Path("out"), run)
+            export(trained, "hf", Path("out"))
         assert not Path("out").exists()
 
 
 def test_without_transformers_it_is_written_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    run, config, model = make_run("mff")
+    trained = make_run("mff")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    (exported,) = export(model, config, STEP, "hf", Path("out"), run)
+    (exported,) = export(trained, "hf", Path("out"))
     assert "transformers is not installed, so nothing was checked" in exported.checked
     assert json.loads(Path("out/encoder/config.json").read_text())["model_type"] == "vit"

@@ -23,8 +23,9 @@ from tests.train.commands.test_cli import call
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.export.model_card import card
+from turbomim.train.export.model_card import model_card
 from turbomim.train.export.programs import export
+from turbomim.train.export.weights import Trained
 
 RECORD: dict[str, Any] = {
     "step": 2, "steps": 7, "position": 16, "epoch": 16 / 33, "loss": 0.8125, "window": 2, "skipped_total": 0,
@@ -43,8 +44,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def card_of(run: Path, config: Any, model: Any, to: str = "timm", **options: Any) -> str:
-    (exported, *_) = export(model, config, STEP, to, Path("out"), run, **options)
+def card_of(trained: Trained, to: str = "timm", **options: Any) -> str:
+    (exported, *_) = export(trained, to, Path("out"), **options)
     folder = exported.path if exported.path.is_dir() else exported.path.parent
     return (folder / "README.md").read_text()
 
@@ -62,8 +63,7 @@ def rows(text: str) -> dict[str, str]:
 
 
 def test_what_a_bare_run_tells() -> None:
-    run, config, model = make_run("mae")
-    text = card_of(run, config, model)
+    text = card_of(make_run("mae"))
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "other" and head["library_name"] == "timm"
     assert {"masked-image-modeling", "mae"} <= set(head["tags"])
@@ -90,7 +90,8 @@ def test_what_a_bare_run_tells() -> None:
 
 
 def test_what_a_log_an_import_and_evaluations_add() -> None:
-    run, config, model = make_run("mff")
+    trained = make_run("mff")
+    run = trained.run
     records = [
         {**RECORD, "heldout_loss": 0.9062},
         {**RECORD, "step": 3, "position": 24, "epoch": 24 / 33, "loss": 0.7501, "window": 1},
@@ -105,7 +106,7 @@ def test_what_a_log_an_import_and_evaluations_add() -> None:
     (run / "eval").mkdir()
     (run / "eval" / "knn.json").write_text(json.dumps(SCORES))
     (run / "eval" / "finetune.json").write_text(json.dumps({"top1": 0.8125, "epochs": 5, "lr": 6.25e-05}))
-    text = card_of(run, config, model, license="cc-by-nc-4.0")
+    text = card_of(trained, license="cc-by-nc-4.0")
     assert yaml.safe_load(text.split("---")[1])["license"] == "cc-by-nc-4.0" and "not stated" not in text
     found = rows(text)
     assert found["recipe"] == "mff-vit-b16-800e"
@@ -124,15 +125,15 @@ def test_what_a_log_an_import_and_evaluations_add() -> None:
 
 
 def test_a_loss_that_is_no_number_is_left_out() -> None:
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
+    run = trained.run
     (run / "metrics.jsonl").write_text(json.dumps({**RECORD, "loss": None}) + "\n")
-    assert "training loss" not in card_of(run, config, model)
+    assert "training loss" not in card_of(trained)
 
 
 @pytest.mark.parametrize("to", ["hf", "detectron2", "mmseg", "mae", "mmselfsup", "safetensors"])
 def test_every_export_has_a_card(to: str) -> None:
-    run, config, model = make_run("mae")
-    text = card_of(run, config, model, to)
+    text = card_of(make_run("mae"), to)
     assert read_by_the_hub(text)["library_name"] in {
         "transformers",
         "detectron2",
@@ -148,7 +149,8 @@ def test_every_export_has_a_card(to: str) -> None:
 def test_a_damaged_file_is_one_line(
     name: str, content: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
+    run = trained.run
     (run / name).parent.mkdir(exist_ok=True)
     (run / name).write_text(content)
     assert call(monkeypatch, "export", str(run), "--to", "timm") == 1
@@ -156,11 +158,11 @@ def test_a_damaged_file_is_one_line(
     assert said.startswith(f"turbomim: {run / name} ") and said.endswith("mend it, or remove it\n")
     assert said.count("\n") == 1 and not (run / "export").exists()
     with pytest.raises(UserError):
-        export(model, config, STEP, "timm", Path("out"), run)
+        export(trained, "timm", Path("out"))
 
 
 def test_settings_with_bars_do_not_break_the_table() -> None:
-    run, config, model = make_run("mae")
-    (run / "import.json").write_text(json.dumps({"file": "a|b.pth", "sha256": "7", "from": "mae"}))
-    (exported,) = export(model, config, STEP, "timm", Path("out"), run)
-    assert "| began with | a\\|b.pth (mae)" in card(exported, run, config, STEP)
+    trained = make_run("mae")
+    (trained.run / "import.json").write_text(json.dumps({"file": "a|b.pth", "sha256": "7", "from": "mae"}))
+    (exported,) = export(trained, "timm", Path("out"))
+    assert "| began with | a\\|b.pth (mae)" in model_card(exported, trained)

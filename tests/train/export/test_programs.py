@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tests import ROOT
-from tests.exported import CONFIGS, STEP, make_run, snippets
+from tests.exported import CONFIGS, make_run, snippets
 from tests.runs import config_for, quiet
 from tests.train.commands.test_cli import call
 from tests.train.foreign.names import DECODER, ENCODER, weights
@@ -35,6 +35,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export import programs as exporting
 from turbomim.train.export.programs import PROGRAMS, export, export_at_end
+from turbomim.train.export.weights import Trained
 from turbomim.train.models.methods import METHODS
 from turbomim.train.pretrain.pretrain import pretrain
 
@@ -74,9 +75,10 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("to", "key"), [("mae", "model"), ("mmselfsup", "state_dict")])
 def test_full_files_hold_tensors_alone_and_no_more_than_those(to: str, key: str) -> None:
     """Whoever loads them needs nothing but torch, and a slice of a large tensor takes no large file."""
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
+    model = trained.model
     model.cls_token = torch.nn.Parameter(torch.zeros(1, 1, 48 * 10**5)[..., :48])
-    export(model, config, STEP, to, Path("out"), run)
+    export(trained, to, Path("out"))
     path = Path("out") / f"{to}.pth"
     tree = torch.load(path, weights_only=True)
     assert list(tree) == [key] and {t.dtype for t in tree[key].values()} == {torch.float32}
@@ -86,8 +88,9 @@ def test_full_files_hold_tensors_alone_and_no_more_than_those(to: str, key: str)
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_any_encoder_by_its_own_names(name: str) -> None:
-    run, config, model = make_run(name)
-    (exported,) = export(model, config, STEP, "safetensors", Path("out"), run)
+    trained = make_run(name)
+    model = trained.model
+    (exported,) = export(trained, "safetensors", Path("out"))
     assert (
         exported.checked
         == "read back: features of 3 random images are this run's, largest difference 0.0e+00"
@@ -133,7 +136,7 @@ def test_the_end_of_a_run_says_what_was_exported(trees: Path) -> None:
 
     Path("runs/r/export/README.md").write_text("mine")
     config, model, step = load_run(Path("runs/r"))
-    said = export_at_end(model, config, step, Path("runs/r"))
+    said = export_at_end(Trained(run=Path("runs/r"), config=config, model=model, step=step))
     assert said.startswith("the encoder is not exported: ") and "weights are in runs/r/ckpt" in said
 
 
@@ -145,15 +148,15 @@ def test_a_run_of_timms_says_so(trees: Path) -> None:
 
 @pytest.mark.parametrize("place", ["README.md", "encoder/README.md"])
 def test_somebody_elses_readme_stays(place: str) -> None:
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
     Path("mine", place).parent.mkdir(parents=True)
     Path("mine", place).write_text("# My project, which uses turbomim\n")
     with pytest.raises(UserError, match=f"mine/{place} is no model card of ours and would be overwritten"):
-        export(model, config, STEP, "hf", Path("mine"), run)
+        export(trained, "hf", Path("mine"))
     assert [path for path in Path("mine").rglob("*") if path.is_file()] == [Path("mine", place)]
-    export(model, config, STEP, "hf", Path("out"), run)
+    export(trained, "hf", Path("out"))
     # one of ours is replaced
-    export(model, config, STEP, "hf", Path("out"), run)
+    export(trained, "hf", Path("out"))
 
 
 def test_what_fails_leaves_no_folder(
@@ -171,21 +174,21 @@ def test_what_fails_leaves_no_folder(
 
 @pytest.mark.parametrize("to", ["timm", "safetensors", "mae"])
 def test_modes_follow_the_umask(to: str) -> None:
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
     for mask, mode in ((0o022, 0o644), (0o007, 0o660)):
         before = os.umask(mask)
         try:
-            export(model, config, STEP, to, Path(f"out-{mode}"), run)
+            export(trained, to, Path(f"out-{mode}"))
         finally:
             os.umask(before)
         assert {p.stat().st_mode & 0o777 for p in Path(f"out-{mode}").iterdir()} == {mode}
 
 
 def test_a_killed_export_is_no_hindrance() -> None:
-    run, config, model = make_run("mae")
+    trained = make_run("mae")
     Path("out/.tmp-export/encoder").mkdir(parents=True)
     Path("out/.tmp-export/encoder/junk").write_text("")
-    export(model, config, STEP, "hf", Path("out"), run)
+    export(trained, "hf", Path("out"))
     assert {path.name for path in Path("out").iterdir()} == {"encoder", "mae"}
     assert not list(Path("out").rglob("junk"))
 

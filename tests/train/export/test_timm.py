@@ -17,7 +17,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from tests.exported import CONFIGS, STEP, make_run, snippets
+from tests.exported import CONFIGS, make_run, snippets
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
@@ -43,9 +43,10 @@ def pixels(images_BHWC: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "convmae"])
 def test_timm_gives_our_features(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, config, model = make_run(name)
+    trained = make_run(name)
+    run, config, model = trained.run, trained.config, trained.model
     folder = run / "export" / "timm"
-    (exported,) = export(model, config, STEP, "timm", folder, run)
+    (exported,) = export(trained, "timm", folder)
     assert exported.checked.startswith(f"timm {timm.__version__}: features of 3 random images are this run's")
     absolute = "pos_embed" in model.state_dict()
     text = (folder / "README.md").read_text()
@@ -114,13 +115,13 @@ def larger(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_what_timm_does_not_take_changes_nothing(
     change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, config, model = make_run("mae")
-    folder = run / "export"
-    export(model, config, STEP, "timm", folder, run)
+    trained = make_run("mae")
+    folder = trained.run / "export"
+    export(trained, "timm", folder)
     before = {path: path.read_bytes() for path in folder.rglob("*")}
     monkeypatch.setattr(export_timm, "encoder_weights", lambda model: change(encoder_weights(model)))
     with pytest.raises(UserError, match=message) as error:
-        export(model, config, STEP, "timm", folder, run)
+        export(trained, "timm", folder)
     assert "\n" not in str(error.value)
     assert before == {path: path.read_bytes() for path in folder.rglob("*")}
     assert set(load_file(folder / "encoder.safetensors")) >= {"cls_token", "norm.weight"}

@@ -51,8 +51,9 @@ from tests.train.foreign.names import (
 from torch import Tensor
 
 from turbomim.train.encoder.features import load_run
-from turbomim.train.foreign.formats import FORMATS, from_lsmae, to_mmselfsup
-from turbomim.train.foreign.sizes import sizes
+from turbomim.train.foreign.formats import FORMATS, MMSELFSUP, from_lsmae
+from turbomim.train.foreign.settings import guess_heads, why_heads
+from turbomim.train.foreign.sizes import sizes_of
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import sincos_positions
 from turbomim.train.recipes.command_line import parse_config
@@ -170,7 +171,7 @@ def test_mmselfsup_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 def test_mff_names_both_ways() -> None:
     theirs, ours = weights(FULL + MFF, theirs=True), weights(FULL + MFF)
     same(FORMATS["mff"].ours(theirs), ours)
-    same(to_mmselfsup(ours), theirs)
+    same(MMSELFSUP.to_theirs(ours), theirs)
 
 
 def test_lsmae_has_mask_units_and_may_have_no_bias_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +206,7 @@ def test_simmim_and_convmae_names() -> None:
         *(f"layers.{n}.downsample.norm.weight" for n in (1, 2, 3)),
     }
     assert all(moved[f"layers.{n + 1}.downsample.norm.weight"] == n for n in (0, 1, 2))
-    assert sizes(moved) == {"model": {}, "data": {}}
+    assert sizes_of(moved) == {"model": {}, "data": {}}
     table = torch.ones((2 * 14 - 1) ** 2 + 3, 12)
     shapes = {
         "cls_token": torch.ones(1, 1, 768),
@@ -214,7 +215,7 @@ def test_simmim_and_convmae_names() -> None:
         "blocks.0.norm1.weight": torch.ones(768),
         "blocks.1.norm1.weight": torch.ones(768),
     }
-    assert sizes(shapes) == {
+    assert sizes_of(shapes) == {
         "model": {"patch": 16, "width": 768, "depth": 2, "heads": 12},
         "data": {"size": 224},
     }
@@ -222,7 +223,7 @@ def test_simmim_and_convmae_names() -> None:
         f"patch_embed{n}.proj.weight": torch.ones(8, 3, side, side) for n, side in ((1, 4), (2, 2), (3, 2))
     }
     blocks = {f"blocks{n}.{m}.norm1.weight": torch.ones(8) for n, m in ((1, 0), (3, 0), (3, 1))}
-    found = sizes({**convs, **blocks, "pos_embed": torch.ones(1, 196, 768)})
+    found = sizes_of({**convs, **blocks, "pos_embed": torch.ones(1, 196, 768)})
     assert found == {"model": {"patch": 16, "width": 768, "depth": 2}, "data": {"size": 224}}
 
 
@@ -254,8 +255,6 @@ def test_stored_position_embeddings_are_kept_and_used(monkeypatch: pytest.Monkey
 
 def test_sizes_of_published_models() -> None:
     """ViT-B, L and H of MAE, by shapes alone, with their numbers of heads."""
-    from turbomim.train.foreign.sizes import guess_heads, why_heads
-
     for width, depth, patch, heads in ((768, 12, 16, 12), (1024, 24, 16, 16), (1280, 32, 14, 16)):
         with torch.device("meta"):
             shapes = {
@@ -266,7 +265,7 @@ def test_sizes_of_published_models() -> None:
                 **{f"blocks.{n}.norm1.weight": torch.ones(width) for n in range(depth)},
                 **{f"decoder_blocks.{n}.norm1.weight": torch.ones(512) for n in range(8)},
             }
-        found = sizes(shapes)
+        found = sizes_of(shapes)
         assert found["data"] == {"size": 224}
         assert found["model"] == {
             "patch": patch, "width": width, "depth": depth, "decoder_width": 512, "decoder_depth": 8,

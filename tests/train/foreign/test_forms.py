@@ -20,7 +20,7 @@ import timm
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tests.exported import STEP, make_run
+from tests.exported import make_run
 from tests.train.foreign.imports import here as here
 from tests.train.foreign.imports import import_file, imported, same, save
 from torch import Tensor
@@ -28,7 +28,7 @@ from torch import Tensor
 from turbomim.train.encoder.features import load_run, normalised
 from turbomim.train.encoder.source import load_source
 from turbomim.train.export.programs import export
-from turbomim.train.foreign.formats import to_mmselfsup
+from turbomim.train.foreign.formats import MMSELFSUP
 from turbomim.train.models.mae import MAE
 
 Weights = dict[str, Tensor]
@@ -39,7 +39,7 @@ HEADS = ["--model.heads=4", "--model.decoder_heads=2"]
 @pytest.fixture
 def model() -> MAE:
     """An MAE none of whose tensors is at its initial value."""
-    return make_run("mae", "old")[2].eval()
+    return make_run("mae", "old").model.eval()
 
 
 def images() -> Tensor:
@@ -99,7 +99,7 @@ def test_wrapped_layers_are_the_layers(
 ) -> None:
     state = inside(part, dict(model.state_dict()))
     if form == "mmselfsup":
-        theirs = to_mmselfsup(model.state_dict())
+        theirs = MMSELFSUP.to_theirs(model.state_dict())
         state = {re.sub(r"layers\.(\d+)\.", rf"layers.\1.{part}.", name): t for name, t in theirs.items()}
     assert import_file(monkeypatch, save({"model": state}), form, *HEADS) == 0
     check(model)
@@ -150,7 +150,7 @@ def test_the_trained_weights_are_taken_and_that_is_said(
 
 
 def test_a_backbone_alone_is_an_encoder(model: MAE, monkeypatch: pytest.MonkeyPatch) -> None:
-    theirs = {name.removeprefix("backbone."): t for name, t in to_mmselfsup(encoder(model)).items()}
+    theirs = {name.removeprefix("backbone."): t for name, t in MMSELFSUP.to_theirs(encoder(model)).items()}
     assert "layers.0.ln1.weight" in theirs and "ln1.weight" in theirs
     assert import_file(monkeypatch, save({"state_dict": theirs}), "mmselfsup", HEADS[0]) == 0
     check(model, whole=False)
@@ -181,8 +181,9 @@ def of_version_5(weights: Weights) -> Weights:
 @pytest.mark.parametrize("kind", ["mae", "encoder"])
 def test_transformers_files_are_taken(form: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By version 4's names, version 5's, and those of the version that is installed."""
-    run, config, model = make_run("mae", "old")
-    export(model.eval(), config, STEP, "hf", Path("out"), run)
+    trained = make_run("mae", "old")
+    model = trained.model.eval()
+    export(trained, "hf", Path("out"))
     file = f"out/{kind}/model.safetensors"
     weights = load_file(file)
     if form == "5 in memory":
@@ -224,7 +225,9 @@ def test_a_fine_tuned_mae_is_an_encoder(
     tuned.load_state_dict({**state, **head})
     file = save({"model": {**state, **head}})
     if form == "mmselfsup":
-        theirs = {n.replace("backbone.fc_norm.", "backbone.ln2."): t for n, t in to_mmselfsup(state).items()}
+        theirs = {
+            n.replace("backbone.fc_norm.", "backbone.ln2."): t for n, t in MMSELFSUP.to_theirs(state).items()
+        }
         file = save(
             {"state_dict": {**theirs, **{n.replace("head.", "head.fc."): t for n, t in head.items()}}}
         )

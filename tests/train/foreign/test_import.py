@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.exported import STEP, make_run
+from tests.exported import make_run
 from tests.runs import config_for, outcome, quiet, run
 from tests.train.commands.test_cli import call
 from tests.train.foreign.imports import here as here
@@ -110,8 +110,8 @@ def test_an_export_comes_back_with_its_heads(
     to: str, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Four and two, where widths 48 and 32 would be taken for one and one; flags win."""
-    run, config, model = make_run("mae", "old")
-    (exported,) = export(model, config, STEP, to, Path("out"), run)
+    trained = make_run("mae", "old")
+    (exported,) = export(trained, to, Path("out"))
     file = str(exported.path)
     assert import_file(monkeypatch, file, form) == 0
     told = capsys.readouterr().out.split("not in the tensors: ")[1]

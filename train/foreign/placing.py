@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.foreign.formats import FORMATS, formats_of, grouped, is_beit_or_swin
-from turbomim.train.foreign.renamed import Weights
+from turbomim.train.foreign.formats import grouped
+from turbomim.train.foreign.names import Weights
 from turbomim.train.models.mae import MAE
-
-# of tensors that do not fit
-REMEDY = "give the --recipe or settings it was made by"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Fit:
-    """A checkpoint's tensors in their places."""
+class Placed:
+    """A checkpoint's tensors in the places of a model's."""
 
     # every tensor of the model
     weights: dict[str, Tensor]
@@ -30,28 +27,12 @@ class Fit:
     dropped: list[str]
 
 
-def check_format(theirs: Weights, form: str, where: str) -> None:
-    """Raise UserError if the names are not those of the format, and name the ones that fit."""
-    fitting = formats_of(theirs)
-    if form in fitting:
-        return
-    if is_beit_or_swin(theirs):
-        raise UserError(
-            f"{where} is a SimMIM encoder, or another Beit or Swin by timm's names: eval takes plain ViTs, "
-            "import takes SimMIM's own checkpoints; give the run that it was exported from"
-        )
-    if fitting:
-        raise UserError(f"{where} is not of --from {form}: its names are those of {' or '.join(fitting)}")
-    raise UserError(
-        f"{where} is of no known program ({', '.join(FORMATS)}): {next(iter(theirs))!r} is its first tensor"
-    )
-
-
-def fit(weights: Weights, model: MAE, dropped: str, where: str, remedy: str = REMEDY) -> Fit:
+def place_tensors(weights: Weights, model: MAE, dropped: str, where: str, remedy: str) -> Placed:
     """Put tensors of our names in the places of a model's, none left over and none missing.
 
     Of a file without any tensor of the decoder, what only pre-training needs may be missing, and stays as the
-    model has it.  Raises UserError that names all that does not fit.
+    model has it.  dropped: a regular expression of names that hold no weights; remedy: what ends an error.
+    Raises UserError that names all that does not fit.
     """
     ours = model.state_dict()
     left_out = [name for name in weights if name not in ours and re.fullmatch(dropped, name)]
@@ -77,7 +58,7 @@ def fit(weights: Weights, model: MAE, dropped: str, where: str, remedy: str = RE
     bad = [name for name, tensor in placed.items() if not bool(tensor.isfinite().all())]
     if bad:
         raise UserError(f"{where}: numbers that are not finite in {grouped(bad)}: do not use it")
-    return Fit(
+    return Placed(
         weights={name: placed.get(name, tensor) for name, tensor in ours.items()},
         taken=taken,
         fresh=sorted(fresh),
