@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -17,10 +17,12 @@ from turbomim.train.report.results import finetunings
 from turbomim.train.report.run import RunFacts, scores_of
 from turbomim.train.report.summary import (
     NOT_SAID,
+    all_names,
     differing,
     percent_or_number,
     settings_as_text,
     summarise_run,
+    table_rows,
 )
 from turbomim.train.settings.config import Config
 
@@ -41,35 +43,19 @@ DECIDES_SCORE = ("train", "train_samples", "test", "test_samples", "size")
 
 def comparison_tables(runs: Sequence[RunFacts]) -> list[Table]:
     """What came out, the settings that differ, and the scores, where there are any."""
-    labels = [run.label for run in runs]
-    facts = [summarise_run(run) for run in runs]
-    shown = [name for name in SHOWN if any(name in some for some in facts)]
-    found = [
-        _table(
-            "runs",
-            ["run", *shown],
-            [
-                [label, *(some.get(n, NOT_SAID) for n in shown)]
-                for label, some in zip(labels, facts, strict=True)
-            ],
-        )
-    ]
-    known = [(run.label, settings_as_text(run.config)) for run in runs if run.config]
-    changed = differing([own for _, own in known])
-    if changed:
-        rows = [[name, *(own[name] for _, own in known)] for name in changed]
-        found.append(_table("settings that differ", ["setting", *(label for label, _ in known)], rows))
-    scores = [_scores(run) for run in runs]
-    measures = dict.fromkeys(name for some in scores for name in some)
-    if measures:
-        rows = [[name, *(some.get(name, NOT_SAID) for some in scores)] for name in measures]
-        found.append(_table("evaluation, % of samples right", ["measure", *labels], rows))
+    facts = {run.label: summarise_run(run) for run in runs}
+    shown = [name for name in SHOWN if any(name in some for some in facts.values())]
+    rows = [[label, *(some.get(name, NOT_SAID) for name in shown)] for label, some in facts.items()]
+    known = {run.label: settings_as_text(run.config) for run in runs if run.config}
+    scores = {run.label: _scores(run) for run in runs}
     tuned = finetunings(runs)
-    changed = differing(list(tuned.values()))
-    if changed:
-        rows = [[name, *(own.get(name, NOT_SAID) for own in tuned.values())] for name in changed]
-        found.append(_table("settings that differ between fine-tunings", ["setting", *tuned], rows))
-    return found
+    changed, changed_tuning = differing([*known.values()]), differing([*tuned.values()])
+    return [
+        _table("runs", ["run", *shown], rows),
+        *_columns("settings that differ", "setting", known, changed),
+        *_columns("evaluation, % of samples right", "measure", scores, all_names([*scores.values()])),
+        *_columns("settings that differ between fine-tunings", "setting", tuned, changed_tuning),
+    ]
 
 
 def find_incomparable(runs: Sequence[RunFacts]) -> list[str]:
@@ -123,6 +109,14 @@ def _scores(run: RunFacts) -> dict[str, str]:
         for feature, values in (scores_of(tree) or {}).items()
         for measure, value in values.items()
     }
+
+
+def _columns(
+    title: str, head: str, columns: Mapping[str, Mapping[str, str]], names: Sequence[str]
+) -> list[Table]:
+    """A table with a column of each name of `columns`, a row of each of `names`; none without a row."""
+    rows = table_rows(names, [*columns.values()])
+    return [_table(title, [head, *columns], rows)] if rows else []
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -12,7 +12,7 @@ from turbomim.train.report.files import json_lines, one_line
 from turbomim.train.report.page import Html, html_table, short_path, tag
 from turbomim.train.report.results import value_text
 from turbomim.train.report.run import RunFacts
-from turbomim.train.report.summary import NOT_SAID
+from turbomim.train.report.summary import NOT_SAID, all_names, heading_of, table_rows
 
 # bad samples that are named
 MOST_NAMED = 20
@@ -26,7 +26,7 @@ def data_part(runs: Sequence[RunFacts]) -> list[Html]:
     notes = []
     for run in runs:
         for name, (path, manifest) in run.splits.items():
-            head = f"{run.label}: {name}" if len(runs) > 1 else name
+            head = heading_of(run, name, runs)
             # not resolved: a path out of a damaged file may be one that the system refuses
             if path.absolute() not in columns:
                 columns[path.absolute()] = (head, _split_facts(path, manifest, run.problems))
@@ -37,8 +37,8 @@ def data_part(runs: Sequence[RunFacts]) -> list[Html]:
                 )
     if not columns:
         return []
-    names = dict.fromkeys(name for _, facts in columns.values() for name in facts)
-    rows = [[name, *(facts.get(name, NOT_SAID) for _, facts in columns.values())] for name in names]
+    facts = [facts for _, facts in columns.values()]
+    rows = table_rows(all_names(facts), facts)
     warnings = [tag("ul", *(tag("li", note) for note in notes), class_="problems")] if notes else []
     return [*warnings, html_table(["data", *(head for head, _ in columns.values())], rows)]
 

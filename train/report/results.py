@@ -12,7 +12,15 @@ from turbomim.train.report.files import Tree, json_lines, numbers
 from turbomim.train.report.page import Html, html_table, short_path, tag
 from turbomim.train.report.pictures import captioned_picture
 from turbomim.train.report.run import RunFacts, Scores, scores_of
-from turbomim.train.report.summary import NAMES, NOT_SAID, differing, percent_or_number
+from turbomim.train.report.summary import (
+    NAMES,
+    NOT_SAID,
+    all_names,
+    differing,
+    heading_of,
+    percent_or_number,
+    table_rows,
+)
 
 # rows of a table whose length a file decides
 MOST_ROWS = 40
@@ -30,13 +38,12 @@ def eval_part(runs: Sequence[RunFacts]) -> list[Html]:
     for run in runs:
         for name, tree in run.evals.items():
             scores = scores_of(tree)
-            head = f"{run.label}: {name}" if len(runs) > 1 else name
-            parts.append(tag("h3", head))
+            parts.append(tag("h3", heading_of(run, name, runs)))
             parts.append(_scores(scores, _caption(tree)) if scores else _facts(tree, name))
     tuned = finetunings(runs)
     names = differing(list(tuned.values()))
     if names:
-        rows = [[name, *(short_path(own.get(name, NOT_SAID)) for own in tuned.values())] for name in names]
+        rows = [[name, *map(short_path, values)] for name, *values in table_rows(names, [*tuned.values()])]
         parts.append(tag("h3", "Settings that differ between fine-tunings"))
         parts.append(html_table(["setting", *tuned], rows[:MOST_ROWS]))
     return parts
@@ -45,7 +52,7 @@ def eval_part(runs: Sequence[RunFacts]) -> list[Html]:
 def finetunings(runs: Sequence[RunFacts]) -> dict[str, dict[str, str]]:
     """The settings of each result in RUN/eval/*.json that has them, by run (if several) and name."""
     return {
-        f"{run.label}: {name}" if len(runs) > 1 else name: {
+        heading_of(run, name, runs): {
             key: text for key, text in _flat(tree["settings"]).items() if key not in NAMES
         }
         for run in runs
@@ -67,7 +74,7 @@ def analysis_part(runs: Sequence[RunFacts]) -> list[Html]:
         for name in names[:MOST_PICTURES]:
             tree = run.analyses.get(name, {})
             title = str(tree.get("analysis", name))
-            parts.append(tag("h3", f"{run.label}: {title}" if len(runs) > 1 else title))
+            parts.append(tag("h3", heading_of(run, title, runs)))
             if name in pictures:
                 parts.append(captioned_picture(pictures[name], title, run.problems))
             settings, results = tree.get("settings"), tree.get("results")
@@ -111,11 +118,8 @@ def _benchmarks(rows: Sequence[dict[str, str]]) -> Html:
 def environment_part(runs: Sequence[RunFacts]) -> list[Html]:
     """Versions, machine and command of each run."""
     flats = [_flat({key: value for key, value in run.env.items() if key != "command"}) for run in runs]
-    names = dict.fromkeys(name for flat in flats for name in flat)
-    rows = [
-        [n.removeprefix("versions."), *(flat.get(n, NOT_SAID) for flat in flats)]
-        for n in list(names)[:MOST_ROWS]
-    ]
+    named = table_rows(all_names(flats)[:MOST_ROWS], flats)
+    rows = [[name.removeprefix("versions."), *values] for name, *values in named]
     parts = [html_table(["where it ran", *(run.label for run in runs)], rows)] if rows else []
     for run in runs:
         command = run.env.get("command")
@@ -133,7 +137,7 @@ def _command(words: Sequence[str]) -> str:
 
 
 def _scores(scores: Scores, caption: str) -> Html:
-    measures = dict.fromkeys(name for values in scores.values() for name in values)
+    measures = all_names([*scores.values()])
     rows = [
         [feature, *(percent_or_number(values[name]) if name in values else NOT_SAID for name in measures)]
         for feature, values in scores.items()

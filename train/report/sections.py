@@ -13,11 +13,12 @@ from turbomim.train.report.page import Html, html_table, short_path, tag
 from turbomim.train.report.run import RunFacts
 from turbomim.train.report.style import COLOURS
 from turbomim.train.report.summary import (
-    NOT_SAID,
+    all_names,
     differing,
     recipe_settings,
     settings_as_text,
     summarise_run,
+    table_rows,
 )
 from turbomim.train.settings.dictionary import to_dict
 
@@ -34,8 +35,7 @@ OTHERS = {
 def summary_part(runs: Sequence[RunFacts]) -> list[Html]:
     """The facts of each run, a column each."""
     facts = [summarise_run(run) for run in runs]
-    names = dict.fromkeys(name for some in facts for name in some)
-    rows = [[name, *(some.get(name, NOT_SAID) for some in facts)] for name in names]
+    rows = table_rows(all_names(facts), facts)
     return [html_table(["run", *(run.label for run in runs)], rows)] if rows else []
 
 
@@ -98,9 +98,7 @@ def curves_part(runs: Sequence[RunFacts]) -> list[Html]:
         )
         for key, title in OTHERS.items()
     ]
-    charts = [loss, *others]
-    drawn = [one for one in charts if one]
-    return [tag("div", *drawn, class_="charts")] if drawn else []
+    return _side_by_side([loss, *others])
 
 
 def method_part(runs: Sequence[RunFacts]) -> list[Html]:
@@ -112,6 +110,11 @@ def method_part(runs: Sequence[RunFacts]) -> list[Html]:
         of_mff = all(name.startswith(f"{OF_MODEL}fuse_") for name in names)
         title = "Weight of each fused block" if of_mff else "Numbers of the method"
         charts.append(line_chart(f"{title}, {run.label}", "optimizer step", lines))
+    return _side_by_side(charts)
+
+
+def _side_by_side(charts: Sequence[Html]) -> list[Html]:
+    """The charts that are not empty, as many beside each other as there is room for."""
     drawn = [one for one in charts if one]
     return [tag("div", *drawn, class_="charts")] if drawn else []
 

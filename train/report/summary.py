@@ -95,10 +95,24 @@ def recipe_settings(run: RunFacts) -> dict[str, str]:
     return settings_as_text(recipe(run.recipe) if run.recipe else Config())
 
 
-def differing(trees: Sequence[Mapping[str, str]]) -> list[str]:
+def all_names(columns: Sequence[Mapping[str, object]]) -> list[str]:
+    """Every name that one of the columns has, in their order."""
+    return list(dict.fromkeys(name for column in columns for name in column))
+
+
+def table_rows(names: Sequence[str], columns: Sequence[Mapping[str, str]]) -> list[list[str]]:
+    """A row a name: the name, and what each column says of it."""
+    return [[name, *(column.get(name, NOT_SAID) for column in columns)] for name in names]
+
+
+def differing(columns: Sequence[Mapping[str, str]]) -> list[str]:
     """Names of settings that are not the same in all."""
-    names = dict.fromkeys(name for tree in trees for name in tree)
-    return [name for name in names if len({tree.get(name) for tree in trees}) > 1]
+    return [name for name in all_names(columns) if len({column.get(name) for column in columns}) > 1]
+
+
+def heading_of(run: RunFacts, name: str, runs: Sequence[RunFacts]) -> str:
+    """What a part of a run is called where several runs may be shown."""
+    return f"{run.label}: {name}" if len(runs) > 1 else name
 
 
 def percent_or_number(value: float) -> str:
