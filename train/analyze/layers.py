@@ -47,7 +47,7 @@ def analyze_layers_command(argv: list[str]) -> None:
             f"{options.run} is a run of method {model.method}, which fuses no blocks: give a run of method "
             "mff, of a recipe like mff-vit-b16-300e for example"
         )
-    steps_S, shares_SL = shares(read_metrics(options.run / "metrics.jsonl"), len(model.levels))
+    steps_S, shares_SL = fusion_shares(read_metrics(options.run / "metrics.jsonl"), len(model.levels))
     if not len(steps_S):
         raise UserError(
             f"{options.run}/metrics.jsonl has no shares of {len(model.levels)} blocks: let the run reach its "
@@ -78,7 +78,7 @@ def analyze_layers_command(argv: list[str]) -> None:
     )
 
 
-def shares(records: list[Record], levels: int) -> tuple[FloatArray, FloatArray]:
+def fusion_shares(records: list[Record], levels: int) -> tuple[FloatArray, FloatArray]:
     """Steps (S,) and shares (S, L) of the log records that have all of them."""
     names = [f"{OF_MODEL}fuse_{level}" for level in range(levels)]
     whole = [record for record in records if all(record.get(name) is not None for name in names)]

@@ -73,10 +73,10 @@ class Robustness:
 
 def analyze_robustness_command(argv: list[str]) -> None:
     """`turbomim analyze robustness RUN --train SHARDS --test SHARDS`.  Raises UserError."""
-    options, settings = parse_with_settings(Robustness, argv, "turbomim analyze robustness")
+    options, of_file = parse_with_settings(Robustness, argv, "turbomim analyze robustness")
     check_least(test_samples=(options.test_samples, 0), batch=(options.batch, 1), seed=(options.seed, 0))
     check_samples(options.samples, MEASURES)
-    source = load_source(options.run, settings)
+    source = load_source(options.run, of_file)
     train, test = open_labelled(options.train, options.test, MEASURES)
     out = prepare(options.out or analysis_folder(options.run), "robustness")
     ids_N, ids_M = choose_ids(train, options.samples), choose_ids(test, options.test_samples)
@@ -94,8 +94,10 @@ def analyze_robustness_command(argv: list[str]) -> None:
         to_stderr(f"{name}, {len(corruptions) + 1} of {len(table)}")
         worse = [corrupted(clean, ids_M, CORRUPTIONS[name], value, options.seed) for value in values]
         corruptions[name] = {"parameters": list(values), "severities": [score(batches) for batches in worse]}
-    results["mean"] = means(results)
-    show(results, f"{source_name(source.facts)}: {len(ids_M)} images of {options.test}, accuracy in %")
+    results["mean"] = mean_accuracies(results)
+    print_accuracies(
+        results, f"{source_name(source.facts)}: {len(ids_M)} images of {options.test}, accuracy in %"
+    )
     settings = settings_of(
         options,
         samples=len(ids_N),
@@ -163,7 +165,7 @@ def scorers_of(train_ND: Tensor, labels_N: Tensor) -> dict[str, Scorer]:
     }
 
 
-def means(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def mean_accuracies(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Accuracy over all corruptions and severities, by encoder and measure."""
     every = [scores for found in results["corruptions"].values() for scores in found["severities"]]
     return {
@@ -172,7 +174,7 @@ def means(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def show(results: Mapping[str, Any], title: str) -> None:
+def print_accuracies(results: Mapping[str, Any], title: str) -> None:
     """Print clean, each corruption over its severities, and all, by encoder and measure."""
     columns = [(name, measure) for name, measures in results["clean"].items() for measure in measures]
 

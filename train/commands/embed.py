@@ -94,9 +94,9 @@ def embed_command(argv: list[str]) -> None:
     device = choose_device(options.device, 0)
     console = Console()
     with image_bar(console) as bar:
-        found = embed(config, model.to(device).eval(), source, options, bar)
-    write_embedded(options.out, found, source_classes(source), made)
-    print_plain(console, what_was_written(options, found, source))
+        embedded = embed(config, model.to(device).eval(), source, options, bar)
+    write_embedded(options.out, embedded, source_classes(source), made)
+    print_plain(console, what_was_written(options, embedded, source))
 
 
 def embed(config: Config, model: MAE, source: Source, options: Embed, bar: ImageProgress) -> Embedded:
@@ -145,7 +145,7 @@ def check_header(keys: list[str], out: Path) -> None:
         )
 
 
-def write_embedded(out: Path, found: Embedded, classes: tuple[str, ...], made: dict[str, Any]) -> None:
+def write_embedded(out: Path, embedded: Embedded, classes: tuple[str, ...], made: dict[str, Any]) -> None:
     """Write the file, whole or not at all, and beside it the list of what was left out, if anything was.
 
     An npz has arrays keys, features, labels (if any), classes (their names, if known) and made (JSON); a
@@ -153,19 +153,21 @@ def write_embedded(out: Path, found: Embedded, classes: tuple[str, ...], made: d
     """
     make_folder_of(out)
     listing = left_out_path(out)
-    if found.left_out:
-        lines = [json.dumps({"key": image.path, "reason": image.reason}) + "\n" for image in found.left_out]
+    if embedded.left_out:
+        lines = [
+            json.dumps({"key": image.path, "reason": image.reason}) + "\n" for image in embedded.left_out
+        ]
         write_durably(listing, "".join(lines).encode())
     else:
         listing.unlink(missing_ok=True)
-    numbers: dict[str, NDArray[Any]] = {"features": found.features_ND}
-    texts: dict[str, Any] = {"keys": found.keys, "made": made}
-    if (found.labels_N >= 0).any():
-        numbers["labels"] = found.labels_N
+    numbers: dict[str, NDArray[Any]] = {"features": embedded.features_ND}
+    texts: dict[str, Any] = {"keys": embedded.keys, "made": made}
+    if (embedded.labels_N >= 0).any():
+        numbers["labels"] = embedded.labels_N
         texts |= {"classes": list(classes)} if classes else {}
     if out.suffix == ".npz":
         words = {key: np.array(value) for key, value in {**texts, "made": json.dumps(made)}.items()}
-        with durable_file(out, needed=found.features_ND.nbytes) as file:
+        with durable_file(out, needed=embedded.features_ND.nbytes) as file:
             save_npz(file, {**numbers, **words})
     else:
         tensors = {name: torch.from_numpy(array) for name, array in numbers.items()}
@@ -187,18 +189,18 @@ def left_out_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.left-out.jsonl")
 
 
-def what_was_written(options: Embed, found: Embedded, source: Source) -> str:
+def what_was_written(options: Embed, embedded: Embedded, source: Source) -> str:
     """What was written and what was left out, in lines."""
-    count, width = found.features_ND.shape
+    count, width = embedded.features_ND.shape
     lines = [f"{options.out}: {count:,} x {width} float32, {POOLS[options.pool]}"]
-    if found.left_out:
-        first = found.left_out[0]
+    if embedded.left_out:
+        first = embedded.left_out[0]
         lines.append(
-            f"left out: {len(found.left_out):,} images, named in {left_out_path(options.out)}; "
+            f"left out: {len(embedded.left_out):,} images, named in {left_out_path(options.out)}; "
             f"first: {first.path!a}, {ascii(first.reason)[1:-1]}"
         )
     if isinstance(source, Photographs):
         lines += source.told
-    if isinstance(source, Photographs) and source.other_files:
-        lines.append(f"not images by their names: {describe_others(source.other_files, most=20)}")
+        if source.other_files:
+            lines.append(f"not images by their names: {describe_others(source.other_files, most=20)}")
     return "\n".join(lines)

@@ -16,7 +16,7 @@ from tests.runs import config_for, quiet, records
 from tests.train.commands.test_cli import call
 from tests.train.models.test_mae import with_model
 
-from turbomim.train.analyze.layers import shares
+from turbomim.train.analyze.layers import fusion_shares
 from turbomim.train.folder.log import Record
 from turbomim.train.pretrain.pretrain import pretrain
 
@@ -28,9 +28,9 @@ def test_records_without_every_share_are_left_out() -> None:
         {"step": 3, "model/fuse_0": 0.25, "model/fuse_1": 0.75},
         {"step": 4, "model/fuse_0": 0.2, "model/fuse_1": None},
     ]
-    steps, found = shares(log, 2)
+    steps, found = fusion_shares(log, 2)
     assert steps.tolist() == [1, 3] and found.tolist() == [[0.5, 0.5], [0.25, 0.75]]
-    assert len(shares(log[1:2], 2)[0]) == 0
+    assert len(fusion_shares(log[1:2], 2)[0]) == 0
 
 
 def test_the_command_shows_the_logs_shares(

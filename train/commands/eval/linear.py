@@ -77,7 +77,7 @@ def eval_linear_command(argv: list[str]) -> None:
         check_solved(options)
         score_frozen("linear", options, settings)
         return
-    result = published(options, settings)
+    result = score_published_probe(options, settings)
     lines = [
         f"{source_name(result)}: {counted(result['steps'], 'step')} of {result['head_batch']:,} "
         f"{'random' if options.augment else 'central'} crops, {counted(result['test_samples'], 'test image')}"
@@ -90,7 +90,7 @@ def eval_linear_command(argv: list[str]) -> None:
     print_plain(Console(), "\n".join(lines))
 
 
-def published(options: Linear, flags: Values) -> dict[str, Any]:
+def score_published_probe(options: Linear, flags: Values) -> dict[str, Any]:
     """Train the published head on the train split and score the test split.
 
     Beside the trained encoder the same one with random weights, but for --augment, which encodes every epoch.
