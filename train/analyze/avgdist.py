@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from turbomim.kernels.masking import block_masking, random_masking
+from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.analyze.result import prepare, print_table, save, settings_of
 from turbomim.train.pictures.lines import Line
@@ -60,7 +61,8 @@ class AvgDist:
 def analyze_avgdist_command(argv: list[str]) -> None:
     """`turbomim analyze avgdist`.  Raises UserError."""
     options = parse(AvgDist, argv, "turbomim analyze avgdist")
-    check_least(size=(options.size, 2), samples=(options.samples, 1), seed=(options.seed, 0))
+    check_least(size=(options.size, 2), samples=(options.samples, 1))
+    check_seed("--seed", options.seed)
     mask, size = options.mask, options.size
     marked: tuple[int, float] | None = None
     if options.recipe:

@@ -23,6 +23,7 @@ from turbomim.kernels.masking import random_masking
 from turbomim.pipeline.decoding.crop import Crop, CropKind
 from turbomim.pipeline.decoding.crop_windows import crop_windows, stored_sides
 from turbomim.pipeline.making.photographs import key_characters
+from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.index import Members
@@ -82,7 +83,8 @@ class Coverage:
 def analyze_coverage_command(argv: list[str]) -> None:
     """`turbomim analyze coverage --data SHARDS [--boxes COCO.json]`.  Raises UserError."""
     options = parse(Coverage, argv, "turbomim analyze coverage")
-    check_least(samples=(options.samples, 0), epochs=(options.epochs, 1), seed=(options.seed, 0))
+    check_least(samples=(options.samples, 0), epochs=(options.epochs, 1))
+    check_seed("--seed", options.seed)
     units = units_a_side(options)
     split = open_split(options.data)
     store = Store.of(split.manifest.made)

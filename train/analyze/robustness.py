@@ -19,6 +19,7 @@ import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
+from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
@@ -74,7 +75,8 @@ class Robustness:
 def analyze_robustness_command(argv: list[str]) -> None:
     """`turbomim analyze robustness RUN --train SHARDS --test SHARDS`.  Raises UserError."""
     options, of_file = parse_with_settings(Robustness, argv, "turbomim analyze robustness")
-    check_least(test_samples=(options.test_samples, 0), batch=(options.batch, 1), seed=(options.seed, 0))
+    check_least(test_samples=(options.test_samples, 0), batch=(options.batch, 1))
+    check_seed("--seed", options.seed)
     check_samples(options.samples, MEASURES)
     source = load_source(options.run, of_file)
     train, test = open_labelled(options.train, options.test, MEASURES)
