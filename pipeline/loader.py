@@ -174,14 +174,12 @@ class Loader(Closing, Iterator[Batch]):
         if not self._running:
             for _ in range(self._prefetch):
                 self._feed(*self._read())
-            self._maker.schedule()
         begun = time.perf_counter()
         images_BHWC = self._take()
         self._decode_wait_s += time.perf_counter() - begun
         turn, _, samples = self._running.popleft()
         self._repair.count(turn)
         self._feed(*self._read())
-        self._maker.schedule()
         labels_B, ids_B, epochs_B = self._to_device(turn, samples)
         return Batch(
             images_BHWC=images_BHWC, labels_B=labels_B, ids_B=ids_B, epochs_B=epochs_B, position=turn.position
@@ -254,7 +252,6 @@ class Loader(Closing, Iterator[Batch]):
         self._maker = self._open_maker()
         for turn, read, _ in runs:
             self._feed(turn, read)
-        self._maker.schedule()
 
     def _to_device(self, turn: Turn, samples: Samples) -> tuple[Tensor, ...]:
         numbers_3B = torch.from_numpy(np.stack([samples.labels_B, turn.ids_B, turn.epochs_B]))

@@ -71,6 +71,8 @@ class CropGraph:
     ) -> None:
         fn = import_dali().fn
         self._device = device
+        self._prefetch = prefetch
+        self._fed = 0
         on_gpu = device == "cuda"
         self._pipeline = _empty_pipeline(batch=batch, device=device, threads=threads, prefetch=prefetch)
         with self._pipeline:
@@ -85,7 +87,8 @@ class CropGraph:
         self._pipeline.build()
 
     def feed(self, images: list[NDArray[np.uint8]], inputs: Inputs) -> None:
-        """Queue the images and the other inputs of one run.
+        """Queue the images and the other inputs of one run; runs go on in the background from the
+        `prefetch`-th on.
 
         images: encoded, (bytes,) uint8 each, or pixels, (H, W, 3) uint8 each.  Nothing is copied: DALI holds
         each array until the run has used it.
@@ -93,12 +96,10 @@ class CropGraph:
         self._pipeline.feed_input("images", [without_webp_exif(i) if i.ndim == 1 else i for i in images])
         for name, array in inputs.items():
             self._pipeline.feed_input(name, array)
-
-    def schedule(self) -> None:
-        """Start the next run in the background; the first call starts `prefetch` runs: feed that many
-        before.
-        """
-        self._pipeline.schedule_run()
+        self._fed += 1
+        # the first call starts `prefetch` runs, which must be fed by then; every other call starts one
+        if self._fed >= self._prefetch:
+            self._pipeline.schedule_run()
 
     def take(self) -> Tensor:
         """Wait for the oldest run; return its images_BHWC, uint8, contiguous, on the device; nothing is
@@ -126,6 +127,7 @@ class DecodedGraph:
         self._prefetch = prefetch
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="turbomim-decode")
         self._decoding: deque[tuple[list[Future[Pixels | str]], Inputs]] = deque()
+        # of the graph: runs fed and not taken, and whether it has enough of them to run
         self._fed = 0
         self._begun = False
 
@@ -137,12 +139,9 @@ class DecodedGraph:
         else:
             self._decoding.append(batch)
 
-    def schedule(self) -> None:
-        """Nothing to do: a run begins when its images are decoded."""
-
     def take(self) -> Tensor:
         """Wait for the oldest batch, as `CropGraph.take` does.  Raises BadImages where an image is bad."""
-        # the first call of `schedule` starts all runs
+        # the graph starts when all of its runs are fed
         while self._fed < (1 if self._begun else self._prefetch):
             self._feed_decoded()
         while (
@@ -172,9 +171,7 @@ class DecodedGraph:
         self._decoding.popleft()
         self._graph.feed(images, inputs)
         self._fed += 1
-        if self._begun or self._fed == self._prefetch:
-            self._begun = True
-            self._graph.schedule()
+        self._begun = self._begun or self._fed == self._prefetch
 
 
 def find_undecodable_on_gpu(images: list[NDArray[np.uint8]], *, threads: int) -> dict[int, str]:

@@ -77,9 +77,6 @@ class HostWindows:
         else:
             self._batches.append((windows_BSSC, cut))
 
-    def schedule(self) -> None:
-        """Nothing to do: a batch begins when it is fed."""
-
     def take(self) -> Tensor:
         """Wait for the oldest batch; return its images_BHWC, uint8, contiguous, on the device.
 

@@ -42,7 +42,6 @@ def run_graph(
     settings = Crop(kind=crop, size=size, interpolation=interpolation)
     graph = CropGraph(settings, batch=len(images), device="cpu", threads=2, prefetch=1)
     graph.feed([decode(image) for image in images], inputs)
-    graph.schedule()
     out: NDArray[np.uint8] = graph.take().numpy()
     return out
 

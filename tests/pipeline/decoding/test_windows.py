@@ -84,7 +84,6 @@ def test_batches_come_in_order_and_stay_valid(store: Kind, threads: int) -> None
 
     for _ in range(prefetch):
         feed()
-    windows.schedule()
     held: dict[int, torch.Tensor] = {}
     for number in range(taken):
         out = windows.take()
@@ -94,7 +93,6 @@ def test_batches_come_in_order_and_stay_valid(store: Kind, threads: int) -> None
         held |= {number: out[1:3]} if number % 3 == 0 else {number: out} if number % 3 == 1 else {}
         del out
         feed()
-        windows.schedule()
     windows.close()
     for number, part in held.items():
         assert np.array_equal(part.numpy(), due[number][1:3] if number % 3 == 0 else due[number])
@@ -127,7 +125,6 @@ def test_a_batch_that_does_not_decode_raises_when_it_is_taken() -> None:
     windows = HostWindows(Crop(size=SIZE), store="resized", device="cpu", threads=2)
     windows.feed(images, inputs_of(random, 3))
     windows.feed([images[0], cut, images[2]], inputs_of(random, 3))
-    windows.schedule()
     assert windows.take().shape == (3, SIZE, SIZE, 3)
     with pytest.raises(BadImages) as caught:
         windows.take()
@@ -146,7 +143,6 @@ def test_originals_are_resized_as_by_pillow() -> None:
     inputs = inputs_of(np.random.default_rng(8), len(images))
     windows = HostWindows(Crop(size=SIZE), store="original", device="cpu", threads=2)
     windows.feed([encode(Image.fromarray(image), "PNG") for image in images], inputs)
-    windows.schedule()
     found = windows.take().numpy().astype(int)
     windows.close()
     whole = []
@@ -165,7 +161,6 @@ def test_a_short_side_that_is_not_the_crops(side: int, store: Kind) -> None:
     windows = HostWindows(Crop(size=SIZE), store=store, device="cpu", threads=1)
     with pytest.raises(UserError, match=rf"has {side} x 40 pixels, its short side is not the {SIZE}"):
         windows.feed(fed, inputs_of(np.random.default_rng(5), 2))
-        windows.schedule()
         windows.take()
     windows.close()
 
