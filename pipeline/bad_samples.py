@@ -74,11 +74,11 @@ class Repair:
             images[place], labels_B[place] = admit(other.images[0], self._store), other.labels_B[0]
         return Samples(images=images, labels_B=labels_B)
 
-    def stood_for(self, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
+    def decoded_for(self, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the samples that are decoded for these."""
         return np.array([self._stand_ins.get(sample, sample) for sample in ids_B.tolist()], np.int64)
 
-    def learn(self, turn: Turn, reasons: dict[int, str]) -> bool:
+    def remember_bad(self, turn: Turn, reasons: dict[int, str]) -> bool:
         """Remember which samples of a batch do not decode, by place; whether `replace` knows more now."""
         known = len(self._stand_ins)
         for place, reason in reasons.items():

@@ -9,7 +9,7 @@ Shape suffixes: B samples, H W pixels, C channels.
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -202,7 +202,7 @@ class Loader(Closing, Iterator[Batch]):
     def _write_under_way(self, *others: int) -> None:
         """Leave word of the samples that are under way, their stand-ins, and these others."""
         if self._under_way is not None:
-            batches = [self._repair.stood_for(run.turn.ids_B) for run in self._running]
+            batches = [self._repair.decoded_for(run.turn.ids_B) for run in self._running]
             self._under_way.note([*batches, np.array(others, np.int64)])
 
     def _take(self) -> Tensor:
@@ -226,7 +226,7 @@ class Loader(Closing, Iterator[Batch]):
         """Feed a batch again with stand-ins for the images that the host could not decode."""
         assert isinstance(self._maker, HostWindows | DecodedGraph)
         turn, read, _ = self._running[bad.behind]
-        self._repair.learn(turn, bad.reasons)
+        self._repair.remember_bad(turn, bad.reasons)
         fed = self._repair.replace(turn, read)
         self._running[bad.behind] = _Run(turn, read, fed)
         self._write_under_way()
@@ -237,7 +237,7 @@ class Loader(Closing, Iterator[Batch]):
         if of_machine(error):
             raise error
         turn, _, fed = self._running[0]
-        if not self._repair.learn(turn, self._find_undecodable(fed.images)):
+        if not self._repair.remember_bad(turn, self._find_undecodable(fed.images)):
             raise UserError(
                 f"no batch could be made at position {turn.position}, whose images decode one by one: "
                 f"{failure_reason(error)}; if memory ran out, use a smaller micro-batch or prefetch"
@@ -292,7 +292,7 @@ def _crop_maker(
 
 def _gpu_decoding(split: Split, hw_decoder_load: float) -> GpuDecoding:
     """Settings of the GPU's decoder; its memory is that of the image of most bytes."""
-    with closing(ShardFiles(split)) as files:
+    with ShardFiles(split) as files:
         largest = read_samples(split, files, np.array([split.index.image_bytes_N.argmax()]))
     try:
         header = check_header(largest.images[0])

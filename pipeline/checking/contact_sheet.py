@@ -58,11 +58,8 @@ def write_contact_sheet(split: Split, path: Path) -> int:
     """
     count = min(COLUMNS * ROWS, len(split.index))
     ids_B = np.linspace(0, len(split.index) - 1, count).astype(np.int64)
-    files = ShardFiles(split)
-    try:
+    with ShardFiles(split) as files:
         tiles = [_make_tile(split, files, int(sample)) for sample in ids_B]
-    finally:
-        files.close()
     manifest = split.manifest
     title = f"{manifest.name}-{manifest.split}: {count:,} of {manifest.samples:,} photographs, evenly spaced"
     write_sheet(_lay_out(tiles, title), path)

@@ -4,8 +4,6 @@ What is drawn for a sample, and the arithmetic of windows, are those of the load
 window that training sees.  Shape suffixes: B samples, A attempts.
 """
 
-from contextlib import closing
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,7 +30,7 @@ def stored_sides(split: Split, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     raw = Store.of(split.manifest.made).kind == "raw"
     sides: list[tuple[int, ...]] = []
-    with closing(ShardFiles(split)) as files:
+    with ShardFiles(split) as files:
         for start in range(0, len(ids_B), CHUNK):
             some = ids_B[start : start + CHUNK]
             for sample, image in zip(some.tolist(), read_samples(split, files, some).images, strict=True):

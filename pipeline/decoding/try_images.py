@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -57,7 +57,8 @@ def deadly_samples(
     deadly: dict[int, str] = {}
     left = [number for number in ids if 0 <= number < split.manifest.samples]
     while left:
-        trial = _run(json.dumps({"split": str(split.path), "ids": left, "on_gpu": on_gpu}), seconds)
+        job = json.dumps({"split": str(split.path), "ids": left, "on_gpu": on_gpu})
+        trial = _decode_in_process(job, seconds)
         left = [number for number in left if number not in trial.tried]
         if trial.begun is not None and trial.image:
             deadly[trial.begun] = trial.how
@@ -67,7 +68,7 @@ def deadly_samples(
     return deadly, ""
 
 
-def _run(job: str, seconds: float) -> Trial:
+def _decode_in_process(job: str, seconds: float) -> Trial:
     command = [sys.executable, "-m", "turbomim.pipeline.decoding.try_images"]
     pipe = subprocess.PIPE
     with (
@@ -112,17 +113,17 @@ def main() -> None:
     try:
         split = open_split(Path(job["split"]), hashing=False)
         store = Store.of(split.manifest.made).kind
-        with closing(ShardFiles(split)) as files:
+        with ShardFiles(split) as files:
             for number in job["ids"]:
                 image = read_samples(split, files, np.array([number])).images[0]
                 print(BEGIN, number, flush=True)
-                _try(image, store, on_gpu=job["on_gpu"])
+                _decode(image, store, on_gpu=job["on_gpu"])
                 print(END, number, flush=True)
     except UserError as error:
         raise SystemExit(str(error)) from None
 
 
-def _try(image: NDArray[np.uint8], store: Kind, *, on_gpu: bool) -> None:
+def _decode(image: NDArray[np.uint8], store: Kind, *, on_gpu: bool) -> None:
     """Decode an image as a loader does; whether it can be does not matter here."""
     try:
         admitted = admit(image, store)

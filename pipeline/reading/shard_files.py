@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from turbomim.pipeline.reading.memory import Memory
+from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.open_files import OPEN_FILES
 from turbomim.pipeline.system.remedies import why
@@ -38,7 +39,7 @@ class Samples:
     labels_B: NDArray[np.int64]
 
 
-class ShardFiles:
+class ShardFiles(Closing):
     """The tar files of a split, opened at the first read of each.
 
     They stay open as pipeline/system/open_files.py allows.
