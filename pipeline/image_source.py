@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from turbomim.pipeline.decoding.centre_crops import CentreCrop, Crops, crop_all, gather, split_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, Crops, crop_in_row, split_crops
 from turbomim.pipeline.decoding.decode import Pixels
 from turbomim.pipeline.making.image_file import RefusedImage, read_image
 from turbomim.pipeline.making.photographs import Photograph, Photographs
@@ -86,9 +86,8 @@ def source_crops(source: Source, crop: CentreCrop, *, batch: int, threads: int) 
             encoded = [*ahead]
             # read while these are decoded and used
             ahead = readers.map(read, groups[number + 1] if number + 1 < len(groups) else ())
-            crops = crop_all(encoded, "original", crop, pool)
             labels_B = np.array([image.label for image in group], np.int64)
-            yield gather(batch * number, crops, labels_B, crop.size)
+            yield crop_in_row(batch * number, encoded, labels_B, "original", crop, pool)
 
 
 def _read(root: str, image: Photograph) -> Pixels | str:

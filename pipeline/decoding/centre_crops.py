@@ -69,30 +69,31 @@ def centre_crop(pixels_HWC: Pixels, crop: CentreCrop) -> Pixels:
     return resize(pixels_HWC, height, width, crop.interpolation)[top : top + size, left : left + size]
 
 
-def crop_all(images: list[Pixels | str], store: Kind, crop: CentreCrop, pool: Executor) -> list[Pixels | str]:
-    """Return the central crop (S, S, 3) of each stored image, or the reason why it has none.
+def crop_in_row(
+    start: int,
+    images: list[Pixels | str],
+    labels_B: NDArray[np.int64],
+    store: Kind,
+    crop: CentreCrop,
+    pool: Executor,
+) -> Crops:
+    """Crop images in a row, the first of which stands at `start`.
 
     images: bytes as stored, or the reason why there are none.  pool: of `serial_pool`, does the work.
     """
 
     def crop_one(image: Pixels | str) -> Pixels | str:
-        if isinstance(image, str):
-            return image
-        decoded = decode_stored(image, store)
+        decoded = image if isinstance(image, str) else decode_stored(image, store)
         return decoded if isinstance(decoded, str) else centre_crop(decoded, crop)
 
-    return [*pool.map(crop_one, images)]
-
-
-def gather(start: int, crops: list[Pixels | str], labels_B: NDArray[np.int64], size: int) -> Crops:
-    """Put together the crops of images in a row, the first of which stands at `start`."""
-    there_B = np.array([not isinstance(crop, str) for crop in crops])
-    images = [crop for crop in crops if not isinstance(crop, str)]
+    crops = [*pool.map(crop_one, images)]
+    there_B = np.array([not isinstance(one, str) for one in crops])
+    cropped = [one for one in crops if not isinstance(one, str)]
     return Crops(
-        images_BHWC=np.stack(images) if images else np.empty((0, size, size, 3), np.uint8),
+        images_BHWC=np.stack(cropped) if cropped else np.empty((0, crop.size, crop.size, 3), np.uint8),
         labels_B=labels_B[there_B],
         places_B=start + np.nonzero(there_B)[0],
-        faults=tuple((start + place, crop) for place, crop in enumerate(crops) if isinstance(crop, str)),
+        faults=tuple((start + place, one) for place, one in enumerate(crops) if isinstance(one, str)),
     )
 
 
@@ -128,7 +129,7 @@ def split_crops(
             images: list[Pixels | str] = [bad.get(sample, image) for sample, image in numbered]
             if under_way is not None:
                 under_way.note([turn.ids_B])
-            yield gather(turn.position, crop_all(images, store, crop, pool), samples.labels_B, crop.size)
+            yield crop_in_row(turn.position, images, samples.labels_B, store, crop, pool)
 
 
 def centre_crops(

@@ -65,7 +65,7 @@ def window_starts(words: Integers, sides: Integers, size: int) -> Integers:
     """Return where the window of src starts on each axis: uniform in [-PAD, side - size + PAD].
 
     words: int64 in [0, 2**32), of CROP, one an axis; sides: int64, after the resize; (..., 2) or DALI nodes
-    of (2,).  A negative start lies in the padding.
+    of (2,).  A negative start lies in the padding: of a side of 300 and a size of 224 starts are -4 to 80.
     """
     return high_word(words * (sides - size + 2 * PAD + 1)) - PAD
 

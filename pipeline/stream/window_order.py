@@ -35,6 +35,8 @@ class EpochTable:
 class WindowOrder:
     """The order of a split's samples in windows of `window` shards.
 
+    Of shards with 3, 2 and 4 samples and a window of 2, an epoch whose order of shards is 2, 0, 1 first mixes
+    the samples of shards 2 and 0 (ids 5 to 8 and 0 to 2), then those of shard 1 (ids 3 and 4).
     shard_samples: samples of each shard, in storage order; some may be 0.  Raises ValueError if none has one.
     """
 
