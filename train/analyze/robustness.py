@@ -9,7 +9,7 @@ Suffixes: B batch, N train samples, M test samples, D values of a feature, S the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +27,7 @@ from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import prepare, print_table, save, settings_of
 from turbomim.train.analyze.severities import Numbers, severities
 from turbomim.train.encoder.crop import eval_crops
-from turbomim.train.encoder.features import MEAN, encode, extract, trained_and_random
+from turbomim.train.encoder.features import MEAN, CropBatches, encode, extract, trained_and_random
 from turbomim.train.encoder.source import Source, load_source
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 PROBE, NEAREST = "linear probe", f"{NEIGHBOURS} neighbours"
 # share of test samples classified correctly, of (features (M, D), labels (M,))
 Scorer = Callable[[Tensor, Tensor], float]
-# images (B, S, S, 3) and labels (B,)
-Batches = Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +118,7 @@ def analyze_robustness_command(argv: list[str]) -> None:
 
 def learn_to_score(
     source: Source, train: Split, ids_N: NDArray[np.int64], options: Robustness
-) -> Callable[[Batches], Scores]:
+) -> Callable[[CropBatches], Scores]:
     """What gives the scores of test images by encoder and measure, which learn from clean train images."""
     device = choose_device(options.device, 0)
     encoders = {
@@ -134,7 +132,7 @@ def learn_to_score(
     learned = extract(crops, means_of, device)
     scorers = {name: scorers_of(train_ND, learned.labels_N) for name, train_ND in learned.by_name.items()}
 
-    def score(batches: Batches) -> Scores:
+    def score(batches: CropBatches) -> Scores:
         found = extract(batches, means_of, device)
         return {
             name: {measure: scorer(test_MD, found.labels_N) for measure, scorer in scorers[name].items()}
@@ -145,8 +143,8 @@ def learn_to_score(
 
 
 def corrupted(
-    batches: Batches, ids_M: NDArray[np.int64], corruption: Corruption, value: Numbers, seed: int
-) -> Batches:
+    batches: CropBatches, ids_M: NDArray[np.int64], corruption: Corruption, value: Numbers, seed: int
+) -> CropBatches:
     """The images (B, S, S, 3) of each batch, corrupted, and their labels; ids: of all of them, in order."""
     ids = iter(ids_M.tolist())
     for images, labels_B in batches:

@@ -26,6 +26,8 @@ PIXELS_SIDE = 32
 PIXELS = "raw pixels"
 # what is read of an encoder
 CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
+# images (B, S, S, 3) and labels (B,)
+CropBatches = Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -100,11 +102,9 @@ def every_feature(encoders: Mapping[str, MAE], images_BHWC: Tensor) -> dict[str,
 
 
 def extract(
-    batches: Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]],
-    features_of: Callable[[Tensor], Mapping[str, Tensor]],
-    device: torch.device,
+    batches: CropBatches, features_of: Callable[[Tensor], Mapping[str, Tensor]], device: torch.device
 ) -> Features:
-    """Features of all batches of images (B, S, S, 3) uint8 and labels (B,) int64.
+    """Features of all crops, each encoded once.
 
     features_of: features (B, D) by name of images on the device, which is that of the encoders in it.
     """

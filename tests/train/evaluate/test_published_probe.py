@@ -295,7 +295,7 @@ def test_warm_up_keeps_its_share_and_a_replaced_result_is_said(
     assert "; head_batch 33, now 16) and is replaced" in out
 
 
-def test_kept_features_have_the_usual_mode(tmp_path: Path) -> None:
+def test_cached_features_have_the_usual_mode(tmp_path: Path) -> None:
     write_features(tmp_path / "kept" / "a.safetensors", torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64))
     (tmp_path / "ours").write_text("")
     assert (tmp_path / "kept" / "a.safetensors").stat().st_mode == (tmp_path / "ours").stat().st_mode
