@@ -22,6 +22,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import INTERPOLATION
 from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
+from turbomim.train.evaluate.accuracy import count_hits, top_shares
 from turbomim.train.evaluate.lars import make_lars
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.tuned_loader import default_speed
@@ -167,16 +168,11 @@ def batches_of(
 def head_scores(
     head: nn.Module, features_ND: Tensor, labels_N: Tensor, device: torch.device
 ) -> dict[str, float]:
-    """Shares of samples whose class is the first, or among the first five, of a head's scores.
-
-    Of five classes or fewer every one is among the first five, and there is no such share.
-    """
+    """Shares of samples, as `top_shares` has them, by a head's scores."""
     first = five = classes = 0
     for start in range(0, len(labels_N), CHUNK):
         logits_BK = head(features_ND[start : start + CHUNK].to(device))
         classes = logits_BK.shape[1]
-        best = logits_BK.topk(min(5, classes)).indices
-        hits = best == labels_N[start : start + CHUNK, None].to(device)
-        first, five = first + int(hits[:, 0].sum()), five + int(hits.sum())
-    top1 = {"top1": first / len(labels_N)}
-    return {**top1, "top5": five / len(labels_N)} if classes > 5 else top1
+        hits = count_hits(logits_BK, labels_N[start : start + CHUNK].to(device))
+        first, five = first + int(hits[0]), five + int(hits[1])
+    return top_shares(first, five, len(labels_N), classes)
