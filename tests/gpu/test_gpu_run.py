@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -58,7 +57,7 @@ def test_a_resumed_run_goes_on(tmp_path: Path, device: torch.device, monkeypatch
     taken = 0
     step_of = run_module.Run._step
 
-    def counted(self: run_module.Run[Any], *args: object) -> object:
+    def counted(self: run_module.Run, *args: object) -> object:
         nonlocal taken
         taken += 1
         if taken == 7:
@@ -69,9 +68,7 @@ def test_a_resumed_run_goes_on(tmp_path: Path, device: torch.device, monkeypatch
     flags: list[StopFlag] = []
     loop = run_module.Run._loop
 
-    def noted(
-        self: run_module.Run[Any], loader: object, step: object, profile: object, flag: StopFlag
-    ) -> bool:
+    def noted(self: run_module.Run, loader: object, step: object, profile: object, flag: StopFlag) -> bool:
         flags.append(flag)
         return loop(self, loader, step, profile, flag)  # type: ignore[arg-type]
 

@@ -21,7 +21,7 @@ from turbomim.train.demo.which_photograph import table, which_photograph
 from turbomim.train.export.timm import create_call
 from turbomim.train.export.weights import loaded_from
 from turbomim.train.folder.log import Record, read_metrics
-from turbomim.train.loop.window import rates
+from turbomim.train.loop.log_window import rates
 from turbomim.train.machine.processor import cores
 from turbomim.train.pictures.curves import draw_run_curves
 from turbomim.train.pictures.lines import series

@@ -6,7 +6,6 @@ it resumes, stops and rolls back as a pre-training.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -20,20 +19,11 @@ from turbomim.train.evaluate.splits import check_labelled, say_same
 from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.finetune.rand_augment import noting_rand_augment
-from turbomim.train.finetune.run import FinetuneRun
-from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.folder.sinks import check_sinks
-from turbomim.train.folder.take import take_folder
-from turbomim.train.loop.data import about_data, open_data
-from turbomim.train.loop.optim import zero_moments
-from turbomim.train.loop.resolved import Resolved, resolve
-from turbomim.train.loop.run import Outcome
-from turbomim.train.machine.compiler import check_compiler
-from turbomim.train.machine.tuned_loader import machine_name, read_tuned
-from turbomim.train.machine.versions import versions
-from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.finetune.task import Finetuning
+from turbomim.train.loop.checkpoints import write_first
+from turbomim.train.loop.run import Outcome, Run
+from turbomim.train.loop.session import RunFolder, Session, open_session, take_folder
 from turbomim.train.settings.finetune import FinetuneConfig, check_micro_batch
-from turbomim.train.world.distributed import join_ranks
 
 
 def finetune(
@@ -48,49 +38,43 @@ def finetune(
     wanted: files that get the result besides the run's own.  Raises UserError for anything a user or a file
     caused.
     """
-    console = console or Console()
-    with join_ranks(config.step.device, config.step.rank_timeout) as world:
-        check_compiler(config.step, world.device.type)
-        world.broadcast_from_rank0(lambda: check_sinks(config.run))
-        train = open_data(config.data.path, "--train", config.data, world)
-        test = open_data(config.data.heldout, "--test", config.data, world)
+    with open_session(config, console, flags=("--train", "--test")) as session:
+        world, train, test = session.world, session.split, session.heldout
         world.broadcast_from_rank0(lambda: check_labels(train, test))
-        # every rank trains with what rank 0 was given
-        config = world.broadcast_from_rank0(lambda: config)
-        tuned_loader = world.run_on_all(lambda: read_tuned(machine_name(world.device)))
-        resolved = world.run_replicated(
-            lambda: keep_micro_batch(
-                resolve(
-                    with_classes(config, len(train.manifest.classes)),
-                    train.manifest.samples,
-                    ranks=world.size,
-                    local_ranks=world.local_size,
-                    tuned_loader=tuned_loader,
-                )
-            )
-        )
+        config = world.run_replicated(lambda: complete(session))
+        session = dataclasses.replace(session, config=config)
         # a policy that timm does not know ends it here, before there is a run
         world.run_on_all(lambda: noting_rand_augment(config.finetune.rand_augment, config.data.size))
-        about = about_data(resolved.config.data, train, resolved.loader, tuned_loader, world)
-        with contextlib.ExitStack() as held:
-            on_gpu = resolved.loader.decodes_on(world.device.type)
-            splits = [train, test]
-            found, said = world.broadcast_from_rank0(
-                lambda: begin(resolved.config, source, splits, held, on_gpu=on_gpu)
-            )
-            run = FinetuneRun(resolved, train, test, world, console, source.facts, wanted or [])
-            return run.go(found, said, [about])
+        with take_folder(session) as folder:
+            if folder.checkpoint is None:
+                first = world.broadcast_from_rank0(lambda: write_start(session, folder, source))
+                folder = dataclasses.replace(folder, checkpoint=first)
+            return Run(session, folder, Finetuning(session, folder, source.facts, wanted or [])).go()
 
 
-def keep_micro_batch(resolved: Resolved[FinetuneConfig]) -> Resolved[FinetuneConfig]:
-    """The run with its micro-batch among the settings that it keeps, whatever the ranks.
+def check_labels(train: Split, test: Split | None) -> None:
+    """Raise UserError if there are fewer than two classes, or the splits' differ; say if they are one."""
+    if test is None:
+        raise UserError("data.heldout is empty: give the split that is scored, --test FOLDER")
+    check_labelled(train, test)
+    if len(train.manifest.classes) < 2:
+        raise UserError(
+            f"{train.path} has {len(train.manifest.classes)} classes: make the split from a folder with a "
+            "folder of images a class"
+        )
+    say_same(train, test)
 
-    Images are mixed within a micro-batch.  Raises UsageError for one that cannot be mixed.
+
+def complete(session: Session[FinetuneConfig]) -> FinetuneConfig:
+    """The settings with what data and plan decide: the head's outputs, and the micro-batch.
+
+    The run keeps its micro-batch among its settings, whatever the ranks, as images are mixed within one.
+    Raises UserError: fewer outputs than classes, a micro-batch that cannot be mixed.
     """
-    micro_batch = resolved.plan.micro_batch
-    check_micro_batch(resolved.config, micro_batch)
-    optim = dataclasses.replace(resolved.config.optim, micro_batch=micro_batch)
-    return dataclasses.replace(resolved, config=dataclasses.replace(resolved.config, optim=optim))
+    config = with_classes(session.config, len(session.split.manifest.classes))
+    check_micro_batch(config, session.plan.micro_batch)
+    optim = dataclasses.replace(config.optim, micro_batch=session.plan.micro_batch)
+    return dataclasses.replace(config, optim=optim)
 
 
 def with_classes(config: FinetuneConfig, classes: int) -> FinetuneConfig:
@@ -102,33 +86,9 @@ def with_classes(config: FinetuneConfig, classes: int) -> FinetuneConfig:
     return dataclasses.replace(config, finetune=settings)
 
 
-def check_labels(train: Split, test: Split) -> None:
-    """Raise UserError if there are fewer than two classes, or the splits' differ; say if they are one."""
-    check_labelled(train, test)
-    if len(train.manifest.classes) < 2:
-        raise UserError(
-            f"{train.path} has {len(train.manifest.classes)} classes: make the split from a folder with a "
-            "folder of images a class"
-        )
-    say_same(train, test)
-
-
-def begin(
-    config: FinetuneConfig, source: Source, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
-) -> tuple[str, list[str]]:
-    """Lock and check the run folder; its newest checkpoint, at first one with the encoder and a new head."""
-    found, said = take_folder(config, splits, held, on_gpu=on_gpu)
-    if found is None:
-        model = Classifier(resized(source.model, source.config, config), config)
-        optimizer = layered_optimizer(model, config)
-        zero_moments(optimizer)
-        state = checkpoint.State(
-            step=0,
-            position=0,
-            fingerprint=splits[0].manifest.fingerprint,
-            config=to_dict(config),
-            versions=versions(),
-        )
-        snapshot = checkpoint.capture(model, optimizer, state)
-        found = str(checkpoint.write(rundir.run_folder(config) / "ckpt", snapshot, config.run.keep))
-    return found, said
+def write_start(session: Session[FinetuneConfig], folder: RunFolder, source: Source) -> Path:
+    """Write the checkpoint that a fine-tuning begins with: the source's encoder and a new head."""
+    config = session.config
+    model = Classifier(resized(source.model, source.config, config), config)
+    fingerprint = session.split.manifest.fingerprint
+    return write_first(folder.path / "ckpt", model, layered_optimizer(model, config), config, fingerprint)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import socket
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import yaml
 from turbomim.pipeline.system.durable import write_durably, write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.folder_lock import folder_lock
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import FULL, why
 from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
@@ -117,6 +119,23 @@ def has_died(status: dict[str, Any]) -> bool:
     except PermissionError:
         pass
     return False
+
+
+@contextmanager
+def explaining_full_disk(folder: Path) -> Iterator[None]:
+    """Within it an error that the disk is full becomes a UserError that says how to go on.
+
+    Put it around what closes files, too: on a full disk closing raises again, and hides the first error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(
+            f"{folder} cannot be written: {error}; {shutil.disk_usage(folder).free:,} bytes are free "
+            "there; checkpoints are intact: free some space and run the same command again"
+        ) from error
 
 
 def lock_run(config: Config) -> AbstractContextManager[None]:

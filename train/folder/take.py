@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
@@ -11,15 +12,16 @@ from turbomim.train.folder.crashes import look_back
 from turbomim.train.settings.config import Config
 
 
-def take_folder(
-    config: Config, splits: list[Split], held: contextlib.ExitStack, *, on_gpu: bool
-) -> tuple[str | None, list[str]]:
+def lock_and_find_checkpoint(
+    config: Config, splits: list[Split], lock: contextlib.ExitStack, *, on_gpu: bool
+) -> tuple[Path | None, list[str]]:
     """Lock and check the run folder; return the checkpoint to resume from, if any, and what is to be said.
 
-    splits: to train on, then others; on_gpu: photographs are decoded there.
+    splits: to train on, then others; lock: what keeps the folder locked; on_gpu: photographs are decoded
+    there.  Raises UserError: the folder is taken, holds another run, or has no whole checkpoint.
     """
     folder = rundir.run_folder(config)
-    held.enter_context(rundir.lock_run(config))
+    lock.enter_context(rundir.lock_run(config))
     rundir.check_same(folder, config)
     split = splits[0]
     found, damaged = checkpoint.newest(folder / "ckpt")
@@ -33,4 +35,4 @@ def take_folder(
                 f"{theirs[:12]}): give the same shards, or another --run.name"
             )
     said = [f"{path} is damaged and was passed over" for path in damaged]
-    return (str(found) if found else None), said + look_back(folder, splits, on_gpu=on_gpu)
+    return found, said + look_back(folder, splits, on_gpu=on_gpu)

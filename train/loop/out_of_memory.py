@@ -14,7 +14,7 @@ from turbomim.pipeline.decoding.failures import out_of_memory
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
-from turbomim.train.loop.resolved import Resolved
+from turbomim.train.loop.session import Session
 from turbomim.train.machine.memory import GIB, container_limit, peak_bytes
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import Plan, largest_divisor
@@ -39,24 +39,24 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(run: Resolved[Any], world: World) -> Iterator[None]:
+def explained(session: Session[Any]) -> Iterator[None]:
     """Within it an error that memory ran out becomes a UserError that says what to try."""
     try:
         yield
     except (RuntimeError, MemoryError, UserError) as error:
         if not is_out_of_memory(error):
             raise
-        raise memory_error(error, run, world) from error
+        raise memory_error(error, session) from error
 
 
-def memory_error(error: BaseException, run: Resolved[Any], world: World) -> UserError:
+def memory_error(error: BaseException, session: Session[Any]) -> UserError:
     """The line for a step that ran out of memory."""
-    config, plan = run.config, run.plan
+    config, plan, world = session.config, session.plan, session.world
     return UserError(
         f"rank {world.rank} ran out of memory with a micro-batch of {counted(plan.micro_batch, 'image')} of "
         f"{config.data.size} pixels; {memory_text(world.device)}; "
         f"it says: {' '.join(str(error).split())[:160]}; "
-        f"try {', '.join(flags_to_try(config, plan, run.loader, world))}"
+        f"try {', '.join(flags_to_try(config, plan, session.loader, world))}"
     )
 
 

@@ -8,8 +8,9 @@ from rich.table import Table
 
 from turbomim.train.folder import rundir
 from turbomim.train.loop.data import open_data
-from turbomim.train.loop.resolved import Resolved, resolve
+from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.run import Outcome
+from turbomim.train.loop.session import Session
 from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.machine.price import IMAGENET, rows
 from turbomim.train.models.methods import flops_per_image
@@ -19,19 +20,19 @@ from turbomim.train.terminal.streams import print_plain
 from turbomim.train.world.distributed import World, choose_device
 
 
-def dry_run_of(resolved: Resolved[Config], about: list[str], world: World, console: Console) -> Outcome:
+def print_dry_run(session: Session[Config]) -> Outcome:
     """Print what the run is, on the main rank."""
-    config, plan = resolved.config, resolved.plan
+    config, plan = session.config, session.plan
     parameters = count_parameters(config)
     count = parameters.trained + parameters.fixed
-    if world.main:
-        lines = "\n".join(about)
+    if session.world.main:
+        lines = "\n".join(session.about)
         text = (
             f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"
             f"{lines}\n{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
-            f"device {world.device}; dry run: nothing was trained"
+            f"device {session.world.device}; dry run: nothing was trained"
         )
-        print_plain(console, text)
+        print_plain(session.console, text)
     return Outcome(folder=rundir.run_folder(config), status="dry-run", step=0, steps=plan.steps)
 
 

@@ -1,25 +1,20 @@
-"""A pre-training put together: data opened, settings resolved, run folder taken; then the loop."""
+"""A pre-training put together: session opened, run folder taken, the masked model made; then the loop."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 
 from rich.console import Console
 
 from turbomim.train.evaluate.online import labelled_splits
-from turbomim.train.folder.sinks import check_sinks
-from turbomim.train.folder.take import take_folder
-from turbomim.train.loop.data import about_data, open_data
-from turbomim.train.loop.resolved import resolve
-from turbomim.train.loop.run import Outcome
-from turbomim.train.machine.compiler import check_compiler
+from turbomim.train.loop.run import Outcome, Run
+from turbomim.train.loop.session import open_session, take_folder
 from turbomim.train.machine.price import about_device
-from turbomim.train.machine.tuned_loader import machine_name, read_tuned
-from turbomim.train.machine.tuned_step import about_step, read_step, step_key
-from turbomim.train.pretrain.dry_run import dry_run_of
-from turbomim.train.pretrain.run import PretrainRun
+from turbomim.train.machine.tuned_step import TunedStep, read_step, step_key
+from turbomim.train.pretrain.dry_run import print_dry_run
+from turbomim.train.pretrain.task import Pretraining
 from turbomim.train.settings.config import Config
-from turbomim.train.world.distributed import join_ranks
+from turbomim.train.world.distributed import World
 
 
 def pretrain(
@@ -34,42 +29,17 @@ def pretrain(
 
     preset: a GPU whose micro-batch is taken.  Raises UserError for anything a user or a file caused.
     """
-    console = console or Console()
-    with join_ranks(config.step.device, config.step.rank_timeout) as world:
-        check_compiler(config.step, world.device.type)
-        world.broadcast_from_rank0(lambda: check_sinks(config.run))
-        # every rank trains with what rank 0 was given
-        config, preset, tuned_step = world.broadcast_from_rank0(
-            lambda: (config, preset, read_step(step_key(config, world)))
-        )
-        data = config.data
-        split = open_data(data.path, "--data.path", data, world)
-        heldout = open_data(data.heldout, "--data.heldout", data, world) if data.heldout else None
-        labelled = labelled_splits(config, split, heldout, world)
-        tuned_loader = world.run_on_all(lambda: read_tuned(machine_name(world.device)))
-        resolved = world.run_replicated(
-            lambda: resolve(
-                config,
-                split.manifest.samples,
-                ranks=world.size,
-                local_ranks=world.local_size,
-                preset=preset,
-                tuned_step=tuned_step,
-                tuned_loader=tuned_loader,
-            )
-        )
-        about = [
-            about_data(data, split, resolved.loader, tuned_loader, world),
-            *about_step(resolved.config, resolved.tuned_step),
-            *world.run_on_all(lambda: about_device(resolved.config, resolved.plan, world)),
-        ]
+    with open_session(config, console, preset=preset, read_tuned_step=tuned_step_of) as session:
+        world = session.world
+        labelled = labelled_splits(session.config, session.split, session.heldout, world)
+        on_device = world.run_on_all(lambda: about_device(session.config, session.plan, world))
+        session = dataclasses.replace(session, about=[*session.about, *on_device])
         if dry_run:
-            return dry_run_of(resolved, about, world, console)
-        with contextlib.ExitStack() as held:
-            splits = [split, *([heldout] if heldout else []), *(labelled or ())]
-            on_gpu = resolved.loader.decodes_on(world.device.type)
-            found, said = world.broadcast_from_rank0(
-                lambda: take_folder(resolved.config, splits, held, on_gpu=on_gpu)
-            )
-            run = PretrainRun(resolved, split, heldout, labelled, world, console, profile)
-            return run.go(found, said, about)
+            return print_dry_run(session)
+        with take_folder(session, *(labelled or ())) as folder:
+            return Run(session, folder, Pretraining(session, folder, labelled), profile).go()
+
+
+def tuned_step_of(config: Config, world: World) -> TunedStep | None:
+    """What `turbomim tune step` measured for a step of these settings on this machine, if anything."""
+    return read_step(step_key(config, world))

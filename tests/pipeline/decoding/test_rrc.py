@@ -31,12 +31,11 @@ from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Interpolation
 from turbomim.train.loop import data
-from turbomim.train.machine.tuned_loader import default_speed
+from turbomim.train.loop.session import open_session, take_folder
 from turbomim.train.pictures import reconstruction
 from turbomim.train.pretrain import heldout, pretrain
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
-from turbomim.train.world.distributed import join_ranks
 
 SIZE = 48
 SEED = 2**40 + 5
@@ -206,10 +205,11 @@ def test_every_user_of_the_loader_passes_the_crop_on(
         raise Stop
 
     monkeypatch.setattr(data, "Loader", loader)
-    with pytest.raises(Stop), join_ranks("cpu") as world:
-        heldout.heldout_loss(nn.Linear(1, 1), tiny_split, config, default_speed(), 4, world, print)
+    console = Console(file=io.StringIO())
+    with pytest.raises(Stop), open_session(config, console) as session, take_folder(session) as folder:
+        heldout.heldout_loss(nn.Linear(1, 1), tiny_split, session, folder)
     with pytest.raises(Stop):
-        pretrain.pretrain(config, console=Console(file=io.StringIO()))
+        pretrain.pretrain(config, console=console)
     with pytest.raises(Stop):
         reconstruction.pick(tiny_split, config, 2)
     assert passed == [Crop(kind="rrc", size=32, scale=0.6, interpolation="bilinear")] * 3

@@ -193,7 +193,7 @@ def test_stopped_or_killed_it_is_the_same_run(
             os.kill(os.getpid(), signal.SIGTERM)
         return augmented_batch(*args)
 
-    monkeypatch.setattr("turbomim.train.finetune.run.augmented_batch", asked_to_stop)
+    monkeypatch.setattr("turbomim.train.finetune.task.augmented_batch", asked_to_stop)
     attempt(stopped, pretrained)
     state = status(tmp_path / "stopped" / "finetune")
     assert (state["status"], state["step"]) == ("preempted", 5)

@@ -31,7 +31,7 @@ from torch import nn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.checkpoint import Snapshot, State
-from turbomim.train.folder.saver import Saver
+from turbomim.train.loop.checkpoints import Saver
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.settings.config import OptimConfig
 

@@ -45,9 +45,9 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.programs import export
 from turbomim.train.folder import checkpoint
-from turbomim.train.folder.take import take_folder
+from turbomim.train.folder.take import lock_and_find_checkpoint
+from turbomim.train.loop.checkpoints import load_good
 from turbomim.train.loop.optim import make_optimizer
-from turbomim.train.loop.rollback import roll_back
 from turbomim.train.models.methods import make_model
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
@@ -199,14 +199,14 @@ def test_only_an_import_may_lack_a_fingerprint(
 ) -> None:
     config = begin(monkeypatch, trees)
     with contextlib.ExitStack() as held:
-        found, _ = take_folder(config, [tiny_split], held, on_gpu=False)
-    assert found == "runs/r/ckpt/step-00000000"
-    state = dataclasses.replace(checkpoint.read_state(Path(found)), step=3, position=24)
+        found, _ = lock_and_find_checkpoint(config, [tiny_split], held, on_gpu=False)
+    assert found == Path("runs/r/ckpt/step-00000000")
+    state = dataclasses.replace(checkpoint.read_state(found), step=3, position=24)
     model = make_model(config)
     optimizer = make_optimizer(model, config.optim)
     checkpoint.write(Path("runs/r/ckpt"), checkpoint.capture(model, optimizer, state), 2)
     with contextlib.ExitStack() as held, pytest.raises(UserError, match="is not the data set of"):
-        take_folder(config, [tiny_split], held, on_gpu=False)
+        lock_and_find_checkpoint(config, [tiny_split], held, on_gpu=False)
 
 
 def test_a_roll_back_to_the_start_is_to_the_imported_weights(
@@ -215,7 +215,7 @@ def test_a_roll_back_to_the_start_is_to_the_imported_weights(
     config = begin(monkeypatch, trees)
     model = make_model(config)
     optimizer = make_optimizer(model, config.optim)
-    assert "step-00000000" in roll_back(Path("runs/r/ckpt"), 0, config, model, optimizer)
+    assert "step-00000000" in load_good(Path("runs/r/ckpt"), 0, config, model, optimizer)
     same(dict(model.state_dict()), imported())
     assert {value["step"].item() for value in optimizer.state.values()} == {0}
     assert not any(value["exp_avg_sq"].any() for value in optimizer.state.values())

@@ -15,9 +15,9 @@ import time
 import pytest
 import torch
 
-from turbomim.train.loop import window as window_module
+from turbomim.train.loop import log_window
 from turbomim.train.loop.data_wait import DataWait
-from turbomim.train.loop.window import Window
+from turbomim.train.loop.log_window import LogWindow
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import Plan
 from turbomim.train.world.distributed import World
@@ -170,10 +170,10 @@ def test_a_window_reports_its_own_device_s_wait(
 ) -> None:
     """Of each window alone; on a CPU it is the host that waits."""
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
-    monkeypatch.setattr(window_module, "peak_bytes", lambda _: 0)
+    monkeypatch.setattr(log_window, "peak_bytes", lambda _: 0)
     plan = Plan(samples=64, steps=80, global_batch=8, micro_batch=8, micro_steps=1, world=1)
     world = World(rank=0, size=1, device=torch.device(device))
-    window = Window(Config(), plan, world, None, begun=clock.now)
+    window = LogWindow(Config(), plan, world, None, begun=clock.now)
     shares: list[float] = []
     loss, norm, skipped = torch.zeros(3)
     for load in (0.05, 0.1):

@@ -42,8 +42,8 @@ from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint
+from turbomim.train.loop.checkpoints import MOST
 from turbomim.train.loop.out_of_memory import flags_to_try, is_out_of_memory, memory_text
-from turbomim.train.loop.rollback import MOST
 from turbomim.train.loop.step import Step
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.lines import series

@@ -23,7 +23,7 @@ from turbomim.train.world.distributed import World
 
 
 @dataclass(slots=True)
-class Window:
+class LogWindow:
     """Sums over the steps since the last log line; the tensors stay on the device until `record`.
 
     One that an earlier process of the run began goes on in this one: what it counts is that of both, what it
@@ -131,11 +131,11 @@ class Window:
         """Steps in a row, up to the last one, that were skipped; waits for the device."""
         return int(self.sums[2])
 
-    def next(self, stats: LoaderStats) -> Window:
+    def next(self, stats: LoaderStats) -> LogWindow:
         """An empty window; a row of skipped steps goes on."""
         sums = torch.zeros_like(self.sums)
         sums[2] = self.sums[2]
-        return Window(self.config, self.plan, self.world, self.peak, stats=stats, sums=sums)
+        return LogWindow(self.config, self.plan, self.world, self.peak, stats=stats, sums=sums)
 
 
 def rates(records: list[Record]) -> str:

@@ -1,0 +1,157 @@
+"""Fine-tuning as a task: a classifier, augmented images, a test, a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
+from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.encoder.features import normalised
+from turbomim.train.evaluate.accuracy import count_hits, top_shares
+from turbomim.train.finetune.augment import augmented_batch
+from turbomim.train.finetune.augment_ahead import AugmentAhead, Augmented
+from turbomim.train.finetune.classifier import Classifier
+from turbomim.train.finetune.layer_decay import layered_optimizer
+from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.loop.session import RunFolder, Session
+from turbomim.train.loop.step import autocast
+from turbomim.train.loop.task import Task
+from turbomim.train.machine.processor import cores
+from turbomim.train.models.methods import make_model
+from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.settings.finetune import FinetuneConfig
+
+# what the scores are of, by the weights that fine-tuning began with
+SCORED = {"trained": "fine-tuned", "initial": "the same from random weights"}
+
+
+class Finetuning(Task):
+    """Classes are told apart.
+
+    facts: what the result says about the encoder; wanted: files that get it besides the run's own.
+    """
+
+    model: Classifier
+
+    def __init__(
+        self,
+        session: Session[FinetuneConfig],
+        folder: RunFolder,
+        facts: Mapping[str, object],
+        wanted: Sequence[Path],
+    ) -> None:
+        self.session, self.folder, self.facts, self.wanted = session, folder, facts, wanted
+        self.config, self.world = session.config, session.world
+        # a checkpoint has its weights, from the first step on
+        self.model = Classifier(make_model(self.config), self.config).to(self.world.device)
+        self.optimizer = layered_optimizer(self.model, self.config)
+
+    @property
+    def test(self) -> Split:
+        """What is scored."""
+        assert self.session.heldout is not None, "`finetune` refuses a run without it"
+        return self.session.heldout
+
+    def batches(self, loader: Loader) -> AugmentAhead:
+        """A loader's batches through RandAugment, beside the steps."""
+        return AugmentAhead(
+            loader,
+            self.session.split,
+            policy=self.config.finetune.rand_augment,
+            seed=self.config.run.seed,
+            device=self.world.device,
+            threads=max(1, cores() // self.world.local_size),
+            ahead=self.session.loader.prefetch,
+        )
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Augmented images and mixed targets, and what drop path is drawn from."""
+        assert isinstance(batch, Augmented)
+        images_BCHW, targets_BK = augmented_batch(batch, self.config.finetune, self.config.run.seed)
+        return images_BCHW, targets_BK, batch.epochs_B, batch.ids_B
+
+    @torch.no_grad()
+    def evaluate(self) -> Record:
+        """Mean loss on the test split, and shares of its images as `top_shares` has them.
+
+        Central crops; every rank takes its share of the images.
+        """
+        world, samples = self.world, self.test.manifest.samples
+        # loss, first hits, hits among five
+        sums_3 = torch.zeros(3, dtype=torch.float64, device=world.device)
+        self.model.eval()
+        world.run_on_all(lambda: self._add_scores(np.arange(world.rank, samples, world.size), sums_3))
+        self.model.train()
+        loss, first, five = (sum(each) for each in zip(*world.all_gather(sums_3.tolist()), strict=True))
+        shares = top_shares(first, five, samples, self.config.finetune.classes)
+        return {"test_loss": loss / samples, **{f"test_{name}": share for name, share in shares.items()}}
+
+    def _add_scores(self, ids_N: NDArray[np.int64], sums_3: Tensor) -> None:
+        """Add the losses and the hits of some test images to their sums."""
+        crops = centre_crops(
+            self.test,
+            ids_N,
+            CentreCrop(
+                size=self.config.data.size,
+                interpolation=self.config.data.interpolation,
+                share=self.config.finetune.test_crop,
+            ),
+            batch=self.session.plan.micro_batch,
+            threads=max(1, cores() // self.world.local_size),
+            journal=self.folder.journal,
+        )
+        for images, labels in crops:
+            images_BCHW = normalised(torch.from_numpy(images).to(self.world.device))
+            labels_B = torch.from_numpy(labels).to(self.world.device)
+            with autocast(self.config.step, self.world.device):
+                logits_BK = self.model.logits(images_BCHW).float()
+            loss = functional.cross_entropy(logits_BK, labels_B, reduction="sum")
+            sums_3.add_(torch.stack([loss, *count_hits(logits_BK, labels_B)]))
+
+    def finish(self, step: int) -> None:
+        """Write the last test's result; test again where its log was removed."""
+        tests = self.world.broadcast_from_rank0(lambda: tested(read_metrics(self.folder.log.metrics)))
+        last = tests[-1] if tests else self.evaluate()
+        if not self.world.main:
+            return
+        plan, test = self.session.plan, self.test
+        shares = {"top-1": last["test_top1"]}
+        if self.config.finetune.classes > 5:
+            shares["top-5"] = last["test_top5"]
+        result = {
+            **self.facts,
+            "size": self.config.data.size,
+            "crop": self.config.finetune.test_crop,
+            "interpolation": self.config.data.interpolation,
+            "method": self.config.model.method,
+            "train": self.config.data.path,
+            "train_samples": plan.samples,
+            "test": self.config.data.heldout,
+            "test_samples": test.manifest.samples,
+            "steps": plan.steps,
+            "epochs": self.config.optim.epochs,
+            **{name.replace("-", ""): share for name, share in shares.items()},
+            "test_loss": last["test_loss"],
+            "scores": {SCORED[str(self.facts["weights"])]: shares},
+            "settings": to_dict(self.config),
+        }
+        path = self.folder.path / "result.json"
+        for each in (path, *self.wanted):
+            write_json(each, result)
+        said = ", ".join(f"{name} {100 * share:.2f} %" for name, share in shares.items())
+        self.folder.log.say(f"{said} of {test.manifest.samples:,} test images; {path} has all of it")
+
+
+def tested(records: list[Record]) -> list[Record]:
+    """The log records that have a test's result."""
+    return [record for record in records if record.get("test_top1") is not None]

@@ -1,0 +1,193 @@
+"""The checkpoints of a run: written beside the steps, resumed from, gone back to when steps go wrong.
+
+What happens after many steps in a row that are not finite: back to good weights, on with other data.  A step
+that is not finite changes nothing (step.py).  If `optim.max_skipped` of them follow each other up to a log
+line, weights and moments go back to the last good checkpoint.  The step and the position in the stream go on:
+the data between is passed over, schedule and length of the run stay, and no sample is seen twice.  Good is a
+checkpoint of the ordinary schedule (`run.save_every`), never one that a stop wrote in between; before the
+first it is the weights at the start.  Within such a row no checkpoint is written.  So all follows from
+settings and data, and a run that is killed and resumed rolls back at the same steps to the same weights.
+
+The format on the disk is train/folder/checkpoint.py's.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from turbomim.pipeline.loader import LoaderStats
+from turbomim.pipeline.system.errors import UserError
+from turbomim.train.folder import checkpoint, rundir
+from turbomim.train.folder.checkpoint import Snapshot, State, optimizer_tensors
+from turbomim.train.loop.log_window import LogWindow
+from turbomim.train.loop.optim import zero_moments
+from turbomim.train.loop.session import Session
+from turbomim.train.machine.versions import versions
+from turbomim.train.models.methods import make_model
+from turbomim.train.models.sharding import placed_like
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import to_dict
+
+# roll-backs of one run; more means that no data is to blame
+MOST = 3
+
+
+class Saver:
+    """Writes snapshots in one thread, one at a time; a context manager that waits for the last.
+
+    folder: of the checkpoints; keep: how many; background: whether `save` returns before it is on the disk.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, background: bool) -> None:
+        self._folder, self._keep, self._background = folder, keep, background
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # a run that fails still finishes the checkpoint under way
+        self._thread.shutdown(wait=True)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Begin to write, after the one before is on the disk.  Raises UserError for what befell that one."""
+        self.wait()
+        self._writing = self._thread.submit(checkpoint.write, self._folder, snapshot, self._keep)
+        if not self._background:
+            self.wait()
+
+    def error(self) -> UserError | None:
+        """What befell a write that has ended, once; without waiting."""
+        if self._writing is None or not self._writing.done():
+            return None
+        try:
+            self.wait()
+        except UserError as error:
+            return error
+        return None
+
+    def wait(self) -> None:
+        """Return when nothing is being written.  Raises UserError for what befell the last write."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+class RunCheckpoints:
+    """Weights and moments of one run on the disk, in ckpt/ of its folder; every rank calls each method.
+
+    saver: what writes, to be entered, and to be asked for errors and waited for.
+    """
+
+    def __init__(self, session: Session[Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._session, self._world = session, session.world
+        self._model, self._optimizer = model, optimizer
+        self._folder = rundir.run_folder(session.config) / "ckpt"
+        run = session.config.run
+        self.saver = Saver(self._folder, keep=run.keep, background=run.save_in_background)
+        # the step to roll back to, and how often the run did
+        self.good = self.rollbacks = 0
+
+    def resume(self, found: Path) -> State:
+        """Take everything from a checkpoint; what else it knows.  Raises UserError."""
+        checkpoint.load(found, self._model, self._optimizer)
+        state = checkpoint.read_state(found)
+        self.good, self.rollbacks = state.good, state.rollbacks
+        return state
+
+    def save(self, step: int, window: LogWindow, stats: LoaderStats) -> None:
+        """Copy everything to the host and hand it to the saver.
+
+        stats: of the loader, up to the step.
+        """
+        config, plan = self._session.config, self._session.plan
+        end = step == plan.steps
+        # in a row of skipped steps the weights may be what is wrong: resume before it, as a roll-back would
+        if self._world.broadcast_from_rank0(lambda: window.in_a_row > 0 and not end):
+            return
+        if end or step % config.run.save_every == 0:
+            self.good = step
+        state = State(
+            step=step,
+            position=step * plan.global_batch,
+            fingerprint=self._session.split.manifest.fingerprint,
+            config=to_dict(config),
+            versions=versions(),
+            good=self.good,
+            rollbacks=self.rollbacks,
+            **window.state(stats),
+        )
+        snapshot = checkpoint.capture(self._model, self._optimizer, state, keep=self._world.main)
+        self._world.run_on_all(lambda: self.saver.save(snapshot) if self._world.main else None)
+
+    def roll_back(self, step: int) -> str:
+        """Take the last good weights, to go on with the data that comes next; what was done, in words.
+
+        Raises UserError if it was done too often, or the checkpoint is not whole.
+        """
+        config, size = self._session.config, self._session.plan.global_batch
+        self._world.broadcast_from_rank0(lambda: check_rollbacks(self.rollbacks, step, config))
+        # what it goes back to may be under way to the disk
+        self._world.run_on_all(self.saver.wait)
+        to = self._world.run_on_all(
+            lambda: load_good(self._folder, self.good, config, self._model, self._optimizer)
+        )
+        self.rollbacks += 1
+        return (
+            f"step {step}: {config.optim.max_skipped} steps or more in a row were not finite; "
+            f"rolled back to {to}, roll-back {self.rollbacks} of {MOST}; samples "
+            f"{self.good * size} to {step * size - 1} of the stream are passed over"
+        )
+
+
+def check_rollbacks(rollbacks: int, step: int, config: Config) -> None:
+    """Raise UserError if a run has rolled back as often as it may."""
+    if rollbacks >= MOST:
+        raise UserError(
+            f"loss or gradient was not finite in {config.optim.max_skipped} steps or more in a row, up to "
+            f"step {step}, after {rollbacks} roll-backs, the most of a run; the weights took none of these "
+            f"steps: start a new --run.name with a lower --optim.base_lr (this is {config.optim.base_lr:g}), "
+            "or look at the data"
+        )
+
+
+def load_good(
+    folder: Path, good: int, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> str:
+    """Put weights and moments back to the checkpoint of step `good`, 0 for the start; say to what.
+
+    Every rank calls it.  Raises UserError if the checkpoint is not whole.
+    """
+    # weights of an import or a fine-tuning are the start of their run, and a checkpoint
+    if good or (folder / "step-00000000").exists():
+        path = checkpoint.at_step(folder, good)
+        checkpoint.load(path, model, optimizer)
+        return str(path)
+    start, ours = make_model(config).state_dict(), model.state_dict()
+    model.load_state_dict({name: placed_like(tensor, ours[name]) for name, tensor in start.items()})
+    # a moment of zero after zero steps is what a new optimizer has
+    for moment in optimizer_tensors(model, optimizer).values():
+        moment.zero_()
+    return "the weights at the start"
+
+
+def write_first(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: Config, fingerprint: str
+) -> Path:
+    """Write a checkpoint of step 0, whose weights a run begins with, and return its path.
+
+    folder: of the checkpoints; optimizer: a new one, which gets moments of zero; fingerprint: of the data,
+    empty where the first run says what that is.
+    """
+    zero_moments(optimizer)
+    state = State(step=0, position=0, fingerprint=fingerprint, config=to_dict(config), versions=versions())
+    return checkpoint.write(folder, checkpoint.capture(model, optimizer, state), config.run.keep)

@@ -1,0 +1,150 @@
+"""What a run is made of, and how it comes together: in the same way for every task.
+
+`open_session` is all that comes before a run has a folder, `take_folder` locks the folder and looks what is
+in it.  After both the task makes its model, and `Run` trains it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic
+
+from rich.console import Console
+
+from turbomim.pipeline.decoding.under_way import Journal
+from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.folder import rundir
+from turbomim.train.folder.crashes import deadly_list
+from turbomim.train.folder.log import RunLog
+from turbomim.train.folder.sinks import check_sinks
+from turbomim.train.folder.take import lock_and_find_checkpoint
+from turbomim.train.loop.data import about_data, open_data
+from turbomim.train.loop.resolved import resolve
+from turbomim.train.machine.compiler import check_compiler
+from turbomim.train.machine.tuned_loader import machine_name, read_tuned
+from turbomim.train.machine.tuned_step import TunedStep, about_step
+from turbomim.train.settings.config import AnyConfig
+from turbomim.train.settings.plan import Plan
+from turbomim.train.world.distributed import World, join_ranks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session(Generic[AnyConfig]):
+    """What a run is made of; nothing in it is automatic any more.
+
+    Every rank has the same settings and plan, and its own world and loader.
+    """
+
+    config: AnyConfig
+    plan: Plan
+    loader: LoaderSpeed
+    world: World
+    console: Console
+    # what is trained on
+    split: Split
+    # what the task measures on; None where the settings name none
+    heldout: Split | None
+    # lines for the log on data and machine
+    about: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFolder:
+    """The folder of a run, locked: what a start found there, and what is written to it as the run goes on."""
+
+    path: Path
+    # the newest whole one, which the run goes on from; None in a new folder
+    checkpoint: Path | None
+    # lines for the log on what was damaged, and on how an earlier process died
+    found: list[str]
+    log: RunLog
+    # of samples under way, for the case that one of them ends the process
+    journal: Journal
+
+
+@contextmanager
+def open_session(
+    config: AnyConfig,
+    console: Console | None,
+    *,
+    flags: tuple[str, str] = ("--data.path", "--data.heldout"),
+    preset: str | None = None,
+    read_tuned_step: Callable[[AnyConfig, World], TunedStep | None] = lambda config, world: None,
+) -> Iterator[Session[AnyConfig]]:
+    """Join the ranks, check what can be checked before there is a run, settle what is automatic.
+
+    flags: that name the two splits, for errors; preset: a GPU whose micro-batch is taken; read_tuned_step:
+    what `turbomim tune step` measured for a step of these settings, if the task uses that.  Raises UserError
+    for anything a user or a file caused, in this order:
+
+    1. ranks that do not come;
+    2. a compiler that is missing, or a package of a sink;
+    3. splits that cannot be read or do not fit the settings;
+    4. a damaged file of measurements;
+    5. settings that do not go together with ranks and data.
+    """
+    with join_ranks(config.step.device, config.step.rank_timeout) as world:
+        check_compiler(config.step, world.device.type)
+        world.broadcast_from_rank0(lambda: check_sinks(config.run))
+        # every rank trains with what rank 0 was given
+        config, preset, tuned_step = world.broadcast_from_rank0(
+            lambda: (config, preset, read_tuned_step(config, world))
+        )
+        data = config.data
+        split = open_data(data.path, flags[0], data, world)
+        heldout = open_data(data.heldout, flags[1], data, world) if data.heldout else None
+        tuned_loader = world.run_on_all(lambda: read_tuned(machine_name(world.device)))
+        resolved = world.run_replicated(
+            lambda: resolve(
+                config,
+                split.manifest.samples,
+                ranks=world.size,
+                local_ranks=world.local_size,
+                preset=preset,
+                tuned_step=tuned_step,
+                tuned_loader=tuned_loader,
+            )
+        )
+        yield Session(
+            config=resolved.config,
+            plan=resolved.plan,
+            loader=resolved.loader,
+            world=world,
+            console=console or Console(),
+            split=split,
+            heldout=heldout,
+            about=[
+                about_data(data, split, resolved.loader, tuned_loader, world),
+                *about_step(resolved.config, resolved.tuned_step),
+            ],
+        )
+
+
+@contextmanager
+def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
+    """Lock the run's folder, and find what it goes on from; every rank calls it.
+
+    others: splits that the run reads besides its own two.  Raises UserError: another process has the folder,
+    it holds another run, or no checkpoint in it is whole.
+    """
+    config, world = session.config, session.world
+    path = rundir.run_folder(config)
+    splits = [session.split, *([session.heldout] if session.heldout else []), *others]
+    on_gpu = session.loader.decodes_on(world.device.type)
+    with contextlib.ExitStack() as lock:
+        checkpoint, found = world.broadcast_from_rank0(
+            lambda: lock_and_find_checkpoint(config, splits, lock, on_gpu=on_gpu)
+        )
+        bad = world.broadcast_from_rank0(lambda: deadly_list(path))
+        yield RunFolder(
+            path=path,
+            checkpoint=checkpoint,
+            found=found,
+            log=RunLog(path, session.console, rank=world.rank, world=world.size, config=config),
+            journal=Journal(folder=path, rank=world.rank, bad=bad),
+        )
