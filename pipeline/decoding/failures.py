@@ -11,11 +11,11 @@ from typing import Final
 
 from turbomim.pipeline.system.errors import UserError
 
-# std::bad_alloc, DALI's CUDABadAlloc, torch's allocators, nvImageCodec's allocator failures; its internal
-# errors, 8 and 17, are what it also says to a damaged header
+# std::bad_alloc, DALI's CUDABadAlloc, torch's allocators, oneDNN on a host that has no more, nvImageCodec's
+# allocator failures; its internal errors, 8 and 17, are what it also says to a damaged header
 MEMORY: Final = re.compile(
     r"bad_alloc|can't allocate|cannot allocate memory|CUDA allocation failed|out of memory"
-    r"|nvImageCodec failure: '#(5|15)'",
+    r"|could not create a (primitive|memory object)|nvImageCodec failure: '#(5|15)'",
     re.IGNORECASE,
 )
 # errors of CUDA's runtime and driver in the words of DALI, nvImageCodec and torch
@@ -31,8 +31,15 @@ class DeviceFault(RuntimeError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the host or the device refused memory."""
-    return isinstance(error, MemoryError) or bool(MEMORY.search(_detail(error)))
+    """Whether the host or the device refused memory, also to what a UserError tells of.
+
+    torch has no error of its own for the host's.
+    """
+    if isinstance(error, UserError):
+        return error.__cause__ is not None and out_of_memory(error.__cause__)
+    if isinstance(error, RuntimeError):
+        return bool(MEMORY.search(_detail(error)))
+    return isinstance(error, MemoryError)
 
 
 def of_machine(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from collections import defaultdict
 import torch
 from torch import nn
 
-from turbomim.train.loop.optim import decayed
+from turbomim.train.loop.optim import decayed, fused_adamw
 from turbomim.train.settings.finetune import FinetuneConfig
 
 EMBEDDINGS = ("cls_token", "mask_token", "pos_embed", "patch_embed", "blocks1.", "blocks2.")
@@ -56,17 +56,12 @@ def layered_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.A
         layer = layer_of(inside, depths) if inside != name else sum(depths) + 1
         decays = decayed(inside, param, decay_tokens=False) and not inside.endswith("pos_embed")
         groups[layer, decays].append(param)
-    return torch.optim.AdamW(
-        [
-            {
-                "params": groups[key],
-                "weight_decay": optim.weight_decay if key[1] else 0.0,
-                "lr_scale": layer_scale(key[0], depths, config.finetune.layer_decay),
-            }
-            for key in sorted(groups, reverse=True)
-        ],
-        lr=optim.lr,
-        betas=(optim.beta1, optim.beta2),
-        eps=optim.eps,
-        fused=True,
-    )
+    in_order = [
+        {
+            "params": groups[key],
+            "weight_decay": optim.weight_decay if key[1] else 0.0,
+            "lr_scale": layer_scale(key[0], depths, config.finetune.layer_decay),
+        }
+        for key in sorted(groups, reverse=True)
+    ]
+    return fused_adamw(in_order, optim)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -37,6 +39,11 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
         {"params": with_decay, "weight_decay": optim.weight_decay},
         {"params": without, "weight_decay": 0.0},
     ]
+    return fused_adamw(groups, optim)
+
+
+def fused_adamw(groups: list[dict[str, Any]], optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over groups of parameters, at the full rate; its kernel does the whole step of all of them."""
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), eps=optim.eps, fused=True)
 
 

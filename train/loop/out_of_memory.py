@@ -21,46 +21,28 @@ from turbomim.train.settings.plan import Plan, largest_divisor
 from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World
 
-# what oneDNN says when the host has no more
-REFUSED = ("could not create a primitive", "could not create a memory object")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the host refused memory, also to a loader, whose UserError has the first one.
-
-    torch has no error of its own for the host's.
-    """
-    if isinstance(error, UserError):
-        return error.__cause__ is not None and is_out_of_memory(error.__cause__)
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    refused = out_of_memory(error) or any(words in str(error) for words in REFUSED)
-    return isinstance(error, RuntimeError) and refused
-
 
 @contextmanager
-def explained(session: Session[Any]) -> Iterator[None]:
-    """Within it an error that memory ran out becomes a UserError that says what to try."""
+def explaining_out_of_memory(session: Session[Any]) -> Iterator[None]:
+    """Within it an error that memory ran out becomes a UserError that says what to try.
+
+    A loader's own error of that kind, which knows no settings of a run, becomes one too.
+    """
     try:
         yield
     except (RuntimeError, MemoryError, UserError) as error:
-        if not is_out_of_memory(error):
+        if not out_of_memory(error):
             raise
-        raise memory_error(error, session) from error
+        config, plan, world = session.config, session.plan, session.world
+        raise UserError(
+            f"rank {world.rank} ran out of memory with a micro-batch of "
+            f"{counted(plan.micro_batch, 'image')} of {config.data.size} pixels; "
+            f"{memory_in_words(world.device)}; it says: {' '.join(str(error).split())[:160]}; "
+            f"try {', '.join(flags_to_try(config, plan, session.loader, world))}"
+        ) from error
 
 
-def memory_error(error: BaseException, session: Session[Any]) -> UserError:
-    """The line for a step that ran out of memory."""
-    config, plan, world = session.config, session.plan, session.world
-    return UserError(
-        f"rank {world.rank} ran out of memory with a micro-batch of {counted(plan.micro_batch, 'image')} of "
-        f"{config.data.size} pixels; {memory_text(world.device)}; "
-        f"it says: {' '.join(str(error).split())[:160]}; "
-        f"try {', '.join(flags_to_try(config, plan, session.loader, world))}"
-    )
-
-
-def memory_text(device: torch.device) -> str:
+def memory_in_words(device: torch.device) -> str:
     """Memory there is and memory taken, of the device or else of this process on the host."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)

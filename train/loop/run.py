@@ -26,7 +26,7 @@ from turbomim.train.folder.sinks import OF_MODEL
 from turbomim.train.loop.checkpoints import RunCheckpoints
 from turbomim.train.loop.data import Batches, open_loader, slow_stage
 from turbomim.train.loop.log_window import LogWindow
-from turbomim.train.loop.out_of_memory import explained
+from turbomim.train.loop.out_of_memory import explaining_out_of_memory
 from turbomim.train.loop.profiling import Profile, part
 from turbomim.train.loop.session import RunFolder, Session
 from turbomim.train.loop.step import Step
@@ -90,7 +90,7 @@ class Run:
         with self.log.open(self.step, unlogged) as logged, stop_flag() as flag:
             self.replaced = sum(record.get("replaced", 0) for record in logged)
             self.skipped = sum(record.get("skipped", 0) for record in logged)
-            for line in self.folder.found:
+            for line in self.folder.notes:
                 self.log.say(line)
             if self.step >= self.plan.steps:
                 self.log.say(
@@ -192,7 +192,7 @@ class Run:
             used = batches.stats
             profile.begin(used)
             with part("wait"), window.wait.measured():
-                micro_batches, error = self._take(batches)
+                micro_batches, error = self._next_batches(batches)
             if self.world.any_rank_stops(stop=bool(flag.name), error=error or self.checkpoints.saver.error()):
                 self._stop(window, used)
                 return True
@@ -209,10 +209,10 @@ class Run:
                 self.task.draw(self.step)
         return False
 
-    def _take(self, batches: Batches) -> tuple[list[Batch], UserError | None]:
+    def _next_batches(self, batches: Batches) -> tuple[list[Batch], UserError | None]:
         """The micro-batches of a step, or why there are none: the other ranks must hear of it."""
         try:
-            with explained(self.session):
+            with explaining_out_of_memory(self.session):
                 return list(itertools.islice(batches, self.plan.micro_steps)), None
         except UserError as error:
             return [], error
@@ -220,7 +220,7 @@ class Run:
     def _step(self, step: Step, micro_batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
         assert micro_batches[0].position == self.position + self.world.rank * self.plan.local_batch
         lr = lr_of_step(self.step, self.plan.samples, self.config.optim)
-        with explained(self.session):
+        with explaining_out_of_memory(self.session):
             return step(micro_batches, lr)
 
     def _stop(self, window: LogWindow, stats: LoaderStats) -> None:

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.folder import rundir
-from turbomim.train.folder.crashes import deadly_list
+from turbomim.train.folder import checkpoint, rundir
+from turbomim.train.folder.crashes import deadly_list, look_back
 from turbomim.train.folder.log import RunLog
 from turbomim.train.folder.sinks import check_sinks
-from turbomim.train.folder.take import lock_and_find_checkpoint
 from turbomim.train.loop.data import about_data, open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.machine.compiler import check_compiler
@@ -61,7 +61,7 @@ class RunFolder:
     # the newest whole one, which the run goes on from; None in a new folder
     checkpoint: Path | None
     # lines for the log on what was damaged, and on how an earlier process died
-    found: list[str]
+    notes: list[str]
     log: RunLog
     # of samples under way, for the case that one of them ends the process
     journal: Journal
@@ -84,9 +84,10 @@ def open_session(
 
     1. ranks that do not come;
     2. a compiler that is missing, or a package of a sink;
-    3. splits that cannot be read or do not fit the settings;
-    4. a damaged file of measurements;
-    5. settings that do not go together with ranks and data.
+    3. a damaged file of measured steps;
+    4. splits that cannot be read or do not fit the settings;
+    5. a damaged file of measured loaders;
+    6. settings that do not go together with ranks and data.
     """
     with join_ranks(config.step.device, config.step.rank_timeout) as world:
         check_compiler(config.step, world.device.type)
@@ -137,14 +138,38 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
     splits = [session.split, *([session.heldout] if session.heldout else []), *others]
     on_gpu = session.loader.decodes_on(world.device.type)
     with contextlib.ExitStack() as lock:
-        checkpoint, found = world.broadcast_from_rank0(
-            lambda: lock_and_find_checkpoint(config, splits, lock, on_gpu=on_gpu)
-        )
+
+        def look() -> tuple[Path | None, list[str]]:
+            lock.enter_context(rundir.lock_run(config))
+            rundir.check_same(path, config)
+            found, damaged = newest_checkpoint(path, session.split)
+            notes = [f"{each} is damaged and was passed over" for each in damaged]
+            return found, notes + look_back(path, splits, on_gpu=on_gpu)
+
+        found, notes = world.broadcast_from_rank0(look)
         bad = world.broadcast_from_rank0(lambda: deadly_list(path))
         yield RunFolder(
             path=path,
-            checkpoint=checkpoint,
-            found=found,
+            checkpoint=found,
+            notes=notes,
             log=RunLog(path, session.console, rank=world.rank, world=world.size, config=config),
             journal=Journal(folder=path, rank=world.rank, bad=bad),
         )
+
+
+def newest_checkpoint(folder: Path, split: Split) -> tuple[Path | None, list[Path]]:
+    """The checkpoint that a run of a split goes on from, if any, and damaged ones that were passed over.
+
+    Raises UserError: none of them is whole, or the newest has seen other samples.
+    """
+    found, damaged = checkpoint.newest(folder / "ckpt")
+    if found is not None:
+        state, ours = checkpoint.read_state(found), split.manifest.fingerprint
+        theirs = state.fingerprint
+        # imported weights have seen no data: `turbomim import` leaves the fingerprint to the first run
+        if theirs != ours and (theirs or state.step):
+            raise UserError(
+                f"{split.path} is not the data set of {found} (fingerprint {ours[:12]}, the checkpoint's is "
+                f"{theirs[:12]}): give the same shards, or another --run.name"
+            )
+    return found, damaged

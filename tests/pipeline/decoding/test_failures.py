@@ -52,7 +52,6 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune import step_rate
 from turbomim.train.finetune import augment_ahead
-from turbomim.train.loop.out_of_memory import is_out_of_memory
 from turbomim.train.pretrain.pretrain import pretrain
 
 __all__ = ["own_split"]
@@ -127,16 +126,16 @@ def test_the_machine_s_error_ends_the_loader(
     said = str(caught.value)
     assert failure_reason(ERRORS[name]) in said and "no photograph is to blame" in said and "\n" not in said
     memory = name in MEMORY or "memory" in name or name == "python"
-    assert out_of_memory(ERRORS[name]) == is_out_of_memory(ERRORS[name]) == memory
+    assert out_of_memory(ERRORS[name]) == memory
     assert ("smaller micro-batch" if memory else "CUDA_LAUNCH_BLOCKING=1") in said
-    assert is_out_of_memory(caught.value) == memory
+    assert out_of_memory(caught.value) == memory
 
 
 @pytest.mark.parametrize("text", IMAGE)
 def test_an_image_s_own_errors(text: str) -> None:
     """All that 10,000 damaged images gave; the traceback before it names CUDA and memory."""
     error = RuntimeError(DALI.format(text))
-    assert not of_machine(error) and not is_out_of_memory(error)
+    assert not of_machine(error) and not out_of_memory(error)
     assert failure_reason(error) == text.strip(" :")
 
 
@@ -340,7 +339,7 @@ def test_rand_augment_is_not_blamed(tiny_split: Split, monkeypatch: pytest.Monke
         ) as caught,
     ):
         next(ahead)
-    assert "--finetune.rand_augment" not in str(caught.value) and is_out_of_memory(caught.value)
+    assert "--finetune.rand_augment" not in str(caught.value) and out_of_memory(caught.value)
 
 
 def test_the_installed_decoder_says_so() -> None:

@@ -14,7 +14,6 @@ one (`test_a_roll_back_to_the_start_is_to_the_imported_weights`).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import sys
 import types
@@ -45,9 +44,9 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.programs import export
 from turbomim.train.folder import checkpoint
-from turbomim.train.folder.take import lock_and_find_checkpoint
 from turbomim.train.loop.checkpoints import load_good
 from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.loop.session import newest_checkpoint
 from turbomim.train.models.methods import make_model
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
@@ -198,15 +197,14 @@ def test_only_an_import_may_lack_a_fingerprint(
     trees: Path, monkeypatch: pytest.MonkeyPatch, tiny_split: Any
 ) -> None:
     config = begin(monkeypatch, trees)
-    with contextlib.ExitStack() as held:
-        found, _ = lock_and_find_checkpoint(config, [tiny_split], held, on_gpu=False)
+    found, _ = newest_checkpoint(Path("runs/r"), tiny_split)
     assert found == Path("runs/r/ckpt/step-00000000")
     state = dataclasses.replace(checkpoint.read_state(found), step=3, position=24)
     model = make_model(config)
     optimizer = make_optimizer(model, config.optim)
     checkpoint.write(Path("runs/r/ckpt"), checkpoint.capture(model, optimizer, state), 2)
-    with contextlib.ExitStack() as held, pytest.raises(UserError, match="is not the data set of"):
-        lock_and_find_checkpoint(config, [tiny_split], held, on_gpu=False)
+    with pytest.raises(UserError, match="is not the data set of"):
+        newest_checkpoint(Path("runs/r"), tiny_split)
 
 
 def test_a_roll_back_to_the_start_is_to_the_imported_weights(

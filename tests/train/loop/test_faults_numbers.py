@@ -38,12 +38,13 @@ from tests.runs import (
 )
 
 from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.decoding.failures import out_of_memory
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint
 from turbomim.train.loop.checkpoints import MOST
-from turbomim.train.loop.out_of_memory import flags_to_try, is_out_of_memory, memory_text
+from turbomim.train.loop.out_of_memory import flags_to_try, memory_in_words
 from turbomim.train.loop.step import Step
 from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.lines import series
@@ -343,5 +344,5 @@ def test_flags_to_try_are_not_set_yet(trees: Path, tmp_path: Path) -> None:
     assert flags_to_try(config, make_plan(config, 33, 2), settings, two)[0] == "--step.shard true"
     gpu = World(rank=0, size=1, device=torch.device("cuda", 0))
     assert "--data.decode cpu" in flags_to_try(config, make_plan(config, 33, 1), settings, gpu)
-    assert not is_out_of_memory(RuntimeError("shapes do not fit")) and is_out_of_memory(MemoryError())
-    assert "GiB" in memory_text(torch.device("cpu"))
+    assert not out_of_memory(RuntimeError("shapes do not fit")) and out_of_memory(MemoryError())
+    assert "GiB" in memory_in_words(torch.device("cpu"))

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.decoding.failures import out_of_memory
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.train.loop.data import open_data, open_loader
 from turbomim.train.loop.optim import make_optimizer
-from turbomim.train.loop.out_of_memory import is_out_of_memory
 from turbomim.train.loop.step import Step
 from turbomim.train.machine.memory import peak_bytes
 from turbomim.train.machine.tuned_loader import default_speed
@@ -111,7 +111,7 @@ def main() -> None:
     try:
         print(json.dumps(asdict(step_rate(from_dict(job["config"], Config(), "job"), job["seconds"]))))
     except (RuntimeError, MemoryError, UserError) as error:
-        if is_out_of_memory(error):
+        if out_of_memory(error):
             raise SystemExit(NO_MEMORY) from None
         raise
 
