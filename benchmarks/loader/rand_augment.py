@@ -25,7 +25,7 @@ from turbomim.benchmarks.timing import alternate, emit, machine, report
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import LoaderStats
 from turbomim.train.finetune.augment_ahead import AugmentAhead
-from turbomim.train.finetune.rand_augment import change, drawn_changes
+from turbomim.train.finetune.rand_augment import apply_changes, draw_changes
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.finetune import FinetuneSettings
 
@@ -82,9 +82,9 @@ def between(images_BHWC: torch.Tensor, milliseconds: int) -> None:
         batch = next(source)
         words_B = batch.ids_B.numpy().astype(np.uint32)
         for image_HWC, changes in zip(
-            batch.images_BHWC.numpy(), drawn_changes(POLICY, SIZE, words_B), strict=True
+            batch.images_BHWC.numpy(), draw_changes(POLICY, SIZE, words_B), strict=True
         ):
-            change(image_HWC, changes)
+            apply_changes(image_HWC, changes)
         step(milliseconds)
 
 
@@ -110,10 +110,10 @@ def an_image(images_BHWC: torch.Tensor) -> dict[str, float]:
     words_B = np.arange(len(images_BHWC), dtype=np.uint32)
     pixels_BHWC = images_BHWC.numpy().copy()
     begun = time.thread_time()
-    changes_B = drawn_changes(POLICY, SIZE, words_B)
+    changes_B = draw_changes(POLICY, SIZE, words_B)
     drawn = time.thread_time()
     for image_HWC, changes in zip(pixels_BHWC, changes_B, strict=True):
-        change(image_HWC, changes)
+        apply_changes(image_HWC, changes)
     scale = 1e6 / len(words_B)
     return {
         "drawn_us": round(scale * (drawn - begun), 1),

@@ -20,8 +20,8 @@ from torch import Tensor
 from turbomim.pipeline.stream.philox import MIX, draw_u32
 from turbomim.train.encoder.features import normalised
 from turbomim.train.finetune.augment_ahead import Augmented
-from turbomim.train.finetune.erase import drawn_rectangles, erase
-from turbomim.train.finetune.rand_augment import kept_generators
+from turbomim.train.finetune.erase import draw_rectangles, erase
+from turbomim.train.finetune.rand_augment import restoring_generators
 from turbomim.train.settings.finetune import FinetuneSettings
 
 
@@ -30,14 +30,14 @@ def augmented_batch(batch: Augmented, settings: FinetuneSettings, seed: int) -> 
     ((of_mix,),) = draw_u32(seed, np.zeros(1, np.int64), np.array([batch.position]), MIX, 1)
     images_BCHW = normalised(batch.images_BHWC)
     height, width = images_BCHW.shape[2:]
-    with kept_generators():
+    with restoring_generators():
         if settings.erase:
-            rectangles_5R = drawn_rectangles(settings.erase, height, width, batch.words_B)
+            rectangles_5R = draw_rectangles(settings.erase, height, width, batch.words_B)
             erase(images_BCHW, rectangles_5R, seed, batch.epochs_B, batch.ids_B)
-        return mixed(images_BCHW, batch.labels_B, settings, int(of_mix))
+        return mix_batch(images_BCHW, batch.labels_B, settings, int(of_mix))
 
 
-def mixed(
+def mix_batch(
     images_BCHW: Tensor, labels_B: Tensor, settings: FinetuneSettings, word: int
 ) -> tuple[Tensor, Tensor]:
     """Images mixed with the reversed micro-batch, in place, and targets (B, K) mixed and smoothed."""

@@ -28,7 +28,7 @@ from turbomim.pipeline.stream.philox import AUGMENT, draw_u32
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.finetune.rand_augment import Changes, change, drawn_changes
+from turbomim.train.finetune.rand_augment import Changes, apply_changes, draw_changes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class AugmentAhead(Closing, Iterator[Augmented]):
     """Batches of a loader with their images changed, a few under way; a context manager, of the loader too.
 
     policy: timm's, empty for none; device: the loader's; threads: that change images; ahead: batches being
-    changed while one is used.  Whoever takes batches draws from the global generators, see `drawn_changes`.
+    changed while one is used.  Whoever takes batches draws from the global generators, see `draw_changes`.
     Raises UserError for a sample that has no label or cannot be changed, and the loader's, each when its own
     batch is asked for; any other error as soon as it is met.
     """
@@ -131,7 +131,7 @@ class AugmentAhead(Closing, Iterator[Augmented]):
         parts = []
         begun = time.perf_counter()
         if self._policy:
-            changes_B = drawn_changes(self._policy, images_BHWC.shape[1], words_B2[:, 0])
+            changes_B = draw_changes(self._policy, images_BHWC.shape[1], words_B2[:, 0])
             for places in np.array_split(np.arange(len(ids_B)), self._threads):
                 parts.append(self._pool.submit(self._change, images_BHWC.numpy(), ids_B, changes_B, places))
         self._wait_s += time.perf_counter() - begun
@@ -156,7 +156,7 @@ class AugmentAhead(Closing, Iterator[Augmented]):
         for place in places:
             with no_image_to_blame("RandAugment could not change an image", MORE_MEMORY):
                 try:
-                    change(images_BHWC[place], changes_B[place])
+                    apply_changes(images_BHWC[place], changes_B[place])
                 except MemoryError:
                     raise
                 except Exception as error:

@@ -43,7 +43,7 @@ class _Blank:
         self.filled = (rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start)
 
 
-def drawn_rectangles(share: float, height: int, width: int, words_B: NDArray[np.uint32]) -> NDArray[np.int64]:
+def draw_rectangles(share: float, height: int, width: int, words_B: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Draw which of a batch's images are erased, and where, each from its own word: timm's rule and draws.
 
     share: of the images.  Returns (5, R): place in the batch, top, left, height and width in pixels.
@@ -65,7 +65,7 @@ def erase(
 ) -> None:
     """Fill rectangles of float32 images with noise of mean 0 and deviation 1, in place.
 
-    rectangles as of `drawn_rectangles`; epochs and ids (B,) int64 on the images' device.  A GPU is not waited
+    rectangles as of `draw_rectangles`; epochs and ids (B,) int64 on the images' device.  A GPU is not waited
     for.
     """
     place_R, top_R, left_R, height_R, width_R = rectangles_5R

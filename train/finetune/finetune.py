@@ -18,7 +18,7 @@ from turbomim.train.encoder.source import Source
 from turbomim.train.evaluate.splits import check_labelled, say_same
 from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import layered_optimizer
-from turbomim.train.finetune.rand_augment import noting_rand_augment
+from turbomim.train.finetune.rand_augment import recording_rand_augment
 from turbomim.train.finetune.task import Finetuning
 from turbomim.train.loop.checkpoints import write_first
 from turbomim.train.loop.run import Outcome, Run
@@ -44,7 +44,7 @@ def finetune(
         config = world.run_replicated(lambda: complete(session))
         session = dataclasses.replace(session, config=config)
         # a policy that timm does not know ends it here, before there is a run
-        world.run_on_all(lambda: noting_rand_augment(config.finetune.rand_augment, config.data.size))
+        world.run_on_all(lambda: recording_rand_augment(config.finetune.rand_augment, config.data.size))
         with take_folder(session) as folder:
             if folder.checkpoint is None:
                 first = world.broadcast_from_rank0(lambda: write_start(session, folder, source))

@@ -33,7 +33,7 @@ Change = Callable[[Image.Image], Image.Image]
 Changes = tuple[Change, ...]
 
 
-def noting_rand_augment(policy: str, side: int) -> Callable[[Changes], Changes]:
+def recording_rand_augment(policy: str, side: int) -> Callable[[Changes], Changes]:
     """RandAugment of timm for images of a side: it draws, and adds to changes in place of making them.
 
     No policy, no change.  Raises UsageError for a policy that timm does not know.
@@ -53,20 +53,20 @@ def noting_rand_augment(policy: str, side: int) -> Callable[[Changes], Changes]:
             "rand-m9-mstd0.5-inc1, or '' for none"
         ) from error
     for operation in draw.ops:
-        operation.aug_fn = partial(_noted, operation.aug_fn)
+        operation.aug_fn = partial(_record_change, operation.aug_fn)
     # it hands each operation what the one before it returned
     noting: Callable[[Changes], Changes] = draw
     return noting
 
 
-def drawn_changes(policy: str, side: int, words_B: NDArray[np.uint32]) -> list[Changes]:
+def draw_changes(policy: str, side: int, words_B: NDArray[np.uint32]) -> list[Changes]:
     """What RandAugment does to images of a side, each drawn from its own word.
 
     Uses Python's and numpy's generators, so one thread at a time, and leaves them as they were.
     """
-    draw = noting_rand_augment(policy, side)
+    draw = recording_rand_augment(policy, side)
     found = []
-    with kept_generators():
+    with restoring_generators():
         for word in words_B.tolist():
             random.seed(word)
             np.random.seed(word)
@@ -75,7 +75,7 @@ def drawn_changes(policy: str, side: int, words_B: NDArray[np.uint32]) -> list[C
 
 
 @contextmanager
-def kept_generators() -> Iterator[None]:
+def restoring_generators() -> Iterator[None]:
     """Put Python's and numpy's generators back as they were."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
@@ -85,7 +85,7 @@ def kept_generators() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-def _noted(
+def _record_change(
     function: Callable[..., Image.Image], before: Changes, *values: float, **options: object
 ) -> Changes:
     if function is posterize:
@@ -98,7 +98,7 @@ def posterized(image: Image.Image, bits: int, **options: object) -> Image.Image:
     return posterize(image, bits, **options) if bits else Image.new(image.mode, image.size)
 
 
-def change(pixels_HWC: NDArray[np.uint8], changes: Changes) -> None:
+def apply_changes(pixels_HWC: NDArray[np.uint8], changes: Changes) -> None:
     """Change an image in place; safe in any thread."""
     if not changes:
         return

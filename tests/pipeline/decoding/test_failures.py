@@ -331,7 +331,7 @@ def test_rand_augment_is_not_blamed(tiny_split: Split, monkeypatch: pytest.Monke
     def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(augment_ahead, "change", fail)
+    monkeypatch.setattr(augment_ahead, "apply_changes", fail)
     with (
         ahead_of(Given(batch_at(0, [0, 1])), tiny_split, ahead=0) as ahead,
         pytest.raises(

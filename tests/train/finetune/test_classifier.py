@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.timm import timm_arguments
-from turbomim.train.finetune.augment import mixed
+from turbomim.train.finetune.augment import mix_batch
 from turbomim.train.finetune.classifier import patches_of
 from turbomim.train.models.drop_path import DropPath
 from turbomim.train.models.methods import make_model
@@ -193,7 +193,7 @@ def test_mixed_targets_are_the_written_out_formula(kind: str) -> None:
     before = torch.randn(4, 3, 20, 20, generator=g)
     seen = set()
     for word in range(20):
-        after, targets_BK = mixed(before.clone(), torch.tensor(labels), settings, word)
+        after, targets_BK = mix_batch(before.clone(), torch.tensor(labels), settings, word)
         if kind == "none":
             assert torch.equal(after, before)
             share = 1.0
@@ -210,7 +210,7 @@ def test_mixed_targets_are_the_written_out_formula(kind: str) -> None:
             for mine, other in zip(labels, labels[::-1], strict=True)
         ]
         torch.testing.assert_close(targets_BK, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
-        assert torch.equal(after, mixed(before.clone(), torch.tensor(labels), settings, word)[0])
+        assert torch.equal(after, mix_batch(before.clone(), torch.tensor(labels), settings, word)[0])
         seen.add(round(share, 3))
     assert len(seen) > 10 or kind == "none"
 
@@ -229,7 +229,7 @@ def test_test_crops_are_torchvision_s_256_and_224(sides: tuple[int, int]) -> Non
 def test_cross_entropy_without_mixing_is_label_smoothing() -> None:
     settings = FinetuneSettings(classes=4, mixup=0, cutmix=0, smoothing=0.2)
     labels = torch.tensor([0, 3])
-    _, targets_BK = mixed(torch.zeros(2, 3, 4, 4), labels, settings, 0)
+    _, targets_BK = mix_batch(torch.zeros(2, 3, 4, 4), labels, settings, 0)
     logits = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
         functional.cross_entropy(logits, targets_BK),

@@ -34,7 +34,7 @@ from turbomim.pipeline.stream.philox import draw_u32
 from turbomim.train.finetune import erase as erase_module
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.augment_ahead import Augmented
-from turbomim.train.finetune.erase import drawn_rectangles, erase, noise
+from turbomim.train.finetune.erase import draw_rectangles, erase, noise
 from turbomim.train.settings.finetune import FinetuneSettings
 
 aten = torch.ops.aten
@@ -59,7 +59,7 @@ def test_rectangles_are_timm_s_own(share: float, height: int, width: int) -> Non
         if len(rows):
             top, left = int(rows[0]), int(columns[0])
             expected.append((place, top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left))
-    found_5R = drawn_rectangles(share, height, width, words_B)
+    found_5R = draw_rectangles(share, height, width, words_B)
     assert found_5R.T.tolist() == [list(each) for each in expected]
     # as published: a share of the images, 2 % to a third of their area, sides 0.3 to 3.3 times each other
     assert abs(len(expected) / 2000 - share) < 0.03
@@ -70,7 +70,7 @@ def test_rectangles_are_timm_s_own(share: float, height: int, width: int) -> Non
 
 def test_none_is_erased() -> None:
     images = torch.zeros(4, 3, 32, 32)
-    rectangles_5R = drawn_rectangles(1e-9, 32, 32, words(4))
+    rectangles_5R = draw_rectangles(1e-9, 32, 32, words(4))
     assert rectangles_5R.shape == (5, 0)
     erase(images, rectangles_5R, 1, torch.zeros(4, dtype=torch.int64), torch.arange(4))
     assert not images.any()

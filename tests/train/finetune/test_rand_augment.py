@@ -37,7 +37,7 @@ from turbomim.train.encoder.features import normalised
 from turbomim.train.finetune import augment_ahead
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.augment_ahead import AugmentAhead, Augmented
-from turbomim.train.finetune.rand_augment import change, drawn_changes
+from turbomim.train.finetune.rand_augment import apply_changes, draw_changes
 from turbomim.train.settings.finetune import FinetuneSettings
 
 POLICY = FinetuneSettings().rand_augment
@@ -111,8 +111,8 @@ def made_of(plain: Augmented, augmented: Augmented) -> bool:
     epochs_B, ids_B = plain.epochs_B.cpu().numpy(), plain.ids_B.cpu().numpy()
     words_B2 = draw_u32(7, epochs_B, ids_B, AUGMENT, 2)
     expected = plain.images_BHWC.cpu().numpy().copy()
-    for pixels, changes in zip(expected, drawn_changes(POLICY, SIZE, words_B2[:, 0]), strict=True):
-        change(pixels, changes)
+    for pixels, changes in zip(expected, draw_changes(POLICY, SIZE, words_B2[:, 0]), strict=True):
+        apply_changes(pixels, changes)
     same_pixels = (augmented.images_BHWC.cpu().numpy() == expected).all()
     return bool(same_pixels and (augmented.words_B == words_B2[:, 1]).all())
 
@@ -143,11 +143,11 @@ def test_pixels_are_timm_s_own(policy: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.undo()
     found = []
     # drawn before any image is changed, and generators of another state while they are
-    all_changes = drawn_changes(policy, 20, words)
+    all_changes = draw_changes(policy, 20, words)
     for changes in all_changes:
         random.seed(5)
         found.append(before.copy())
-        change(found[-1], changes)
+        apply_changes(found[-1], changes)
     assert (np.stack(found) == np.stack(wanted)).all()
     assert len({pixels.tobytes() for pixels in found}) > 50
 
@@ -167,9 +167,9 @@ def test_threads_and_what_is_ahead_change_nothing(tiny_split: Split, monkeypatch
 
     def slowly(*args: Any) -> None:
         time.sleep(0.02)
-        change(*args)
+        apply_changes(*args)
 
-    monkeypatch.setattr(augment_ahead, "change", slowly)
+    monkeypatch.setattr(augment_ahead, "apply_changes", slowly)
     assert same(stream(tiny_split, 2), reference[:2])
 
 
@@ -178,9 +178,9 @@ def test_batches_are_changed_while_one_is_used(tiny_split: Split, monkeypatch: p
 
     def seen(*args: Any) -> None:
         by.append(threading.current_thread().name)
-        change(*args)
+        apply_changes(*args)
 
-    monkeypatch.setattr(augment_ahead, "change", seen)
+    monkeypatch.setattr(augment_ahead, "apply_changes", seen)
     batches = [batch_at(6 * i, [0, 1, 2, 3, 4, 5]) for i in range(9)]
     with ahead_of(Given(*batches), tiny_split, ahead=2) as ahead:
         next(ahead)
@@ -201,7 +201,7 @@ def test_what_fails_is_one_line(tiny_split: Split, monkeypatch: pytest.MonkeyPat
         if (pixels == pictures(SIZE)[4].numpy()).all():
             raise ValueError("bits must be\nbetween 1 and 8")
 
-    monkeypatch.setattr(augment_ahead, "change", failing)
+    monkeypatch.setattr(augment_ahead, "apply_changes", failing)
     batches = [batch_at(0, [0, 1]), batch_at(2, [2, 3]), batch_at(4, [5, 4]), batch_at(6, [6, 7])]
     with ahead_of(Given(*batches, batch_at(8, [0, 1])), tiny_split, ahead=2) as ahead:
         assert [next(ahead).position for _ in range(2)] == [0, 2]
@@ -224,7 +224,7 @@ def test_the_loader_s_error_waits_for_its_batch(tiny_split: Split) -> None:
 
 
 def test_what_is_counted_is_what_was_handed_out(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(augment_ahead, "change", lambda *_: time.sleep(0.01))
+    monkeypatch.setattr(augment_ahead, "apply_changes", lambda *_: time.sleep(0.01))
     with ahead_of(Given(*(batch_at(i, [i, 7]) for i in range(6))), tiny_split, ahead=3) as ahead:
         for position in range(3):
             assert ahead.stats.samples == 2 * position
@@ -238,9 +238,9 @@ def test_the_wait_for_what_is_drawn_is_counted(tiny_split: Split, monkeypatch: p
 
     def slowly(*args: Any) -> Any:
         time.sleep(0.02)
-        return drawn_changes(*args)
+        return draw_changes(*args)
 
-    monkeypatch.setattr(augment_ahead, "drawn_changes", slowly)
+    monkeypatch.setattr(augment_ahead, "draw_changes", slowly)
     with ahead_of(Given(*(batch_at(i, [i, 7]) for i in range(4))), tiny_split, ahead=2) as ahead:
         next(ahead)
         assert ahead.stats.augment_wait_s > 0.06
@@ -261,7 +261,7 @@ def test_a_sample_without_a_label_is_refused(tiny_split: Split) -> None:
 @pytest.mark.parametrize("policy", ["rand-m9-zz1", "rand-mx-n2x"])
 def test_a_policy_that_timm_does_not_know_is_one_line(policy: str) -> None:
     with pytest.raises(UserError, match=f"finetune.rand_augment = '{policy}': timm knows no such policy"):
-        drawn_changes(policy, 32, np.zeros(1, np.uint32))
+        draw_changes(policy, 32, np.zeros(1, np.uint32))
 
 
 def augmented(batch: Batch, settings: FinetuneSettings, seed: int) -> torch.Tensor:
