@@ -1,4 +1,14 @@
-"""Fine-tuning as a task: a classifier, augmented images, a test, a result."""
+"""Fine-tuning as a task.  What differs from a pre-training, by the names of `Task` (train/loop/task.py):
+
+- model: an encoder with a new head and without a decoder (classifier.py);
+- optimizer: smaller rates for layers nearer to the image (layer_decay.py);
+- batches: through RandAugment, in threads beside the steps (augment_ahead.py);
+- inputs: images partly erased and mixed in pairs, and targets that are shares of classes (augment.py);
+- evaluate: loss and accuracies on the test split, where a pre-training has its held-out loss;
+- finish: a result, where a pre-training has an export.
+
+No features are scored and nothing is drawn.  The loop, the log and the checkpoints are the same.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +46,7 @@ SCORED = {"trained": "fine-tuned", "initial": "the same from random weights"}
 
 
 class Finetuning(Task):
-    """Classes are told apart.
+    """A classifier is trained on labels.
 
     facts: what the result says about the encoder; wanted: files that get it besides the run's own.
     """

@@ -38,9 +38,15 @@ def resolve(
 ) -> Resolved[AnyConfig]:
     """Settle everything that is automatic, once; global batch and learning rate stay as they are.
 
-    A micro-batch that is set wins, else the preset's, else that measured for the step.  samples: of the
-    training split; local_ranks: of this machine.  Raises UserError: a preset that does not know the model, a
-    batch that does not divide.
+    The micro-batch is the first that there is of:
+
+    1. `optim.micro_batch`, with which no preset may be given;
+    2. the preset's;
+    3. what `turbomim tune step` measured here;
+    4. all samples of a rank.
+
+    samples: of the training split; local_ranks: of this machine.  Raises UserError: a preset that does not
+    know the model or that a set micro-batch contradicts, a batch that does not divide.
     """
     if preset is not None:
         config = apply_preset(config, preset, ranks)

@@ -178,10 +178,17 @@ class Run:
     def _loop(self, batches: Batches, step: Step, profile: Profile, flag: StopFlag) -> bool:
         """Step until the end or until any rank was asked to stop; whether it was stopped short of the end.
 
-        Each turn takes the micro-batches of a step, hears whether any rank has to stop, and steps.  What that
-        gives stays on the device, summed in the window, until a log line: every `run.log_every` steps.  A
-        checkpoint is saved every `run.save_every` steps, a picture drawn every `run.picture_every`, and all
-        three come after the last step too.
+        Between two log lines, step by step:
+
+        1. the micro-batches of the step are taken, and the wait for them is measured;
+        2. the ranks hear whether any of them has to stop, by a signal or an error;
+        3. the step (step.py): loss and gradient norm stay on the device, in the window (log_window.py);
+        4. every `run.log_every` steps the window ends: a log line, with measurements where they are due, and
+           a roll-back where too many steps were not finite;
+        5. every `run.save_every` steps a checkpoint is copied, and written beside the next steps;
+        6. every `run.picture_every` steps a picture is drawn.
+
+        4 to 6 come after the last step, too.
         """
         run = self.config.run
         window = LogWindow(self.config, self.plan, self.world, self.task.peak_flops, first=True)

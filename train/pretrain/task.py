@@ -24,7 +24,7 @@ from turbomim.train.settings.precision import uses_bfloat16
 
 
 class Pretraining(Task):
-    """Masked patches are predicted.
+    """A masked model is trained on photographs alone.
 
     labelled: the splits that features are scored on, on the main rank, where scores are asked for.
     """
