@@ -38,7 +38,9 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, UserError):
         return error.__cause__ is not None and out_of_memory(error.__cause__)
     if isinstance(error, RuntimeError):
-        return bool(MEMORY.search(_detail(error)))
+        # by its name, as what decodes images does without torch
+        of_torch = type(error).__name__ == "OutOfMemoryError"
+        return of_torch or bool(MEMORY.search(_detail(error)))
     return isinstance(error, MemoryError)
 
 
