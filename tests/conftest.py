@@ -15,6 +15,7 @@ from PIL import Image
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.tars.split import Split, open_split
 
 with contextlib.suppress(ModuleNotFoundError):
@@ -74,7 +75,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_split(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Split:
     """`photo_folder` as a split of 33 samples in shards of 9, 9, 9 and 6.  Do not change its files."""
     folder = tmp_path_factory.mktemp("shards") / "trees"
-    make_shards(photo_folder, folder, samples_per_shard=SAMPLES_PER_SHARD)
+    make_shards(photo_folder, folder, ShardSettings(shard_size=SAMPLES_PER_SHARD))
     return open_split(folder)
 
 

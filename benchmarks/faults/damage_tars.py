@@ -31,6 +31,7 @@ from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
@@ -146,7 +147,7 @@ def make_splits(folder: Path, samples: int) -> dict[str, Split]:
         path = folder / "photos" / str(number % 10) / f"{number:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).resize((96 + number % 64, 96), Image.Resampling.BICUBIC).save(path)
-    make_shards(folder / "photos", folder / "ours", samples_per_shard=samples)
+    make_shards(folder / "photos", folder / "ours", ShardSettings(shard_size=samples))
     ours = open_split(folder / "ours")
     (folder / "GNU").mkdir()
     for shard in range(SHARDS):

@@ -34,6 +34,7 @@ from turbomim.benchmarks.faults.kill_shard_make import draw_photographs, ended_w
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import read_metrics
@@ -196,7 +197,7 @@ def make_data(folder: Path, count: int) -> Path:
     """Small JPEGs of noise in seven shards, the last one smaller."""
     shards = folder / "shards"
     photographs = draw_photographs(folder / "photographs", count)
-    make_shards(photographs, shards, samples_per_shard=-(-count * 10 // 66))
+    make_shards(photographs, shards, ShardSettings(shard_size=-(-count * 10 // 66)))
     return shards
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from turbomim.pipeline.making.journal import JOURNAL, read_journal
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.tars.manifest import MAKING
 
 # of one run; its last attempt is left alone
@@ -104,7 +105,9 @@ def kill_runs(source: Path, work: Path, workers: int, shard_size: int, kills: in
     rng = random.Random(f"{seed} {workers}")
 
     def attempt(folder: Path) -> int:
-        return fork(lambda: make_shards(source, folder, samples_per_shard=shard_size, workers=workers))
+        return fork(
+            lambda: make_shards(source, folder, ShardSettings(shard_size=shard_size), workers=workers)
+        )
 
     def watch(folder: Path, limit: float, *, packing: bool) -> bool:
         """Attempt; kill it at `limit` seconds after its start, or after the first shard it packs."""

@@ -23,10 +23,10 @@ from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.pipeline.tars.store import Store
 from turbomim.train.commands.tune.loader import loader_rate
 from turbomim.train.loop.data import open_loader
 from turbomim.train.machine.processor import cores
@@ -35,9 +35,9 @@ from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import World
 
 STORES: Final = {
-    "original": Store(),
-    "resized": Store(kind="resized", short_side=224, resampling="bicubic", quality=90, subsampling="4:2:0"),
-    "raw": Store(kind="raw", short_side=224, resampling="bicubic"),
+    "original": ShardSettings(),
+    "resized": ShardSettings(store="resized", short_side=224, quality=90, subsampling="4:2:0"),
+    "raw": ShardSettings(store="raw", short_side=224),
 }
 # shares of the JPEGs that the GPU's engines take
 LOADS: Final = (0.0, 0.35, 0.65, 0.8, 0.95)
@@ -49,7 +49,7 @@ def rows(place: Place) -> Iterator[Row]:
     """Rates of the loader alone, then with the step."""
     try:
         import_dali()
-        splits = {name: shards(place, name, store) for name, store in STORES.items()}
+        splits = {name: shards(place, name, settings) for name, settings in STORES.items()}
     except UserError as error:
         yield {"name": "photographs", "why_not": str(error)}
         return
@@ -59,12 +59,12 @@ def rows(place: Place) -> Iterator[Row]:
     yield from attempt("noisy neighbour", lambda: neighbour(place, splits["original"]))
 
 
-def shards(place: Place, name: str, store: Store) -> Split:
+def shards(place: Place, name: str, settings: ShardSettings) -> Split:
     """Shards of the photographs, made where they are not there yet.  Raises UserError."""
     folder = Path(place.work) / f"shards-{name}"
     if not (folder / "manifest.json").exists():
         source = Path(place.images) if place.images else made_photographs(place)
-        make_shards(source, folder, store=store, workers=min(8, cores()))
+        make_shards(source, folder, settings, workers=min(8, cores()))
     return open_split(folder)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,9 +21,10 @@ from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.tars.split import open_split
-from turbomim.pipeline.tars.store import SUBSAMPLINGS, Store
+from turbomim.pipeline.tars.store import SUBSAMPLINGS
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE, PATCH, PATCHES, RADIUS, BATCH = 224, 16, 196, 40.0, 50
@@ -30,14 +32,14 @@ IMAGENET_SAMPLES = 1_281_167
 TARGETS: tuple[Target, ...] = ("raw", "gaussian", "ideal")
 
 
-def variants() -> list[Store]:
+def variants() -> list[ShardSettings]:
     """The stores that are compared with original bytes."""
     resized = [
-        Store(kind="resized", short_side=SIZE, resampling="bicubic", quality=quality, subsampling=subsampling)
+        ShardSettings(store="resized", short_side=SIZE, quality=quality, subsampling=subsampling)
         for subsampling in SUBSAMPLINGS
         for quality in (90, 95, 98)
     ]
-    return [*resized, Store(kind="raw", short_side=SIZE, resampling="bicubic")]
+    return [*resized, ShardSettings(store="raw", short_side=SIZE)]
 
 
 def batches(folder: Path, samples: int) -> list[Tensor]:
@@ -74,11 +76,11 @@ def compare(original: list[Tensor], stored: list[Tensor]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in figures.items()}
 
 
-def name_of(store: Store) -> str:
+def name_of(settings: ShardSettings) -> str:
     """What a row of the table is called."""
-    if store.kind == "resized":
-        return f"resized, quality {store.quality}, {store.subsampling}"
-    return store.kind
+    if settings.store == "resized":
+        return f"resized, quality {settings.quality}, {settings.subsampling}"
+    return settings.store
 
 
 def main() -> None:
@@ -90,15 +92,17 @@ def main() -> None:
     lines: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as temporary:
         original: list[Tensor] = []
-        for place, store in enumerate([Store(), *variants()]):
+        for place, settings in enumerate([ShardSettings(), *variants()]):
             folder = Path(temporary, str(place))
-            manifest = make_shards(options.images, folder, name="photos", store=store, workers=2).manifest
+            manifest = make_shards(
+                options.images, folder, replace(settings, name="photos"), workers=2
+            ).manifest
             # the first epoch is a permutation of all samples: equal for equal numbers of samples
             samples = min(options.samples, manifest.samples) // BATCH * BATCH
             stored = batches(folder, samples)
             original = original or stored
             line: dict[str, object] = {
-                "name": name_of(store),
+                "name": name_of(settings),
                 "samples": samples,
                 "gb_per_imagenet": round(manifest.bytes / manifest.samples * IMAGENET_SAMPLES / 1e9, 1),
                 **compare(original, stored),

@@ -12,7 +12,7 @@ import shutil
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,8 +23,9 @@ from PIL import Image
 from turbomim.benchmarks.loader.job import peer_module
 from turbomim.benchmarks.loader.process import ask
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.store import SUBSAMPLINGS, Kind, Store, Subsampling
+from turbomim.pipeline.tars.store import SUBSAMPLINGS, Kind, Subsampling
 
 CONVERSION_S: Final = 3600.0
 
@@ -94,18 +95,12 @@ class Sets:
         return self._make(f"shards-{store}", lambda folder: self._pack(pool, folder, store))
 
     def _pack(self, pool: Path, folder: Path, store: Kind) -> None:
-        kept = Store()
-        if store == "raw":
-            kept = Store(kind="raw", short_side=self.size, resampling="bicubic")
+        settings = ShardSettings(name="photographs", store=store)
+        if store != "original":
+            settings = replace(settings, short_side=self.size)
         if store == "resized":
-            kept = Store(
-                kind="resized",
-                short_side=self.size,
-                resampling="bicubic",
-                quality=self.resized.quality,
-                subsampling=self.resized.subsampling,
-            )
-        make_shards(pool, folder, name="photographs", store=kept, workers=self.cores)
+            settings = replace(settings, quality=self.resized.quality, subsampling=self.resized.subsampling)
+        make_shards(pool, folder, settings, workers=self.cores)
 
     def _fill_pool(self, folder: Path) -> None:
         paths = self._found()

@@ -21,14 +21,15 @@ from PIL import Image
 from turbomim.benchmarks.timing import alternate, report
 from turbomim.pipeline.making.image_file import RefusedImage, read_image
 from turbomim.pipeline.making.photographs import Photographs
-from turbomim.pipeline.making.plan import Settings, find_source, plan_jobs
-from turbomim.pipeline.making.shard_job import Check, pack_shard
-from turbomim.pipeline.tars.store import Store
+from turbomim.pipeline.making.plan import Plan, find_source, plan_jobs
+from turbomim.pipeline.making.settings import ShardSettings
+from turbomim.pipeline.making.shard_job import pack_shard
 
-STORES = {
-    "original": Store(),
-    "resized": Store(kind="resized", short_side=224, resampling="bicubic", quality=95, subsampling="4:4:4"),
-    "raw": Store(kind="raw", short_side=224, resampling="bicubic"),
+SETTINGS = {
+    "original": ShardSettings(),
+    "resized": ShardSettings(store="resized"),
+    "raw": ShardSettings(store="raw"),
+    "original, every pixel checked": ShardSettings(check="full"),
 }
 
 
@@ -45,19 +46,10 @@ def pillow(found: Photographs) -> int:
     return size
 
 
-def pack(found: Photographs, folder: Path, store: Store, check: Check) -> None:
+def pack(found: Photographs, folder: Path, settings: ShardSettings) -> None:
     """Pack all images into one shard."""
-    settings = Settings(
-        name="bench",
-        split="train",
-        samples_per_shard=len(found.images),
-        shard_count=None,
-        seed=0,
-        min_side=32,
-        check=check,
-        store=store,
-    )
-    for job in plan_jobs(found, folder, settings):
+    one = replace(settings, shard_size=len(found.images))
+    for job in plan_jobs(Plan(name="bench", settings=one, found=found, made={}), folder):
         pack_shard(job)
 
 
@@ -86,9 +78,8 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(dir=options.scratch))
     try:
         functions: dict[str, Callable[[], object]] = {"pillow resized": functools.partial(pillow, found)}
-        for name, store in STORES.items():
-            functions[name] = functools.partial(pack, found, folder, store, "header")
-        functions["original, every pixel checked"] = functools.partial(pack, found, folder, Store(), "full")
+        for name, settings in SETTINGS.items():
+            functions[name] = functools.partial(pack, found, folder, settings)
         seconds = alternate(functions, options.rounds)
     finally:
         shutil.rmtree(folder)

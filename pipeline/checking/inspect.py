@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.ContainerIO import ContainerIO
 
-from turbomim.pipeline.making.plan import at_least_one
+from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.listings import read_bad

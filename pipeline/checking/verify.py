@@ -13,7 +13,7 @@ from pathlib import Path
 
 from turbomim.pipeline.checking.images import check_images
 from turbomim.pipeline.making.index_tars import Progress
-from turbomim.pipeline.making.plan import at_least_one
+from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import why
 from turbomim.pipeline.system.sha256 import sha256_of

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbomim import __version__
-from turbomim.pipeline.making.plan import at_least_one
 from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_split, tar_bytes
 from turbomim.pipeline.system.durable import write_durably
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, at_least_one
 from turbomim.pipeline.system.remedies import why
 from turbomim.pipeline.system.sha256 import sha256_of
 from turbomim.pipeline.tars.index import index_text
@@ -30,6 +29,29 @@ from turbomim.pipeline.tars.walk import BadTar, open_tar, walk_tar
 
 # called from any thread: bytes and images done since its last call, bytes in all
 Progress = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """How tars are indexed.  The text below a field is also the help of its flag."""
+
+    name: str | None = None
+    """Data set name; the folder's name if not given."""
+    split: str | None = None
+    """Split's name; if not given the one that the tars' names tell, else train."""
+    image: tuple[str, ...] = ()
+    """Extensions of the image, as in KEY.EXT; if not given, the sample's one member with an image's."""
+    label: str | None = None
+    """Extension of the label, a decimal number as text, or none; if not given, cls if every sample has it."""
+    keys: Keys | None = None
+    """At which dot of a file's name the sample's key ends; WebDataset's rule is the first.  The names tell if
+    not given."""
+    workers: int = 1
+    """Threads, a tar each."""
+    allow_missing: bool = False
+    """Leave out samples without an image, named in bad.jsonl."""
+    force: bool = False
+    """Replace index files and listings that are already there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,47 +79,34 @@ class IndexedTar:
 
 
 def index_tars(
-    path: str | os.PathLike[str],
-    *,
-    name: str | None = None,
-    split: str | None = None,
-    image: tuple[str, ...] = (),
-    label: str | None = None,
-    keys: Keys | None = None,
-    workers: int = 1,
-    allow_missing: bool = False,
-    force: bool = False,
-    progress: Progress | None = None,
+    path: str | os.PathLike[str], settings: IndexSettings | None = None, *, progress: Progress | None = None
 ) -> IndexReport:
     """Index all `*.tar` of a folder, in natural order of their names, as one split.
 
-    image, label: extensions of the members to read, label "none" for none; by default the member with an
-    image's extension, and "cls" where every sample has one; where all say -1 there are no labels.
-    keys: at which dot of a name a sample's key ends; by the names if not given, see `choose_keys`.
-    allow_missing: leave samples without an image out, named in bad.jsonl.  force: replace index files and
-    listings of others.  workers: threads; reading and hashing run side by side.  Raises UserError; index
-    files written by then are right and stay.
+    Where all labels say -1 there are none.  Keys that are not given end as `choose_keys` says.  Reading and
+    hashing run side by side.  Raises UserError; index files written by then are right and stay.
     """
-    folder = Path(path)
+    folder, settings = Path(path), settings or IndexSettings()
     tars = find_tars(folder)
-    name, split = name_split(folder, tars, name, split)
-    check_listings(folder, force)
+    name, split = name_split(folder, tars, settings.name, settings.split)
+    check_listings(folder, settings.force)
+    label = settings.label or "cls"
     choice = Choice(
-        image=tuple(extension.lower().lstrip(".") for extension in image),
-        label=None if label == "none" else (label or "cls").lower().lstrip("."),
+        image=tuple(extension.lower().lstrip(".") for extension in settings.image),
+        label=None if label == "none" else label.lower().lstrip("."),
     )
-    told = ""
-    at_least_one("--workers", workers)
+    keys, told = settings.keys, ""
+    at_least_one("--workers", settings.workers)
     if keys is None:
-        keys, told = _find_keys(folder, tars, choice, workers)
+        keys, told = _find_keys(folder, tars, choice, settings.workers)
     choice = replace(choice, keys=keys)
-    indexed = _index_all(folder, tars, choice, workers, allow_missing, force, progress)
-    without = _check_images(indexed, choice, allow_missing)
+    indexed = _index_all(folder, tars, choice, settings, progress)
+    without = _check_images(indexed, choice, settings.allow_missing)
     labelled = sum(tar.samples.labelled for tar in indexed)
     numbered = sum(tar.samples.numbered for tar in indexed)
     shards = tuple(tar.shard for tar in indexed)
     samples = sum(shard.samples for shard in shards)
-    if labelled < samples and (labelled or (label and choice.label)):
+    if labelled < samples and (labelled or (settings.label and choice.label)):
         raise UserError(
             f"{labelled:,} of {samples:,} samples in {str(folder)!r} have a label ({choice.label}): "
             "choose with --label EXT, or --label none to read no labels"
@@ -127,14 +136,8 @@ def index_tars(
     )
 
 
-def index_tar(
-    folder: Path,
-    name: str,
-    choice: Choice,
-    *,
-    allow_missing: bool,
-    force: bool,
-    advance: Callable[[int], None],
+def _index_tar(
+    folder: Path, name: str, choice: Choice, settings: IndexSettings, advance: Callable[[int], None]
 ) -> IndexedTar:
     """Read one tar and write its index beside it.  Raises BadTar, OSError, UserError."""
     with open_tar(folder / name) as descriptor:
@@ -142,8 +145,8 @@ def index_tar(
         size = os.fstat(descriptor).st_size
         digest = sha256_of(descriptor, advance)
     text = index_text(samples.lines)
-    if allow_missing or not samples.without:
-        _write_index(folder / index_name(name), text, force)
+    if settings.allow_missing or not samples.without:
+        _write_index(folder / index_name(name), text, settings.force)
     shard = Shard(name=name, samples=len(samples.lines), bytes=size, sha256=digest)
     samples.lines.clear()
     return IndexedTar(shard=shard, index_sha256=hashlib.sha256(text).hexdigest(), samples=samples)
@@ -167,9 +170,7 @@ def _index_all(
     folder: Path,
     tars: list[str],
     choice: Choice,
-    workers: int,
-    allow_missing: bool,
-    force: bool,
+    settings: IndexSettings,
     progress: Progress | None,
 ) -> list[IndexedTar]:
     """Index every tar; raise UserError for the first that cannot be, and count the others."""
@@ -178,14 +179,7 @@ def _index_all(
 
     def index(tar: str) -> IndexedTar | str:
         try:
-            done = index_tar(
-                folder,
-                tar,
-                choice,
-                allow_missing=allow_missing,
-                force=force,
-                advance=lambda count: report(count, 0, total),
-            )
+            done = _index_tar(folder, tar, choice, settings, lambda count: report(count, 0, total))
         except UserError as error:
             return str(error)
         except BadTar as error:
@@ -196,7 +190,7 @@ def _index_all(
         return done
 
     # threads: reading and hashing, most of the work, run without the interpreter's lock
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(settings.workers)
     try:
         results = list(pool.map(index, tars))
     finally:

@@ -26,19 +26,9 @@ from turbomim.pipeline.making.journal import (
     whole,
 )
 from turbomim.pipeline.making.photographs import Photographs
-from turbomim.pipeline.making.plan import (
-    SHARD_SIZE,
-    Settings,
-    at_least_one,
-    default_name,
-    describe_plan,
-    find_source,
-    plan_jobs,
-    source_times,
-)
+from turbomim.pipeline.making.plan import Plan, make_plan, plan_jobs, source_times
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.making.shard_job import (
-    Check,
-    OnBad,
     Progress,
     ShardJob,
     ShardResult,
@@ -47,7 +37,7 @@ from turbomim.pipeline.making.shard_job import (
     pack_shard,
 )
 from turbomim.pipeline.system.durable import check_space, write_durably
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UserError, at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import why
 from turbomim.pipeline.tars.listings import BadImage, read_bad, write_listings
@@ -61,7 +51,6 @@ from turbomim.pipeline.tars.manifest import (
     index_name,
     load_manifest,
 )
-from turbomim.pipeline.tars.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,83 +68,50 @@ class PackReport:
     empty_classes: tuple[str, ...]
     other_files: dict[str, int]
     kept: int
-    found_whole: bool
     told: tuple[str, ...]
+    found_whole: bool = False
 
 
 def make_shards(
-    src: str | os.PathLike[str],
-    dst: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    settings: ShardSettings | None = None,
     *,
-    name: str | None = None,
-    split: str = "train",
-    root: str | os.PathLike[str] | None = None,
-    columns: str | None = None,
-    skip: str | None = None,
-    samples_per_shard: int | None = None,
-    shard_count: int | None = None,
-    store: Store | None = None,
-    check: Check = "header",
-    on_bad: OnBad = "quarantine",
-    min_side: int = 32,
-    seed: int = 0,
     workers: int = 1,
     executor: Executor | None = None,
     progress: Progress | None = None,
     lock: bool = True,
 ) -> PackReport:
-    """Pack the images of `src`, a folder or a .csv, .tsv or .txt list, into one split in the folder `dst`.
+    """Pack the images of `source`, a folder or a .csv, .tsv or .txt list, into one split in `folder`.
 
-    name: of the data set (default: the source's).  root: what a list's paths start from; columns: what those
-    of its header are called, path=NAME,label=NAME, where that is not clear.  skip: patterns of names in a
-    folder to pass over, beside the usual ones, with commas.  samples_per_shard: 1000 unless shard_count says
-    how many shards of equal size to make.  store: what is kept of an image, its
-    own bytes by default.  check: "header", or "full" to decode every pixel.  on_bad: list images that are not
-    fit in bad.jsonl ("quarantine") or stop at the first ("fail").  min_side: pixels; images with a shorter
-    side are not fit.  seed: of the shuffle over all classes.  workers: processes; 1 works in this one.
-    executor: where jobs run instead; its workers must see `src` and `dst` under the same absolute paths.
-    lock: keep a second process out of `dst`; not every file system can.
+    workers: processes; 1 works in this one.  executor: where jobs run instead; its workers must see `source`
+    and `folder` under the same absolute paths.  lock: keep a second process out of `folder`; not every file
+    system can.
 
-    `dst` is new, empty, or what an unfinished run of the same call left: that is resumed, and a finished one
-    is left as it is.  Raises UserError for everything that a user, a file or the disk can cause.
+    `folder` is new, empty, or what an unfinished run of the same call left: that is resumed, and a finished
+    one is left as it is.  Raises UserError for everything that a user, a file or the disk can cause.
     """
-    source, folder = Path(src), Path(dst)
+    source, folder = Path(source), Path(folder)
     at_least_one("--workers", workers)
-    if on_bad not in ("quarantine", "fail"):
-        raise UsageError(f"--on-bad is {on_bad!r}: give quarantine or fail")
-    settings = Settings(
-        name=default_name(source) if name is None else name,
-        split=split,
-        samples_per_shard=SHARD_SIZE
-        if samples_per_shard is None and shard_count is None
-        else samples_per_shard,
-        shard_count=shard_count,
-        seed=seed,
-        min_side=min_side,
-        check=check,
-        store=store or Store(),
-    )
-    found = find_source(source, None if root is None else Path(root), columns, skip)
+    plan = make_plan(source, settings or ShardSettings())
     _check_folder(source, folder)
-    if found.refused and on_bad == "fail":
-        raise bad_image_error(found.refused[0])
-    plan = describe_plan(settings, source, found)
+    if plan.found.refused and plan.settings.on_bad == "fail":
+        raise bad_image_error(plan.found.refused[0])
     if (folder / MANIFEST).exists() and not (folder / MAKING).exists():
-        return _finished(folder, settings, plan, found, on_bad)
+        return _finished(folder, plan)
     with making(folder, lock=lock) as work:
         # an earlier run was killed while it cleaned up
         if (folder / MANIFEST).exists():
-            return _finished(folder, settings, plan, found, on_bad)
-        jobs = plan_jobs(found, work, settings, on_bad)
-        words = {"name": settings.name, "split": settings.split}
-        agree_on_plan(work, {**words, **plan, "source_times_sha256": source_times(found)})
+            return _finished(folder, plan)
+        jobs = plan_jobs(plan, work)
+        agree_on_plan(work, {**plan.identity(), "source_times_sha256": source_times(plan.found)})
         results = whole(work, read_journal(work))
         kept = sum(result.shard is not None for result in results.values())
         check_space(folder, sum(job_bytes(job) for job in jobs if job.number not in results))
         pool = local_processes(min(workers, len(jobs))) if executor is None else nullcontext(executor)
         with pool as place:
             _run(work, jobs, results, place, progress)
-        return _finish(work, settings, plan, found, [results[job.number] for job in jobs], kept)
+        return _finish(work, plan, [results[job.number] for job in jobs], kept)
 
 
 def _run(
@@ -194,26 +150,20 @@ def _run(
         raise UserError(f"{error} (shards kept: {kept:,}; the same command resumes)") from error
 
 
-def _finish(
-    work: Path,
-    settings: Settings,
-    plan: dict[str, Any],
-    found: Photographs,
-    results: list[ShardResult],
-    kept: int,
-) -> PackReport:
+def _finish(work: Path, plan: Plan, results: list[ShardResult], kept: int) -> PackReport:
     """Write the listings, and move everything into place."""
+    found = plan.found
     bad = sorted(
         (*found.refused, *(image for result in results for image in result.bad)),
         key=lambda image: (image.path, image.reason),
     )
-    names, shards = _close_gaps(settings, results)
+    names, shards = _close_gaps(plan, results)
     if not shards:
         first = f"the first is {bad[0].path!r}: {bad[0].reason}"
-        raise UserError(f"all {len(bad):,} images in {plan['source']!r} are unusable; {first}")
+        raise UserError(f"all {len(bad):,} images in {plan.made['source']!r} are unusable; {first}")
     counts = _count_classes(found, results)
     made: dict[str, Any] = {
-        **plan,
+        **plan.made,
         "images_found": len(found.images) + len(found.refused),
         "images_bad": len(bad),
         "other_files": found.other_files,
@@ -223,8 +173,8 @@ def _finish(
     if few_levels:
         made["few_levels"] = {"images": len(few_levels), "first": list(few_levels[0])}
     manifest = Manifest(
-        name=settings.name,
-        split=settings.split,
+        name=plan.name,
+        split=plan.settings.split,
         shards=shards,
         classes=found.classes,
         fingerprint=fingerprint_of(shards),
@@ -235,49 +185,40 @@ def _finish(
     write_durably(work / PUBLISHING, b"")
     publish(work, names | {name: name for name in listings})
     publish(work, {last: last})
-    return _report(work.parent, manifest, tuple(bad), kept, found, found_whole=False)
+    return _report(work.parent, manifest, tuple(bad), kept, found.told)
 
 
-def _close_gaps(settings: Settings, results: list[ShardResult]) -> tuple[dict[str, str], tuple[Shard, ...]]:
+def _close_gaps(plan: Plan, results: list[ShardResult]) -> tuple[dict[str, str], tuple[Shard, ...]]:
     """Renumber the shards where a job wrote none: the final name of each file, and the shards so named."""
     names: dict[str, str] = {}
     shards: list[Shard] = []
     for result in results:
         if result.shard is not None:
-            name = f"{settings.name}-{settings.split}-{len(shards):06d}.tar"
+            name = f"{plan.shard_stem(len(shards))}.tar"
             names |= {result.shard.name: name, index_name(result.shard.name): index_name(name)}
             shards.append(replace(result.shard, name=name))
     return names, tuple(shards)
 
 
-def _finished(
-    folder: Path, settings: Settings, plan: dict[str, Any], found: Photographs, on_bad: OnBad
-) -> PackReport:
+def _finished(folder: Path, plan: Plan) -> PackReport:
     """Report a split that is whole.  Raises UserError: other settings or images made it, unwanted gaps."""
     manifest = load_manifest(folder)
     # a new version, or new libraries, do not make a finished split another one
-    new = {key: value for key, value in plan.items() if key not in ("by", "encoders")}
-    words = {"name": settings.name, "split": settings.split}
-    other = difference(
-        {"name": manifest.name, "split": manifest.split, **manifest.made}, json.loads(json.dumps(words | new))
-    )
+    wanted = {key: value for key, value in plan.identity().items() if key not in ("by", "encoders")}
+    made = {"name": manifest.name, "split": manifest.split, **manifest.made}
+    other = difference(made, json.loads(json.dumps(wanted)))
     if other:
         raise UserError(f"{str(folder)!r} holds finished shards with {other}: choose another folder")
     check_shards(folder, manifest)
     bad = read_bad(folder)
-    if bad and on_bad == "fail":
+    if bad and plan.settings.on_bad == "fail":
         raise bad_image_error(bad[0])
-    return _report(folder, manifest, bad, len(manifest.shards), found, found_whole=True)
+    report = _report(folder, manifest, bad, len(manifest.shards), plan.found.told)
+    return replace(report, found_whole=True)
 
 
 def _report(
-    folder: Path,
-    manifest: Manifest,
-    bad: tuple[BadImage, ...],
-    kept: int,
-    found: Photographs,
-    *,
-    found_whole: bool,
+    folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], kept: int, told: tuple[str, ...]
 ) -> PackReport:
     counts = manifest.made["class_samples"]
     return PackReport(
@@ -287,8 +228,7 @@ def _report(
         empty_classes=tuple(name for name, n in zip(manifest.classes, counts, strict=True) if n == 0),
         other_files=manifest.made["other_files"],
         kept=kept,
-        found_whole=found_whole,
-        told=found.told,
+        told=told,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run of `make_shards` is to do: the settings checked, the photographs shuffled and cut into jobs."""
+"""What a run of `make_shards` is to do: the photographs listed, shuffled and cut into jobs."""
 
 import hashlib
 import os
@@ -12,77 +12,33 @@ from turbomim import __version__
 from turbomim.pipeline.making.list_rows import DELIMITERS
 from turbomim.pipeline.making.photo_list import read_list
 from turbomim.pipeline.making.photographs import Photograph, Photographs, find_photographs
-from turbomim.pipeline.making.shard_job import Check, OnBad, ShardJob
-from turbomim.pipeline.stream.seeds import check_seed
+from turbomim.pipeline.making.settings import ShardSettings, check_settings
+from turbomim.pipeline.making.shard_job import ShardJob
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.pipeline.tars.store import KINDS, RESAMPLINGS, SUBSAMPLINGS, Kind, Store
 
-WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 MAX_SHARDS = 1_000_000
 SHARD_SIZE = 1000
 
-# what each kind of store has, and nothing else
-STORE_FIELDS: dict[Kind, tuple[str, ...]] = {
-    "original": (),
-    "resized": ("short_side", "resampling", "quality", "subsampling"),
-    "raw": ("short_side", "resampling"),
-}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Settings:
-    """What decides the bytes of the shards, besides the photographs.
+class Plan:
+    """What a run is to do.  name: of the data set, given or the source's; found: the photographs.
 
-    shard_count: shards of equal size, instead of samples_per_shard.  min_side: pixels.  Raises UserError, or
-    UsageError for settings that exclude each other.
+    made: how the shards are made, for the manifest: equal ones give equal bytes, on any machine.
     """
 
     name: str
-    split: str
-    samples_per_shard: int | None
-    shard_count: int | None
-    seed: int
-    min_side: int
-    check: Check
-    store: Store
+    settings: ShardSettings
+    found: Photographs
+    made: dict[str, Any]
 
-    def __post_init__(self) -> None:
-        for option, word in (("--name", self.name), ("--split", self.split)):
-            if not WORD.fullmatch(word):
-                raise UserError(
-                    f"{option} is {word!r}, which goes into file names: give at most 100 letters, digits, "
-                    "'-' and '_', with a letter or digit first"
-                )
-        if self.samples_per_shard is not None and self.shard_count is not None:
-            raise UsageError("--shard-size and --shard-count exclude each other: give one")
-        store = self.store
-        at_least_one("--shard-size", self.samples_per_shard)
-        at_least_one("--shard-count", self.shard_count)
-        at_least_one("--min-side", self.min_side)
-        at_least_one("--short-side", store.short_side)
-        check_seed("--seed", self.seed)
-        if store.quality is not None and not 1 <= store.quality <= 100:
-            raise UserError(f"--quality is {store.quality}: it must be 1 to 100")
-        for option, value, choices in (
-            ("--check", self.check, ("header", "full")),
-            ("--store", store.kind, KINDS),
-            ("--resampling", store.resampling, (None, *RESAMPLINGS)),
-            ("--subsampling", store.subsampling, (None, *SUBSAMPLINGS)),
-        ):
-            if value not in choices:
-                raise UsageError(f"{option} is {value!r}: give {' or '.join(filter(None, choices))}")
-        given = tuple(store.to_json())[1:]
-        if given != STORE_FIELDS[store.kind]:
-            wanted = ", ".join(STORE_FIELDS[store.kind]) or "no settings"
-            raise UsageError(
-                f"a store of kind {store.kind!r} has {wanted}, not {', '.join(given) or 'nothing'}"
-            )
+    def shard_stem(self, number: int) -> str:
+        """The name of a shard without its extension."""
+        return f"{self.name}-{self.settings.split}-{number:06d}"
 
-
-def at_least_one(option: str, value: int | None) -> None:
-    """Raise UserError if a number is below 1."""
-    if value is not None and value < 1:
-        raise UserError(f"{option} is {value}: it must be at least 1")
+    def identity(self) -> dict[str, Any]:
+        """What another run of the same split must agree with."""
+        return {"name": self.name, "split": self.settings.split, **self.made}
 
 
 def find_source(
@@ -110,30 +66,39 @@ def default_name(source: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:100] or "images"
 
 
-def describe_plan(settings: Settings, source: Path, found: Photographs) -> dict[str, Any]:
-    """Say, for the manifest, how the shards are made: equal plans give equal bytes, on any machine.
+def make_plan(source: Path, settings: ShardSettings) -> Plan:
+    """Check the settings and list the photographs.  Raises UserError."""
+    check_settings(settings)
+    name = default_name(source) if settings.name is None else settings.name
+    found = find_source(source, settings.root, settings.columns, settings.skip)
+    return Plan(name=name, settings=settings, found=found, made=_describe_making(source, settings, found))
+
+
+def _describe_making(source: Path, settings: ShardSettings, found: Photographs) -> dict[str, Any]:
+    """Say, for the manifest, how the shards are made.
 
     source_images_sha256: over path, label and size of each image, the classes, and what was refused.
     """
+    store = settings.stored_as()
     lines = [f"{image.path}\0{image.label}\0{image.bytes}\n" for image in found.images]
     lines += [*found.classes, *(f"{bad.path}\0{bad.reason}\n" for bad in found.refused)]
-    plan: dict[str, Any] = {
+    made: dict[str, Any] = {
         "by": f"turbomim {__version__}",
         "source": source.resolve().name,
-        "store": settings.store.to_json(),
+        "store": store.to_json(),
         "seed": settings.seed,
-        "samples_per_shard": settings.samples_per_shard,
+        "samples_per_shard": None if settings.shard_count else settings.shard_size or SHARD_SIZE,
         "shard_count": settings.shard_count,
         "min_side": settings.min_side,
         "check": settings.check,
         "source_images_sha256": _digest(lines),
     }
-    if settings.store.kind != "original":
+    if store.kind != "original":
         # DALI takes a second to import
         from turbomim.pipeline.making.transcode import encoders
 
-        plan["encoders"] = encoders(settings.store)
-    return plan
+        made["encoders"] = encoders(store)
+    return made
 
 
 def source_times(found: Photographs) -> str:
@@ -141,13 +106,12 @@ def source_times(found: Photographs) -> str:
     return _digest([f"{image.path}\0{image.mtime_ns}\n" for image in found.images])
 
 
-def plan_jobs(
-    found: Photographs, folder: Path, settings: Settings, on_bad: OnBad = "quarantine"
-) -> list[ShardJob]:
+def plan_jobs(plan: Plan, folder: Path) -> list[ShardJob]:
     """Shuffle the images and cut them into jobs that write in `folder`: a pure function of its arguments.
 
     The order is that of a keyed hash of each path, so it is the same on every machine and library version.
     """
+    settings, found = plan.settings, plan.found
     salt = settings.seed.to_bytes(8, "little")
 
     def rank(image: Photograph) -> tuple[bytes, bytes]:
@@ -162,18 +126,18 @@ def plan_jobs(
             # a worker elsewhere has another working folder
             root=os.path.abspath(found.root),
             folder=os.path.abspath(folder),
-            stem=f"{settings.name}-{settings.split}-{number:06d}",
+            stem=plan.shard_stem(number),
             images=tuple(images[first:last]),
             min_side=settings.min_side,
             check=settings.check,
-            on_bad=on_bad,
-            store=settings.store,
+            on_bad=settings.on_bad,
+            store=settings.stored_as(),
         )
         for number, (first, last) in enumerate(pairwise(edges))
     ]
 
 
-def _edges(images: int, settings: Settings) -> list[int]:
+def _edges(images: int, settings: ShardSettings) -> list[int]:
     """Say where each shard begins and the last one ends; with a count, sizes differ by one at most."""
     if settings.shard_count is not None:
         count = settings.shard_count
@@ -183,7 +147,7 @@ def _edges(images: int, settings: Settings) -> list[int]:
             )
         edges = [number * images // count for number in range(count + 1)]
     else:
-        edges = [*range(0, images, settings.samples_per_shard or SHARD_SIZE), images]
+        edges = [*range(0, images, settings.shard_size or SHARD_SIZE), images]
     if len(edges) - 1 > MAX_SHARDS:
         raise UserError(f"{len(edges) - 1:,} shards, at most {MAX_SHARDS:,} are possible; raise --shard-size")
     return edges

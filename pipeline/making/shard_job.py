@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage, read_image
 from turbomim.pipeline.making.photographs import Photograph
+from turbomim.pipeline.making.settings import Check, OnBad
 from turbomim.pipeline.system.durable import durable_file, write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.index import index_text
@@ -16,9 +16,6 @@ from turbomim.pipeline.tars.listings import BadImage
 from turbomim.pipeline.tars.manifest import Shard
 from turbomim.pipeline.tars.store import Store
 from turbomim.pipeline.tars.tar import BLOCK, RECORD, sample_bytes, tar_end, tar_member
-
-Check = Literal["header", "full"]
-OnBad = Literal["quarantine", "fail"]
 
 # called with (images done, images in all) at the start and after each shard
 Progress = Callable[[int, int], None]

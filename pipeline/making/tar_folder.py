@@ -5,7 +5,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from turbomim.pipeline.making.plan import WORD, default_name
+from turbomim.pipeline.making.plan import default_name
+from turbomim.pipeline.making.settings import WORD
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import why
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST, SUMS, load_manifest

@@ -20,6 +20,12 @@ def need(ok: bool, name: str, value: object, legal: str) -> None:
         raise UsageError(f"{name} = {value}: must be {legal}")
 
 
+def at_least_one(option: str, value: int | None) -> None:
+    """Raise UserError for a flag whose number is below 1."""
+    if value is not None and value < 1:
+        raise UserError(f"{option} is {value}: it must be at least 1")
+
+
 def to_stderr(line: str) -> None:
     """Say one line to whoever watches; a closed terminal ends no run."""
     with suppress(OSError):

@@ -19,6 +19,7 @@ from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.manifest import load_manifest
@@ -39,14 +40,14 @@ def images(folder: Path, count: int = IMAGES, classes: str = "") -> Path:
 def made(count: int = IMAGES, classes: str = "") -> Callable[[Path], object]:
     """What makes a split from a folder of images."""
     return lambda split: make_shards(
-        images(split.parent / "src", count, classes), split, samples_per_shard=10
+        images(split.parent / "src", count, classes), split, ShardSettings(shard_size=10)
     )
 
 
 def listed(split: Path) -> None:
     images(split.parent / "src")
     (split.parent / "list.csv").write_text("path\n" + "".join(f"src/{n}.jpg\n" for n in range(IMAGES)))
-    make_shards(split.parent / "list.csv", split, samples_per_shard=10)
+    make_shards(split.parent / "list.csv", split, ShardSettings(shard_size=10))
 
 
 def tars(folder: Path, labels: Sequence[bytes], others: Sequence[str] = ()) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.system.words import duration
 from turbomim.train.demo.photos import PhotosReport, cut_photos
@@ -105,7 +106,7 @@ def shards(source: Path, target: Path, split: str) -> None:
         return
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    make_shards(source, part, name="demo", split=split, samples_per_shard=100, workers=cores())
+    make_shards(source, part, ShardSettings(name="demo", split=split, shard_size=100), workers=cores())
     try:
         part.rename(target)
     except OSError as error:

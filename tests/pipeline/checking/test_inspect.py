@@ -10,7 +10,7 @@ from tests.pipeline.tars.tar_bytes import write_tar
 
 from turbomim.pipeline.checking.contact_sheet import GREY, ROWS, THUMB_HEIGHT, write_contact_sheet
 from turbomim.pipeline.checking.inspect import BYTE_EDGES, format_summary, inspect_split
-from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 
@@ -38,7 +38,7 @@ def test_a_sample_of_nothing_is_refused(sample: int, tiny_split: Split) -> None:
 
 def test_one_shard_is_not_called_shards(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("a.jpg", encoded((1, 2, 3)))])
-    index_tars(tmp_path, name="one")
+    index_tars(tmp_path, IndexSettings(name="one"))
     text = format_summary(inspect_split(tmp_path))
     assert "samples      1 in 1 shard, " in text
     assert "store        original\n" in text and "classes      no labels\n" in text
@@ -47,7 +47,7 @@ def test_one_shard_is_not_called_shards(tmp_path: Path) -> None:
 def test_foreign_labels_have_no_names(tmp_path: Path) -> None:
     files = [("a.jpg", encoded((1, 2, 3))), ("a.id", b"4"), ("b.jpg", b"no image"), ("b.id", b"5")]
     write_tar(tmp_path / "a.tar", files)
-    index_tars(tmp_path, label="id")
+    index_tars(tmp_path, IndexSettings(label="id"))
     text = format_summary(inspect_split(tmp_path))
     assert "classes      not named, labels from .id\n" in text
     assert "headers      2 read, evenly spaced; 1 unreadable" in text and "formats      JPEG 1" in text
@@ -66,7 +66,7 @@ def test_the_sheet_shows_every_image_in_order(tmp_path: Path) -> None:
     files = [(f"{n}.png", encoded(colour, form="PNG")) for n, colour in enumerate(colours)]
     files.insert(2, ("broken\x1b[2J.png", files[0][1][:60]))
     write_tar(tmp_path / "a.tar", files)
-    index_tars(tmp_path, name="set")
+    index_tars(tmp_path, IndexSettings(name="set"))
     assert write_contact_sheet(open_split(tmp_path), tmp_path / "sheet.png") == 4
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB"))

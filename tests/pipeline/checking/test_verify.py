@@ -14,7 +14,7 @@ from PIL import Image
 from tests.pipeline.tars.tar_bytes import member, write_tar
 
 from turbomim.pipeline.checking.verify import verify_split
-from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.manifest import fingerprint_of, load_manifest
 from turbomim.pipeline.tars.split import Split, open_split
@@ -245,7 +245,7 @@ def test_foreign_splits(tmp_path: Path) -> None:
 
 def test_samples_left_out_of_a_foreign_split_are_no_problem(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("a.jpg", encoded()), ("b.txt", b"")])
-    index_tars(tmp_path, allow_missing=True)
+    index_tars(tmp_path, IndexSettings(allow_missing=True))
     assert problems(tmp_path, images=True) == []
 
 

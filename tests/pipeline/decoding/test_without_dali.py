@@ -25,8 +25,8 @@ from tests.test_direction import MODULES, SOURCES
 from turbomim.pipeline.decoding import dali_package
 from turbomim.pipeline.decoding.dali_package import import_dali, remedy, wheel_problem
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.store import Store
 from turbomim.train.commands.cli import main
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
@@ -95,7 +95,7 @@ def test_dali_is_imported_in_one_place() -> None:
 def raw(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`photo_folder` as a raw store of a short side of 32 pixels."""
     folder = tmp_path_factory.mktemp("raw") / "trees"
-    make_shards(photo_folder, folder, store=Store(kind="raw", short_side=32, resampling="bicubic"))
+    make_shards(photo_folder, folder, ShardSettings(store="raw", short_side=32, resampling="bicubic"))
     return folder
 
 

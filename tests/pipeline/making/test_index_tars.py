@@ -16,7 +16,7 @@ import webdataset
 from PIL import Image
 from tests.pipeline.tars.tar_bytes import END, member, pax, write_tar
 
-from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
 from turbomim.pipeline.making.tar_folder import natural
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
@@ -122,7 +122,7 @@ def test_layouts_are_read_back(
     folder.mkdir()
     write_tar(folder / "a.tar", files, form)
     image = tuple(record["image"]) if "j__.jpg" in record["image"] else ()
-    manifest = index_tars(folder, image=image).manifest
+    manifest = index_tars(folder, IndexSettings(image=image)).manifest
     assert manifest.made["indexed"] == record and manifest.made["store"] == {"kind": "original"}
     assert read_all(folder) == samples
     index = (folder / "a.idx").read_text()
@@ -137,7 +137,7 @@ def test_what_webdataset_writes_is_read_back(tmp_path: Path) -> None:
         for number, (label, image) in enumerate(samples):
             key = ("Bäume/" + "long" * 40 + "/{}").format(number)
             writer.write({"__key__": key, "jpg": image, "cls": label, "json": {"n": number}})
-    report = index_tars(tmp_path, name="trees", workers=3)
+    report = index_tars(tmp_path, IndexSettings(name="trees", workers=3))
     assert (report.manifest.name, report.manifest.split) == ("trees", "val")
     assert [shard.samples for shard in report.manifest.shards] == [8, 8, 8, 6]
     assert read_all(tmp_path) == samples
@@ -149,7 +149,7 @@ def test_webdataset_sees_the_same_samples(tmp_path: Path) -> None:
     """Grouping is theirs: any order of members, hidden files, upper case, dotted extensions."""
     for number, (files, _, _) in enumerate(list(LAYOUTS.values())[:5]):
         write_tar(tmp_path / f"{number}.tar", files)
-    index_tars(tmp_path, image=("jpg", "jpeg", "png", "input.jpg"), label="none")
+    index_tars(tmp_path, IndexSettings(image=("jpg", "jpeg", "png", "input.jpg"), label="none"))
     theirs = [
         (sample["__key__"], sorted(field for field in sample if not field.startswith("__")))
         for sample in webdataset.WebDataset(sorted(map(str, tmp_path.glob("*.tar"))), shardshuffle=False)
@@ -179,10 +179,10 @@ def test_shards_are_in_natural_order_for_any_number_of_workers(tmp_path: Path) -
             tmp_path / f"s{number}.tar",
             [(f"{number}.jpg", picture(number)), (f"{number}.cls", b"%d" % number)],
         )
-    index_tars(tmp_path, workers=1)
+    index_tars(tmp_path, IndexSettings(workers=1))
     once = sums(tmp_path)
     assert [label for label, _ in read_all(tmp_path)] == [1, 2, 9, 10, 100]
-    index_tars(tmp_path, workers=4, force=True)
+    index_tars(tmp_path, IndexSettings(workers=4, force=True))
     assert sums(tmp_path) == once
     assert sorted(["a2b", "a10b", "a", "2", "a02b"], key=natural) == ["2", "a", "a02b", "a2b", "a10b"]
 
@@ -239,22 +239,22 @@ def test_unclear_samples_are_refused(
 ) -> None:
     write_tar(tmp_path / "a.tar", files)
     with pytest.raises(UserError, match=words) as raised:
-        index_tars(tmp_path, **options)
+        index_tars(tmp_path, IndexSettings(**options))
     assert str(raised.value).isprintable()
     assert not LISTINGS & {path.name for path in tmp_path.iterdir()}
 
 
 def test_choices_settle_what_is_unclear(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("a.jpg", JPG), ("a.seg.png", b"?"), ("a.cls", b"cat"), ("a.id", b"5")])
-    index_tars(tmp_path, image=(".JPG",), label="id")
+    index_tars(tmp_path, IndexSettings(image=(".JPG",), label="id"))
     assert read_all(tmp_path) == [(5, JPG)]
-    index_tars(tmp_path, image=("jpg",), label="none", force=True)
+    index_tars(tmp_path, IndexSettings(image=("jpg",), label="none", force=True))
     assert read_all(tmp_path) == [(-1, JPG)]
 
 
 def test_samples_without_an_image_are_left_out_if_wanted_and_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("m\n.json", b"{}"), *BOTH, ("b.cls", b"2")])
-    report = index_tars(tmp_path, allow_missing=True)
+    report = index_tars(tmp_path, IndexSettings(allow_missing=True))
     assert report.left_out == 2 and read_all(tmp_path) == [(1, JPG)]
     bad = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
     assert [entry["path"] for entry in bad] == ["a.tar:m\n", "a.tar:b"]
@@ -311,10 +311,10 @@ def test_links_to_tars_are_read_and_never_written_through(tmp_path: Path) -> Non
         index_tars(folder)
     (folder / ".manifest.json.tmp").symlink_to(blobs / "precious")
     with pytest.raises(UserError, match=r"the link '\.manifest\.json\.tmp', which leads elsewhere"):
-        index_tars(folder, force=True)
+        index_tars(folder, IndexSettings(force=True))
     (folder / ".manifest.json.tmp").unlink()
     before = sums(blobs)
-    index_tars(folder, force=True)
+    index_tars(folder, IndexSettings(force=True))
     assert sums(blobs) == before and not (folder / "a.idx").is_symlink()
     assert read_all(folder) == [(1, JPG)]
 
@@ -328,7 +328,7 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("theirs")
     with pytest.raises(UserError, match=r"would be replaced \(manifest\.json\)"):
         index_tars(tmp_path)
-    index_tars(tmp_path, force=True)
+    index_tars(tmp_path, IndexSettings(force=True))
     with pytest.raises(UserError, match=r"is indexed already: .*verify.*--force"):
         index_tars(tmp_path)
     # an index that fits is kept: a killed run goes on
@@ -341,7 +341,7 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
 
 def test_a_split_of_ours_is_not_indexed(tiny_split: Any) -> None:
     with pytest.raises(UserError, match="was made by `turbomim shard make`"):
-        index_tars(tiny_split.path, force=True)
+        index_tars(tiny_split.path, IndexSettings(force=True))
 
 
 def test_two_splits_in_one_folder(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_two_splits_in_one_folder(tmp_path: Path) -> None:
         write_tar(tmp_path / name, BOTH)
     with pytest.raises(UserError, match=r"several splits .*\(train, validation\): make a folder of links"):
         index_tars(tmp_path)
-    assert index_tars(tmp_path, split="all").manifest.split == "all"
+    assert index_tars(tmp_path, IndexSettings(split="all")).manifest.split == "all"
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_two_splits_in_one_folder(tmp_path: Path) -> None:
 def test_bad_options(options: dict[str, Any], words: str, tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", BOTH)
     with pytest.raises(UserError, match=words):
-        index_tars(tmp_path, **options)
+        index_tars(tmp_path, IndexSettings(**options))
 
 
 def test_a_pax_path_wins_over_the_header(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.tar import tar_end, tar_member
 
@@ -41,7 +42,7 @@ def bad_entries(folder: Path) -> dict[str, str]:
 
 def test_output_is_the_same_for_any_worker_count(photo_folder: Path, tmp_path: Path) -> None:
     for workers in (1, 2):
-        make_shards(photo_folder, tmp_path / f"{workers}", samples_per_shard=5, workers=workers)
+        make_shards(photo_folder, tmp_path / f"{workers}", ShardSettings(shard_size=5), workers=workers)
     first = contents(tmp_path / "1")
     assert len(first) == 2 * 7 + 7
     assert first == contents(tmp_path / "2")
@@ -56,8 +57,8 @@ def test_output_tells_nothing_of_place_and_time(photo_folder: Path, tmp_path: Pa
 
 
 def test_another_seed_gives_another_order_of_the_same_samples(photo_folder: Path, tmp_path: Path) -> None:
-    one = make_shards(photo_folder, tmp_path / "1", seed=1)
-    two = make_shards(photo_folder, tmp_path / "2", seed=2)
+    one = make_shards(photo_folder, tmp_path / "1", ShardSettings(seed=1))
+    two = make_shards(photo_folder, tmp_path / "2", ShardSettings(seed=2))
     assert members(tmp_path / "1") == members(tmp_path / "2")
     assert list(members(tmp_path / "1")) != list(members(tmp_path / "2"))
     assert one.manifest.fingerprint != two.manifest.fingerprint
@@ -103,7 +104,7 @@ def test_headers_are_ustar_and_fixed(tiny_split: Split) -> None:
 
 
 def test_a_shard_count_gives_equal_shards(photo_folder: Path, tmp_path: Path) -> None:
-    report = make_shards(photo_folder, tmp_path / "out", shard_count=4)
+    report = make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_count=4))
     assert [shard.samples for shard in report.manifest.shards] == [8, 8, 8, 9]
 
 
@@ -131,6 +132,6 @@ def test_listings_agree(tiny_split: Split) -> None:
 def test_progress_counts_images(photo_folder: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     make_shards(
-        photo_folder, tmp_path / "out", samples_per_shard=20, progress=lambda *step: seen.append(step)
+        photo_folder, tmp_path / "out", ShardSettings(shard_size=20), progress=lambda *step: seen.append(step)
     )
     assert seen == [(0, 33), (20, 33), (33, 33)]

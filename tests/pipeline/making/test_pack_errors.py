@@ -15,8 +15,8 @@ from tests.pipeline.making.test_pack import save_image
 
 from turbomim.pipeline.making import plan
 from turbomim.pipeline.making.pack import PackReport, make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.store import Store
 
 
 def no_source(tmp: Path, photos: Path) -> PackReport:
@@ -61,19 +61,23 @@ def target_in_source(tmp: Path, photos: Path) -> PackReport:
 def all_bad(tmp: Path, photos: Path) -> PackReport:
     for number in range(3):
         save_image(tmp / "src" / f"{number}.jpg", side=8)
-    return make_shards(tmp / "src", tmp / "out", samples_per_shard=1)
+    return make_shards(tmp / "src", tmp / "out", ShardSettings(shard_size=1))
 
 
 def both_sizes(tmp: Path, photos: Path) -> PackReport:
-    return make_shards(photos, tmp / "out", samples_per_shard=3, shard_count=3)
+    return make_shards(photos, tmp / "out", ShardSettings(shard_size=3, shard_count=3))
 
 
 def root_of_a_folder(tmp: Path, photos: Path) -> PackReport:
-    return make_shards(photos, tmp / "out", root=tmp)
+    return make_shards(photos, tmp / "out", ShardSettings(root=tmp))
 
 
-def with_options(**options: Any) -> Callable[[Path, Path], PackReport]:
-    return lambda tmp, photos: make_shards(photos, tmp / "out", **options)
+def no_workers(tmp: Path, photos: Path) -> PackReport:
+    return make_shards(photos, tmp / "out", workers=0)
+
+
+def with_settings(**settings: Any) -> Callable[[Path, Path], PackReport]:
+    return lambda tmp, photos: make_shards(photos, tmp / "out", ShardSettings(**settings))
 
 
 USER_ERRORS: dict[str, tuple[Callable[[Path, Path], PackReport], str]] = {
@@ -96,28 +100,30 @@ USER_ERRORS: dict[str, tuple[Callable[[Path, Path], PackReport], str]] = {
     "target is a file": (target_is_a_file, "a.jpg': Not a directory; choose another folder"),
     "target in source": (target_in_source, "out' lies in the source"),
     "all bad": (all_bad, "all 3 images in .* are unusable; the first is '0.jpg': 8 x 8 pixels"),
-    "bad name": (with_options(name="my set"), "--name is 'my set'"),
-    "path as name": (with_options(name="../x"), "--name is '../x'"),
-    "bad split": (with_options(split="a.b"), r"--split is 'a\.b'"),
-    "no samples a shard": (with_options(samples_per_shard=0), "--shard-size is 0"),
-    "no workers": (with_options(workers=0), "--workers is 0"),
-    "no shard": (with_options(shard_count=0), "--shard-count is 0"),
-    "more shards than images": (with_options(shard_count=34), "--shard-count is 34, over the 33 images"),
+    "bad name": (with_settings(name="my set"), "--name is 'my set'"),
+    "path as name": (with_settings(name="../x"), "--name is '../x'"),
+    "bad split": (with_settings(split="a.b"), r"--split is 'a\.b'"),
+    "no samples a shard": (with_settings(shard_size=0), "--shard-size is 0"),
+    "no workers": (no_workers, "--workers is 0"),
+    "no shard": (with_settings(shard_count=0), "--shard-count is 0"),
+    "more shards than images": (with_settings(shard_count=34), "--shard-count is 34, over the 33 images"),
     "both sizes": (both_sizes, "--shard-size and --shard-count exclude each other"),
     "root of a folder": (root_of_a_folder, "--root belongs to a .csv, .tsv or .txt list"),
-    "another check": (with_options(check="no"), "--check is 'no': give header or full"),
-    "another policy": (with_options(on_bad="skip"), "--on-bad is 'skip': give quarantine or fail"),
-    "quality": (with_options(store=Store(kind="resized", quality=101)), "--quality is 101"),
-    "half a store": (
-        with_options(store=Store(kind="resized", short_side=32)),
-        "a store of kind 'resized' has short_side, resampling, quality, subsampling, not short_side$",
+    "another check": (with_settings(check="no"), "--check is 'no': give header or full"),
+    "another policy": (with_settings(on_bad="skip"), "--on-bad is 'skip': give quarantine or fail"),
+    "quality": (with_settings(store="resized", quality=101), "--quality is 101"),
+    "another store": (with_settings(store="box"), "--store is 'box': give original or resized or raw"),
+    "more than a store has": (
+        with_settings(store="raw", quality=90),
+        "a store of kind 'raw' has short_side, resampling, not short_side, resampling, quality$",
     ),
-    "short side": (with_options(store=Store(kind="raw", short_side=0)), "--short-side is 0"),
-    "resampling": (
-        with_options(store=Store(kind="raw", resampling="box")),  # type: ignore[arg-type]
-        "--resampling is 'box'",
+    "a store without settings": (
+        with_settings(short_side=32),
+        "a store of kind 'original' has no settings, not short_side$",
     ),
-    "negative seed": (with_options(seed=-1), "--seed = -1: must be 0 to"),
+    "short side": (with_settings(store="raw", short_side=0), "--short-side is 0"),
+    "resampling": (with_settings(store="raw", resampling="box"), "--resampling is 'box'"),
+    "negative seed": (with_settings(seed=-1), "--seed = -1: must be 0 to"),
 }
 
 
@@ -136,7 +142,7 @@ def test_more_shards_than_their_names_can_number(
 ) -> None:
     monkeypatch.setattr(plan, "MAX_SHARDS", 6)
     with pytest.raises(UserError, match=r"^7 shards, at most 6 are possible; raise --shard-size$"):
-        make_shards(photo_folder, tmp_path / "out", samples_per_shard=5)
+        make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=5))
 
 
 def test_too_little_space_is_said_before_anything_is_written(
@@ -156,10 +162,12 @@ def test_a_disk_that_fills_up(photo_folder: Path, tmp_path: Path, workers: int) 
 import resource, sys
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
     try:
-        make_shards({str(photo_folder)!r}, {str(tmp_path / "out")!r}, samples_per_shard=9, workers={workers})
+        settings = ShardSettings(shard_size=9)
+        make_shards({str(photo_folder)!r}, {str(tmp_path / "out")!r}, settings, workers={workers})
     except UserError as error:
         sys.exit(str(error))
 """

@@ -5,7 +5,6 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +15,11 @@ from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.checking.inspect import format_summary, inspect_split
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
-from turbomim.pipeline.tars.store import Store
-from turbomim.train.commands.shard.make import describe
+from turbomim.train.commands.shard.make import describe_make
 
 
 def test_the_extension_is_that_of_the_content(tmp_path: Path) -> None:
@@ -90,7 +89,7 @@ def test_bad_images_are_listed_with_a_reason_and_leave_no_holes(tmp_path: Path) 
     reasons["itself.jpg"] = "unreadable: Too many levels of symbolic links"
     for workers in (1, 2):
         out = tmp_path / f"{workers}"
-        report = make_shards(source, out, name="mixed", samples_per_shard=1, workers=workers)
+        report = make_shards(source, out, ShardSettings(name="mixed", shard_size=1), workers=workers)
         assert bad_entries(out) == reasons == {image.path: image.reason for image in report.bad}
         numbers = [f"mixed-train-{number:06d}" for number in range(6)]
         assert sorted(path.stem for path in out.glob("*.tar")) == numbers
@@ -105,7 +104,7 @@ def test_bad_images_are_listed_with_a_reason_and_leave_no_holes(tmp_path: Path) 
 def test_min_side(tmp_path: Path) -> None:
     save_image(tmp_path / "src" / "small.jpg", side=63)
     save_image(tmp_path / "src" / "fit.jpg", side=64)
-    make_shards(tmp_path / "src", tmp_path / "out", min_side=64)
+    make_shards(tmp_path / "src", tmp_path / "out", ShardSettings(min_side=64))
     assert bad_entries(tmp_path / "out") == {"small.jpg": "63 x 63 pixels, short side under 64"}
 
 
@@ -115,7 +114,7 @@ def test_on_bad_fail_names_the_image(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"^'b\\x1b\[31m\\n.jpg': not a JPEG, PNG or WebP file; mend .*"
     ) as raised:
-        make_shards(tmp_path / "src", tmp_path / "out", on_bad="fail")
+        make_shards(tmp_path / "src", tmp_path / "out", ShardSettings(on_bad="fail"))
     assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
 
 
@@ -124,7 +123,7 @@ def test_on_bad_fail_is_not_content_with_a_finished_split_that_left_images_out(t
     (tmp_path / "src" / "b.jpg").write_bytes(b"GIF89a")
     make_shards(tmp_path / "src", tmp_path / "out")
     with pytest.raises(UserError, match=r"^'b.jpg': not a JPEG, PNG or WebP file; mend"):
-        make_shards(tmp_path / "src", tmp_path / "out", on_bad="fail")
+        make_shards(tmp_path / "src", tmp_path / "out", ShardSettings(on_bad="fail"))
 
 
 def test_what_the_loader_refuses_is_refused(tmp_path: Path) -> None:
@@ -148,17 +147,16 @@ def test_sixteen_bits_of_which_little_is_left(tmp_path: Path, capsys: pytest.Cap
         content = png(40, 40, 16, 0, b"".join(b"\0" + row.tobytes() for row in rows))
         (tmp_path / "src").mkdir(exist_ok=True)
         (tmp_path / "src" / f"{name}.png").write_bytes(content)
-    stores: dict[str, Any] = {"a": Store(), "b": Store(kind="raw", short_side=32, resampling="bicubic")}
-    for name, store in stores.items():
-        report = make_shards(tmp_path / "src", tmp_path / name, store=store)
+    for name, settings in {"a": ShardSettings(), "b": ShardSettings(store="raw", short_side=32)}.items():
+        report = make_shards(tmp_path / "src", tmp_path / name, settings)
         assert report.manifest.samples == 2
         assert report.manifest.made["few_levels"] == {"images": 1, "first": ["dark.png", "17 of 256 levels"]}
-        said = describe(report, 1.0)
+        said = describe_make(report, 1.0)
         assert (
             "1 image of 16 bits with hardly any contrast in 8 (first: 'dark.png', 17 of 256 levels)" in said
         )
     again = make_shards(tmp_path / "src", tmp_path / "a")
-    assert again.found_whole and "17 of 256 levels" in describe(again, 1.0)
+    assert again.found_whole and "17 of 256 levels" in describe_make(again, 1.0)
 
 
 def test_a_16_bit_image_that_does_not_decode_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from turbomim.benchmarks.faults.kill_shard_make import digest, draw_photographs,
 from turbomim.pipeline.making import pack
 from turbomim.pipeline.making.journal import read_journal
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.making.shard_job import ShardJob, ShardResult, pack_shard
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.manifest import MAKING
@@ -30,7 +31,7 @@ def die(job: ShardJob) -> NoReturn:
     os._exit(KILLED)
 
 
-def interrupted(source: Path, folder: Path, images: int, **options: Any) -> None:
+def interrupted(source: Path, folder: Path, images: int, *, workers: int = 1, **settings: Any) -> None:
     """Run until at least this number of images is packed."""
 
     def interrupt(done: int, total: int) -> None:
@@ -38,7 +39,7 @@ def interrupted(source: Path, folder: Path, images: int, **options: Any) -> None
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make_shards(source, folder, progress=interrupt, **options)
+        make_shards(source, folder, ShardSettings(**settings), workers=workers, progress=interrupt)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -64,12 +65,12 @@ def make_shards_killed_at(call: int, source: Path, folder: Path) -> None:
 
     for name in ("fsync", "replace", "unlink", "mkdir", "rmdir"):
         setattr(os, name, partial(counting, getattr(os, name)))
-    make_shards(source, folder, samples_per_shard=1)
+    make_shards(source, folder, ShardSettings(shard_size=1))
 
 
 def test_a_kill_at_any_durable_write_or_removal(tmp_path: Path) -> None:
     source = draw_photographs(tmp_path / "src", 2)
-    make_shards(source, tmp_path / "whole", samples_per_shard=1)
+    make_shards(source, tmp_path / "whole", ShardSettings(shard_size=1))
     expected = digest(tmp_path / "whole")
     call = moved = 0
     while True:
@@ -81,7 +82,7 @@ def test_a_kill_at_any_durable_write_or_removal(tmp_path: Path) -> None:
             break
         assert code == KILLED
         begun_to_move = any(folder.glob("*.tar"))
-        report = make_shards(source, folder, samples_per_shard=1)
+        report = make_shards(source, folder, ShardSettings(shard_size=1))
         assert digest(folder) == expected, f"killed at call {call}"
         # shards that were moved into place are not written again
         assert report.kept == 2 or not begun_to_move
@@ -94,7 +95,7 @@ def test_finished_shards_are_not_written_again(
     photo_folder: Path, tmp_path: Path, tiny_split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "trees"
-    interrupted(photo_folder, folder, 18, samples_per_shard=9)
+    interrupted(photo_folder, folder, 18, shard_size=9)
     packed = []
 
     def note(job: ShardJob) -> ShardResult:
@@ -102,28 +103,28 @@ def test_finished_shards_are_not_written_again(
         return pack_shard(job)
 
     monkeypatch.setattr(pack, "pack_shard", note)
-    report = make_shards(photo_folder, folder, samples_per_shard=9)
+    report = make_shards(photo_folder, folder, ShardSettings(shard_size=9))
     assert (packed, report.kept) == ([2, 3], 2)
     assert contents(folder) == contents(tiny_split.path)
 
 
 def test_a_shard_that_was_cut_is_written_again(photo_folder: Path, tmp_path: Path, tiny_split: Split) -> None:
     folder = tmp_path / "trees"
-    interrupted(photo_folder, folder, 27, samples_per_shard=9)
+    interrupted(photo_folder, folder, 27, shard_size=9)
     first, second, third = sorted((folder / MAKING).glob("*.tar"))
     os.truncate(first, 1000)
     second.unlink()
     third.with_suffix(".idx").unlink()
-    assert make_shards(photo_folder, folder, samples_per_shard=9).kept == 0
+    assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == 0
     assert contents(folder) == contents(tiny_split.path)
 
 
 def test_a_journal_line_cut_by_a_kill(photo_folder: Path, tmp_path: Path, tiny_split: Split) -> None:
     folder = tmp_path / "trees"
-    interrupted(photo_folder, folder, 18, samples_per_shard=9)
+    interrupted(photo_folder, folder, 18, shard_size=9)
     with open(folder / MAKING / "journal.jsonl", "ab") as journal:
         journal.write(b'{"number": 2, "sha')
-    assert make_shards(photo_folder, folder, samples_per_shard=9).kept == 2
+    assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == 2
     assert contents(folder) == contents(tiny_split.path)
 
 
@@ -131,20 +132,20 @@ def test_a_journal_without_its_plan_counts_for_nothing(
     photo_folder: Path, tmp_path: Path, tiny_split: Split
 ) -> None:
     folder = tmp_path / "trees"
-    interrupted(photo_folder, folder, 9, samples_per_shard=9)
+    interrupted(photo_folder, folder, 9, shard_size=9)
     (folder / MAKING / "plan.json").unlink()
-    assert make_shards(photo_folder, folder, samples_per_shard=9).kept == 0
+    assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == 0
     assert contents(folder) == contents(tiny_split.path)
 
 
 def test_numbers_close_up_after_a_resume(tmp_path: Path) -> None:
     for number in range(6):
         save_image(tmp_path / "src" / f"{number}.jpg", seed=number, side=20 if number % 2 else 40)
-    make_shards(tmp_path / "src", tmp_path / "whole", samples_per_shard=1)
+    make_shards(tmp_path / "src", tmp_path / "whole", ShardSettings(shard_size=1))
     for images in range(1, 7):
         folder = tmp_path / f"{images}"
-        interrupted(tmp_path / "src", folder, images, samples_per_shard=1)
-        make_shards(tmp_path / "src", folder, samples_per_shard=1)
+        interrupted(tmp_path / "src", folder, images, shard_size=1)
+        make_shards(tmp_path / "src", folder, ShardSettings(shard_size=1))
         assert contents(folder) == contents(tmp_path / "whole")
     assert len(open_split(tmp_path / "1").manifest.shards) == 3
 
@@ -152,37 +153,37 @@ def test_numbers_close_up_after_a_resume(tmp_path: Path) -> None:
 def test_the_same_command_on_a_finished_split_does_nothing(photo_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     (tmp_path / "bad").mkdir()
-    first = make_shards(photo_folder, folder, samples_per_shard=9)
+    first = make_shards(photo_folder, folder, ShardSettings(shard_size=9))
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     folder.chmod(0o555)
-    again = make_shards(photo_folder, folder, samples_per_shard=9, workers=2)
+    again = make_shards(photo_folder, folder, ShardSettings(shard_size=9), workers=2)
     folder.chmod(0o755)
     assert again.kept == 4 and first.kept == 0
     assert (again.manifest, again.bad, again.other_files) == (first.manifest, first.bad, first.other_files)
     assert times == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-OTHER_PLANS: list[tuple[dict[str, Any], str]] = [
-    ({"samples_per_shard": 8}, r"another samples per shard \(9, now 8\)"),
-    ({"samples_per_shard": 9, "seed": 1}, r"another seed \(0, now 1\)"),
-    ({"samples_per_shard": 9, "min_side": 33}, r"another min side \(32, now 33\)"),
-    ({"samples_per_shard": 9, "name": "x"}, r"another name \('trees', now 'x'\)"),
-    ({"samples_per_shard": 9, "check": "full"}, r"another check \('header', now 'full'\)"),
+OTHER_PLANS: list[tuple[ShardSettings, str]] = [
+    (ShardSettings(shard_size=8), r"another samples per shard \(9, now 8\)"),
+    (ShardSettings(shard_size=9, seed=1), r"another seed \(0, now 1\)"),
+    (ShardSettings(shard_size=9, min_side=33), r"another min side \(32, now 33\)"),
+    (ShardSettings(shard_size=9, name="x"), r"another name \('trees', now 'x'\)"),
+    (ShardSettings(shard_size=9, check="full"), r"another check \('header', now 'full'\)"),
 ]
 
 
-@pytest.mark.parametrize(("options", "words"), OTHER_PLANS, ids=[words for _, words in OTHER_PLANS])
+@pytest.mark.parametrize(("settings", "words"), OTHER_PLANS, ids=[words for _, words in OTHER_PLANS])
 def test_another_plan_is_refused(
-    options: dict[str, Any], words: str, photo_folder: Path, tmp_path: Path, tiny_split: Split
+    settings: ShardSettings, words: str, photo_folder: Path, tmp_path: Path, tiny_split: Split
 ) -> None:
     folder = tmp_path / "out"
-    interrupted(photo_folder, folder, 9, samples_per_shard=9)
+    interrupted(photo_folder, folder, 9, shard_size=9)
     before = digest(folder)
     with pytest.raises(UserError, match=f"holds an unfinished run with {words}.*remove the folder"):
-        make_shards(photo_folder, folder, **options)
+        make_shards(photo_folder, folder, settings)
     assert digest(folder) == before
     with pytest.raises(UserError, match=f"holds finished shards with {words}: choose another folder"):
-        make_shards(photo_folder, tiny_split.path, **options)
+        make_shards(photo_folder, tiny_split.path, settings)
 
 
 def add(source: Path) -> None:
@@ -206,10 +207,10 @@ def test_a_source_that_changed_between_runs_is_refused(
     change: Callable[[Path], None], words: str, tmp_path: Path
 ) -> None:
     source = draw_photographs(tmp_path / "src", 9)
-    interrupted(source, tmp_path / "out", 3, samples_per_shard=3)
+    interrupted(source, tmp_path / "out", 3, shard_size=3)
     change(source)
     with pytest.raises(UserError, match=f"holds an unfinished run with {words}"):
-        make_shards(source, tmp_path / "out", samples_per_shard=3)
+        make_shards(source, tmp_path / "out", ShardSettings(shard_size=3))
 
 
 @pytest.mark.parametrize("how", ["gone", "other size", "other time"])
@@ -229,7 +230,7 @@ def test_a_source_that_changes_underneath_stops_the_run(how: str, tmp_path: Path
                 os.utime(path, ns=(1, 1))
 
     with pytest.raises(UserError, match=r"is not the file that was listed at the start.*\(shards kept: 1;"):
-        make_shards(source, tmp_path / "out", samples_per_shard=3, progress=change)
+        make_shards(source, tmp_path / "out", ShardSettings(shard_size=3), progress=change)
 
 
 def test_a_second_run_is_refused_while_the_first_works(photo_folder: Path, tmp_path: Path) -> None:
@@ -238,11 +239,11 @@ def test_a_second_run_is_refused_while_the_first_works(photo_folder: Path, tmp_p
     def second(done: int, total: int) -> None:
         before = digest(tmp_path / "out")
         with pytest.raises(UserError) as raised:
-            make_shards(photo_folder, tmp_path / "out", samples_per_shard=9)
+            make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9))
         refusals.append(str(raised.value))
         assert digest(tmp_path / "out") == before
 
-    make_shards(photo_folder, tmp_path / "out", samples_per_shard=9, progress=second)
+    make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9), progress=second)
     owner = f"process {os.getpid()} on {socket.gethostname()}"
     assert len(refusals) == 5
     assert all(f"out' is in use by {owner}: wait for its end" in text for text in refusals)
@@ -258,16 +259,16 @@ def test_a_lock_that_a_killed_run_left_holds_nobody(photo_folder: Path, tmp_path
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupted_run_keeps_what_is_done(workers: int, photo_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    interrupted(photo_folder, folder, 2, samples_per_shard=2, workers=workers)
+    interrupted(photo_folder, folder, 2, shard_size=2, workers=workers)
     assert not multiprocessing.active_children()
     assert [path.name for path in folder.iterdir()] == [MAKING]
-    assert make_shards(photo_folder, folder, samples_per_shard=2).kept >= 1
-    make_shards(photo_folder, tmp_path / "whole", samples_per_shard=2)
+    assert make_shards(photo_folder, folder, ShardSettings(shard_size=2)).kept >= 1
+    make_shards(photo_folder, tmp_path / "whole", ShardSettings(shard_size=2))
     assert contents(folder) == contents(tmp_path / "whole")
 
 
 def test_an_unfinished_split_says_so(photo_folder: Path, tmp_path: Path) -> None:
-    interrupted(photo_folder, tmp_path / "out", 2, samples_per_shard=2)
+    interrupted(photo_folder, tmp_path / "out", 2, shard_size=2)
     with pytest.raises(UserError, match="not finished: run the same `turbomim shard make` again"):
         open_split(tmp_path / "out")
 
@@ -281,10 +282,10 @@ def test_a_run_interrupted_before_its_first_shard_leaves_nothing(photo_folder: P
 
 
 def test_a_worker_that_dies(photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(photo_folder, tmp_path / "out", 9, samples_per_shard=9)
+    interrupted(photo_folder, tmp_path / "out", 9, shard_size=9)
     monkeypatch.setattr(pack, "pack_shard", die)
     with pytest.raises(UserError, match=r"a worker process died .*\(shards kept: 1; the same"):
-        make_shards(photo_folder, tmp_path / "out", samples_per_shard=9, workers=2)
+        make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9), workers=2)
     assert len(read_journal(tmp_path / "out" / MAKING)) == 1
 
 
@@ -293,12 +294,12 @@ def test_on_bad_fail_keeps_what_is_done_and_quarantine_goes_on(tmp_path: Path) -
     with pytest.raises(
         UserError, match=r"^'a/broken.jpg': not a JPEG.*--on-bad quarantine \(shards kept: \d+;"
     ):
-        make_shards(source, tmp_path / "out", samples_per_shard=1, on_bad="fail")
-    report = make_shards(source, tmp_path / "out", samples_per_shard=1)
+        make_shards(source, tmp_path / "out", ShardSettings(shard_size=1, on_bad="fail"))
+    report = make_shards(source, tmp_path / "out", ShardSettings(shard_size=1))
     assert report.kept > 0 and list(bad_entries(tmp_path / "out")) == ["a/broken.jpg"]
-    interrupted(source, tmp_path / "other", 13, samples_per_shard=1)
+    interrupted(source, tmp_path / "other", 13, shard_size=1)
     with pytest.raises(UserError, match=r"^'a/broken.jpg': not a JPEG"):
-        make_shards(source, tmp_path / "other", samples_per_shard=1, on_bad="fail")
+        make_shards(source, tmp_path / "other", ShardSettings(shard_size=1, on_bad="fail"))
 
 
 def test_a_full_disk_keeps_what_is_done(
@@ -315,8 +316,8 @@ def test_a_full_disk_keeps_what_is_done(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(UserError, match=r"No space left on device.*\(shards kept: \d;"):
-            make_shards(photo_folder, tmp_path / "out", samples_per_shard=9)
-    assert make_shards(photo_folder, tmp_path / "out", samples_per_shard=9).kept > 0
+            make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9))
+    assert make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9)).kept > 0
     assert contents(tmp_path / "out") == contents(tiny_split.path)
 
 

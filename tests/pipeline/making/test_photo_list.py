@@ -19,6 +19,7 @@ from tests.pipeline.making.test_pack import bad_entries, contents, members, save
 from turbomim.pipeline.making.list_rows import NAMES
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.photo_list import read_list
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.commands.shard.make import shard_make_command
 
@@ -90,8 +91,8 @@ def test_a_list_of_a_folder_gives_the_folder_s_shards(photo_folder: Path, tmp_pa
     # absolute paths, in reverse order
     paths = sorted(photo_folder.rglob("*.*"), reverse=True)
     (tmp_path / "list.tsv").write_text("".join(f"{path}\t{path.parent.name}\n" for path in paths))
-    make_shards(photo_folder, tmp_path / "1", name="trees")
-    make_shards(tmp_path / "list.tsv", tmp_path / "2", name="trees", root=photo_folder)
+    make_shards(photo_folder, tmp_path / "1", ShardSettings(name="trees"))
+    make_shards(tmp_path / "list.tsv", tmp_path / "2", ShardSettings(name="trees", root=photo_folder))
     one, other = contents(tmp_path / "1"), contents(tmp_path / "2")
     assert {name for name in one if one[name] != other[name]} == {"manifest.json", "SHA256SUMS"}
 
@@ -125,7 +126,7 @@ def test_rows_that_are_refused_have_their_line(photos: Path) -> None:
     assert (report.manifest.made["images_found"], report.manifest.made["images_bad"]) == (12, 11)
     assert bad_entries(report.path)["gone.jpg"] == "unreadable: No such file or directory"
     with pytest.raises(UserError, match=r"^'x/b.jpg': line 4: 1 columns, not 2.*--on-bad quarantine"):
-        make_shards(photos / "list.csv", photos.parent / "strict", on_bad="fail")
+        make_shards(photos / "list.csv", photos.parent / "strict", ShardSettings(on_bad="fail"))
     assert not (photos.parent / "strict").exists()
 
 
@@ -210,7 +211,7 @@ def test_user_errors(make: Callable[[Path], Path], words: str, photos: Path) -> 
 
 def test_a_root_that_is_no_folder(photos: Path) -> None:
     with pytest.raises(UserError, match=r"--root '.*gone' is no folder"):
-        make_shards(write("x/a.jpg")(photos), photos.parent / "out", root=photos / "gone")
+        make_shards(write("x/a.jpg")(photos), photos.parent / "out", ShardSettings(root=photos / "gone"))
 
 
 def test_shards_may_go_beside_the_list(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +294,7 @@ def test_columns_that_cannot_be(columns: str, words: str, photos: Path) -> None:
 
 def test_columns_belong_to_a_list(photos: Path) -> None:
     with pytest.raises(UsageError, match=r"--columns belongs to a \.csv, \.tsv or \.txt list"):
-        make_shards(photos, photos.parent / "out", columns="path=a")
+        make_shards(photos, photos.parent / "out", ShardSettings(columns="path=a"))
 
 
 def test_what_was_taken_for_the_header_is_said(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

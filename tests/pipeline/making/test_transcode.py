@@ -16,9 +16,10 @@ from turbomim.pipeline.decoding.decode import decode_or_say
 from turbomim.pipeline.decoding.ppm import ppm_pixels
 from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.making.transcode import one_thread, resize_for, store_pixels
 from turbomim.pipeline.tars.split import open_split
-from turbomim.pipeline.tars.store import Interpolation, Store, Subsampling
+from turbomim.pipeline.tars.store import Interpolation, Kind, Store, Subsampling
 
 RAW = Store(kind="raw", short_side=32, resampling="bicubic")
 RESIZED = Store(kind="resized", short_side=32, resampling="bicubic", quality=95, subsampling="4:4:4")
@@ -58,9 +59,10 @@ def test_the_resize_is_pillow_s(height: int, width: int, resampling: Interpolati
 def test_a_raw_split_holds_the_resized_pixels(
     photo_folder: Path, tmp_path: Path, resampling: Interpolation
 ) -> None:
-    store = Store(kind="raw", short_side=32, resampling=resampling)
-    report = make_shards(photo_folder, tmp_path / "out", store=store)
-    assert Store.of(report.manifest.made) == store
+    settings = ShardSettings(store="raw", short_side=32, resampling=resampling)
+    report = make_shards(photo_folder, tmp_path / "out", settings)
+    store = Store.of(report.manifest.made)
+    assert store == Store(kind="raw", short_side=32, resampling=resampling)
     assert report.manifest.made["encoders"].keys() == {"simplejpeg", "pillow", "torch"}
     stored = members(tmp_path / "out")
     for path in photo_folder.rglob("*.*"):
@@ -79,9 +81,11 @@ def test_a_raw_split_holds_the_resized_pixels(
 def test_a_resized_split_holds_jpegs_as_asked(
     subsampling: Subsampling, factors: tuple[int, int], photo_folder: Path, tmp_path: Path
 ) -> None:
-    store = Store(kind="resized", short_side=40, resampling="bicubic", quality=80, subsampling=subsampling)
+    settings = ShardSettings(
+        store="resized", short_side=40, quality=80, subsampling=subsampling, shard_size=9
+    )
     for workers in (1, 2):
-        make_shards(photo_folder, tmp_path / f"{workers}", store=store, samples_per_shard=9, workers=workers)
+        make_shards(photo_folder, tmp_path / f"{workers}", settings, workers=workers)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     reference = io.BytesIO()
     Image.fromarray(texture(0, 40, 40)).save(reference, "JPEG", quality=80)
@@ -94,6 +98,7 @@ def test_a_resized_split_holds_jpegs_as_asked(
                 assert jpeg(image).quantization == expected_tables
                 assert jpeg(image).layer[0][1:3] == factors
     made = open_split(tmp_path / "1").manifest.made
+    store = Store(kind="resized", short_side=40, resampling="bicubic", quality=80, subsampling=subsampling)
     assert Store.of(made) == store and {"pillow", "libjpeg_turbo"} < made["encoders"].keys()
 
 
@@ -135,7 +140,7 @@ def test_the_full_check_finds_what_the_header_does_not_show(tmp_path: Path) -> N
     for number in range(3):
         save_image(tmp_path / "src" / f"good_{number}.jpg", seed=number)
     plain = make_shards(tmp_path / "src", tmp_path / "plain")
-    strict = make_shards(tmp_path / "src", tmp_path / "strict", check="full")
+    strict = make_shards(tmp_path / "src", tmp_path / "strict", ShardSettings(check="full"))
     assert (plain.manifest.made["check"], strict.manifest.made["check"]) == ("header", "full")
     refused = bad_entries(tmp_path / "strict")
     assert all(reason.startswith(("does not decode: ", "cut: ")) for reason in refused.values())
@@ -154,8 +159,9 @@ def test_the_full_check_finds_what_the_header_does_not_show(tmp_path: Path) -> N
 def test_an_image_that_does_not_decode_goes_into_no_store(tmp_path: Path) -> None:
     save_image(tmp_path / "src" / "good.jpg")
     (tmp_path / "src" / "cut.jpg").write_bytes(damaged(encoded(texture(3, 64, 80)).content, "cut"))
-    for store in (RAW, RESIZED):
-        report = make_shards(tmp_path / "src", tmp_path / store.kind, store=store)
+    kinds: tuple[Kind, ...] = ("raw", "resized")
+    for kind in kinds:
+        report = make_shards(tmp_path / "src", tmp_path / kind, ShardSettings(store=kind, short_side=32))
         assert [image.path for image in report.bad] == ["cut.jpg"]
         assert report.bad[0].reason.startswith("does not decode: ")
         assert report.manifest.samples == 1
@@ -163,9 +169,7 @@ def test_an_image_that_does_not_decode_goes_into_no_store(tmp_path: Path) -> Non
 
 def test_small_images_are_enlarged(tmp_path: Path) -> None:
     save_image(tmp_path / "src" / "small.png", side=33)
-    make_shards(
-        tmp_path / "src", tmp_path / "out", store=Store(kind="raw", short_side=64, resampling="bicubic")
-    )
+    make_shards(tmp_path / "src", tmp_path / "out", ShardSettings(store="raw", short_side=64))
     assert ppm_pixels(np.frombuffer(members(tmp_path / "out")["small.ppm"], np.uint8)).shape == (64, 64, 3)
 
 

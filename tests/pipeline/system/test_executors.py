@@ -15,12 +15,12 @@ from distributed import LocalCluster
 from tests.pipeline.making.test_pack import contents
 
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system import executors
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.executors import local_processes, open_executor, run_jobs
 from turbomim.pipeline.tars.manifest import MAKING
 from turbomim.pipeline.tars.split import Split
-from turbomim.pipeline.tars.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,13 @@ def test_dask_workers_write_the_same_bytes(
     dask_address: str, photo_folder: Path, tmp_path: Path, tiny_split: Split
 ) -> None:
     with open_executor(f"dask:{dask_address}") as executor:
-        make_shards(photo_folder, tmp_path / "out", samples_per_shard=9, executor=executor)
+        make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9), executor=executor)
         # pixels too, by other processes than this
-        store = Store(kind="resized", short_side=32, resampling="bicubic", quality=95, subsampling="4:4:4")
-        make_shards(photo_folder, tmp_path / "far", samples_per_shard=9, store=store, executor=executor)
+        resized = ShardSettings(shard_size=9, store="resized", short_side=32)
+        make_shards(photo_folder, tmp_path / "far", resized, executor=executor)
         assert executor is not None and executor.submit(os.getpid).result() != os.getpid()
     assert contents(tmp_path / "out") == contents(tiny_split.path)
-    make_shards(photo_folder, tmp_path / "near", samples_per_shard=9, store=store)
+    make_shards(photo_folder, tmp_path / "near", resized)
     assert contents(tmp_path / "far") == contents(tmp_path / "near")
 
 
@@ -61,9 +61,9 @@ def test_a_run_begun_here_ends_on_dask(
     monkeypatch.chdir(photo_folder.parent)
     folder = Path(os.path.relpath(tmp_path / "out"))
     with pytest.raises(KeyboardInterrupt):
-        make_shards(photo_folder.name, folder, samples_per_shard=9, progress=interrupt)
+        make_shards(photo_folder.name, folder, ShardSettings(shard_size=9), progress=interrupt)
     with open_executor(f"dask:{dask_address}") as executor:
-        report = make_shards(photo_folder.name, folder, samples_per_shard=9, executor=executor)
+        report = make_shards(photo_folder.name, folder, ShardSettings(shard_size=9), executor=executor)
     assert report.kept == 1
     assert contents(tmp_path / "out") == contents(tiny_split.path)
 
@@ -77,12 +77,12 @@ def test_a_user_error_of_a_dask_worker_is_one_line(
         open_executor(f"dask:{dask_address}") as executor,
         pytest.raises(UserError, match=r"^'a.jpg': not a JPEG"),
     ):
-        make_shards(tmp_path / "src", tmp_path / "out", on_bad="fail", executor=executor)
+        make_shards(tmp_path / "src", tmp_path / "out", ShardSettings(on_bad="fail"), executor=executor)
 
 
 def test_threads_write_the_same_bytes(photo_folder: Path, tmp_path: Path, tiny_split: Split) -> None:
     with ThreadPoolExecutor(3) as executor:
-        make_shards(photo_folder, tmp_path / "out", samples_per_shard=9, executor=executor)
+        make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9), executor=executor)
     assert contents(tmp_path / "out") == contents(tiny_split.path)
 
 

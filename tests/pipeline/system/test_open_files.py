@@ -21,6 +21,7 @@ from tests.runs import attempt, config_for, finish, launch, records
 from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system import open_files
 from turbomim.pipeline.system.errors import UserError
@@ -41,7 +42,7 @@ def attempt_below(config: Config, limit: int) -> None:
 def test_a_run_of_many_shards_keeps_below_a_low_limit(photo_folder: Path, tmp_path: Path) -> None:
     """Training, the held-out loss and scores read 33 shards each, while one another's are open."""
     for name in ("train", "heldout"):
-        make_shards(photo_folder, tmp_path / name, samples_per_shard=1)
+        make_shards(photo_folder, tmp_path / name, ShardSettings(shard_size=1))
     data = {"heldout": str(tmp_path / "heldout"), "readers": 2}
     config = config_for(
         tmp_path / "train", tmp_path, data=data, run={"eval_every": 1}, optim={"epochs": 2},

@@ -20,7 +20,7 @@ from tests.pipeline.tars.tar_bytes import write_tar
 
 from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.image_source import source_keys
-from turbomim.pipeline.making.index_tars import index_tars
+from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS
@@ -166,17 +166,17 @@ def test_a_rule_that_is_given_is_taken(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"two images, 000\.jpg and 001\.jpg: choose with --image EXT, or, if"
     ):
-        index_tars(tmp_path, keys="first-dot")
-    assert index_tars(tmp_path, keys="last-dot").told == ""
+        index_tars(tmp_path, IndexSettings(keys="first-dot"))
+    assert index_tars(tmp_path, IndexSettings(keys="last-dot")).told == ""
     write_tar(tmp_path / "a.tar", [("a.jpg", JPG), ("a.png", JPG)])
     with pytest.raises(UserError, match=r"two images, jpg and png: choose with --image EXT$"):
-        index_tars(tmp_path, keys="last-dot", force=True)
+        index_tars(tmp_path, IndexSettings(keys="last-dot", force=True))
 
 
 def test_the_rule_is_one_for_all_tars(tmp_path: Path) -> None:
     for number, stems in enumerate((("a", "b"), ("c.0", "c.1"), ("d.2",))):
         write_tar(tmp_path / f"{number}.tar", pairs(*stems))
-    index_tars(tmp_path, workers=2)
+    index_tars(tmp_path, IndexSettings(workers=2))
     assert source_keys(open_split(tmp_path)) == ["a", "b", "c.0", "c.1", "d.2"]
 
 
@@ -192,7 +192,7 @@ def test_no_image_is_left_out_without_a_word(stems: list[str], endings: list[str
     with tempfile.TemporaryDirectory() as folder:
         write_tar(Path(folder, "a.tar"), files)
         try:
-            report = index_tars(folder, allow_missing=allow)
+            report = index_tars(folder, IndexSettings(allow_missing=allow))
         except UserError as error:
             assert str(error).isprintable()
             return

@@ -39,11 +39,12 @@ from turbomim.pipeline.decoding.crop_windows import crop_windows, stored_sides
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.photographs import assign_keys
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.stream.philox import CROP, draw_u32
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.pipeline.tars.store import Kind, Store
+from turbomim.pipeline.tars.store import Kind
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_coco, read_voc
 from turbomim.train.analyze.coverage import Coverage, match, shares_of
 from turbomim.train.analyze.objects import Objects, area, cell_areas
@@ -180,8 +181,8 @@ def test_an_objects_share_is_that_of_its_white_pixels_in_the_loaders_crops(kind:
 
 @pytest.mark.parametrize("kind", ["original", "raw"])
 def test_sides_are_those_of_the_stored_images(photo_folder: Path, tmp_path: Path, kind: Kind) -> None:
-    store = Store(kind=kind, short_side=40, resampling="bicubic") if kind == "raw" else None
-    make_shards(photo_folder, tmp_path / "s", samples_per_shard=9, store=store)
+    settings = ShardSettings(shard_size=9, store=kind, short_side=40 if kind == "raw" else None)
+    make_shards(photo_folder, tmp_path / "s", settings)
     split = open_split(tmp_path / "s")
     sides = stored_sides(split, np.arange(33))
     for sample in range(33):

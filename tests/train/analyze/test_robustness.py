@@ -33,6 +33,7 @@ from tests.train.commands.test_cli import call
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.corruptions import (
     CORRUPTIONS,
@@ -247,7 +248,7 @@ def test_the_command_scores_every_corruption_beside_random_weights(
 ) -> None:
     run, _ = two_runs(trees, tmp_path)
     # the same photographs in another order
-    make_shards(photo_folder, tmp_path / "t", split="test", samples_per_shard=9, seed=5)
+    make_shards(photo_folder, tmp_path / "t", ShardSettings(split="test", shard_size=9, seed=5))
     words = [
         "--train",
         str(trees),

@@ -19,6 +19,7 @@ from tests.runs import config_for, quiet
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.demo.photos import Source
 from turbomim.train.demo.which_photograph import MEASURE, chance, halves, share, table, which_photograph
@@ -69,7 +70,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for crop in range(1 if name == "lonely" else 4):
             box = (crop, crop, 80 + crop, 60 + crop)
             photograph.crop(box).save(folder / "heldout" / name / f"{name}_{crop}.png")
-    make_shards(folder / "heldout", folder / "shards", split="heldout", samples_per_shard=5)
+    make_shards(folder / "heldout", folder / "shards", ShardSettings(split="heldout", shard_size=5))
     return folder / "shards"
 
 

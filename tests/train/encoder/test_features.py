@@ -24,9 +24,10 @@ from torchvision.transforms import functional as vision
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.pipeline.tars.store import Interpolation, Store
+from turbomim.pipeline.tars.store import Interpolation, Kind
 from turbomim.train.encoder.features import encode, every_feature, extract, pixels
 from turbomim.train.export.timm import timm_arguments
 from turbomim.train.models.mae import MAE
@@ -120,12 +121,12 @@ def test_ids_decide_the_order(tiny_split: Split) -> None:
 
 @pytest.mark.parametrize("kind", ["raw", "resized"])
 def test_stores_give_the_crops_of_the_originals(
-    photo_folder: Path, tiny_split: Split, tmp_path: Path, kind: str
+    photo_folder: Path, tiny_split: Split, tmp_path: Path, kind: Kind
 ) -> None:
     """Also at another size than the store's, where they are resized again, and so only about the same."""
-    quality = {"quality": 100, "subsampling": "4:4:4"} if kind == "resized" else {}
-    store = Store(kind=kind, short_side=40, resampling="bicubic", **quality)  # type: ignore[arg-type]
-    make_shards(photo_folder, tmp_path / "s", samples_per_shard=9, store=store)
+    quality = 100 if kind == "resized" else None
+    settings = ShardSettings(shard_size=9, store=kind, short_side=40, quality=quality)
+    make_shards(photo_folder, tmp_path / "s", settings)
     stored, ids = open_split(tmp_path / "s"), np.arange(33)
     for size, tolerance in ((40, 0.0 if kind == "raw" else 2.0), (24, 8.0)):
         crops = [

@@ -28,6 +28,7 @@ from rich.console import Console
 from tests.runs import attempt, config_for, finish, launch, outcome, quiet, records, run, wait_for
 
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
@@ -58,7 +59,7 @@ def upside_down(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
             image.rotate(180).save(folder / "photos" / path.parent.name / f"{path.stem}.png")
     for name in ("ash", "birch", "cedar"):
         (folder / "photos" / name).mkdir(exist_ok=True)
-    make_shards(folder / "photos", folder / "shards", split="test", samples_per_shard=9)
+    make_shards(folder / "photos", folder / "shards", ShardSettings(split="test", shard_size=9))
     return folder / "shards"
 
 

@@ -36,6 +36,7 @@ from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.commands.eval.finetune import Finetune, finetune_settings
@@ -61,7 +62,7 @@ def coloured(folder: Path, each: int, seed: int) -> Path:
         for number in range(each):
             pixels = np.clip(np.array(colour) + random.normal(0, 40, (40, 44, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / name / f"{number:02d}.png")
-    make_shards(folder / "photos", folder / "shards", split=folder.name, samples_per_shard=13)
+    make_shards(folder / "photos", folder / "shards", ShardSettings(split=folder.name, shard_size=13))
     return folder / "shards"
 
 

@@ -40,6 +40,7 @@ from tests.train.foreign.names import (
 from torch import Tensor
 
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.programs import export
@@ -183,7 +184,7 @@ def begin(monkeypatch: pytest.MonkeyPatch, trees: Path, seed: int = 7) -> Config
 def test_the_first_run_says_what_the_data_is(
     trees: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    make_shards(photo_folder, tmp_path / "other", samples_per_shard=5)
+    make_shards(photo_folder, tmp_path / "other", ShardSettings(shard_size=5))
     config = begin(monkeypatch, trees)
     assert checkpoint.read_state(Path("runs/r/ckpt/step-00000000")).fingerprint == ""
     # nothing was seen yet, so any data will do

@@ -29,6 +29,7 @@ from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream
@@ -226,7 +227,7 @@ def elsewhere(config: Config, rank: int, world: int, port: int) -> None:
 
 def test_another_split_on_another_machine_is_refused(photo_folder: Path, tmp_path: Path) -> None:
     for rank, shard_count in ((0, 3), (1, 2)):
-        make_shards(photo_folder, tmp_path / str(rank) / "data", shard_count=shard_count)
+        make_shards(photo_folder, tmp_path / str(rank) / "data", ShardSettings(shard_count=shard_count))
     config = config_for(Path("data"), tmp_path)
     assert [finish(process) for process in launch_ranks(elsewhere, 2, config)] == [1, 1]
     said = (tmp_path / "said-0").read_text()

@@ -26,6 +26,7 @@ from tests.families import FAMILIES, smaller
 from tests.runs import attempt, config_for, finish, launch, outcome, records, run
 
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config, RunConfig, StepConfig
 
@@ -42,7 +43,7 @@ def draw(folder: Path) -> Path:
         path = folder / "photographs" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(squares).save(path)
-    make_shards(folder / "photographs", folder / "shards", samples_per_shard=10)
+    make_shards(folder / "photographs", folder / "shards", ShardSettings(shard_size=10))
     return folder / "shards"
 
 

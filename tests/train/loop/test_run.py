@@ -20,6 +20,7 @@ from tests.pipeline.loading import make_loader
 from tests.runs import attempt, config_for, finish, free_port, launch, outcome, quiet, ranked
 
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.folder import checkpoint
@@ -34,7 +35,7 @@ from turbomim.train.world.distributed import join_ranks
 @pytest.fixture
 def shuffled(photo_folder: Path, tmp_path: Path) -> Path:
     """The same photographs in another order: another data set."""
-    make_shards(photo_folder, tmp_path / "shuffled", seed=1)
+    make_shards(photo_folder, tmp_path / "shuffled", ShardSettings(seed=1))
     return tmp_path / "shuffled"
 
 

@@ -26,6 +26,7 @@ from tests.train.report.html_page import Page
 from tests.train.report.test_report import RECORDS, SECTIONS, bare, cells, end_of, full, page_of, part  # noqa: F401
 
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.report.page import short_paths
@@ -170,7 +171,7 @@ def test_damaged_data_are_named_too(full: Path, tiny_split: Split, tmp_path: Pat
 def test_data_of_another_fingerprint_are_said_to_be(full: Path, photo_folder: Path, tmp_path: Path) -> None:  # noqa: F811
     run = tmp_path / "r"
     shutil.copytree(full, run)
-    make_shards(photo_folder, tmp_path / "other", samples_per_shard=20)
+    make_shards(photo_folder, tmp_path / "other", ShardSettings(shard_size=20))
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub("  path: .*", f"  path: {tmp_path / 'other'}", config))
     (note,) = part(page_of(run), "data").all("li")

@@ -7,11 +7,11 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from turbomim.pipeline.making.index_tars import IndexReport, index_tars
+from turbomim.pipeline.making.index_tars import IndexReport, IndexSettings, index_tars
 from turbomim.pipeline.system.words import counted
 from turbomim.train.settings.flags import parse
 from turbomim.train.terminal.progress import byte_bar
@@ -21,28 +21,13 @@ DECODED = ("jpg", "jpeg", "png", "webp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardIndex:
+class ShardIndex(IndexSettings):
     """Make a folder of WebDataset tars from elsewhere readable: write an .idx beside each, and a manifest."""
 
     path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Folder with the *.tar of one split; links to tars will do.  No tar is changed."""
-    name: str | None = None
-    """Data set name; the folder's name if not given."""
-    split: str | None = None
-    """Split's name; if not given the one that the tars' names tell, else train."""
-    image: tuple[str, ...] = ()
-    """Extensions of the image, as in KEY.EXT; if not given, the sample's one member with an image's."""
-    label: str | None = None
-    """Extension of the label, a decimal number as text, or none; if not given, cls if every sample has it."""
-    keys: Literal["first-dot", "last-dot"] | None = None
-    """At which dot of a file's name the sample's key ends; WebDataset's rule is the first.  The names tell if
-    not given."""
     workers: int = len(os.sched_getaffinity(0))
     """Threads, a tar each."""
-    allow_missing: bool = False
-    """Leave out samples without an image, named in bad.jsonl."""
-    force: bool = False
-    """Replace index files and listings that are already there."""
 
 
 def shard_index_command(argv: list[str]) -> None:
@@ -50,18 +35,7 @@ def shard_index_command(argv: list[str]) -> None:
     options = parse(ShardIndex, argv, "turbomim shard index")
     begun = time.perf_counter()
     with byte_bar() as progress:
-        report = index_tars(
-            options.path,
-            name=options.name,
-            split=options.split,
-            image=options.image,
-            label=options.label,
-            keys=options.keys,
-            workers=options.workers,
-            allow_missing=options.allow_missing,
-            force=options.force,
-            progress=progress,
-        )
+        report = index_tars(options.path, options, progress=progress)
     sys.stdout.write(describe_index(report, time.perf_counter() - begun) + "\n")
 
 

@@ -24,6 +24,7 @@ from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import encode, load_run
 from turbomim.train.evaluate.knn import knn
@@ -45,7 +46,7 @@ def other(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Split
         for number in range(5):
             pixels = np.clip(40 + 80 * label + random.normal(0, 30, (44, 50, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "trees" / name / f"{number}.png")
-    make_shards(folder / "trees", folder / "shards", split="test", samples_per_shard=9)
+    make_shards(folder / "trees", folder / "shards", ShardSettings(split="test", shard_size=9))
     return open_split(folder / "shards")
 
 
@@ -224,7 +225,7 @@ def test_what_cannot_be_scored_is_one_line(
             (source / name).mkdir(parents=True)
             for path in (photo_folder / name).iterdir():
                 (source / name / path.name).write_bytes(path.read_bytes())
-        make_shards(source, tmp_path / "two", samples_per_shard=9)
+        make_shards(source, tmp_path / "two", ShardSettings(shard_size=9))
     assert call(monkeypatch, *(str(paths.get(word, word)) for word in words)) == code
     err = capsys.readouterr().err
     assert message in err

@@ -15,7 +15,7 @@ from tests.pipeline.making.test_pack import save_image
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.commands.shard.make import ShardMake, pack, shard_make_command, store_of
+from turbomim.train.commands.shard.make import ShardMake, pack, shard_make_command
 from turbomim.train.settings.flags import parse
 from turbomim.train.terminal.progress import ImageProgress, progress_text
 
@@ -41,7 +41,7 @@ def test_flags_reach_the_shards(photo_folder: Path, tmp_path: Path) -> None:
 
 def test_a_raw_store_has_no_quality() -> None:
     options = parse(ShardMake, ["a", "b", "--store", "raw"], "test")
-    assert store_of(options).to_json() == {"kind": "raw", "short_side": 224, "resampling": "bicubic"}
+    assert options.stored_as().to_json() == {"kind": "raw", "short_side": 224, "resampling": "bicubic"}
 
 
 @pytest.mark.parametrize("flags", [["--short-side", "256"], ["--store", "raw", "--quality", "80"]])
