@@ -20,7 +20,7 @@ from torch import Tensor
 from turbomim.kernels.masking import block_masking, random_masking
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.analyze.result import prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.pictures.lines import Line
 from turbomim.train.pictures.plot import INK, label_axes, new_figure, plot_lines
 from turbomim.train.recipes.table import recipe
@@ -69,15 +69,15 @@ def analyze_avgdist_command(argv: list[str]) -> None:
         config = recipe(options.recipe)
         mask, size = config.model.mask, config.data.size
         marked = (config.model.patch * config.model.mask_unit, config.model.mask_ratio)
-    units = numbers("--units", options.units, int) or [
+    units = read_numbers("--units", options.units, int) or [
         unit for unit in UNITS if size % unit == 0 and 2 * unit <= size
     ]
     units = sorted({*units, *([marked[0]] if marked else [])})
-    ratios = sorted({*numbers("--ratios", options.ratios, float), *([marked[1]] if marked else [])})
+    ratios = sorted({*read_numbers("--ratios", options.ratios, float), *([marked[1]] if marked else [])})
     check_grid(size, units, ratios)
-    out = prepare(options.out, "avgdist")
+    out = prepare_folder(options.out, "avgdist")
     results = [
-        measure(mask, size, unit, ratio, options.samples, options.seed)
+        measure_distance(mask, size, unit, ratio, options.samples, options.seed)
         for unit in units
         for ratio in ratios
         # a mask that leaves nothing visible, or removes nothing, has no distance
@@ -86,27 +86,26 @@ def analyze_avgdist_command(argv: list[str]) -> None:
     if not results:
         raise UsageError(f"--ratios {options.ratios}: none of them removes some and keeps some of the units")
     by_unit = {unit: {r["ratio"]: r["avgdist"] for r in results if r["unit"] == unit} for unit in units}
-    print_table(
-        f"AvgDist in pixels, {mask} masks of {size} x {size} pixels, {options.samples} each",
-        ["unit", *(f"{ratio:g}" for ratio in ratios)],
-        [
+    table = TextTable(
+        title=f"AvgDist in pixels, {mask} masks of {size} x {size} pixels, {options.samples} each",
+        columns=["unit", *(f"{ratio:g}" for ratio in ratios)],
+        rows=[
             [f"{unit} px", *(f"{row[ratio]:.1f}" if ratio in row else "" for ratio in ratios)]
             for unit, row in by_unit.items()
         ],
     )
-    settings = settings_of(options, mask=mask, size=size, units=units, ratios=ratios)
     title = f"{mask} masks, {size} x {size} pixels"
-    save(
-        out,
-        "avgdist",
-        lambda: draw_distances(by_unit, marked, title, options.recipe),
-        run=None,
-        settings=settings,
+    analysis = Analysis(
+        name="avgdist",
+        settings=settings_of(options, mask=mask, size=size, units=units, ratios=ratios),
         results=results,
+        table=table,
+        draw=lambda: draw_distances(by_unit, marked, title, options.recipe),
     )
+    write_analysis(out, analysis)
 
 
-def numbers(flag: str, text: str, kind: type[int] | type[float]) -> list[Any]:
+def read_numbers(flag: str, text: str, kind: type[int] | type[float]) -> list[Any]:
     """Numbers of a text like 16,32; none of an empty one.  Raises UsageError."""
     try:
         return [kind(part) for part in text.split(",")] if text else []
@@ -131,7 +130,9 @@ def kept_units(size: int, unit: int, ratio: float) -> int:
     return int((size // unit) ** 2 * (1 - ratio))
 
 
-def measure(mask: Mask, size: int, unit: int, ratio: float, samples: int, seed: int) -> dict[str, Any]:
+def measure_distance(
+    mask: Mask, size: int, unit: int, ratio: float, samples: int, seed: int
+) -> dict[str, Any]:
     """AvgDist of one kind of mask, mean and deviation over samples, pixels."""
     grid, keep = size // unit, kept_units(size, unit, ratio)
     ids_B = torch.arange(samples)

@@ -32,7 +32,7 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Interpolation, Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
-from turbomim.train.analyze.result import prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.pictures.plot import COLOURS, label_axes, new_figure
 from turbomim.train.settings.flags import check_least, parse
@@ -94,13 +94,14 @@ def analyze_coverage_command(argv: list[str]) -> None:
         crop.check_store(store)
     ids_B = choose_ids(split, options.samples)
     annotations = read_annotations(options.boxes) if options.boxes else None
-    objects = match(split, ids_B, annotations) if annotations else {}
+    objects = match_objects(split, ids_B, annotations) if annotations else {}
     sides_B2 = stored_sides(split, ids_B)
     check_sides(split, dict(zip(ids_B.tolist(), sides_B2.tolist(), strict=True)), objects)
-    out = prepare(options.out, "coverage")
+    out = prepare_folder(options.out, "coverage")
     shares = {word: shares_of(crop, ids_B, sides_B2, objects, units, options) for word, crop in crops.items()}
     results = {
-        word: {name: summary(values) for name, values in found.items()} for word, found in shares.items()
+        word: {name: summarise_shares(values) for name, values in found.items()}
+        for word, found in shares.items()
     }
     for word, found in shares.items():
         if objects:
@@ -109,7 +110,7 @@ def analyze_coverage_command(argv: list[str]) -> None:
     left_out = {why: number for why, number in annotations.left_out.items() if number} if annotations else {}
     for why, number in left_out.items():
         print(f"annotations left out of {options.boxes}: {number:,} {why}")
-    show(results, f"{len(ids_B)} images of {options.data}, {options.epochs} crops of each, {count} objects")
+    title = f"{len(ids_B)} images of {options.data}, {options.epochs} crops of each, {count} objects"
     settings = settings_of(
         options,
         samples=len(ids_B),
@@ -118,7 +119,14 @@ def analyze_coverage_command(argv: list[str]) -> None:
         left_out=left_out,
         fingerprint=split.manifest.fingerprint,
     )
-    save(out, "coverage", lambda: draw_shares(shares, options), run=None, settings=settings, results=results)
+    analysis = Analysis(
+        name="coverage",
+        settings=settings,
+        results=results,
+        table=table_of_means(results, f"{title}: mean share kept, %"),
+        draw=lambda: draw_shares(shares, options),
+    )
+    write_analysis(out, analysis)
 
 
 def crop_of(word: str, size: int, interpolation: Interpolation) -> Crop:
@@ -149,7 +157,7 @@ def units_a_side(options: Coverage) -> int:
     return units
 
 
-def match(split: Split, ids_B: NDArray[np.int64], annotations: Annotations) -> dict[int, Objects]:
+def match_objects(split: Split, ids_B: NDArray[np.int64], annotations: Annotations) -> dict[int, Objects]:
     """Objects by sample id, of the samples whose photographs are annotated.
 
     Raises UserError if none is, or if none of them has an object.
@@ -231,7 +239,7 @@ def areas_in(
     return areas
 
 
-def summary(values: NDArray[np.float64]) -> dict[str, Any]:
+def summarise_shares(values: NDArray[np.float64]) -> dict[str, Any]:
     """Mean, quartiles and histogram over [0, 1] of shares; rounding beyond is cut off."""
     values = values.clip(0, 1)
     quarter, median, three = np.quantile(values, (0.25, 0.5, 0.75))
@@ -242,14 +250,14 @@ def summary(values: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def show(results: dict[str, dict[str, Any]], title: str) -> None:
-    """Print the means."""
+def table_of_means(results: dict[str, dict[str, Any]], title: str) -> TextTable:
+    """The mean shares, a row a crop."""
     kinds = list(next(iter(results.values())))
     names = {"image": "image", "object": "object", "visible": "object, visible", "hidden": "objects hidden"}
-    print_table(
-        f"{title}: mean share kept, %",
-        ["crop", *(names[kind] for kind in kinds)],
-        [
+    return TextTable(
+        title=title,
+        columns=["crop", *(names[kind] for kind in kinds)],
+        rows=[
             [word, *(f"{100 * found[kind].get('mean', found[kind].get('share')):.1f}" for kind in kinds)]
             for word, found in results.items()
         ],

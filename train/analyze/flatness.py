@@ -26,11 +26,12 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.lanczos import Ritz, lanczos
 from turbomim.train.analyze.options import SideBySide, need_run
 from turbomim.train.analyze.result import (
+    Analysis,
+    TextTable,
     labels_of,
-    prepare,
-    print_table,
-    save,
+    prepare_folder,
     settings_of,
+    write_analysis,
 )
 from turbomim.train.encoder.features import load_run
 from turbomim.train.loop.data import check_store, open_loader
@@ -77,7 +78,7 @@ def analyze_flatness_command(argv: list[str]) -> None:
     split, device = open_split(options.data), choose_device(options.device, 0)
     if options.images > split.manifest.samples:
         raise UsageError(f"--images {options.images}: {options.data} has {split.manifest.samples} samples")
-    out = prepare(folder, "flatness")
+    out = prepare_folder(folder, "flatness")
     results: dict[str, Any] = {}
     for run in options.runs:
         config, model, step = load_run(run)
@@ -99,22 +100,23 @@ def analyze_flatness_command(argv: list[str]) -> None:
         }
     labels = labels_of(options.runs)
     shown = min(options.top, *(len(run["eigenvalues"]) for run in results.values()))
-    print_table(
-        f"Largest eigenvalues of the Hessian of the loss of {options.images} images (? not converged)",
-        ["run", "loss", *(str(number + 1) for number in range(shown)), "lowest"],
-        [
+    table = TextTable(
+        title=f"Largest eigenvalues of the Hessian of the loss of {options.images} images (? not converged)",
+        columns=["run", "loss", *(str(number + 1) for number in range(shown)), "lowest"],
+        rows=[
             [label, f"{run['loss']:.3f}", *_cells(run, shown)]
             for label, run in zip(labels, results.values(), strict=True)
         ],
     )
-    save(
-        out,
-        "flatness",
-        lambda: draw_spectra(labels, list(results.values()), shown),
-        run=", ".join(str(run) for run in options.runs),
+    analysis = Analysis(
+        name="flatness",
+        runs=options.runs,
         settings=settings_of(options, fingerprint=split.manifest.fingerprint),
         results=results,
+        table=table,
+        draw=lambda: draw_spectra(labels, list(results.values()), shown),
     )
+    write_analysis(out, analysis)
 
 
 def _cells(run: dict[str, Any], shown: int) -> list[str]:

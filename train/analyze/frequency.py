@@ -26,11 +26,12 @@ from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.options import SideBySide
 from turbomim.train.analyze.result import (
+    Analysis,
+    TextTable,
     labels_of,
-    prepare,
-    print_table,
-    save,
+    prepare_folder,
     settings_of,
+    write_analysis,
 )
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.splits import choose_ids
@@ -63,7 +64,7 @@ def analyze_frequency_command(argv: list[str]) -> None:
     check_least(images=(options.images, 1), batch=(options.batch, 1))
     split, device = open_split(options.data), choose_device(options.device, 0)
     ids_N = choose_ids(split, options.images)
-    out = prepare(folder, "frequency")
+    out = prepare_folder(folder, "frequency")
     results: dict[str, Any] = {}
     for run in options.runs:
         source = load_source(run, settings)
@@ -91,22 +92,23 @@ def analyze_frequency_command(argv: list[str]) -> None:
             ],
         }
     labels = labels_of(options.runs)
-    print_table(
-        f"{len(ids_N)} images of {options.data}: relative log amplitude at the highest frequency",
-        ["run", "first block", "middle block", "last block"],
-        [
+    table = TextTable(
+        title=f"{len(ids_N)} images of {options.data}: relative log amplitude at the highest frequency",
+        columns=["run", "first block", "middle block", "last block"],
+        rows=[
             [label, *(f"{highest(found)[place]:.2f}" for place in (0, len(found["blocks"]) // 2, -1))]
             for label, found in zip(labels, results.values(), strict=True)
         ],
     )
-    save(
-        out,
-        "frequency",
-        lambda: draw_amplitudes(labels, list(results.values())),
-        run=", ".join(str(run) for run in options.runs),
+    analysis = Analysis(
+        name="frequency",
+        runs=options.runs,
         settings=settings_of(options, images=len(ids_N), fingerprint=split.manifest.fingerprint),
         results=results,
+        table=table,
+        draw=lambda: draw_amplitudes(labels, list(results.values())),
     )
+    write_analysis(out, analysis)
 
 
 def frequencies(side: int) -> NDArray[np.float64]:

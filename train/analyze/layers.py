@@ -14,7 +14,7 @@ import tyro
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.analyze.options import need_run
-from turbomim.train.analyze.result import prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.folder.sinks import OF_MODEL
@@ -53,12 +53,12 @@ def analyze_layers_command(argv: list[str]) -> None:
             f"{options.run}/metrics.jsonl has no shares of {len(model.levels)} blocks: let the run reach its "
             "first log line (run.log_every steps); imported or older runs have none before"
         )
-    out = prepare(options.out or options.run / "analysis", "layers")
+    out = prepare_folder(options.out or options.run / "analysis", "layers")
     blocks = [str(block) for block in model.levels]
-    print_table(
-        f"{options.run}: share of each block in the fusion, %",
-        ["step", *(f"block {block}" for block in blocks)],
-        [
+    table = TextTable(
+        title=f"{options.run}: share of each block in the fusion, %",
+        columns=["step", *(f"block {block}" for block in blocks)],
+        rows=[
             [f"{steps_S[row]:.0f}", *(f"{100 * share:.1f}" for share in shares_SL[row])]
             for row in sorted({0, len(steps_S) // 2, len(steps_S) - 1})
         ],
@@ -68,14 +68,15 @@ def analyze_layers_command(argv: list[str]) -> None:
         "steps": steps_S.astype(int).tolist(),
         "shares": dict(zip(blocks, shares_SL.T.tolist(), strict=True)),
     }
-    save(
-        out,
-        "layers",
-        lambda: draw_fusion_shares(steps_S, shares_SL, model.levels),
-        run=str(options.run),
+    analysis = Analysis(
+        name="layers",
+        runs=[options.run],
         settings=settings_of(options),
         results=results,
+        table=table,
+        draw=lambda: draw_fusion_shares(steps_S, shares_SL, model.levels),
     )
+    write_analysis(out, analysis)
 
 
 def fusion_shares(records: list[Record], levels: int) -> tuple[FloatArray, FloatArray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,32 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def prepare(out: Path, name: str) -> Path:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextTable:
+    """Rows of text under columns, the first one left, the others right."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Analysis:
+    """What an analysis found.
+
+    name: of its files; runs: what it is of, none if it is of no run; settings, results: for JSON; table: what
+    is printed; draw: makes the picture.
+    """
+
+    name: str
+    runs: Sequence[Path] = ()
+    settings: dict[str, Any]
+    results: Any
+    table: TextTable
+    draw: Callable[[], Figure]
+
+
+def prepare_folder(out: Path, name: str) -> Path:
     """Make the folder of the results, before the work whose results would be lost.
 
     Raises UserError if NAME.json and NAME.png cannot be written there, or if matplotlib is not installed.
@@ -29,25 +54,23 @@ def prepare(out: Path, name: str) -> Path:
     return out
 
 
-def save(
-    out: Path,
-    name: str,
-    draw: Callable[[], Figure],
-    *,
-    run: str | None,
-    settings: dict[str, Any],
-    results: Any,
-) -> None:
-    """Write NAME.json, then draw and write NAME.png, and say where they are: no picture costs the numbers.
+def write_analysis(out: Path, analysis: Analysis) -> None:
+    """Print the table, write NAME.json, then draw and write NAME.png: no picture costs the numbers.
 
     The JSON has `analysis`, `run` (None if it is of no run), `settings` and `results`.
     """
-    record = {"analysis": name, "run": run, "settings": settings, "results": results}
+    print_table(analysis.table)
+    record = {
+        "analysis": analysis.name,
+        "run": ", ".join(map(str, analysis.runs)) or None,
+        "settings": analysis.settings,
+        "results": analysis.results,
+    }
     content = (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
-    write_durably(out / f"{name}.json", content)
-    print(out / f"{name}.json")
-    write_figure(draw(), out / f"{name}.png")
-    print(out / f"{name}.png")
+    write_durably(out / f"{analysis.name}.json", content)
+    print(out / f"{analysis.name}.json")
+    write_figure(analysis.draw(), out / f"{analysis.name}.png")
+    print(out / f"{analysis.name}.png")
 
 
 def settings_of(options: Any, **more: Any) -> dict[str, Any]:
@@ -68,13 +91,13 @@ def labels_of(runs: Sequence[Path]) -> list[str]:
     return [str(run) if names.count(name) > 1 else name for run, name in zip(runs, names, strict=True)]
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a title, and rows of text under columns, the first one left, the others right."""
-    # not the table's own title, which is folded to its width
-    print(title)
-    table = Table()
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table, markup=False)
+def print_table(table: TextTable) -> None:
+    """Print a table under its title."""
+    # not rich's own title, which is folded to the table's width
+    print(table.title)
+    drawn = Table()
+    for number, column in enumerate(table.columns):
+        drawn.add_column(column, justify="right" if number else "left")
+    for row in table.rows:
+        drawn.add_row(*row)
+    Console().print(drawn, markup=False)

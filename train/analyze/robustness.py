@@ -24,7 +24,7 @@ from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
 from turbomim.train.analyze.options import analysis_folder
-from turbomim.train.analyze.result import prepare, print_table, save, settings_of
+from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.analyze.severities import Numbers, severities
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, CropBatches, encode, extract, trained_and_random
@@ -78,7 +78,7 @@ def analyze_robustness_command(argv: list[str]) -> None:
     check_samples(options.samples, MEASURES)
     source = load_source(options.run, of_file)
     train, test = open_labelled(options.train, options.test, MEASURES)
-    out = prepare(options.out or analysis_folder(options.run), "robustness")
+    out = prepare_folder(options.out or analysis_folder(options.run), "robustness")
     ids_N, ids_M = choose_ids(train, options.samples), choose_ids(test, options.test_samples)
     score = learn_to_score(source, train, ids_N, options)
     size = source.config.data.size
@@ -95,9 +95,6 @@ def analyze_robustness_command(argv: list[str]) -> None:
         worse = [corrupted(clean, ids_M, CORRUPTIONS[name], value, options.seed) for value in values]
         corruptions[name] = {"parameters": list(values), "severities": [score(batches) for batches in worse]}
     results["mean"] = mean_accuracies(results)
-    print_accuracies(
-        results, f"{source_name(source.facts)}: {len(ids_M)} images of {options.test}, accuracy in %"
-    )
     settings = settings_of(
         options,
         samples=len(ids_N),
@@ -106,14 +103,16 @@ def analyze_robustness_command(argv: list[str]) -> None:
         fingerprint=test.manifest.fingerprint,
         train_fingerprint=train.manifest.fingerprint,
     )
-    save(
-        out,
-        "robustness",
-        lambda: draw_accuracies(results, published),
-        run=str(options.run),
+    title = f"{source_name(source.facts)}: {len(ids_M)} images of {options.test}, accuracy in %"
+    analysis = Analysis(
+        name="robustness",
+        runs=[options.run],
         settings=settings,
         results=results,
+        table=table_of_accuracies(results, title),
+        draw=lambda: draw_accuracies(results, published),
     )
+    write_analysis(out, analysis)
 
 
 def learn_to_score(
@@ -174,8 +173,8 @@ def mean_accuracies(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
-def print_accuracies(results: Mapping[str, Any], title: str) -> None:
-    """Print clean, each corruption over its severities, and all, by encoder and measure."""
+def table_of_accuracies(results: Mapping[str, Any], title: str) -> TextTable:
+    """Clean, each corruption over its severities, and all, by encoder and measure."""
     columns = [(name, measure) for name, measures in results["clean"].items() for measure in measures]
 
     def row(label: str, *scores: Mapping[str, Mapping[str, float]]) -> list[str]:
@@ -184,10 +183,10 @@ def print_accuracies(results: Mapping[str, Any], title: str) -> None:
             *(f"{100 * np.mean([s[name][measure] for s in scores]):.1f}" for name, measure in columns),
         ]
 
-    print_table(
-        title,
-        ["images", *(f"{name}: {measure}" for name, measure in columns)],
-        [
+    return TextTable(
+        title=title,
+        columns=["images", *(f"{name}: {measure}" for name, measure in columns)],
+        rows=[
             row("clean", results["clean"]),
             *(row(name, *found["severities"]) for name, found in results["corruptions"].items()),
             row("all corrupted", results["mean"]),

@@ -18,7 +18,7 @@ from tests.train.commands.test_cli import call
 from tests.train.models.test_mae import with_model
 from torch import Tensor
 
-from turbomim.train.analyze.avgdist import average_distance, measure
+from turbomim.train.analyze.avgdist import average_distance, measure_distance
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
 
@@ -59,7 +59,7 @@ def test_masks_are_those_that_training_draws(mask: str, unit: int) -> None:
         patches = torch.zeros(64, dtype=torch.bool)
         patches[kept] = True
         expected.append(by_all_pairs(patches.reshape(8, 8).repeat_interleave(8, 0).repeat_interleave(8, 1)))
-    found = measure("block" if mask == "block" else "random", 64, 8 * unit, 0.6, 5, 7)
+    found = measure_distance("block" if mask == "block" else "random", 64, 8 * unit, 0.6, 5, 7)
     assert abs(found["avgdist"] - sum(expected) / 5) < 1e-5
     assert found["masked_share"] == 1 - keep.shape[1] / 64
 
@@ -76,7 +76,7 @@ def test_the_command_has_a_curve_a_unit_and_the_recipes_point(
     points = {(point["unit"], point["ratio"]): point["avgdist"] for point in found["results"]}
     # more hidden is farther, and so are larger units
     assert points[16, 0.5] < points[32, 0.5] < points[56, 0.5] and points[32, 0.5] < points[32, 0.9]
-    assert points[32, 0.6] == measure("random", settings["size"], 32, 0.6, 3, 0)["avgdist"]
+    assert points[32, 0.6] == measure_distance("random", settings["size"], 32, 0.6, 3, 0)["avgdist"]
     assert found["run"] is None and "32 px" in capsys.readouterr().out
 
 

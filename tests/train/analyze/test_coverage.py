@@ -46,7 +46,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Kind
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_coco, read_voc
-from turbomim.train.analyze.coverage import Coverage, match, shares_of
+from turbomim.train.analyze.coverage import Coverage, match_objects, shares_of
 from turbomim.train.analyze.objects import Objects, area, cell_areas
 
 Points = list[tuple[float, float]]
@@ -245,14 +245,14 @@ def test_photographs_of_foreign_tars_are_found_by_their_keys(
     index_tars(tmp_path)
     objects = Objects(outlines=[[np.eye(3, 2)]], sides=(1, 1))
     annotated = Annotations(by_name=dict.fromkeys(names, objects), left_out={})
-    assert sorted(match(open_split(tmp_path), np.arange(2), annotated)) == [0, 1]
+    assert sorted(match_objects(open_split(tmp_path), np.arange(2), annotated)) == [0, 1]
 
 
 def test_photographs_are_found_by_their_names(tiny_split: Split, photo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(coco(photo_folder)))
     annotated = read_coco(tmp_path / "a.json")
     ids = np.arange(33)
-    found = match(tiny_split, ids, annotated)
+    found = match_objects(tiny_split, ids, annotated)
     assert sorted(tiny_split.locate(sample).split(":")[1] for sample in found) == [
         "ash_tree_01.jpg",
         "ash_tree_02.jpg",
@@ -261,12 +261,12 @@ def test_photographs_are_found_by_their_names(tiny_split: Split, photo_folder: P
     one = next(iter(annotated.by_name.values()))
     for before in ("", "photos/ash/", "C:\\photos\\ash\\"):
         others = {name.replace("ash/", before): objects for name, objects in annotated.by_name.items()}
-        assert match(tiny_split, ids, Annotations(by_name=others, left_out={})).keys() == found.keys()
+        assert match_objects(tiny_split, ids, Annotations(by_name=others, left_out={})).keys() == found.keys()
     with pytest.raises(UserError, match=r"none of 33 samples .* \(the first is other.jpg\)"):
-        match(tiny_split, ids, Annotations(by_name={"other.jpg": one}, left_out={}))
+        match_objects(tiny_split, ids, Annotations(by_name={"other.jpg": one}, left_out={}))
     empty = Objects(outlines=[], sides=one.sides)
     with pytest.raises(UserError, match=r"none of the 1 samples .* has an object"):
-        match(tiny_split, ids, Annotations(by_name={"ash/tree_01.jpg": empty}, left_out={}))
+        match_objects(tiny_split, ids, Annotations(by_name={"ash/tree_01.jpg": empty}, left_out={}))
 
 
 @pytest.mark.parametrize(
@@ -358,13 +358,13 @@ def test_instances_as_coco_publishes_them(
         for outlines in objects.outlines
         for part in outlines
     )
-    assert len(match(split, np.arange(4), found)) == 3
+    assert len(match_objects(split, np.arange(4), found)) == 3
     # with COCO's folder in the names, as other tools write them
     tree = json.loads(INSTANCES)
     for image in tree["images"]:
         image["file_name"] = f"val2017/{image['file_name']}"
     file.write_text(json.dumps(tree))
-    assert len(match(split, np.arange(4), read_coco(file))) == 3
+    assert len(match_objects(split, np.arange(4), read_coco(file))) == 3
     words = ["--data", str(split.path), "--boxes", str(file), "--size", "64", "--out", str(tmp_path / "o")]
     assert call(monkeypatch, "analyze", "coverage", *words) == 0
     settings = json.loads((tmp_path / "o" / "coverage.json").read_text())["settings"]
@@ -392,7 +392,7 @@ def test_a_folder_of_pascal_voc_is_read(
     # pixels 11 to 30 are twenty of them
     assert [sum(map(area, outlines)) * 4800 for outlines in objects.outlines] == pytest.approx([400, 4800])
     np.testing.assert_allclose(objects.outlines[0][0].min(0) * (60, 80), (20, 10))
-    assert len(match(split, np.arange(4), read_voc(file.parent))) == 1
+    assert len(match_objects(split, np.arange(4), read_voc(file.parent))) == 1
     words = ["--data", str(split.path), "--boxes", str(file.parent), "--out", str(tmp_path / "o")]
     for broken, message in (
         (text[:-20], "is no PASCAL VOC file with size"),

@@ -25,7 +25,7 @@ from tests.train.commands.test_cli import call
 from turbomim.pipeline.system.durable import make_folder, refusal
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.analyze.result import save
+from turbomim.train.analyze.result import Analysis, TextTable, write_analysis
 from turbomim.train.pretrain.pretrain import pretrain
 
 # what a command is given beside --out, and the file or folder it is to write
@@ -131,8 +131,10 @@ def test_a_picture_that_fails_costs_no_numbers(tmp_path: Path) -> None:
     def draw() -> Figure:
         raise ValueError("no picture")
 
+    table = TextTable(title="odd", columns=["one"], rows=[["1"]])
+    analysis = Analysis(name="odd", settings={}, results={"one": 1}, table=table, draw=draw)
     with pytest.raises(ValueError, match="no picture"):
-        save(tmp_path, "odd", draw, run=None, settings={}, results={"one": 1})
+        write_analysis(tmp_path, analysis)
     assert json.loads((tmp_path / "odd.json").read_text())["results"] == {"one": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["odd.json"]
 
