@@ -90,10 +90,7 @@ class Loader(Closing, Iterator[Batch]):
         journal: Journal | None = None,
         notify: Callable[[str], None] = to_stderr,
     ) -> None:
-        if split.manifest.samples < 1:
-            raise UserError(
-                f"the split {str(split.path)!r} has no samples: make it from a folder with images"
-            )
+        _check_split(split)
         _check_device(device)
         store = Store.of(split.manifest.made)
         crop.check_store(store)
@@ -106,14 +103,9 @@ class Loader(Closing, Iterator[Batch]):
         self._find_undecodable = (
             partial(find_undecodable_on_gpu, threads=speed.threads) if on_gpu else find_undecodable
         )
+        encoded = _gpu_decoding(split, speed.hw_decoder_load) if on_gpu else None
         self._open_maker = partial(
-            _crop_maker,
-            crop,
-            speed,
-            store=store.kind,
-            batch=stream.cut.micro_batch,
-            device=device,
-            encoded=_gpu_decoding(split, speed.hw_decoder_load) if on_gpu else None,
+            _crop_maker, crop, speed, store.kind, stream.cut.micro_batch, device, encoded
         )
         fingerprint = split.manifest.fingerprint
         self._repair = Repair(
@@ -261,6 +253,11 @@ class Loader(Closing, Iterator[Batch]):
         return numbers_3B.unbind()
 
 
+def _check_split(split: Split) -> None:
+    if split.manifest.samples < 1:
+        raise UserError(f"the split {str(split.path)!r} has no samples: make it from a folder with images")
+
+
 def _check_device(device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise UserError(f"device {device!r} is neither 'cpu' nor 'cuda'")
@@ -269,7 +266,7 @@ def _check_device(device: str) -> None:
 
 
 def _crop_maker(
-    crop: Crop, speed: LoaderSpeed, *, store: Kind, batch: int, device: str, encoded: GpuDecoding | None
+    crop: Crop, speed: LoaderSpeed, store: Kind, batch: int, device: str, encoded: GpuDecoding | None
 ) -> CropMaker:
     """Make what decodes and crops batches of `batch`.  encoded: how a GPU decodes, None if it does not."""
     # a GPU resizes what is not resized yet, and cuts what it decoded
