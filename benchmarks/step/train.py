@@ -27,7 +27,8 @@ from turbomim.train.loop.data import open_data, open_loader, store_in_words
 from turbomim.train.loop.data_wait import DataWait
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
-from turbomim.train.machine.tuned_loader import machine_name, rank_speed, read_tuned
+from turbomim.train.machine.measurements import machine_name
+from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
@@ -117,7 +118,7 @@ def settings(options: BenchTrain, name: str) -> Config:
 def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tuple[list[Round], str]:
     """Both, round by round, after the compilation; and how the photographs are stored."""
     split = open_data(config.data.path, "--data", config.data, world)
-    speed = rank_speed(config.data, read_tuned(machine_name(world.device)), world.local_size)
+    speed = rank_speed(config.data, TUNED_LOADER.read(machine_name(world.device)), world.local_size)
     model = make_model(config).to(world.device)
     optimizer, clip = make_optimizer(model, config.optim), config.optim.clip_grad
     step = Step(model, optimizer, config.step, world, micro_steps=1, clip_grad=clip)

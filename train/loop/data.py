@@ -19,8 +19,9 @@ from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.folder.log import Record
+from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.processor import cores
-from turbomim.train.machine.tuned_loader import Tuned, speed_source
+from turbomim.train.machine.tuned_loader import speed_source
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World
 
@@ -110,7 +111,9 @@ def store_in_words(data: DataConfig, split: Split) -> str:
     return text
 
 
-def about_data(data: DataConfig, split: Split, speed: LoaderSpeed, tuned: Tuned | None, world: World) -> str:
+def about_data(
+    data: DataConfig, split: Split, speed: LoaderSpeed, tuned: Tuned[LoaderSpeed] | None, world: World
+) -> str:
     """What is read and how: two lines."""
     return (
         f"{counted(split.manifest.samples, 'sample')} in {counted(len(split.manifest.shards), 'shard')}, "

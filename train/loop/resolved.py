@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Generic
 
 from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.presets import apply_preset
-from turbomim.train.machine.tuned_loader import Tuned, rank_speed
-from turbomim.train.machine.tuned_step import TunedStep, resolve_step
+from turbomim.train.machine.tuned_loader import rank_speed
+from turbomim.train.machine.tuned_step import StepSettings, resolve_step
 from turbomim.train.settings.config import AnyConfig
 from turbomim.train.settings.plan import Plan, make_plan
 
@@ -23,7 +24,7 @@ class Resolved(Generic[AnyConfig]):
     config: AnyConfig
     plan: Plan
     loader: LoaderSpeed
-    tuned_step: TunedStep | None
+    tuned_step: Tuned[StepSettings] | None
 
 
 def resolve(
@@ -33,8 +34,8 @@ def resolve(
     ranks: int,
     local_ranks: int = 1,
     preset: str | None = None,
-    tuned_step: TunedStep | None = None,
-    tuned_loader: Tuned | None = None,
+    tuned_step: Tuned[StepSettings] | None = None,
+    tuned_loader: Tuned[LoaderSpeed] | None = None,
 ) -> Resolved[AnyConfig]:
     """Settle everything that is automatic, once; global batch and learning rate stay as they are.
 

@@ -26,8 +26,9 @@ from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.loop.data import about_data, open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.machine.compiler import check_compiler
-from turbomim.train.machine.tuned_loader import machine_name, read_tuned
-from turbomim.train.machine.tuned_step import TunedStep, about_step
+from turbomim.train.machine.measurements import Tuned, machine_name
+from turbomim.train.machine.tuned_loader import TUNED_LOADER
+from turbomim.train.machine.tuned_step import StepSettings, about_step
 from turbomim.train.settings.config import AnyConfig
 from turbomim.train.settings.plan import Plan
 from turbomim.train.world.distributed import World, join_ranks
@@ -74,7 +75,7 @@ def open_session(
     *,
     flags: tuple[str, str] = ("--data.path", "--data.heldout"),
     preset: str | None = None,
-    read_tuned_step: Callable[[AnyConfig, World], TunedStep | None] = lambda config, world: None,
+    read_tuned_step: Callable[[AnyConfig, World], Tuned[StepSettings] | None] = lambda config, world: None,
 ) -> Iterator[Session[AnyConfig]]:
     """Join the ranks, check what can be checked before there is a run, settle what is automatic.
 
@@ -99,7 +100,7 @@ def open_session(
         data = config.data
         split = open_data(data.path, flags[0], data, world)
         heldout = open_data(data.heldout, flags[1], data, world) if data.heldout else None
-        tuned_loader = world.run_on_all(lambda: read_tuned(machine_name(world.device)))
+        tuned_loader = world.run_on_all(lambda: TUNED_LOADER.read(machine_name(world.device)))
         resolved = world.run_replicated(
             lambda: resolve(
                 config,

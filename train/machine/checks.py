@@ -220,16 +220,17 @@ def loader() -> list[Check]:
     """Whether the loader was measured here."""
     import torch
 
-    from turbomim.train.machine.tuned_loader import machine_name, read_tuned, tuned_file
+    from turbomim.train.machine.measurements import machine_name
+    from turbomim.train.machine.tuned_loader import TUNED_LOADER
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tuned = read_tuned(machine_name(device))
+    tuned = TUNED_LOADER.read(machine_name(device))
     if tuned is None:
         value = "not tuned: defaults are used; `turbomim tune loader --data PATH` measures what is fastest"
     else:
         value = (
-            f"tuned on {tuned.date}: {tuned.speed.in_words(device.type)}, {tuned.img_per_s:,.0f} img/s; "
-            f"see {tuned_file()}"
+            f"tuned on {tuned.date}: {tuned.settings.in_words(device.type)}, {tuned.img_per_s:,.0f} img/s; "
+            f"see {TUNED_LOADER.file.path}"
         )
     return [Check(name="loader", value=value)]
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 
 from turbomim.kernels.linear import linear
-from turbomim.train.machine.kept import KeptFile
-from turbomim.train.machine.tuned_loader import machine_name
+from turbomim.train.machine.measurements import MeasurementFile, machine_name
 from turbomim.train.machine.versions import versions
 
 # large enough that a product is bound by arithmetic, small enough for a second or two
@@ -21,7 +20,9 @@ SIDE = {"cuda": 8192, "cpu": 2048}
 # rounds, whose median counts, and products a round
 ROUNDS, PRODUCTS = 7, {"cuda": 20, "cpu": 1}
 
-_KEPT = KeptFile(name="matmul.json", format="turbomim-matmul-1", made_by="`turbomim doctor --measure`")
+MEASURED_RATES = MeasurementFile(
+    name="matmul.json", format="turbomim-matmul-1", made_by="`turbomim doctor --measure`"
+)
 
 
 def measured_rate(device: torch.device, *, bfloat16: bool) -> float | None:
@@ -29,13 +30,13 @@ def measured_rate(device: torch.device, *, bfloat16: bool) -> float | None:
 
     Raises UserError if the file is damaged.
     """
-    entry = _KEPT.read(machine_name(device))
+    entry = MEASURED_RATES.read(machine_name(device))
     if entry is None or entry.get("dtype") != _name(bfloat16):
         return None
     try:
         return float(entry["flop_per_s"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _KEPT.damaged(error) from error
+        raise MEASURED_RATES.damaged(error) from error
 
 
 def measure_rate(device: torch.device, *, bfloat16: bool, side: int | None = None) -> float:
@@ -59,7 +60,7 @@ def measure_rate(device: torch.device, *, bfloat16: bool, side: int | None = Non
 
 def keep_rate(device: torch.device, rate: float, *, bfloat16: bool) -> Path:
     """Keep a rate in FLOP/s for this machine's device; return the file.  Raises UserError if it cannot be."""
-    return _KEPT.write(
+    return MEASURED_RATES.write(
         machine_name(device),
         {
             "dtype": _name(bfloat16),

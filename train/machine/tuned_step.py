@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from turbomim.train.machine.kept import KeptFile
-from turbomim.train.machine.tuned_loader import machine_name
+from turbomim.train.machine.measurements import MeasurementFile, Tuned, TunedFile, machine_name
 from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor
@@ -18,7 +15,6 @@ from turbomim.train.world.distributed import World
 
 # settings of the model that a key has in other words: the method itself, and a name for some of the sizes
 NAMES = ("method", "encoder")
-_KEPT = KeptFile(name="step.json", format="turbomim-step-1", made_by="`turbomim tune step`")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +40,10 @@ class StepSettings:
         return f"micro-batch {self.micro_batch}{mode}{', recompute' * self.recompute}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TunedStep:
-    """What `turbomim tune step` found."""
-
-    settings: StepSettings
-    img_per_s: float
-    date: str
+TUNED_STEP = TunedFile(
+    file=MeasurementFile(name="step.json", format="turbomim-step-1", made_by="`turbomim tune step`"),
+    kind=StepSettings,
+)
 
 
 def with_settings(config: AnyConfig, settings: StepSettings) -> AnyConfig:
@@ -60,7 +53,7 @@ def with_settings(config: AnyConfig, settings: StepSettings) -> AnyConfig:
     return dataclasses.replace(config, step=step, optim=optim)
 
 
-def resolve_step(config: AnyConfig, tuned: TunedStep | None, ranks: int) -> AnyConfig:
+def resolve_step(config: AnyConfig, tuned: Tuned[StepSettings] | None, ranks: int) -> AnyConfig:
     """The configuration with an automatic micro-batch as tuned: the largest that divides a rank's samples.
 
     Global batch and learning rate stay; CUDA graphs are left out where they cannot be.  Nothing changes where
@@ -78,7 +71,7 @@ def resolve_step(config: AnyConfig, tuned: TunedStep | None, ranks: int) -> AnyC
     return with_settings(config, settings)
 
 
-def about_step(config: Config, tuned: TunedStep | None) -> list[str]:
+def about_step(config: Config, tuned: Tuned[StepSettings] | None) -> list[str]:
     """A line on how a resolved step is cut and compiled; none where nothing of it was measured here."""
     if tuned is None:
         return []
@@ -87,7 +80,7 @@ def about_step(config: Config, tuned: TunedStep | None) -> list[str]:
         compile_mode=config.step.compile_mode,
         recompute=config.step.recompute,
     )
-    return [f"step: {chosen.text()}, tuned on this machine on {tuned.date}, see {_KEPT.path}"]
+    return [f"step: {chosen.text()}, tuned on this machine on {tuned.date}, see {TUNED_STEP.file.path}"]
 
 
 def step_key(config: Config, world: World) -> str:
@@ -103,21 +96,3 @@ def step_key(config: Config, world: World) -> str:
         f"{machine_name(world.device)}; {config.model.method}{f' with {model}' * bool(model)}; "
         f"{config.data.size} pixels, {kind}, {'compiled' if config.step.compile else 'eager'}"
     )
-
-
-def read_step(key: str) -> TunedStep | None:
-    """What was measured for a key, None if nothing was.  Raises UserError if the file is damaged."""
-    entry = _KEPT.read(key)
-    if entry is None:
-        return None
-    try:
-        settings = StepSettings(**{f.name: entry[f.name] for f in fields(StepSettings)})
-        return TunedStep(settings=settings, img_per_s=float(entry["img_per_s"]), date=str(entry["date"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise _KEPT.damaged(error) from error
-
-
-def write_step(key: str, tuned: TunedStep, facts: Mapping[str, Any]) -> Path:
-    """Keep a measurement in place of the last one.  Raises UserError if it cannot be written."""
-    own = {**asdict(tuned.settings), "img_per_s": tuned.img_per_s, "date": tuned.date}
-    return _KEPT.write(key, own | dict(facts))

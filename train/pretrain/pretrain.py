@@ -9,8 +9,9 @@ from rich.console import Console
 from turbomim.train.evaluate.online import labelled_splits
 from turbomim.train.loop.run import Outcome, Run
 from turbomim.train.loop.session import open_session, take_folder
+from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.price import about_device
-from turbomim.train.machine.tuned_step import TunedStep, read_step, step_key
+from turbomim.train.machine.tuned_step import TUNED_STEP, StepSettings, step_key
 from turbomim.train.pretrain.dry_run import print_dry_run
 from turbomim.train.pretrain.task import Pretraining
 from turbomim.train.settings.config import Config
@@ -40,6 +41,6 @@ def pretrain(
             return Run(session, folder, Pretraining(session, folder, labelled), profile).go()
 
 
-def tuned_step_of(config: Config, world: World) -> TunedStep | None:
+def tuned_step_of(config: Config, world: World) -> Tuned[StepSettings] | None:
     """What `turbomim tune step` measured for a step of these settings on this machine, if anything."""
-    return read_step(step_key(config, world))
+    return TUNED_STEP.read(step_key(config, world))

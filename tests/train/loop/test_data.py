@@ -43,12 +43,8 @@ from turbomim.train.folder.log import Record, RunLog, line_of, read_metrics
 from turbomim.train.loop import data
 from turbomim.train.loop.data import check_store, open_loader, slow_stage, store_in_words
 from turbomim.train.loop.run import SILENCE
-from turbomim.train.machine.tuned_loader import (
-    Tuned,
-    default_speed,
-    machine_name,
-    write_tuned,
-)
+from turbomim.train.machine.measurements import Tuned, machine_name
+from turbomim.train.machine.tuned_loader import TUNED_LOADER, default_speed
 from turbomim.train.pictures.reconstruction import show
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig
@@ -409,8 +405,8 @@ def test_a_run_says_where_its_settings_come_from(
     config = config_for(tiny_split.path, tmp_path, optim={"epochs": 1}, data={"threads": 0, "readers": 0})
     pretrain(config, console=quiet())
     found = LoaderSpeed(threads=1, readers=3, prefetch=4)
-    tuned = Tuned(speed=found, img_per_s=1.0, date="2026-01-02")
-    path = write_tuned(machine_name(torch.device("cpu")), tuned, {})
+    tuned = Tuned(settings=found, img_per_s=1.0, date="2026-01-02")
+    path = TUNED_LOADER.write(machine_name(torch.device("cpu")), tuned, {})
     pretrain(dataclasses.replace(config, run=dataclasses.replace(config.run, name="s")), console=quiet())
     first, second = ((tmp_path / name / "train.log").read_text() for name in ("r", "s"))
     assert f"loader of a rank: {default_speed().in_words('cpu')}; automatic ones are defaults" in first

@@ -14,13 +14,13 @@ import pytest
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.loop.resolved import Resolved, resolve
-from turbomim.train.machine.tuned_loader import Tuned
-from turbomim.train.machine.tuned_step import StepSettings, TunedStep
+from turbomim.train.machine.measurements import Tuned
+from turbomim.train.machine.tuned_step import StepSettings
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
 
-MEASURED = TunedStep(settings=StepSettings(micro_batch=64, recompute=True), img_per_s=1.0, date="2026-01-02")
-LOADER = Tuned(speed=LoaderSpeed(threads=8, readers=3), img_per_s=1.0, date="2026-01-02")
+MEASURED = Tuned(settings=StepSettings(micro_batch=64, recompute=True), img_per_s=1.0, date="2026-01-02")
+LOADER = Tuned(settings=LoaderSpeed(threads=8, readers=3), img_per_s=1.0, date="2026-01-02")
 IMAGES = 1_281_167
 
 
@@ -40,7 +40,7 @@ def mae(micro_batch: int = 0) -> Config:
     ],
 )
 def test_what_is_set_wins_then_the_preset_then_what_was_measured(
-    micro_batch: int, preset: str | None, measured: TunedStep | None, expected: int, recompute: bool
+    micro_batch: int, preset: str | None, measured: Tuned[StepSettings] | None, expected: int, recompute: bool
 ) -> None:
     run = resolve(mae(micro_batch), IMAGES, ranks=8, preset=preset, tuned_step=measured)
     assert (run.plan.micro_batch, run.config.step.recompute) == (expected, recompute)

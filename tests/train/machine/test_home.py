@@ -27,7 +27,7 @@ from turbomim.train.commands import cli
 from turbomim.train.commands.doctor import examine
 from turbomim.train.machine.compile_cache import check_compile_caches, compile_caches
 from turbomim.train.machine.home import home, settle_home
-from turbomim.train.machine.kept import cache_folder
+from turbomim.train.machine.measurements import cache_folder
 from turbomim.train.pretrain.pretrain import pretrain
 
 

@@ -22,15 +22,11 @@ from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, to_stderr
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Interpolation
-from turbomim.train.commands.tune.paired import GAIN, ROUNDS, paired, wins
+from turbomim.train.commands.tune.paired import ROUNDS, is_faster, paired, wins
 from turbomim.train.loop.data import open_data, open_loader, store_in_words
+from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.processor import cores
-from turbomim.train.machine.tuned_loader import (
-    Tuned,
-    default_speed,
-    machine_name,
-    write_tuned,
-)
+from turbomim.train.machine.tuned_loader import TUNED_LOADER, default_speed
 from turbomim.train.machine.versions import versions
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
@@ -84,7 +80,7 @@ def tune_loader_command(argv: list[str]) -> None:
     tune(parse(TuneLoader, argv, "turbomim tune loader"))
 
 
-def tune(options: TuneLoader) -> Tuned:
+def tune(options: TuneLoader) -> Tuned[LoaderSpeed]:
     """Search, say every point, and keep the best for this machine.  Raises UserError."""
     if not options.seconds > 0:
         raise UsageError(f"--seconds {options.seconds:g}: must be above 0")
@@ -114,7 +110,7 @@ def tune(options: TuneLoader) -> Tuned:
     # fills the page cache with what fits, and does not count
     measure(base)
     best, rates = decide(measure, base, descend(measure, base, space))
-    tuned = Tuned(speed=best, img_per_s=round(rates[best], 1), date=time.strftime("%Y-%m-%d"))
+    tuned = Tuned(settings=best, img_per_s=round(rates[best], 1), date=time.strftime("%Y-%m-%d"))
     facts = {
         "default_img_per_s": round(rates[base], 1),
         "split": str(split.path.absolute()),
@@ -123,7 +119,7 @@ def tune(options: TuneLoader) -> Tuned:
         "batch": batch,
         "versions": versions(),
     }
-    path = write_tuned(machine, tuned, facts)
+    path = TUNED_LOADER.write(machine, tuned, facts)
     print(
         f"best: {best.in_words(world.device.type)}: {rates[best]:,.0f} img/s, "
         f"{rates[best] / rates[base]:.2f} times the defaults' {rates[base]:,.0f}\nwritten to {path}"
@@ -166,7 +162,7 @@ def descend(measure: Measure, start: LoaderSpeed, space: Space) -> LoaderSpeed:
                 if candidate not in rates:
                     rates[candidate] = measure(candidate)
             fastest = max(neighbours(best, name, space), key=rates.__getitem__, default=best)
-            if rates[fastest] > GAIN * rates[best] and wins(paired(measure, best, fastest)):
+            if is_faster(measure, rates, best, fastest):
                 best = fastest
         if best == before:
             break

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -28,6 +28,14 @@ def paired(measure: Callable[[T], float], base: T, other: T) -> list[tuple[float
 def wins(rounds: Sequence[tuple[float, float]]) -> bool:
     """Whether the second is GAIN times as fast as the first in most rounds."""
     return 2 * _won(rounds) > len(rounds)
+
+
+def is_faster(measure: Callable[[T], float], rates: Mapping[T, float], best: T, candidate: T) -> bool:
+    """Whether a candidate was GAIN times as fast when it was first measured, and is in most of new rounds.
+
+    rates: of each, by its first measurement; the highest of many is too high by luck, hence the rounds.
+    """
+    return rates[candidate] > GAIN * rates[best] and wins(paired(measure, best, candidate))
 
 
 def _won(rounds: Sequence[tuple[float, float]]) -> int:

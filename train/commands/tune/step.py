@@ -17,12 +17,13 @@ from typing import Any
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.words import counted
-from turbomim.train.commands.tune.paired import GAIN, paired, wins
+from turbomim.train.commands.tune.paired import is_faster
 from turbomim.train.commands.tune.step_rate import NO_MEMORY
 from turbomim.train.loop.data import open_data
+from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.memory import GIB, device_bytes
 from turbomim.train.machine.predicted_memory import predicted_bytes
-from turbomim.train.machine.tuned_step import StepSettings, TunedStep, step_key, with_settings, write_step
+from turbomim.train.machine.tuned_step import TUNED_STEP, StepSettings, step_key, with_settings
 from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
@@ -72,7 +73,7 @@ def tune_step_command(argv: list[str]) -> None:
     tune(config, ranks=ranks, images=images, seconds=seconds)
 
 
-def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> TunedStep:
+def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> Tuned[StepSettings]:
     """Search, say every point, and keep the best for this machine and model.  Raises UserError."""
     world = World(rank=0, size=1, device=choose_device(config.step.device, 0))
     open_data(config.data.path, "--data", config.data, world)
@@ -109,9 +110,9 @@ def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> T
     except UserError as error:
         raise UserError(f"{error}; the first said: {failures[0]}" if failures else str(error)) from error
     rate = measure(best)
-    found = TunedStep(settings=best, img_per_s=round(rate, 1), date=time.strftime("%Y-%m-%d"))
+    found = Tuned(settings=best, img_per_s=round(rate, 1), date=time.strftime("%Y-%m-%d"))
     facts = {"images": images, "data": config.data.path, "versions": versions()}
-    path = write_step(key, found, facts)
+    path = TUNED_STEP.write(key, found, facts)
     print(f"best: {best.text()}: {rate:,.1f} img/s on one rank\nwritten to {path}")
     return found
 
@@ -155,7 +156,8 @@ def search(measure: Measure, fits: Sequence[StepSettings], *, graphs: bool, imag
         return rates[settings]
 
     def better(candidate: StepSettings, best: StepSettings) -> bool:
-        return rate(candidate) > GAIN * rate(best) and wins(paired(measure, best, candidate))
+        rate(candidate)
+        return is_faster(measure, rates, best, candidate)
 
     largest = next((settings for settings in fits if rate(settings) > 0), None)
     if largest is None:

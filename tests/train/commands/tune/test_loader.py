@@ -23,15 +23,9 @@ from turbomim.train.commands.tune import loader as tune_loader
 from turbomim.train.commands.tune.loader import Space, decide, descend, search_space, tune_loader_command
 from turbomim.train.commands.tune.paired import paired, wins
 from turbomim.train.machine.checks import loader as doctors_line
+from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.processor import cores, cpu_model
-from turbomim.train.machine.tuned_loader import (
-    Tuned,
-    default_speed,
-    rank_speed,
-    read_tuned,
-    tuned_file,
-    write_tuned,
-)
+from turbomim.train.machine.tuned_loader import TUNED_LOADER, default_speed, rank_speed
 from turbomim.train.settings.config import DataConfig
 
 BASE = LoaderSpeed(threads=4)
@@ -134,7 +128,7 @@ def test_a_lucky_best_does_not_win() -> None:
 
 
 def test_settings_as_set_else_as_tuned_else_the_defaults() -> None:
-    tuned = Tuned(speed=FOUND, img_per_s=1.0, date="2026-01-01")
+    tuned = Tuned(settings=FOUND, img_per_s=1.0, date="2026-01-01")
     auto = DataConfig()
     assert rank_speed(auto, None, 1) == default_speed()
     assert rank_speed(auto, tuned, 1) == FOUND
@@ -146,12 +140,16 @@ def test_settings_as_set_else_as_tuned_else_the_defaults() -> None:
 
 
 def test_each_machine_has_its_own_entry(cache: Path) -> None:
-    assert read_tuned("one") is None
-    one = Tuned(speed=FOUND, img_per_s=1234.5, date="2026-01-01")
-    two = Tuned(speed=BASE, img_per_s=2.0, date="2026-01-02")
-    assert write_tuned("one", one, {"batch": 8}) == cache == tuned_file()
-    write_tuned("two", two, {})
-    assert (read_tuned("one"), read_tuned("two"), read_tuned("three")) == (one, two, None)
+    assert TUNED_LOADER.read("one") is None
+    one = Tuned(settings=FOUND, img_per_s=1234.5, date="2026-01-01")
+    two = Tuned(settings=BASE, img_per_s=2.0, date="2026-01-02")
+    assert TUNED_LOADER.write("one", one, {"batch": 8}) == cache == TUNED_LOADER.file.path
+    TUNED_LOADER.write("two", two, {})
+    assert (TUNED_LOADER.read("one"), TUNED_LOADER.read("two"), TUNED_LOADER.read("three")) == (
+        one,
+        two,
+        None,
+    )
     assert json.loads(cache.read_text())["machines"]["one"]["batch"] == 8
     assert [path.name for path in cache.parent.iterdir()] == ["loader.json"]
 
@@ -159,10 +157,10 @@ def test_each_machine_has_its_own_entry(cache: Path) -> None:
 def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("TURBOMIM_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert tuned_file() == tmp_path / "turbomim" / "loader.json"
+    assert TUNED_LOADER.file.path == tmp_path / "turbomim" / "loader.json"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert tuned_file() == tmp_path / ".cache" / "turbomim" / "loader.json"
+    assert TUNED_LOADER.file.path == tmp_path / ".cache" / "turbomim" / "loader.json"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +178,7 @@ def test_a_damaged_file_is_named(cache: Path, text: str) -> None:
     cache.parent.mkdir()
     cache.write_text(text)
     with pytest.raises(UserError, match=r"loader.json' is damaged .*: remove it") as error:
-        read_tuned("m")
+        TUNED_LOADER.read("m")
     assert "\n" not in str(error.value)
 
 
@@ -207,10 +205,10 @@ def test_the_command_measures_and_the_machine_remembers(
     assert {"threads", "readers", "prefetch", "img_per_s", "default_img_per_s", "date", "versions"} <= set(
         entry
     )
-    tuned = read_tuned(name)
-    assert tuned is not None and tuned.speed.in_words("cpu") in out[-2]
+    tuned = TUNED_LOADER.read(name)
+    assert tuned is not None and tuned.settings.in_words("cpu") in out[-2]
     said = doctors_line()[0].value
-    assert tuned.speed.in_words("cpu") in said and tuned.date in said
+    assert tuned.settings.in_words("cpu") in said and tuned.date in said
 
 
 @pytest.mark.parametrize(

@@ -32,16 +32,9 @@ from turbomim.train.commands.tune import step as tune_step
 from turbomim.train.commands.tune import step_rate
 from turbomim.train.commands.tune.step import fitting, measured, search
 from turbomim.train.folder.log import read_metrics
+from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.memory import GIB
-from turbomim.train.machine.tuned_loader import machine_name
-from turbomim.train.machine.tuned_step import (
-    StepSettings,
-    TunedStep,
-    read_step,
-    resolve_step,
-    step_key,
-    write_step,
-)
+from turbomim.train.machine.tuned_step import TUNED_STEP, StepSettings, resolve_step, step_key
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config, StepConfig
@@ -117,7 +110,7 @@ def test_what_cannot_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_automatic_micro_batch_is_as_tuned() -> None:
     found = StepSettings(micro_batch=256, compile_mode="reduce-overhead", recompute=True)
-    tuned = TunedStep(settings=found, img_per_s=1.0, date="2026-01-01")
+    tuned = Tuned(settings=found, img_per_s=1.0, date="2026-01-01")
     config = Config()
     for ranks, micro_batch in ((1, 256), (8, 256), (64, 64), (24, 170), (4096, 1)):
         resolved = resolve_step(config, tuned, ranks)
@@ -145,10 +138,10 @@ def test_each_model_and_size_has_its_own_entry(cache: Path, tmp_path: Path) -> N
         )
     }
     assert len(keys) == 5
-    tuned = TunedStep(settings=StepSettings(micro_batch=4), img_per_s=12.5, date="2026-01-01")
-    write_step(step_key(one, CPU), tuned, {"images": 8})
-    assert read_step(step_key(one, CPU)) == tuned
-    assert sum(read_step(key) is not None for key in keys) == 1
+    tuned = Tuned(settings=StepSettings(micro_batch=4), img_per_s=12.5, date="2026-01-01")
+    TUNED_STEP.write(step_key(one, CPU), tuned, {"images": 8})
+    assert TUNED_STEP.read(step_key(one, CPU)) == tuned
+    assert sum(TUNED_STEP.read(key) is not None for key in keys) == 1
     assert step_key(config_for(tmp_path, tmp_path, run={"seed": 5}), CPU) == step_key(one, CPU)
 
 
@@ -176,13 +169,13 @@ def test_a_damaged_file_is_named(cache: Path, entry: object) -> None:
     cache.parent.mkdir()
     cache.write_text(json.dumps({"format": "turbomim-step-1", "machines": {"k": entry}}))
     with pytest.raises(UserError, match=r"step.json' is damaged .*: remove it; `turbomim tune step` makes"):
-        read_step("k")
+        TUNED_STEP.read("k")
 
 
 def test_a_run_says_that_it_uses_what_was_tuned(tiny_split: Split, tmp_path: Path) -> None:
     config = config_for(tiny_split.path, tmp_path / "tuned", optim={"epochs": 2})
-    tuned = TunedStep(settings=StepSettings(micro_batch=6), img_per_s=1.0, date="2026-01-01")
-    path = write_step(step_key(config, CPU), tuned, {})
+    tuned = Tuned(settings=StepSettings(micro_batch=6), img_per_s=1.0, date="2026-01-01")
+    path = TUNED_STEP.write(step_key(config, CPU), tuned, {})
     plain = config_for(tiny_split.path, tmp_path / "plain", optim={"epochs": 2, "micro_batch": 8})
     for each in (config, plain):
         pretrain(each, console=quiet())
@@ -221,7 +214,7 @@ def test_the_command_measures_and_pretrain_will_read_it(
     assert out[0] == key and "mae with patch 8, width 32, depth 1, heads 2" in key and "eager" in key
     assert out[1] == "steps of 8 images, 0.05 s a measurement"
     assert "micro-batch 8 " in out[2] and "img/s, " in out[2] and out[2].endswith("GiB")
-    tuned = read_step(key)
+    tuned = TUNED_STEP.read(key)
     assert tuned is not None and tuned.settings.micro_batch in (4, 8) and tuned.img_per_s > 0
     assert out[-2].startswith(f"best: {tuned.settings.text()}: ") and out[-1] == f"written to {cache}"
 
