@@ -15,7 +15,7 @@ import torch
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.kernels.bench import copy_bandwidth
 from turbomim.benchmarks.timing import alternate, nvidia_smi
-from turbomim.train.machine.matmul_rate import keep_rate, measure_rate
+from turbomim.train.machine.matmul_rate import measure_rate, write_rate
 from turbomim.train.machine.memory import device_bytes
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.config import StepConfig
@@ -68,7 +68,7 @@ def products(device: torch.device) -> Row:
     bfloat16 = uses_bfloat16(StepConfig(), device)
     rate = measure_rate(device, bfloat16=bfloat16, side=None if device.type == "cuda" else 512)
     if device.type == "cuda":
-        keep_rate(device, rate, bfloat16=bfloat16)
+        write_rate(device, rate, bfloat16=bfloat16)
     kind = "bfloat16" if bfloat16 else "float32"
     return {"name": f"matrix products, {kind}", "value": round(rate / 1e12, 3), "unit": "TFLOP/s"}
 

@@ -14,7 +14,7 @@ from turbomim.pipeline.system.errors import UsageError, UserError, unknown
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy
 from turbomim.train.machine.compile_cache import whose_cache
-from turbomim.train.machine.home import settle_home
+from turbomim.train.machine.home import ensure_home
 from turbomim.train.terminal.streams import prepare_streams
 
 # also says the whole error, of any command
@@ -166,7 +166,7 @@ def main() -> None:
     # of profiles and tags that nobody here reads, between other lines and without the file's name
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        settle_home()
+        ensure_home()
         call(argv)
         # what cannot be written is said here, not by the interpreter on its way out
         sys.stdout.flush()

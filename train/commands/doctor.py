@@ -19,9 +19,21 @@ from rich.text import Text
 from turbomim.pipeline.decoding.dali_package import import_dali, installed_wheels, wheel_problem
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.packages import installed
-from turbomim.train.machine import checks as machine
-from turbomim.train.machine.checks import Check
+from turbomim.train.machine.checks import (
+    Check,
+    cpu_check,
+    disk_check,
+    gpus,
+    loader_check,
+    matmul_rate_check,
+    matrix_products_check,
+    memory_check,
+    open_files_check,
+    shared_memory_check,
+    threads_check,
+)
 from turbomim.train.machine.compiler import find_compiler
+from turbomim.train.machine.processor import cores, read_text
 from turbomim.train.settings.flags import no_arguments
 from turbomim.train.terminal.streams import print_plain
 
@@ -49,33 +61,34 @@ TESTED: Final = {
 
 def examine() -> list[Check]:
     """All checks, in the order of the report.  Takes seconds, most of them to import torch; never raises."""
-    parts: list[tuple[str, Callable[[], list[Check]]]] = [
-        ("python", _python),
-        ("packages", _packages),
-        ("torch", _torch),
-        ("DALI", _dali),
-        ("versions", lambda: [versions_check(installed(TESTED) | {"python": platform.python_version()})]),
-        ("GPU", machine.gpu),
-        ("CPU", machine.cpu),
-        ("matrix products", machine.matrix_products),
+    parts: list[tuple[str, Callable[[], Check | list[Check]]]] = [
+        ("python", _python_check),
+        ("packages", _package_checks),
+        ("torch", _torch_check),
+        ("DALI", _dali_check),
+        ("versions", lambda: versions_check(installed(TESTED) | {"python": platform.python_version()})),
+        ("GPU", gpus),
+        ("CPU", lambda: cpu_check(read_text("/proc/cpuinfo"), cores())),
+        ("matrix products", matrix_products_check),
         (
             "C++ compiler",
-            lambda: [compiler_check(os.environ.get("CXX"), find_compiler(), shutil.which("clang++"))],
+            lambda: compiler_check(os.environ.get("CXX"), find_compiler(), shutil.which("clang++")),
         ),
-        ("Python headers", _headers),
-        ("compile cache", _compile_cache),
-        ("memory", machine.memory),
-        ("disk", machine.disk),
-        ("/dev/shm", machine.shared_memory),
-        ("open files", machine.open_files),
-        ("OMP_NUM_THREADS", machine.threads),
-        ("loader", machine.loader),
-        ("matmul rate", machine.matmul_rate),
+        ("Python headers", _headers_check),
+        ("compile cache", _compile_cache_check),
+        ("memory", memory_check),
+        ("disk", disk_check),
+        ("/dev/shm", shared_memory_check),
+        ("open files", open_files_check),
+        ("OMP_NUM_THREADS", lambda: threads_check(os.environ.get("OMP_NUM_THREADS"), cores())),
+        ("loader", loader_check),
+        ("matmul rate", matmul_rate_check),
     ]
-    checks = []
+    checks: list[Check] = []
     for name, part in parts:
         try:
-            checks += part()
+            found = part()
+            checks += found if isinstance(found, list) else [found]
         # a report on a broken machine must come out whole: the failure is the line
         except Exception as error:
             checks.append(Check(name=name, value=f"not known ({_one_line(error)})"))
@@ -86,14 +99,14 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def measure(console: Console | None = None) -> None:
+def measure_and_keep_rate() -> None:
     """Measure the matrix products of the device that trains here, keep the rate for its MFU, and say it.
 
     Raises UserError if it cannot be kept.
     """
     import torch
 
-    from turbomim.train.machine.matmul_rate import keep_rate, measure_rate
+    from turbomim.train.machine.matmul_rate import measure_rate, write_rate
     from turbomim.train.machine.peak import about_peak
     from turbomim.train.settings.config import StepConfig
     from turbomim.train.settings.precision import uses_bfloat16
@@ -101,10 +114,10 @@ def measure(console: Console | None = None) -> None:
 
     device = choose_device("auto", 0)
     bfloat16 = uses_bfloat16(StepConfig(), device)
-    path = keep_rate(device, measure_rate(device, bfloat16=bfloat16), bfloat16=bfloat16)
+    path = write_rate(device, measure_rate(device, bfloat16=bfloat16), bfloat16=bfloat16)
     threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     line = f"{about_peak(device, bfloat16=bfloat16)}{threads}; written to {path}"
-    print_plain(console or Console(), line)
+    print_plain(Console(), line)
 
 
 def print_report(checks: list[Check], console: Console | None = None) -> None:
@@ -141,17 +154,17 @@ def compiler_check(named: str | None, found: str | None, clang: str | None) -> C
     else:
         remedy = "install one (apt-get install g++)"
     advice = f"torch.compile needs one on a CPU: {remedy}, or go on without: --step.compile false (slower)"
-    return Check(name=name, value=why, status="slow", advice=advice)
+    return Check(name=name, value=why, advice=advice)
 
 
-def _python() -> list[Check]:
+def _python_check() -> Check:
     value = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info < (3, 11):  # noqa: UP036 - a copied tree is not checked by pip
-        return [Check(name="python", value=value, status="missing", advice="needs 3.11 or newer")]
-    return [Check(name="python", value=value)]
+        return Check(name="python", value=value, missing=True, advice="needs 3.11 or newer")
+    return Check(name="python", value=value)
 
 
-def _packages() -> list[Check]:
+def _package_checks() -> list[Check]:
     checks = []
     found = installed((*_ESSENTIAL, *_OPTIONAL))
     for name in _ESSENTIAL:
@@ -159,24 +172,24 @@ def _packages() -> list[Check]:
             checks.append(Check(name=name, value=found[name]))
         else:
             advice = "turbomim cannot run without it: pip install turbomim"
-            checks.append(Check(name=name, value="not installed", status="missing", advice=advice))
+            checks.append(Check(name=name, value="not installed", missing=True, advice=advice))
     for name, extra in _OPTIONAL.items():
         missing = f'not installed; only for the extra "{extra}": pip install "turbomim[{extra}]"'
         checks.append(Check(name=name, value=found.get(name, missing)))
     return checks
 
 
-def _torch() -> list[Check]:
+def _torch_check() -> Check:
     try:
         import torch
     # a broken library under torch raises whatever it likes
     except Exception as error:
         advice = "torch cannot be imported: pip install --force-reinstall torch torchvision"
-        return [Check(name="torch", value=_one_line(error), status="missing", advice=advice)]
-    return [Check(name="torch", value=f"{torch.__version__}, built for CUDA {torch.version.cuda or 'none'}")]
+        return Check(name="torch", value=_one_line(error), missing=True, advice=advice)
+    return Check(name="torch", value=f"{torch.__version__}, built for CUDA {torch.version.cuda or 'none'}")
 
 
-def _dali() -> list[Check]:
+def _dali_check() -> Check:
     import torch
 
     wheels = installed_wheels()
@@ -188,7 +201,7 @@ def _dali() -> list[Check]:
         except UserError as error:
             problem = f"{error}; without it a CPU trains all but rrc, a GPU only raw stores"
     value = ", ".join(f"{version} ({name})" for name, version in wheels.items()) or "no wheel installed"
-    return [Check(name="DALI", value=value, status="slow" if problem else "ok", advice=problem or "")]
+    return Check(name="DALI", value=value, advice=problem or "")
 
 
 def versions_check(versions: Mapping[str, str]) -> Check:
@@ -202,10 +215,8 @@ def versions_check(versions: Mapping[str, str]) -> Check:
         if old:
             older.append(name)
     value = f"outside the tested range: {', '.join(outside)}" if outside else "all inside the tested range"
-    if not older:
-        return Check(name="versions", value=value)
-    advice = f"what is older than tested may fail: bring {', '.join(older)} up to date"
-    return Check(name="versions", value=value, status="slow", advice=advice)
+    advice = f"what is older than tested may fail: bring {', '.join(older)} up to date" if older else ""
+    return Check(name="versions", value=value, advice=advice)
 
 
 def _release(version: str, like: str | None = None) -> tuple[int, ...]:
@@ -215,18 +226,18 @@ def _release(version: str, like: str | None = None) -> tuple[int, ...]:
     return parts if like is None else parts[: like.count(".") + 1]
 
 
-def _headers() -> list[Check]:
+def _headers_check() -> Check:
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if header.is_file():
-        return [Check(name="Python headers", value=str(header.parent))]
+        return Check(name="Python headers", value=str(header.parent))
     package = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
     advice = (
         f"Triton and torch.compile build against them: apt-get install {package}, or --step.compile false"
     )
-    return [Check(name="Python headers", value=f"no {header}", status="slow", advice=advice)]
+    return Check(name="Python headers", value=f"no {header}", advice=advice)
 
 
-def _compile_cache() -> list[Check]:
+def _compile_cache_check() -> Check:
     import torch
 
     from turbomim.train.machine.compile_cache import check_compile_caches, compile_caches
@@ -236,14 +247,14 @@ def _compile_cache() -> list[Check]:
     try:
         check_compile_caches(device)
     except UserError as error:
-        return [Check(name="compile cache", value=value, status="slow", advice=str(error))]
-    return [Check(name="compile cache", value=value)]
+        return Check(name="compile cache", value=value, advice=str(error))
+    return Check(name="compile cache", value=value)
 
 
 def doctor_command(argv: list[str]) -> None:
     """Print the report, or measure with --measure.  Exit code 1 where training cannot work."""
     if argv == ["--measure"]:
-        measure()
+        measure_and_keep_rate()
         return
     no_arguments(argv, "doctor")
     checks = examine()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import resource
 import shutil
@@ -29,13 +28,20 @@ _FLAGS = {"avx2": "AVX2", "avx512f": "AVX512", "avx512_bf16": "AVX512-BF16", "am
 class Check:
     """One line of the report.
 
-    missing: training cannot work.  slow: it works; `advice` says what is lost and the way out.
+    advice: what is lost and the way out, where something is slow or missing.  missing: training cannot work.
     """
 
     name: str
     value: str
-    status: Literal["ok", "slow", "missing"] = "ok"
     advice: str = ""
+    missing: bool = False
+
+    @property
+    def status(self) -> Literal["ok", "slow", "missing"]:
+        """What the line is coloured by."""
+        if self.missing:
+            return "missing"
+        return "slow" if self.advice else "ok"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +53,8 @@ class Gpu:
     capability: tuple[int, int]
 
 
-def gpu() -> list[Check]:
-    """The GPUs that torch sees."""
+def gpus() -> list[Check]:
+    """The lines on the GPUs that torch sees."""
     import torch
 
     found = []
@@ -80,7 +86,7 @@ def gpu_checks(gpus: list[Gpu], driver: str | None, cuda: str, cores: int) -> li
             advice += (
                 f"; driver {driver} is there: is it too old for CUDA {cuda}, or CUDA_VISIBLE_DEVICES set?"
             )
-        return [Check(name="GPU", value="none", status="slow", advice=advice)]
+        return [Check(name="GPU", value="none", advice=advice)]
     checks = []
     for one, number in Counter(gpus).items():
         major, minor = one.capability
@@ -89,7 +95,7 @@ def gpu_checks(gpus: list[Gpu], driver: str | None, cuda: str, cores: int) -> li
             f"compute capability {major}.{minor}, driver {driver or 'unknown'}"
         )
         advice = "" if major >= 8 else "no bfloat16 in hardware: float32 is used, several times slower"
-        checks.append(Check(name="GPU", value=value, status="slow" if advice else "ok", advice=advice))
+        checks.append(Check(name="GPU", value=value, advice=advice))
         engines = (
             "hardware engines decode baseline JPEG"
             if one.capability in _JPEG_ENGINES
@@ -99,18 +105,11 @@ def gpu_checks(gpus: list[Gpu], driver: str | None, cuda: str, cores: int) -> li
     if cores < 4 * len(gpus):
         advice = "reading and decoding may hold the GPUs back: watch data_wait_pct"
         value = f"{cores / len(gpus):.1f}"
-        checks.append(
-            Check(name="cores per GPU", value=value, status="slow", advice=f"only {value}: {advice}")
-        )
+        checks.append(Check(name="cores per GPU", value=value, advice=f"only {value}: {advice}"))
     return checks
 
 
-def cpu() -> list[Check]:
-    """The processor."""
-    return [cpu_check(read_text("/proc/cpuinfo"), cores())]
-
-
-def matrix_products() -> list[Check]:
+def matrix_products_check() -> Check:
     """Measured rates of matrix products on the CPU; well under a second."""
     import torch
 
@@ -122,7 +121,7 @@ def matrix_products() -> list[Check]:
         value += (
             f"; bfloat16 is {single / half:.0f} times slower, so the CPU uses float32 (--step.precision auto)"
         )
-    return [Check(name="matrix products", value=value)]
+    return Check(name="matrix products", value=value)
 
 
 def _gflops(dtype: torch.dtype) -> float:
@@ -153,11 +152,11 @@ def cpu_check(cpuinfo: str, cores: int) -> Check:
         advice = "without AVX2, matrix products and decoding crawl"
     else:
         advice = "one core decodes, trains and logs in turn" if cores < 2 else ""
-    return Check(name="CPU", value=value, status="slow" if advice else "ok", advice=advice)
+    return Check(name="CPU", value=value, advice=advice)
 
 
 def threads_check(setting: str | None, cores: int) -> Check:
-    """The line on $OMP_NUM_THREADS for a process that may use `cores` cores."""
+    """The line on $OMP_NUM_THREADS, the threads of torch on a CPU, where a process may use `cores` cores."""
     name = "OMP_NUM_THREADS"
     if not setting:
         return Check(name=name, value=f"not set: torch uses the {counted(cores, 'core')}")
@@ -166,15 +165,10 @@ def threads_check(setting: str | None, cores: int) -> Check:
         return Check(name=name, value=setting)
     why = {0: "is not a number of threads", 1: f"leaves {cores - 1} of {cores} cores idle on a CPU"}
     advice = why.get(count, f"is more than the {cores} cores of this process")
-    return Check(name=name, value=setting, status="slow", advice=f"{setting} {advice}: unset it")
+    return Check(name=name, value=setting, advice=f"{setting} {advice}: unset it")
 
 
-def threads() -> list[Check]:
-    """OpenMP's threads, which torch uses on a CPU."""
-    return [threads_check(os.environ.get("OMP_NUM_THREADS"), cores())]
-
-
-def memory() -> list[Check]:
+def memory_check() -> Check:
     """Memory, and what a container leaves of it."""
     kib = dict(re.findall(r"^(\w+):\s+(\d+) kB", read_text("/proc/meminfo"), re.MULTILINE))
     limit = read_text("/sys/fs/cgroup/memory.max").strip()
@@ -183,40 +177,39 @@ def memory() -> list[Check]:
     if limit.isdecimal() and int(limit) < total:
         value += f", this container may use {int(limit) / _GIB:.0f} GiB"
         free = min(free, int(limit))
-    return [_at_least("memory", value, free, 4, "a smaller --optim.micro-batch needs less")]
+    return _at_least("memory", value, free, 4, "a smaller --optim.micro-batch needs less")
 
 
-def disk() -> list[Check]:
+def disk_check() -> Check:
     """Free room in the current folder."""
     free = shutil.disk_usage(Path.cwd()).free
     value = f"{free / _GIB:.0f} GiB free in {Path.cwd()}"
     advice = "shards and checkpoints need room; ImageNet-1k's shards fill about 140 GB"
-    return [_at_least("disk", value, free, 5, advice)]
+    return _at_least("disk", value, free, 5, advice)
 
 
-def shared_memory() -> list[Check]:
+def shared_memory_check() -> Check:
     """Size of /dev/shm."""
     size = shutil.disk_usage("/dev/shm").total
     advice = "NCCL passes data between GPUs of one machine through it: docker run --shm-size=8g"
-    return [_at_least("/dev/shm", f"{size / _GIB:.1f} GiB", size, 1, advice)]
+    return _at_least("/dev/shm", f"{size / _GIB:.1f} GiB", size, 1, advice)
 
 
 def _at_least(name: str, value: str, amount: int, gib: int, advice: str) -> Check:
-    if amount < gib * _GIB:
-        return Check(name=name, value=value, status="slow", advice=f"less than {gib} GiB: {advice}")
-    return Check(name=name, value=value)
+    short = amount < gib * _GIB
+    return Check(name=name, value=value, advice=f"less than {gib} GiB: {advice}" if short else "")
 
 
-def open_files() -> list[Check]:
+def open_files_check() -> Check:
     """Limit on open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     value = f"{soft} (at most {'no limit' if hard == resource.RLIM_INFINITY else hard})"
     few = soft != resource.RLIM_INFINITY and soft < 1024
     advice = "shards stay open while they are read: ulimit -n 4096" if few else ""
-    return [Check(name="open files", value=value, status="slow" if few else "ok", advice=advice)]
+    return Check(name="open files", value=value, advice=advice)
 
 
-def loader() -> list[Check]:
+def loader_check() -> Check:
     """Whether the loader was measured here."""
     import torch
 
@@ -232,10 +225,10 @@ def loader() -> list[Check]:
             f"tuned on {tuned.date}: {tuned.settings.in_words(device.type)}, {tuned.img_per_s:,.0f} img/s; "
             f"see {TUNED_LOADER.file.path}"
         )
-    return [Check(name="loader", value=value)]
+    return Check(name="loader", value=value)
 
 
-def matmul_rate() -> list[Check]:
+def matmul_rate_check() -> Check:
     """What MFU will be a share of."""
     from turbomim.train.machine.peak import about_peak
     from turbomim.train.settings.config import StepConfig
@@ -243,4 +236,4 @@ def matmul_rate() -> list[Check]:
     from turbomim.train.world.distributed import choose_device
 
     device = choose_device("auto", 0)
-    return [Check(name="matmul rate", value=about_peak(device, bfloat16=uses_bfloat16(StepConfig(), device)))]
+    return Check(name="matmul rate", value=about_peak(device, bfloat16=uses_bfloat16(StepConfig(), device)))

@@ -17,7 +17,7 @@ def home() -> Path:
     return Path(known) if _is_usable(known) else _made_home()
 
 
-def settle_home() -> None:
+def ensure_home() -> None:
     """Give libraries that ask for a home and a user's name both, and say so where there are none.
 
     Raises UserError if no folder can be made.

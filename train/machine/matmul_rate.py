@@ -31,7 +31,7 @@ def measured_rate(device: torch.device, *, bfloat16: bool) -> float | None:
     Raises UserError if the file is damaged.
     """
     entry = MEASURED_RATES.read(machine_name(device))
-    if entry is None or entry.get("dtype") != _name(bfloat16):
+    if entry is None or entry.get("dtype") != _dtype_name(bfloat16):
         return None
     try:
         return float(entry["flop_per_s"])
@@ -49,21 +49,21 @@ def measure_rate(device: torch.device, *, bfloat16: bool, side: int | None = Non
     seconds = []
     # the first round starts threads and picks code
     for _ in range(ROUNDS + 1):
-        _settle(device)
+        _synchronise(device)
         begun = time.perf_counter()
         for _ in range(products):
             linear(a, b, bias)
-        _settle(device)
+        _synchronise(device)
         seconds.append(time.perf_counter() - begun)
     return 2 * side**3 * products / statistics.median(seconds[1:])
 
 
-def keep_rate(device: torch.device, rate: float, *, bfloat16: bool) -> Path:
+def write_rate(device: torch.device, rate: float, *, bfloat16: bool) -> Path:
     """Keep a rate in FLOP/s for this machine's device; return the file.  Raises UserError if it cannot be."""
     return MEASURED_RATES.write(
         machine_name(device),
         {
-            "dtype": _name(bfloat16),
+            "dtype": _dtype_name(bfloat16),
             "flop_per_s": rate,
             "date": time.strftime("%Y-%m-%d"),
             "versions": versions(),
@@ -71,10 +71,10 @@ def keep_rate(device: torch.device, rate: float, *, bfloat16: bool) -> Path:
     )
 
 
-def _name(bfloat16: bool) -> str:
+def _dtype_name(bfloat16: bool) -> str:
     return "bfloat16" if bfloat16 else "float32"
 
 
-def _settle(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

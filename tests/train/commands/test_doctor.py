@@ -12,7 +12,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.packages import installed
 from turbomim.train.commands import doctor
 from turbomim.train.commands.doctor import TESTED, compiler_check, examine, print_report, versions_check
-from turbomim.train.machine import checks as machine
+from turbomim.train.machine import checks as machine_checks
 from turbomim.train.machine import processor
 from turbomim.train.machine.checks import Check, Gpu, cpu_check, driver_version, gpu_checks, threads_check
 from turbomim.train.machine.compiler import find_compiler
@@ -46,7 +46,7 @@ def test_report_mentions_all_that_decides_speed() -> None:
 
 def test_advice_comes_at_the_end_and_only_when_needed() -> None:
     fine = Check(name="disk", value="plenty")
-    slow = Check(name="GPU", value="none", status="slow", advice="all on the CPU")
+    slow = Check(name="GPU", value="none", advice="all on the CPU")
     head, _, tail = printed([fine, slow]).partition("What will be slow or fail here, and why")
     assert "plenty" in head and "all on the CPU" in tail and "disk" not in tail
     assert "Nothing here will be slow." in printed([fine])
@@ -88,7 +88,7 @@ def test_compiler_lines() -> None:
 
 @pytest.mark.parametrize("text", ["", "\x00\ufffd garbage : : \n\n", "flags\t: \nmodel name\n"])
 def test_odd_proc_does_not_stop_the_report(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    for module in (machine, processor):
+    for module in (doctor, machine_checks, processor):
         monkeypatch.setattr(module, "read_text", lambda path: text)
     checks = {check.name: check for check in examine()}
     assert "cores for this process" in checks["CPU"].value
@@ -97,10 +97,10 @@ def test_odd_proc_does_not_stop_the_report(monkeypatch: pytest.MonkeyPatch, text
 
 
 def test_a_part_that_fails_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> list[Check]:
+    def broken() -> Check:
         raise RuntimeError("two\nlines")
 
-    monkeypatch.setattr(machine, "shared_memory", broken)
+    monkeypatch.setattr(doctor, "shared_memory_check", broken)
     check = next(check for check in examine() if check.name == "/dev/shm")
     assert check.value == "not known (RuntimeError: two lines)"
 

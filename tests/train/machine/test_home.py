@@ -26,7 +26,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.commands import cli
 from turbomim.train.commands.doctor import examine
 from turbomim.train.machine.compile_cache import check_compile_caches, compile_caches
-from turbomim.train.machine.home import home, settle_home
+from turbomim.train.machine.home import ensure_home, home
 from turbomim.train.machine.measurements import cache_folder
 from turbomim.train.pretrain.pretrain import pretrain
 
@@ -58,7 +58,7 @@ def test_a_user_without_a_home(
     assert said == f"turbomim: user {os.getuid()} has no home: caches go to {own}; set HOME to keep them\n"
     assert os.path.expanduser("~/x") == str(own / "x") and getpass.getuser() == f"uid-{os.getuid()}"
     assert own.stat().st_mode & 0o777 == 0o700
-    settle_home()
+    ensure_home()
     assert capsys.readouterr().err == "", "it has one now"
     assert [path.name for path in nobody.iterdir()] == [own.name], "and no folder named ~"
 

@@ -22,8 +22,8 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.machine import peak
-from turbomim.train.machine.checks import matmul_rate as doctors_line
-from turbomim.train.machine.matmul_rate import keep_rate, measure_rate, measured_rate
+from turbomim.train.machine.checks import matmul_rate_check
+from turbomim.train.machine.matmul_rate import measure_rate, measured_rate, write_rate
 from turbomim.train.machine.peak import about_peak, flops_text, peak_flops, rank_peak
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.pretrain.pretrain import pretrain
@@ -52,7 +52,7 @@ def test_the_rate_is_that_of_the_products(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_rate_is_kept_for_the_device_and_its_type(cache: Path) -> None:
     assert measured_rate(CPU, bfloat16=False) is None
-    assert keep_rate(CPU, 5e10, bfloat16=False) == cache
+    assert write_rate(CPU, 5e10, bfloat16=False) == cache
     assert measured_rate(CPU, bfloat16=False) == peak_flops(CPU, bfloat16=False) == 5e10
     assert measured_rate(CPU, bfloat16=True) is None, "float32 was measured"
     entry = json.loads(cache.read_text())
@@ -71,7 +71,7 @@ def test_a_measured_rate_comes_before_the_datasheet(monkeypatch: pytest.MonkeyPa
     assert "MFU is of the datasheet's 312 TFLOP/s of float32 matrix products" in about_peak(
         CPU, bfloat16=False
     )
-    keep_rate(CPU, 240e12, bfloat16=False)
+    write_rate(CPU, 240e12, bfloat16=False)
     assert peak_flops(CPU, bfloat16=False) == 240e12
     assert "of 240 TFLOP/s of float32 matrix products, measured on this" in about_peak(CPU, bfloat16=False)
 
@@ -80,7 +80,7 @@ def test_without_either_there_is_no_mfu_and_a_line_says_so() -> None:
     assert peak_flops(CPU, bfloat16=False) is None
     assert (
         about_peak(CPU, bfloat16=False).startswith("no MFU: ")
-        and "doctor --measure" in doctors_line()[0].value
+        and "doctor --measure" in matmul_rate_check().value
     )
     assert [flops_text(rate) for rate in (2250e12, 312e12, 1.5e12, 95.2e9)] == [
         "2,250 TFLOP/s", "312 TFLOP/s", "1.5 TFLOP/s", "95.2 GFLOP/s",
@@ -89,7 +89,7 @@ def test_without_either_there_is_no_mfu_and_a_line_says_so() -> None:
 
 def test_ranks_share_a_cpu_but_not_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(rank=0, size=8, device=CPU, local_size=4)
-    keep_rate(CPU, 8e10, bfloat16=False)
+    write_rate(CPU, 8e10, bfloat16=False)
     assert rank_peak(world, bfloat16=False) == 2e10
     monkeypatch.setattr(peak, "measured_rate", lambda device, *, bfloat16: 8e10)
     gpu = dataclasses.replace(world, device=torch.device("cuda", 0))
@@ -97,7 +97,7 @@ def test_ranks_share_a_cpu_but_not_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_mfu_of_a_run_is_its_flops_over_the_kept_rate(tiny_split: Split, tmp_path: Path) -> None:
-    keep_rate(CPU, 3e10, bfloat16=False)
+    write_rate(CPU, 3e10, bfloat16=False)
     config = config_for(tiny_split.path, tmp_path, optim={"epochs": 1})
     pretrain(config, console=quiet())
     records = read_metrics(tmp_path / "r" / "metrics.jsonl")

@@ -16,7 +16,7 @@ ROUNDS = 5
 def paired(measure: Callable[[T], float], base: T, other: T) -> list[tuple[float, float]]:
     """Rates of both, round by round.  Who goes first alternates, so that a drift favours neither."""
     rounds: list[tuple[float, float]] = []
-    while len(rounds) < ROUNDS and not _settled(rounds):
+    while len(rounds) < ROUNDS and not _is_decided(rounds):
         if len(rounds) % 2:
             theirs = measure(other)
             rounds.append((measure(base), theirs))
@@ -42,7 +42,7 @@ def _won(rounds: Sequence[tuple[float, float]]) -> int:
     return sum(theirs > GAIN * ours for ours, theirs in rounds)
 
 
-def _settled(rounds: Sequence[tuple[float, float]]) -> bool:
+def _is_decided(rounds: Sequence[tuple[float, float]]) -> bool:
     """Whether one of the two has most of ROUNDS rounds already."""
     won = _won(rounds)
     return 2 * max(won, len(rounds) - won) > ROUNDS

@@ -22,7 +22,7 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune import loader as tune_loader
 from turbomim.train.commands.tune.loader import Space, decide, descend, search_space, tune_loader_command
 from turbomim.train.commands.tune.paired import paired, wins
-from turbomim.train.machine.checks import loader as doctors_line
+from turbomim.train.machine.checks import loader_check
 from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.processor import cores, cpu_model
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, default_speed, rank_speed
@@ -189,7 +189,7 @@ def small_space(device: str, cores: int) -> Space:
 def test_the_command_measures_and_the_machine_remembers(
     tiny_split: Split, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "not tuned" in printed(doctors_line())
+    assert "not tuned" in printed([loader_check()])
     monkeypatch.setattr(tune_loader, "search_space", small_space)
     words = ["--data", str(tiny_split.path), "--size", "32", "--micro-batch", "4", "--seconds", "0.2"]
     tune_loader_command([*words, "--device", "cpu", "--crop", "rrc"])
@@ -207,7 +207,7 @@ def test_the_command_measures_and_the_machine_remembers(
     )
     tuned = TUNED_LOADER.read(name)
     assert tuned is not None and tuned.settings.in_words("cpu") in out[-2]
-    said = doctors_line()[0].value
+    said = loader_check().value
     assert tuned.settings.in_words("cpu") in said and tuned.date in said
 
 
