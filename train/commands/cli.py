@@ -13,7 +13,7 @@ from turbomim import __version__
 from turbomim.pipeline.system.errors import UsageError, UserError, unknown
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy
-from turbomim.train.machine.compile_cache import whose_cache
+from turbomim.train.machine.compile_cache import advice_on_cache
 from turbomim.train.machine.home import ensure_home
 from turbomim.train.terminal.streams import prepare_streams
 
@@ -147,7 +147,7 @@ def _end(error: BaseException) -> NoReturn:
     text = str(error)
     if isinstance(error, OSError):
         # the system refused a file: its own words name the file and the reason
-        helps = remedy(error, whose_cache(error))
+        helps = remedy(error, advice_on_cache(error))
         text += f"{helps and '; '}{helps}; `turbomim {TRACEBACK} COMMAND` shows where"
         _drop_output()
     elif isinstance(error.__cause__, OSError) and error.__cause__.errno in OF_THE_MACHINE:

@@ -51,7 +51,7 @@ def _try_program(handle: int, folder: Path, variable: str) -> None:
         ) from error
 
 
-def whose_cache(error: OSError) -> str:
+def advice_on_cache(error: OSError) -> str:
     """What helps against an error of a file in a folder that a variable names; "" for any other."""
     file = error.filename if isinstance(error.filename, str) else ""
     variables = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TURBOMIM_CACHE_DIR", "TMPDIR")

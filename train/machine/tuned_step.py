@@ -34,7 +34,7 @@ class StepSettings:
         ):
             raise ValueError(f"no settings of a step: {asdict(self)}")
 
-    def text(self) -> str:
+    def in_words(self) -> str:
         """As people read it."""
         mode = "" if self.compile_mode == "default" else f", compile mode {self.compile_mode}"
         return f"micro-batch {self.micro_batch}{mode}{', recompute' * self.recompute}"
@@ -80,7 +80,7 @@ def about_step(config: Config, tuned: Tuned[StepSettings] | None) -> list[str]:
         compile_mode=config.step.compile_mode,
         recompute=config.step.recompute,
     )
-    return [f"step: {chosen.text()}, tuned on this machine on {tuned.date}, see {TUNED_STEP.file.path}"]
+    return [f"step: {chosen.in_words()}, tuned on this machine on {tuned.date}, see {TUNED_STEP.file.path}"]
 
 
 def step_key(config: Config, world: World) -> str:

@@ -100,7 +100,7 @@ def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> T
                 rate, what = 0.0, f"{what}, but gradients {apart:.0%} off the first's: left out"
         if not rate:
             failures.append(what)
-        print(f"  {settings.text():<52} {what}", flush=True)
+        print(f"  {settings.in_words():<52} {what}", flush=True)
         return rate
 
     fits = fitting(config, world, images)
@@ -113,7 +113,7 @@ def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> T
     found = Tuned(settings=best, img_per_s=round(rate, 1), date=time.strftime("%Y-%m-%d"))
     facts = {"images": images, "data": config.data.path, "versions": versions()}
     path = TUNED_STEP.write(key, found, facts)
-    print(f"best: {best.text()}: {rate:,.1f} img/s on one rank\nwritten to {path}")
+    print(f"best: {best.in_words()}: {rate:,.1f} img/s on one rank\nwritten to {path}")
     return found
 
 

@@ -216,7 +216,7 @@ def test_the_command_measures_and_pretrain_will_read_it(
     assert "micro-batch 8 " in out[2] and "img/s, " in out[2] and out[2].endswith("GiB")
     tuned = TUNED_STEP.read(key)
     assert tuned is not None and tuned.settings.micro_batch in (4, 8) and tuned.img_per_s > 0
-    assert out[-2].startswith(f"best: {tuned.settings.text()}: ") and out[-1] == f"written to {cache}"
+    assert out[-2].startswith(f"best: {tuned.settings.in_words()}: ") and out[-1] == f"written to {cache}"
 
 
 def test_a_process_of_its_own_gives_the_same_answer(
