@@ -77,14 +77,14 @@ class TuneLoader:
 
 def tune_loader_command(argv: list[str]) -> None:
     """`turbomim tune loader …`.  Raises UserError."""
-    tune(parse(TuneLoader, argv, "turbomim tune loader"))
+    tune_loader(parse(TuneLoader, argv, "turbomim tune loader"))
 
 
-def tune(options: TuneLoader) -> Tuned[LoaderSpeed]:
+def tune_loader(options: TuneLoader) -> Tuned[LoaderSpeed]:
     """Search, say every point, and keep the best for this machine.  Raises UserError."""
     if not options.seconds > 0:
         raise UsageError(f"--seconds {options.seconds:g}: must be above 0")
-    config = settings_of(options)
+    config = recipe_with_options(options)
     world = World(rank=0, size=1, device=choose_device(options.device, 0))
     split = open_data(str(options.data), "--data", config.data, world)
     batch = config.optim.micro_batch
@@ -109,7 +109,7 @@ def tune(options: TuneLoader) -> Tuned[LoaderSpeed]:
     base = default_speed()
     # fills the page cache with what fits, and does not count
     measure(base)
-    best, rates = decide(measure, base, descend(measure, base, space))
+    best, rates = faster_of_two(measure, base, descend(measure, base, space))
     tuned = Tuned(settings=best, img_per_s=round(rates[best], 1), date=time.strftime("%Y-%m-%d"))
     facts = {
         "default_img_per_s": round(rates[base], 1),
@@ -127,7 +127,7 @@ def tune(options: TuneLoader) -> Tuned[LoaderSpeed]:
     return tuned
 
 
-def settings_of(options: TuneLoader) -> Config:
+def recipe_with_options(options: TuneLoader) -> Config:
     """The recipe with the flags laid over it.  Raises UserError for what cannot work."""
     config = recipe(options.recipe)
     given = {name: getattr(options, name) for name in ("size", "crop", "interpolation")}
@@ -178,7 +178,7 @@ def neighbours(speed: LoaderSpeed, name: str, space: Space) -> Iterator[LoaderSp
             yield dataclasses.replace(speed, **{name: value})
 
 
-def decide(
+def faster_of_two(
     measure: Measure, base: LoaderSpeed, best: LoaderSpeed
 ) -> tuple[LoaderSpeed, dict[LoaderSpeed, float]]:
     """The second if it wins a comparison, else the first, and the median rates of both."""

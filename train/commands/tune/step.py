@@ -70,10 +70,10 @@ def tune_step_command(argv: list[str]) -> None:
     config, _ = parse_config(words)
     if data is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data))
-    tune(config, ranks=ranks, images=images, seconds=seconds)
+    tune_step(config, ranks=ranks, images=images, seconds=seconds)
 
 
-def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> Tuned[StepSettings]:
+def tune_step(config: Config, *, ranks: int, images: int | None, seconds: float) -> Tuned[StepSettings]:
     """Search, say every point, and keep the best for this machine and model.  Raises UserError."""
     world = World(rank=0, size=1, device=choose_device(config.step.device, 0))
     open_data(config.data.path, "--data", config.data, world)
@@ -89,13 +89,13 @@ def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> T
     failures: list[str] = []
 
     def measure(settings: StepSettings) -> float:
-        answer = measured(with_settings(config, settings), images, seconds)
+        answer = run_step_rate(with_settings(config, settings), images, seconds)
         rate, what = float(answer.get("img_per_s", 0)), answer.get("failure", "out of memory")
         if rate:
             what = f"{rate:,.1f} img/s, {answer['peak_bytes'] / GIB:.1f} GiB"
             gradients.append(answer["gradient"])
             # a mode that computes something else is not a faster one
-            apart = difference(gradients[-1], gradients[0])
+            apart = gradient_difference(gradients[-1], gradients[0])
             if not apart <= most:
                 rate, what = 0.0, f"{what}, but gradients {apart:.0%} off the first's: left out"
         if not rate:
@@ -103,7 +103,7 @@ def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> T
         print(f"  {settings.in_words():<52} {what}", flush=True)
         return rate
 
-    fits = fitting(config, world, images)
+    fits = settings_that_fit(config, world, images)
     graphs = world.device.type == "cuda" and config.step.compile
     try:
         best = search(measure, fits, graphs=graphs, images=images)
@@ -117,7 +117,7 @@ def tune(config: Config, *, ranks: int, images: int | None, seconds: float) -> T
     return found
 
 
-def fitting(config: Config, world: World, images: int) -> list[StepSettings]:
+def settings_that_fit(config: Config, world: World, images: int) -> list[StepSettings]:
     """What is tried first: largest micro-batch first, without recomputation before with it.
 
     Micro-batches are the images of a step halved as often as that goes; what needs far more memory than there
@@ -135,7 +135,7 @@ def fitting(config: Config, world: World, images: int) -> list[StepSettings]:
     ]
 
 
-def difference(gradient: list[float], reference: list[float]) -> float:
+def gradient_difference(gradient: list[float], reference: list[float]) -> float:
     """How far projections of a gradient are from another's, as a share of these."""
     return math.dist(gradient, reference) / math.hypot(*reference)
 
@@ -182,7 +182,7 @@ def search(measure: Measure, fits: Sequence[StepSettings], *, graphs: bool, imag
     return best
 
 
-def measured(config: Config, images: int, seconds: float) -> dict[str, Any]:
+def run_step_rate(config: Config, images: int, seconds: float) -> dict[str, Any]:
     """The answer of a process that measures a step of `images` images; empty if it ran out of memory.
 
     One that ends otherwise, or not at all, costs itself alone: its answer is {"failure": why}.

@@ -20,7 +20,13 @@ from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune import loader as tune_loader
-from turbomim.train.commands.tune.loader import Space, decide, descend, search_space, tune_loader_command
+from turbomim.train.commands.tune.loader import (
+    Space,
+    descend,
+    faster_of_two,
+    search_space,
+    tune_loader_command,
+)
 from turbomim.train.commands.tune.paired import paired, wins
 from turbomim.train.machine.checks import loader_check
 from turbomim.train.machine.measurements import Tuned
@@ -119,11 +125,11 @@ def test_rounds_are_judged_one_by_one() -> None:
 def test_a_lucky_best_does_not_win() -> None:
     """Measured again, it is no faster than the defaults."""
     lucky = dataclasses.replace(BASE, threads=6)
-    best, rates = decide(lambda settings: 100.0 if settings == BASE else 102.0, BASE, lucky)
+    best, rates = faster_of_two(lambda settings: 100.0 if settings == BASE else 102.0, BASE, lucky)
     assert best == BASE and rates == {BASE: 100.0, lucky: 102.0}
     # one round of five is disturbed
     noisy = itertools.cycle([1.0, 1.0, 1.0, 0.1, 1.0])
-    best, _ = decide(lambda settings: next(noisy) * (1.5 if settings == lucky else 1.0), BASE, lucky)
+    best, _ = faster_of_two(lambda settings: next(noisy) * (1.5 if settings == lucky else 1.0), BASE, lucky)
     assert best == lucky
 
 

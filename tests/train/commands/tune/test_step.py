@@ -30,7 +30,7 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune import step as tune_step
 from turbomim.train.commands.tune import step_rate
-from turbomim.train.commands.tune.step import fitting, measured, search
+from turbomim.train.commands.tune.step import run_step_rate, search, settings_that_fit
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.memory import GIB
@@ -101,11 +101,12 @@ def test_a_lucky_point_does_not_win() -> None:
 def test_what_cannot_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config(step=StepConfig(device="cpu", precision="bfloat16"))
     monkeypatch.setattr(tune_step, "device_bytes", lambda device: 8 * GIB)
-    tried = fitting(config, CPU, 512)
+    tried = settings_that_fit(config, CPU, 512)
     # ViT-B/16: 13.0 GiB for 256 images, 7.4 for 128; with recomputation 6.7 for 512
     assert tried[0] == StepSettings(micro_batch=128)
     assert next(settings for settings in tried if settings.recompute).micro_batch == 512
-    assert [s.micro_batch for s in fitting(config, CPU, 96) if not s.recompute] == [96, 48, 24, 12, 6, 3]
+    fits = settings_that_fit(config, CPU, 96)
+    assert [settings.micro_batch for settings in fits if not settings.recompute] == [96, 48, 24, 12, 6, 3]
 
 
 def test_an_automatic_micro_batch_is_as_tuned() -> None:
@@ -224,17 +225,17 @@ def test_a_process_of_its_own_gives_the_same_answer(
 ) -> None:
     batches = step_rate.first_batches
     config = config_for(tiny_split.path, tmp_path, optim={"micro_batch": 4})
-    answer, here = measured(config, 8, 0.05), in_this_process(config, 8, 0.05)
+    answer, here = run_step_rate(config, 8, 0.05), in_this_process(config, 8, 0.05)
     assert set(answer) == {"img_per_s", "loss", "peak_bytes", "gradient"} and answer["img_per_s"] > 0
     assert answer["loss"] == pytest.approx(here["loss"], rel=1e-5)
-    assert tune_step.difference(answer["gradient"], here["gradient"]) < 1e-5
+    assert tune_step.gradient_difference(answer["gradient"], here["gradient"]) < 1e-5
     # a step that loses one of two micro-batches, whose loss is much the same
     half = dataclasses.replace(config, optim=dataclasses.replace(config.optim, micro_batch=8))
     whole = in_this_process(half, 8, 0.05)
-    assert tune_step.difference(whole["gradient"], here["gradient"]) < 1e-4
+    assert tune_step.gradient_difference(whole["gradient"], here["gradient"]) < 1e-4
     monkeypatch.setattr(step_rate, "first_batches", lambda *words: batches(*words)[:1] * 2)
     lost = in_this_process(config, 8, 0.05)
-    assert tune_step.difference(lost["gradient"], here["gradient"]) > 0.1
+    assert tune_step.gradient_difference(lost["gradient"], here["gradient"]) > 0.1
 
 
 def test_a_mode_that_computes_something_else_is_left_out(
@@ -260,9 +261,9 @@ def test_out_of_memory_ends_only_the_measurement(
 ) -> None:
     ended = SimpleNamespace(returncode=code, stdout="", stderr="")
     monkeypatch.setattr(tune_step.subprocess, "run", lambda *words, **named: ended)  # type: ignore[attr-defined]
-    assert measured(config_for(tmp_path, tmp_path), 8, 1.0) == {}
+    assert run_step_rate(config_for(tmp_path, tmp_path), 8, 1.0) == {}
     ended.returncode, ended.stderr = 1, "Traceback …\nturbomim: it broke\n"
-    assert measured(config_for(tmp_path, tmp_path), 8, 1.0) == {"failure": "failed: turbomim: it broke"}
+    assert run_step_rate(config_for(tmp_path, tmp_path), 8, 1.0) == {"failure": "failed: turbomim: it broke"}
 
 
 def test_a_candidate_that_fails_costs_itself(
