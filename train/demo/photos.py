@@ -28,6 +28,7 @@ from PIL import Image
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.durable import refusal
 from turbomim.pipeline.system.errors import UserError
+from turbomim.train.machine.processor import cores
 
 _CAMPUS = [491, 493, 494, 495, 496, 497, 498, 499, 500, 501, 503, 504, 505, 506, 507, 509, 510, 512, 514, 515]
 _CAMPUS_HOLDOUT = [492, 502, 508, 511, 513]
@@ -253,7 +254,7 @@ def _cut_all(part: Path, plan: list[tuple[str, Source, int]], paths: dict[str, P
     jobs = [(paths[source.name], part / split / source.name, count, seed) for split, source, count in plan]
     # the longest jobs first, so that the cores end together
     jobs.sort(key=lambda job: -job[0].stat().st_size)
-    workers = min(len(os.sched_getaffinity(0)), 8)
+    workers = min(cores(), 8)
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         return sum(pool.map(_cut_source, *zip(*jobs, strict=True)))
 

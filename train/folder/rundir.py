@@ -24,6 +24,7 @@ from turbomim.pipeline.system.durable import write_durably, write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.folder_lock import folder_lock
 from turbomim.pipeline.system.remedies import FULL, why
+from turbomim.train.machine.processor import cores
 from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
@@ -83,7 +84,7 @@ def write_settings(folder: Path, config: Config, device: torch.device, world: in
         "versions": versions(),
         "command": sys.argv,
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "torch_threads": torch.get_num_threads(),
         "device": str(device),
         "gpu": gpu,

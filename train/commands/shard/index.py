@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import tyro
 
 from turbomim.pipeline.making.index_tars import IndexReport, IndexSettings, index_tars
 from turbomim.pipeline.system.words import counted
+from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse
 from turbomim.train.terminal.progress import byte_bar
 
@@ -26,7 +26,7 @@ class ShardIndex(IndexSettings):
 
     path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Folder with the *.tar of one split; links to tars will do.  No tar is changed."""
-    workers: int = len(os.sched_getaffinity(0))
+    workers: int = cores()
     """Threads, a tar each."""
 
 

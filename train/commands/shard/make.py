@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.executors import open_executor
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.manifest import MAKING
+from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse, python_bools
 from turbomim.train.terminal.progress import image_bar
 from turbomim.train.terminal.streams import print_plain
@@ -34,7 +34,7 @@ class ShardMake(ShardSettings):
     paths and labels."""
     dst: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
     """Folder for the shards of one split: new, empty, or of an unfinished run."""
-    workers: int = len(os.sched_getaffinity(0))
+    workers: int = cores()
     """Processes; the output is the same for any number."""
     executor: str = "local"
     """Where the work is done: local, or dask:ADDRESS of a Dask scheduler whose workers see SRC and DST."""

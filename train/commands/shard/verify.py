@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from turbomim.pipeline.checking.verify import VerifyReport, verify_split
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.words import counted
+from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.options import ShardsPath
 from turbomim.train.terminal.progress import byte_bar
@@ -27,7 +27,7 @@ class ShardVerify:
     path: ShardsPath
     images: bool = False
     """Decode every image too."""
-    workers: int = len(os.sched_getaffinity(0))
+    workers: int = cores()
     """Tars at a time: on threads, with --images on processes."""
     report: Path | None = None
     """JSON lines file for all problems; the terminal shows the first 20."""
