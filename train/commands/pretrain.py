@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.recipes.command_line import parse_config
-from turbomim.train.settings.flags import take, take_number
+from turbomim.train.settings.flags import take_number, take_value
 
 
 def pretrain_command(argv: list[str]) -> None:
     """Train, or with --dry-run say what would be trained and what it would take.  Raises UserError."""
     words = list(argv)
-    preset, steps = take(words, "--preset"), take(words, "--profile")
+    preset, steps = take_value(words, "--preset"), take_value(words, "--profile")
     ranks = take_number(words, "--world-size", int)
     img_per_s = take_number(words, "--img-per-s", float)
     config, dry_run = parse_config(words)

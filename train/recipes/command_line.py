@@ -9,7 +9,7 @@ from turbomim.pipeline.system.remedies import why
 from turbomim.train.models.named_encoder import lay_over
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.flags import flag_values, take
+from turbomim.train.settings.flags import only_settings, take_value
 
 
 def read_yaml(path: str, base: Config) -> Config:
@@ -40,10 +40,10 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
         tyro.cli(shown, args=["--help"], default=base, prog="turbomim pretrain RECIPE")
     dry_run = "--dry-run" in argv
     argv = [word for word in argv if word != "--dry-run"]
-    file = take(argv, "--config")
+    file = take_value(argv, "--config")
     if not argv or argv[0].startswith("-"):
         raise UsageError(f"pretrain needs a recipe first, one of: {', '.join(RECIPES)}")
     base = recipe(argv.pop(0))
     if file is not None:
         base = read_yaml(file, base)
-    return lay_over(base, flag_values(argv), "flags"), dry_run
+    return lay_over(base, only_settings(argv), "flags"), dry_run

@@ -6,7 +6,6 @@ import contextlib
 import io
 import math
 import re
-from itertools import islice
 from typing import TypeVar
 
 from turbomim.pipeline.system.errors import UsageError
@@ -45,7 +44,7 @@ def python_bools(argv: list[str]) -> list[str]:
     return [{"true": "True", "false": "False"}.get(word, word) for word in argv]
 
 
-def take(argv: list[str], flag: str) -> str | None:
+def take_value(argv: list[str], flag: str) -> str | None:
     """Remove `--flag VALUE` or `--flag=VALUE` from argv and return the value."""
     for number, word in enumerate(argv):
         if word == flag:
@@ -62,7 +61,7 @@ def take(argv: list[str], flag: str) -> str | None:
 
 def take_number(argv: list[str], flag: str, kind: type[N]) -> N | None:
     """Remove `--flag NUMBER` from argv and return the number, int or float, above 0.  Raises UsageError."""
-    text = take(argv, flag)
+    text = take_value(argv, flag)
     if text is None:
         return None
     try:
@@ -87,42 +86,40 @@ def no_arguments(argv: list[str], command: str) -> None:
         raise UsageError(f"{command} takes no arguments, not {argv[0]!r}: see turbomim --help")
 
 
-def flag_values(argv: list[str]) -> Values:
-    """--section.key VALUE pairs as `from_dict` takes them.  Raises UsageError for anything else."""
+def take_settings(argv: list[str]) -> tuple[list[str], Values]:
+    """The words of a command line that are no settings, and the settings as `from_dict` takes them.
+
+    `RUN --batch 2 --model.heads 3 --data.size=64` gives
+    (["RUN", "--batch", "2"], {"model": {"heads": "3"}, "data": {"size": "64"}}).
+    Raises UsageError for a setting without a value.
+    """
+    own: list[str] = []
     values: Values = {}
     words = iter(argv)
     for word in words:
         flag, equals, text = word.partition("=")
-        section, dot, key = flag.removeprefix("--").replace("-", "_").partition(".")
-        if not word.startswith("--") or not dot:
-            raise UsageError(
-                f"{word!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
-            )
+        if not flag.startswith("--") or "." not in flag:
+            own.append(word)
+            continue
         value = text if equals else next(words, None)
         if value is None:
             raise UsageError(f"{flag} needs a value")
+        section, _, key = flag.removeprefix("--").replace("-", "_").partition(".")
         values.setdefault(section, {})[key] = value
+    return own, values
+
+
+def only_settings(argv: list[str]) -> Values:
+    """The settings of a command line that has nothing else.  Raises UsageError for any other word."""
+    others, values = take_settings(argv)
+    if others:
+        raise UsageError(
+            f"{others[0]!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
+        )
     return values
 
 
 def parse_with_settings(kind: type[T], argv: list[str], prog: str) -> tuple[T, Values]:
-    """A dataclass out of a command's own flags, and the settings among them.  Raises UsageError.
-
-    `RUN --batch 2 --model.heads 3` gives (dataclass of RUN and batch, {"model": {"heads": "3"}}).
-    """
-    own, settings = split_words(argv)
-    return parse(kind, own, prog), flag_values(settings)
-
-
-def split_words(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The command's own words, and the settings among them, --section.field VALUE or …=VALUE."""
-    own: list[str] = []
-    settings: list[str] = []
-    words = iter(argv)
-    for word in words:
-        flag, equals, _ = word.partition("=")
-        if flag.startswith("--") and "." in flag:
-            settings += [word, *islice(words, 0 if equals else 1)]
-        else:
-            own.append(word)
-    return own, settings
+    """A dataclass out of a command's own flags, and the settings among them.  Raises UsageError."""
+    own, values = take_settings(argv)
+    return parse(kind, own, prog), values

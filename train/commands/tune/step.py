@@ -27,7 +27,7 @@ from turbomim.train.machine.tuned_step import TUNED_STEP, StepSettings, step_key
 from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
-from turbomim.train.settings.flags import take, take_number
+from turbomim.train.settings.flags import take_number, take_value
 from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World, choose_device
 
@@ -64,7 +64,7 @@ def tune_step_command(argv: list[str]) -> None:
     from turbomim.train.recipes.command_line import parse_config
 
     words = list(argv)
-    data = take(words, "--data")
+    data = take_value(words, "--data")
     ranks, images = take_number(words, "--ranks", int) or 1, take_number(words, "--images", int)
     seconds = take_number(words, "--seconds", float) or 5.0
     config, _ = parse_config(words)
