@@ -207,7 +207,7 @@ WORDS = [
 def test_the_command_measures_and_pretrain_will_read_it(
     tiny_split: Split, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tune_step, "measured", in_this_process)
+    monkeypatch.setattr(tune_step, "run_step_rate", in_this_process)
     monkeypatch.setattr(tune_step, "HALVINGS", 1)
     tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path), "--ranks", "4"])
     out = capsys.readouterr().out.splitlines()
@@ -249,7 +249,7 @@ def test_a_mode_that_computes_something_else_is_left_out(
             "img_per_s": 500.0 if wrong else 100.0, "loss": 1.0, "peak_bytes": GIB, "gradient": gradient
         }  # fmt: skip
 
-    monkeypatch.setattr(tune_step, "measured", answer)
+    monkeypatch.setattr(tune_step, "run_step_rate", answer)
     tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path)])
     out = capsys.readouterr().out
     assert "but gradients 22% off the first's: left out" in out and "best: micro-batch 32: 100.0 img/s" in out
@@ -274,11 +274,11 @@ def test_a_candidate_that_fails_costs_itself(
     def answer(config: Config, images: int, seconds: float) -> dict[str, Any]:
         return {"failure": "failed: RuntimeError: CUDA graphs"} if config.optim.micro_batch < images else good
 
-    monkeypatch.setattr(tune_step, "measured", answer)
+    monkeypatch.setattr(tune_step, "run_step_rate", answer)
     tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path)])
     out = capsys.readouterr().out
     assert "failed: RuntimeError: CUDA graphs" in out and "best: micro-batch 32: 100.0 img/s" in out
-    monkeypatch.setattr(tune_step, "measured", lambda *_: {"failure": "failed: no such kernel"})
+    monkeypatch.setattr(tune_step, "run_step_rate", lambda *_: {"failure": "failed: no such kernel"})
     with pytest.raises(UserError, match=r"^no step runs here, .*; the first said: failed: no such kernel$"):
         tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path)])
 
