@@ -25,7 +25,7 @@ from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.machine.peak import peak_flops
 from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.models.methods import flops_per_image
-from turbomim.train.settings.config import Config, DataConfig, StepConfig
+from turbomim.train.settings.config import Config, DataConfig, Device, StepConfig
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.precision import uses_bfloat16
@@ -74,7 +74,7 @@ class BenchStep:
     """Times that every form is measured, one after the other."""
     seconds: float = 1.0
     """About the length of a measurement."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where the steps run."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; auto: bfloat16 on a GPU that has it."""

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
@@ -31,7 +31,7 @@ from turbomim.train.machine.measurements import machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import recipe
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import Config, Device
 from turbomim.train.settings.flags import parse
 from turbomim.train.world.distributed import World, join_ranks
 
@@ -53,7 +53,7 @@ class BenchTrain:
     """Times that both are measured, one after the other."""
     steps: int = 8
     """Steps of a measurement."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where the steps run."""
     out: Path | None = None
     """File for the JSON lines too; it is added to."""

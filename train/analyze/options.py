@@ -10,7 +10,7 @@ import tyro
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.encoder.source import load_file
-from turbomim.train.settings.options import Device
+from turbomim.train.settings.config import Device
 
 
 @dataclass(frozen=True, kw_only=True)

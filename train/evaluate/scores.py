@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.results import Scores
 from turbomim.train.evaluate.splits import choose_ids, open_labelled
 from turbomim.train.models.mae import MAE
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import Config, Device
 from turbomim.train.world.distributed import choose_device
 
 # scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1
@@ -64,7 +64,7 @@ class Scoring:
     """Side of the crops, pixels; the encoder's if not given.  Another resamples its positions."""
     batch: int = 128
     """Images encoded at once: decides speed and memory alone."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where images are encoded."""
 
 

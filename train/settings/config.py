@@ -19,6 +19,9 @@ from turbomim.pipeline.system.errors import UsageError, need
 from turbomim.pipeline.tars.store import Interpolation
 from turbomim.train.settings.model import ModelConfig
 
+# as a user names it; auto: cuda where there is one
+Device = Literal["auto", "cpu", "cuda"]
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -166,7 +169,7 @@ class StepConfig:
     """Where and how the step runs."""
 
     # auto: cuda where there is one
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     # auto: bfloat16 on a GPU that has it, else float32; the weights stay float32
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     # torch.compile the forward and backward; needs a C++ compiler on a CPU

@@ -6,9 +6,11 @@ It imports tyro: only files of commands import it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
+
+from turbomim.train.settings.config import Device
 
 RunPath = Annotated[Positional[Path], arg(help="Run folder, runs/NAME.")]
 EncoderPath = Annotated[
@@ -30,5 +32,4 @@ CropSize = Annotated[
     arg(help="Side of the crops, pixels; the encoder's if not given.  Another resamples its positions."),
 ]
 EncodingBatch = Annotated[int, arg(help="Images encoded at once: decides speed and memory alone.")]
-Device = Literal["auto", "cpu", "cuda"]
 EncodingDevice = Annotated[Device, arg(help="Where images are encoded.")]

@@ -29,9 +29,8 @@ from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, default_speed
 from turbomim.train.machine.versions import versions
 from turbomim.train.recipes.table import recipe
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import Config, Device
 from turbomim.train.settings.flags import check_least, parse
-from turbomim.train.settings.options import Device
 from turbomim.train.world.distributed import World, choose_device
 
 # times that all settings are gone through
