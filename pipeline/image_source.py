@@ -20,9 +20,9 @@ from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.threads import serial_pool
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.keys import split_key
-from turbomim.pipeline.tars.manifest import MAKING, MANIFEST, index_name
+from turbomim.pipeline.tars.manifest import MAKING, MANIFEST
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.pipeline.tars.stored_image import stored_images
+from turbomim.pipeline.tars.stored_image import images_of_shard
 
 # pixels: what `shard make` refuses unless told otherwise
 MIN_SIDE = 32
@@ -55,8 +55,8 @@ def source_keys(source: Source) -> list[str]:
     members = Members.of(source.manifest.made)
     keys: list[str] = []
     for shard in source.manifest.shards:
-        lines = (source.path / index_name(shard.name)).read_bytes().decode("latin-1").split("\n")[1:-1]
-        keys += [split_key(image.name, members.keys)[0] for image in stored_images(lines, members.image)]
+        images = images_of_shard(source.path, shard.name, members)
+        keys += [split_key(image.name, members.keys)[0] for image in images]
     return keys
 
 

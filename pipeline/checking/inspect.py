@@ -14,7 +14,7 @@ from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.listings import read_bad
-from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Store
 
 # upper edges of the histograms' bins. Bytes of an image
@@ -59,11 +59,6 @@ class SplitSummary:
     bad: int
     first_bad: tuple[tuple[str, str], ...]
     fingerprint: str
-
-
-def inspect_split(path: Path | str, sample: int = 1000) -> SplitSummary:
-    """Open a split and summarise it.  Raises UserError as `open_split` and `summarise` do."""
-    return summarise(open_split(path), sample)
 
 
 def summarise(split: Split, sample: int = 1000) -> SplitSummary:

@@ -17,7 +17,14 @@ from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import why
 from turbomim.pipeline.system.sha256 import sha256_of
-from turbomim.pipeline.tars.index import Members, check_bounds, check_layout, index_text, parse_index
+from turbomim.pipeline.tars.index import (
+    Members,
+    check_bounds,
+    check_layout,
+    index_lines,
+    index_text,
+    parse_index,
+)
 from turbomim.pipeline.tars.manifest import MANIFEST, SUMS, Manifest, Shard, index_name, load_manifest
 from turbomim.pipeline.tars.samples import Choice, read_samples_of
 from turbomim.pipeline.tars.store import Kind, Store
@@ -169,8 +176,7 @@ def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[
         return walked or [], [*problems, wrong(reason=_unread(error))]
     except ValueError as error:
         return walked or [], [*problems, wrong(reason=f"does not fit its tar: {error}")]
-    # the lines that `parse_index` has counted: splitlines would end them at other bytes too
-    lines = text.decode("latin-1").split("\n")[1:-1]
+    lines = index_lines(text)
     if walked is not None and text != index_text(walked):
         pairs = enumerate(zip(lines, walked, strict=False), 2)
         line = next((number for number, (said, true) in pairs if said != true), len(walked) + 2)

@@ -58,7 +58,7 @@ class IndexSettings:
 class IndexReport:
     """What `index_tars` found. left_out: samples without an image; others: files of no sample.
 
-    unread: images and labels, by their names, that are not read, by extension.  told: how keys were cut.
+    unread: images and labels, by their names, that are not read, by extension.  note: how keys were cut.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class IndexReport:
     left_out: int
     others: int
     unread: Counter[str]
-    told: str
+    note: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,10 +95,10 @@ def index_tars(
         image=tuple(extension.lower().lstrip(".") for extension in settings.image),
         label=None if label == "none" else label.lower().lstrip("."),
     )
-    keys, told = settings.keys, ""
+    keys, note = settings.keys, ""
     at_least_one("--workers", settings.workers)
     if keys is None:
-        keys, told = _find_keys(folder, tars, choice, settings.workers)
+        keys, note = _find_keys(folder, tars, choice, settings.workers)
     choice = replace(choice, keys=keys)
     indexed = _index_all(folder, tars, choice, settings, progress)
     without = _check_images(indexed, choice, settings.allow_missing)
@@ -132,7 +132,7 @@ def index_tars(
         left_out=len(without),
         others=sum(tar.samples.others for tar in indexed),
         unread=unread,
-        told=told,
+        note=note,
     )
 
 

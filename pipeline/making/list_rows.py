@@ -1,6 +1,6 @@
 """Rows of a list of photographs: how a .csv, .tsv or .txt file is cut into cells, and which cell is what.
 
-Nothing is guessed without a word: `Columns.told` says which columns were taken, and what looks like a header
+Nothing is guessed without a word: `Columns.note` says which columns were taken, and what looks like a header
 and is none that is known is an error.
 """
 
@@ -51,7 +51,7 @@ class Columns:
     label: int | None
     width: int
     header: bool
-    told: str
+    note: str
 
 
 def read_rows(source: Path, columns: str | None) -> tuple[list[Row], list[tuple[str, str]], str]:
@@ -81,7 +81,7 @@ def read_rows(source: Path, columns: str | None) -> tuple[list[Row], list[tuple[
             refused.append((path, f"line {line}: {problem}"))
         else:
             rows.append((line, path, label))
-    return rows, refused, chosen.told if chosen else ""
+    return rows, refused, chosen.note if chosen else ""
 
 
 def _cells(source: Path) -> Iterator[Cells]:
@@ -178,11 +178,11 @@ def _choose(where: str, cells: list[str], wanted: dict[str, str]) -> Columns:
         raise UserError(f"{where}: {len(cells)} columns and no header; write path,label above them")
     if len(cells) == 1:
         return Columns(
-            path=0, label=None, width=1, header=False, told="columns: no header; the path alone, no labels"
+            path=0, label=None, width=1, header=False, note="columns: no header; the path alone, no labels"
         )
     path = int(image == [False, True])
     order = "label, then path" if path else "path, then label"
-    return Columns(path=path, label=1 - path, width=2, header=False, told=f"columns: no header; {order}")
+    return Columns(path=path, label=1 - path, width=2, header=False, note=f"columns: no header; {order}")
 
 
 def _header(where: str, cells: list[str], known: dict[str, list[int]], wanted: dict[str, str]) -> Columns:
@@ -207,9 +207,9 @@ def _header(where: str, cells: list[str], known: dict[str, list[int]], wanted: d
     for place in (path, label):
         if place is not None and cells.count(cells[place]) > 1:
             raise UserError(f"{where}: two columns are called {cells[place]!a}: rename one")
-    told = f"columns: path {cells[path]!a}, " + ("no labels" if label is None else f"label {cells[label]!a}")
-    told += f"; not read: {', '.join(map(ascii, unread))} ({CHOOSE} takes others)" if unread else ""
-    return Columns(path=path, label=label, width=len(cells), header=True, told=told)
+    note = f"columns: path {cells[path]!a}, " + ("no labels" if label is None else f"label {cells[label]!a}")
+    note += f"; not read: {', '.join(map(ascii, unread))} ({CHOOSE} takes others)" if unread else ""
+    return Columns(path=path, label=label, width=len(cells), header=True, note=note)
 
 
 def _wanted(columns: str | None) -> dict[str, str]:

@@ -59,7 +59,7 @@ class PackReport:
 
     bad: images that were refused.  empty_classes: classes without a sample.  other_files: number of files
     that are no images, by extension.  kept: shards that an earlier run of the same command had finished.
-    found_whole: nothing was left to do, not even to move them into place.  told: how the source was read.
+    found_whole: nothing was left to do, not even to move them into place.  notes: how the source was read.
     """
 
     path: Path
@@ -68,7 +68,7 @@ class PackReport:
     empty_classes: tuple[str, ...]
     other_files: dict[str, int]
     kept: int
-    told: tuple[str, ...]
+    notes: tuple[str, ...]
     found_whole: bool = False
 
 
@@ -185,7 +185,7 @@ def _finish(work: Path, plan: Plan, results: list[ShardResult], kept: int) -> Pa
     write_durably(work / PUBLISHING, b"")
     publish(work, names | {name: name for name in listings})
     publish(work, {last: last})
-    return _report(work.parent, manifest, tuple(bad), kept, found.told)
+    return _report(work.parent, manifest, tuple(bad), kept, found.notes)
 
 
 def _close_gaps(plan: Plan, results: list[ShardResult]) -> tuple[dict[str, str], tuple[Shard, ...]]:
@@ -213,12 +213,12 @@ def _finished(folder: Path, plan: Plan) -> PackReport:
     bad = read_bad(folder)
     if bad and plan.settings.on_bad == "fail":
         raise bad_image_error(bad[0])
-    report = _report(folder, manifest, bad, len(manifest.shards), plan.found.told)
+    report = _report(folder, manifest, bad, len(manifest.shards), plan.found.notes)
     return replace(report, found_whole=True)
 
 
 def _report(
-    folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], kept: int, told: tuple[str, ...]
+    folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], kept: int, notes: tuple[str, ...]
 ) -> PackReport:
     counts = manifest.made["class_samples"]
     return PackReport(
@@ -228,7 +228,7 @@ def _report(
         empty_classes=tuple(name for name, n in zip(manifest.classes, counts, strict=True) if n == 0),
         other_files=manifest.made["other_files"],
         kept=kept,
-        told=told,
+        notes=notes,
     )
 
 

@@ -49,7 +49,7 @@ class PassedOver:
         else:
             self._files[pattern] += 1
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """`passed over: 12 files in 3 @eaDir folders, 1 Thumbs.db file`; "" for nothing."""
         shown = []
         for pattern in self._patterns:

@@ -36,7 +36,7 @@ def read_list(source: Path, root: Path | None = None, columns: str | None = None
     if not root.is_dir():
         raise UserError(f"--root {str(root)!r} is no folder: give the one that the paths start from")
     top = os.path.abspath(root)
-    rows, unfit, told = read_rows(source, columns)
+    rows, unfit, note = read_rows(source, columns)
     refused = [BadImage(path=path, reason=reason) for path, reason in unfit]
     row_of: dict[str, Row] = {}
     for line, path, label in rows:
@@ -66,7 +66,7 @@ def read_list(source: Path, root: Path | None = None, columns: str | None = None
         classes=classes,
         other_files={},
         refused=tuple(refused),
-        told=(told, *more),
+        notes=(note, *more),
     )
 
 
@@ -100,24 +100,24 @@ def _classes(
         return kept, *_numbers(source, kept)
     numbers = {name: Decimal(name) for name in names if NUMBER.fullmatch(name)}
     _check_numbers(source, rows, numbers)
-    told = []
+    notes = []
     if len(numbers) == len(names):
         classes = tuple(sorted(names, key=numbers.__getitem__))
         first = next(name for name in classes if not CLASS.fullmatch(name))
-        told = [f"labels are no whole numbers from 0, as {first!a}: taken as names, in the numbers' order"]
+        notes = [f"labels are no whole numbers from 0, as {first!a}: taken as names, in the numbers' order"]
     else:
         classes = tuple(sorted(names, key=os.fsencode))
         if numbers:
             number, name = min(numbers, key=len), min(names - numbers.keys(), key=os.fsencode)
-            told = [
+            notes = [
                 f"labels are a mix, {counted(len(numbers), 'number')} as {number!a} and "
                 f"{counted(len(names) - len(numbers), 'name')} as {name!a}: all taken as names"
             ]
     for name in sorted(names - given):
         images = counted(sum(label == name for _, _, label in rows), "image")
-        told.append(f"the label {name!a} of {images} is taken as a name: leave it empty where there is none")
+        notes.append(f"the label {name!a} of {images} is taken as a name: leave it empty where there is none")
     label_of = {name: label for label, name in enumerate(classes)}
-    return rows, classes, [label_of[label] for _, _, label in rows], told
+    return rows, classes, [label_of[label] for _, _, label in rows], notes
 
 
 def _numbers(source: Path, rows: list[Row]) -> tuple[tuple[str, ...], list[int], list[str]]:
@@ -135,9 +135,9 @@ def _numbers(source: Path, rows: list[Row]) -> tuple[tuple[str, ...], list[int],
     if unlabelled == len(labels):
         return (), labels, ["labels are all -1: no labels"]
     least, most = min(label for label in labels if label != NO_LABEL), max(labels)
-    told = f"labels are numbers from {least:,} to {most:,}"
-    told += f", and -1, no label, for {counted(unlabelled, 'image')}" if unlabelled else ""
-    return tuple(str(label) for label in range(most + 1)), labels, [told]
+    note = f"labels are numbers from {least:,} to {most:,}"
+    note += f", and -1, no label, for {counted(unlabelled, 'image')}" if unlabelled else ""
+    return tuple(str(label) for label in range(most + 1)), labels, [note]
 
 
 def _check_numbers(source: Path, rows: list[Row], numbers: dict[str, Decimal]) -> None:

@@ -42,7 +42,7 @@ class Photographs:
     """The image files below a root, sorted by path.
 
     other_files: what else lay there, files by extension.  refused: what a list named and cannot be packed.
-    told: what people should know of how they were found, in lines.
+    notes: what people should know of how they were found, in lines.
     """
 
     root: Path
@@ -50,7 +50,7 @@ class Photographs:
     classes: tuple[str, ...]
     other_files: dict[str, int]
     refused: tuple[BadImage, ...] = ()
-    told: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def find_photographs(source: Path, skip: str | None = None) -> Photographs:
@@ -78,7 +78,7 @@ def find_photographs(source: Path, skip: str | None = None) -> Photographs:
     if not found:
         raise UserError(
             f"no images below {str(source)!r}: looked for {' '.join(EXTENSIONS)}, "
-            f"found {describe_others(other_files)}{'; ' * bool(passed.told())}{passed.told()}"
+            f"found {describe_others(other_files)}{'; ' * bool(passed.summary())}{passed.summary()}"
         )
     found.sort(key=lambda item: os.fsencode(item[0]))
     paths = [path for path, _, _ in found]
@@ -94,8 +94,8 @@ def find_photographs(source: Path, skip: str | None = None) -> Photographs:
         )
         for (path, size, mtime_ns), key in zip(found, assign_keys(paths), strict=True)
     )
-    told = (passed.told(),) if passed.told() else ()
-    return Photographs(root=source, images=images, classes=classes, other_files=other_files, told=told)
+    notes = (passed.summary(),) if passed.summary() else ()
+    return Photographs(root=source, images=images, classes=classes, other_files=other_files, notes=notes)
 
 
 def stamp(file: str | os.DirEntry[str]) -> tuple[int, int]:

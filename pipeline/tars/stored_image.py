@@ -7,7 +7,7 @@ from pathlib import Path
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
-from turbomim.pipeline.tars.index import Members
+from turbomim.pipeline.tars.index import Members, index_lines
 from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.manifest import index_name, load_manifest
 from turbomim.pipeline.tars.walk import open_tar
@@ -39,6 +39,11 @@ def stored_images(lines: list[str], extensions: tuple[str, ...]) -> list[StoredI
     return images
 
 
+def images_of_shard(folder: Path, tar: str, members: Members) -> list[StoredImage]:
+    """List the images of a tar of a split by its index file.  Raises OSError, ValueError."""
+    return stored_images(index_lines((folder / index_name(tar)).read_bytes()), members.image)
+
+
 def read_named_image(folder: Path, place: str) -> bytes:
     """Read the image that `SHARD.tar:KEY` names, damaged or not; the extension and `:OFFSET` may follow.
 
@@ -52,8 +57,7 @@ def read_named_image(folder: Path, place: str) -> bytes:
             f"{place!a} names no image of {str(folder)!r}: give SHARD.tar:KEY, as `verify` prints it"
         )
     try:
-        lines = (folder / index_name(parts["shard"])).read_bytes().decode("latin-1").split("\n")[1:-1]
-        images = stored_images(lines, members.image)
+        images = images_of_shard(folder, parts["shard"], members)
         for image in images:
             key, _ = split_key(image.name, members.keys)
             # a header may hold but the beginning of a long name: the offset, if there is one, decides

@@ -200,7 +200,7 @@ def what_was_written(options: Embed, embedded: Embedded, source: Source) -> str:
             f"first: {first.path!a}, {ascii(first.reason)[1:-1]}"
         )
     if isinstance(source, Photographs):
-        lines += source.told
+        lines += source.notes
         if source.other_files:
             lines.append(f"not images by their names: {describe_others(source.other_files, most=20)}")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.pipeline.tars.tar_bytes import write_tar
 
 from turbomim.pipeline.checking.contact_sheet import GREY, ROWS, THUMB_HEIGHT, write_contact_sheet
-from turbomim.pipeline.checking.inspect import BYTE_EDGES, format_summary, inspect_split
+from turbomim.pipeline.checking.inspect import BYTE_EDGES, format_summary, summarise
 from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
@@ -22,7 +22,7 @@ def encoded(colour: tuple[int, int, int], size: tuple[int, int] = (60, 40), form
 
 
 def test_sizes_are_counted_over_all_images(tiny_split: Split) -> None:
-    summary = inspect_split(tiny_split.path, sample=1)
+    summary = summarise(open_split(tiny_split.path), sample=1)
     sizes = tiny_split.index.image_bytes_N
     assert summary.sampled == 1
     assert summary.byte_histogram[0] == (sizes < BYTE_EDGES[0]).sum()
@@ -33,13 +33,13 @@ def test_sizes_are_counted_over_all_images(tiny_split: Split) -> None:
 @pytest.mark.parametrize("sample", [0, -5])
 def test_a_sample_of_nothing_is_refused(sample: int, tiny_split: Split) -> None:
     with pytest.raises(UserError, match=f"--sample is {sample}: it must be at least 1"):
-        inspect_split(tiny_split.path, sample=sample)
+        summarise(open_split(tiny_split.path), sample=sample)
 
 
 def test_one_shard_is_not_called_shards(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [("a.jpg", encoded((1, 2, 3)))])
     index_tars(tmp_path, IndexSettings(name="one"))
-    text = format_summary(inspect_split(tmp_path))
+    text = format_summary(summarise(open_split(tmp_path)))
     assert "samples      1 in 1 shard, " in text
     assert "store        original\n" in text and "classes      no labels\n" in text
 
@@ -48,7 +48,7 @@ def test_foreign_labels_have_no_names(tmp_path: Path) -> None:
     files = [("a.jpg", encoded((1, 2, 3))), ("a.id", b"4"), ("b.jpg", b"no image"), ("b.id", b"5")]
     write_tar(tmp_path / "a.tar", files)
     index_tars(tmp_path, IndexSettings(label="id"))
-    text = format_summary(inspect_split(tmp_path))
+    text = format_summary(summarise(open_split(tmp_path)))
     assert "classes      not named, labels from .id\n" in text
     assert "headers      2 read, evenly spaced; 1 unreadable" in text and "formats      JPEG 1" in text
 
@@ -58,7 +58,7 @@ def test_a_foreign_bad_jsonl_is_named(tmp_path: Path) -> None:
     index_tars(tmp_path)
     (tmp_path / "bad.jsonl").write_text("[]\n")
     with pytest.raises(UserError, match=r"bad\.jsonl' has a line without"):
-        inspect_split(tmp_path)
+        summarise(open_split(tmp_path))
 
 
 def test_the_sheet_shows_every_image_in_order(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.pipeline.making.test_pack import bad_entries, contents, members, save
 
 from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.checking.inspect import format_summary, inspect_split
+from turbomim.pipeline.checking.inspect import format_summary, summarise
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
@@ -47,7 +47,7 @@ def test_a_flat_folder_has_no_classes(tmp_path: Path) -> None:
     files = ShardFiles(split)
     assert read_samples(split, files, np.arange(2)).labels_B.tolist() == [-1, -1]
     files.close()
-    assert "classes      no labels" in format_summary(inspect_split(tmp_path / "out"))
+    assert "classes      no labels" in format_summary(summarise(open_split(tmp_path / "out")))
 
 
 def test_nested_and_empty_class_folders(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_bad_images_are_listed_with_a_reason_and_leave_no_holes(tmp_path: Path) 
         assert len(open_split(out).index) == 6
         assert report.manifest.made["images_bad"] == 11
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    summary = inspect_split(tmp_path / "1")
+    summary = summarise(open_split(tmp_path / "1"))
     assert summary.bad == 11 and "'bomb.png': 20000 x 20000 pixels, over the limit" in format_summary(summary)
 
 

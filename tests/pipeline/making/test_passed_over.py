@@ -57,7 +57,7 @@ def littered(clean: Path, tmp_path: Path) -> Path:
 
 def test_litter_changes_nothing(clean: Path, littered: Path, tmp_path: Path) -> None:
     report = make_shards(littered, tmp_path / "2")
-    assert make_shards(clean, tmp_path / "1").told == () and report.told == (SAID,)
+    assert make_shards(clean, tmp_path / "1").notes == () and report.notes == (SAID,)
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     assert report.manifest.classes == ("a", "b") and report.other_files == {".txt": 1}
 

@@ -248,8 +248,8 @@ def test_labels(written: list[str], classes: list[str], labels: list[int], said:
     (photos / "list.csv").write_text("".join(f"{p},{w}\n" for p, w in zip(paths, written, strict=True)))
     found = read_list(photos / "list.csv")
     assert (list(found.classes), [image.label for image in found.images]) == (classes, labels)
-    assert found.told[0] == "columns: no header; path, then label"
-    assert (said in found.told[1]) if said else len(found.told) == 1
+    assert found.notes[0] == "columns: no header; path, then label"
+    assert (said in found.notes[1]) if said else len(found.notes) == 1
 
 
 def test_numbers_of_which_some_are_missing(photos: Path) -> None:
@@ -273,7 +273,7 @@ def test_columns_are_chosen(columns: str, expected: dict[str, str], said: str, p
     (photos / "l.csv").write_text("breed, label, photo\ncat, 5, x/a.jpg\ndog, 6, y/c.jpg\n")
     found = read_list(photos / "l.csv", columns=columns)
     labels = {i.path: found.classes[i.label] if i.label >= 0 else "" for i in found.images}
-    assert labels == expected and found.told[0].startswith(f"{said}; not read: '")
+    assert labels == expected and found.notes[0].startswith(f"{said}; not read: '")
 
 
 @pytest.mark.parametrize(
@@ -372,6 +372,6 @@ def test_a_missing_label_among_names_is_said(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("a.jpg,cat\nb.jpg,nan\nc.jpg,dog\n")
     found = read_list(tmp_path / "list.csv")
     assert found.classes == ("cat", "dog", "nan")
-    assert "the label 'nan' of 1 image is taken as a name: leave it empty where there is none" in found.told
+    assert "the label 'nan' of 1 image is taken as a name: leave it empty where there is none" in found.notes
     (tmp_path / "list.csv").write_text("a.jpg,0\nb.jpg,0.5\nc.jpg,1\n")
-    assert any("no whole numbers from 0, as '0.5'" in line for line in read_list(tmp_path / "list.csv").told)
+    assert any("no whole numbers from 0, as '0.5'" in line for line in read_list(tmp_path / "list.csv").notes)

@@ -1,4 +1,4 @@
-"""Names with several dots: which dot ends a key is told by the names, said, recorded, and the same for all.
+"""Names with several dots: which dot ends a key is note by the names, said, recorded, and the same for all.
 
 Planted: `split_key` always at the first dot, and always at the last, which several tests here fail; keys that
 are not recorded, which `test_everything_that_reads_keys_cuts_them_alike` fails; images beside the one that is
@@ -79,7 +79,7 @@ def test_names_tell_the_rule(files: Files, keys: str, names: list[str], said: st
     write_tar(tmp_path / "a.tar", files)
     report = index_tars(tmp_path)
     assert report.manifest.made["indexed"]["keys"] == keys
-    assert (said in report.told) if said else report.told == ""
+    assert (said in report.note) if said else report.note == ""
     assert source_keys(open_split(tmp_path)) == names
     assert [label for label, _ in read_all(tmp_path)] == list(range(len(names)))
     assert (report.left_out, report.others, report.unread.total()) == (0, 0, 0)
@@ -167,7 +167,7 @@ def test_a_rule_that_is_given_is_taken(tmp_path: Path) -> None:
         UserError, match=r"two images, 000\.jpg and 001\.jpg: choose with --image EXT, or, if"
     ):
         index_tars(tmp_path, IndexSettings(keys="first-dot"))
-    assert index_tars(tmp_path, IndexSettings(keys="last-dot")).told == ""
+    assert index_tars(tmp_path, IndexSettings(keys="last-dot")).note == ""
     write_tar(tmp_path / "a.tar", [("a.jpg", JPG), ("a.png", JPG)])
     with pytest.raises(UserError, match=r"two images, jpg and png: choose with --image EXT$"):
         index_tars(tmp_path, IndexSettings(keys="last-dot", force=True))

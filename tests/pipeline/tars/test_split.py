@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from turbomim.pipeline.checking.inspect import format_summary, inspect_split
+from turbomim.pipeline.checking.inspect import format_summary, summarise
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.tars import manifest
@@ -291,7 +291,7 @@ def test_no_samples(tmp_path: Path) -> None:
 
 
 def test_inspect(tiny_split: Split, photo_folder: Path) -> None:
-    summary = inspect_split(tiny_split.path)
+    summary = summarise(open_split(tiny_split.path))
     opened = [Image.open(path) for path in sorted(photo_folder.glob("*/*"))]
     shorts = sorted(min(image.size) for image in opened)
     assert (summary.samples, summary.shards, summary.sampled, summary.unreadable) == (33, 4, 33, 0)
@@ -305,10 +305,10 @@ def test_inspect(tiny_split: Split, photo_folder: Path) -> None:
     assert summary.histogram[:2] == (sum(s < 64 for s in shorts), sum(64 <= s < 128 for s in shorts))
     sizes = [path.stat().st_size for path in photo_folder.glob("*/*")]
     assert summary.image_bytes_mean == pytest.approx(sum(sizes) / 33)
-    assert inspect_split(tiny_split.path, sample=5).sampled == 5
+    assert summarise(open_split(tiny_split.path), sample=5).sampled == 5
 
 
 def test_format_summary_is_printable(tiny_split: Split) -> None:
-    text = format_summary(inspect_split(tiny_split.path))
+    text = format_summary(summarise(open_split(tiny_split.path)))
     assert tiny_split.manifest.fingerprint in text and "33 in 4 shards" in text and "ash 11" in text
     assert all(line.isprintable() for line in text.split("\n"))

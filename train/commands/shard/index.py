@@ -50,7 +50,7 @@ def describe_index(report: IndexReport, seconds: float) -> str:
         f"{str(report.path)!a} ({manifest.samples / seconds:,.0f} img/s)",
         f"images {' '.join(indexed['image'])}, {labels}; `turbomim shard verify --images` decodes them all",
     ]
-    lines += [report.told] if report.told else []
+    lines += [report.note] if report.note else []
     if report.unread:
         shown = ", ".join(f"{count:,} {extension}" for extension, count in report.unread.most_common(8))
         more = f" and {counted(len(report.unread) - 8, 'other')}" if len(report.unread) > 8 else ""

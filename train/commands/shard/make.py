@@ -84,7 +84,7 @@ def describe_make(report: PackReport, seconds: float) -> str:
         lines = [f"{what} ({counted(report.kept, 'shard')} kept from an earlier run)"]
     else:
         lines = [f"{what} ({manifest.samples / seconds:,.0f} img/s)"]
-    lines += report.told
+    lines += report.notes
     if report.bad:
         reasons = f"first: {report.bad[0].path!r}, {report.bad[0].reason}"
         left_out = counted(len(report.bad), "image")
