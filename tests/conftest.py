@@ -6,6 +6,7 @@ a bare machine with a GPU.  With `--device cpu` it rehearses on this CPU.
 
 import contextlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,21 @@ def tiny_split(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def trees(tiny_split: Split) -> Path:
     """The folder of `tiny_split`."""
     return tiny_split.path
+
+
+@pytest.fixture
+def own_trees(tiny_split: Split, tmp_path: Path) -> Path:
+    """A copy of `tiny_split`'s folder that keeps the times, free to be damaged."""
+    return Path(shutil.copytree(tiny_split.path, tmp_path / "split"))
+
+
+@pytest.fixture
+def own_split(own_trees: Path) -> Split:
+    """The split in `own_trees`."""
+    return open_split(own_trees)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)

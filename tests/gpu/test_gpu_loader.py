@@ -12,7 +12,7 @@ pytest.importorskip("nvidia.dali", reason="DALI, which decodes photographs, is n
 
 from tests.pipeline.decoding.crop_reference import by_definition
 from tests.pipeline.tars.test_store import stored
-from tests.pipeline.test_bad_samples import damage, own_split  # noqa: F401
+from tests.pipeline.test_bad_samples import damage
 from tests.pipeline.test_loader import SEED, by_position, load
 from tests.train.finetune.test_rand_augment import POLICY, made_of, stream
 
@@ -53,7 +53,7 @@ def test_crops_are_nearly_those_of_the_cpu(
 @pytest.mark.parametrize("decode", ["mixed", "cpu"])
 @pytest.mark.parametrize("prefetch", [1, 3])
 def test_stand_ins_are_those_of_the_cpu(
-    own_split: Split,  # noqa: F811
+    own_split: Split,
     decode: str,
     prefetch: int,
 ) -> None:

@@ -1,8 +1,6 @@
 """Samples that cannot be decoded: who stands in, the same stream on any machine, and when a run ends."""
 
 import os
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.split import Split
 
 N = 33
 # one alone, two in a row, the last of the storage, whose stand-in is the first
@@ -43,13 +41,6 @@ def damage(split: Split, sample: int, how: str) -> None:
             content[:24] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + 2 * (20_000).to_bytes(4, "big")
         tar.seek(-size, os.SEEK_CUR)
         tar.write(content)
-
-
-@pytest.fixture
-def own_split(tiny_split: Split, tmp_path: Path) -> Split:
-    """A copy of the split whose files a test may damage."""
-    shutil.copytree(tiny_split.path, tmp_path / "split")
-    return open_split(tmp_path / "split")
 
 
 @pytest.fixture

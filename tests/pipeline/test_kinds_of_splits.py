@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from tests.calls import call
 from tests.pipeline.making.test_index_tars import read_all
 from tests.pipeline.making.test_pack import save_image
 from tests.pipeline.tars.tar_bytes import END, write_tar
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards

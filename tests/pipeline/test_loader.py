@@ -3,11 +3,9 @@
 import gc
 import itertools
 import os
-import shutil
 import threading
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -25,7 +23,7 @@ from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Interpolation
 
 SIZE = 48
@@ -202,13 +200,6 @@ def test_decoding_goes_on_while_the_consumer_works(tiny_split: Split) -> None:
             next(loader)
             shares.append((time.perf_counter() - started) / waited)
     assert min(shares) < 1 / 6
-
-
-@pytest.fixture
-def own_split(tiny_split: Split, tmp_path: Path) -> Split:
-    """A copy of the split whose files a test may damage."""
-    shutil.copytree(tiny_split.path, tmp_path / "split")
-    return open_split(tmp_path / "split")
 
 
 def test_a_shard_cut_under_a_running_job(own_split: Split) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline
-from tests.pipeline.test_bad_samples import damage, own_split  # noqa: F401
 
 from turbomim.benchmarks.faults.image_kinds import kinds
 from turbomim.benchmarks.write_split import write_split

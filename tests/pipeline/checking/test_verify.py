@@ -24,12 +24,6 @@ TAR, IDX = "trees-train-000001.tar", "trees-train-000001.idx"
 OTHER = "trees-train-000002"
 
 
-@pytest.fixture
-def copy(tiny_split: Split, tmp_path: Path) -> Path:
-    """A copy that keeps the times, free to be damaged."""
-    return Path(shutil.copytree(tiny_split.path, tmp_path / "split"))
-
-
 def problems(folder: Path, *, images: bool = False) -> list[str]:
     # images on one worker: in this process, without the imports of others
     workers = 1 if images else 2
@@ -138,21 +132,21 @@ DAMAGE: dict[str, tuple[Damage, list[str]]] = {
 
 
 @pytest.mark.parametrize(("damage", "expected"), DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_named(copy: Path, damage: Damage, expected: list[str]) -> None:
-    assert problems(copy) == []
-    damage(copy)
-    found = problems(copy)
+def test_damage_is_named(own_trees: Path, damage: Damage, expected: list[str]) -> None:
+    assert problems(own_trees) == []
+    damage(own_trees)
+    found = problems(own_trees)
     for words in expected:
         assert any(words in line for line in found), (words, found)
     assert all(line.isprintable() for line in found)
 
 
-def test_every_problem_is_listed_not_only_the_first(copy: Path) -> None:
-    (copy / "trees-train-000000.tar").unlink()
-    flip(copy / TAR, 3000)
-    (copy / f"{OTHER}.idx").unlink()
-    (copy / "stray.tar").touch()
-    assert problems(copy) == [
+def test_every_problem_is_listed_not_only_the_first(own_trees: Path) -> None:
+    (own_trees / "trees-train-000000.tar").unlink()
+    flip(own_trees / TAR, 3000)
+    (own_trees / f"{OTHER}.idx").unlink()
+    (own_trees / "stray.tar").touch()
+    assert problems(own_trees) == [
         "stray.tar is not in manifest.json: a stray file, or the manifest of other shards",
         "trees-train-000000.tar is missing",
         f"{TAR} has changed: its sha256 is not the manifest's",
@@ -160,31 +154,31 @@ def test_every_problem_is_listed_not_only_the_first(copy: Path) -> None:
     ]
 
 
-def test_a_change_that_opening_trusts_is_found(copy: Path) -> None:
+def test_a_change_that_opening_trusts_is_found(own_trees: Path) -> None:
     """Equal size and an older time: only the sha256 tells."""
-    flip(copy / TAR, 3000)
-    assert len(open_split(copy).index) == 33
-    assert problems(copy) == [f"{TAR} has changed: its sha256 is not the manifest's"]
+    flip(own_trees / TAR, 3000)
+    assert len(open_split(own_trees).index) == 33
+    assert problems(own_trees) == [f"{TAR} has changed: its sha256 is not the manifest's"]
 
 
-def test_bad_images_are_named_by_shard_key_and_offset(copy: Path) -> None:
-    split = open_split(copy)
+def test_bad_images_are_named_by_shard_key_and_offset(own_trees: Path) -> None:
+    split = open_split(own_trees)
     first = 12
     at, size = int(split.index.image_offset_N[first]), int(split.index.image_bytes_N[first])
-    flip(copy / TAR, at)
-    flip(copy / TAR, int(split.index.image_offset_N[14]) + int(split.index.image_bytes_N[14]) - 1)
-    report = verify_split(copy, images=True, workers=2)
+    flip(own_trees / TAR, at)
+    flip(own_trees / TAR, int(split.index.image_offset_N[14]) + int(split.index.image_bytes_N[14]) - 1)
+    report = verify_split(own_trees, images=True, workers=2)
     assert report.images == 33
     (bad,) = [problem for problem in report.problems if problem.offset is not None and problem.offset == at]
     assert str(bad).startswith(f"{split.locate(first)} is not whole: ") and size > 100
     assert split.locate(first) == f"{bad.file}:{bad.member}:{bad.offset}"
 
 
-def test_images_behind_a_damaged_header_are_still_decoded(copy: Path) -> None:
-    split = open_split(copy)
-    flip(copy / TAR, int(split.index.offset_N[11]) - 512)
-    flip(copy / TAR, int(split.index.image_offset_N[15]))
-    report = verify_split(copy, images=True)
+def test_images_behind_a_damaged_header_are_still_decoded(own_trees: Path) -> None:
+    split = open_split(own_trees)
+    flip(own_trees / TAR, int(split.index.offset_N[11]) - 512)
+    flip(own_trees / TAR, int(split.index.image_offset_N[15]))
+    report = verify_split(own_trees, images=True)
     assert report.images == 33
     assert [problem.offset for problem in report.problems if problem.offset] == [
         split.index.image_offset_N[15]
@@ -192,12 +186,12 @@ def test_images_behind_a_damaged_header_are_still_decoded(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [(b"_", b"\x85"), (b" jpg ", b" jpg\0 ")])
-def test_a_damaged_index_line_hides_no_other_shard(old: bytes, new: bytes, copy: Path) -> None:
+def test_a_damaged_index_line_hides_no_other_shard(old: bytes, new: bytes, own_trees: Path) -> None:
     """The damage is in what no reader of the index looks at: to it the offsets still fit."""
-    path = copy / "trees-train-000000.idx"
+    path = own_trees / "trees-train-000000.idx"
     path.write_bytes(path.read_bytes().replace(old, new, 1))
-    flip(copy / f"{OTHER}.tar", 3000)
-    report = verify_split(copy, images=True)
+    flip(own_trees / f"{OTHER}.tar", 3000)
+    report = verify_split(own_trees, images=True)
     assert report.images == 33
     found = [str(problem) for problem in report.problems]
     for words in ("000000.idx does not fit its tar: line ", f"{OTHER}.tar has changed"):
@@ -267,10 +261,10 @@ def test_without_a_manifest_there_is_nothing_to_verify(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("images", [False, True])
-def test_progress_adds_up(copy: Path, images: bool) -> None:
+def test_progress_adds_up(own_trees: Path, images: bool) -> None:
     heard: list[tuple[int, int, int]] = []
-    verify_split(copy, images=images, progress=lambda *step: heard.append(step))
-    total = load_manifest(copy).bytes
+    verify_split(own_trees, images=images, progress=lambda *step: heard.append(step))
+    total = load_manifest(own_trees).bytes
     assert [sum(column) for column in zip(*heard, strict=True)] == [total, 33, 4 * total]
 
 
@@ -291,16 +285,16 @@ def test_cat_reads_a_named_image(tiny_split: Split) -> None:
             read_named_image(tiny_split.path, place)
 
 
-def test_hostile_sums_do_not_lead_out_of_the_folder(copy: Path) -> None:
-    with open(copy / "SHA256SUMS", "a") as sums:
+def test_hostile_sums_do_not_lead_out_of_the_folder(own_trees: Path) -> None:
+    with open(own_trees / "SHA256SUMS", "a") as sums:
         sums.write("00  ../outside\n00  /etc/passwd\n")
-    assert problems(copy) == []
+    assert problems(own_trees) == []
 
 
-def test_a_tar_that_is_whole_but_another_is_found(copy: Path) -> None:
+def test_a_tar_that_is_whole_but_another_is_found(own_trees: Path) -> None:
     """Same size, right headers, other samples: not even the headers tell."""
-    content = (copy / TAR).read_bytes()
-    at = open_split(copy).index.image_offset_N[9]
+    content = (own_trees / TAR).read_bytes()
+    at = open_split(own_trees).index.image_offset_N[9]
     renamed = member(b"birch_tree_99.jpg", b"")[:512]
-    (copy / TAR).write_bytes(content[: at - 512] + renamed[:124] + content[at - 512 + 124 :])
-    assert any("sha256" in line for line in problems(copy))
+    (own_trees / TAR).write_bytes(content[: at - 512] + renamed[:124] + content[at - 512 + 124 :])
+    assert any("sha256" in line for line in problems(own_trees))

@@ -29,7 +29,7 @@ import simplejpeg
 import torch
 from numpy.typing import NDArray
 from tests.pipeline.tars.test_store import jpeg
-from tests.pipeline.test_bad_samples import damage, own_split
+from tests.pipeline.test_bad_samples import damage
 from tests.pipeline.test_loader import by_position, load
 from tests.runs import config_for, finish, launch, quiet, records
 from tests.train.finetune.test_rand_augment import Given, ahead_of, batch_at
@@ -53,8 +53,6 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune import step_rate
 from turbomim.train.finetune import augment_ahead
 from turbomim.train.pretrain.pretrain import pretrain
-
-__all__ = ["own_split"]
 
 # as DALI 2.4 words it; a path of the pipeline's definition may name anything
 DALI = """Critical error in pipeline:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import shutil
 import tarfile
 import threading
 import time
@@ -36,13 +35,6 @@ def open_tars() -> int:
 
 def reader_threads() -> int:
     return sum(thread.name.startswith("turbomim-read") for thread in threading.enumerate())
-
-
-@pytest.fixture
-def own_split(tiny_split: Split, tmp_path: Path) -> Split:
-    """A copy of the split whose files a test may damage."""
-    shutil.copytree(tiny_split.path, tmp_path / "split")
-    return open_split(tmp_path / "split")
 
 
 def test_bytes_and_labels_are_those_of_the_tar(tiny_split: Split) -> None:

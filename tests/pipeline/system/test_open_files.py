@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.calls import call
 from tests.pipeline.reading.test_shard_files import open_tars
 from tests.runs import attempt, config_for, finish, launch, records
-from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.train.commands.test_cli import call
+from tests.calls import call
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -46,12 +45,6 @@ def read_by_tarfile(split: Split) -> list[Sample]:
             assert label_name == f"{key}.cls"
             samples.append((key, int(label), image))
     return samples
-
-
-@pytest.fixture
-def copy(tiny_split: Split, tmp_path: Path) -> Path:
-    """A copy that keeps the times, free to be damaged."""
-    return Path(shutil.copytree(tiny_split.path, tmp_path / "split"))
 
 
 def test_the_index_agrees_with_tarfile(tiny_split: Split) -> None:
@@ -188,23 +181,23 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize(("name", "damage", "words"), DAMAGE.values(), ids=DAMAGE)
-def test_damage_is_named(copy: Path, name: str, damage: Callable[[Path], object], words: str) -> None:
-    assert len(open_split(copy).index) == 33
-    damage(copy / name)
+def test_damage_is_named(own_trees: Path, name: str, damage: Callable[[Path], object], words: str) -> None:
+    assert len(open_split(own_trees).index) == 33
+    damage(own_trees / name)
     with pytest.raises(UserError, match=words) as raised:
-        open_split(copy)
+        open_split(own_trees)
     message = str(raised.value)
     assert name in message and "turbomim shard make" in message and "\n" not in message
 
 
-def test_several_damaged_shards_are_counted(copy: Path) -> None:
+def test_several_damaged_shards_are_counted(own_trees: Path) -> None:
     for name in ("trees-train-000001.tar", "trees-train-000003.tar"):
-        (copy / name).unlink()
+        (own_trees / name).unlink()
     with pytest.raises(UserError, match=r"000001\.tar' is missing; 2 of 4 shards"):
-        open_split(copy)
+        open_split(own_trees)
 
 
-def test_a_copied_split_is_hashed_once(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copied_split_is_hashed_once(own_trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: list[str] = []
 
     def spy(path: Path) -> str:
@@ -213,9 +206,9 @@ def test_a_copied_split_is_hashed_once(copy: Path, monkeypatch: pytest.MonkeyPat
 
     original = file_sha256
     monkeypatch.setattr(manifest, "file_sha256", spy)
-    make_newer(copy / "trees-train-000002.tar")
-    open_split(copy)
-    open_split(copy)
+    make_newer(own_trees / "trees-train-000002.tar")
+    open_split(own_trees)
+    open_split(own_trees)
     assert hashed == ["trees-train-000002.tar"]
 
 
@@ -246,13 +239,13 @@ def test_a_folder_without_a_manifest(tmp_path: Path, tiny_split: Split) -> None:
         ('"made": {', '"made": 7, "x": {', "wrong type"),
     ],
 )
-def test_an_edited_manifest_is_refused(copy: Path, old: str, new: str, words: str) -> None:
-    path = copy / "manifest.json"
+def test_an_edited_manifest_is_refused(own_trees: Path, old: str, new: str, words: str) -> None:
+    path = own_trees / "manifest.json"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=words):
-        load_manifest(copy)
+        load_manifest(own_trees)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.calls import call
 from tests.runs import config_for
-from tests.train.commands.test_cli import call
 from tests.train.models.test_mae import with_model
 from torch import Tensor
 

@@ -27,9 +27,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.calls import call
 from tests.pipeline.decoding.crop_reference import encode, rrc_window_by_torchvision, run_graph, run_windows
 from tests.pipeline.tars.tar_bytes import write_tar
-from tests.train.commands.test_cli import call
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.kernels.masking import random_masking

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.calls import call
 from tests.train.analyze.test_frequency import METHODS, two_runs
-from tests.train.commands.test_cli import call
 from tests.train.models.test_mae import inputs, textbook_loss
 from torch import Tensor
 from torch.func import functional_call

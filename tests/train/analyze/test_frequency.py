@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.calls import call
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 from tests.train.models import test_convmae, test_mff, test_simmim, test_simmim_swin
 from tests.train.models.test_mae import SMALL, inputs, with_model
 from torch import Tensor

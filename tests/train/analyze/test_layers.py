@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.calls import call
 from tests.runs import config_for, quiet, records
-from tests.train.commands.test_cli import call
 from tests.train.models.test_mae import with_model
 
 from turbomim.train.analyze.layers import fusion_shares

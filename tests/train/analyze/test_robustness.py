@@ -27,8 +27,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.calls import call
 from tests.train.analyze.test_frequency import two_runs
-from tests.train.commands.test_cli import call
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops

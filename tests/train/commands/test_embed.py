@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tests.calls import assert_one_line, call
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import functional as vision
 
@@ -318,8 +318,7 @@ def test_what_cannot_be_embedded_is_one_line(
     }  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert call(monkeypatch, "embed", *(str(places.get(word, word)) for word in words)) == code
-    err = capsys.readouterr().err
-    assert message in err and err.startswith("turbomim: ") and err.count("\n") == 1
+    assert_one_line(capsys, message)
     assert not list(tmp_path.glob("F.*"))
 
 

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.train.commands.test_cli import call
+from tests.calls import assert_one_line, call
 from tests.train.report.test_report import bare  # noqa: F401
 
 
@@ -51,6 +51,5 @@ def test_what_cannot_be_reported_is_one_line(
         "FOLDER": tmp_path / "folder.html",
     }
     assert call(monkeypatch, "report", *(str(places.get(word, word)) for word in words)) == code
-    err = capsys.readouterr().err
-    assert message in err and err.startswith("turbomim: ") and err.count("\n") == 1
+    assert_one_line(capsys, message)
     assert not (bare / "report.html").exists()

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
+from tests.calls import call
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.system.durable import make_folder, refusal
 from turbomim.pipeline.system.errors import UserError

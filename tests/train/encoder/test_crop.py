@@ -20,9 +20,9 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from tests.calls import call
 from tests.exported import CONFIGS
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding import centre_crops

@@ -26,9 +26,9 @@ import timm
 import torch
 from safetensors.torch import load_file
 from tests import ROOT
+from tests.calls import call
 from tests.exported import CONFIGS, make_run, stirred
 from tests.runs import config_for, outcome, quiet
-from tests.train.commands.test_cli import call
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch.nn import functional
 

@@ -18,9 +18,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from tests.calls import assert_one_line, call
 from tests.exported import make_run
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 from tests.train.folder.test_hostile_checkpoints import Evil
 from torch import nn
 
@@ -33,10 +33,7 @@ from turbomim.train.pretrain.pretrain import pretrain
 SIZES: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 2, "num_heads": 1}
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What evaluations keep goes to the test's own folder."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +129,6 @@ def test_a_file_is_fine_tuned_and_probed(run: Path, trees: Path, monkeypatch: py
     assert call(monkeypatch, "eval", "linear", file, *words) == 0
 
 
-def said_once(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
-    said = capsys.readouterr().err
-    assert said.startswith("turbomim: ") and said.count("\n") == 1 and "Traceback" not in said
-    assert all(part in said for part in parts), said
-
-
 @pytest.mark.parametrize("verb", ["knn", "linear", "finetune"])
 def test_files_that_do_not_fit_are_one_line(
     verb: str, theirs: Any, trees: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -162,15 +153,15 @@ def test_files_that_do_not_fit_are_one_line(
     ):
         torch.save({"model": tree}, "bad.pth")
         assert call(monkeypatch, "eval", verb, "bad.pth", *words) == 1
-        said_once(capsys, "bad.pth", *parts)
+        assert_one_line(capsys, "bad.pth", *parts)
     torch.save({"model": weights}, "bad.pth")
     assert call(monkeypatch, "eval", verb, "bad.pth", *words, "--model.heads", "3") == 2
-    said_once(capsys, "model.width")
+    assert_one_line(capsys, "model.width")
     data = Path("bad.pth").read_bytes()
     for share in (0.0, 0.3, 0.9):
         Path("cut.pth").write_bytes(data[: int(share * len(data))])
         assert call(monkeypatch, "eval", verb, "cut.pth", *words) == 1
-        said_once(capsys, "cut.pth", "again")
+        assert_one_line(capsys, "cut.pth", "again")
     assert not Path("runs").exists()
 
 
@@ -183,7 +174,7 @@ def test_a_pickle_that_would_run_code_does_not(
     words = ["--train", str(trees), "--test", str(trees)]
     torch.save({"model": {**theirs.state_dict(), "x": evil}}, "evil.pth")
     assert call(monkeypatch, "eval", verb, "evil.pth", *words) == 1
-    said_once(capsys, "evil.pth", "'x' is of a kind that no weight has, posix.system")
+    assert_one_line(capsys, "evil.pth", "'x' is of a kind that no weight has, posix.system")
     torch.save({"model": theirs.state_dict(), "args": evil}, "evil.pth")
     assert "passed over, nothing of it ran: posix.system\n" in load_source(Path("evil.pth"), {}).assumed
     assert not marker.exists()
@@ -241,9 +232,11 @@ def test_other_encoders_by_timms_names_are_named(
     (exported,) = export(trained, "timm", Path("out"))
     words = ["--train", str(trees), "--test", str(trees)]
     assert call(monkeypatch, "eval", "knn", str(exported.path), *words) == 1
-    said_once(capsys, "is a SimMIM encoder, or another Beit or Swin", "eval takes plain ViTs", "give the run")
+    assert_one_line(
+        capsys, "is a SimMIM encoder, or another Beit or Swin", "eval takes plain ViTs", "give the run"
+    )
     assert call(monkeypatch, "import", str(exported.path), "--from", "mae", "--run.name", "s") == 1
-    said_once(capsys, "is a SimMIM encoder", "import takes SimMIM's own checkpoints")
+    assert_one_line(capsys, "is a SimMIM encoder", "import takes SimMIM's own checkpoints")
 
 
 def test_a_pipe_is_refused(
@@ -251,4 +244,4 @@ def test_a_pipe_is_refused(
 ) -> None:
     os.mkfifo("pipe")
     assert call(monkeypatch, "eval", "knn", "pipe", "--train", str(trees), "--test", str(trees)) == 1
-    said_once(capsys, "pipe is not a file")
+    assert_one_line(capsys, "pipe is not a file")

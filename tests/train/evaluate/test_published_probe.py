@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tests.calls import assert_one_line, call
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 from tests.train.models.test_simmim import SMALL as SIMMIM
 from torch import nn
 
@@ -246,8 +246,7 @@ def test_what_cannot_be_is_one_line(
     message: str,
 ) -> None:
     assert call(monkeypatch, *words(run, trees, *more)) == 2
-    err = capsys.readouterr().err
-    assert message in err and err.startswith("turbomim: ") and err.count("\n") == 1
+    assert_one_line(capsys, message)
 
 
 @pytest.mark.parametrize(
@@ -270,8 +269,7 @@ def test_the_solved_probe_refuses_what_it_does_not_read(
 ) -> None:
     path = str(trees)
     assert call(monkeypatch, "eval", "linear", str(run), "--train", path, "--test", path, *more) == 2
-    err = capsys.readouterr().err
-    assert f"{more[0]} is of --recipe published" in err and err.count("\n") == 1
+    assert_one_line(capsys, f"{more[0]} is of --recipe published")
 
 
 def test_warm_up_keeps_its_share_and_a_replaced_result_is_said(

@@ -59,9 +59,7 @@ TO_MMSEG = {ours: theirs for ours, _, theirs in AROUND} | {
 }
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.mark.parametrize("name", ["mae", "mff", "lsmae"])

@@ -31,10 +31,7 @@ from turbomim.train.export.programs import export
 from turbomim.train.export.weights import write_weights
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def images() -> Tensor:

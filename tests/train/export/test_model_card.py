@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from tests.calls import call
 from tests.exported import FINGERPRINT, POSITION, STEP, make_run
-from tests.train.commands.test_cli import call
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError
@@ -39,9 +39,7 @@ SCORES = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def card_of(trained: Trained, to: str = "timm", **options: Any) -> str:

@@ -26,9 +26,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tests import ROOT
+from tests.calls import call
 from tests.exported import CONFIGS, make_run, snippets
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 from tests.train.foreign.names import DECODER, ENCODER, weights
 
 from turbomim.pipeline.system.errors import UserError
@@ -42,9 +42,7 @@ from turbomim.train.pretrain.pretrain import pretrain
 DOCS = ROOT / "docs"
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,10 +29,7 @@ from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def pixels(images_BHWC: Tensor) -> Tensor:

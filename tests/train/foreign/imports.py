@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.train.commands.test_cli import call
+from tests.calls import call
 from torch import Tensor
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs go to the test's own folder."""
-    monkeypatch.chdir(tmp_path)
 
 
 def save(tree: object, name: str = "file.pth") -> str:

@@ -20,8 +20,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from tests.train.commands.test_cli import call
-from tests.train.foreign.imports import here as here
+from tests.calls import call
 from tests.train.foreign.imports import import_file, imported, same, save
 from tests.train.foreign.names import (
     CONV_WIDTHS,
@@ -58,6 +57,8 @@ from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import sincos_positions
 from turbomim.train.recipes.command_line import parse_config
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+
+pytestmark = pytest.mark.usefixtures("here")
 
 FULL = ENCODER + DECODER
 

@@ -21,7 +21,6 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from tests.exported import make_run
-from tests.train.foreign.imports import here as here
 from tests.train.foreign.imports import import_file, imported, same, save
 from torch import Tensor
 
@@ -30,6 +29,8 @@ from turbomim.train.encoder.source import load_source
 from turbomim.train.export.programs import export
 from turbomim.train.foreign.formats import MMSELFSUP
 from turbomim.train.models.mae import MAE
+
+pytestmark = pytest.mark.usefixtures("here")
 
 Weights = dict[str, Tensor]
 # heads of the model, which no tensor tells

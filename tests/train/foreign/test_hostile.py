@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.train.commands.test_cli import call
+from tests.calls import call
 from tests.train.folder.test_hostile_checkpoints import HEADERS, Evil
 from tests.train.foreign.imports import import_file, imported, same
 from tests.train.foreign.names import DECODER, ENCODER, weights
@@ -28,10 +28,7 @@ from tests.train.foreign.names import DECODER, ENCODER, weights
 WHOLE = weights(ENCODER + DECODER)
 
 
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs go to the test's own folder."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 def refused(

@@ -24,10 +24,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.calls import assert_one_line, call
 from tests.exported import make_run
 from tests.runs import config_for, outcome, quiet, run
-from tests.train.commands.test_cli import call
-from tests.train.foreign.imports import here as here
 from tests.train.foreign.imports import import_file, imported, same, save
 from tests.train.foreign.names import (
     DECODER,
@@ -52,6 +51,8 @@ from turbomim.train.models.methods import make_model
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
+
+pytestmark = pytest.mark.usefixtures("here")
 
 FULL = ENCODER + DECODER
 OURS = {name for name, _, _ in FULL}
@@ -235,9 +236,7 @@ def test_everything_that_takes_a_run_takes_it(
 
 def refused(capsys: pytest.CaptureFixture[str], *parts: str) -> None:
     """One line with these parts, and no run."""
-    said = capsys.readouterr().err
-    assert said.startswith("turbomim: ") and said.count("\n") == 1 and "Traceback" not in said
-    assert all(part in said for part in parts), said
+    assert_one_line(capsys, *parts)
     assert not Path("runs").exists()
 
 

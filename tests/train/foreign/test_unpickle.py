@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.train.foreign.imports import here as here
 from tests.train.foreign.imports import import_file, imported, same, save
 from tests.train.foreign.names import DECODER, ENCODER, weights
 from torch import Tensor, nn
@@ -32,6 +31,8 @@ from turbomim.train.foreign import unpickle
 from turbomim.train.foreign.file import read_tensors
 from turbomim.train.foreign.torch_save import read_torch
 from turbomim.train.foreign.unpickle import StandIn
+
+pytestmark = pytest.mark.usefixtures("here")
 
 WHOLE = weights(ENCODER + DECODER, theirs=True)
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tests.pipeline.test_bad_samples import damage, own_split
+from tests.pipeline.test_bad_samples import damage
 from tests.runs import attempt, config_for, finish, free_port, launch, launch_ranks, outcome, quiet, ranked
 
 from turbomim.pipeline.decoding.crop import Crop
@@ -49,8 +49,6 @@ from turbomim.train.pictures.reconstruction import show
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World
-
-__all__ = ["own_split"]
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 BAD = (4, 12)

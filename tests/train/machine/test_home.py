@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.calls import call
 from tests.pipeline.system.test_filesystems import shim  # noqa: F401
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.commands import cli

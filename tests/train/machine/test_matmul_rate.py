@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.calls import call
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 
 from turbomim.kernels.linear import linear
 from turbomim.pipeline.system.errors import UserError

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.calls import assert_one_line, call
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
@@ -78,8 +78,7 @@ def test_bad_orders_are_one_line(
     words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, "pretrain", *words) in (1, 2)
-    err = capsys.readouterr().err
-    assert message in err and err.count("\n") == 1
+    assert_one_line(capsys, message)
 
 
 def table(config: Config, ranks: int, **given: Any) -> dict[str, str]:

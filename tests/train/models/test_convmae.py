@@ -16,7 +16,13 @@ import dataclasses
 
 import pytest
 import torch
-from tests.train.models.test_mae import assert_compiles, assert_same_gradients, inputs, textbook_loss
+from tests.train.models.test_mae import (
+    assert_compiles,
+    assert_same_gradients,
+    inputs,
+    textbook_loss,
+    with_model,
+)
 from torch import Tensor
 
 from turbomim.benchmarks.step.textbook_convmae import TextbookConvMAE, upsampled
@@ -48,11 +54,6 @@ SMALL = Config(
     ),
     run=RunConfig(seed=3),
 )
-
-
-def with_model(config: Config, **changes: object) -> Config:
-    model = dataclasses.replace(config.model, **changes)  # type: ignore[arg-type]
-    return dataclasses.replace(config, model=model)
 
 
 # of 16 patches 4 are visible, in four ways

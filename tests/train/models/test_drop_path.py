@@ -14,7 +14,8 @@ import dataclasses
 
 import pytest
 import torch
-from tests.train.models.test_simmim import SMALL, inputs, stirred, with_model
+from tests.train.models.test_mae import inputs, with_model
+from tests.train.models.test_simmim import SMALL, stirred
 from tests.train.models.test_simmim_swin import SMALL_V2
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def test_a_sample_trains_the_model_whose_branches_it_drew(config: Config) -> Non
 @BOTH
 @pytest.mark.parametrize("recompute", [False, True], ids=["plain", "recomputed"])
 def test_compiled_equals_eager(config: Config, recompute: bool) -> None:
-    images, _, _ = inputs(config)
+    images, _, _ = inputs(config, 3)
     epochs, ids = EPOCH.repeat(3), torch.arange(3) + 10
     eager = make_model(config)
     step = dataclasses.replace(config.step, recompute=recompute)
@@ -96,7 +97,7 @@ def test_compiled_equals_eager(config: Config, recompute: bool) -> None:
 
 @BOTH
 def test_recomputed_branches_are_those_of_the_forward_pass(config: Config) -> None:
-    images, _, _ = inputs(config)
+    images, _, _ = inputs(config, 3)
     step = dataclasses.replace(config.step, recompute=True)
     plain, again = stirred(config), stirred(dataclasses.replace(config, step=step))
     for net in (plain, again):
@@ -109,7 +110,7 @@ def test_recomputed_branches_are_those_of_the_forward_pass(config: Config) -> No
 
 @BOTH
 def test_nothing_is_left_out_of_features_and_held_out_losses(config: Config) -> None:
-    images, keep, mask = inputs(config)
+    images, keep, mask = inputs(config, 3)
     net, plain = stirred(config), stirred(with_model(config, drop_path=0.0))
     batch = images, EPOCH.repeat(3), torch.arange(3), keep, mask
     assert net(*batch) != plain(*batch)

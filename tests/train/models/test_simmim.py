@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from tests.train.models import test_mae
+from tests.train.models.test_mae import inputs, with_model
 from timm.models.beit import Beit
 from torch import Tensor
 from torch.nn import functional
@@ -36,20 +37,6 @@ SMALL = Config(
     ),
     run=RunConfig(seed=3),
 )  # fmt: skip
-
-
-def with_model(config: Config, **changes: object) -> Config:
-    model = dataclasses.replace(config.model, **changes)  # type: ignore[arg-type]
-    return dataclasses.replace(config, model=model)
-
-
-def inputs(config: Config, batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """Images and masks of single patches, which no mask unit would give."""
-    g = torch.Generator().manual_seed(0)
-    size = config.data.size
-    images = torch.randint(0, 256, (batch, size, size, 3), generator=g, dtype=torch.uint8)
-    order = torch.rand(batch, config.patches, generator=g).argsort(1)
-    return images, order[:, : config.keep].contiguous(), order[:, config.keep :].contiguous()
 
 
 def stirred(config: Config) -> SimMIM:
@@ -156,7 +143,7 @@ def assert_same_gradients(net: SimMIM, p: dict[str, Tensor]) -> None:
 )
 def test_loss_and_every_gradient_equal_the_published_form(target: str, norm_pix: bool) -> None:
     config = with_model(SMALL, target=target, norm_pix=norm_pix)
-    images, keep, mask = inputs(config)
+    images, keep, mask = inputs(config, 3)
     net = stirred(config)
     p = doubled(net)
     ours = net(images, torch.zeros(3, dtype=torch.long), torch.arange(3), keep, mask)
@@ -169,14 +156,14 @@ def test_loss_and_every_gradient_equal_the_published_form(target: str, norm_pix:
 
 def test_ideal_target_is_that_of_mae() -> None:
     config = with_model(SMALL, target="ideal")
-    images, keep, mask = inputs(config)
+    images, keep, mask = inputs(config, 3)
     _, target = make_model(config).patchify(images, keep, mask)
     _, expected = MAE(with_model(config, method="mae", decoder_heads=2)).patchify(images, keep, mask)
     assert torch.equal(target, expected)
 
 
 def test_prediction_does_not_see_masked_pixels() -> None:
-    images, keep, mask = inputs(SMALL)
+    images, keep, mask = inputs(SMALL, 3)
     net = stirred(SMALL)
     outputs = []
     for fill in (0, 255):
@@ -199,7 +186,7 @@ def test_features_are_those_of_timms_beit() -> None:
     names = {n: v for n, v in net.state_dict().items() if not n.startswith(net.decoder_names)}
     assert isinstance(beit, Beit)
     beit.load_state_dict(names, strict=True)
-    images, _, _ = inputs(SMALL)
+    images, _, _ = inputs(SMALL, 3)
     with torch.no_grad():
         ours, theirs = net.features(images), beit.eval().forward_features(normalised(images).float())
     assert ours.shape == (3, 37, 48)
@@ -307,7 +294,7 @@ def test_an_error_that_is_equal_everywhere_is_the_loss() -> None:
 @pytest.mark.parametrize("recompute", [False, True], ids=["plain", "recomputed"])
 def test_compiled_step_equals_eager(recompute: bool) -> None:
     config = with_model(SMALL, depth=1, target="gaussian")
-    images, _, _ = inputs(config)
+    images, _, _ = inputs(config, 3)
     epochs, ids = torch.zeros(3, dtype=torch.long), torch.arange(3) + 10
     eager = make_model(config)
     step = dataclasses.replace(config.step, recompute=recompute)

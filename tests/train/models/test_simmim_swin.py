@@ -16,17 +16,15 @@ import math
 
 import pytest
 import torch
-from tests.train.models.test_mae import assert_compiles
+from tests.train.models.test_mae import assert_compiles, inputs, with_model
 from tests.train.models.test_simmim import (
     assert_same_gradients,
-    inputs,
     mask_of,
     meta_model,
     normalised,
     published_loss,
     stirred,
     wanted,
-    with_model,
 )
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block
@@ -83,7 +81,7 @@ def published_swin(net: SimMIM, images: Tensor, ids_mask: Tensor, target: Tensor
 )
 def test_loss_and_every_gradient_equal_the_published_form(base: Config, changes: dict[str, object]) -> None:
     config = with_model(base, **changes)
-    images, keep, mask = inputs(config)
+    images, keep, mask = inputs(config, 3)
     net = stirred(config)
     double = copy.deepcopy(net).double()
     target = wanted(images, config)
@@ -110,7 +108,7 @@ def slid(image_BCSS: Tensor, window: int) -> Tensor:
 def test_a_flat_image_has_small_window_targets() -> None:
     """No variance below zero, and what rounding leaves is not blown up."""
     config = with_model(SMALL_V2, norm_window=47)
-    _, keep, mask = inputs(config)
+    _, keep, mask = inputs(config, 3)
     images = torch.full((3, 48, 48, 3), 201, dtype=torch.uint8)
     _, target = make_model(config).patchify(images, keep, mask)
     assert float(target.abs().max()) < 0.01
@@ -214,7 +212,7 @@ def test_features_are_those_of_timm(config: Config) -> None:
     )
     names = {n: v for n, v in net.state_dict().items() if not n.startswith(net.decoder_names)}
     encoder.load_state_dict(names, strict=True)
-    images, _, _ = inputs(config)
+    images, _, _ = inputs(config, 3)
     with torch.no_grad():
         theirs = encoder.eval().forward_features(normalised(images).float()).flatten(1, 2)
         ours = net.features(images)
@@ -249,7 +247,7 @@ def test_initial_weights_are_the_published_ones(config: Config) -> None:
 @BOTH
 def test_compiled_step_equals_eager(config: Config) -> None:
     config = with_model(config, stages="2,1", **({} if config is SMALL else {"norm_window": 7}))
-    images, _, _ = inputs(config)
+    images, _, _ = inputs(config, 3)
     epochs, ids = torch.zeros(3, dtype=torch.long), torch.arange(3) + 10
     eager = make_model(config)
     compiled = make_model(dataclasses.replace(config, step=dataclasses.replace(config.step, recompute=True)))

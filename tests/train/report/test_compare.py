@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.train.commands.test_cli import call
+from tests.calls import assert_one_line, call
 
 from turbomim.pipeline.tars.manifest import load_manifest
 from turbomim.pipeline.tars.split import Split
@@ -222,8 +222,7 @@ def test_what_cannot_be_compared_is_one_line(
         for name, losses in (("RUN", [1.0]), ("EMPTY", []), ("EMPTY2", []))
     }
     assert call(monkeypatch, *(runs.get(word, word) for word in words)) == code
-    err = capsys.readouterr().err
-    assert message in err and err.startswith("turbomim: ") and err.count("\n") == 1
+    assert_one_line(capsys, message)
     assert not (tmp_path / "compare.png").exists()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.train.commands.test_cli import call
+from tests.calls import call
 from tests.train.report.html_page import Page
 from tests.train.report.test_report import RECORDS, SECTIONS, bare, cells, end_of, full, page_of, part  # noqa: F401
 

@@ -25,9 +25,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tests.calls import call
 from tests.pipeline.test_bad_samples import damage
 from tests.runs import config_for, quiet
-from tests.train.commands.test_cli import call
 from tests.train.report.html_page import Element, Page
 
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST

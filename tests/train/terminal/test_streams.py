@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from rich.console import Console
+from tests.calls import call
 from tests.runs import config_for, finish, launch, quiet, status
-from tests.train.commands.test_cli import call
 from tests.train.folder.test_seeing import RECORD
 
 from turbomim.pipeline.making.pack import make_shards

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
-from tests.train.commands.test_cli import call
+from tests.calls import assert_one_line, call
 
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
@@ -227,9 +227,7 @@ def test_what_cannot_be_scored_is_one_line(
                 (source / name / path.name).write_bytes(path.read_bytes())
         make_shards(source, tmp_path / "two", ShardSettings(shard_size=9))
     assert call(monkeypatch, *(str(paths.get(word, word)) for word in words)) == code
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.startswith("turbomim: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert_one_line(capsys, message)
 
 
 def test_a_run_without_a_checkpoint_is_refused(
