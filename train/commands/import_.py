@@ -60,11 +60,11 @@ def import_run(options: Import, flags: Values) -> str:
     theirs, notes = read_tensors(options.file)
     asked = Asked(file=options.file, form=options.from_, flags=flags, recipe=options.recipe)
     found = model_of(theirs, asked, "give the --recipe or settings it was made by")
-    folder = begin(found, options)
-    return report(options, found, notes, folder)
+    folder = begin_run(found, options)
+    return what_was_taken(options, found, notes, folder)
 
 
-def begin(found: ForeignModel, options: Import) -> Path:
+def begin_run(found: ForeignModel, options: Import) -> Path:
     """Write the run folder; the checkpoint first, so that a run with settings has its weights."""
     config, placed = found.settled.config, found.placed
     folder = rundir.run_folder(config)
@@ -86,7 +86,7 @@ def begin(found: ForeignModel, options: Import) -> Path:
     return folder
 
 
-def report(options: Import, found: ForeignModel, notes: list[str], folder: Path) -> str:
+def what_was_taken(options: Import, found: ForeignModel, notes: list[str], folder: Path) -> str:
     """What was taken and assumed, and the command that goes on.
 
     notes: what was passed over in the file.
