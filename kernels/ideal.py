@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import wrap_triton
 
+from turbomim.kernels.patch_target import PatchTarget
 from turbomim.kernels.patch_values import load_cell, normalise, of_channel, store_patch
 
 # A product of two stacks of matrices, in float32: (B, C, I, J), (B, C, J, K) -> (B, C, I, K).
@@ -61,6 +62,11 @@ def ideal_rows(images_BHWC: Tensor, radius: float, product: Product) -> tuple[Te
 
     Returns the real and the imaginary part (B, 3, S, Q), and the waves (Q, S): a part times the waves is the
     filtered image's, 255 * S * S times too large.
+    For example, 224 pixels and a radius of 40: the disc reaches the frequencies 0 to 40, so R is 41, and the
+    waves are 41 cosines and 41 sines, (82, 224).  Two products make the spectrum: (82, 224) times (224, 224)
+    times (224, 82) is (82, 82), in quarters: cosines or sines down, cosines or sines across.  The disc weighs
+    the quarters, with the signs of exp(-ify) exp(-ifx), and a third product goes back to pixels along the
+    columns: (224, 82) times (82, 82) is (224, 82), for each of both parts.
     """
     # The matrices depend on the size, so a traced size becomes a constant here.
     size = int(images_BHWC.shape[1])
@@ -81,12 +87,6 @@ def ideal_rows(images_BHWC: Tensor, radius: float, product: Product) -> tuple[Te
         odd_y_RR * cs + odd_x_RR * sc,
     )
     return product(waves_QS.T, real_BCQQ), product(waves_QS.T, imag_BCQQ), waves_QS
-
-
-def ideal_disc(size: int, radius: float) -> Tensor:
-    """Return the published mask over the shifted spectrum: (S, S) float32, 1 = frequency kept."""
-    distance = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    return (distance[:, None] ** 2 + distance[None, :] ** 2 <= radius**2).float()
 
 
 def ideal_frequencies(size: int, radius: float) -> int:
@@ -264,19 +264,16 @@ def launch_ideal_patches(
     images_BHWC: Tensor,
     ids_mask_BM: Tensor,
     target_BMP: Tensor,
-    patch: int,
-    radius: float,
-    norm_pix: bool,
-    scales_and_shifts: list[float],
-    run: Callable[[Any], Any] = lambda kernel: kernel,
+    target: PatchTarget,
+    run: Callable[[Any], Any],
 ) -> None:
     """Filter the images by products, and write the targets of the masked patches: one program for each."""
 
     def product(a: Tensor, b: Tensor) -> Tensor:
         return _launch_product(a, b, run=run)
 
-    size = images_BHWC.shape[1]
-    real_BCSQ, imag_BCSQ, waves_QS = ideal_rows(images_BHWC, radius, product)
+    real_BCSQ, imag_BCSQ, waves_QS = ideal_rows(images_BHWC, target.radius, product)
+    scales, shifts = target.scales_and_shifts()
     run(_ideal_patches_kernel)[(ids_mask_BM.numel(),)](
         real_BCSQ,
         imag_BCSQ,
@@ -284,20 +281,21 @@ def launch_ideal_patches(
         ids_mask_BM.contiguous(),
         target_BMP,
         ids_mask_BM.shape[1],
-        *scales_and_shifts,
-        **ideal_constants(size, patch, radius, norm_pix),
+        *scales,
+        *shifts,
+        **ideal_constants(images_BHWC.shape[1], target),
     )
 
 
-def ideal_constants(size: int, patch: int, radius: float, norm_pix: bool) -> dict[str, int]:
+def ideal_constants(size: int, target: PatchTarget) -> dict[str, int]:
     """Return the compile-time arguments and options of the kernel that writes ideal targets."""
-    side = max(16, triton.next_power_of_2(patch))
+    side = max(16, triton.next_power_of_2(target.patch))
     return {
         "S": size,
-        "WAVES": 2 * ideal_frequencies(size, radius),
-        "PATCH": patch,
-        "NORM_PIX": norm_pix,
-        "BLOCK": triton.next_power_of_2(patch * patch * 3),
+        "WAVES": 2 * ideal_frequencies(size, target.radius),
+        "PATCH": target.patch,
+        "NORM_PIX": target.norm_pix,
+        "BLOCK": triton.next_power_of_2(target.patch**2 * 3),
         "SIDE": side,
         "TERMS": TERMS,
         "num_warps": 4 if side == 16 else 8,

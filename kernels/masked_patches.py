@@ -10,7 +10,7 @@ patch (p * p * 3, in row, column, channel order).  Mask polarity: 1 = removed, 0
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 import triton
@@ -20,11 +20,10 @@ from torch.library import triton_op, wrap_triton
 
 from turbomim.kernels.ideal import ideal_frequencies, ideal_ref, launch_ideal_patches
 from turbomim.kernels.lowpass import blur_patch, blur_scalars, gaussian_extent, gaussian_ref
+from turbomim.kernels.patch_target import PatchTarget, TargetKind
 from turbomim.kernels.patch_values import load_cell, load_patch, normalise, of_channel, single, store_patch
 from turbomim.kernels.patchify import channel_row, gather_patches, gather_statistics
 from turbomim.kernels.source import SOURCE
-
-Target = Literal["raw", "gaussian", "ideal"]
 
 # The widest window that a program blurs at once: patch + 2 * reach, up to a power of two.
 WINDOW_LIMIT = 64
@@ -36,20 +35,15 @@ def masked_patches(
     images_BHWC: Tensor,
     ids_keep_BK: Tensor,
     ids_mask_BM: Tensor,
+    target: PatchTarget,
     *,
-    patch: int,
-    target: Target,
-    radius: float,
-    norm_pix: bool,
-    mean: Sequence[float],
-    std: Sequence[float],
     dtype: torch.dtype,
     target_dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Cut a batch into the encoder's visible patches and the decoder's targets.
 
     images (B, S, S, 3) uint8, contiguous; ids_keep (B, K) and ids_mask (B, M) int64, row-major patch numbers
-    in any order; radius in cycles per image, not used by "raw"; mean and std for 0..1 units, one a channel.
+    in any order.
     Returns visible (B, K, P) `dtype`, never filtered, and target (B, M, P) `target_dtype`: low-passed in 0..1
     units, then normalised by mean and std, then, if norm_pix, by its own patch's mean and unbiased variance
     + 1e-6; all in float32.  A patch number outside the image gives a row of NaN.
@@ -57,17 +51,21 @@ def masked_patches(
     Source: arXiv:2111.06377 sec. 3 and MAE's patchify; arXiv:2303.02416 for the low-frequency target, whose
     code has the "ideal" filter; "gaussian" is ours.
     """
-    _check(images_BHWC, ids_keep_BK, ids_mask_BM, patch, target, radius, mean, std, (dtype, target_dtype))
+    _check_tensors(images_BHWC, ids_keep_BK, ids_mask_BM)
+    _check_target(target, images_BHWC.shape[1])
+    for name, kind in (("dtype", dtype), ("target_dtype", target_dtype)):
+        if kind not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"{name} is {kind}: choose float32, bfloat16 or float16")
     visible_BKP, target_BMP = masked_patches_op(
         images_BHWC,
         ids_keep_BK,
         ids_mask_BM,
-        patch,
-        target,
-        radius,
-        norm_pix,
-        list(mean),
-        list(std),
+        target.patch,
+        target.kind,
+        target.radius,
+        target.norm_pix,
+        list(target.mean),
+        list(target.std),
         dtype,
         target_dtype,
         SOURCE,
@@ -75,25 +73,23 @@ def masked_patches(
     return visible_BKP, target_BMP
 
 
-def _check(
-    images_BHWC: Tensor,
-    ids_keep_BK: Tensor,
-    ids_mask_BM: Tensor,
-    patch: int,
-    target: str,
-    radius: float,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtypes: tuple[torch.dtype, torch.dtype],
-) -> None:
+def targets_of_whole_images(images_BHWC: Tensor, target: PatchTarget) -> tuple[Tensor, Tensor]:
+    """Return the target of every patch (B, N, P) float32, and the patches' numbers (B, N), in order."""
+    patches = (images_BHWC.shape[1] // target.patch) ** 2
+    every_BN = torch.arange(patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
+    # no visible patch is wanted, and the kernel wants one
+    one_B1 = every_BN[:, :1].contiguous()
+    _, whole_BNP = masked_patches(images_BHWC, one_B1, every_BN, target, dtype=torch.float32)
+    return whole_BNP, every_BN
+
+
+def _check_tensors(images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> None:
     """Raise ValueError if `masked_patches` cannot work on these."""
     shape = tuple(images_BHWC.shape)
     if images_BHWC.dtype != torch.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
         raise ValueError(f"images are {shape} {images_BHWC.dtype}: give square uint8 RGB, (B, S, S, 3)")
     if not images_BHWC.is_contiguous():
         raise ValueError(f"images have strides {images_BHWC.stride()}: call .contiguous() on them first")
-    if patch < 1 or shape[1] % patch:
-        raise ValueError(f"patch is {patch}: choose a divisor of the image's {shape[1]} pixels")
     for name, ids in (("ids_keep", ids_keep_BK), ("ids_mask", ids_mask_BM)):
         if ids.dtype != torch.int64 or ids.ndim != 2 or ids.shape[0] != shape[0]:
             raise ValueError(
@@ -101,53 +97,46 @@ def _check(
             )
         if ids.device != images_BHWC.device:
             raise ValueError(f"{name} is on {ids.device} and the images on {images_BHWC.device}: move one")
-    if target not in ("raw", "gaussian", "ideal"):
-        raise ValueError(f'target is "{target}": choose "raw", "gaussian" or "ideal"')
-    if target == "gaussian":
-        gaussian_extent(shape[1], radius)
-    if target == "ideal":
-        ideal_frequencies(shape[1], radius)
+
+
+def _check_target(target: PatchTarget, size: int) -> None:
+    """Raise ValueError if images of `size` pixels have no such target."""
+    if target.patch < 1 or size % target.patch:
+        raise ValueError(f"patch is {target.patch}: choose a divisor of the image's {size} pixels")
+    if target.kind not in ("raw", "gaussian", "ideal"):
+        raise ValueError(f'target is "{target.kind}": choose "raw", "gaussian" or "ideal"')
+    if target.kind == "gaussian":
+        gaussian_extent(size, target.radius)
+    if target.kind == "ideal":
+        ideal_frequencies(size, target.radius)
+    mean, std = target.mean, target.std
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"mean is {tuple(mean)} and std {tuple(std)}: give three numbers each, std above 0")
-    for name, dtype in zip(("dtype", "target_dtype"), dtypes, strict=True):
-        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"{name} is {dtype}: choose float32, bfloat16 or float16")
 
 
 def masked_patches_ref(
     images_BHWC: Tensor,
     ids_keep_BK: Tensor,
     ids_mask_BM: Tensor,
-    patch: int,
-    target: str,
-    radius: float,
-    norm_pix: bool,
-    mean: Sequence[float],
-    std: Sequence[float],
+    target: PatchTarget,
     dtype: torch.dtype,
     target_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Do what `masked_patches` does, in plain torch on any device, in float32."""
-    scale_V, shift_V = (
-        channel_row(values, patch, images_BHWC.device) for values in _scales_and_shifts(mean, std)
-    )
+    patch, device = target.patch, images_BHWC.device
+    scale_V, shift_V = (channel_row(values, patch, device) for values in target.scales_and_shifts())
 
     visible, outside = gather_patches(images_BHWC, ids_keep_BK, patch)
     visible_BKP = (visible * scale_V + shift_V + outside).flatten(2).to(dtype)
 
-    low_pass = {"gaussian": gaussian_ref, "ideal": ideal_ref}
-    filtered_BHWC = low_pass[target](images_BHWC, radius) * 255 if target in low_pass else images_BHWC
+    low_pass = {"gaussian": gaussian_ref, "ideal": ideal_ref}.get(target.kind)
+    filtered_BHWC = images_BHWC if low_pass is None else low_pass(images_BHWC, target.radius) * 255
     hidden, outside = gather_patches(filtered_BHWC, ids_mask_BM, patch)
     target_BMpV = hidden * scale_V + shift_V + outside
-    if norm_pix:
+    if target.norm_pix:
         average, variance = gather_statistics(filtered_BHWC, ids_mask_BM, patch, scale_V, shift_V)
         target_BMpV = (target_BMpV - average) / (variance + _EPSILON).sqrt()
     return visible_BKP, target_BMpV.flatten(2).to(target_dtype)
-
-
-def _scales_and_shifts(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return for each channel what 0..255 are multiplied by, and what is then added."""
-    return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
 @triton.jit
@@ -206,9 +195,10 @@ def _masked_patches_kernel(
         store_patch(target_ptr, out, target, inside, value, P)
 
 
-def kernel_constants(size: int, patch: int, target: str, radius: float, norm_pix: bool) -> dict[str, int]:
-    """Return the kernel's compile-time arguments and options."""
-    reach = gaussian_extent(size, radius)[1] if target == "gaussian" else 0
+def kernel_constants(size: int, target: PatchTarget) -> dict[str, int]:
+    """Return the kernel's compile-time arguments and options, for images of `size` pixels."""
+    patch, blurs = target.patch, target.kind == "gaussian"
+    reach = gaussian_extent(size, target.radius)[1] if blurs else 0
     block = triton.next_power_of_2(patch * patch * 3)
     window = max(16, triton.next_power_of_2(patch + 2 * reach))
     by_values, by_window = min(8, max(1, block // 256)), window // 4
@@ -216,49 +206,40 @@ def kernel_constants(size: int, patch: int, target: str, radius: float, norm_pix
         "S": size,
         "PATCH": patch,
         "REACH": reach,
-        "BLUR": target == "gaussian",
-        "NORM_PIX": norm_pix,
+        "BLUR": blurs,
+        "NORM_PIX": target.norm_pix,
         "BLOCK": block,
         # tl.dot needs at least 16 of each.
         "SIDE": max(16, triton.next_power_of_2(patch)),
         "WINDOW": window,
-        "num_warps": by_window if target == "gaussian" else by_values,
+        "num_warps": by_window if blurs else by_values,
     }
 
 
-def kernel_scalars(
-    size: int, target: str, radius: float, mean: Sequence[float], std: Sequence[float]
-) -> list[float]:
+def kernel_scalars(size: int, target: PatchTarget) -> list[float]:
     """Return the kernel's nine numbers: a scale and a shift for each channel, and the blur's three."""
-    scales, shifts = _scales_and_shifts(mean, std)
-    if target != "gaussian":
-        return [*scales, *shifts, 0.0, 0.0, 1.0]
-    return [*scales, *shifts, *blur_scalars(size, radius)]
+    scales, shifts = target.scales_and_shifts()
+    blur = blur_scalars(size, target.radius) if target.kind == "gaussian" else (0.0, 0.0, 1.0)
+    return [*scales, *shifts, *blur]
 
 
 def _launch_masked_patches(
     images_BHWC: Tensor,
     ids_keep_BK: Tensor,
     ids_mask_BM: Tensor,
-    patch: int,
-    target: str,
-    radius: float,
-    norm_pix: bool,
-    mean: Sequence[float],
-    std: Sequence[float],
+    target: PatchTarget,
     dtype: torch.dtype,
     target_dtype: torch.dtype,
     run: Callable[[Any], Any] = lambda kernel: kernel,
 ) -> tuple[Tensor, Tensor]:
     """Allocate the outputs and run the kernel: one program for every patch.  "ideal" targets have another."""
     batch, size = images_BHWC.shape[:2]
-    kept, masked, values = ids_keep_BK.shape[1], ids_mask_BM.shape[1], patch * patch * 3
+    kept, masked, values = ids_keep_BK.shape[1], ids_mask_BM.shape[1], target.patch**2 * 3
     visible_BKP = torch.empty((batch, kept, values), dtype=dtype, device=images_BHWC.device)
     target_BMP = torch.empty((batch, masked, values), dtype=target_dtype, device=images_BHWC.device)
-    numbers = kernel_scalars(size, target, radius, mean, std)
-    if target == "ideal" and batch * masked:
-        launch_ideal_patches(images_BHWC, ids_mask_BM, target_BMP, patch, radius, norm_pix, numbers[:6], run)
-    slots = kept if target == "ideal" else kept + masked
+    if target.kind == "ideal" and batch * masked:
+        launch_ideal_patches(images_BHWC, ids_mask_BM, target_BMP, target, run)
+    slots = kept if target.kind == "ideal" else kept + masked
     if batch * slots:
         run(_masked_patches_kernel)[(batch * slots,)](
             images_BHWC,
@@ -268,8 +249,8 @@ def _launch_masked_patches(
             target_BMP,
             kept,
             slots - kept,
-            *numbers,
-            **kernel_constants(size, patch, target, radius, norm_pix),
+            *kernel_scalars(size, target),
+            **kernel_constants(size, target),
         )
     return visible_BKP, target_BMP
 
@@ -289,15 +270,28 @@ def masked_patches_op(
     target_dtype: torch.dtype,
     source: str,
 ) -> tuple[Tensor, Tensor]:
-    """Run the kernel on a GPU and the reference elsewhere; `masked_patches` checks the arguments."""
-    arguments = (images_BHWC, ids_keep_BK, ids_mask_BM, patch, target, radius, norm_pix, mean, std)
-    if images_BHWC.is_cuda and has_kernel(images_BHWC.shape[1], patch, target, radius):
-        return _launch_masked_patches(*arguments, dtype, target_dtype, run=wrap_triton)
-    return masked_patches_ref(*arguments, dtype, target_dtype)
+    """Run the kernel on a GPU and the reference elsewhere; `masked_patches` checks the arguments.
+
+    A PatchTarget's numbers one by one: an op takes no other types.
+    """
+    whole = PatchTarget(
+        patch=patch,
+        kind=cast(TargetKind, target),
+        radius=radius,
+        norm_pix=norm_pix,
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+    )
+    tensors = (images_BHWC, ids_keep_BK, ids_mask_BM)
+    if images_BHWC.is_cuda and has_kernel(images_BHWC.shape[1], whole):
+        return _launch_masked_patches(*tensors, whole, dtype, target_dtype, run=wrap_triton)
+    return masked_patches_ref(*tensors, whole, dtype, target_dtype)
 
 
-def has_kernel(size: int, patch: int, target: str, radius: float) -> bool:
+def has_kernel(size: int, target: PatchTarget) -> bool:
     """Say whether the kernels do this; the reference does the rest, also on a GPU."""
-    if not 4 <= patch <= 32:
+    if not 4 <= target.patch <= 32:
         return False
-    return target != "gaussian" or patch + 2 * gaussian_extent(size, radius)[1] <= WINDOW_LIMIT
+    if target.kind != "gaussian":
+        return True
+    return target.patch + 2 * gaussian_extent(size, target.radius)[1] <= WINDOW_LIMIT

@@ -14,10 +14,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.gpu.steps import task_of
+from turbomim.benchmarks.kernels.bench import pixmim
 from turbomim.benchmarks.step.forms import turbomim
-from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.kernels.masked_patches import masked_patches
 from turbomim.kernels.masking import random_masking
-from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
+from turbomim.kernels.patch_target import TargetKind
 
 # images of the kernels that Nsight Compute watches
 BATCH: Final = 256
@@ -101,22 +102,12 @@ def main() -> None:
     """Launch the kernels twice, as MAE and PixMIM with ViT-B/16 do; at first they are compiled and cold."""
     images_BHWC = torch.randint(0, 256, (BATCH, 224, 224, 3), dtype=torch.uint8, device="cuda")
     ids_B = torch.arange(BATCH, device="cuda")
-    targets: tuple[Target, ...] = ("raw", "gaussian")
+    targets: tuple[TargetKind, ...] = ("raw", "gaussian")
     for _ in range(2):
         masks = random_masking(0, ids_B * 0, ids_B, 196, 49)
         for target in targets:
-            masked_patches(
-                images_BHWC,
-                *masks,
-                patch=16,
-                target=target,
-                radius=40.0,
-                norm_pix=True,
-                mean=IMAGENET_MEAN,
-                std=IMAGENET_STD,
-                dtype=torch.bfloat16,
-                target_dtype=torch.bfloat16,
-            )
+            bfloat16 = torch.bfloat16
+            masked_patches(images_BHWC, *masks, pixmim(target), dtype=bfloat16, target_dtype=bfloat16)
     torch.cuda.synchronize()
 
 

@@ -22,8 +22,9 @@ from turbomim.benchmarks.kernels import eager_targets, static
 from turbomim.benchmarks.kernels.configurations import load_store_bytes
 from turbomim.benchmarks.timing import alternate, report
 from turbomim.kernels.masked_loss import masked_mse
-from turbomim.kernels.masked_patches import Target, masked_patches, masked_patches_ref
+from turbomim.kernels.masked_patches import masked_patches, masked_patches_ref
 from turbomim.kernels.masking import random_masking, random_masking_ref
+from turbomim.kernels.patch_target import PatchTarget, TargetKind
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.settings.flags import parse
@@ -99,14 +100,14 @@ def questions(device: torch.device, batch: int) -> Iterator[Question]:
     images_BHWC = torch.randint(0, 256, (batch, SIZE, SIZE, 3), dtype=torch.uint8, device=device)
     ids_B = torch.arange(batch, device=device)
     keep_BK, mask_BM = random_masking(0, ids_B * 0, ids_B, PATCHES, KEEP)
-    targets: tuple[Target, ...] = ("raw", "gaussian", "ideal")
+    targets: tuple[TargetKind, ...] = ("raw", "gaussian", "ideal")
     for target in targets:
         yield target_question(target, images_BHWC, keep_BK, mask_BM)
     yield masking_question(ids_B)
     yield loss_question(device, batch)
 
 
-def target_question(target: Target, images_BHWC: Tensor, keep_BK: Tensor, mask_BM: Tensor) -> Question:
+def target_question(target: TargetKind, images_BHWC: Tensor, keep_BK: Tensor, mask_BM: Tensor) -> Question:
     """Visible patches and targets, normalised."""
     batch = (images_BHWC, keep_BK, mask_BM)
     # a CPU's products are in float32
@@ -115,16 +116,7 @@ def target_question(target: Target, images_BHWC: Tensor, keep_BK: Tensor, mask_B
     def eager(filtered: eager_targets.Filter) -> Callable[[], object]:
         return functools.partial(eager_targets.patches_and_targets, *batch, filtered, PATCH)
 
-    settings: dict[str, Any] = {
-        "patch": PATCH,
-        "target": target,
-        "radius": RADIUS,
-        "norm_pix": True,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "dtype": dtype,
-        "target_dtype": dtype,
-    }
+    settings: dict[str, Any] = {"target": pixmim(target), "dtype": dtype, "target_dtype": dtype}
     ours = functools.partial(masked_patches, **settings)
     usual = eager_targets.FILTERS[target](RADIUS)
     forms = [Form(name="eager", run=eager(usual)), Form(name="ours", run=compiled(ours, *batch))]
@@ -148,13 +140,20 @@ def target_question(target: Target, images_BHWC: Tensor, keep_BK: Tensor, mask_B
     def error(result: tuple[Tensor, Tensor]) -> float:
         return max(difference(part[:4], right) for part, right in zip(result, exact, strict=True))
 
-    floor = load_store_bytes(SIZE, PATCH, KEEP, "raw", RADIUS, dtype, dtype)[0]
+    floor = load_store_bytes(SIZE, KEEP, pixmim("raw"), dtype, dtype)[0]
     return Question(
         name=f"patches and targets, {target}",
         forms=tuple(forms),
         floor=floor,
         error=error,
         tolerance=2**-8 if dtype == torch.bfloat16 else 1e-3,
+    )
+
+
+def pixmim(kind: TargetKind) -> PatchTarget:
+    """The target of MAE and PixMIM with patches of 16."""
+    return PatchTarget(
+        patch=PATCH, kind=kind, radius=RADIUS, norm_pix=True, mean=IMAGENET_MEAN, std=IMAGENET_STD
     )
 
 

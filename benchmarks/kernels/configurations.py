@@ -9,6 +9,8 @@ import torch
 import triton
 
 from turbomim.kernels import ideal, lowpass, masked_patches, masking
+from turbomim.kernels.patch_target import PatchTarget, TargetKind
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
 _TRITON_TYPES: Final = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
@@ -102,31 +104,32 @@ def _patches(
     size: int,
     patch: int,
     keep: int,
-    target: str,
+    target: TargetKind,
     dtypes: tuple[torch.dtype, torch.dtype],
     radius: float = 40,
     norm_pix: bool = True,
 ) -> Configuration:
     """Return `masked_patches`; `dtypes` of visible patches and of targets."""
     visible, hidden = (_TRITON_TYPES[dtype] for dtype in dtypes)
-    floor, loads, stores = load_store_bytes(size, patch, keep, target, radius, *dtypes)
+    wanted = _target(patch, target, radius, norm_pix)
+    floor, loads, stores = load_store_bytes(size, keep, wanted, *dtypes)
     return Configuration(
         name=f"masked_patches {size} px, patch {patch}, {target}{'' if norm_pix else ' pixels'}, {visible}",
         kernel=masked_patches._masked_patches_kernel,
         types=("*u8", "*i64", "*i64", f"*{visible}", f"*{hidden}", "i32", "i32", *["fp32"] * 9),
-        constants=masked_patches.kernel_constants(size, patch, target, radius, norm_pix),
+        constants=masked_patches.kernel_constants(size, wanted),
         traffic=Traffic(floor=floor, loads=loads, stores=stores),
     )
 
 
+def _target(patch: int, kind: TargetKind, radius: float, norm_pix: bool) -> PatchTarget:
+    return PatchTarget(
+        patch=patch, kind=kind, radius=radius, norm_pix=norm_pix, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
+
+
 def load_store_bytes(
-    size: int,
-    patch: int,
-    keep: int,
-    target: str,
-    radius: float,
-    dtype: torch.dtype,
-    target_dtype: torch.dtype,
+    size: int, keep: int, target: PatchTarget, dtype: torch.dtype, target_dtype: torch.dtype
 ) -> tuple[int, int, int]:
     """Count the bytes of one image: the fewest that DRAM must move, all that programs load, all they store.
 
@@ -134,13 +137,13 @@ def load_store_bytes(
     an image follow each other, and an image is far smaller than the L2.
     Raises ValueError for "ideal", whose kernels do not read the image alone.
     """
-    if target == "ideal":
+    if target.kind == "ideal":
         raise ValueError('target is "ideal": choose "raw" or "gaussian", which read the image itself')
-    cells, values = (size // patch) ** 2, patch * patch * 3
-    reach = lowpass.gaussian_extent(size, radius)[1] if target == "gaussian" else 0
+    cells, values = (size // target.patch) ** 2, target.patch**2 * 3
+    reach = lowpass.gaussian_extent(size, target.radius)[1] if target.kind == "gaussian" else 0
     ids = 8 * cells
     stores = values * (keep * dtype.itemsize + (cells - keep) * target_dtype.itemsize)
-    loads = keep * values + (cells - keep) * (patch + 2 * reach) ** 2 * 3 + ids
+    loads = keep * values + (cells - keep) * (target.patch + 2 * reach) ** 2 * 3 + ids
     return size * size * 3 + ids + stores, loads, stores
 
 
@@ -164,7 +167,7 @@ def _product(*, rows: int, terms: int, columns: int, operand: str) -> Configurat
 
 def _ideal(*, size: int, patch: int, keep: int, dtype: torch.dtype) -> Configuration:
     """Return the kernel that writes ideal targets, with norm_pix, at radius 40."""
-    constants = ideal.ideal_constants(size, patch, 40, norm_pix=True)
+    constants = ideal.ideal_constants(size, _target(patch, "ideal", 40, norm_pix=True))
     waves, masked = constants["WAVES"], (size // patch) ** 2 - keep
     parts, stores = 2 * 3 * size * waves * 4, masked * patch * patch * 3 * dtype.itemsize
     return Configuration(

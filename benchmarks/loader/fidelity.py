@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from turbomim.benchmarks.timing import machine
-from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.kernels.masked_patches import targets_of_whole_images
+from turbomim.kernels.patch_target import PatchTarget, TargetKind
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
@@ -29,7 +30,7 @@ from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE, PATCH, PATCHES, RADIUS, BATCH = 224, 16, 196, 40.0, 50
 IMAGENET_SAMPLES = 1_281_167
-TARGETS: tuple[Target, ...] = ("raw", "gaussian", "ideal")
+TARGETS: tuple[TargetKind, ...] = ("raw", "gaussian", "ideal")
 
 
 def variants() -> list[ShardSettings]:
@@ -50,14 +51,12 @@ def batches(folder: Path, samples: int) -> list[Tensor]:
         return [next(loader).images_BHWC.clone() for _ in range(samples // BATCH)]
 
 
-def targets(images_BHWC: Tensor, target: Target) -> Tensor:
+def targets(images_BHWC: Tensor, target: TargetKind) -> Tensor:
     """The patch-normalised targets of every patch, (B, N, P): variance 1 in each patch."""
-    ids_BN = torch.arange(PATCHES).expand(len(images_BHWC), -1).contiguous()
-    _, target_BNP = masked_patches(
-        images_BHWC, ids_BN[:, :1].contiguous(), ids_BN, patch=PATCH, target=target, radius=RADIUS,
-        norm_pix=True, mean=IMAGENET_MEAN, std=IMAGENET_STD, dtype=torch.float32,
-    )  # fmt: skip
-    return target_BNP
+    wanted = PatchTarget(
+        patch=PATCH, kind=target, radius=RADIUS, norm_pix=True, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
+    return targets_of_whole_images(images_BHWC, wanted)[0]
 
 
 def compare(original: list[Tensor], stored: list[Tensor]) -> dict[str, float]:

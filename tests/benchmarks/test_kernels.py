@@ -30,7 +30,8 @@ from turbomim.benchmarks.kernels.eager_targets import (
     fft_disc,
     patches_and_targets,
 )
-from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.kernels.masked_patches import masked_patches
+from turbomim.kernels.patch_target import PatchTarget, TargetKind
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
@@ -42,14 +43,16 @@ def test_two_ways_to_filter_agree(radius: float) -> None:
 
 
 @pytest.mark.parametrize(("target", "filtered"), [("gaussian", convolutions(9)), ("ideal", fft_disc(9))])
-def test_filters_are_the_kernels(target: Target, filtered: Any) -> None:
+def test_filters_are_the_kernels(target: TargetKind, filtered: Any) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (2, 48, 48, 3), dtype=torch.uint8, generator=generator)
     order = torch.stack([torch.randperm(36, generator=generator) for _ in range(2)])
     keep, mask = order[:, :9].contiguous(), order[:, 9:].contiguous()
     exact = patches_and_targets(images, keep, mask, filtered, 8, torch.float64)
-    settings = {"patch": 8, "target": target, "radius": 9.0, "norm_pix": True, "dtype": torch.float32}
-    ours = masked_patches(images, keep, mask, mean=IMAGENET_MEAN, std=IMAGENET_STD, **settings)  # type: ignore[arg-type]
+    wanted = PatchTarget(
+        patch=8, kind=target, radius=9.0, norm_pix=True, mean=IMAGENET_MEAN, std=IMAGENET_STD
+    )
+    ours = masked_patches(images, keep, mask, wanted, dtype=torch.float32)
     assert max(difference(a, b) for a, b in zip(ours, exact, strict=True)) < 1e-4
 
 

@@ -35,7 +35,9 @@ from turbomim.benchmarks.kernels.static import (
     usages,
 )
 from turbomim.kernels import ideal, masked_patches, masking
+from turbomim.train.models.masked import patch_target
 from turbomim.train.recipes.table import RECIPES
+from turbomim.train.settings.model import ModelConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -93,16 +95,14 @@ def test_every_recipe_is_compiled(recipe: str) -> None:
     model, size = config.model, config.data.size
     area = model.mask_unit**2
     assert masking.kernel_constants(config.patches // area, config.keep // area) in compiled
-    if masked_patches.has_kernel(size, model.patch, model.target, model.radius):
-        needed = masked_patches.kernel_constants(
-            size, model.patch, model.target, model.radius, model.norm_pix
-        )
-        assert needed in compiled
+    target = patch_target(model)
+    if masked_patches.has_kernel(size, target):
+        assert masked_patches.kernel_constants(size, target) in compiled
     if model.norm_window:
-        whole = masked_patches.kernel_constants(size, model.patch, model.target, model.radius, norm_pix=False)
+        whole = masked_patches.kernel_constants(size, replace(target, norm_pix=False))
         assert whole in [c.constants for c in configurations() if c.types[3:5] == ("*fp32", "*fp32")]
     if model.target == "ideal":
-        assert ideal.ideal_constants(size, model.patch, model.radius, model.norm_pix) in compiled
+        assert ideal.ideal_constants(size, target) in compiled
 
 
 def usage(*, warps: int, registers: int, shared: int = 0, architecture: int = 80) -> Usage:
@@ -154,13 +154,13 @@ def test_bytes_of_mae() -> None:
 
 
 def test_bytes_of_pixmim() -> None:
-    bf16 = torch.bfloat16
-    floor, loads, stores = load_store_bytes(224, 16, 49, "gaussian", 40, bf16, bf16)
+    bf16, gaussian = torch.bfloat16, patch_target(ModelConfig(target="gaussian"))
+    floor, loads, stores = load_store_bytes(224, 49, gaussian, bf16, bf16)
     assert (floor, stores) == (150_528 + 75_264 + 225_792 + 1_568, 75_264 + 225_792)
     assert loads == 49 * 768 + 147 * 24 * 24 * 3 + 1_568
-    assert load_store_bytes(224, 16, 49, "raw", 40, bf16, bf16)[1] == 150_528 + 1_568
+    assert load_store_bytes(224, 49, replace(gaussian, kind="raw"), bf16, bf16)[1] == 150_528 + 1_568
     with pytest.raises(ValueError, match="ideal"):
-        load_store_bytes(224, 16, 49, "ideal", 40, bf16, bf16)
+        load_store_bytes(224, 49, replace(gaussian, kind="ideal"), bf16, bf16)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -11,7 +11,7 @@ import dataclasses
 
 import pytest
 import torch
-from tests.kernels.patches_float64 import MEAN, STD, Case, check, expected, inputs
+from tests.kernels.patches_float64 import Case, check, expected, inputs
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1, masked_mse
@@ -46,12 +46,7 @@ def test_patches_equal_float64(case: Case, dtype: torch.dtype, device: torch.dev
         images.to(device),
         ids_keep.to(device),
         ids_mask.to(device),
-        patch=case.patch,
-        target=case.target,
-        radius=float(case.radius),
-        norm_pix=case.norm_pix,
-        mean=MEAN,
-        std=STD,
+        case.wanted,
         dtype=dtype,
         target_dtype=dtype,
     )

@@ -11,8 +11,8 @@ no epsilon: test_flat_image_has_a_zero_target.
 Only a GPU can show an image offset in 32 bits: test_offsets_pass_two_gigabytes.
 """
 
+import dataclasses
 import os
-from typing import Literal
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from turbomim.kernels.ideal import _launch_product
 from turbomim.kernels.masked_patches import _launch_masked_patches, masked_patches
+from turbomim.kernels.patch_target import TargetKind
 
 INTERPRET = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRET else "cuda"
@@ -69,17 +70,7 @@ def nan_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launch(case: Case, images: Tensor, ids_keep: Tensor, ids_mask: Tensor) -> tuple[Tensor, Tensor]:
     tensors = (images.to(DEVICE), ids_keep.to(DEVICE), ids_mask.to(DEVICE))
-    return _launch_masked_patches(
-        *tensors,
-        case.patch,
-        case.target,
-        float(case.radius),
-        case.norm_pix,
-        MEAN,
-        STD,
-        case.dtype,
-        case.target_dtype,
-    )
+    return _launch_masked_patches(*tensors, case.wanted, case.dtype, case.target_dtype)
 
 
 @pytest.mark.usefixtures("nan_filled")
@@ -90,7 +81,7 @@ def test_kernel_equals_float64(case: Case) -> None:
 
 
 @pytest.mark.parametrize("target", ["raw", "gaussian", "ideal"])
-def test_flat_image_has_a_zero_target(target: Literal["raw", "gaussian", "ideal"]) -> None:
+def test_flat_image_has_a_zero_target(target: TargetKind) -> None:
     case = Case(batch=1, size=48, patch=8, keep=9, target=target, radius=9, norm_pix=False)
     _, ids_keep, ids_mask = inputs(case)
     images = torch.full((1, 48, 48, 3), 255, dtype=torch.uint8)
@@ -98,10 +89,9 @@ def test_flat_image_has_a_zero_target(target: Literal["raw", "gaussian", "ideal"
     white = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
     torch.testing.assert_close(plain.cpu(), white.repeat(64).expand(1, 27, 192), rtol=0, atol=5e-6)
     gray = torch.full_like(images, 51)
-    _, flat = _launch_masked_patches(
-        gray.to(DEVICE), ids_keep.to(DEVICE), ids_mask.to(DEVICE), 8, target, 9.0, True, (0.5,) * 3,
-        (0.5,) * 3, torch.float32, torch.float32,
-    )  # fmt: skip
+    wanted = dataclasses.replace(case.wanted, norm_pix=True, mean=(0.5,) * 3, std=(0.5,) * 3)
+    tensors = (gray.to(DEVICE), ids_keep.to(DEVICE), ids_mask.to(DEVICE))
+    _, flat = _launch_masked_patches(*tensors, wanted, torch.float32, torch.float32)
     # The square root of 1e-6 magnifies float32 rounding a thousand times.
     assert flat.abs().max() < 2e-3
 
@@ -123,7 +113,7 @@ def test_product_equals_torch(rows: int, terms: int, columns: int) -> None:
 
 @pytest.mark.usefixtures("nan_filled")
 @pytest.mark.parametrize("target", ["raw", "gaussian", "ideal"])
-def test_a_patch_outside_the_image_is_nan(target: Literal["raw", "gaussian", "ideal"]) -> None:
+def test_a_patch_outside_the_image_is_nan(target: TargetKind) -> None:
     case = Case(batch=1, size=48, patch=8, keep=2, target=target, radius=9)
     images, _, _ = inputs(case)
     ids_keep, ids_mask = torch.tensor([[0, 36]]), torch.tensor([[-1, 35, 2**40]])
@@ -137,7 +127,7 @@ def test_a_patch_outside_the_image_is_nan(target: Literal["raw", "gaussian", "id
 @pytest.mark.usefixtures("nan_filled")
 @pytest.mark.parametrize("target", ["gaussian", "ideal"])
 @pytest.mark.parametrize("kept", [0, 36])
-def test_all_or_nothing_visible(kept: int, target: Literal["gaussian", "ideal"]) -> None:
+def test_all_or_nothing_visible(kept: int, target: TargetKind) -> None:
     case = Case(batch=1, size=48, patch=8, keep=kept, target=target, radius=9)
     images, ids_keep, ids_mask = inputs(case)
     visible, hidden = launch(case, images, ids_keep, ids_mask)
@@ -152,19 +142,18 @@ if not INTERPRET:
         images = torch.zeros(15000, 224, 224, 3, dtype=torch.uint8, device=DEVICE)
         images[-1] = 255
         ids = torch.zeros(15000, 1, dtype=torch.int64, device=DEVICE)
-        visible, _ = _launch_masked_patches(
-            images, ids, ids, 16, "raw", 40.0, False, (0.0,) * 3, (1.0,) * 3, torch.bfloat16, torch.float32
-        )
+        case = Case(batch=15000, size=224, patch=16, keep=1, norm_pix=False)
+        wanted = dataclasses.replace(case.wanted, mean=(0.0,) * 3, std=(1.0,) * 3)
+        visible, _ = _launch_masked_patches(images, ids, ids, wanted, torch.bfloat16, torch.float32)
         assert visible[-1].eq(1).all()
         assert visible[:-1].eq(0).all()
 
     @pytest.mark.parametrize("target", ["raw", "gaussian", "ideal"])
-    def test_compiled_op_on_a_gpu(target: Literal["raw", "gaussian", "ideal"]) -> None:
+    def test_compiled_op_on_a_gpu(target: TargetKind) -> None:
         case = Case(batch=3, size=96, patch=16, keep=9, target=target, radius=17, dtype=torch.bfloat16)
         tensors = inputs(case)
         images, ids_keep, ids_mask = (tensor.to(DEVICE) for tensor in tensors)
         visible, hidden = torch.compile(masked_patches, fullgraph=True)(
-            images, ids_keep, ids_mask, patch=16, target=target, radius=17.0, norm_pix=True, mean=MEAN,
-            std=STD, dtype=torch.bfloat16,
-        )  # fmt: skip
+            images, ids_keep, ids_mask, case.wanted, dtype=torch.bfloat16
+        )
         check(case, visible, hidden, expected(case, *tensors))

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torchvision.transforms.functional as tvf
 from torch import Tensor
+
+from turbomim.kernels.patch_target import PatchTarget, TargetKind
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -29,7 +30,7 @@ class Case:
     size: int
     patch: int
     keep: int
-    target: Literal["raw", "gaussian", "ideal"] = "raw"
+    target: TargetKind = "raw"
     # cycles per image
     radius: float = 40.0
     norm_pix: bool = True
@@ -41,6 +42,17 @@ class Case:
         dtype, target_dtype = (str(d).removeprefix("torch.") for d in (self.dtype, self.target_dtype))
         shape = f"{self.batch}x{self.size}-p{self.patch}-k{self.keep}"
         return f"{shape}-{self.target}-r{self.radius:g}-{norm}-{dtype}-{target_dtype}"
+
+    @property
+    def wanted(self) -> PatchTarget:
+        return PatchTarget(
+            patch=self.patch,
+            kind=self.target,
+            radius=float(self.radius),
+            norm_pix=self.norm_pix,
+            mean=MEAN,
+            std=STD,
+        )
 
     @property
     def patches(self) -> int:
@@ -96,12 +108,17 @@ def blurred(images: Tensor, radius: float) -> Tensor:
 
 def disc_filtered(images: npt.NDArray[np.float64], radius: float) -> npt.NDArray[np.float64]:
     """Filter (B, S, S, 3) as PixMIM's published code does: shifted FFT, off-centre disc, modulus."""
-    size = images.shape[1]
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    disc = (y**2 + x**2 <= radius**2)[None, :, :, None]
+    disc = shifted_disc(images.shape[1], radius)[None, :, :, None]
     spectrum = np.fft.fftshift(np.fft.fft2(images, axes=(1, 2)), axes=(1, 2))
     filtered: npt.NDArray[np.float64] = np.abs(np.fft.ifft2(spectrum * disc, axes=(1, 2)))
     return filtered
+
+
+def shifted_disc(size: int, radius: float) -> npt.NDArray[np.bool_]:
+    """The published mask over the shifted spectrum, (S, S): True = frequency kept."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    disc: npt.NDArray[np.bool_] = y**2 + x**2 <= radius**2
+    return disc
 
 
 def check(case: Case, visible: Tensor, target: Tensor, want: tuple[Tensor, Tensor]) -> None:

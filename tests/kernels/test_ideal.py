@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 import triton
-from tests.kernels.patches_float64 import MEAN, STD, Case, disc_filtered, inputs
+from tests.kernels.patches_float64 import Case, disc_filtered, inputs, shifted_disc
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from turbomim.kernels import ideal
-from turbomim.kernels.ideal import ideal_disc, ideal_ref, ideal_rows
-from turbomim.kernels.masked_patches import masked_patches
+from turbomim.kernels.ideal import ideal_ref, ideal_rows
+from turbomim.kernels.masked_patches import targets_of_whole_images
 
 
 def pictures(size: int, batch: int = 2) -> Tensor:
@@ -41,7 +41,8 @@ def pictures(size: int, batch: int = 2) -> Tensor:
     ],
 )
 def test_ideal_disc_sums(radius: float, ones: int) -> None:
-    assert int(ideal_disc(224, radius).sum()) == ones
+    """Of the disc that every expected value here is made with."""
+    assert int(shifted_disc(224, radius).sum()) == ones
 
 
 @pytest.mark.parametrize(
@@ -83,19 +84,8 @@ def golden_images() -> Tensor:
 
 def golden_targets(*, norm_pix: bool) -> Tensor:
     """Every patch's target (196, 768) float64."""
-    every = torch.arange(196)[None]
-    _, target = masked_patches(
-        golden_images(),
-        every[:, :1].contiguous(),
-        every,
-        patch=16,
-        target="ideal",
-        radius=40.0,
-        norm_pix=norm_pix,
-        mean=MEAN,
-        std=STD,
-        dtype=torch.float32,
-    )
+    case = Case(batch=1, size=224, patch=16, keep=1, target="ideal", radius=40, norm_pix=norm_pix)
+    target, _ = targets_of_whole_images(golden_images(), case.wanted)
     return target[0].double()
 
 
@@ -181,14 +171,18 @@ PRODUCT = ("*fp32", "*u8", "*fp32", *["i32"] * 12)
 PATCHES = ("*fp32", "*fp32", "*fp32", "*i64", "*bf16", "i32", *["fp32"] * 6)
 
 
+def constants_of(patch: int) -> dict[str, int]:
+    return ideal.ideal_constants(224, Case(batch=1, size=224, patch=patch, keep=1, target="ideal").wanted)
+
+
 @pytest.mark.parametrize("architecture", [80, 90, 100])
 @pytest.mark.parametrize(
     ("kernel", "types", "constants"),
     [
         (ideal._product_kernel, PRODUCT, ideal.product_constants()),
-        (ideal._ideal_patches_kernel, PATCHES, ideal.ideal_constants(224, 16, 40, True)),
-        (ideal._ideal_patches_kernel, PATCHES, ideal.ideal_constants(224, 14, 40, True)),
-        (ideal._ideal_patches_kernel, PATCHES, ideal.ideal_constants(224, 32, 40, True)),
+        (ideal._ideal_patches_kernel, PATCHES, constants_of(16)),
+        (ideal._ideal_patches_kernel, PATCHES, constants_of(14)),
+        (ideal._ideal_patches_kernel, PATCHES, constants_of(32)),
     ],
     ids=["product", "patch 16", "patch 14", "patch 32"],
 )

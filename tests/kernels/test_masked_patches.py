@@ -12,9 +12,10 @@ a matrix product of torch's, numbers copied from the host: test_launches_on_a_gp
 a window without its halo: test_bytes_of_pixmim.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from turbomim.kernels import masked_patches as module
 from turbomim.kernels.lowpass import gaussian_extent, gaussian_ref
 from turbomim.kernels.masked_patches import has_kernel, masked_patches, masked_patches_op
+from turbomim.kernels.patch_target import PatchTarget, TargetKind
 from turbomim.kernels.source import SOURCE
 
 CASES = (
@@ -44,17 +46,7 @@ CASES = (
 
 
 def run(case: Case, function: Any, tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    visible, target = function(
-        *tensors,
-        patch=case.patch,
-        target=case.target,
-        radius=case.radius,
-        norm_pix=case.norm_pix,
-        mean=MEAN,
-        std=STD,
-        dtype=case.dtype,
-        target_dtype=case.target_dtype,
-    )
+    visible, target = function(*tensors, case.wanted, dtype=case.dtype, target_dtype=case.target_dtype)
     return visible, target
 
 
@@ -73,7 +65,7 @@ def test_compiled_equals_float64(index: int) -> None:
 
 
 @pytest.mark.parametrize("target", ["raw", "gaussian", "ideal"])
-def test_one_compilation_for_all_batches(target: Literal["raw", "gaussian", "ideal"]) -> None:
+def test_one_compilation_for_all_batches(target: TargetKind) -> None:
     compilations = 0
 
     def count(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
@@ -121,7 +113,7 @@ def test_opcheck(index: int) -> None:
 
 
 @pytest.mark.parametrize("target", ["raw", "gaussian", "ideal"])
-def test_a_patch_outside_the_image_is_nan(target: Literal["raw", "gaussian", "ideal"]) -> None:
+def test_a_patch_outside_the_image_is_nan(target: TargetKind) -> None:
     case = Case(batch=1, size=48, patch=8, keep=2, target=target, radius=9)
     images, _, _ = inputs(case)
     ids_keep, ids_mask = torch.tensor([[0, 36]]), torch.tensor([[-1, 35, 2**40]])
@@ -140,15 +132,13 @@ def test_target_has_unit_mean_square() -> None:
 
 
 @pytest.mark.parametrize("target", ["raw", "gaussian", "ideal"])
-def test_flat_image_has_a_zero_target(target: Literal["raw", "gaussian", "ideal"]) -> None:
+def test_flat_image_has_a_zero_target(target: TargetKind) -> None:
     case = Case(batch=1, size=48, patch=8, keep=9, target=target, radius=9)
     _, ids_keep, ids_mask = inputs(case)
     images = torch.full((1, 48, 48, 3), 255, dtype=torch.uint8)
     # Gray in 0..1 units, so that the channels agree after mean and std.
-    visible, hidden = masked_patches(
-        images, ids_keep, ids_mask, patch=8, target=target, radius=9, norm_pix=True, mean=(0.5,) * 3,
-        std=(0.5,) * 3, dtype=torch.float32,
-    )  # fmt: skip
+    gray = dataclasses.replace(case.wanted, mean=(0.5,) * 3, std=(0.5,) * 3)
+    visible, hidden = masked_patches(images, ids_keep, ids_mask, gray, dtype=torch.float32)
     assert torch.all(visible == 1)
     # The square root of 1e-6 magnifies float32 rounding a thousand times.
     assert hidden.abs().max() < 2e-3
@@ -173,7 +163,7 @@ def test_gaussian_covers_four_sigma() -> None:
     ("target", "patch", "launches"), [("raw", 16, 1), ("gaussian", 16, 1), ("ideal", 16, 6), ("ideal", 56, 6)]
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_launches_on_a_gpu(target: Literal["raw", "gaussian", "ideal"], patch: int, launches: int) -> None:
+def test_launches_on_a_gpu(target: TargetKind, patch: int, launches: int) -> None:
     case = Case(batch=3, size=224, patch=patch, keep=4, target=target)
     graphs: list[torch.fx.GraphModule] = []
 
@@ -196,11 +186,15 @@ def test_launches_on_a_gpu(target: Literal["raw", "gaussian", "ideal"], patch: i
 
 
 def test_the_kernels_leave_wide_blurs_to_the_reference() -> None:
-    assert has_kernel(224, 16, "gaussian", 40)
-    assert has_kernel(448, 14, "gaussian", 40)
-    assert has_kernel(224, 16, "ideal", 40)
-    assert not has_kernel(224, 16, "gaussian", 5)
-    assert not has_kernel(224, 56, "raw", 40)
+    def launched(size: int, patch: int, target: TargetKind, radius: float) -> bool:
+        wanted = Case(batch=1, size=size, patch=patch, keep=1, target=target, radius=radius).wanted
+        return has_kernel(size, wanted)
+
+    assert launched(224, 16, "gaussian", 40)
+    assert launched(448, 14, "gaussian", 40)
+    assert launched(224, 16, "ideal", 40)
+    assert not launched(224, 16, "gaussian", 5)
+    assert not launched(224, 56, "raw", 40)
 
 
 @pytest.mark.parametrize(
@@ -211,10 +205,10 @@ def test_the_kernels_leave_wide_blurs_to_the_reference() -> None:
         ({"patch": 7}, "patch is 7"),
         ({"ids_mask": torch.zeros(3, 4, dtype=torch.int64)}, "ids_mask is"),
         ({"ids_keep": torch.zeros(2, 4, dtype=torch.int32)}, "ids_keep is"),
-        ({"target": "sharp"}, 'target is "sharp"'),
-        ({"target": "gaussian", "radius": 0.5}, "radius is 0.5"),
-        ({"target": "gaussian", "radius": -1.0}, "radius is -1"),
-        ({"target": "ideal", "radius": 0.7}, r"at least 0\.707"),
+        ({"kind": "sharp"}, 'target is "sharp"'),
+        ({"kind": "gaussian", "radius": 0.5}, "radius is 0.5"),
+        ({"kind": "gaussian", "radius": -1.0}, "radius is -1"),
+        ({"kind": "ideal", "radius": 0.7}, r"at least 0\.707"),
         ({"std": (0.2, 0.0, 0.2)}, "std"),
         ({"dtype": torch.int32}, "dtype is"),
         ({"target_dtype": torch.float64}, "target_dtype is"),
@@ -225,10 +219,11 @@ def test_the_kernels_leave_wide_blurs_to_the_reference() -> None:
 )
 def test_bad_arguments_name_the_value(change: dict[str, Any], message: str) -> None:
     images, ids_keep, ids_mask = inputs(Case(batch=2, size=48, patch=8, keep=9))
-    arguments: dict[str, Any] = {
-        "images": images, "ids_keep": ids_keep, "ids_mask": ids_mask, "patch": 8, "target": "raw",
+    given: dict[str, Any] = {
+        "images": images, "ids_keep": ids_keep, "ids_mask": ids_mask, "patch": 8, "kind": "raw",
         "radius": 9.0, "norm_pix": True, "mean": MEAN, "std": STD, "dtype": torch.float32,
     } | change  # fmt: skip
-    tensors = [arguments.pop(name) for name in ("images", "ids_keep", "ids_mask")]
+    images, ids_keep, ids_mask = (given.pop(name) for name in ("images", "ids_keep", "ids_mask"))
+    wanted = PatchTarget(**{field.name: given.pop(field.name) for field in dataclasses.fields(PatchTarget)})
     with pytest.raises(ValueError, match=message):
-        masked_patches(*tensors, **arguments)
+        masked_patches(images, ids_keep, ids_mask, wanted, **given)

@@ -9,18 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.kernels.masked_patches import masked_patches, targets_of_whole_images
 from turbomim.kernels.masking import block_masking, complementary_masks, patches_of_units, random_masking
+from turbomim.kernels.patch_target import PatchTarget
 from turbomim.train.models.drop_path import Again
 from turbomim.train.models.initial import Draw, drawn_by_torch, initialise
 from turbomim.train.models.vit import use_linear
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.settings.model import ModelConfig
+
+
+def patch_target(model: ModelConfig) -> PatchTarget:
+    """What these settings predict, in the units that images are normalised to."""
+    return PatchTarget(
+        patch=model.patch,
+        kind=model.target,
+        radius=model.radius,
+        norm_pix=model.norm_pix,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
 
 
 class Masked(nn.Module):
@@ -41,7 +56,10 @@ class Masked(nn.Module):
         self.patch, self.patches, self.grid = model.patch, config.patches, config.grid
         self.mask, self.mask_unit, self.keep = model.mask, model.mask_unit, config.keep
         self.complementary = model.complementary
-        self.target, self.radius, self.norm_pix = model.target, model.radius, model.norm_pix
+        # what is predicted; and of whole images, their pixels before and after its filter
+        self.target = patch_target(model)
+        self.target_pixels = replace(self.target, norm_pix=False)
+        self.raw_pixels = replace(self.target_pixels, kind="raw")
         self.seed, self.recompute = config.run.seed, config.step.recompute
         self.make_encoder(config)
         self.make_decoder(config)
@@ -84,17 +102,7 @@ class Masked(nn.Module):
         """
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
         return masked_patches(
-            images_BHWC,
-            ids_keep_BK,
-            ids_mask_BM,
-            patch=self.patch,
-            target=self.target,
-            radius=self.radius,
-            norm_pix=self.norm_pix,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            dtype=dtype,
-            target_dtype=dtype,
+            images_BHWC, ids_keep_BK, ids_mask_BM, self.target, dtype=dtype, target_dtype=dtype
         )
 
     def forward_encoder(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
@@ -117,26 +125,12 @@ class Masked(nn.Module):
         """Tokens (B, prefix + N, D) of whole images as the trained encoder gives them, nothing masked."""
         return self.encode_whole(*self.whole_patches(images_BHWC))
 
-    def whole_patches(self, images_BHWC: Tensor, target: Target = "raw") -> tuple[Tensor, Tensor]:
+    def whole_patches(self, images_BHWC: Tensor) -> tuple[Tensor, Tensor]:
         """Every patch of whole images (B, N, P) and their numbers (B, N), in order.
 
-        float32, low-passed if `target` says so, normalised by channel but not by their own statistics.
+        float32, normalised by channel but not by their own statistics.
         """
-        every_BN = torch.arange(self.patches, device=images_BHWC.device).repeat(len(images_BHWC), 1)
-        _, whole_BNP = masked_patches(
-            images_BHWC,
-            # no visible patch is wanted, and the kernel wants one
-            every_BN[:, :1].contiguous(),
-            every_BN,
-            patch=self.patch,
-            target=target,
-            radius=self.radius,
-            norm_pix=False,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            dtype=torch.float32,
-        )
-        return whole_BNP, every_BN
+        return targets_of_whole_images(images_BHWC, self.raw_pixels)
 
     def logged(self) -> dict[str, Tensor]:
         """Numbers of the method's own for the log, () each, read at log lines alone; every rank calls it."""

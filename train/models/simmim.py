@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1
+from turbomim.kernels.masked_patches import targets_of_whole_images
 from turbomim.train.models.drop_path import DropPath, add_drop_path, draw_paths, forget_paths
 from turbomim.train.models.initial import Draw, constant, convolution_draws, normal
 from turbomim.train.models.mae import MAE
@@ -99,7 +100,7 @@ class SimMIM(MAE):
             return super().patchify(images_BHWC, ids_keep_BK, ids_mask_BM)
         # none of these targets is wanted, and the kernel wants one
         visible_BKP, target_B1P = super().patchify(images_BHWC, ids_keep_BK, ids_mask_BM[:, :1].contiguous())
-        whole_BNP, _ = self.whole_patches(images_BHWC, self.target)
+        whole_BNP, _ = targets_of_whole_images(images_BHWC, self.target_pixels)
         whole_BNP = window_normalised(whole_BNP, self.grid, self.patch, self.norm_window)
         return visible_BKP, of_patches(whole_BNP, ids_mask_BM).to(target_B1P.dtype)
 

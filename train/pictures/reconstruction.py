@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from turbomim.kernels.masked_patches import targets_of_whole_images
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader_settings import LoaderSpeed
@@ -144,7 +145,8 @@ def reconstruct(model: MAE, batch: Batch, config: Config) -> list[Row]:
     pred_BMP = model.forward_decoder(model.forward_encoder(visible_BKP, keep_BK), keep_BK, mask_BM).cpu()
     model.train(training)
     raw_BNP, target_BNP = (
-        model.whole_patches(images_BHWC, target)[0].cpu() for target in ("raw", model.target)
+        targets_of_whole_images(images_BHWC, target)[0].cpu()
+        for target in (model.raw_pixels, model.target_pixels)
     )
     keep_BK, mask_BM = keep_BK.cpu(), mask_BM.cpu()
     window = config.model.norm_window

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from turbomim.kernels.masked_patches import Target, masked_patches
+from turbomim.kernels.masked_patches import targets_of_whole_images
+from turbomim.kernels.patch_target import PatchTarget, TargetKind
 from turbomim.pipeline.checking.sheet import (
     SOFT,
     Look,
@@ -61,13 +62,13 @@ _INTRODUCTION = (
     "Right: what the loss compares. Each patch minus its mean, over its deviation (black, white: "
     f"±{_CONTRAST}).",
 )
-_ABOUT: dict[Target, str] = {
+_ABOUT: dict[TargetKind, str] = {
     "gaussian": "A Gaussian blur: waves fade smoothly, to 61 % of their amplitude at the radius (76 % at 80, "
     "a blur of less than half a pixel). Edges stay clean. The default of the PixMIM recipes here.",
     "ideal": "The published disc: waves inside stay whole, waves outside go. The sharp cut leaves ripples "
     "beside edges, and taking the modulus puts a faint haze outside the circle.",
 }
-_HEADINGS: dict[Target, str] = {
+_HEADINGS: dict[TargetKind, str] = {
     "raw": "Raw target: the photograph itself (MAE)",
     "gaussian": "Gaussian low-pass target",
     "ideal": "Ideal low-pass target (PixMIM as published)",
@@ -120,22 +121,18 @@ def read_photograph(path: Path) -> torch.Tensor:
 
 
 def target_picture(
-    photograph_HWC: torch.Tensor, target: Target, radius: float, *, normalised: bool = False
+    photograph_HWC: torch.Tensor, target: TargetKind, radius: float, *, normalised: bool = False
 ) -> FloatArray:
     """The target of every patch as one picture (SIZE, SIZE, 3) float: 0..1, or in deviations."""
-    every_1N = torch.arange((SIZE // PATCH) ** 2)[None, :]
-    _, target_1NP = masked_patches(
-        photograph_HWC[None],
-        every_1N[:, :1].contiguous(),
-        every_1N,
+    wanted = PatchTarget(
         patch=PATCH,
-        target=target,
+        kind=target,
         radius=float(radius),
         norm_pix=normalised,
         mean=IMAGENET_MEAN if normalised else (0.0, 0.0, 0.0),
         std=IMAGENET_STD if normalised else (1.0, 1.0, 1.0),
-        dtype=torch.float32,
     )
+    target_1NP, _ = targets_of_whole_images(photograph_HWC[None], wanted)
     return unpatchify(target_1NP[0].numpy(), PATCH)
 
 
@@ -166,7 +163,7 @@ def sections(photograph_HWC: torch.Tensor) -> list[tuple[str, list[list[Tile]]]]
     # a flat photograph has no waves
     largest = max(float(amplitudes(raw).max()), 1e-9)
 
-    def normalised(target: Target, label: str) -> Tile:
+    def normalised(target: TargetKind, label: str) -> Tile:
         deviations = target_picture(photograph_HWC, target, PUBLISHED, normalised=True)
         return _picture_tile(0.5 + deviations / (2 * _CONTRAST), label)
 
@@ -177,7 +174,7 @@ def sections(photograph_HWC: torch.Tensor) -> list[tuple[str, list[list[Tile]]]]
         normalised("raw", "normalised by patch"),
     ]
     drawn = [(_HEADINGS["raw"], [first])]
-    filters: tuple[Target, ...] = ("gaussian", "ideal")
+    filters: tuple[TargetKind, ...] = ("gaussian", "ideal")
     for target in filters:
         pictures = [target_picture(photograph_HWC, target, radius) for radius in RADII]
         images = [

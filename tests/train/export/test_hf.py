@@ -74,7 +74,7 @@ def test_the_encoder_is_a_vit_model(name: str) -> None:
 def test_the_whole_mae_gives_our_loss(norm_pix: bool) -> None:
     trained = make_run("mae")
     config, model = trained.config, trained.model
-    model.norm_pix = norm_pix
+    model.target = dataclasses.replace(model.target, norm_pix=norm_pix)
     exported = export(dataclasses.replace(trained, config=with_norm_pix(config, norm_pix)), "hf", Path("out"))
     assert "predicted patches of 3 random images are this run's" in exported[1].checked
     theirs = load(transformers.ViTMAEForPreTraining, "out/mae")

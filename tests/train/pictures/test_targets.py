@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from turbomim.kernels.masked_patches import Target
+from turbomim.kernels.patch_target import TargetKind
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.pictures.targets import (
     PATCH,
@@ -54,7 +54,7 @@ def test_a_filter_removes_what_is_outside_its_radius(radius: int) -> None:
     image = photograph()
     raw = amplitudes(target_picture(image, "raw", radius))
     kept = {}
-    filters: tuple[Target, ...] = ("gaussian", "ideal")
+    filters: tuple[TargetKind, ...] = ("gaussian", "ideal")
     for target in filters:
         ratio = amplitudes(target_picture(image, target, radius)) / raw
         kept[target] = [
