@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 from typing import Final
 
-from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.system.errors import UserError, one_line_with_class, to_stderr
 from turbomim.pipeline.system.packages import installed
 
 # each wheel's CUDA and the extra of turbomim that installs it
@@ -30,7 +30,7 @@ def import_dali() -> ModuleType:
         gone = isinstance(error, ModuleNotFoundError) and error.name in ("nvidia", "nvidia.dali")
         raise UserError(
             "NVIDIA DALI, which cuts random resized crops and feeds GPUs, "
-            f"{'is not installed' if gone else f'cannot be imported ({_one_line(error)})'}: "
+            f"{'is not installed' if gone else f'cannot be imported ({one_line_with_class(error)})'}: "
             f"{remedy(installed_wheels(), torch.version.cuda)}"
         ) from error
     problem = _problem_here()
@@ -88,7 +88,3 @@ def _problem_here() -> str | None:
     if list(wheels) == [suitable_wheel(cuda)]:
         return None
     return wheel_problem(wheels, cuda, gpu=torch.cuda.is_available())
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -26,6 +26,16 @@ def at_least_one(option: str, value: int | None) -> None:
         raise UserError(f"{option} is {value}: it must be at least 1")
 
 
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """What an error says without line breaks, at most so many letters; its class if it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def one_line_with_class(error: BaseException) -> str:
+    """An error's class and what it says, without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def to_stderr(line: str) -> None:
     """Say one line to whoever watches; a closed terminal ends no run."""
     with suppress(OSError):

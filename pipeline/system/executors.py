@@ -23,7 +23,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError, one_line
 
 Item = TypeVar("Item")
 Job = TypeVar("Job")
@@ -120,7 +120,7 @@ def open_executor(place: str) -> Iterator[Executor | None]:
         client = Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
     # by cause: refused, timed out, unknown scheme, no such host
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise UserError(
             f"no Dask scheduler at {address!r}: {reason}; start one with `dask scheduler`, give its address"
         ) from error

@@ -5,6 +5,8 @@ import os
 import re
 import resource
 
+from turbomim.pipeline.system.errors import one_line
+
 # a disk, a quota or a limit on file sizes that is full
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 # not of the file, but of this process or machine: another file would be refused too
@@ -38,7 +40,7 @@ def number_of(error: Exception) -> int | None:
 def reason(error: Exception) -> str:
     """Why the system refused, in its own words."""
     number = number_of(error)
-    return os.strerror(number) if number else " ".join(str(error).split())
+    return os.strerror(number) if number else one_line(error)
 
 
 def remedy(error: Exception, usual: str) -> str:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from turbomim.pipeline.decoding.dali_package import import_dali, installed_wheels, wheel_problem
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line_with_class
 from turbomim.pipeline.system.packages import installed
 from turbomim.train.machine.checks import (
     Check,
@@ -91,12 +91,8 @@ def examine() -> list[Check]:
             checks += found if isinstance(found, list) else [found]
         # a report on a broken machine must come out whole: the failure is the line
         except Exception as error:
-            checks.append(Check(name=name, value=f"not known ({_one_line(error)})"))
+            checks.append(Check(name=name, value=f"not known ({one_line_with_class(error)})"))
     return checks
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def measure_and_keep_rate() -> None:
@@ -185,7 +181,7 @@ def _torch_check() -> Check:
     # a broken library under torch raises whatever it likes
     except Exception as error:
         advice = "torch cannot be imported: pip install --force-reinstall torch torchvision"
-        return Check(name="torch", value=_one_line(error), missing=True, advice=advice)
+        return Check(name="torch", value=one_line_with_class(error), missing=True, advice=advice)
     return Check(name="torch", value=f"{torch.__version__}, built for CUDA {torch.version.cuda or 'none'}")
 
 

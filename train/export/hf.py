@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.check import IMAGES, random_images, same, same_features
 from turbomim.train.export.weights import Exported, encoder_weights, whole_model, write_weights
@@ -205,8 +205,7 @@ def _load(kind: Any, folder: Path, **arguments: object) -> Any:
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"{folder}: transformers {transformers.__version__} does not take it: "
-            f"{' '.join(str(error).split())[:300]}"
+            f"{folder}: transformers {transformers.__version__} does not take it: {one_line(error, 300)}"
         ) from error
     wrong = {what: sorted(map(str, names)) for what, names in found.items() if names}
     if wrong:

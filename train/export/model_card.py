@@ -13,12 +13,12 @@ from typing import Any
 import yaml
 
 from turbomim import __version__
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.export.weights import Exported, Trained, loaded_from
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import Record, read_metrics
-from turbomim.train.recipes.table import RECIPES, recipe
+from turbomim.train.recipes.table import recipe, recipe_in_command
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.settings.dictionary import differences
 
@@ -156,9 +156,7 @@ def measured(records: list[Record]) -> Rows:
 def recipe_name(run: Path) -> str:
     """The recipe that the run's command names, empty where none is recorded."""
     path = run / "env.json"
-    words = read_json(path).get("command", []) if path.exists() else []
-    names = (str(word).rpartition("=")[2] for word in words)
-    return next((name for name in names if name in RECIPES), "")
+    return recipe_in_command(read_json(path).get("command")) if path.exists() else ""
 
 
 def evaluations(run: Path) -> list[str]:
@@ -207,9 +205,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read: {' '.join(str(error).split())}: mend it, or remove it"
-        ) from error
+        raise UserError(f"{path} cannot be read: {one_line(error)}: mend it, or remove it") from error
     if not isinstance(found, dict):
         raise UserError(f"{path} is no JSON object, but a {type(found).__name__}: mend it, or remove it")
     return found

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import timm
 
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.check import same_features
@@ -110,5 +110,5 @@ def load(path: Path, config: Config) -> Any:
         return timm.create_model(**timm_arguments(config), checkpoint_path=str(path)).eval()
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: timm {timm.__version__} does not take it: {' '.join(str(error).split())[:300]}"
+            f"{path}: timm {timm.__version__} does not take it: {one_line(error, 300)}"
         ) from error

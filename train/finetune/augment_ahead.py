@@ -26,7 +26,7 @@ from turbomim.pipeline.decoding.windows import to_gpu
 from turbomim.pipeline.loader import MORE_MEMORY, Loader, LoaderStats
 from turbomim.pipeline.stream.philox import AUGMENT, draw_u32
 from turbomim.pipeline.system.closing import Closing
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line_with_class
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.finetune.rand_augment import Changes, apply_changes, draw_changes
 
@@ -160,7 +160,7 @@ class AugmentAhead(Closing, Iterator[Augmented]):
                 except MemoryError:
                     raise
                 except Exception as error:
-                    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                    reason = one_line_with_class(error)
                     raise UserError(
                         f"{self._split.path}: {self._split.locate(int(ids_B[place]))}: RandAugment "
                         f"{self._policy!r} failed ({reason}): give another --finetune.rand_augment"

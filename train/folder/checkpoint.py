@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from turbomim.pipeline.system.durable import sync, sync_folder, write_durably
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.system.remedies import reason, remedy
 from turbomim.pipeline.system.safetensors_file import save_tensors
 from turbomim.pipeline.system.sha256 import file_sha256
@@ -247,7 +247,7 @@ def read_state(checkpoint: Path) -> State:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ValueError(f"{name} = {str(value)[:40]!r}")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path} cannot be read: {one_line(error, 200)}") from error
     return state
 
 
@@ -261,7 +261,7 @@ def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        first = " ".join(str(error).split())[:300]
+        first = one_line(error, 300)
         raise UserError(f"{checkpoint} does not fit this model: {first}") from error
     if optimizer is not None:
         moments = {
@@ -280,7 +280,7 @@ def _read_tensors(path: Path, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for name in file.keys():  # noqa: SIM118
                 tensors[name] = _read(file, name, ours.get(name))
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path} cannot be read: {one_line(error, 200)}") from error
     for name, tensor in tensors.items():
         part = tensor.to_local() if isinstance(tensor, DTensor) else tensor
         if not bool(part.isfinite().all()):

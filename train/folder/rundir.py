@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from turbomim.pipeline.system.durable import write_durably, write_json
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.system.folder_lock import folder_lock
 from turbomim.pipeline.system.remedies import FULL, why
 from turbomim.train.machine.processor import cores
@@ -56,7 +56,7 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
             f"{folder} is not a run: {path} cannot be read: {why(error, 'give a run folder, runs/NAME')}"
         ) from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not YAML: {one_line(error)}") from error
     if kind is Config and isinstance(values, dict) and "finetune" in values:
         raise FineTuning(
             f"{folder} is a fine-tuning, not a pre-training: its scores are in {folder}/result.json and in "

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.train.foreign.torch_save import read_torch
 from turbomim.train.foreign.unpickle import StandIn
 
@@ -153,7 +153,7 @@ def _plainly_named(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 def _plain(error: Exception) -> str:
     """An error's first words, without what would move a terminal's cursor."""
-    return _printable(" ".join(str(error).split())[:200]) or type(error).__name__
+    return _printable(one_line(error, 200))
 
 
 def _few(names: list[str]) -> str:

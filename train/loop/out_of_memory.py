@@ -12,7 +12,7 @@ import torch
 
 from turbomim.pipeline.decoding.failures import out_of_memory
 from turbomim.pipeline.loader_settings import LoaderSpeed
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.system.words import counted
 from turbomim.train.loop.session import Session
 from turbomim.train.machine.memory import GIB, container_limit, peak_bytes
@@ -37,7 +37,7 @@ def explaining_out_of_memory(session: Session[Any]) -> Iterator[None]:
         raise UserError(
             f"rank {world.rank} ran out of memory with a micro-batch of "
             f"{counted(plan.micro_batch, 'image')} of {config.data.size} pixels; "
-            f"{memory_in_words(world.device)}; it says: {' '.join(str(error).split())[:160]}; "
+            f"{memory_in_words(world.device)}; it says: {one_line(error, 160)}; "
             f"try {', '.join(flags_to_try(config, plan, session.loader, world))}"
         ) from error
 

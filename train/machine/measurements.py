@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 
 from turbomim.pipeline.system.durable import write_json
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError, one_line
 from turbomim.pipeline.system.remedies import why
 from turbomim.train.machine.home import home
 from turbomim.train.machine.processor import cores, cpu_model
@@ -76,7 +76,7 @@ class MeasurementFile:
 
     def damaged(self, error: Exception) -> UserError:
         """The error of a file, or an entry, that cannot be understood."""
-        why = " ".join(str(error).split())
+        why = one_line(error)
         return UserError(f"{str(self.path)!r} is damaged ({why}): remove it; {self.made_by} makes a new one")
 
     def _entries(self) -> dict[str, Any]:

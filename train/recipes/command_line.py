@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import yaml
 
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError, one_line
 from turbomim.pipeline.system.remedies import why
 from turbomim.train.models.named_encoder import lay_over
 from turbomim.train.recipes.table import RECIPES, recipe
@@ -20,7 +20,7 @@ def read_yaml(path: str, base: Config) -> Config:
     except OSError as error:
         raise UserError(f"--config {path}: {why(error, 'check the path')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"--config {path} is not YAML: {one_line(error)}") from error
     return lay_over(base, values or {}, path)
 
 

@@ -29,3 +29,10 @@ def recipe(name: str) -> Config:
     if name not in RECIPES:
         raise unknown("unknown recipe", name, RECIPES)
     return RECIPES[name]()
+
+
+def recipe_in_command(command: object) -> str:
+    """The recipe that a run's command names, as its env.json has it; empty if it names none."""
+    words = command[1:] if isinstance(command, list) else []
+    named = (str(word).removeprefix("--recipe=") for word in words)
+    return next((word for word in named if word in RECIPES), "")

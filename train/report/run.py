@@ -14,7 +14,7 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.manifest import Manifest, load_manifest
 from turbomim.train.folder.checkpoint import read_state
 from turbomim.train.folder.rundir import FineTuning, read_config
-from turbomim.train.recipes.table import RECIPES
+from turbomim.train.recipes.table import recipe_in_command
 from turbomim.train.report.files import (
     Numbers,
     Tree,
@@ -95,7 +95,7 @@ def read_run(path: Path, label: str) -> RunFacts:
         path=path,
         label=label,
         config=config,
-        recipe=_recipe(env.get("command")),
+        recipe=recipe_in_command(env.get("command")) or None,
         records=_records(path / "metrics.jsonl", problems),
         status=json_object(path / "status.json", problems),
         env=env,
@@ -127,13 +127,6 @@ def _config(path: Path, problems: list[str]) -> Config | None:
     except (UserError, ValueError, RecursionError) as error:
         problems.append(one_line(error))
         return None
-
-
-def _recipe(command: object) -> str | None:
-    """The recipe that a run's command names, None where there is none."""
-    words = command[1:] if isinstance(command, list) else []
-    named = (str(word).removeprefix("--recipe=") for word in words)
-    return next((word for word in named if word in RECIPES), None)
 
 
 def _records(path: Path, problems: list[str]) -> list[Numbers]:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError, one_line
 from turbomim.train.world.peers import GRACE, Peers, exit_after
 
 T = TypeVar("T")
@@ -189,7 +189,7 @@ def join_ranks(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
             store, _, _ = next(rendezvous("env://", timeout=timeout))
             peers = Peers(store, rank, size, rank_timeout)
     except dist.DistError as error:
-        raise UserError(f"{too_late} ({' '.join(str(error).split())[:160]}): {remedy}") from error
+        raise UserError(f"{too_late} ({one_line(error, 160)}): {remedy}") from error
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     with peers, peers.naming_lost_ranks():
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
