@@ -86,8 +86,6 @@ def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:
     if data.crop == "rrc" or (device == "cuda" and store.kind != "raw"):
         # now, not after a run folder was made
         import_dali()
-    if store.short_side is None:
-        return
     try:
         data.crop_settings().check_store(store)
     except UserError as error:
