@@ -22,7 +22,7 @@ from turbomim.benchmarks.faults.deadly_image import plant_decoder, split_with
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint
-from turbomim.train.folder.crashes import deadly_list
+from turbomim.train.folder.crashes import read_deadly_samples
 from turbomim.train.folder.log import read_metrics
 
 BATCH: Final = 8
@@ -77,7 +77,7 @@ def main() -> None:
             cut = split_with(work / "cut", options.samples, sample, deadly=False)
             codes = train(deadly, work / "a", options.steps, planted)
             train(cut, work / "b", options.steps, planted)
-            named = list(deadly_list(work / "a" / "r").get(deadly.manifest.fingerprint, {}))
+            named = list(read_deadly_samples(work / "a" / "r").get(deadly.manifest.fingerprint, {}))
             equal = result(work / "a" / "r") == result(work / "b" / "r")
         good += equal and named == [sample] and codes[-1] == 0
         row = {"run": number, "sample": sample, "exit_codes": codes, "named": named, "equal": equal}

@@ -20,16 +20,16 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import read_metrics
 
-LIST: Final = "deadly.jsonl"
+DEADLY_LIST: Final = "deadly.jsonl"
 
 
-def deadly_list(folder: Path) -> dict[str, dict[int, str]]:
+def read_deadly_samples(folder: Path) -> dict[str, dict[int, str]]:
     """Read a run's list: by a split's fingerprint, the reason of each sample that no process survives.
 
     Raises UserError if it is not one.
     """
     found: dict[str, dict[int, str]] = {}
-    path = folder / LIST
+    path = folder / DEADLY_LIST
     try:
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
             entry = json.loads(line)
@@ -41,7 +41,7 @@ def deadly_list(folder: Path) -> dict[str, dict[int, str]]:
     return found
 
 
-def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[str]:
+def explain_last_death(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[str]:
     """Say in lines how the last process ended, if it could not, and put samples that ended it on the list.
 
     Call it with the folder locked.  on_gpu: photographs are decoded there.
@@ -55,7 +55,7 @@ def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[st
         f"a process of this run died after step {step} without a word: it was killed, memory ran out, or a "
         "library crashed"
     ]
-    known, kept = deadly_list(folder), False
+    known, some_untried = read_deadly_samples(folder), False
     for split in splits:
         fingerprint = split.manifest.fingerprint
         before = known.setdefault(fingerprint, {})
@@ -69,7 +69,7 @@ def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[st
         ]
         if untried:
             said.append(f"of {counted(len(left), 'sample')} under way not all could be tried: {untried}")
-            kept = True
+            some_untried = True
         elif not deadly:
             said.append(f"no process dies over any of the {counted(len(left), 'sample')} under way")
     entries = [
@@ -78,7 +78,7 @@ def look_back(folder: Path, splits: Sequence[Split], *, on_gpu: bool) -> list[st
         for sample, reason in sorted(samples.items())
     ]
     if entries:
-        write_durably(folder / LIST, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
-    if not kept:
+        write_durably(folder / DEADLY_LIST, "".join(json.dumps(entry) + "\n" for entry in entries).encode())
+    if not some_untried:
         forget_under_way(folder)
     return said

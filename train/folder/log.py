@@ -105,9 +105,9 @@ class RunLog:
         folder: Path,
         console: Console,
         *,
+        config: Config,
         rank: int = 0,
         world: int = 1,
-        config: Config | None = None,
     ) -> None:
         self.folder, self.console, self.config, self.active = folder, console, config, rank == 0
         self.metrics, self.plain = folder / "metrics.jsonl", folder / "train.log"
@@ -124,7 +124,7 @@ class RunLog:
         unlogged: steps up to `step` that the next log line covers; a line of a stop among them is dropped.
         Yields the metrics that stay; none on ranks other than 0.  Nothing that is printed raises meanwhile.
         """
-        with outlived(self.console, self._lost):
+        with outlived(self.console, self._lost_terminal):
             if self.active:
                 yield from self._open(step - unlogged)
             else:
@@ -136,7 +136,7 @@ class RunLog:
         with (
             self.metrics.open("a", encoding="utf-8") as metrics,
             self._open_plain() as plain,
-            self._open_sinks(step, kept) as self._sinks,
+            open_sinks(self.config, self.folder, step, kept) as self._sinks,
         ):
             self._files = (metrics, plain)
             try:
@@ -148,25 +148,22 @@ class RunLog:
         # the name of a file need not be text
         return self.plain.open("a", encoding="utf-8", errors="backslashreplace")
 
-    def _open_sinks(self, step: int, kept: list[Record]) -> contextlib.AbstractContextManager[list[Sink]]:
-        if self.config is None:
-            return contextlib.nullcontext([])
-        return open_sinks(self.config, self.folder, step, kept)
-
     @contextmanager
     def bar(self, step: int, steps: int) -> Iterator[None]:
         """Show a panel with a bar while the loop runs, on a terminal."""
         if not (self.active and self.console.is_terminal):
             yield
             return
-        with live_panel(self.console, str(self.folder), step, steps, self._lost) as self._panel:
+        with live_panel(self.console, str(self.folder), step, steps, self._lost_terminal) as self._panel:
             try:
                 yield
             finally:
                 self._panel = None
 
-    def _lost(self, error: Exception) -> None:
-        self.keep(f"the terminal cannot be written ({error}): the run goes on, and every line is here")
+    def _lost_terminal(self, error: Exception) -> None:
+        self.write_to_file(
+            f"the terminal cannot be written ({error}): the run goes on, and every line is here"
+        )
 
     def say(self, text: str) -> None:
         """One line for people, on the terminal and in train.log."""
@@ -187,7 +184,7 @@ class RunLog:
         with contextlib.suppress(FileNotFoundError), self._open_plain() as plain:
             plain.write(_dated(self._who + text))
 
-    def keep(self, text: str) -> None:
+    def write_to_file(self, text: str) -> None:
         """One line in train.log alone."""
         if self.active:
             self._write(text)

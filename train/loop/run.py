@@ -115,7 +115,7 @@ class Run:
         with contextlib.suppress(UserError):
             self._status("failed")
         with contextlib.suppress(OSError):
-            self.log.keep(f"failed at step {self.step}: {' '.join(text.split())}")
+            self.log.write_to_file(f"failed at step {self.step}: {' '.join(text.split())}")
 
     def _say_what(self) -> None:
         sections = to_dict(self.config)

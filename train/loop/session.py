@@ -20,7 +20,7 @@ from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.folder.crashes import deadly_list, look_back
+from turbomim.train.folder.crashes import explain_last_death, read_deadly_samples
 from turbomim.train.folder.log import RunLog
 from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.loop.data import about_data, open_data
@@ -145,15 +145,15 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
             rundir.check_same(path, config)
             found, damaged = newest_checkpoint(path, session.split)
             notes = [f"{each} is damaged and was passed over" for each in damaged]
-            return found, notes + look_back(path, splits, on_gpu=on_gpu)
+            return found, notes + explain_last_death(path, splits, on_gpu=on_gpu)
 
         found, notes = world.broadcast_from_rank0(look)
-        bad = world.broadcast_from_rank0(lambda: deadly_list(path))
+        bad = world.broadcast_from_rank0(lambda: read_deadly_samples(path))
         yield RunFolder(
             path=path,
             checkpoint=found,
             notes=notes,
-            log=RunLog(path, session.console, rank=world.rank, world=world.size, config=config),
+            log=RunLog(path, session.console, config=config, rank=world.rank, world=world.size),
             journal=Journal(folder=path, rank=world.rank, bad=bad),
         )
 

@@ -67,7 +67,6 @@ class Step:
         self.clip_grad = clip_grad
         self.params = [p for p in model.parameters() if p.requires_grad]
         self.loss_fn: nn.Module = model
-        self.bfloat16 = uses_bfloat16(config, world.device)
         if world.device.type == "cpu":
             keep_freed()
         if config.compile:

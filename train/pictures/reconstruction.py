@@ -21,7 +21,7 @@ from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.manifest import Manifest
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
-from turbomim.train.folder.crashes import deadly_list
+from turbomim.train.folder.crashes import read_deadly_samples
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.window_target import window_statistics
@@ -54,7 +54,7 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     check_store(config.data, split, "--data", "cpu")
     if images > split.manifest.samples:
         raise UsageError(f"--images {images}: {path} has only {counted(split.manifest.samples, 'sample')}")
-    batch = pick(split, config, images, Journal(folder=run, rank=0, bad=deadly_list(run)))
+    batch = pick(split, config, images, Journal(folder=run, rank=0, bad=read_deadly_samples(run)))
     out = out or picture_path(run, step)
     out.parent.mkdir(parents=True, exist_ok=True)
     text = caption(config, split.manifest)

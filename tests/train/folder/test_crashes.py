@@ -35,7 +35,7 @@ from turbomim.pipeline.decoding.under_way import Journal, UnderWay, begin, left_
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.folder import rundir
-from turbomim.train.folder.crashes import deadly_list
+from turbomim.train.folder.crashes import read_deadly_samples
 from turbomim.train.pictures.reconstruction import show
 from turbomim.train.settings.config import Config
 
@@ -78,7 +78,7 @@ def test_a_photograph_that_kills(tmp_path: Path, world: int) -> None:
     # once on each rank that meets it
     assert 1 <= log.count(f"{name} cannot be decoded") <= world
     listed = {DEADLY: "decoding it ends the process: SIGSEGV"}
-    assert deadly_list(run) == {deadly.manifest.fingerprint: listed}
+    assert read_deadly_samples(run) == {deadly.manifest.fingerprint: listed}
     assert status(run)["status"] == "done" and left_under_way(run) == {}
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(cut.path)))
     other = dataclasses.replace(other, run=dataclasses.replace(config.run, folder=str(tmp_path / "b")))
@@ -228,7 +228,7 @@ def test_a_photograph_that_kills_elsewhere(tmp_path: Path, more: str) -> None:
     assert finish(launch(planted, config, folder, 0, 1, 0)) == -signal.SIGSEGV
     assert left_under_way(run)[deadly.manifest.fingerprint].count(3) == 1
     assert finish(launch(planted, config, folder, 0, 1, 0)) == 0
-    assert list(deadly_list(run)) == [deadly.manifest.fingerprint]
+    assert list(read_deadly_samples(run)) == [deadly.manifest.fingerprint]
     assert finish(launch(show_planted, run, folder)) == 0
 
 
@@ -240,10 +240,10 @@ def show_planted(run: Path, folder: Path) -> None:
 def test_the_list_is_json_lines(tmp_path: Path) -> None:
     entry = {"fingerprint": "abc", "sample": 3, "reason": "why"}
     (tmp_path / "deadly.jsonl").write_text(json.dumps(entry) + "\n")
-    assert deadly_list(tmp_path) == {"abc": {3: "why"}}
+    assert read_deadly_samples(tmp_path) == {"abc": {3: "why"}}
     (tmp_path / "deadly.jsonl").write_text("[1]\n")
     with pytest.raises(UserError, match=r"deadly\.jsonl is not a list of samples: remove it"):
-        deadly_list(tmp_path)
+        read_deadly_samples(tmp_path)
 
 
 def test_a_stand_in_is_noted_before_it_is_tried(

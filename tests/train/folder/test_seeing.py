@@ -74,7 +74,9 @@ def test_a_line_says_everything_once() -> None:
 @pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "pipe"])
 def test_a_terminal_has_the_panel_and_a_pipe_the_lines(tmp_path: Path, terminal: bool) -> None:
     out = io.StringIO()
-    log = RunLog(tmp_path, Console(file=out, width=80, force_terminal=terminal, color_system=None))
+    log = RunLog(
+        tmp_path, Console(file=out, width=80, force_terminal=terminal, color_system=None), config=Config()
+    )
     with log.open(0):
         with log.bar(0, 250228):
             log.record(RECORD)

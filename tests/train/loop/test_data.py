@@ -415,7 +415,7 @@ def test_a_run_says_where_its_settings_come_from(
 
 
 def test_a_log_forgets_its_files_when_a_run_fails(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, quiet())
+    log = RunLog(tmp_path, quiet(), config=Config())
     with pytest.raises(KeyError), log.open(0):
         raise KeyError
     # a closed file would raise
@@ -424,7 +424,7 @@ def test_a_log_forgets_its_files_when_a_run_fails(tmp_path: Path) -> None:
 
 
 def test_notes_of_every_rank_come_into_the_log_once(tmp_path: Path) -> None:
-    first, second = (RunLog(tmp_path, quiet(), rank=rank, world=2) for rank in (0, 1))
+    first, second = (RunLog(tmp_path, quiet(), config=Config(), rank=rank, world=2) for rank in (0, 1))
     with first.open(0), second.open(0):
         for log in (first, second, second):
             log.note("x.tar:7 cannot be decoded")
@@ -433,7 +433,7 @@ def test_notes_of_every_rank_come_into_the_log_once(tmp_path: Path) -> None:
         "rank 0: x.tar:7 cannot be decoded", "rank 1: x.tar:7 cannot be decoded",
     ]  # fmt: skip
     # on another machine the folder may not be there
-    RunLog(tmp_path / "nowhere", quiet(), rank=1, world=2).note("said on the terminal alone")
+    RunLog(tmp_path / "nowhere", quiet(), config=Config(), rank=1, world=2).note("said on the terminal alone")
 
 
 def test_a_log_line_counts_what_was_replaced() -> None:

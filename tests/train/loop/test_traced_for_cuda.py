@@ -37,6 +37,7 @@ from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World
 
 FLASH, EFFICIENT = "_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"
@@ -88,7 +89,7 @@ def traced(
         optimizer = make(moved(model))
         world = World(rank=0, size=1, device=CUDA)
         step = Step(model, optimizer, config.step, world, 1, config.optim.clip_grad, inputs)
-        assert step.bfloat16
+        assert uses_bfloat16(config.step, CUDA)
         batches = [batch()]
         watch = Watch(patch)
         with watch:

@@ -30,6 +30,7 @@ from turbomim.train.commands.cli import COMMANDS, main
 from turbomim.train.demo.demo import say
 from turbomim.train.folder.log import RunLog, parts_of
 from turbomim.train.pretrain.pretrain import pretrain
+from turbomim.train.settings.config import Config
 from turbomim.train.terminal import panel
 from turbomim.train.terminal.streams import drawable
 
@@ -204,7 +205,7 @@ class Broken(io.StringIO):
 def test_a_run_outlives_its_stream(error: Exception, terminal: bool, tmp_path: Path) -> None:
     stream = Broken(error, terminal=terminal)
     console = Console(file=stream, width=80, force_terminal=terminal)
-    log = RunLog(tmp_path, console)
+    log = RunLog(tmp_path, console, config=Config())
     with log.open(0), log.bar(0, 10):
         for step in range(5):
             log.advance(step)
@@ -221,7 +222,7 @@ def test_a_panel_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
         raise RuntimeError("odd terminal")
 
     monkeypatch.setattr(panel, "panel", fail)
-    log = RunLog(tmp_path, Console(file=io.StringIO(), width=80, force_terminal=True))
+    log = RunLog(tmp_path, Console(file=io.StringIO(), width=80, force_terminal=True), config=Config())
     with log.open(0), log.bar(0, 10):
         log.record(RECORD)
     plain = (tmp_path / "train.log").read_text()
@@ -249,7 +250,7 @@ def test_the_panel_is_as_wide_as_it_was_drawn(encoding: str, tmp_path: Path) -> 
 
 
 def test_a_name_that_is_no_text_is_in_the_log(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, quiet())
+    log = RunLog(tmp_path, quiet(), config=Config())
     with log.open(0):
         log.say("data: path /x/\udcff")
     assert "/x/\\udcff" in (tmp_path / "train.log").read_text()
