@@ -244,7 +244,7 @@ class Run:
         """
         run, end = self.config.run, self.step == self.plan.steps
         record = window.record(self.step, self._lr, stats)
-        if end or (run.eval_every and self.step % run.eval_every == 0 and self.step % run.log_every == 0):
+        if end or (run.eval_every and self.step % run.eval_every == 0):
             record |= self.task.evaluate()
         record |= self.task.score_features(record["epoch"], end=end)
         self._log(record)
