@@ -21,7 +21,7 @@ from turbomim.train.foreign.file import read_tensors
 from turbomim.train.foreign.formats import grouped
 from turbomim.train.foreign.model import ForeignModel, model_of
 from turbomim.train.foreign.settings import MAE_RECIPE, Asked
-from turbomim.train.loop.checkpoints import write_first
+from turbomim.train.loop.checkpoints import write_first_checkpoint
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.settings.dictionary import Values
 from turbomim.train.settings.flags import parse_with_settings
@@ -72,7 +72,7 @@ def begin_run(found: ForeignModel, options: Import) -> Path:
         if (folder / "config.yaml").exists() or checkpoint.complete(folder / "ckpt"):
             raise UserError(f"{folder} holds a run already: give another --run.name")
         optimizer = make_optimizer(found.model, config.optim)
-        write_first(folder / "ckpt", found.model, optimizer, config, fingerprint="")
+        write_first_checkpoint(folder / "ckpt", found.model, optimizer, config, fingerprint="")
         source = {
             "file": str(options.file.resolve()),
             "sha256": file_sha256(options.file),

@@ -20,7 +20,7 @@ from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.finetune.rand_augment import recording_rand_augment
 from turbomim.train.finetune.task import Finetuning
-from turbomim.train.loop.checkpoints import write_first
+from turbomim.train.loop.checkpoints import write_first_checkpoint
 from turbomim.train.loop.run import Outcome, Run
 from turbomim.train.loop.session import RunFolder, Session, open_session, take_folder
 from turbomim.train.settings.finetune import FinetuneConfig, check_micro_batch
@@ -41,13 +41,13 @@ def finetune(
     with open_session(config, console, flags=("--train", "--test")) as session:
         world, train, test = session.world, session.split, session.heldout
         world.broadcast_from_rank0(lambda: check_labels(train, test))
-        config = world.run_replicated(lambda: complete(session))
+        config = world.run_replicated(lambda: complete_settings(session))
         session = dataclasses.replace(session, config=config)
         # a policy that timm does not know ends it here, before there is a run
         world.run_on_all(lambda: recording_rand_augment(config.finetune.rand_augment, config.data.size))
         with take_folder(session) as folder:
             if folder.checkpoint is None:
-                first = world.broadcast_from_rank0(lambda: write_start(session, folder, source))
+                first = world.broadcast_from_rank0(lambda: write_initial_classifier(session, folder, source))
                 folder = dataclasses.replace(folder, checkpoint=first)
             return Run(session, folder, Finetuning(session, folder, source.facts, wanted or [])).go()
 
@@ -65,7 +65,7 @@ def check_labels(train: Split, test: Split | None) -> None:
     say_same(train, test)
 
 
-def complete(session: Session[FinetuneConfig]) -> FinetuneConfig:
+def complete_settings(session: Session[FinetuneConfig]) -> FinetuneConfig:
     """The settings with what data and plan decide: the head's outputs, and the micro-batch.
 
     The run keeps its micro-batch among its settings, whatever the ranks, as images are mixed within one.
@@ -86,9 +86,11 @@ def with_classes(config: FinetuneConfig, classes: int) -> FinetuneConfig:
     return dataclasses.replace(config, finetune=settings)
 
 
-def write_start(session: Session[FinetuneConfig], folder: RunFolder, source: Source) -> Path:
+def write_initial_classifier(session: Session[FinetuneConfig], folder: RunFolder, source: Source) -> Path:
     """Write the checkpoint that a fine-tuning begins with: the source's encoder and a new head."""
     config = session.config
     model = Classifier(resized(source.model, source.config, config), config)
     fingerprint = session.split.manifest.fingerprint
-    return write_first(folder.path / "ckpt", model, layered_optimizer(model, config), config, fingerprint)
+    return write_first_checkpoint(
+        folder.path / "ckpt", model, layered_optimizer(model, config), config, fingerprint
+    )

@@ -130,7 +130,9 @@ class Finetuning(Task):
 
     def finish(self, step: int) -> None:
         """Write the last test's result; test again where its log was removed."""
-        tests = self.world.broadcast_from_rank0(lambda: tested(read_metrics(self.folder.log.metrics)))
+        tests = self.world.broadcast_from_rank0(
+            lambda: records_with_test(read_metrics(self.folder.log.metrics))
+        )
         last = tests[-1] if tests else self.evaluate()
         if not self.world.main:
             return
@@ -162,6 +164,6 @@ class Finetuning(Task):
         self.folder.log.say(f"{said} of {test.manifest.samples:,} test images; {path} has all of it")
 
 
-def tested(records: list[Record]) -> list[Record]:
+def records_with_test(records: list[Record]) -> list[Record]:
     """The log records that have a test's result."""
     return [record for record in records if record.get("test_top1") is not None]

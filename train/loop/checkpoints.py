@@ -139,7 +139,7 @@ class RunCheckpoints:
         # what it goes back to may be under way to the disk
         self._world.run_on_all(self.saver.wait)
         to = self._world.run_on_all(
-            lambda: load_good(self._folder, self.good, config, self._model, self._optimizer)
+            lambda: load_good_weights(self._folder, self.good, config, self._model, self._optimizer)
         )
         self.rollbacks += 1
         return (
@@ -160,7 +160,7 @@ def check_rollbacks(rollbacks: int, step: int, config: Config) -> None:
         )
 
 
-def load_good(
+def load_good_weights(
     folder: Path, good: int, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> str:
     """Put weights and moments back to the checkpoint of step `good`, 0 for the start; say to what.
@@ -180,7 +180,7 @@ def load_good(
     return "the weights at the start"
 
 
-def write_first(
+def write_first_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, config: Config, fingerprint: str
 ) -> Path:
     """Write a checkpoint of step 0, whose weights a run begins with, and return its path.

@@ -50,7 +50,7 @@ class Task(ABC):
     def evaluate(self) -> Record:
         """What the second split says of the model, by its names in the log.
 
-        Called every `run.eval_every` steps and at the end.
+        Called at log lines of every `run.eval_every`-th step, and at the end.
         """
 
     def score_features(self, epoch: float, *, end: bool) -> dict[str, float]:

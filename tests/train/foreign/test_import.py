@@ -44,7 +44,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.programs import export
 from turbomim.train.folder import checkpoint
-from turbomim.train.loop.checkpoints import load_good
+from turbomim.train.loop.checkpoints import load_good_weights
 from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.session import newest_checkpoint
 from turbomim.train.models.methods import make_model
@@ -215,7 +215,7 @@ def test_a_roll_back_to_the_start_is_to_the_imported_weights(
     config = begin(monkeypatch, trees)
     model = make_model(config)
     optimizer = make_optimizer(model, config.optim)
-    assert "step-00000000" in load_good(Path("runs/r/ckpt"), 0, config, model, optimizer)
+    assert "step-00000000" in load_good_weights(Path("runs/r/ckpt"), 0, config, model, optimizer)
     same(dict(model.state_dict()), imported())
     assert {value["step"].item() for value in optimizer.state.values()} == {0}
     assert not any(value["exp_avg_sq"].any() for value in optimizer.state.values())
