@@ -15,18 +15,12 @@ from turbomim.pipeline.checking.images import check_images
 from turbomim.pipeline.making.index_tars import Progress
 from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.system.sha256 import sha256_of
-from turbomim.pipeline.tars.index import (
-    Members,
-    check_bounds,
-    check_layout,
-    index_lines,
-    index_text,
-    parse_index,
-)
+from turbomim.pipeline.tars.index import Members, index_lines, index_text
 from turbomim.pipeline.tars.manifest import MANIFEST, SUMS, Manifest, Shard, index_name, load_manifest
 from turbomim.pipeline.tars.samples import Choice, read_samples_of
+from turbomim.pipeline.tars.split import parse_index_of
 from turbomim.pipeline.tars.store import Kind, Store
 from turbomim.pipeline.tars.stored_image import StoredImage, stored_images
 from turbomim.pipeline.tars.walk import BadTar, open_tar
@@ -167,9 +161,7 @@ def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[
     wrong = partial(Problem, file=name)
     try:
         text = Path(check.folder, name).read_bytes()
-        columns_4N = parse_index(text, members)
-        check_columns = check_bounds if check.foreign else check_layout
-        check_columns(columns_4N, shard.samples, shard.bytes)
+        parse_index_of(shard, text, members, foreign=check.foreign)
     except FileNotFoundError:
         return walked or [], [*problems, wrong(reason="is missing")]
     except OSError as error:
@@ -226,4 +218,4 @@ def _strays(folder: Path, manifest: Manifest) -> list[Problem]:
 
 
 def _unread(error: OSError) -> str:
-    return f"cannot be read: {why(error, 'check the disk')}"
+    return f"cannot be read: {explain(error, 'check the disk')}"

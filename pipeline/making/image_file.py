@@ -10,7 +10,7 @@ from turbomim.pipeline.decoding.decode import Undecodable, decode
 from turbomim.pipeline.decoding.header import check_header
 from turbomim.pipeline.making.photographs import Photograph
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.remedies import OF_THE_MACHINE, why
+from turbomim.pipeline.system.remedies import OF_THE_MACHINE, explain
 from turbomim.pipeline.tars.samples import MAX_IMAGE_BYTES
 
 MAX_REASON = 200
@@ -84,7 +84,7 @@ def _read_unchanged(path: str, image: Photograph) -> bytes:
         if isinstance(error, FileNotFoundError) and image.mtime_ns:
             raise _changed(path, "it is gone") from error
         if error.errno in OF_THE_MACHINE:
-            raise UserError(f"cannot read {path!r}: {why(error, '')}") from error
+            raise UserError(f"cannot read {path!r}: {explain(error, '')}") from error
         raise RefusedImage(f"unreadable: {error.strerror}") from error
     if seen != (image.bytes, image.mtime_ns) or len(content) != image.bytes:
         raise _changed(path, f"it had {image.bytes:,} bytes, now {len(content):,}, or was written again")

@@ -17,7 +17,7 @@ from turbomim import __version__
 from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_split, tar_bytes
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError, at_least_one
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.system.sha256 import sha256_of
 from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.keys import Keys, TarNames, choose_keys, look_at_names
@@ -185,7 +185,7 @@ def _index_all(
         except BadTar as error:
             return f"{str(folder / tar)!r} {error}"
         except OSError as error:
-            return f"{str(folder / tar)!r} cannot be read: {why(error, 'check the disk')}"
+            return f"{str(folder / tar)!r} cannot be read: {explain(error, 'check the disk')}"
         report(0, done.shard.samples, total)
         return done
 

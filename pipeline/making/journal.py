@@ -17,7 +17,7 @@ from turbomim.pipeline.making.shard_job import ShardResult
 from turbomim.pipeline.system.durable import sync, sync_folder, write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.folder_lock import LOCK, folder_lock
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.pipeline.tars.manifest import MAKING, Shard
 
@@ -107,7 +107,8 @@ def record(journal: BinaryIO, result: ShardResult) -> None:
         sync(journal.fileno())
     except OSError as error:
         raise UserError(
-            f"cannot write {journal.name!r}: {why(error, 'check the disk')}; then run the same command again"
+            f"cannot write {journal.name!r}: {explain(error, 'check the disk')}; "
+            "then run the same command again"
         ) from error
 
 
@@ -141,7 +142,9 @@ def publish(work: Path, names: dict[str, str]) -> None:
         except OSError as error:
             if not (isinstance(error, FileNotFoundError) and (folder / new).exists()):
                 helps = f"remove {str(folder)!r} and start again"
-                raise UserError(f"cannot move {str(work / old)!r} to {new!r}: {why(error, helps)}") from error
+                raise UserError(
+                    f"cannot move {str(work / old)!r} to {new!r}: {explain(error, helps)}"
+                ) from error
     sync_folder(folder)
 
 

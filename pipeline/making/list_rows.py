@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 
 # by the file's ending: the usual delimiter, then those that are met too; "" is any space
 DELIMITERS: Final = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";"), ".txt": ("", "\t", ",", ";")}
@@ -90,7 +90,7 @@ def _cells(source: Path) -> Iterator[Cells]:
         content = source.read_bytes()
         text = content.decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"cannot read {str(source)!r}: {why(error, 'check the path')}") from error
+        raise UserError(f"cannot read {str(source)!r}: {explain(error, 'check the path')}") from error
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(f"{str(source)!r}, line {line}: not UTF-8 text; save it as UTF-8") from error

@@ -39,7 +39,7 @@ from turbomim.pipeline.making.shard_job import (
 from turbomim.pipeline.system.durable import check_space, write_durably
 from turbomim.pipeline.system.errors import UserError, at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.listings import BadImage, read_bad, write_listings
 from turbomim.pipeline.tars.manifest import (
     MAKING,
@@ -246,6 +246,6 @@ def _check_folder(source: Path, folder: Path) -> None:
         empty = not folder.exists() or not any(folder.iterdir())
         ours = (folder / MAKING).exists() or (folder / MANIFEST).exists()
     except OSError as error:
-        raise UserError(f"cannot use {str(folder)!r}: {why(error, 'choose another folder')}") from error
+        raise UserError(f"cannot use {str(folder)!r}: {explain(error, 'choose another folder')}") from error
     if not empty and not ours:
         raise UserError(f"{str(folder)!r} exists and is not empty: empty it, or choose another folder")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from turbomim.pipeline.making.passed_over import PassedOver
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.pipeline.tars.tar import NO_LABEL
 
@@ -157,7 +157,7 @@ def _walk(
             entries = list(listing)
     except OSError as error:
         raise UserError(
-            f"cannot read the folder {str(here)!r}: {why(error, 'check its permissions')}"
+            f"cannot read the folder {str(here)!r}: {explain(error, 'check its permissions')}"
         ) from error
     identity = (status.st_dev, status.st_ino)
     if identity in ancestors:

@@ -8,7 +8,7 @@ from pathlib import Path
 from turbomim.pipeline.making.plan import default_name
 from turbomim.pipeline.making.settings import WORD
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST, SUMS, load_manifest
 
 LISTINGS = (MANIFEST, SUMS, "_info.json", BAD, "classes.json", "sizes.json", "wids.json")
@@ -21,7 +21,9 @@ def find_tars(folder: Path) -> list[str]:
     try:
         files = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
     except OSError as error:
-        raise UserError(f"cannot list {str(folder)!r}: {why(error, 'give a folder of tar files')}") from error
+        raise UserError(
+            f"cannot list {str(folder)!r}: {explain(error, 'give a folder of tar files')}"
+        ) from error
     tars = [file for file in files if file.endswith(".tar")]
     if not tars:
         kinds = Counter(file.partition(".")[2] or file for file in files).most_common(5)

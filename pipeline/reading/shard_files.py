@@ -17,7 +17,7 @@ from turbomim.pipeline.reading.memory import Memory
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.open_files import OPEN_FILES
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.tar import BLOCK, NO_LABEL, is_label
 
@@ -132,7 +132,7 @@ def _fill(split: Split, files: ShardFiles, shard: int, buffer: memoryview, offse
         size = files.read(shard, buffer, offset)
     except OSError as error:
         path = str(split.shard_path(shard))
-        raise UserError(f"cannot read {path!r} at byte {offset}: {why(error, REMEDY)}") from error
+        raise UserError(f"cannot read {path!r} at byte {offset}: {explain(error, REMEDY)}") from error
     if size != len(buffer):
         raise _changed(split, shard, offset, f"the file ends after {size} of {len(buffer)} bytes")
 

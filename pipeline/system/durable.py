@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from turbomim.pipeline.system.errors import UserError, to_stderr
-from turbomim.pipeline.system.remedies import FULL, UNSUPPORTED, number_of, reason, remedy, why
+from turbomim.pipeline.system.remedies import FULL, UNSUPPORTED, explain, number_of, reason, remedy
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def durable_file(path: Path, *, needed: int, unique: bool = False) -> Iterator[B
         # where it could not be made, on a read-only disk say, it cannot be removed either
         with suppress(OSError):
             temporary.unlink()
-        raise refusal(path, error, needed=needed) from error
+        raise write_error(path, error, needed=needed) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -65,9 +65,9 @@ def make_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refusal(folder, error) from error
+        raise write_error(folder, error) from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise refusal(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        raise write_error(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
     return folder
 
 
@@ -123,14 +123,14 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-def refusal(path: Path, error: Exception, *, needed: int = 0) -> UserError:
+def write_error(path: Path, error: Exception, *, needed: int = 0) -> UserError:
     """What a user is told when the system refuses to write `path`.
 
     error: an OSError, or another library's with its number as Rust prints it.  needed: bytes, 0 if not known.
     """
     if number_of(error) not in FULL:
         helps = "check the permissions, or choose another folder"
-        return UserError(f"cannot write {str(path)!r}: {why(error, helps)}")
+        return UserError(f"cannot write {str(path)!r}: {explain(error, helps)}")
     free = shutil.disk_usage(_existing(path)).free
     wanted = f"{needed:,} bytes needed, " if needed else ""
     return UserError(

@@ -42,7 +42,7 @@ def to_stderr(line: str) -> None:
         print(f"turbomim: {line}", file=sys.stderr, flush=True)
 
 
-def unknown(what: str, name: str, known: typing.Iterable[str]) -> UsageError:
+def unknown_name(what: str, name: str, known: typing.Iterable[str]) -> UsageError:
     """The error for an unknown name, `WHAT 'NAME': did you mean …`, with the nearest known ones."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.5) or [k for k in known if k[:3] == name[:3]]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from turbomim.pipeline.system.durable import refusal
+from turbomim.pipeline.system.durable import write_error
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import UNSUPPORTED
 
@@ -29,7 +29,7 @@ def folder_lock(folder: Path, *, what: Path, other: str, without: str, wanted: b
         while wanted and handle is None:
             handle = _lock(folder, what, other, without)
     except OSError as error:
-        raise refusal(folder, error) from error
+        raise write_error(folder, error) from error
     try:
         yield
     finally:

@@ -49,6 +49,6 @@ def remedy(error: Exception, usual: str) -> str:
     return REMEDIES.get(number_of(error) or 0, usual).format(limit=f"{limit:,} files")
 
 
-def why(error: Exception, usual: str) -> str:
+def explain(error: Exception, usual: str) -> str:
     """Why the system refused, and what helps."""
     return f"{reason(error)}; {remedy(error, usual)}"

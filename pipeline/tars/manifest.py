@@ -15,7 +15,7 @@ from typing import Any
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import on_threads
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.tar import BLOCK
@@ -148,7 +148,7 @@ def load_manifest(folder: Path) -> Manifest:
         ) from error
     except OSError as error:
         raise UserError(
-            f"cannot read {str(path)!r}: {why(error, 'PATH must be a folder of shards')}"
+            f"cannot read {str(path)!r}: {explain(error, 'PATH must be a folder of shards')}"
         ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not a manifest of shards: {error}; {REMEDY}") from error

@@ -12,7 +12,15 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.remedies import remedy
 from turbomim.pipeline.tars.index import Members, check_bounds, check_layout, parse_index
-from turbomim.pipeline.tars.manifest import REMEDY, Manifest, absence, check_shards, index_name, load_manifest
+from turbomim.pipeline.tars.manifest import (
+    REMEDY,
+    Manifest,
+    Shard,
+    absence,
+    check_shards,
+    index_name,
+    load_manifest,
+)
 from turbomim.pipeline.tars.tar import BLOCK
 
 
@@ -71,10 +79,17 @@ def open_split(path: str | os.PathLike[str], *, hashing: bool = True) -> Split:
     return Split(path=folder, manifest=manifest, index=load_index(folder, manifest))
 
 
+def parse_index_of(shard: Shard, text: bytes, members: Members, *, foreign: bool) -> npt.NDArray[np.int64]:
+    """Parse the index file of a shard as `parse_index` does.  Raises ValueError, also if it does not fit."""
+    columns_4N = parse_index(text, members)
+    check = check_bounds if foreign else check_layout
+    check(columns_4N, shard.samples, shard.bytes)
+    return columns_4N
+
+
 def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
     """Read the .idx file of every shard.  Raises UserError if one is missing or does not fit its tar."""
     members = Members.of(manifest.made)
-    check = check_bounds if manifest.foreign else check_layout
     starts = np.cumsum([0, *(shard.samples for shard in manifest.shards)]).tolist()
     # filled shard by shard: to join lists of int64 would take five times the memory of the index
     index = SampleIndex(
@@ -95,8 +110,7 @@ def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
         shard = manifest.shards[number]
         path = folder / index_name(shard.name)
         try:
-            columns_4N = parse_index(path.read_bytes(), members)
-            check(columns_4N, shard.samples, shard.bytes)
+            columns_4N = parse_index_of(shard, path.read_bytes(), members, foreign=manifest.foreign)
         except OSError as error:
             raise UserError(f"index file {str(path)!r} {absence(error)}; {remedy(error, REMEDY)}") from error
         except ValueError as error:

@@ -18,7 +18,7 @@ import numpy as np
 
 from turbomim.pipeline.making.photographs import assign_keys, key_characters
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.train.analyze.objects import Objects, Outline, area
 
 # of a key that lost characters of its photograph's path
@@ -69,7 +69,7 @@ def read_coco(path: Path) -> Annotations:
                     raise ValueError(f"annotation {annotation.get('id', place)}: {_why(error)}") from error
                 left_out["without area"] += not _keep(found[names[annotation["image_id"]]], outlines)
     except OSError as error:
-        raise UserError(f"--boxes {path} cannot be read: {why(error, 'check the path')}") from error
+        raise UserError(f"--boxes {path} cannot be read: {explain(error, 'check the path')}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"--boxes {path} is no COCO file of instances, with images (id, file_name, height, width) and "

@@ -10,7 +10,7 @@ import warnings
 from typing import Final, NoReturn
 
 from turbomim import __version__
-from turbomim.pipeline.system.errors import UsageError, UserError, unknown
+from turbomim.pipeline.system.errors import UsageError, UserError, unknown_name
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy
 from turbomim.train.machine.compile_cache import advice_on_cache
@@ -103,10 +103,10 @@ def find_function(argv: list[str]) -> tuple[str, list[str]]:
             return commands[tuple(argv[:words])], argv[words:]
     verbs = [words[1] for words in commands if words[0] == argv[0] and len(words) == 2]
     if not verbs:
-        raise unknown("unknown command", argv[0], dict.fromkeys(words[0] for words in commands))
+        raise unknown_name("unknown command", argv[0], dict.fromkeys(words[0] for words in commands))
     if len(argv) == 1 or argv[1] in ("", "-h", "--help"):
         raise UsageError(f"{argv[0]} needs a command: {', '.join(verbs)} (each has --help)")
-    raise unknown(f"unknown {argv[0]} command", argv[1], verbs)
+    raise unknown_name(f"unknown {argv[0]} command", argv[1], verbs)
 
 
 def import_and_call(function: str, argv: list[str]) -> None:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from turbomim.pipeline.stream.seeds import check_seed
-from turbomim.pipeline.system.durable import refusal
+from turbomim.pipeline.system.durable import write_error
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.machine.processor import cores
 
@@ -167,7 +167,7 @@ def cut_photos(dst: Path, *, images: int = 480, seed: int = 0, holdout_every: in
         # an empty folder is replaced; one that was filled meanwhile is an error
         part.replace(dst)
     except OSError as error:
-        raise refusal(dst, error) from error
+        raise write_error(dst, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return report

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from turbomim import __version__
-from turbomim.pipeline.system.durable import make_folder, refusal
+from turbomim.pipeline.system.durable import make_folder, write_error
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.export import model_card
 from turbomim.train.export.dense import write_detectron2, write_mmseg
@@ -89,7 +89,7 @@ def export(
             for place in made:
                 place.rmdir()
         if isinstance(error, OSError):
-            raise refusal(folder, error) from error
+            raise write_error(folder, error) from error
         raise
     shutil.rmtree(temporary, ignore_errors=True)
     return [

@@ -23,7 +23,7 @@ import yaml
 from turbomim.pipeline.system.durable import write_durably, write_json
 from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.system.folder_lock import folder_lock
-from turbomim.pipeline.system.remedies import FULL, why
+from turbomim.pipeline.system.remedies import FULL, explain
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.versions import versions
 from turbomim.train.settings.config import Config
@@ -53,7 +53,7 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
                 "of a checkpoint"
             ) from error
         raise UserError(
-            f"{folder} is not a run: {path} cannot be read: {why(error, 'give a run folder, runs/NAME')}"
+            f"{folder} is not a run: {path} cannot be read: {explain(error, 'give a run folder, runs/NAME')}"
         ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {one_line(error)}") from error

@@ -19,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 
 from turbomim.pipeline.loader import LoaderStats
-from turbomim.pipeline.system.durable import refusal
+from turbomim.pipeline.system.durable import write_error
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.words import counted
 
@@ -180,7 +180,7 @@ class Profile:
             (self._folder / "breakdown.txt").write_text(text + "\n", encoding="utf-8")
             profiler.export_chrome_trace(str(self._folder / "trace.json"))
         except OSError as error:
-            raise refusal(self._folder, error) from error
+            raise write_error(self._folder, error) from error
         for line in text.splitlines():
             self._say(line)
         self._say(

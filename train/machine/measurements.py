@@ -13,7 +13,7 @@ import torch
 
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError, UserError, one_line
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.train.machine.home import home
 from turbomim.train.machine.processor import cores, cpu_model
 
@@ -69,7 +69,7 @@ class MeasurementFile:
         except OSError as error:
             raise UserError(
                 f"cannot make {str(self.path.parent)!r}: "
-                f"{why(error, 'set TURBOMIM_CACHE_DIR to a folder of yours')}"
+                f"{explain(error, 'set TURBOMIM_CACHE_DIR to a folder of yours')}"
             ) from error
         write_json(self.path, tree)
         return self.path
@@ -89,7 +89,8 @@ class MeasurementFile:
             return {}
         except OSError as error:
             raise UserError(
-                f"cannot read {str(self.path)!r}: {why(error, 'set TURBOMIM_CACHE_DIR to a folder of yours')}"
+                f"cannot read {str(self.path)!r}: "
+                f"{explain(error, 'set TURBOMIM_CACHE_DIR to a folder of yours')}"
             ) from error
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise self.damaged(error) from error

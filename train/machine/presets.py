@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from turbomim.pipeline.system.errors import UsageError, unknown
+from turbomim.pipeline.system.errors import UsageError, unknown_name
 from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor
@@ -64,7 +64,7 @@ PRESETS = {
 def find_gpu(name: str) -> Gpu:
     """The GPU of a preset.  Raises UsageError with the nearest names for an unknown one."""
     if name not in PRESETS:
-        raise unknown("unknown preset", name, PRESETS)
+        raise unknown_name("unknown preset", name, PRESETS)
     return PRESETS[name]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from turbomim.pipeline.system.errors import unknown
+from turbomim.pipeline.system.errors import unknown_name
 from turbomim.train.models.convmae import ConvMAE
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.mff import MFF
@@ -26,7 +26,7 @@ def method_of(config: Config) -> type[MAE]:
     """The class of `model.method`.  Raises UsageError for an unknown one, with the nearest known."""
     name = config.model.method
     if name not in METHODS:
-        raise unknown("model.method", name, METHODS)
+        raise unknown_name("model.method", name, METHODS)
     return METHODS[name]
 
 

@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from turbomim.pipeline.system.errors import UsageError, unknown
+from turbomim.pipeline.system.errors import UsageError, unknown_name
 from turbomim.train.models.vit import make_blocks
 
 # the plain ones of usual sizes, for people who asked for another
@@ -29,7 +29,7 @@ def encoder_sizes(name: str) -> dict[str, int]:
     """
     known = timm.list_models(module="vision_transformer")
     if name not in known:
-        raise unknown("model.encoder: timm has no ViT", name, known)
+        raise unknown_name("model.encoder: timm has no ViT", name, known)
     # shapes without memory, so that a giant costs no more than a dwarf
     with torch.device("meta"):
         model: Any = timm.create_model(name, pretrained=False, num_classes=0)

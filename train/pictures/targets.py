@@ -26,7 +26,7 @@ from turbomim.pipeline.checking.sheet import (
 )
 from turbomim.pipeline.system.durable import make_folder_of
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.train.pictures.pixels import FloatArray, to_uint8, unpatchify
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 from turbomim.train.settings.flags import parse
@@ -115,7 +115,7 @@ def read_photograph(path: Path) -> torch.Tensor:
             upright = image.convert("RGB")
     # a broken file raises almost anything: each format has a reader of its own
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"--targets {path} cannot be read: {why(error, 'give a JPEG or PNG')}") from error
+        raise UserError(f"--targets {path} cannot be read: {explain(error, 'give a JPEG or PNG')}") from error
     square = ImageOps.fit(upright, (SIZE, SIZE), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(square))
 

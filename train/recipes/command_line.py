@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from turbomim.pipeline.system.errors import UsageError, UserError, one_line
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 from turbomim.train.models.named_encoder import lay_over
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
@@ -18,7 +18,7 @@ def read_yaml(path: str, base: Config) -> Config:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
     except OSError as error:
-        raise UserError(f"--config {path}: {why(error, 'check the path')}") from error
+        raise UserError(f"--config {path}: {explain(error, 'check the path')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {one_line(error)}") from error
     return lay_over(base, values or {}, path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from turbomim.pipeline.system.errors import unknown
+from turbomim.pipeline.system.errors import unknown_name
 from turbomim.train.recipes import cifar10, convmae, lsmae, mae, mff, pixmim, simmim
 from turbomim.train.settings.config import Config
 
@@ -27,7 +27,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
 def recipe(name: str) -> Config:
     """The settings of a recipe.  Raises UserError with the nearest names for an unknown one."""
     if name not in RECIPES:
-        raise unknown("unknown recipe", name, RECIPES)
+        raise unknown_name("unknown recipe", name, RECIPES)
     return RECIPES[name]()
 
 

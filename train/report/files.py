@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.system.remedies import why
+from turbomim.pipeline.system.remedies import explain
 
 Numbers = dict[str, float]
 Tree = dict[str, Any]
@@ -24,7 +24,7 @@ def text_lines(path: Path, problems: list[str]) -> list[str]:
             return []
         return path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
-        problems.append(f"{path} cannot be read: {why(error, 'check the permissions')}")
+        problems.append(f"{path} cannot be read: {explain(error, 'check the permissions')}")
         return []
 
 

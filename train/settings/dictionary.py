@@ -8,7 +8,7 @@ import typing
 from dataclasses import fields
 from typing import Any, Literal
 
-from turbomim.pipeline.system.errors import UsageError, need, unknown
+from turbomim.pipeline.system.errors import UsageError, need, unknown_name
 from turbomim.train.settings.config import AnyConfig, Config
 
 # settings by section and key, of any type where nothing has checked them yet
@@ -32,14 +32,14 @@ def from_dict(values: object, base: AnyConfig, where: str) -> AnyConfig:
     sections = {f.name: getattr(base, f.name) for f in fields(base)}
     for name, section in values.items():
         if name not in sections:
-            raise unknown(f"{where}: unknown section", str(name), sections)
+            raise unknown_name(f"{where}: unknown section", str(name), sections)
         if not isinstance(section, dict):
             raise UsageError(f"{where}: section {name} must hold key: value lines, not {section!r}")
         types = typing.get_type_hints(type(sections[name]))
         typed = {}
         for key, value in section.items():
             if key not in types:
-                raise unknown(f"{where}: unknown key", f"{name}.{key}", [f"{name}.{k}" for k in types])
+                raise unknown_name(f"{where}: unknown key", f"{name}.{key}", [f"{name}.{k}" for k in types])
             typed[key] = _typed(f"{where}: {name}.{key}", value, types[key])
         sections[name] = dataclasses.replace(sections[name], **typed)
     return type(base)(**sections)

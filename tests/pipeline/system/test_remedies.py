@@ -20,9 +20,9 @@ from tests.calls import call
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
-from turbomim.pipeline.system.durable import refusal
+from turbomim.pipeline.system.durable import write_error
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.remedies import REMEDIES, why
+from turbomim.pipeline.system.remedies import REMEDIES, explain
 from turbomim.pipeline.tars.split import Split, open_split
 
 
@@ -45,7 +45,7 @@ def test_the_remedy_fits_the_error(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each place that has a remedy of its own for files that are not there, or damaged."""
-    said = [str(refusal(tmp_path / "x", error_of(errno.EMFILE)))]
+    said = [str(write_error(tmp_path / "x", error_of(errno.EMFILE)))]
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", failing(os.open, ".tar", errno.EMFILE))
         with pytest.raises(UserError) as raised:
@@ -87,11 +87,11 @@ def test_no_photograph_is_left_out_for_want_of_descriptors(
 
 @pytest.mark.parametrize("number", REMEDIES)
 def test_every_error_of_the_table_is_one_line(number: int, tmp_path: Path) -> None:
-    text = str(refusal(tmp_path, error_of(number)))
+    text = str(write_error(tmp_path, error_of(number)))
     assert "\n" not in text and os.strerror(number) in text and "permissions" not in text and "{" not in text
-    assert why(RuntimeError(f"odd (os error {number})"), "usual").startswith(f"{os.strerror(number)}; ")
+    assert explain(RuntimeError(f"odd (os error {number})"), "usual").startswith(f"{os.strerror(number)}; ")
 
 
 def test_an_error_that_the_table_lacks_has_the_usual_remedy() -> None:
-    assert why(error_of(errno.EACCES), "ask") == "Permission denied; ask"
-    assert why(RuntimeError("odd\nwords"), "ask") == "odd words; ask"
+    assert explain(error_of(errno.EACCES), "ask") == "Permission denied; ask"
+    assert explain(RuntimeError("odd\nwords"), "ask") == "odd words; ask"

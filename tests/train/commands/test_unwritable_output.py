@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from tests.calls import call
 from tests.runs import config_for, quiet
 
-from turbomim.pipeline.system.durable import make_folder, refusal
+from turbomim.pipeline.system.durable import make_folder, write_error
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.analyze.result import Analysis, TextTable, write_analysis
@@ -122,9 +122,9 @@ def test_a_full_disk_is_one_line(
 
 def test_another_librarys_error_is_told_by_its_number(tmp_path: Path) -> None:
     error = RuntimeError(f"I/O error: whatever (os error {errno.ENOSPC})")
-    said = str(refusal(tmp_path / "not" / "there", error, needed=1234))
+    said = str(write_error(tmp_path / "not" / "there", error, needed=1234))
     assert "No space left on device: 1,234 bytes needed" in said and "os error" not in said
-    assert "check the permissions" in str(refusal(tmp_path, RuntimeError("odd\nwords")))
+    assert "check the permissions" in str(write_error(tmp_path, RuntimeError("odd\nwords")))
 
 
 def test_a_picture_that_fails_costs_no_numbers(tmp_path: Path) -> None:
