@@ -25,7 +25,7 @@ SMALLEST_PRICED = 160
 NOT_COUNTED = "without the loader's and DALI's buffers"
 
 
-def rows(
+def price_table(
     config: Config, plan: Plan, source: str, *, img_per_s: float | None, preset: str | None
 ) -> list[tuple[str, str]]:
     """(what, how much) of a run in bfloat16 on GPUs, as people read it."""

@@ -19,7 +19,7 @@ from turbomim.kernels.linear import linear
 from turbomim.kernels.masking import patches_of_units
 from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal, xavier_uniform
 from turbomim.train.models.mae import MAE
-from turbomim.train.models.vit import LAYER_NORM, block_flops, make_blocks, sincos_positions
+from turbomim.train.models.vit import LAYER_NORM, make_blocks, sincos_positions
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.model import ModelConfig
 
@@ -176,17 +176,11 @@ class ConvMAE(MAE):
 
         Stages 1 and 2 count for all patches, as published; complementary masks share them, but for `attn`.
         """
-        model, kept, patches = config.model, config.keep, config.patches
+        model, width, views = config.model, config.model.width, 4 if config.model.complementary else 1
         (width1, depth1), (width2, depth2) = conv_stages(model)
-        width, narrow, views = model.width, model.decoder_width, 4 if model.complementary else 1
         stage1 = 2 * 48 * width1 + depth1 * (20 * width1**2 + views * 50 * width1)
         stage2 = 2 * 4 * width1 * width2 + depth2 * (20 * width2**2 + views * 50 * width2)
         # patch_embed3 and 4, and the fusion
         stage3 = 2 * width * (4 * width2 + width + 16 * width1 + 4 * width2)
-        view = (
-            model.depth * block_flops(kept, width)
-            + 2 * kept * width * narrow
-            + model.decoder_depth * block_flops(patches, narrow)
-            + 2 * patches * narrow * 3 * model.patch**2
-        )
-        return 3.0 * (patches * (16 * stage1 + 4 * stage2 + stage3) + views * view)
+        stages = config.patches * (16 * stage1 + 4 * stage2 + stage3)
+        return 3.0 * (stages + views * cls.view_flops(config))

@@ -81,20 +81,25 @@ def drawn_by_torch(module: nn.Module) -> list[str]:
     return [f"{name}.{kind}" for name, layer in layers for kind, _ in layer.named_parameters(recurse=False)]
 
 
-def linear_draws(module: nn.Module) -> dict[str, Draw]:
-    """Xavier-uniform linear layers with zero bias, as MAE has them; LayerNorms stay 1 and 0."""
-    draws: dict[str, Draw] = {}
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Linear):
-            draws[f"{name}.weight"] = xavier_uniform(child.weight)
-            if child.bias is not None:
-                draws[f"{name}.bias"] = constant(0)
-    return draws
-
-
 def xavier_uniform(weight: Tensor) -> Draw:
     """Uniform with Glorot's bound; a convolution's weight counts as a matrix, one row an output."""
     return uniform(math.sqrt(6 / (weight.shape[0] + weight[0].numel())))
+
+
+def linear_draws(
+    module: nn.Module, draw_of: Callable[[Tensor], Draw] = xavier_uniform, *, prefix: str = ""
+) -> dict[str, Draw]:
+    """Linear layers with zero bias, their weights drawn as `draw_of` says; LayerNorms stay 1 and 0.
+
+    prefix: the module's own name in the model.
+    """
+    draws: dict[str, Draw] = {}
+    for name, child in module.named_modules(prefix=prefix):
+        if isinstance(child, nn.Linear):
+            draws[f"{name}.weight"] = draw_of(child.weight)
+            if child.bias is not None:
+                draws[f"{name}.bias"] = constant(0)
+    return draws
 
 
 def convolution_draws(name: str, conv: nn.Module) -> dict[str, Draw]:

@@ -126,15 +126,21 @@ class MAE(Masked):
         Backward counts twice the forward.  Counts what a textbook MAE needs (full last decoder block, head on
         all patches), so that savings of ours raise the rate instead of lowering the work.
         """
-        model, kept, patches = config.model, config.keep, config.patches
-        values = 3 * model.patch**2
-        view = (
-            model.depth * block_flops(kept + 1, model.width)
-            + 2 * (kept + 1) * model.width * model.decoder_width
-            + model.decoder_depth * block_flops(patches + 1, model.decoder_width)
-            + 2 * patches * model.decoder_width * values
+        model = config.model
+        embedding = 2 * config.patches * 3 * model.patch**2 * model.width
+        return 3.0 * (embedding + (4 if model.complementary else 1) * cls.view_flops(config))
+
+    @classmethod
+    def view_flops(cls, config: Config) -> float:
+        """Of one mask's forward after the patches are embedded: blocks, decoder and head."""
+        model, narrow = config.model, config.model.decoder_width
+        seen, every = config.keep + cls.prefix, config.patches + cls.prefix
+        return (
+            model.depth * block_flops(seen, model.width)
+            + 2 * seen * model.width * narrow
+            + model.decoder_depth * block_flops(every, narrow)
+            + 2 * config.patches * narrow * 3 * model.patch**2
         )
-        return 3.0 * (2 * patches * values * model.width + (4 if model.complementary else 1) * view)
 
     def forward_loss(self, pred_BMP: Tensor, target_BMP: Tensor) -> Tensor:
         """Mean over masked patches of the mean squared error, () float32."""

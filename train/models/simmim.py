@@ -24,7 +24,7 @@ from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1
 from turbomim.kernels.masked_patches import targets_of_whole_images
 from turbomim.train.models.drop_path import DropPath, add_drop_path, draw_paths, forget_paths
-from turbomim.train.models.initial import Draw, constant, convolution_draws, normal
+from turbomim.train.models.initial import Draw, constant, convolution_draws, linear_draws, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import LAYER_NORM, block_flops
 from turbomim.train.models.window_target import window_normalised
@@ -65,12 +65,12 @@ class SimMIM(MAE):
 
     def initial_weights(self) -> dict[str, Draw]:
         """The published ones; norms, biases of positions and layer scales are constants of timm's."""
-        draws = {name: normal(0.02, cut=0.02) for name in ("cls_token", "mask_token")}
-        for name, module in self.named_modules():
-            if name.startswith(("patch_embed.", "blocks.")) and isinstance(module, nn.Linear | nn.Conv2d):
-                draws[f"{name}.weight"] = normal(0.02, cut=0.02)
-                if module.bias is not None:
-                    draws[f"{name}.bias"] = constant(0)
+        cut_off = normal(0.02, cut=0.02)
+        draws = {
+            **linear_draws(self.blocks, lambda _: cut_off, prefix="blocks"),
+            **dict.fromkeys(("cls_token", "mask_token", "patch_embed.proj.weight"), cut_off),
+            "patch_embed.proj.bias": constant(0),
+        }
         for number in range(len(self.blocks)):
             std = 0.02 / math.sqrt(2 * (number + 1))
             for layer in ("attn.proj", "mlp.fc2"):

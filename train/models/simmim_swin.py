@@ -21,7 +21,7 @@ from timm.models.swin_transformer_v2 import (
 from torch import Tensor, nn
 
 from turbomim.train.models.drop_path import add_drop_path
-from turbomim.train.models.initial import Draw, constant, convolution_draws, normal
+from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.settings.config import Config
 
@@ -63,12 +63,8 @@ class SimMIMSwin(SimMIM):
 
     def initial_weights(self) -> dict[str, Draw]:
         """The published ones; norms, SwinV2's scales and its q and v biases are constants of timm's."""
-        draws = {"mask_token": normal(0.02)}
-        for name, module in self.layers.named_modules(prefix="layers"):
-            if isinstance(module, nn.Linear):
-                draws[f"{name}.weight"] = normal(0.02)
-                if module.bias is not None:
-                    draws[f"{name}.bias"] = constant(0)
+        draws = linear_draws(self.layers, lambda _: normal(0.02), prefix="layers")
+        draws["mask_token"] = normal(0.02)
         for name, _ in self.named_parameters():
             if name.endswith("relative_position_bias_table"):
                 draws[name] = normal(0.02)

@@ -12,7 +12,7 @@ from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.run import Outcome
 from turbomim.train.loop.session import Session
 from turbomim.train.machine.predicted_memory import count_parameters
-from turbomim.train.machine.price import IMAGENET, rows
+from turbomim.train.machine.price import IMAGENET, price_table
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
@@ -51,6 +51,8 @@ def price(config: Config, *, ranks: int, img_per_s: float | None, preset: str | 
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
     resolved = resolve(config, samples, ranks=ranks, preset=preset)
-    for name, value in rows(resolved.config, resolved.plan, source, img_per_s=img_per_s, preset=preset):
+    for name, value in price_table(
+        resolved.config, resolved.plan, source, img_per_s=img_per_s, preset=preset
+    ):
         table.add_row(name, value)
     Console(highlight=False, markup=False).print(table)

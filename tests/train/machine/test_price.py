@@ -22,7 +22,7 @@ from turbomim.train.machine.memory import GIB
 from turbomim.train.machine.peak import BF16_FLOPS
 from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.machine.presets import MODELS, MOST, PRESETS, SHARE, apply_preset, model_name
-from turbomim.train.machine.price import IMAGENET, checkpoint_bytes, recipe_price, rows
+from turbomim.train.machine.price import IMAGENET, checkpoint_bytes, price_table, recipe_price
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config, DataConfig
@@ -83,7 +83,7 @@ def test_bad_orders_are_one_line(
 
 def table(config: Config, ranks: int, **given: Any) -> dict[str, str]:
     order: dict[str, Any] = {"img_per_s": None, "preset": None, **given}
-    return dict(rows(config, make_plan(config, IMAGENET, ranks), "ImageNet-1k", **order))
+    return dict(price_table(config, make_plan(config, IMAGENET, ranks), "ImageNet-1k", **order))
 
 
 def test_a_run_on_64_gpus() -> None:
