@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from turbomim.train.export.weights import Trained
 from turbomim.train.folder import checkpoint, rundir
@@ -14,7 +15,7 @@ from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.machine.versions import versions
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
-from turbomim.train.settings.config import Config, DataConfig, RunConfig
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.model import ModelConfig
 
@@ -69,6 +70,18 @@ def make_run(kind: str, name: str = "r") -> Trained:
     checkpoint.write(path / "ckpt", snapshot, 2)
     rundir.write_settings(path, config, torch.device("cpu"), 1)
     return Trained(run=path, config=config, model=model, step=STEP)
+
+
+def images() -> Tensor:
+    """Two images (B, H, W, C) uint8 of these models' size, always the same."""
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(0, 256, (2, 48, 48, 3), dtype=torch.uint8, generator=generator)
+
+
+def pixels(images_BHWC: Tensor) -> Tensor:
+    """Images (B, C, H, W) as other programs normalise them."""
+    scaled = (images_BHWC.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    return scaled.float().permute(0, 3, 1, 2)
 
 
 def snippets(text: str) -> list[str]:

@@ -49,6 +49,26 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["shard", "mak"], 2, "unknown shard command 'mak': did you mean make?"),
         (["shard", "inspect", "/nowhere"], 1, "/nowhere"),
         (["show", "/nowhere"], 1, "/nowhere is not a run"),
+        (["export", "/nowhere", "--to", "timm"], 1, "/nowhere is not a run"),
+        (["export", "/dev/null", "--to", "timm"], 1, "/dev/null/config.yaml cannot be read"),
+        (["export", __file__, "--to", "timm"], 1, "is a file and no run: give a run folder, runs/NAME"),
+        (["export", "/nowhere", "--to", "mae", "--out", "a.pth"], 2, "--out a.pth: must be a folder"),
+        (
+            ["export", "/nowhere", "--to", "timm", "--out", "/dev/null"],
+            2,
+            "--out /dev/null: must be a folder",
+        ),
+        (
+            ["export", "/nowhere", "--to", "timm", "--license", "My own"],
+            2,
+            "--license 'My own': must be as the Hub",
+        ),
+        (["export", "/nowhere", "--to", "tim"], 2, "invalid choice 'tim'"),
+        (["export", "/nowhere"], 2, "--to"),
+        (["import", "/nowhere", "--from", "mae", "--run.name", "r"], 1, "/nowhere is not a file"),
+        (["import", "/nowhere", "--from", "beit", "--run.name", "r"], 2, "invalid choice 'beit'"),
+        (["import", "--help"], 0, "--from"),
+        (["export", "--help"], 0, "--out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -65,6 +85,7 @@ def test_exit_codes_and_messages(
     else:
         out, err = capsys.readouterr()
         assert message in out + err and "Traceback" not in err
+        assert code or not err
 
 
 def fails_with(error: BaseException) -> Callable[[str, list[str]], None]:

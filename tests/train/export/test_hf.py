@@ -22,22 +22,16 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from tests.exported import make_run
+from tests.exported import images, make_run, pixels
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.export import hf as export_hf
 from turbomim.train.export.programs import export
 from turbomim.train.export.weights import write_weights
-from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.settings.config import Config
 
 pytestmark = pytest.mark.usefixtures("here")
-
-
-def images() -> Tensor:
-    return torch.randint(
-        0, 256, (2, 48, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5)
-    )
 
 
 def load(kind: Any, folder: str, **arguments: object) -> Any:
@@ -45,11 +39,6 @@ def load(kind: Any, folder: str, **arguments: object) -> Any:
     model, found = kind.from_pretrained(folder, output_loading_info=True, **arguments)
     assert not any(found.values())
     return model.eval()
-
-
-def pixels(images_BHWC: Tensor) -> Tensor:
-    scaled = (images_BHWC.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-    return scaled.float().permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("name", ["mae", "pixmim", "lsmae", "mff"])

@@ -191,45 +191,6 @@ def test_a_killed_export_is_no_hindrance() -> None:
     assert not list(Path("out").rglob("junk"))
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        (["export", "/nowhere", "--to", "timm"], 1, "/nowhere is not a run"),
-        (["export", "/dev/null", "--to", "timm"], 1, "/dev/null/config.yaml cannot be read"),
-        (["export", __file__, "--to", "timm"], 1, "is a file and no run: give a run folder, runs/NAME"),
-        (["export", "/nowhere", "--to", "mae", "--out", "a.pth"], 2, "--out a.pth: must be a folder"),
-        (
-            ["export", "/nowhere", "--to", "timm", "--out", "/dev/null"],
-            2,
-            "--out /dev/null: must be a folder",
-        ),
-        (
-            ["export", "/nowhere", "--to", "timm", "--license", "My own"],
-            2,
-            "--license 'My own': must be as the Hub",
-        ),
-        (["export", "/nowhere", "--to", "tim"], 2, "invalid choice 'tim'"),
-        (["export", "/nowhere"], 2, "--to"),
-        (["import", "/nowhere", "--from", "mae", "--run.name", "r"], 1, "/nowhere is not a file"),
-        (["import", "/nowhere", "--from", "beit", "--run.name", "r"], 2, "invalid choice 'beit'"),
-        (["import", "--help"], 0, "--from"),
-        (["export", "--help"], 0, "--out"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-def test_words_of_import_and_export(
-    words: list[str],
-    code: int,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert call(monkeypatch, *words) == code
-    out, err = capsys.readouterr()
-    assert message in out + err
-    assert err.count("\n") == (code != 0) and "Traceback" not in err
-
-
 def test_the_words_and_snippets_of_the_docs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

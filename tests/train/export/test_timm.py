@@ -17,7 +17,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from tests.exported import CONFIGS, make_run, snippets
+from tests.exported import CONFIGS, make_run, pixels, snippets
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
@@ -27,15 +27,9 @@ from turbomim.train.export.timm import TIMM_NAMES, timm_arguments
 from turbomim.train.export.weights import encoder_weights
 from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import RECIPES, recipe
-from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.settings.config import IMAGENET_MEAN, Config
 
 pytestmark = pytest.mark.usefixtures("here")
-
-
-def pixels(images_BHWC: Tensor) -> Tensor:
-    """Images (B, C, H, W) as timm's transforms normalise them."""
-    scaled = (images_BHWC.double() / 255 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
-    return scaled.float().permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "convmae"])

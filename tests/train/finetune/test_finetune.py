@@ -25,6 +25,7 @@ from tests.runs import (
     as_rank,
     config_for,
     finish,
+    killed_at_the_end,
     launch,
     launch_ranks,
     outcome,
@@ -204,8 +205,8 @@ def test_stopped_or_killed_it_is_the_same_run(
     killed = settings(pretrained, shards, tmp_path / "killed")
     process = launch(attempt, killed, pretrained)
     ckpt = tmp_path / "killed" / "finetune" / "ckpt"
-    wait_for((ckpt / "step-00000004" / "COMPLETE").exists, process)
-    process.kill()
+    with killed_at_the_end([process]):
+        wait_for((ckpt / "step-00000004" / "COMPLETE").exists, process)
     assert finish(process) == -signal.SIGKILL
     attempt(killed, pretrained)
     assert outcome(tmp_path / "killed" / "finetune") == expected

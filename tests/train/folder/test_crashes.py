@@ -19,6 +19,7 @@ from tests.runs import (
     attempt,
     config_for,
     finish,
+    killed_at_the_end,
     launch,
     launch_ranks,
     outcome,
@@ -91,16 +92,14 @@ def test_a_kill_that_no_photograph_did(trees: Path, tmp_path: Path) -> None:
     """The next start says that the last one died, and that its photographs decode."""
     config = config_for(trees, tmp_path, optim={"epochs": 400}, run={"save_every": 5})
     process, run = launch(attempt, config), tmp_path / "r"
-    wait_for(lambda: len(records(run)) > 6, process)
-    assert not rundir.has_died(status(run))
-    process.kill()
-    finish(process)
+    with killed_at_the_end([process]):
+        wait_for(lambda: len(records(run)) > 6, process)
+        assert not rundir.has_died(status(run))
     assert status(run)["status"] == "running" and rundir.has_died(status(run))
     config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, epochs=400))
     again = launch(attempt, config)
-    wait_for(lambda: (run / "train.log").read_text().count("a new run") + resumed(run) > 1, again)
-    again.kill()
-    finish(again)
+    with killed_at_the_end([again]):
+        wait_for(lambda: (run / "train.log").read_text().count("a new run") + resumed(run) > 1, again)
     log = (run / "train.log").read_text()
     assert "a process of this run died after step " in log
     assert "no process dies over any of the " in log

@@ -20,7 +20,7 @@ import timm
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tests.exported import make_run
+from tests.exported import images, make_run
 from tests.train.foreign.imports import import_file, imported, same, save
 from torch import Tensor
 
@@ -41,11 +41,6 @@ HEADS = ["--model.heads=4", "--model.decoder_heads=2"]
 def model() -> MAE:
     """An MAE none of whose tensors is at its initial value."""
     return make_run("mae", "old").model.eval()
-
-
-def images() -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return torch.randint(0, 256, (2, 48, 48, 3), dtype=torch.uint8, generator=generator)
 
 
 def encoder(model: MAE) -> Weights:
