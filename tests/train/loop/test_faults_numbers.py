@@ -36,6 +36,7 @@ from tests.runs import (
     run,
     status,
 )
+from torch._subclasses.fake_tensor import FakeTensor
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.failures import out_of_memory
@@ -136,7 +137,8 @@ def test_a_finite_spike_is_not_skipped(trees: Path, tmp_path: Path, monkeypatch:
 
     def spike(self: MAE, *args: Any) -> Any:
         nonlocal calls
-        calls += 1
+        # the memory of a step is predicted before it, with tensors that have no numbers
+        calls += not isinstance(args[0], FakeTensor)
         return real(self, *args) * (1e4 if calls == 5 else 1.0)
 
     monkeypatch.setattr(MAE, "forward_loss", spike)
@@ -295,7 +297,12 @@ def test_out_of_memory_names_batch_memory_and_three_flags(
 ) -> None:
     """The device's error from 4 images on; the host's below that."""
 
-    def refuse(self: MAE, images: torch.Tensor, *_: Any) -> Any:
+    real = MAE.forward
+
+    def refuse(self: MAE, images: torch.Tensor, *others: Any) -> Any:
+        if isinstance(images, FakeTensor):
+            # the memory of a step is predicted before it
+            return real(self, images, *others)
         if len(images) >= 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return torch.empty(2**60)
