@@ -20,6 +20,7 @@ from torch import Tensor
 from turbomim.kernels.masking import block_masking, random_masking
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.analyze.mask_units import check_unit, kept_units
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.pictures.lines import Line
 from turbomim.train.pictures.plot import INK, label_axes, new_figure, plot_lines
@@ -116,18 +117,10 @@ def read_numbers(flag: str, text: str, kind: type[int] | type[float]) -> list[An
 def check_grid(size: int, units: list[int], ratios: list[float]) -> None:
     """Raise UsageError if units do not tile the image, or ratios are none."""
     for unit in units:
-        if not (1 <= unit <= size // 2 and size % unit == 0):
-            raise UsageError(
-                f"--units {unit}: must be a divisor of the image's {size} pixels, and not all of it"
-            )
+        check_unit("--units", unit, size, "image")
     for ratio in ratios:
         if not 0 < ratio < 1:
             raise UsageError(f"--ratios {ratio:g}: must be between 0 and 1")
-
-
-def kept_units(size: int, unit: int, ratio: float) -> int:
-    """Units that stay visible: MAE's int(N * (1 - ratio))."""
-    return int((size // unit) ** 2 * (1 - ratio))
 
 
 def measure_distance(

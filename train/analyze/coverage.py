@@ -31,6 +31,7 @@ from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Interpolation, Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
+from turbomim.train.analyze.mask_units import check_unit, kept_units
 from turbomim.train.analyze.objects import Objects, area, cell_areas
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.evaluate.splits import choose_ids
@@ -144,13 +145,9 @@ def crop_of(word: str, size: int, interpolation: Interpolation) -> Crop:
 
 def units_a_side(options: Coverage) -> int:
     """Mask units a side of a crop.  Raises UsageError if they do not tile it, or the ratio leaves none."""
-    size, unit = options.size, options.mask_unit
-    if unit < 1 or size % unit or size <= unit:
-        raise UsageError(
-            f"--mask-unit {unit}: must be a divisor of the crop's {size} pixels, and not all of it"
-        )
-    units = size // unit
-    if not 0 < int(units**2 * (1 - options.mask_ratio)) < units**2:
+    check_unit("--mask-unit", options.mask_unit, options.size, "crop")
+    units = options.size // options.mask_unit
+    if not 0 < kept_units(options.size, options.mask_unit, options.mask_ratio) < units**2:
         raise UsageError(
             f"--mask-ratio {options.mask_ratio}: must keep 1 to {units**2 - 1} of {units**2} units"
         )
@@ -208,7 +205,7 @@ def shares_of(
     """Shares from 0 to 1 by kind (see PANELS), one an image, or an object, and epoch."""
     kinds = PANELS if objects else ("image",)
     shares: dict[str, list[float]] = {kind: [] for kind in kinds}
-    keep = int(units**2 * (1 - options.mask_ratio))
+    keep = kept_units(options.size, options.mask_unit, options.mask_ratio)
     for epoch in range(options.epochs):
         turn = Turn(position=0, epochs_B=np.full_like(ids_B, epoch), ids_B=ids_B)
         windows_B22, flips_B = crop_windows(crop, options.seed, turn, sides_B2)
