@@ -25,7 +25,7 @@ from turbomim.train.folder.log import Record, after_start, read_metrics
 from turbomim.train.models.methods import flops_per_image, method_of
 from turbomim.train.pictures.grid import Row, write_grid
 from turbomim.train.pictures.lines import series, smooth
-from turbomim.train.pictures.reconstruction import HEADERS, pick, reconstruct
+from turbomim.train.pictures.reconstruction import HEADERS, pick_samples, reconstruct
 from turbomim.train.recipes.table import recipe
 
 SIZE: Final = 96
@@ -149,7 +149,7 @@ def draw_pictures(runs: list[Run], split: Split, path: Path) -> None:
         config, model, _ = load_run(run.folder)
         # the same sample and crop for every method: a run's own crop differs
         data = dataclasses.replace(config.data, crop="src", interpolation="bicubic")
-        (row,) = reconstruct(model, pick(split, dataclasses.replace(config, data=data), 1), config)
+        (row,) = reconstruct(model, pick_samples(split, dataclasses.replace(config, data=data), 1), config)
         masked = 1 - config.keep / config.patches
         words = (
             f"{run.recipe}: {method_of(config).__name__}, {masked:.0%} masked, {config.model.target} target"

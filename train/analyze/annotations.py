@@ -55,7 +55,7 @@ def read_coco(path: Path) -> Annotations:
         names = {key: str(image["file_name"]) for key, image in images.items()}
         found: dict[str, Objects] = {}
         for key, image in images.items():
-            _add(found, names[key], float(image["height"]), float(image["width"]))
+            _add_photograph(found, names[key], float(image["height"]), float(image["width"]))
         left_out = {"crowd": 0, "without area": 0, "of a photograph that is not listed": 0}
         for place, annotation in enumerate(annotations):
             if annotation["image_id"] not in names:
@@ -66,14 +66,16 @@ def read_coco(path: Path) -> Annotations:
                 try:
                     outlines = _outlines(annotation)
                 except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"annotation {annotation.get('id', place)}: {_why(error)}") from error
-                left_out["without area"] += not _keep(found[names[annotation["image_id"]]], outlines)
+                    raise ValueError(
+                        f"annotation {annotation.get('id', place)}: {_in_one_line(error)}"
+                    ) from error
+                left_out["without area"] += not _add_object(found[names[annotation["image_id"]]], outlines)
     except OSError as error:
         raise UserError(f"--boxes {path} cannot be read: {explain(error, 'check the path')}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"--boxes {path} is no COCO file of instances, with images (id, file_name, height, width) and "
-            f"annotations (image_id, bbox or polygons): {_why(error)}"
+            f"annotations (image_id, bbox or polygons): {_in_one_line(error)}"
         ) from error
     return Annotations(by_name=found, left_out=left_out)
 
@@ -91,17 +93,17 @@ def read_voc(folder: Path) -> Annotations:
             root = ElementTree.parse(path).getroot()
             if root.tag != "annotation":
                 raise ValueError(f"it is <{root.tag}>, not <annotation>")
-            height, width = (float(_text(root, f"size/{side}")) for side in ("height", "width"))
+            height, width = (float(_text_below(root, f"size/{side}")) for side in ("height", "width"))
             # the file's own name: some tools leave another one, or a whole path, in it
-            objects = _add(found, path.stem, height, width)
+            objects = _add_photograph(found, path.stem, height, width)
             for each in root.iterfind("object"):
                 sides = ("xmin", "ymin", "xmax", "ymax")
-                left, top, right, bottom = (float(_text(each, f"bndbox/{side}")) for side in sides)
-                flat += not _keep(objects, [_box(left - 1, top - 1, right, bottom)])
+                left, top, right, bottom = (float(_text_below(each, f"bndbox/{side}")) for side in sides)
+                flat += not _add_object(objects, [_box(left - 1, top - 1, right, bottom)])
         except (OSError, ValueError, ElementTree.ParseError) as error:
             raise UserError(
                 f"--boxes {path} is no PASCAL VOC file with size (height, width) and objects (bndbox): "
-                f"{_why(error)}"
+                f"{_in_one_line(error)}"
             ) from error
     if not found:
         raise UserError(
@@ -124,9 +126,9 @@ def photographs_of(keys: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     ends: dict[str, set[str]] = {}
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/")).with_suffix("").parts
-        whole.setdefault(_plain(parts), set()).add(name)
+        whole.setdefault(_as_in_a_key(parts), set()).add(name)
         for first in range(1, len(parts)):
-            ends.setdefault(_plain(parts[first:]), set()).add(name)
+            ends.setdefault(_as_in_a_key(parts[first:]), set()).add(name)
 
     def fitting(key: str) -> set[str]:
         """Names that the key may stand for, by the most that they have in common."""
@@ -142,12 +144,12 @@ def photographs_of(keys: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     return {key: next(iter(found)) for key, found in possible.items() if len(found) == 1}
 
 
-def _plain(parts: Sequence[str]) -> str:
+def _as_in_a_key(parts: Sequence[str]) -> str:
     """Parts of a path without extension as `shard make` writes them into a key."""
     return key_characters("_".join(parts))
 
 
-def _add(found: dict[str, Objects], name: str, height: float, width: float) -> Objects:
+def _add_photograph(found: dict[str, Objects], name: str, height: float, width: float) -> Objects:
     """Take in a photograph.  Raises ValueError for one that cannot be, or is there already."""
     if not (0 < height < np.inf and 0 < width < np.inf):
         raise ValueError(f"{name} has {width:g} x {height:g} pixels")
@@ -157,7 +159,7 @@ def _add(found: dict[str, Objects], name: str, height: float, width: float) -> O
     return found[name]
 
 
-def _keep(objects: Objects, outlines: list[Outline]) -> bool:
+def _add_object(objects: Objects, outlines: list[Outline]) -> bool:
     """Take in an object of outlines in pixels, as far as it lies in the photograph; False if that is nothing.
 
     Corners outside are moved to the border: exact for boxes, and for polygons that are outside by rounding.
@@ -182,7 +184,7 @@ def _box(left: float, top: float, right: float, bottom: float) -> Outline:
     return np.array([[top, left], [top, right], [bottom, right], [bottom, left]])
 
 
-def _text(element: ElementTree.Element, path: str) -> str:
+def _text_below(element: ElementTree.Element, path: str) -> str:
     """The text of an element below.  Raises ValueError if there is none."""
     text = element.findtext(path)
     if text is None:
@@ -190,6 +192,6 @@ def _text(element: ElementTree.Element, path: str) -> str:
     return text
 
 
-def _why(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     words = f"{error} is missing" if isinstance(error, KeyError) else str(error)
     return " ".join(words.split())[:200]

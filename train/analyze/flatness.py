@@ -92,7 +92,7 @@ def analyze_flatness_command(argv: list[str]) -> None:
             "method": config.model.method,
             "target": config.model.target,
             "step": step,
-            "weights": sum(p.numel() for p in trained(model)),
+            "weights": sum(p.numel() for p in trained_weights(model)),
             "loss": loss,
             "eigenvalues": found.values_S.tolist(),
             "error_bounds": found.bounds_S.tolist(),
@@ -139,7 +139,7 @@ def first_batch(config: Config, split: Split, images: int, device: torch.device)
         return next(loader)
 
 
-def trained(model: MAE) -> list[Tensor]:
+def trained_weights(model: MAE) -> list[Tensor]:
     """The weights that training changes."""
     return [param for param in model.parameters() if param.requires_grad]
 
@@ -149,7 +149,7 @@ def sharpness(model: MAE, batch: Batch, options: Flatness) -> tuple[Ritz, float]
     # re-computed blocks would be computed four times
     model.recompute = False
     model.eval()
-    count, params = len(batch.ids_B), trained(model)
+    count, params = len(batch.ids_B), trained_weights(model)
 
     def losses() -> Iterator[Tensor]:
         """Parts whose sum is the mean loss: every image has as many masked patches."""

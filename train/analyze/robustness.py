@@ -25,7 +25,7 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
 from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
-from turbomim.train.analyze.severities import Numbers, severities
+from turbomim.train.analyze.severities import Numbers, severities_of_size
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, CropBatches, encode, extract, trained_and_random
 from turbomim.train.encoder.source import Source, load_source
@@ -83,7 +83,7 @@ def analyze_robustness_command(argv: list[str]) -> None:
     score = learn_to_score(source, train, ids_N, options)
     size = source.config.data.size
     clean = list(eval_crops(test, ids_M, size=size, batch=options.batch))
-    published, table = severities(size)
+    published, table = severities_of_size(size)
     corruptions: dict[str, Any] = {}
     results: dict[str, Any] = {
         "step": source.step,

@@ -60,7 +60,7 @@ CIFAR_10_C: Final = Published(
 )
 
 
-def severities(size: int) -> tuple[str, Severities]:
+def severities_of_size(size: int) -> tuple[str, Severities]:
     """The set whose image size is nearest by ratio, and its numbers for images of `size` pixels.
 
     Blurs are in pixels: they are scaled with the image's side.  The others stay.

@@ -25,11 +25,11 @@ class Show:
 def show_command(argv: list[str]) -> None:
     """`turbomim show …`.  Raises UserError."""
     if any(word.partition("=")[0] == "--targets" for word in argv):
-        from turbomim.train.pictures.targets import targets
+        from turbomim.train.pictures.targets import show_targets_command
 
-        targets(argv)
+        show_targets_command(argv)
         return
     options = parse(Show, argv, "turbomim show")
-    from turbomim.train.pictures.reconstruction import show
+    from turbomim.train.pictures.reconstruction import draw_reconstructions
 
-    print(show(options.run, data=options.data, images=options.images, out=options.out))
+    print(draw_reconstructions(options.run, data=options.data, images=options.images, out=options.out))

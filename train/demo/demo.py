@@ -18,7 +18,7 @@ from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.system.words import duration
 from turbomim.train.demo.photos import PhotosReport, cut_photos
-from turbomim.train.demo.which_photograph import table, which_photograph
+from turbomim.train.demo.which_photograph import table_of_shares, which_photograph
 from turbomim.train.export.timm import create_call
 from turbomim.train.export.weights import loaded_from
 from turbomim.train.folder.log import Record, read_metrics
@@ -26,12 +26,12 @@ from turbomim.train.loop.log_window import rates
 from turbomim.train.machine.processor import cores
 from turbomim.train.pictures.curves import draw_run_curves
 from turbomim.train.pictures.lines import series
-from turbomim.train.pictures.reconstruction import show
+from turbomim.train.pictures.reconstruction import draw_reconstructions
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.report.report import write_report
 from turbomim.train.settings.config import Config
-from turbomim.train.terminal.streams import outlived, print_plain
+from turbomim.train.terminal.streams import print_plain, printing_never_raises
 
 IMAGES = 480
 
@@ -53,12 +53,12 @@ def demo(
     console = console or Console()
     begun = time.monotonic()
     report = cut_photos(folder / "photographs", images=images)
-    say(console, "1/4", photographs(report))
+    print_stage(console, "1/4", describe_photographs(report))
     for split in ("train", "heldout"):
-        shards(folder / "photographs" / split, folder / "shards" / split, split)
-    say(console, "2/4", f"shards for training and for looking in {folder / 'shards'}")
-    config = settings(folder, epochs, compile_step)
-    say(
+        make_demo_shards(folder / "photographs" / split, folder / "shards" / split, split)
+    print_stage(console, "2/4", f"shards for training and for looking in {folder / 'shards'}")
+    config = demo_config(folder, epochs, compile_step)
+    print_stage(
         console, "3/4", "pre-training PixMIM; the first step compiles the model, which takes a while on a CPU"
     )
     outcome = pretrain(config, console=console)
@@ -66,29 +66,31 @@ def demo(
         return
     records = read_metrics(folder / "metrics.jsonl")
     draw_run_curves(records, folder / "loss.png", "turbomim demo: PixMIM on photographs")
-    show(folder, images=5, out=folder / "reconstruction.png")
+    draw_reconstructions(folder, images=5, out=folder / "reconstruction.png")
     asked = which_photograph(folder, Path(config.data.heldout))
     write_report([folder], folder / "report.html")
-    say(
+    print_stage(
         console,
         "4/4",
         f"pictures drawn, features scored, report written; {duration(time.monotonic() - begun)} in all",
     )
-    tell(console, summary(folder, config, records, asked))
+    print_if_possible(console, closing_words(folder, config, records, asked))
 
 
-def say(console: Console, number: str, text: str) -> None:
+def print_stage(console: Console, number: str, text: str) -> None:
     """One line of progress."""
-    tell(console, f"[{number}] {text}")
+    print_if_possible(console, f"[{number}] {text}")
 
 
-def tell(console: Console, text: str) -> None:
+def print_if_possible(console: Console, text: str) -> None:
     """Print a text; a terminal that is gone stops no demo."""
-    with outlived(console, lambda error: to_stderr(f"the demo goes on, but cannot print: {error}")):
+    with printing_never_raises(
+        console, lambda error: to_stderr(f"the demo goes on, but cannot print: {error}")
+    ):
         print_plain(console, text)
 
 
-def photographs(report: PhotosReport) -> str:
+def describe_photographs(report: PhotosReport) -> str:
     """What was cut, in a line."""
     return (
         f"{report.train_images} JPEGs of {len(report.train_sources)} photographs to train on, "
@@ -97,7 +99,7 @@ def photographs(report: PhotosReport) -> str:
     )
 
 
-def shards(source: Path, target: Path, split: str) -> None:
+def make_demo_shards(source: Path, target: Path, split: str) -> None:
     """Make the shards of a split unless they are there: whole or not at all.
 
     Raises UserError if the folder holds something else.
@@ -113,7 +115,7 @@ def shards(source: Path, target: Path, split: str) -> None:
         raise UserError(f"{target} holds something else: choose another --folder, or remove it") from error
 
 
-def settings(folder: Path, epochs: float | None, compile_step: bool) -> Config:
+def demo_config(folder: Path, epochs: float | None, compile_step: bool) -> Config:
     """The demo recipe, its run folder being the demo's."""
     config = recipe("demo")
     optim = config.optim
@@ -130,9 +132,9 @@ def settings(folder: Path, epochs: float | None, compile_step: bool) -> Config:
     )
 
 
-def summary(folder: Path, config: Config, records: list[Record], asked: dict[str, Any] | None) -> str:
+def closing_words(folder: Path, config: Config, records: list[Record], asked: dict[str, Any] | None) -> str:
     """What came out, where it is, and what to try next."""
-    scores = f"\n{table(asked)}\n  (kept in {folder / 'eval' / 'source.json'})\n" if asked else ""
+    scores = f"\n{table_of_shares(asked)}\n  (kept in {folder / 'eval' / 'source.json'})\n" if asked else ""
     losses = series(records, "loss")[1]
     steps, heldout = series(records, "heldout_loss")
     encoder = folder / "export" / "encoder.safetensors"

@@ -55,7 +55,7 @@ def which_photograph(run: Path, heldout: Path) -> dict[str, Any] | None:
     group_of = {source.name: source.group for source in sources()}
     groups = [group_of.get(name, name) for name in split.manifest.classes]
     labels_N = torch.tensor([groups.index(group) for group in groups])[found.labels_N]
-    one, two = halves(labels_N)
+    one, two = split_in_halves(labels_N)
     photographs = len(set(labels_N[one].tolist()))
     if photographs < 2:
         return None
@@ -65,14 +65,17 @@ def which_photograph(run: Path, heldout: Path) -> dict[str, Any] | None:
         "question": "which photograph does this crop come from?",
         "photographs": photographs,
         "crops": len(one) + len(two),
-        "scores": {name: {MEASURE: share(values_ND, labels_N)} for name, values_ND in found.by_name.items()}
-        | {"chance": {MEASURE: chance(labels_N)}},
+        "scores": {
+            name: {MEASURE: share_recognised(values_ND, labels_N)}
+            for name, values_ND in found.by_name.items()
+        }
+        | {"chance": {MEASURE: share_by_chance(labels_N)}},
     }
     write_json(run / "eval" / "source.json", result)
     return result
 
 
-def halves(labels_N: Tensor) -> tuple[Tensor, Tensor]:
+def split_in_halves(labels_N: Tensor) -> tuple[Tensor, Tensor]:
     """Places of every photograph's crops, by turns in one half and the other; a single crop is in neither."""
     places = [(labels_N == label).nonzero().flatten() for label in sorted(set(labels_N.tolist()))]
     pairs = [(each[::2], each[1::2]) for each in places if len(each) > 1]
@@ -80,9 +83,9 @@ def halves(labels_N: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([none, *(one for one, _ in pairs)]), torch.cat([none, *(two for _, two in pairs)])
 
 
-def share(values_ND: Tensor, labels_N: Tensor) -> float:
+def share_recognised(values_ND: Tensor, labels_N: Tensor) -> float:
     """Share of crops whose nearest one in the other half is of the same photograph."""
-    one, two = halves(labels_N)
+    one, two = split_in_halves(labels_N)
     right = 0.0
     for gallery, asked in ((one, two), (two, one)):
         parts = values_ND[gallery], labels_N[gallery], values_ND[asked], labels_N[asked]
@@ -90,13 +93,13 @@ def share(values_ND: Tensor, labels_N: Tensor) -> float:
     return right / (len(one) + len(two))
 
 
-def chance(labels_N: Tensor) -> float:
+def share_by_chance(labels_N: Tensor) -> float:
     """Share of right answers if any crop of the other half were as near as any other."""
-    one, two = (labels_N[half] for half in halves(labels_N))
+    one, two = (labels_N[half] for half in split_in_halves(labels_N))
     return (one[:, None] == two).double().mean().item()
 
 
-def table(result: dict[str, Any]) -> str:
+def table_of_shares(result: dict[str, Any]) -> str:
     """The scores in %, one line each, between what was asked and how to read them."""
     head = (
         f"{result['question']}  {result['crops']} held-out crops of {result['photographs']} photographs, "

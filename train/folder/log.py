@@ -18,7 +18,7 @@ from turbomim.pipeline.system.words import duration
 from turbomim.train.folder.sinks import OF_EVAL, Sink, open_sinks, scalars_of
 from turbomim.train.settings.config import Config
 from turbomim.train.terminal.panel import LivePanel, Parts, live_panel
-from turbomim.train.terminal.streams import outlived, print_plain
+from turbomim.train.terminal.streams import print_plain, printing_never_raises
 
 Record = dict[str, Any]
 
@@ -124,7 +124,7 @@ class RunLog:
         unlogged: steps up to `step` that the next log line covers; a line of a stop among them is dropped.
         Yields the metrics that stay; none on ranks other than 0.  Nothing that is printed raises meanwhile.
         """
-        with outlived(self.console, self._lost_terminal):
+        with printing_never_raises(self.console, self._lost_terminal):
             if self.active:
                 yield from self._open(step - unlogged)
             else:

@@ -37,7 +37,9 @@ FIXED = 6
 GREY = 0.5
 
 
-def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | None = None) -> Path:
+def draw_reconstructions(
+    run: Path, *, data: Path | None = None, images: int = 6, out: Path | None = None
+) -> Path:
     """Draw reconstructions by the newest whole checkpoint of a run and return the picture's path.
 
     Raises UserError where there is no run, no whole checkpoint or no data.
@@ -54,10 +56,10 @@ def show(run: Path, *, data: Path | None = None, images: int = 6, out: Path | No
     check_store(config.data, split, "--data", "cpu")
     if images > split.manifest.samples:
         raise UsageError(f"--images {images}: {path} has only {counted(split.manifest.samples, 'sample')}")
-    batch = pick(split, config, images, Journal(folder=run, rank=0, bad=read_deadly_samples(run)))
+    batch = pick_samples(split, config, images, Journal(folder=run, rank=0, bad=read_deadly_samples(run)))
     out = out or picture_path(run, step)
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = caption(config, split.manifest)
+    text = explain_pictures(config, split.manifest)
     write_grid(reconstruct(model, batch, config), out, caption=text, headers=HEADERS)
     return out
 
@@ -75,8 +77,8 @@ class FixedPictures:
 
     def __init__(self, config: Config, split: Split, folder: Path, journal: Journal) -> None:
         self._config, self._folder = config, folder
-        self._batch = pick(split, config, min(FIXED, split.manifest.samples), journal)
-        self._caption = caption(config, split.manifest)
+        self._batch = pick_samples(split, config, min(FIXED, split.manifest.samples), journal)
+        self._caption = explain_pictures(config, split.manifest)
 
     def draw(self, model: MAE, step: int) -> Path:
         """Write what the model makes of them after `step` and return the picture's path."""
@@ -87,7 +89,7 @@ class FixedPictures:
         return out
 
 
-def caption(config: Config, data: Manifest) -> str:
+def explain_pictures(config: Config, data: Manifest) -> str:
     """What the picture shows, and which statistics turned normalised patches into pixels."""
     model = config.model
     blur = "" if model.target == "raw" else f", radius {model.radius:g}"
@@ -109,7 +111,7 @@ def caption(config: Config, data: Manifest) -> str:
     )
 
 
-def pick(split: Split, config: Config, images: int, journal: Journal | None = None) -> Batch:
+def pick_samples(split: Split, config: Config, images: int, journal: Journal | None = None) -> Batch:
     """A batch of `images` samples at the run's size: different classes first, in stream order."""
     count = min(CANDIDATES, split.manifest.samples)
     with open_loader(
@@ -157,10 +159,10 @@ def reconstruct(model: MAE, batch: Batch, config: Config) -> list[Row]:
     rows = []
     for n in range(len(keep_BK)):
         keep_K, mask_M = keep_BK[n], mask_BM[n]
-        true = fill(raw_BNP[n], pred_BMP[n], mask_M, mean[n, mask_M], var[n, mask_M], config)
+        true = fill_masked(raw_BNP[n], pred_BMP[n], mask_M, mean[n, mask_M], var[n, mask_M], config)
         near_MK = neighbour_weights(mask_M, keep_K, config.grid)
         near = near_windows if window else near_patches
-        own = fill(raw_BNP[n], pred_BMP[n], mask_M, *near(target_BNP[n, keep_K], near_MK), config)
+        own = fill_masked(raw_BNP[n], pred_BMP[n], mask_M, *near(target_BNP[n, keep_K], near_MK), config)
         grey_NP = raw_BNP[n].clone()
         grey_NP[mask_M] = channels(torch.full((1, raw_BNP.shape[-1]), GREY), to_pixels=False)
         pictures = (raw_BNP[n], grey_NP, true, own, target_BNP[n])
@@ -190,7 +192,7 @@ def near_windows(seen_KP: Tensor, near_MK: Tensor) -> tuple[Tensor, Tensor]:
     return mean_MC.repeat(1, pixels), (square_MC - mean_MC.square()).clamp(min=0).repeat(1, pixels)
 
 
-def fill(
+def fill_masked(
     raw_NP: Tensor, pred_MP: Tensor, mask_M: Tensor, mean: Tensor, var: Tensor, config: Config
 ) -> Tensor:
     """The visible patches as they are, the masked ones as predicted (N, P); mean and var (M, 1) or (M, P)."""

@@ -85,7 +85,7 @@ class Targets:
     """Picture to write; IMAGE's name with -targets.png, in this folder, if not given."""
 
 
-def targets(argv: list[str]) -> None:
+def show_targets_command(argv: list[str]) -> None:
     """`turbomim show --targets IMAGE [--out FILE.png]`: write it, print its path.  Raises UserError."""
     options = parse(Targets, argv, "turbomim show")
     print(draw_targets(options.targets, options.out))
@@ -100,7 +100,7 @@ def draw_targets(image: Path, out: Path | None = None) -> Path:
     out = out or Path(f"{image.stem}-targets.png")
     make_folder_of(out)
     strips: list[Image.Image] = []
-    for heading, rows in sections(photograph_HWC):
+    for heading, rows in target_sections(photograph_HWC):
         strips += [heading_strip(_LOOK, heading), *(tiles_strip(_LOOK, row) for row in rows)]
         strips.append(space_strip(_LOOK))
     write_sheet(stack(_LOOK, strips[:-1]), out)
@@ -157,7 +157,7 @@ def amplitudes(picture_HWC: FloatArray) -> FloatArray:
     return np.fft.fftshift(waves_HW)
 
 
-def sections(photograph_HWC: torch.Tensor) -> list[tuple[str, list[list[Tile]]]]:
+def target_sections(photograph_HWC: torch.Tensor) -> list[tuple[str, list[list[Tile]]]]:
     """What to draw: (heading, rows of tiles) of the raw, the Gaussian and the ideal target."""
     raw = target_picture(photograph_HWC, "raw", PUBLISHED)
     # a flat photograph has no waves

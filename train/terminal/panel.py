@@ -57,7 +57,7 @@ class LivePanel:
         # a title of the width that it will have
         title = drawable(self._title, self._live.console.encoding)
         self._live.start()
-        self._live.update(panel(title, step, self._steps, self._parts), refresh=True)
+        self._live.update(run_panel(title, step, self._steps, self._parts), refresh=True)
 
     def _try(self, call: Callable[[], None]) -> None:
         if self._gone:
@@ -87,7 +87,7 @@ def live_panel(
         shown.close()
 
 
-def panel(title: str, step: int, steps: int, parts: Parts) -> Panel:
+def run_panel(title: str, step: int, steps: int, parts: Parts) -> Panel:
     """The panel, for any width: parts flow onto as many lines as they need, and none is cut."""
     told = [("step", f"{step}/{steps}"), ("done", f"{100 * step / steps:.1f}%"), *parts]
     body = Table.grid()

@@ -62,7 +62,7 @@ def print_plain(console: Console, text: str) -> None:
 
 
 @contextmanager
-def outlived(console: Console, lost: Callable[[Exception], None]) -> Iterator[None]:
+def printing_never_raises(console: Console, lost: Callable[[Exception], None]) -> Iterator[None]:
     """Let nothing that is printed to the console raise; `lost` hears of the first error, which is the last.
 
     What is printed after it goes nowhere: its reader is gone, its terminal was closed, its disk is full.
@@ -76,7 +76,7 @@ def outlived(console: Console, lost: Callable[[Exception], None]) -> Iterator[No
 
 
 class _Outlived:
-    """A stream for `outlived`."""
+    """A stream for `printing_never_raises`."""
 
     def __init__(self, stream: IO[str], lost: Callable[[Exception], None]) -> None:
         self._stream, self._lost, self._gone = stream, lost, False

@@ -211,5 +211,5 @@ def test_every_user_of_the_loader_passes_the_crop_on(
     with pytest.raises(Stop):
         pretrain.pretrain(config, console=console)
     with pytest.raises(Stop):
-        reconstruction.pick(tiny_split, config, 2)
+        reconstruction.pick_samples(tiny_split, config, 2)
     assert passed == [Crop(kind="rrc", size=32, scale=0.6, interpolation="bilinear")] * 3

@@ -28,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from turbomim.benchmarks.step.textbook_mae import TextbookMAE
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.tars.split import open_split
-from turbomim.train.analyze.flatness import Flatness, first_batch, hessian_product, sharpness, trained
+from turbomim.train.analyze.flatness import Flatness, first_batch, hessian_product, sharpness, trained_weights
 from turbomim.train.analyze.lanczos import lanczos
 from turbomim.train.encoder.features import load_run
 from turbomim.train.models.methods import make_model
@@ -107,7 +107,7 @@ def test_leading_eigenvalues_are_those_of_the_textbooks_dense_hessian() -> None:
     model, book = make_model(TINY), TextbookMAE(TINY)
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for param in trained(model):
+        for param in trained_weights(model):
             param.add_(0.1 * torch.randn(param.shape, generator=g))
     book.load_state_dict(model.state_dict())
     book.double()
@@ -147,7 +147,7 @@ def test_products_are_symmetric_and_the_gradients_slope_for_every_method(method:
     config = METHODS[method]
     model = make_model(config)
     images, keep, mask = inputs(config, batch=2)
-    params = trained(model)
+    params = trained_weights(model)
     count = sum(param.numel() for param in params)
     u, v = (torch.randn(count, generator=torch.Generator().manual_seed(seed)) for seed in (3, 4))
     ids = torch.arange(2)

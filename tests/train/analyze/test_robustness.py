@@ -52,7 +52,7 @@ from turbomim.train.analyze.corruptions import (
     trail,
 )
 from turbomim.train.analyze.robustness import corrupt, corrupted, scorers_of
-from turbomim.train.analyze.severities import severities
+from turbomim.train.analyze.severities import severities_of_size
 from turbomim.train.encoder.features import encode, load_run
 from turbomim.train.evaluate.knn import knn
 from turbomim.train.evaluate.probe import fit_linear_probe
@@ -199,7 +199,7 @@ def test_jpeg_and_pixelate_are_pillows_and_means_of_boxes() -> None:
 
 @pytest.mark.parametrize("size", [32, 64, 96, 224])
 def test_severities_are_of_the_nearest_set_and_grow(size: int) -> None:
-    name, table = severities(size)
+    name, table = severities_of_size(size)
     assert name == ("CIFAR-10-C" if size <= 64 else "ImageNet-C") and table.keys() == CORRUPTIONS.keys()
     strongest = {32: 1.0, 64: 2.0, 96: 6 * 96 / 224, 224: 6.0}[size]
     assert table["gaussian blur"][-1] == pytest.approx(strongest)

@@ -27,7 +27,7 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands import cli
 from turbomim.train.demo.demo import demo
 from turbomim.train.folder.log import read_metrics
-from turbomim.train.pictures.reconstruction import show
+from turbomim.train.pictures.reconstruction import draw_reconstructions
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -250,10 +250,10 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
     assert "is done: " in said.getvalue()
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "ckpt").rglob("*")}
 
-    assert show(folder, images=2).name.startswith("reconstruction-")
+    assert draw_reconstructions(folder, images=2).name.startswith("reconstruction-")
     shutil.rmtree(folder / "ckpt")
     with pytest.raises(UserError, match="has no whole checkpoint yet"):
-        show(folder)
+        draw_reconstructions(folder)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,14 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.demo.photos import Source
-from turbomim.train.demo.which_photograph import MEASURE, chance, halves, share, table, which_photograph
+from turbomim.train.demo.which_photograph import (
+    MEASURE,
+    share_by_chance,
+    share_recognised,
+    split_in_halves,
+    table_of_shares,
+    which_photograph,
+)
 from turbomim.train.pretrain.pretrain import pretrain
 
 # crops of photographs 0 (five), 1 (two), 2 (one), as shards mix them
@@ -30,7 +37,7 @@ LABELS = torch.tensor([0, 1, 0, 2, 0, 1, 0, 0])
 
 
 def test_halves_hold_every_photograph_of_two_crops_or_more() -> None:
-    one, two = halves(LABELS)
+    one, two = split_in_halves(LABELS)
     assert LABELS[one].tolist() == [0, 0, 0, 1] and LABELS[two].tolist() == [0, 0, 1]
     assert sorted([*one.tolist(), *two.tolist()]) == [0, 1, 2, 4, 5, 6, 7], (
         "crop 3 is the only one of its own"
@@ -40,12 +47,12 @@ def test_halves_hold_every_photograph_of_two_crops_or_more() -> None:
 def test_share_and_chance_by_hand() -> None:
     """Halves hold crops 0, 4, 7 (of 0) and 1 (of 1), and 2, 6 (of 0) and 5 (of 1)."""
     right = torch.nn.functional.one_hot(LABELS).float()
-    assert share(right, LABELS) == 1.0
+    assert share_recognised(right, LABELS) == 1.0
     drawn = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
-    assert share(drawn, LABELS) == pytest.approx(sum(answers(drawn)) / 7)
+    assert share_recognised(drawn, LABELS) == pytest.approx(sum(answers(drawn)) / 7)
     assert 0 < sum(answers(drawn)) < 7
     # 3 x 2 pairs of photograph 0 and 1 x 1 of photograph 1, of 4 x 3 pairs
-    assert chance(LABELS) == pytest.approx(7 / 12)
+    assert share_by_chance(LABELS) == pytest.approx(7 / 12)
 
 
 def answers(values: torch.Tensor) -> list[bool]:
@@ -102,7 +109,7 @@ def test_a_run_is_asked_beside_its_baselines(
         "raw pixels",
         "chance",
     }
-    text = table(result)
+    text = table_of_shares(result)
     assert f"raw pixels      {100 * scores['raw pixels']:5.1f} %" in text
     assert f"chance          {100 * scores['chance']:5.1f} %" in text
     assert "12 held-out crops of 2 photographs" in text

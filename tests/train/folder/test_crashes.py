@@ -37,7 +37,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.folder import rundir
 from turbomim.train.folder.crashes import read_deadly_samples
-from turbomim.train.pictures.reconstruction import show
+from turbomim.train.pictures.reconstruction import draw_reconstructions
 from turbomim.train.settings.config import Config
 
 SAMPLES, DEADLY = 40, 17
@@ -233,7 +233,7 @@ def test_a_photograph_that_kills_elsewhere(tmp_path: Path, more: str) -> None:
 
 def show_planted(run: Path, folder: Path) -> None:
     use_planted(folder)
-    show(run)
+    draw_reconstructions(run)
 
 
 def test_the_list_is_json_lines(tmp_path: Path) -> None:

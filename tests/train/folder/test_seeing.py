@@ -31,7 +31,7 @@ from turbomim.train.folder.log import RunLog, line_of, parts_of, read_metrics
 from turbomim.train.folder.sinks import SCALARS, check_sinks, scalars_of, tensorboard_scores
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, RunConfig
-from turbomim.train.terminal.panel import panel
+from turbomim.train.terminal.panel import run_panel
 
 RECORD: dict[str, Any] = {
     "step": 104200, "steps": 250228, "epoch": 333.2, "loss": 0.4231, "lr": 2.4e-3, "grad_norm": 0.31,
@@ -44,7 +44,7 @@ RECORD: dict[str, Any] = {
 @pytest.mark.parametrize("width", [120, 80, 40, 20])
 def test_the_panel_loses_nothing(width: int) -> None:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-    console.print(panel("runs/a-run-with-a-long-name", 104200, 250228, parts_of(RECORD)))
+    console.print(run_panel("runs/a-run-with-a-long-name", 104200, 250228, parts_of(RECORD)))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert all(len(line) <= width for line in lines)

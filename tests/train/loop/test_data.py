@@ -45,7 +45,7 @@ from turbomim.train.loop.data import check_store, open_loader, slow_stage, store
 from turbomim.train.loop.run import SILENCE
 from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, default_speed
-from turbomim.train.pictures.reconstruction import show
+from turbomim.train.pictures.reconstruction import draw_reconstructions
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World
@@ -450,8 +450,8 @@ def test_pictures_that_cannot_be_drawn_are_refused(tiny_split: Split, tmp_path: 
     run = tmp_path / "r"
     for images, message in ((0, "must be 1 to 64"), (65, "must be 1 to 64"), (34, "has only 33 samples")):
         with pytest.raises(UsageError, match=f"--images {images}: .*{message}"):
-            show(run, images=images)
+            draw_reconstructions(run, images=images)
     for out in (tmp_path / "x.txt", tmp_path):
         with pytest.raises(UsageError, match=r"--out .*: must be a file whose name ends in .png"):
-            show(run, out=out)
-    assert show(run, images=2, out=tmp_path / "x.PNG").exists()
+            draw_reconstructions(run, out=out)
+    assert draw_reconstructions(run, images=2, out=tmp_path / "x.PNG").exists()

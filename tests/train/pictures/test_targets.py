@@ -25,10 +25,10 @@ from turbomim.train.pictures.targets import (
     amplitudes,
     draw_targets,
     read_photograph,
-    sections,
+    show_targets_command,
     spectrum_picture,
     target_picture,
-    targets,
+    target_sections,
 )
 
 
@@ -96,7 +96,7 @@ def test_a_wave_is_two_points_of_the_spectrum() -> None:
 
 
 def test_the_sheet_has_every_target_and_spectrum() -> None:
-    drawn = sections(photograph())
+    drawn = target_sections(photograph())
     assert len(drawn) == 3
     for _, (images, spectra) in drawn[1:]:
         assert [tile.labels[0][0] for tile in images[:4]] == [f"radius {radius}" for radius in RADII]
@@ -120,7 +120,7 @@ def test_any_image_becomes_a_square(tmp_path: Path, mode: str, size: tuple[int, 
 def test_writes_a_picture_of_a_flat_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "flat.png"
     Image.new("RGB", (30, 20), "white").save(path)
-    targets(["--targets", str(path), "--out", str(tmp_path / "new" / "t.png")])
+    show_targets_command(["--targets", str(path), "--out", str(tmp_path / "new" / "t.png")])
     assert capsys.readouterr().out == f"{tmp_path / 'new' / 't.png'}\n"
     sheet = np.asarray(Image.open(tmp_path / "new" / "t.png"))
     # in the first row: the white photograph, its spectrum, two columns of text, its target

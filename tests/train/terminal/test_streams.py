@@ -27,7 +27,7 @@ from tests.train.folder.test_seeing import RECORD
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.train.commands.cli import COMMANDS, main
-from turbomim.train.demo.demo import say
+from turbomim.train.demo.demo import print_stage
 from turbomim.train.folder.log import RunLog, parts_of
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
@@ -221,7 +221,7 @@ def test_a_panel_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*arguments: object) -> None:
         raise RuntimeError("odd terminal")
 
-    monkeypatch.setattr(panel, "panel", fail)
+    monkeypatch.setattr(panel, "run_panel", fail)
     log = RunLog(tmp_path, Console(file=io.StringIO(), width=80, force_terminal=True), config=Config())
     with log.open(0), log.bar(0, 10):
         log.record(RECORD)
@@ -232,7 +232,7 @@ def test_a_panel_that_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_the_demo_outlives_its_stream(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(file=Broken(OSError(errno.EIO, "Input/output error"), terminal=False))
     for number in ("1/4", "2/4", "3/4"):
-        say(console, number, "text")
+        print_stage(console, number, "text")
     assert "the demo goes on, but cannot print" in capsys.readouterr().err
 
 
