@@ -5,6 +5,7 @@ can take the process with it, so an image is passed on only if its markers, chun
 to forgive.  Only JPEG, PNG and WebP are walked; the loader reads nothing else.  Shape suffixes: N bytes.
 """
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -172,7 +173,8 @@ def _png(content: memoryview) -> Header:
     bits, colour, *methods = content[24:29]
     if bits not in PNG_BITS.get(colour, ()) or methods[:2] != [0, 0] or methods[2] > 1 or not data:
         raise ValueError("its PNG header says what no PNG has")
-    return Header("png", _big(content, 20, 4), _big(content, 16, 4), bits)
+    width, height = struct.unpack(">II", content[16:24])
+    return Header("png", height, width, bits)
 
 
 def for_pixels(content_N: NDArray[np.uint8], header: Header) -> bytes:
@@ -228,13 +230,6 @@ def _webp_size(chunk: bytes) -> tuple[int, int]:
     if kind == b"VP8 " and bytes(content[3:6]) == b"\x9d\x01\x2a":
         return _little(content, 8, 2) & 0x3FFF, _little(content, 6, 2) & 0x3FFF
     raise ValueError("its WebP header has no size")
-
-
-def _big(content: memoryview, at: int, count: int) -> int:
-    number = content[at : at + count]
-    if len(number) < count:
-        raise IndexError
-    return int.from_bytes(number, "big")
 
 
 def _little(content: memoryview, at: int, count: int) -> int:

@@ -13,7 +13,7 @@ from turbomim import __version__
 from turbomim.pipeline.system.errors import UsageError, UserError, unknown_name
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy
-from turbomim.train.machine.compile_cache import advice_on_cache
+from turbomim.train.machine.compiler import advice_on_cache
 from turbomim.train.machine.home import ensure_home
 from turbomim.train.terminal.streams import prepare_streams
 
@@ -66,7 +66,7 @@ COMMANDS: Final = {
     "show": "train.commands.show:show_command",
     "report": "train.commands.report:report_command",
     "compare": "train.commands.compare:compare_command",
-    "eval knn": "train.commands.eval.knn:eval_knn_command",
+    "eval knn": "train.commands.eval.frozen:eval_knn_command",
     "eval linear": "train.commands.eval.linear:eval_linear_command",
     "eval finetune": "train.commands.eval.finetune:eval_finetune_command",
     "analyze frequency": "train.analyze.frequency:analyze_frequency_command",

@@ -32,7 +32,7 @@ from turbomim.train.machine.checks import (
     shared_memory_check,
     threads_check,
 )
-from turbomim.train.machine.compiler import find_compiler
+from turbomim.train.machine.compiler import check_compile_caches, compile_caches, find_compiler
 from turbomim.train.machine.processor import cores, read_text
 from turbomim.train.settings.flags import no_arguments
 from turbomim.train.terminal.streams import print_plain
@@ -235,8 +235,6 @@ def _headers_check() -> Check:
 
 def _compile_cache_check() -> Check:
     import torch
-
-    from turbomim.train.machine.compile_cache import check_compile_caches, compile_caches
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     value = ", ".join(str(folder) for _, folder in compile_caches(device))

@@ -23,7 +23,6 @@ from turbomim.train.foreign.model import ForeignModel, model_of
 from turbomim.train.foreign.settings import MAE_RECIPE, Asked
 from turbomim.train.loop.checkpoints import write_first_checkpoint
 from turbomim.train.loop.optim import make_optimizer
-from turbomim.train.settings.dictionary import Values
 from turbomim.train.settings.flags import parse_with_settings
 
 
@@ -46,22 +45,18 @@ class Import:
 
 
 def import_command(argv: list[str]) -> None:
-    """`turbomim import …`.  Raises UserError."""
-    print(import_run(*parse_with_settings(Import, argv, "turbomim import")))
-
-
-def import_run(options: Import, flags: Values) -> str:
-    """Begin the run and report what was taken.
+    """`turbomim import …`: begin the run and print what was taken.
 
     Raises UserError: a file that cannot be read or does not fit, a run folder that is taken.
     """
+    options, flags = parse_with_settings(Import, argv, "turbomim import")
     if "name" not in flags.get("run", {}):
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
     theirs, notes = read_tensors(options.file)
     asked = Asked(file=options.file, form=options.from_, flags=flags, recipe=options.recipe)
     found = model_of(theirs, asked, "give the --recipe or settings it was made by")
     folder = begin_run(found, options)
-    return what_was_taken(options, found, notes, folder)
+    print(what_was_taken(options, found, notes, folder))
 
 
 def begin_run(found: ForeignModel, options: Import) -> Path:

@@ -1,17 +1,20 @@
 """The linear probe that papers report: what it reads of an encoder, its head, its training and its score.
 
-The head is batch norm without affine and a linear layer, trained by LARS.
+The head is batch norm without affine and a linear layer, trained by LARS.  LARS scales a matrix's gradient by
+0.001 x |weight| / |gradient|, then comes momentum, then the rate; vectors are left as they are.  Source:
+arXiv:1708.03888 as MAE's probe has it; timm's Lars does the same, with 1e-8 beside the gradient's norm.
 Shapes: B samples of a step, N samples, D width, K classes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from timm.optim.lars import Lars
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +26,6 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import INTERPOLATION
 from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
 from turbomim.train.evaluate.accuracy import count_hits, top_shares
-from turbomim.train.evaluate.lars import make_lars
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.models.initial import constant, initialise, normal
@@ -34,6 +36,8 @@ from turbomim.train.settings.schedule import lr_of_step, total_steps
 
 # samples scored at once
 CHUNK = 4096
+# of LARS
+MOMENTUM, TRUST = 0.9, 0.001
 
 # (features (B, D) float32, labels (B,) int64), one item a step
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -135,6 +139,16 @@ def make_head(width: int, classes: int, seed: int) -> nn.Sequential:
     linear = nn.Linear(width, classes)
     initialise(linear, {"weight": normal(0.01), "bias": constant(0)}, seed)
     return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
+
+
+def make_lars(head: nn.Module) -> torch.optim.Optimizer:
+    """LARS over a head's parameters, without weight decay."""
+    matrices = [p for p in head.parameters() if p.ndim > 1]
+    vectors = [p for p in head.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "always_adapt": True}, {"params": vectors, "always_adapt": False}]
+    # not every timm has its annotations
+    make: Callable[..., torch.optim.Optimizer] = Lars
+    return make(groups, momentum=MOMENTUM, weight_decay=0.0, trust_coeff=TRUST)
 
 
 def train_head(head: nn.Module, batches: Batches, training: HeadTraining) -> None:

@@ -91,7 +91,8 @@ def open_session(
     6. settings that do not go together with ranks and data.
     """
     with join_ranks(config.step.device, config.step.rank_timeout) as world:
-        check_compiler(config.step, world.device.type)
+        if config.step.compile:
+            check_compiler(world.device.type)
         world.broadcast_from_rank0(lambda: check_sinks(config.run))
         # every rank trains with what rank 0 was given
         config, preset, tuned_step = world.broadcast_from_rank0(

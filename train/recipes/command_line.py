@@ -9,7 +9,7 @@ from turbomim.pipeline.system.remedies import explain
 from turbomim.train.models.named_encoder import lay_over
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.flags import only_settings, take_value
+from turbomim.train.settings.flags import take_settings, take_value
 
 
 def read_yaml(path: str, base: Config) -> Config:
@@ -46,4 +46,9 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     base = recipe(argv.pop(0))
     if file is not None:
         base = read_yaml(file, base)
-    return lay_over(base, only_settings(argv), "flags"), dry_run
+    others, flags = take_settings(argv)
+    if others:
+        raise UsageError(
+            f"{others[0]!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
+        )
+    return lay_over(base, flags, "flags"), dry_run

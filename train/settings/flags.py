@@ -109,16 +109,6 @@ def take_settings(argv: list[str]) -> tuple[list[str], Values]:
     return own, values
 
 
-def only_settings(argv: list[str]) -> Values:
-    """The settings of a command line that has nothing else.  Raises UsageError for any other word."""
-    others, values = take_settings(argv)
-    if others:
-        raise UsageError(
-            f"{others[0]!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
-        )
-    return values
-
-
 def parse_with_settings(kind: type[T], argv: list[str], prog: str) -> tuple[T, Values]:
     """A dataclass out of a command's own flags, and the settings among them.  Raises UsageError."""
     own, values = take_settings(argv)

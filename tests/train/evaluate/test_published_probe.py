@@ -26,12 +26,12 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import encode
 from turbomim.train.evaluate.cached_features import write_features
-from turbomim.train.evaluate.lars import make_lars
 from turbomim.train.evaluate.published_probe import (
     HeadTraining,
     batches_of,
     head_scores,
     make_head,
+    make_lars,
     published_encoder,
     published_optim,
     train_head,

@@ -25,7 +25,7 @@ from tests.runs import config_for, quiet
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.commands import cli
 from turbomim.train.commands.doctor import examine
-from turbomim.train.machine.compile_cache import check_compile_caches, compile_caches
+from turbomim.train.machine.compiler import check_compile_caches, compile_caches
 from turbomim.train.machine.home import ensure_home, home
 from turbomim.train.machine.measurements import cache_folder
 from turbomim.train.pretrain.pretrain import pretrain
@@ -117,7 +117,7 @@ def test_the_caches_of_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_folder_that_may_not_run_programs(shim: Path, tmp_path: Path) -> None:  # noqa: F811
     code = """
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.machine.compile_cache import check_compile_caches
+from turbomim.train.machine.compiler import check_compile_caches
 try:
     check_compile_caches("cpu")
 except UserError as error:

@@ -1,4 +1,4 @@
-"""`turbomim eval knn` and `turbomim eval linear`: an encoder of which nothing is trained, scored and kept."""
+"""`turbomim eval knn`, and what `eval linear` shares with it: frozen encoders are scored, results kept."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbomim.train.encoder.source import load_source
-from turbomim.train.evaluate.results import print_table, write_result
+from turbomim.train.evaluate.results import check_json, print_table, write_result
 from turbomim.train.evaluate.scores import Scoring, evaluate_model
 from turbomim.train.evaluate.splits import check_samples
 from turbomim.train.settings.dictionary import Values
-from turbomim.train.settings.flags import check_least
+from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.settings.options import EncoderPath, LearnedSplit, ScoredSplit
 
 
@@ -23,6 +23,13 @@ class Eval(Scoring):
     test: ScoredSplit
     json: Path | None = None
     """File for the scores; RUN/eval/NAME.json if not given, and none of a FILE."""
+
+
+def eval_knn_command(argv: list[str]) -> None:
+    """`turbomim eval knn …`: the classes of the nearest neighbours.  Raises UserError."""
+    options, settings = parse_with_settings(Eval, argv, "turbomim eval knn")
+    check_json(options.json)
+    score_frozen("knn", options, settings)
 
 
 def score_frozen(measure: str, options: Eval, flags: Values) -> None:
