@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -27,12 +27,16 @@ from turbomim.train.settings.config import Config
 
 # what a detector's names of its ViT begin with: without, only its name-matching heuristics find them
 DETECTRON2: Final = "backbone.net."
-# mmselfsup and mmseg name a ViT alike, but for this
-_MMSEG_PREFIX: Final = "backbone."
-# matrices of a block: rows and columns in widths
-_MATRICES: Final = {"attn.qkv": (3, 1), "attn.proj": (1, 1), "mlp.fc1": (4, 1), "mlp.fc2": (1, 4)}
-
-T = TypeVar("T")
+# layers of a block as detectron2's and mmseg's sources name them, and rows and columns of their weights in
+# widths; written out here, so that it checks by which names a file was written
+_LAYERS: Final = (
+    ("norm1", "ln1", (1,)),
+    ("norm2", "ln2", (1,)),
+    ("attn.qkv", "attn.qkv", (3, 1)),
+    ("attn.proj", "attn.proj", (1, 1)),
+    ("mlp.fc1", "ffn.layers.0.0", (4, 1)),
+    ("mlp.fc2", "ffn.layers.1", (1, 4)),
+)
 
 
 def write_detectron2(model: MAE, config: Config, folder: Path) -> list[Exported]:
@@ -40,8 +44,9 @@ def write_detectron2(model: MAE, config: Config, folder: Path) -> list[Exported]
 
     Position embeddings keep the class token's row, which ViTDet drops, and their size, which it resizes.
     """
+    kept = {n: t for n, t in encoder_weights(model).items() if not n.startswith(("norm.", "cls_token"))}
     path = folder / "detectron2.pth"
-    write_torch({"model": by_detectron2(encoder_weights(model))}, path)
+    write_torch({"model": {DETECTRON2 + name: tensor for name, tensor in kept.items()}}, path)
     found = torch.load(path, weights_only=True)["model"]
     said = same_names(_shapes(found), detectron2_shapes(config), str(path))
     _check_positions(found[f"{DETECTRON2}pos_embed"], model, path)
@@ -71,10 +76,12 @@ def write_mmseg(model: MAE, config: Config, folder: Path, *, size: int = 0) -> l
     size, patch = size or config.data.size, config.model.patch
     if size < patch or size % patch:
         raise UsageError(f"--size {size}: must be a multiple of the patch, {patch} pixels")
-    weights = encoder_weights(model)
-    weights["pos_embed"] = resample_positions(weights["pos_embed"], size // patch)
+    kept = {name: tensor for name, tensor in encoder_weights(model).items() if not name.startswith("norm.")}
+    kept["pos_embed"] = resample_positions(kept["pos_embed"], size // patch)
+    # mmselfsup and mmseg name a ViT alike, but for the prefix
+    theirs = {name.removeprefix("backbone."): tensor for name, tensor in MMSELFSUP.to_theirs(kept).items()}
     path = folder / "mmseg.pth"
-    write_torch(by_mmseg(weights), path)
+    write_torch(theirs, path)
     found = torch.load(path, weights_only=True)
     said = same_names(_shapes(found), mmseg_shapes(config, size), str(path))
     _check_positions(found["pos_embed"], model, path)
@@ -98,50 +105,33 @@ def write_mmseg(model: MAE, config: Config, folder: Path, *, size: int = 0) -> l
     ]
 
 
-def by_detectron2(ours: Mapping[str, T]) -> dict[str, T]:
-    """What ViTDet's ViT has of an encoder, by its names."""
-    return {
-        DETECTRON2 + name: value
-        for name, value in ours.items()
-        if not name.startswith(("norm.", "cls_token"))
-    }
-
-
-def by_mmseg(ours: Mapping[str, T]) -> dict[str, T]:
-    """What mmseg's MAE has of an encoder, by its names."""
-    kept = {name: value for name, value in ours.items() if not name.startswith("norm.")}
-    return {name.removeprefix(_MMSEG_PREFIX): value for name, value in MMSELFSUP.to_theirs(kept).items()}
-
-
 def detectron2_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Names and shapes that ViTDet's ViT, with `pretrain_use_cls_token`, has from a pre-trained ViT."""
-    return by_detectron2(vit_shapes(config, config.data.size))
+    layers = {name: widths for name, _, widths in _LAYERS}
+    shapes = _vit_shapes(config, config.data.size, "patch_embed.proj", "blocks", layers)
+    return {f"backbone.net.{name}": shape for name, shape in shapes.items()}
 
 
 def mmseg_shapes(config: Config, size: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes that mmseg's MAE, at `size` pixels, has from a pre-trained ViT."""
-    return by_mmseg(vit_shapes(config, size))
+    layers = {name: widths for _, name, widths in _LAYERS}
+    shapes = _vit_shapes(config, size, "patch_embed.projection", "layers", layers)
+    return {"cls_token": (1, 1, config.model.width), **shapes}
 
 
-def vit_shapes(config: Config, size: int) -> dict[str, tuple[int, ...]]:
-    """Our names and shapes of a ViT's encoder for images of `size` pixels a side."""
+def _vit_shapes(
+    config: Config, size: int, patches: str, blocks: str, layers: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of positions, patches and blocks, for images of `size` pixels a side."""
     width, patch = config.model.width, config.model.patch
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, width),
-        "pos_embed": (1, 1 + (size // patch) ** 2, width),
-        "patch_embed.proj.weight": (width, 3, patch, patch),
-        "patch_embed.proj.bias": (width,),
-    }
+    weights: dict[str, tuple[int, ...]] = {patches: (width, 3, patch, patch)}
     for block in range(config.model.depth):
-        for norm in ("norm1", "norm2"):
-            shapes |= _layer(f"blocks.{block}.{norm}", (width,))
-        for layer, (rows, columns) in _MATRICES.items():
-            shapes |= _layer(f"blocks.{block}.{layer}", (rows * width, columns * width))
-    return shapes | _layer("norm", (width,))
-
-
-def _layer(name: str, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": weight, f"{name}.bias": weight[:1]}
+        for layer, widths in layers.items():
+            weights[f"{blocks}.{block}.{layer}"] = tuple(width * each for each in widths)
+    shapes: dict[str, tuple[int, ...]] = {"pos_embed": (1, 1 + (size // patch) ** 2, width)}
+    for name, shape in weights.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return shapes
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor
 
@@ -13,8 +12,6 @@ from turbomim.pipeline.system.errors import UserError
 Weights = Mapping[str, Tensor]
 # (ours, theirs)
 Pairs = tuple[tuple[str, str], ...]
-# a tensor, or its shape
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,18 +27,18 @@ class Names:
     # parts within a name, all of which are replaced
     inside: Pairs = ()
 
-    def to_theirs(self, weights: Mapping[str, T]) -> dict[str, T]:
+    def to_theirs(self, weights: Weights) -> dict[str, Tensor]:
         """Tensors of our names by theirs.  Raises UserError if two become the same."""
         return _renamed(weights, self.begin, self.inside)
 
-    def to_ours(self, weights: Mapping[str, T]) -> dict[str, T]:
+    def to_ours(self, weights: Weights) -> dict[str, Tensor]:
         """Tensors of their names by ours.  Raises UserError if two become the same."""
         return _renamed(weights, _swapped(self.begin), _swapped(self.inside))
 
 
-def _renamed(weights: Mapping[str, T], begin: Pairs, inside: Pairs) -> dict[str, T]:
+def _renamed(weights: Weights, begin: Pairs, inside: Pairs) -> dict[str, Tensor]:
     """The tensors by other names, each pair read from its first side to its second."""
-    others: dict[str, T] = {}
+    others: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         new = next((to + name.removeprefix(old) for old, to in begin if name.startswith(old)), name)
         for old, to in inside:

@@ -27,6 +27,7 @@ from turbomim.train.export import dense
 from turbomim.train.export.check import same_names
 from turbomim.train.export.dense import detectron2_shapes, mmseg_shapes
 from turbomim.train.export.programs import export
+from turbomim.train.foreign.formats import MMSELFSUP
 from turbomim.train.foreign.names import Names
 from turbomim.train.settings.config import Config
 
@@ -142,17 +143,19 @@ def test_names_that_would_be_passed_over(found: dict[str, tuple[int, ...]], mess
 def test_a_wrong_map_is_refused_before_anything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = make_run("mae")
     monkeypatch.setattr(dense, "DETECTRON2", "backbone.bottom_up.")
-    monkeypatch.setattr(
-        dense, "detectron2_shapes", lambda config: dict.fromkeys(TO_DETECTRON2.values(), (1,))
-    )
     with pytest.raises(
         UserError, match=r"begin with 'backbone.bottom_up', its program looks for 'backbone.net'"
     ):
         export(trained, "detectron2", Path("out"))
     assert not Path("out").exists()
     monkeypatch.setattr(dense, "MMSELFSUP", Names(begin=(("", "x."),)))
-    monkeypatch.setattr(
-        dense, "mmseg_shapes", lambda config, size: dict.fromkeys([*TO_MMSEG.values(), "cls_token"], (1,))
-    )
     with pytest.raises(UserError, match="would load nothing"):
+        export(trained, "mmseg", Path("out"))
+    without_norm2 = Names(
+        begin=MMSELFSUP.begin, inside=tuple(pair for pair in MMSELFSUP.inside if pair[0] != ".norm2.")
+    )
+    monkeypatch.setattr(dense, "MMSELFSUP", without_norm2)
+    with pytest.raises(
+        UserError, match=r"missing: layers.N.ln2.bias \(3\), .*unexpected: layers.N.norm2.bias"
+    ):
         export(trained, "mmseg", Path("out"))
