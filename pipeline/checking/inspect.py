@@ -13,7 +13,8 @@ from PIL.ContainerIO import ContainerIO
 from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.index import Members
-from turbomim.pipeline.tars.listings import read_bad
+from turbomim.pipeline.tars.listings import BadImage, read_bad
+from turbomim.pipeline.tars.manifest import Manifest
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Store
 
@@ -33,22 +34,15 @@ class SplitSummary:
     """A split in numbers. Fields on sides and formats are of the `sampled` images whose header was read.
 
     classes: (name, samples), most samples first; samples is None where the manifest does not count them.
-    label: extension of the label's members, None for no labels.  byte_histogram: all images by their bytes,
-    below each of `BYTE_EDGES`, then the rest.  short_side, long_side: pixels at `QUANTILES`.  histogram:
-    images by short side, below each of `EDGES`, then the rest.  unreadable: sampled images without a readable
-    header.  first_bad: (path, reason).
+    byte_histogram: all images by their bytes, below each of `BYTE_EDGES`, then the rest.  short_side,
+    long_side: pixels at `QUANTILES`.  histogram: images by short side, below each of `EDGES`, then the rest.
+    unreadable: sampled images without a readable header.  bad: what was left out.
     """
 
     path: Path
-    name: str
-    split: str
-    samples: int
-    shards: int
-    shard_bytes: int
-    store: Store
+    manifest: Manifest
     image_bytes_mean: float
     byte_histogram: tuple[int, ...]
-    label: str | None
     classes: tuple[tuple[str, int | None], ...]
     sampled: int
     unreadable: int
@@ -56,9 +50,7 @@ class SplitSummary:
     long_side: tuple[int, ...]
     histogram: tuple[int, ...]
     formats: dict[str, int]
-    bad: int
-    first_bad: tuple[tuple[str, str], ...]
-    fingerprint: str
+    bad: tuple[BadImage, ...]
 
 
 def summarise(split: Split, sample: int = 1000) -> SplitSummary:
@@ -75,20 +67,13 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
         headers = [_read_header(split, int(sample_id)) for sample_id in ids]
     readable = [header for header in headers if header is not None]
     sides = np.array([sorted(size) for _, size in readable], np.int64).reshape(-1, 2)
-    bad = read_bad(split.path)
     counts = manifest.made.get("class_samples") or [None] * len(manifest.classes)
     classes = sorted(zip(manifest.classes, counts, strict=True), key=lambda item: -(item[1] or 0))
     return SplitSummary(
         path=split.path,
-        name=manifest.name,
-        split=manifest.split,
-        samples=manifest.samples,
-        shards=len(manifest.shards),
-        shard_bytes=manifest.bytes,
-        store=Store.of(manifest.made),
+        manifest=manifest,
         image_bytes_mean=float(index.image_bytes_N.mean()),
         byte_histogram=_histogram(index.image_bytes_N, BYTE_EDGES),
-        label=Members.of(manifest.made).label if manifest.classes or manifest.foreign else None,
         classes=tuple(classes),
         sampled=len(ids),
         unreadable=len(headers) - len(readable),
@@ -96,25 +81,24 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
         long_side=_quantiles(sides[:, 1]),
         histogram=_histogram(sides[:, 0], EDGES),
         formats=dict(Counter(form for form, _ in readable).most_common()),
-        bad=len(bad),
-        first_bad=tuple((image.path, image.reason) for image in bad[:FIRST_BAD]),
-        fingerprint=manifest.fingerprint,
+        bad=read_bad(split.path),
     )
 
 
 def format_summary(summary: SplitSummary) -> str:
     """Write a summary as plain text of some thirty lines, safe to print whatever the names in it."""
-    s = summary
-    store = ", ".join(f"{name} {value}" for name, value in s.store.to_json().items() if name != "kind")
+    s, manifest, store = summary, summary.manifest, Store.of(summary.manifest.made)
+    made = ", ".join(f"{name} {value}" for name, value in store.to_json().items() if name != "kind")
+    shards = counted(len(manifest.shards), "shard")
     lines = [
-        f"{s.name}-{s.split}  {str(s.path)!a}",
-        f"samples      {s.samples:,} in {counted(s.shards, 'shard')}, {s.shard_bytes:,} bytes",
-        f"store        {s.store.kind}{': ' * bool(store)}{store}",
+        f"{manifest.name}-{manifest.split}  {str(s.path)!a}",
+        f"samples      {manifest.samples:,} in {shards}, {manifest.bytes:,} bytes",
+        f"store        {store.kind}{': ' * bool(made)}{made}",
         f"classes      {_class_line(s)}",
-        f"fingerprint  {s.fingerprint}",
-        f"left out     {counted(s.bad, 'image')}{' (bad.jsonl), first:' if s.bad else ''}",
+        f"fingerprint  {manifest.fingerprint}",
+        f"left out     {counted(len(s.bad), 'image')}{' (bad.jsonl), first:' if s.bad else ''}",
     ]
-    lines += [f"             {path!a}: {ascii(reason)[1:-1]}" for path, reason in s.first_bad]
+    lines += [f"             {image.path!a}: {ascii(image.reason)[1:-1]}" for image in s.bad[:FIRST_BAD]]
     lines += [f"image bytes, all images (mean {s.image_bytes_mean:,.0f}):"]
     lines += _bars(_bin_labels([f"{edge // 1000} kB" for edge in BYTE_EDGES]), s.byte_histogram)
     lines += [f"headers      {s.sampled:,} read, evenly spaced; {s.unreadable:,} unreadable"]
@@ -133,10 +117,11 @@ def format_summary(summary: SplitSummary) -> str:
 
 
 def _class_line(s: SplitSummary) -> str:
-    if s.label is None:
+    label = Members.of(s.manifest.made).label if s.classes or s.manifest.foreign else None
+    if label is None:
         return "no labels"
     if not s.classes:
-        return f"not named, labels from .{s.label}"
+        return f"not named, labels from .{label}"
     shown = [
         ascii(name)[1:-1] + (f" {count:,}" if count is not None else "")
         for name, count in s.classes[:TOP_CLASSES]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from turbomim.pipeline.decoding.decode import Undecodable, decode
+from turbomim.pipeline.decoding.decode import Pixels, Undecodable, decode
 from turbomim.pipeline.decoding.header import check_header
 from turbomim.pipeline.making.photographs import Photograph
 from turbomim.pipeline.system.errors import UserError
@@ -22,15 +22,13 @@ class RefusedImage(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedImage:
-    """An image as a file holds it. extension: "jpg", "png", "webp" or "ppm"; height, width: pixels.
+    """An image as a file holds it. extension: "jpg", "png", "webp" or "ppm".
 
     levels: how many of 256 an image of 16 bits keeps when it is scaled to 8; None for others.
     """
 
     content: bytes
     extension: str
-    height: int
-    width: int
     levels: int | None = None
 
 
@@ -49,24 +47,20 @@ def read_image(root: str, image: Photograph, min_side: int) -> EncodedImage:
         raise RefusedImage(str(error)) from error
     if min(header.width, header.height) < min_side:
         raise RefusedImage(f"{header.width} x {header.height} pixels, short side under {min_side}")
-    levels = _levels(content) if header.bits == 16 else None
-    return EncodedImage(
-        content=content, extension=header.format, height=header.height, width=header.width, levels=levels
-    )
+    levels = None
+    if header.bits == 16:
+        # after decoding, which scales them to 8 bits
+        levels = int(np.count_nonzero(np.bincount(decode_or_refuse(content).ravel(), minlength=256)))
+    return EncodedImage(content=content, extension=header.format, levels=levels)
 
 
-def _levels(content: bytes) -> int:
-    """Count the levels that an image's pixels have after decoding, which scales them to 8 bits."""
+def decode_or_refuse(content: bytes, *, strict: bool = False) -> Pixels:
+    """Decode an image as `decode` does.  Raises RefusedImage."""
     try:
-        pixels_HWC = decode(np.frombuffer(content, np.uint8))
+        return decode(np.frombuffer(content, np.uint8), strict=strict)
     except Undecodable as error:
-        raise RefusedImage(does_not_decode(str(error))) from error
-    return int(np.count_nonzero(np.bincount(pixels_HWC.ravel(), minlength=256)))
-
-
-def does_not_decode(reason: str) -> str:
-    """Say in one line, of letters that every terminal has, why an image has no pixels."""
-    return f"does not decode: {ascii(reason)[1:-1][:MAX_REASON]}"
+        # one line, of letters that every terminal has
+        raise RefusedImage(f"does not decode: {ascii(str(error))[1:-1][:MAX_REASON]}") from error
 
 
 def _read_unchanged(path: str, image: Photograph) -> bytes:

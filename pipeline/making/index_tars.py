@@ -19,11 +19,11 @@ from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError, at_least_one
 from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.system.sha256 import sha256_of
-from turbomim.pipeline.tars.index import index_text
-from turbomim.pipeline.tars.keys import Keys, TarNames, choose_keys, look_at_names
+from turbomim.pipeline.tars.index import Members, index_text
+from turbomim.pipeline.tars.keys import IMAGE_EXTENSIONS, Keys, TarNames, choose_keys, look_at_names
 from turbomim.pipeline.tars.listings import BadImage, write_listings
 from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of, index_name
-from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS, Choice, TarSamples, read_samples_of
+from turbomim.pipeline.tars.samples import TarSamples, read_samples_of
 from turbomim.pipeline.tars.store import Store
 from turbomim.pipeline.tars.walk import BadTar, open_tar, walk_tar
 
@@ -91,7 +91,7 @@ def index_tars(
     name, split = name_split(folder, tars, settings.name, settings.split)
     check_listings(folder, settings.force)
     label = settings.label or "cls"
-    choice = Choice(
+    choice = Members(
         image=tuple(extension.lower().lstrip(".") for extension in settings.image),
         label=None if label == "none" else label.lower().lstrip("."),
     )
@@ -137,7 +137,7 @@ def index_tars(
 
 
 def _index_tar(
-    folder: Path, name: str, choice: Choice, settings: IndexSettings, advance: Callable[[int], None]
+    folder: Path, name: str, choice: Members, settings: IndexSettings, advance: Callable[[int], None]
 ) -> IndexedTar:
     """Read one tar and write its index beside it.  Raises BadTar, OSError, UserError."""
     with open_tar(folder / name) as descriptor:
@@ -152,7 +152,7 @@ def _index_tar(
     return IndexedTar(shard=shard, index_sha256=hashlib.sha256(text).hexdigest(), samples=samples)
 
 
-def _find_keys(folder: Path, tars: list[str], choice: Choice, workers: int) -> tuple[Keys, str]:
+def _find_keys(folder: Path, tars: list[str], choice: Members, workers: int) -> tuple[Keys, str]:
     """Look at the names in all tars for the dot at which keys end, and say why."""
 
     def look(tar: str) -> TarNames:
@@ -169,7 +169,7 @@ def _find_keys(folder: Path, tars: list[str], choice: Choice, workers: int) -> t
 def _index_all(
     folder: Path,
     tars: list[str],
-    choice: Choice,
+    choice: Members,
     settings: IndexSettings,
     progress: Progress | None,
 ) -> list[IndexedTar]:
@@ -202,7 +202,7 @@ def _index_all(
     return [result for result in results if isinstance(result, IndexedTar)]
 
 
-def _check_images(indexed: list[IndexedTar], choice: Choice, allow_missing: bool) -> list[BadImage]:
+def _check_images(indexed: list[IndexedTar], choice: Members, allow_missing: bool) -> list[BadImage]:
     """Name the samples without an image.  Raises UserError: no images, unwanted gaps, an unclear choice."""
     wanted = " ".join(choice.image or IMAGE_EXTENSIONS)
     missing = [(tar.shard.name, *sample) for tar in indexed for sample in tar.samples.without]

@@ -25,7 +25,6 @@ from turbomim.pipeline.making.journal import (
     record,
     whole,
 )
-from turbomim.pipeline.making.photographs import Photographs
 from turbomim.pipeline.making.plan import Plan, make_plan, plan_jobs, source_times
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.making.shard_job import (
@@ -57,19 +56,28 @@ from turbomim.pipeline.tars.manifest import (
 class PackReport:
     """What `make_shards` wrote and what it left out.
 
-    bad: images that were refused.  empty_classes: classes without a sample.  other_files: number of files
-    that are no images, by extension.  kept: shards that an earlier run of the same command had finished.
+    bad: images that were refused.  kept: shards that an earlier run of the same command had finished.
     found_whole: nothing was left to do, not even to move them into place.  notes: how the source was read.
     """
 
     path: Path
     manifest: Manifest
     bad: tuple[BadImage, ...]
-    empty_classes: tuple[str, ...]
-    other_files: dict[str, int]
     kept: int
     notes: tuple[str, ...]
     found_whole: bool = False
+
+    @property
+    def other_files(self) -> dict[str, int]:
+        """Number of files that are no images, by extension."""
+        files: dict[str, int] = self.manifest.made["other_files"]
+        return files
+
+    @property
+    def empty_classes(self) -> list[str]:
+        """Classes without a sample."""
+        counts = self.manifest.made["class_samples"]
+        return [name for name, count in zip(self.manifest.classes, counts, strict=True) if not count]
 
 
 def make_shards(
@@ -161,13 +169,15 @@ def _finish(work: Path, plan: Plan, results: list[ShardResult], kept: int) -> Pa
     if not shards:
         first = f"the first is {bad[0].path!r}: {bad[0].reason}"
         raise UserError(f"all {len(bad):,} images in {plan.made['source']!r} are unusable; {first}")
-    counts = _count_classes(found, results)
+    by_label = Counter[int]()
+    for result in results:
+        by_label.update(result.samples_by_label)
     made: dict[str, Any] = {
         **plan.made,
         "images_found": len(found.images) + len(found.refused),
         "images_bad": len(bad),
         "other_files": found.other_files,
-        "class_samples": counts,
+        "class_samples": [by_label[label] for label in range(len(found.classes))],
     }
     few_levels = sorted((image.path, image.reason) for result in results for image in result.few_levels)
     if few_levels:
@@ -185,7 +195,7 @@ def _finish(work: Path, plan: Plan, results: list[ShardResult], kept: int) -> Pa
     write_durably(work / PUBLISHING, b"")
     publish(work, names | {name: name for name in listings})
     publish(work, {last: last})
-    return _report(work.parent, manifest, tuple(bad), kept, found.notes)
+    return PackReport(path=work.parent, manifest=manifest, bad=tuple(bad), kept=kept, notes=found.notes)
 
 
 def _close_gaps(plan: Plan, results: list[ShardResult]) -> tuple[dict[str, str], tuple[Shard, ...]]:
@@ -213,30 +223,14 @@ def _finished(folder: Path, plan: Plan) -> PackReport:
     bad = read_bad(folder)
     if bad and plan.settings.on_bad == "fail":
         raise bad_image_error(bad[0])
-    report = _report(folder, manifest, bad, len(manifest.shards), plan.found.notes)
-    return replace(report, found_whole=True)
-
-
-def _report(
-    folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], kept: int, notes: tuple[str, ...]
-) -> PackReport:
-    counts = manifest.made["class_samples"]
     return PackReport(
         path=folder,
         manifest=manifest,
         bad=bad,
-        empty_classes=tuple(name for name, n in zip(manifest.classes, counts, strict=True) if n == 0),
-        other_files=manifest.made["other_files"],
-        kept=kept,
-        notes=notes,
+        kept=len(manifest.shards),
+        notes=plan.found.notes,
+        found_whole=True,
     )
-
-
-def _count_classes(found: Photographs, results: list[ShardResult]) -> list[int]:
-    by_label = Counter[int]()
-    for result in results:
-        by_label.update(result.samples_by_label)
-    return [by_label[label] for label in range(len(found.classes))]
 
 
 def _check_folder(source: Path, folder: Path) -> None:

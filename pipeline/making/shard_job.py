@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,11 +89,13 @@ def pack_shard(job: ShardJob) -> ShardResult:
     few_levels: list[BadImage] = []
     by_label = Counter[int]()
     with durable_file(tar_path, needed=job_bytes(job), unique=True) as out:
-        for image, stored in _stored_images(job):
-            if isinstance(stored, RefusedImage):
-                bad.append(BadImage(path=image.path, reason=str(stored)))
+        for image in job.images:
+            try:
+                stored = _stored_image(job, image)
+            except RefusedImage as refused:
+                bad.append(BadImage(path=image.path, reason=str(refused)))
                 if job.on_bad == "fail":
-                    raise bad_image_error(bad[0])
+                    raise bad_image_error(bad[0]) from refused
                 continue
             if stored.levels is not None and stored.levels < FEW_LEVELS:
                 few_levels.append(BadImage(path=image.path, reason=f"{stored.levels} of 256 levels"))
@@ -132,23 +134,12 @@ def bad_image_error(bad: BadImage) -> UserError:
     return UserError(f"{bad.path!r}: {bad.reason}; mend or remove it, or give --on-bad quarantine")
 
 
-def _stored_images(job: ShardJob) -> Iterator[tuple[Photograph, EncodedImage | RefusedImage]]:
-    """Yield, in order, what the store keeps of each image, or why nothing."""
+def _stored_image(job: ShardJob, image: Photograph) -> EncodedImage:
+    """Read an image, and make what the store keeps of it.  Raises RefusedImage."""
+    encoded = read_image(job.root, image, job.min_side)
     if job.store.kind == "original" and job.check == "header":
-        for image in job.images:
-            try:
-                yield image, read_image(job.root, image, job.min_side)
-            except RefusedImage as refused:
-                yield image, refused
-        return
+        return encoded
     # torch takes seconds to import, and copying does not need it
-    from turbomim.pipeline.making.transcode import one_thread, transcode
+    from turbomim.pipeline.making.transcode import transcode
 
-    with one_thread():
-        for image in job.images:
-            try:
-                encoded = read_image(job.root, image, job.min_side)
-            except RefusedImage as refused:
-                yield image, refused
-                continue
-            yield image, transcode(encoded, job.store, strict=job.check == "full")
+    return transcode(encoded, job.store, strict=job.check == "full")

@@ -16,31 +16,37 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from turbomim.pipeline.decoding.crop_draws import resized_sides
-from turbomim.pipeline.decoding.decode import decode_or_say
 from turbomim.pipeline.decoding.header import MAX_PIXELS
 from turbomim.pipeline.decoding.ppm import ppm_bytes
 from turbomim.pipeline.decoding.resize import resize
-from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage, does_not_decode
+from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage, decode_or_refuse
 from turbomim.pipeline.tars.store import Store
 
 # of libjpeg
 MAX_JPEG_SIDE = 65_500
 
 
-def transcode(image: EncodedImage, store: Store, *, strict: bool = False) -> EncodedImage | RefusedImage:
-    """Return what the store keeps of an image, or why nothing; equal bytes give equal bytes.
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, as there is a process for each core, and the caller's number afterwards."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
-    strict: refuse, too, a JPEG that libjpeg only warns of.
+
+@one_thread()
+def transcode(image: EncodedImage, store: Store, *, strict: bool) -> EncodedImage:
+    """Return what the store keeps of an image; equal bytes give equal bytes.
+
+    strict: refuse, too, a JPEG that libjpeg only warns of.  Raises RefusedImage if nothing is kept.
     """
-    decoded = decode_or_say(np.frombuffer(image.content, np.uint8), strict=strict)
-    if isinstance(decoded, str):
-        return RefusedImage(does_not_decode(decoded))
+    pixels_HWC = decode_or_refuse(image.content, strict=strict)
     if store.kind == "original":
         return image
-    try:
-        return replace(store_pixels(decoded, store), levels=image.levels)
-    except RefusedImage as refused:
-        return refused
+    return replace(store_pixels(pixels_HWC, store), levels=image.levels)
 
 
 def store_pixels(pixels_HWC: NDArray[np.uint8], store: Store) -> EncodedImage:
@@ -49,14 +55,13 @@ def store_pixels(pixels_HWC: NDArray[np.uint8], store: Store) -> EncodedImage:
     Raises RefusedImage if its sides after the resize are too long.
     """
     resized_HWC = resize_for(pixels_HWC, store)
-    height, width, _ = resized_HWC.shape
     if store.kind == "raw":
-        return EncodedImage(content=ppm_bytes(resized_HWC), extension="ppm", height=height, width=width)
+        return EncodedImage(content=ppm_bytes(resized_HWC), extension="ppm")
     assert store.quality is not None
     out = io.BytesIO()
     sampling = {"4:4:4": 0, "4:2:0": 2}[store.subsampling or "4:4:4"]
     Image.fromarray(resized_HWC).save(out, "JPEG", quality=store.quality, subsampling=sampling)
-    return EncodedImage(content=out.getvalue(), extension="jpg", height=height, width=width)
+    return EncodedImage(content=out.getvalue(), extension="jpg")
 
 
 def resize_for(pixels_HWC: NDArray[np.uint8], store: Store) -> NDArray[np.uint8]:
@@ -80,14 +85,3 @@ def encoders(store: Store) -> dict[str, str]:
     if store.kind == "resized":
         versions["libjpeg_turbo"] = str(features.version("libjpeg_turbo"))
     return versions
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread, as there is a process for each core, and the caller's number afterwards."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

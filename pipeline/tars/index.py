@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from turbomim.pipeline.tars.keys import KEYS, Keys
+from turbomim.pipeline.tars.keys import KEYS, Keys, looks_like_image
 from turbomim.pipeline.tars.tar import BLOCK, LABEL_BYTES, RECORD, round_up
 
 # values that an index line has for each member
@@ -22,14 +22,19 @@ MEMBER = "EXT OFFSET SIZE NAME"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Members:
-    """Which members of a sample are read, by extension. image: one of these; label: None for no labels.
+    """Which members of a sample are read, by extension, lower-cased. label: None for no labels.
 
+    image: one of these; empty, while tars are indexed: the one whose last extension is an image's.
     keys: at which dot the sample's key ends and the extension begins.
     """
 
     image: tuple[str, ...] = ("jpg", "png", "webp", "ppm")
     label: str | None = "cls"
     keys: Keys = "first-dot"
+
+    def is_image(self, extension: str) -> bool:
+        """Whether a member with this extension is the sample's image."""
+        return extension in self.image if self.image else looks_like_image(extension)
 
     @classmethod
     def of(cls, made: Mapping[str, Any]) -> Self:

@@ -19,6 +19,7 @@ KEYS: tuple[Keys, ...] = ("first-dot", "last-dot")
 # what webdataset passes over: `__meta__` and what lies in such a folder
 META: Final = re.compile(r"__[^/]*__(/|$)")
 NOT_PRINTABLE: Final = re.compile(rb"[^!-~]")
+IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
 
 
 def split_name(name: bytes, keys: Keys) -> tuple[str, str] | None:
@@ -37,6 +38,11 @@ def split_name(name: bytes, keys: Keys) -> tuple[str, str] | None:
 def printable(name: bytes) -> str:
     """Replace what would break a line of the index, or a terminal, by '_'."""
     return NOT_PRINTABLE.sub(b"_", name).decode()
+
+
+def looks_like_image(extension: str) -> bool:
+    """Whether an extension ends like an image's."""
+    return extension.rpartition(".")[2] in IMAGE_EXTENSIONS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,6 @@
 """Samples of a foreign tar: members that follow each other and share a key, as in WebDataset.
 
-Which member is the image and which the label is a `Choice`.  The result is the tar's index, line by line.
+Which member is the image and which the label say `Members`.  The result is the tar's index, line by line.
 """
 
 import os
@@ -8,33 +8,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Final
 
-from turbomim.pipeline.tars.keys import Keys, printable, split_name
+from turbomim.pipeline.tars.index import Members
+from turbomim.pipeline.tars.keys import Keys, looks_like_image, printable, split_name
 from turbomim.pipeline.tars.tar import LABEL_BYTES, NO_LABEL, is_label
 from turbomim.pipeline.tars.walk import BadTar, TarMember, walk_tar
 
 # sizes and offsets of one image fit int32 in the sample index
 MAX_IMAGE_BYTES = 2**31 - 1
-
-IMAGE_EXTENSIONS: Final = ("jpg", "jpeg", "png", "webp", "ppm", "bmp", "tif", "tiff")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """Which members of a sample are read, by their extensions, lower-cased.
-
-    image: one of these; empty: the one whose last extension is an image's.  label: None for no labels.  keys:
-    at which dot of a name the extension begins.
-    """
-
-    image: tuple[str, ...] = ()
-    label: str | None = "cls"
-    keys: Keys = "first-dot"
-
-    def is_image(self, extension: str) -> bool:
-        """Whether a member with this extension is the sample's image."""
-        return extension in self.image if self.image else looks_like_image(extension)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,12 +37,7 @@ class TarSamples:
     others: int = 0
 
 
-def looks_like_image(extension: str) -> bool:
-    """Whether an extension ends like an image's."""
-    return extension.rpartition(".")[2] in IMAGE_EXTENSIONS
-
-
-def read_samples_of(descriptor: int, choice: Choice) -> TarSamples:
+def read_samples_of(descriptor: int, choice: Members) -> TarSamples:
     """List the samples of a tar.  Raises BadTar, as `walk_tar` does and for a sample that is ambiguous."""
     found = TarSamples()
     seen: set[str] = set()

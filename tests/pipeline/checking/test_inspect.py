@@ -27,7 +27,7 @@ def test_sizes_are_counted_over_all_images(tiny_split: Split) -> None:
     assert summary.sampled == 1
     assert summary.byte_histogram[0] == (sizes < BYTE_EDGES[0]).sum()
     assert sum(summary.byte_histogram) == 33
-    assert summary.store.kind == "original"
+    assert summary.manifest.made["store"]["kind"] == "original"
 
 
 @pytest.mark.parametrize("sample", [0, -5])

@@ -57,7 +57,7 @@ def test_nested_and_empty_class_folders(tmp_path: Path) -> None:
     save_image(tmp_path / "src" / ".thumbnails" / "x.jpg")
     (tmp_path / "src" / "c" / "loop").symlink_to(tmp_path / "src" / "c")
     report = make_shards(tmp_path / "src", tmp_path / "out")
-    assert (report.manifest.classes, report.empty_classes) == (("b", "c"), ("b",))
+    assert (report.manifest.classes, report.empty_classes) == (("b", "c"), ["b"])
     assert members(tmp_path / "out")["c_deep_er_x.cls"] == b"1"
     assert report.other_files == {".txt": 1}
     assert report.manifest.made["class_samples"] == [0, 1]
@@ -98,7 +98,8 @@ def test_bad_images_are_listed_with_a_reason_and_leave_no_holes(tmp_path: Path) 
         assert report.manifest.made["images_bad"] == 11
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     summary = summarise(open_split(tmp_path / "1"))
-    assert summary.bad == 11 and "'bomb.png': 20000 x 20000 pixels, over the limit" in format_summary(summary)
+    assert len(summary.bad) == 11
+    assert "'bomb.png': 20000 x 20000 pixels, over the limit" in format_summary(summary)
 
 
 def test_min_side(tmp_path: Path) -> None:

@@ -22,8 +22,7 @@ from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.image_source import source_keys
 from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.keys import split_key
-from turbomim.pipeline.tars.samples import IMAGE_EXTENSIONS
+from turbomim.pipeline.tars.keys import IMAGE_EXTENSIONS, split_key
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.stored_image import read_named_image
 from turbomim.train.commands.shard.index import shard_index_command
