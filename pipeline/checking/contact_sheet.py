@@ -3,7 +3,6 @@
 What the loader could not decode is a grey tile that says why.
 """
 
-import dataclasses
 import io
 import warnings
 from pathlib import Path
@@ -14,13 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from turbomim.pipeline.checking.sheet import (
-    INK,
-    SOFT,
-    Look,
+    TEXT_SIZE,
+    Layout,
     Tile,
-    heading_strip,
+    headings_strip,
     load_font,
-    stack,
     tiles_strip,
     write_sheet,
 )
@@ -35,18 +32,6 @@ ROWS: Final = 6
 # pixels
 THUMB_WIDTH: Final = 176
 THUMB_HEIGHT: Final = 132
-LOOK: Final = Look(
-    columns=COLUMNS,
-    tile_width=THUMB_WIDTH,
-    tile_height=THUMB_HEIGHT,
-    gap=12,
-    margin=12,
-    heading_size=14,
-    text_size=12,
-    line_height=16,
-    inset=12,
-    labels_centred=False,
-)
 # behind what could not be decoded, and behind pictures
 GREY, FRAME = "#c8c8c8", "#f2f2f2"
 
@@ -62,7 +47,11 @@ def write_contact_sheet(split: Split, path: Path) -> int:
         tiles = [_make_tile(split, files, int(sample)) for sample in ids_B]
     manifest = split.manifest
     title = f"{manifest.name}-{manifest.split}: {count:,} of {manifest.samples:,} photographs, evenly spaced"
-    write_sheet(_lay_out(tiles, title), path)
+    # room for a title of some words
+    layout = Layout(columns=max(min(COLUMNS, count), 3), tile_width=THUMB_WIDTH, tile_height=THUMB_HEIGHT)
+    rows = [tiles[first : first + COLUMNS] for first in range(0, count, COLUMNS)]
+    strips = [headings_strip(layout, [ascii(title)[1:-1]]), *(tiles_strip(layout, row) for row in rows)]
+    write_sheet(strips, path)
     return count
 
 
@@ -83,14 +72,9 @@ def _make_tile(split: Split, files: ShardFiles, sample: int) -> Tile:
     except Exception as error:
         shard = split.manifest.shards[int(split.index.shard_N[sample])].name
         reason = ascii(f"cannot be decoded: {error} ({shard} at byte {offset})")[1:-1]
-        return Tile(text=reason, ground=GREY, labels=_labels(member, f"{shown}, {size}"))
-    labels = _labels(member, f"{shown}, {width} x {height}, {size}")
+        return Tile(text=reason, ground=GREY, labels=(_shorten(member), _shorten(f"{shown}, {size}")))
+    labels = _shorten(member), _shorten(f"{shown}, {width} x {height}, {size}")
     return Tile(picture=thumb, ground=FRAME, labels=labels)
-
-
-def _labels(member: str, facts: str) -> tuple[tuple[str, str], ...]:
-    """What is written beneath a tile."""
-    return (_shorten(member), INK), (_shorten(facts), SOFT)
 
 
 def _thumbnail(content_N: NDArray[np.uint8], store: Store) -> tuple[Image.Image, int, int]:
@@ -110,19 +94,9 @@ def _thumbnail(content_N: NDArray[np.uint8], store: Store) -> tuple[Image.Image,
     return thumb, width, height
 
 
-def _lay_out(tiles: list[Tile], title: str) -> Image.Image:
-    """Lay the tiles out in rows under the title."""
-    columns = min(COLUMNS, max(1, len(tiles)))
-    # room for a title of some words
-    look = dataclasses.replace(LOOK, columns=max(columns, 3))
-    rows = [tiles[first : first + columns] for first in range(0, len(tiles), columns)]
-    strips = [heading_strip(look, ascii(title)[1:-1]), *(tiles_strip(look, row) for row in rows)]
-    return stack(look, strips)
-
-
 def _shorten(text: str) -> str:
     """Cut out the middle of a text until it fits beneath a tile: a key's end tells photographs apart."""
-    font = load_font(LOOK.text_size)
+    font = load_font(TEXT_SIZE)
     if font.getlength(text) <= THUMB_WIDTH:
         return text
     keep = len(text)

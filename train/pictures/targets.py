@@ -14,16 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from turbomim.kernels.masked_patches import targets_of_whole_images
 from turbomim.kernels.patch_target import PatchTarget, TargetKind
-from turbomim.pipeline.checking.sheet import (
-    SOFT,
-    Look,
-    Tile,
-    heading_strip,
-    space_strip,
-    stack,
-    tiles_strip,
-    write_sheet,
-)
+from turbomim.pipeline.checking.sheet import Layout, Tile, headings_strip, tiles_strip, write_sheet
 from turbomim.pipeline.system.durable import make_folder_of
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain
@@ -40,17 +31,7 @@ _DECADES = 5
 _CONTRAST = 3
 
 _ORANGE = "#ff8c1a"
-_LOOK = Look(
-    columns=5,
-    tile_width=SIZE,
-    tile_height=SIZE,
-    gap=12,
-    margin=28,
-    heading_size=19,
-    text_size=14,
-    line_height=20,
-    inset=4,
-)
+_LAYOUT = Layout(columns=5, tile_width=SIZE, tile_height=SIZE)
 
 _INTRODUCTION = (
     "A masked autoencoder sees a quarter of a photograph's patches and predicts the others: its target. Here "
@@ -101,9 +82,8 @@ def draw_targets(image: Path, out: Path | None = None) -> Path:
     make_folder_of(out)
     strips: list[Image.Image] = []
     for heading, rows in target_sections(photograph_HWC):
-        strips += [heading_strip(_LOOK, heading), *(tiles_strip(_LOOK, row) for row in rows)]
-        strips.append(space_strip(_LOOK))
-    write_sheet(stack(_LOOK, strips[:-1]), out)
+        strips += [headings_strip(_LAYOUT, [heading]), *(tiles_strip(_LAYOUT, row) for row in rows)]
+    write_sheet(strips, out)
     return out
 
 
@@ -191,7 +171,7 @@ def target_sections(photograph_HWC: torch.Tensor) -> list[tuple[str, list[list[T
 
 
 def _picture_tile(picture_HWC: FloatArray, label: str) -> Tile:
-    return Tile(picture=Image.fromarray(to_uint8(picture_HWC)), labels=((label, SOFT),))
+    return Tile(picture=Image.fromarray(to_uint8(picture_HWC)), labels=(label,))
 
 
 def _circled(picture_HWC: FloatArray, radius: float) -> Image.Image:

@@ -14,6 +14,9 @@ from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 
+# pixels above the first photograph: margin, title and gap
+TOP = 28 + 18 + 12
+
 
 def encoded(colour: tuple[int, int, int], size: tuple[int, int] = (60, 40), form: str = "JPEG") -> bytes:
     file = io.BytesIO()
@@ -70,14 +73,14 @@ def test_the_sheet_shows_every_image_in_order(tmp_path: Path) -> None:
     assert write_contact_sheet(open_split(tmp_path), tmp_path / "sheet.png") == 4
     with Image.open(tmp_path / "sheet.png") as sheet:
         pixels = np.asarray(sheet.convert("RGB"))
-    left, step = 12 + 88, 176 + 12
-    middles = [tuple(pixels[40 + THUMB_HEIGHT // 2, left + step * n].tolist()) for n in (0, 1, 3)]
+    left, step = 28 + 88, 176 + 12
+    middles = [tuple(pixels[TOP + THUMB_HEIGHT // 2, left + step * n].tolist()) for n in (0, 1, 3)]
     assert middles == colours
     grey = tuple(int(GREY[n : n + 2], 16) for n in (1, 3, 5))
-    tile = pixels[40 : 40 + THUMB_HEIGHT, 12 + 2 * step : 12 + 2 * step + 176]
+    tile = pixels[TOP : TOP + THUMB_HEIGHT, 28 + 2 * step : 28 + 2 * step + 176]
     assert tuple(tile[2, 2]) == grey and 0.02 < (tile != grey).any(-1).mean() < 0.5, "grey, with words on it"
-    below = pixels[40 + THUMB_HEIGHT + 3 :, :]
-    assert all((below[:, 12 + step * n : 12 + step * n + 100] < 128).any() for n in range(4)), "text beneath"
+    below = pixels[TOP + THUMB_HEIGHT + 3 :, :]
+    assert all((below[:, 28 + step * n : 28 + step * n + 100] < 128).any() for n in range(4)), "text beneath"
 
 
 def test_the_sheet_of_a_large_split_is_evenly_spaced(tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ def test_the_sheet_of_a_large_split_is_evenly_spaced(tmp_path: Path) -> None:
     assert write_contact_sheet(open_split(tmp_path), tmp_path / "sheet.png") == 48
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height > ROWS * THUMB_HEIGHT
-        assert sheet.getpixel((12 + 7 * 188 + 88, 40 + 5 * 176 + 66)) == (199, 199, 199)
+        assert sheet.getpixel((28 + 7 * 188 + 88, TOP + 5 * 180 + 66)) == (199, 199, 199)
 
 
 def test_the_sheet_of_a_split_of_ours_and_of_raw_pixels(tiny_split: Split, tmp_path: Path) -> None:
@@ -102,7 +105,7 @@ def test_the_sheet_of_a_split_of_ours_and_of_raw_pixels(tiny_split: Split, tmp_p
     (folder / "manifest.json").write_text(manifest.replace('"kind": "original"', raw))
     assert write_contact_sheet(open_split(folder), tmp_path / "raw.png") == 1
     with Image.open(tmp_path / "raw.png") as sheet:
-        assert sheet.getpixel((12 + 88, 40 + 66)) == (0, 0, 0)
+        assert sheet.getpixel((28 + 88, TOP + 66)) == (0, 0, 0)
 
 
 def test_a_sheet_that_cannot_be_written(tiny_split: Split, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_sheet_has_every_target_and_spectrum() -> None:
     drawn = target_sections(photograph())
     assert len(drawn) == 3
     for _, (images, spectra) in drawn[1:]:
-        assert [tile.labels[0][0] for tile in images[:4]] == [f"radius {radius}" for radius in RADII]
+        assert [tile.labels[0] for tile in images[:4]] == [f"radius {radius}" for radius in RADII]
         for tile, radius in zip(spectra, RADII, strict=False):
             orange = (np.asarray(tile.picture) == (0xFF, 0x8C, 0x1A)).all(-1).nonzero()
             assert {(at.min(), at.max()) for at in orange} == {(SIZE // 2 - radius, SIZE // 2 + radius)}
