@@ -1,7 +1,5 @@
 """What the loader hands to training.  Shape suffixes: B samples, H W pixels, C channels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """What a loader is told beside its crop and its stream: how fast it is, and how many bad samples it bears."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 

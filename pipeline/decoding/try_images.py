@@ -3,8 +3,6 @@
 python -m turbomim.pipeline.decoding.try_images      the process, see `main`
 """
 
-from __future__ import annotations
-
 import json
 import os
 import selectors

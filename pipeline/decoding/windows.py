@@ -6,8 +6,6 @@ decoding, or has decoded to the crop's size: of these a batch of windows is one 
 Shape suffixes: B samples, H W pixels, S the crop's side, C channels.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """`turbomim …`: argv to one function call.  Exit codes: 0 done or preempted, 1 error, 2 usage."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """`turbomim compare`: runs side by side on the terminal, and their losses in one plot."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

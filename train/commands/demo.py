@@ -1,7 +1,5 @@
 """`turbomim demo`: its flags."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

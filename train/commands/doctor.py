@@ -1,7 +1,5 @@
 """`turbomim doctor`: what is installed, what this machine has, what will be slow here and why."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

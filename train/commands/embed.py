@@ -3,8 +3,6 @@
 Suffixes: N images, D encoder width.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`turbomim export`: a run's newest weights for other programs."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 from dataclasses import dataclass

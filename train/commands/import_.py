@@ -4,8 +4,6 @@ The run folder gets config.yaml, import.json and ckpt/step-00000000: the weights
 optimizer, position 0 and no fingerprint, as no data was seen yet.  So everything that takes a run takes this.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """`turbomim pretrain RECIPE …`."""
 
-from __future__ import annotations
-
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.recipes.command_line import parse_config
 from turbomim.train.settings.flags import take_number, take_value

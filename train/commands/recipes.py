@@ -1,7 +1,5 @@
 """`turbomim recipes`: every recipe with its source, its FLOPs and the hours that it takes."""
 
-from __future__ import annotations
-
 from turbomim.train.recipes.table import RECIPES
 from turbomim.train.settings.flags import no_arguments
 

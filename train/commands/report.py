@@ -1,7 +1,5 @@
 """`turbomim report`: runs as one HTML page."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

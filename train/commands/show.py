@@ -1,7 +1,5 @@
 """`turbomim show`: pictures of what a run reconstructs, or with --targets of what a model must predict."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ The short side is resized to the size over the share, bicubic, and the central s
 Suffixes: N samples, B images of a batch, S the crop's side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Final, Literal
 

@@ -3,8 +3,6 @@
 Suffixes: B batch, N samples, S the image's side, K patches (all of them are kept), D encoder width, V values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

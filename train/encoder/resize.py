@@ -9,8 +9,6 @@ interpolate tables by cubic splines where timm does it linearly.
 Shapes: T tokens, prefix ones first; N patches, G patches a side, D encoder width.
 """
 
-from __future__ import annotations
-
 import warnings
 from dataclasses import replace
 from math import gcd

@@ -1,7 +1,5 @@
 """Top-1 and top-5 accuracy of the scores that a head gives to classes."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

@@ -4,8 +4,6 @@ Its name is a digest of all that decides them: weights, model, which feature, da
 Shapes: N samples, D width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -3,8 +3,6 @@
 Suffixes: N train samples, M test samples, D values of a feature, K neighbours, C classes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -4,8 +4,6 @@ Both learn from and are scored on a few thousand labelled samples, always the sa
 and raw pixels, which are scored once a run.  Training draws and counts the same with and without it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -4,8 +4,6 @@ The objective is convex, so its solution depends on no learning rate, batch or s
 the penalty, is chosen on a part of the train samples.  Suffixes: N samples, D values of a feature, C classes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

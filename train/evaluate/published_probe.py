@@ -6,8 +6,6 @@ arXiv:1708.03888 as MAE's probe has it; timm's Lars does the same, with 1e-8 bes
 Shapes: B samples of a step, N samples, D width, K classes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Results of evaluations: kept beside the run, or in a file, and printed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

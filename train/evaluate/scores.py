@@ -4,8 +4,6 @@ Every score is given for the trained encoder, for the same encoder with random w
 Suffixes: N train samples, M test samples, D values of a feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The labelled splits of an evaluation: checked before anything is computed, and which samples are taken."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What torch.compile needs: a C++ compiler on a CPU, and folders for what it and Triton build."""
 
-from __future__ import annotations
-
 import mmap
 import os
 import shlex

@@ -1,7 +1,5 @@
 """A home for caches, also where the user has none: a number without an entry in the list of users."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import stat

@@ -3,8 +3,6 @@
 Measured once by `turbomim doctor --measure`, and kept for this machine in matmul.json.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The memory that a process took, and that it may take."""
 
-from __future__ import annotations
-
 import re
 import resource
 from pathlib import Path

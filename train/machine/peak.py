@@ -1,7 +1,5 @@
 """The rate that model FLOPs utilisation is a share of: measured on this machine, else the datasheet's."""
 
-from __future__ import annotations
-
 import torch
 
 from turbomim.train.machine.matmul_rate import measured_rate

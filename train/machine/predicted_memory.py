@@ -4,8 +4,6 @@ What the backward pass needs of the forward is counted in a forward of tensors t
 storage: of any method, in seconds, on any machine.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from dataclasses import dataclass, fields

@@ -6,8 +6,6 @@ libraries.
 `turbomim tune step` measures what is fastest on the machine at hand.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 

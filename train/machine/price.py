@@ -1,7 +1,5 @@
 """What a run will take: batch, steps, hours, memory and disk, from the settings alone."""
 
-from __future__ import annotations
-
 from turbomim.train.machine.memory import GIB, device_bytes
 from turbomim.train.machine.peak import BF16_FLOPS, about_peak, flops_text
 from turbomim.train.machine.predicted_memory import MemoryParts, count_parameters, predicted_bytes

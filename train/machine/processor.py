@@ -1,7 +1,5 @@
 """The processor of this machine, and the cores of it that this process may use."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

@@ -3,8 +3,6 @@
 `turbomim tune loader` writes them into loader.json, one entry a machine, and every start reads them.
 """
 
-from __future__ import annotations
-
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.train.machine.measurements import MeasurementFile, Tuned, TunedFile
 from turbomim.train.machine.processor import cores

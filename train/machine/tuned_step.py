@@ -1,7 +1,5 @@
 """How a step is cut and compiled where that is automatic: what `turbomim tune step` measured here."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import asdict, dataclass, fields
 from typing import Literal

@@ -1,7 +1,5 @@
 """What decides numbers besides the settings: versions of packages."""
 
-from __future__ import annotations
-
 import platform
 
 from turbomim import __version__

@@ -10,8 +10,6 @@ Shapes: B batch, N patches, K kept, M masked, D encoder width, P values of a pat
 T visible cells (K * S * S), C width of a stage.
 """
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -6,8 +6,6 @@ ranks.  Source: stochastic depth, arXiv:1603.09382, with timm's rates and scale.
 Shapes: B batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import torch

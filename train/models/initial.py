@@ -5,8 +5,6 @@ is drawn from, so a parameter's weights do not depend on what else the model has
 version of torch.  Values are computed in float64 and rounded once.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Mapping

@@ -8,8 +8,6 @@ checkpoints, so the encoder's are timm's.  Source: arXiv:2111.06377 sec. 3, arXi
 Shapes: B batch, N patches, K kept, M masked, D encoder width, E decoder width, P values of a patch.
 """
 
-from __future__ import annotations
-
 import torch
 from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import Block

@@ -5,8 +5,6 @@ A method is a class that says how it encodes, decodes and compares; whatever is 
 Shapes: B batch, N patches, K kept, M masked, D encoder width, P values of a patch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The methods by name.  Another one is a class with MAE's methods and a line here."""
 
-from __future__ import annotations
-
 from typing import Final
 
 from turbomim.pipeline.system.errors import unknown_name

@@ -7,8 +7,6 @@ norm is, names and initial values.
 Shapes: B batch, K kept, T tokens (1 + K), D encoder width, L fused levels.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

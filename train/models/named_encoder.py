@@ -1,7 +1,5 @@
 """model.encoder = NAME, a timm encoder by its name, in settings that a user gives."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from turbomim.train.settings.config import AnyConfig

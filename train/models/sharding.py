@@ -1,7 +1,5 @@
 """FSDP2: weights, gradients and moments split over the ranks; the numbers are those of DDP."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh

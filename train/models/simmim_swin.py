@@ -7,8 +7,6 @@ Source: arXiv:2111.09886, arXiv:2111.09883, microsoft/SimMIM and microsoft/Swin-
 Shapes: B batch, N patches, K kept, H W rows and columns of tokens, L tokens of the last stage, D width.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from timm.layers.patch_embed import PatchEmbed

@@ -1,7 +1,5 @@
 """Sizes of an encoder by timm's name, where timm's model is exactly the encoder that is trained here."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import timm

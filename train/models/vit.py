@@ -1,7 +1,5 @@
 """What every encoder here shares: timm's blocks, fixed sin-cos positions."""
 
-from __future__ import annotations
-
 import functools
 
 import torch

@@ -3,8 +3,6 @@
 All have one encoder, a ViT of 192x6 with patches of 4 pixels.  Command and results: docs/learning.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

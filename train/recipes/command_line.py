@@ -1,7 +1,5 @@
 """What a command line says of a run: a recipe, a file and flags over it."""
 
-from __future__ import annotations
-
 import yaml
 
 from turbomim.pipeline.system.errors import UsageError, UserError, one_line

@@ -1,7 +1,5 @@
 """Recipes of ConvMAE and FastConvMAE."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from turbomim.train.recipes.published import published_run

@@ -1,7 +1,5 @@
 """Recipes of LSMAE: MAE on 448 pixels, 784 patches, which are masked in units of 2 x 2 (arXiv:2210.07224)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Recipes of MAE, as the MAE repository trains it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from turbomim.train.recipes.published import VIT_H14, VIT_L16, VIT_S16, mae_800e

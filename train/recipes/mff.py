@@ -1,7 +1,5 @@
 """Recipes of MFF: MAE and PixMIM whose decoder sees the fused outputs of several blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Recipes of PixMIM, with the published low-pass filter and with a smooth one, and that of the demo."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

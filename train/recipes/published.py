@@ -1,7 +1,5 @@
 """What recipes of several families share: published schedules, and sizes of encoders."""
 
-from __future__ import annotations
-
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
 from turbomim.train.settings.model import ModelConfig
 

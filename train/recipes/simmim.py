@@ -6,8 +6,6 @@ first step although warm-up comes first, every step at the rate of the one befor
 position tables (of the ViT's mask token too).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

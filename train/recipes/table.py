@@ -4,8 +4,6 @@ Command of every recipe: `turbomim pretrain NAME --data.path SHARDS`, with `torc
 turbomim …` for 8 GPUs.  A result is quoted only where it was published for exactly this recipe.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from turbomim.pipeline.system.errors import unknown_name

@@ -4,8 +4,6 @@ Defaults < recipe < --config file < flags.  A value that cannot work is refused 
 value and what would be legal.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

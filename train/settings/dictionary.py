@@ -1,7 +1,5 @@
 """Settings to and from plain dictionaries, which YAML files and checkpoints hold, and how two differ."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import typing

@@ -1,7 +1,5 @@
 """Settings of a fine-tuning: a run's, and a section `finetune`; the published ones by method and size."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 
 from turbomim.pipeline.system.errors import UsageError, need

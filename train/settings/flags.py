@@ -1,7 +1,5 @@
 """What a command line says: a command's own flags, and settings, --section.field VALUE."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

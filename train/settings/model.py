@@ -1,7 +1,5 @@
 """The settings of a model, and which of them each method reads."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, fields
 from typing import Literal

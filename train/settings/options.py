@@ -3,8 +3,6 @@
 It imports tyro: only files of commands import it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """How a global batch is cut, and how long a run is: pure numbers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from turbomim.pipeline.system.errors import UserError

@@ -1,7 +1,5 @@
 """In which precision a step computes."""
 
-from __future__ import annotations
-
 import torch
 
 from turbomim.train.settings.config import StepConfig

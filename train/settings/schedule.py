@@ -1,7 +1,5 @@
 """Learning rate and length of a run as pure functions of the step."""
 
-from __future__ import annotations
-
 import math
 
 from turbomim.train.settings.config import OptimConfig

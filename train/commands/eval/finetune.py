@@ -1,7 +1,5 @@
 """`turbomim eval finetune`: an encoder fine-tuned as published; settings as of pretrain, and a section."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`turbomim eval knn`, and what `eval linear` shares with it: frozen encoders are scored, results kept."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

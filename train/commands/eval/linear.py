@@ -4,8 +4,6 @@ The published probe trains its head on random crops, which makes features anew i
 are made once, of central crops, and kept in a file, unless --augment asks for the published way.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import partial

@@ -4,8 +4,6 @@ Coordinate descent: one setting after the other takes the value of the highest r
 it also wins against the best so far in most rounds of a comparison.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import statistics

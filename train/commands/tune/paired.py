@@ -1,7 +1,5 @@
 """Comparing two noisy rates: measured in turn, and judged round by round."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 

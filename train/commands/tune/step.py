@@ -4,8 +4,6 @@ Every point is measured in a process of its own, so that one without room ends a
 learning rate stay as they are: only how a step is cut changes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

@@ -4,8 +4,6 @@
 answer as JSON: a process that runs out of memory takes nothing else with it, and leaves no memory behind.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import sys
