@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ContainerIO import ContainerIO
 
@@ -100,7 +101,7 @@ def format_summary(summary: SplitSummary) -> str:
     ]
     lines += [f"             {image.path!a}: {ascii(image.reason)[1:-1]}" for image in s.bad[:FIRST_BAD]]
     lines += [f"image bytes, all images (mean {s.image_bytes_mean:,.0f}):"]
-    lines += _bars(_bin_labels([f"{edge // 1000} kB" for edge in BYTE_EDGES]), s.byte_histogram)
+    lines += _bars([f"{edge // 1000} kB" for edge in BYTE_EDGES], s.byte_histogram)
     lines += [f"headers      {s.sampled:,} read, evenly spaced; {s.unreadable:,} unreadable"]
     if not s.formats:
         return "\n".join(lines)
@@ -111,7 +112,7 @@ def format_summary(summary: SplitSummary) -> str:
         f"short side   {''.join(f'{side:>8}' for side in s.short_side)}",
         f"long side    {''.join(f'{side:>8}' for side in s.long_side)}",
         "short side in pixels, images read:",
-        *_bars(_bin_labels([str(edge) for edge in EDGES]), s.histogram),
+        *_bars([str(edge) for edge in EDGES], s.histogram),
     ]
     return "\n".join(lines)
 
@@ -129,24 +130,19 @@ def _class_line(s: SplitSummary) -> str:
     return f"{len(s.classes):,}: {', '.join(shown)}{', …' * (len(s.classes) > TOP_CLASSES)}"
 
 
-def _bin_labels(edges: list[str]) -> list[str]:
-    return [f"under {edges[0]}", *(f"{low} up" for low in edges)]
-
-
-def _bars(labels: list[str], counts: tuple[int, ...]) -> list[str]:
+def _bars(edges: list[str], counts: tuple[int, ...]) -> list[str]:
+    labels = [f"under {edges[0]}", *(f"{low} up" for low in edges)]
     return [
         f"{label:>13}  {'#' * round(BAR * count / max(1, *counts)):<{BAR}} {count:,}"
         for label, count in zip(labels, counts, strict=True)
     ]
 
 
-def _histogram(
-    values_N: np.ndarray[tuple[int, ...], np.dtype[np.integer[Any]]], edges: tuple[int, ...]
-) -> tuple[int, ...]:
+def _histogram(values_N: NDArray[np.integer[Any]], edges: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(np.bincount(np.digitize(values_N, edges), minlength=len(edges) + 1).tolist())
 
 
-def _quantiles(side_N: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> tuple[int, ...]:
+def _quantiles(side_N: NDArray[np.int64]) -> tuple[int, ...]:
     if not len(side_N):
         return ()
     return tuple(int(value) for value in np.quantile(side_N, QUANTILES, method="nearest"))

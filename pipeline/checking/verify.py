@@ -46,7 +46,6 @@ class Problem:
 class VerifyReport:
     """What `verify_split` looked at and found. images: decoded, whole ones and others."""
 
-    path: Path
     manifest: Manifest
     images: int
     problems: tuple[Problem, ...]
@@ -70,7 +69,7 @@ def verify_split(
     *,
     images: bool = False,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
 ) -> VerifyReport:
     """Check a split against its manifest, to the end, whatever is found.
 
@@ -99,12 +98,11 @@ def verify_split(
         for number, problems, count in run_jobs(verify_shard, checks, executor):
             found[number] = problems
             decoded += count
-            if progress is not None:
-                shard = manifest.shards[number]
-                progress(shard.bytes, shard.samples, manifest.bytes)
+            shard = manifest.shards[number]
+            progress(shard.bytes, shard.samples, manifest.bytes)
     problems = [*_verify_listings(folder, manifest), *_strays(folder, manifest)]
     problems += [problem for number in sorted(found) for problem in found[number]]
-    return VerifyReport(path=folder, manifest=manifest, images=decoded, problems=tuple(problems))
+    return VerifyReport(manifest=manifest, images=decoded, problems=tuple(problems))
 
 
 def verify_shard(check: ShardCheck) -> tuple[int, list[Problem], int]:
@@ -120,8 +118,6 @@ def verify_shard(check: ShardCheck) -> tuple[int, list[Problem], int]:
             if check.images:
                 entries = stored_images(lines, check.members.image)
                 problems += _decode_images(descriptor, check, entries)
-    except FileNotFoundError:
-        problems.append(wrong(reason="is missing"))
     except OSError as error:
         problems.append(wrong(reason=_unread(error)))
     # BadTar, or a line of the index
@@ -160,8 +156,6 @@ def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[
     try:
         text = Path(check.folder, name).read_bytes()
         parse_index_of(shard, text, members, foreign=check.foreign)
-    except FileNotFoundError:
-        return walked or [], [*problems, wrong(reason="is missing")]
     except OSError as error:
         return walked or [], [*problems, wrong(reason=_unread(error))]
     except ValueError as error:
@@ -203,8 +197,7 @@ def _verify_listings(folder: Path, manifest: Manifest) -> list[Problem]:
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        how = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        return [Problem(file=SUMS, reason=how)]
+        return [Problem(file=SUMS, reason=_unread(error))]
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     expected = {shard.name: shard.sha256 for shard in manifest.shards}
     required = [MANIFEST, *(index_name(shard.name) for shard in manifest.shards)]
@@ -237,5 +230,7 @@ def _strays(folder: Path, manifest: Manifest) -> list[Problem]:
     ]
 
 
-def _unread(error: OSError) -> str:
+def _unread(error: OSError | UnicodeDecodeError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
     return f"cannot be read: {explain(error, 'check the disk')}"

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbomim import __version__
-from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_split, tar_bytes
+from turbomim.pipeline.making.photographs import stamp
+from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_split
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError, at_least_one
 from turbomim.pipeline.system.remedies import explain
@@ -79,7 +80,10 @@ class IndexedTar:
 
 
 def index_tars(
-    path: str | os.PathLike[str], settings: IndexSettings | None = None, *, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    settings: IndexSettings | None = None,
+    *,
+    progress: Progress = lambda *_: None,
 ) -> IndexReport:
     """Index all `*.tar` of a folder, in natural order of their names, as one split.
 
@@ -171,22 +175,21 @@ def _index_all(
     tars: list[str],
     choice: Members,
     settings: IndexSettings,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[IndexedTar]:
     """Index every tar; raise UserError for the first that cannot be, and count the others."""
-    report = progress or (lambda *_: None)
-    total = sum(tar_bytes(folder / tar) for tar in tars)
+    total = sum(stamp(folder / tar)[0] for tar in tars)
 
     def index(tar: str) -> IndexedTar | str:
         try:
-            done = _index_tar(folder, tar, choice, settings, lambda count: report(count, 0, total))
+            done = _index_tar(folder, tar, choice, settings, lambda count: progress(count, 0, total))
         except UserError as error:
             return str(error)
         except BadTar as error:
             return f"{str(folder / tar)!r} {error}"
         except OSError as error:
             return f"{str(folder / tar)!r} cannot be read: {explain(error, 'check the disk')}"
-        report(0, done.shard.samples, total)
+        progress(0, done.shard.samples, total)
         return done
 
     # threads: reading and hashing, most of the work, run without the interpreter's lock

@@ -14,6 +14,7 @@ from typing import Final
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.remedies import explain
+from turbomim.pipeline.tars.listings import BadImage
 
 # by the file's ending: the usual delimiter, then those that are met too; "" is any space
 DELIMITERS: Final = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";"), ".txt": ("", "\t", ",", ";")}
@@ -54,14 +55,14 @@ class Columns:
     note: str
 
 
-def read_rows(source: Path, columns: str | None) -> tuple[list[Row], list[tuple[str, str]], str]:
-    """Give the rows of a list, path and reason of those that name no image, and which columns were taken.
+def read_rows(source: Path, columns: str | None) -> tuple[list[Row], list[BadImage], str]:
+    """Give the rows of a list, those that name no image, with the reason, and which columns were taken.
 
     columns: `path=NAME,label=NAME`, what they are called in the header; `label=` for no labels.
     Raises UserError: the file cannot be read, is not UTF-8, has an open quote, or its columns are not clear.
     """
     rows: list[Row] = []
-    refused: list[tuple[str, str]] = []
+    refused: list[BadImage] = []
     chosen: Columns | None = None
     for line, cells in _cells(source):
         if chosen is None:
@@ -78,7 +79,7 @@ def read_rows(source: Path, columns: str | None) -> tuple[list[Row], list[tuple[
         elif chosen.label is not None and not label:
             problem = "no label"
         if problem:
-            refused.append((path, f"line {line}: {problem}"))
+            refused.append(BadImage(path=path, reason=f"line {line}: {problem}"))
         else:
             rows.append((line, path, label))
     return rows, refused, chosen.note if chosen else ""

@@ -87,7 +87,7 @@ def make_shards(
     *,
     workers: int = 1,
     executor: Executor | None = None,
-    progress: Progress | None = None,
+    progress: Progress = lambda *_: None,
     lock: bool = True,
 ) -> PackReport:
     """Pack the images of `source`, a folder or a .csv, .tsv or .txt list, into one split in `folder`.
@@ -127,7 +127,7 @@ def _run(
     jobs: list[ShardJob],
     results: dict[int, ShardResult],
     executor: Executor | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """Run the jobs without a result, and add theirs.  Raises UserError, with what is kept."""
     left = [job for job in jobs if job.number not in results]
@@ -137,8 +137,7 @@ def _run(
     if bad is not None and jobs[0].on_bad == "fail":
         raise bad_image_error(bad)
     try:
-        if progress is not None:
-            progress(done, total)
+        progress(done, total)
         with open_journal(work, results) as journal, closing(run_jobs(pack_shard, left, executor)) as ended:
             for result in ended:
                 if not is_whole(work, result):
@@ -149,8 +148,7 @@ def _run(
                 record(journal, result)
                 results[result.number] = result
                 done += len(jobs[result.number].images)
-                if progress is not None:
-                    progress(done, total)
+                progress(done, total)
     except UserError as error:
         kept = sum(result.shard is not None for result in results.values())
         if not kept:

@@ -36,8 +36,7 @@ def read_list(source: Path, root: Path | None = None, columns: str | None = None
     if not root.is_dir():
         raise UserError(f"--root {str(root)!r} is no folder: give the one that the paths start from")
     top = os.path.abspath(root)
-    rows, unfit, note = read_rows(source, columns)
-    refused = [BadImage(path=path, reason=reason) for path, reason in unfit]
+    rows, refused, note = read_rows(source, columns)
     row_of: dict[str, Row] = {}
     for line, path, label in rows:
         inside = _inside(source, top, line, path)

@@ -98,7 +98,7 @@ def find_photographs(source: Path, skip: str | None = None) -> Photographs:
     return Photographs(root=source, images=images, classes=classes, other_files=other_files, notes=notes)
 
 
-def stamp(file: str | os.DirEntry[str]) -> tuple[int, int]:
+def stamp(file: str | os.PathLike[str]) -> tuple[int, int]:
     """Give a file's size in bytes and the time of its last change in ns: 0, 0 where they cannot be seen."""
     try:
         status = os.stat(file)

@@ -22,14 +22,12 @@ OnBad = Literal["quarantine", "fail"]
 
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
-# what each kind of store has, and nothing else
-STORE_FIELDS: dict[Kind, tuple[str, ...]] = {
-    "original": (),
-    "resized": ("short_side", "resampling", "quality", "subsampling"),
-    "raw": ("short_side", "resampling"),
+# what each kind of store has, and nothing else, with the values where none are given
+USUAL: dict[Kind, dict[str, Any]] = {
+    "original": {},
+    "resized": {"short_side": 224, "resampling": "bicubic", "quality": 95, "subsampling": "4:4:4"},
+    "raw": {"short_side": 224, "resampling": "bicubic"},
 }
-# of a store's settings, where they are not given
-USUAL = {"short_side": 224, "resampling": "bicubic", "quality": 95, "subsampling": "4:4:4"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +71,8 @@ class ShardSettings:
 
     def stored_as(self) -> Store:
         """How photographs are kept, with the usual values of what this kind of store has and nobody gave."""
-        values: dict[str, Any] = {name: USUAL[name] for name in STORE_FIELDS[self.store]}
-        values |= {name: value for name in USUAL if (value := getattr(self, name)) is not None}
-        return Store(kind=self.store, **values)
+        given = {name: value for name in USUAL["resized"] if (value := getattr(self, name)) is not None}
+        return Store(kind=self.store, **USUAL[self.store] | given)
 
 
 def check_settings(settings: ShardSettings) -> None:
@@ -104,7 +101,7 @@ def check_settings(settings: ShardSettings) -> None:
     check_seed("--seed", settings.seed)
     if settings.quality is not None and not 1 <= settings.quality <= 100:
         raise UserError(f"--quality is {settings.quality}: it must be 1 to 100")
-    given = tuple(settings.stored_as().to_json())[1:]
-    if given != STORE_FIELDS[settings.store]:
-        wanted = ", ".join(STORE_FIELDS[settings.store]) or "no settings"
+    usual, given = tuple(USUAL[settings.store]), tuple(settings.stored_as().to_json())[1:]
+    if given != usual:
+        wanted = ", ".join(usual) or "no settings"
         raise UsageError(f"a store of kind {settings.store!r} has {wanted}, not {', '.join(given)}")

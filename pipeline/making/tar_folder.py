@@ -91,12 +91,3 @@ def check_listings(folder: Path, force: bool) -> None:
         )
         what = "is indexed already" if foreign else f"holds files that would be replaced ({', '.join(there)})"
         raise UserError(f"{str(folder)!r} {what}: {remedy}")
-
-
-def tar_bytes(path: Path) -> int:
-    """Give the size of a tar, 0 if it cannot be had."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        # a dangling link: reading it gives the reason
-        return 0

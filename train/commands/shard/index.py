@@ -11,13 +11,11 @@ from typing import Annotated
 import tyro
 
 from turbomim.pipeline.making.index_tars import IndexReport, IndexSettings, index_tars
+from turbomim.pipeline.making.photographs import EXTENSIONS
 from turbomim.pipeline.system.words import counted
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse
 from turbomim.train.terminal.progress import byte_bar
-
-# what the loader decodes
-DECODED = ("jpg", "jpeg", "png", "webp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,7 @@ def describe_index(report: IndexReport, seconds: float) -> str:
         lines.append(f"left out: {counted(report.left_out, 'sample')} without an image, named in bad.jsonl")
     if report.others:
         lines.append(f"part of no sample: {counted(report.others, 'file')}, hidden or without an extension")
-    foreign = [extension for extension in indexed["image"] if extension.rpartition(".")[2] not in DECODED]
+    foreign = [extension for extension in indexed["image"] if not f".{extension}".endswith(EXTENSIONS)]
     if foreign:
         lines.append(f"note: {' '.join(foreign)}: the loader decodes JPEG, PNG and WebP only, by the content")
     return "\n".join(lines)

@@ -72,11 +72,10 @@ def pack(options: ShardMake, console: Console) -> PackReport:
 def describe_make(report: PackReport, seconds: float) -> str:
     """What was written and what was left out, in lines."""
     manifest = report.manifest
-    size = sum(shard.bytes for shard in manifest.shards)
     classes = counted(len(manifest.classes), "class", "classes") if manifest.classes else "no classes"
     what = (
         f"{counted(manifest.samples, 'image')} of {classes} in "
-        f"{counted(len(manifest.shards), 'shard')}, {size / 1e6:,.1f} MB, in {report.path}"
+        f"{counted(len(manifest.shards), 'shard')}, {manifest.bytes / 1e6:,.1f} MB, in {report.path}"
     )
     if report.found_whole:
         lines = [f"already whole, nothing to do: {what}"]
