@@ -21,8 +21,7 @@ from turbomim.train.demo.photos import PhotosReport, cut_photos
 from turbomim.train.demo.which_photograph import table_of_shares, which_photograph
 from turbomim.train.export.timm import create_call
 from turbomim.train.export.weights import loaded_from
-from turbomim.train.folder.log import Record, read_metrics
-from turbomim.train.loop.log_window import rates
+from turbomim.train.folder.log import Record, after_start, mean_over_time, read_metrics, seconds_of
 from turbomim.train.machine.processor import cores
 from turbomim.train.pictures.curves import draw_run_curves
 from turbomim.train.pictures.lines import series
@@ -137,9 +136,13 @@ def closing_words(folder: Path, config: Config, records: list[Record], asked: di
     scores = f"\n{table_of_shares(asked)}\n  (kept in {folder / 'eval' / 'source.json'})\n" if asked else ""
     losses = series(records, "loss")[1]
     steps, heldout = series(records, "heldout_loss")
+    timed = after_start(records)
+    rate, wait = mean_over_time(timed, "img_per_s"), mean_over_time(timed, "data_wait_pct")
+    seconds = sum(seconds_of(record) for record in timed)
     encoder = folder / "export" / "encoder.safetensors"
     return f"""
-done: {records[-1]["position"]} samples seen, {rates(records)}
+done: {records[-1]["position"]} samples seen, {rate:.0f} img/s, {wait:.1f} % of the time waiting for data, \
+{duration(seconds)} of training
 masked-patch loss: training {losses[-1]:.3f}; held-out photographs {heldout[0]:.3f} at step \
 {steps[0]:.0f}, {heldout[-1]:.3f} at the end \
 (1.0 is what predicting nothing scores)

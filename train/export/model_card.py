@@ -175,20 +175,11 @@ def evaluations(run: Path) -> list[str]:
         scores = found.get("scores")
         if isinstance(scores, dict) and scores and all(isinstance(row, dict) for row in scores.values()):
             columns = list(dict.fromkeys(key for row in scores.values() for key in row))
-            lines = [
-                f"| {name} | {' | '.join(shown(row.get(column, ''), share=True) for column in columns)} |"
-                for name, row in scores.items()
-            ]
-            parts.append(
-                "\n".join(
-                    [
-                        f"| features | {' | '.join(columns)} |",
-                        f"| --- |{' ---: |' * len(columns)}",
-                        *lines,
-                        "",
-                    ]
-                )
-            )
+            lines = [f"| features | {' | '.join(columns)} |", f"| --- |{' ---: |' * len(columns)}"]
+            for name, row in scores.items():
+                cells = (shown(row.get(column, ""), share=True) for column in columns)
+                lines.append(f"| {name} | {' | '.join(cells)} |")
+            parts.append("\n".join([*lines, ""]))
     return parts
 
 

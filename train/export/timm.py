@@ -42,10 +42,10 @@ def timm_arguments(config: Config) -> dict[str, Any]:
         "interpolation": INTERPOLATION,
         "crop_pct": crop_share(size),
     }
-    name = {"model_name": TIMM_NAMES[model.method], "pretrained_cfg_overlay": images}
+    arguments: dict[str, Any] = {"model_name": TIMM_NAMES[model.method], "pretrained_cfg_overlay": images}
     if model.method.startswith("simmim-swin"):
-        return name | swin_arguments(config)
-    sizes = {
+        return arguments | swin_arguments(config)
+    arguments |= {
         "img_size": size,
         "patch_size": model.patch,
         "embed_dim": model.width,
@@ -53,12 +53,8 @@ def timm_arguments(config: Config) -> dict[str, Any]:
         "num_heads": model.heads,
         "num_classes": 0,
     }
-    if model.method != "simmim":
-        return name | sizes
-    return (
-        name
-        | sizes
-        | {
+    if model.method == "simmim":
+        arguments |= {
             "init_values": 0.1,
             "use_abs_pos_emb": False,
             "use_rel_pos_bias": False,
@@ -66,7 +62,7 @@ def timm_arguments(config: Config) -> dict[str, Any]:
             # all tokens: SimMIM's class token learns nothing, and pooling would move the norm behind it
             "global_pool": "",
         }
-    )
+    return arguments
 
 
 def create_call(config: Config) -> str:

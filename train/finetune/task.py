@@ -130,8 +130,9 @@ class Finetuning(Task):
 
     def finish(self, step: int) -> None:
         """Write the last test's result; test again where its log was removed."""
+        logged = self.folder.log.metrics
         tests = self.world.broadcast_from_rank0(
-            lambda: records_with_test(read_metrics(self.folder.log.metrics))
+            lambda: [record for record in read_metrics(logged) if record.get("test_top1") is not None]
         )
         last = tests[-1] if tests else self.evaluate()
         if not self.world.main:
@@ -162,8 +163,3 @@ class Finetuning(Task):
             write_json(each, result)
         said = ", ".join(f"{name} {100 * share:.2f} %" for name, share in shares.items())
         self.folder.log.say(f"{said} of {test.manifest.samples:,} test images; {path} has all of it")
-
-
-def records_with_test(records: list[Record]) -> list[Record]:
-    """The log records that have a test's result."""
-    return [record for record in records if record.get("test_top1") is not None]

@@ -169,7 +169,7 @@ class RunLog:
         """One line for people, on the terminal and in train.log."""
         if self.active:
             print_plain(self.console, text)
-            self._write(text)
+            self.write_to_file(text)
 
     def note(self, text: str) -> None:
         """One line about this rank's data, said by any rank, at once, and only the first time."""
@@ -183,11 +183,6 @@ class RunLog:
         # on another machine there may be no such folder; then the terminal has it alone
         with contextlib.suppress(FileNotFoundError), self._open_plain() as plain:
             plain.write(_dated(self._who + text))
-
-    def write_to_file(self, text: str) -> None:
-        """One line in train.log alone."""
-        if self.active:
-            self._write(text)
 
     def advance(self, step: int) -> None:
         """Move the bar."""
@@ -206,7 +201,7 @@ class RunLog:
             self.say(line_of(record))
         else:
             self._panel.show(record["step"], parts_of(record))
-            self._write(line_of(record))
+            self.write_to_file(line_of(record))
         for sink in self._sinks:
             sink.scalars(record["step"], scalars_of(clean))
 
@@ -215,7 +210,8 @@ class RunLog:
         for sink in self._sinks:
             sink.picture(step, path)
 
-    def _write(self, text: str) -> None:
+    def write_to_file(self, text: str) -> None:
+        """Lines in train.log alone, while that is open."""
         if self._files is not None:
             self._files[1].writelines(_dated(line) for line in text.splitlines())
             self._files[1].flush()

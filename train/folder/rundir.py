@@ -95,8 +95,8 @@ def write_settings(folder: Path, config: Config, device: torch.device, world: in
 
 def set_status(folder: Path, status: str, step: int, position: int) -> None:
     """Write status.json: running, done, preempted or failed, with the step and position reached."""
-    record: dict[str, Any] = {"status": status, "step": step, "position": position}
-    record |= {"process": os.getpid(), "host": socket.gethostname()}
+    of_process = {"process": os.getpid(), "host": socket.gethostname()}
+    record = {"status": status, "step": step, "position": position, **of_process}
     write_durably(folder / "status.json", (json.dumps(record) + "\n").encode())
 
 

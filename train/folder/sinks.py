@@ -61,12 +61,12 @@ def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
 
 def check_sinks(run: RunConfig) -> None:
     """Raise UserError if a package that the settings need is not installed."""
-    for wanted, setting, module, extra in (
-        (run.tensorboard, "run.tensorboard = true", "tensorboard", "tensorboard"),
-        (bool(run.wandb), f"run.wandb = {run.wandb}", "wandb", "wandb"),
+    for wanted, setting, package in (
+        (run.tensorboard, "run.tensorboard = true", "tensorboard"),
+        (run.wandb, f"run.wandb = {run.wandb}", "wandb"),
     ):
-        if wanted and importlib.util.find_spec(module) is None:
-            raise UserError(f'{setting} needs {module}, not installed: pip install "turbomim[{extra}]"')
+        if wanted and importlib.util.find_spec(package) is None:
+            raise UserError(f'{setting} needs {package}, not installed: pip install "turbomim[{package}]"')
 
 
 @contextmanager

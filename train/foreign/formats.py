@@ -124,11 +124,6 @@ def note_of_pooling(theirs: Weights) -> list[str]:
     return [said] if is_pooled(Names(begin=MMSELFSUP.begin).to_ours(theirs)) else []
 
 
-def unchanged(weights: Weights) -> dict[str, Tensor]:
-    """The same names."""
-    return dict(weights)
-
-
 # what the low-pass of PixMIM's checkpoints is made of
 LOW_PASS = "target_generator.low_pass_filter"
 _MM_DROPPED = r"target_generator\.low_pass_filter|data_preprocessor\.(mean|std)"
@@ -153,7 +148,7 @@ FORMATS: Final[dict[str, Format]] = {
         # computed from the window
         dropped=r".*\.(relative_position_index|relative_coords_table|attn_mask)",
     ),
-    "convmae": Format(ours=unchanged, signs=("patch_embed1.proj.weight",)),
+    "convmae": Format(ours=dict, signs=("patch_embed1.proj.weight",)),
     "lsmae": Format(ours=from_lsmae, signs=("patch_embed.proj.weight",), dropped=HEADS),
     "hf": Format(
         ours=from_hf,

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 
 from turbomim.pipeline.loader import LoaderStats
+from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.checkpoint import Snapshot, State, optimizer_tensors
@@ -38,7 +38,7 @@ from turbomim.train.settings.dictionary import to_dict
 MOST = 3
 
 
-class Saver:
+class Saver(Closing):
     """Writes snapshots in one thread, one at a time; a context manager that waits for the last.
 
     folder: of the checkpoints; keep: how many; background: whether `save` returns before it is on the disk.
@@ -49,14 +49,9 @@ class Saver:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # a run that fails still finishes the checkpoint under way
-        self._thread.shutdown(wait=True)
+    def close(self) -> None:
+        """End the thread; a run that fails still finishes the checkpoint under way."""
+        self._thread.shutdown()
 
     def save(self, snapshot: Snapshot) -> None:
         """Begin to write, after the one before is on the disk.  Raises UserError for what befell that one."""

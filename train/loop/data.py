@@ -4,9 +4,9 @@ holds it back."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.dali_package import import_dali
@@ -26,22 +26,12 @@ from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World
 
 
-class Batches(Protocol):
+class Batches(AbstractContextManager["Batches"], Iterator[Batch], Protocol):
     """What the loop takes micro-batches from: a Loader, or what goes over its batches."""
 
     @property
     def stats(self) -> LoaderStats:
         """Of the batches up to the last that was taken."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def __next__(self) -> Batch: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 # % of the time that a step may wait for data before a log says what to do

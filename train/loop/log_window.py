@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from turbomim.pipeline.loader import LoaderStats
-from turbomim.pipeline.system.words import duration
 from turbomim.train.folder.checkpoint import State
-from turbomim.train.folder.log import Record, after_start, mean_over_time, seconds_of
+from turbomim.train.folder.log import Record
 from turbomim.train.loop.data_wait import DataWait
 from turbomim.train.machine.memory import peak_bytes
 from turbomim.train.models.methods import flops_per_image
@@ -136,14 +135,3 @@ class LogWindow:
         sums = torch.zeros_like(self.sums)
         sums[2] = self.sums[2]
         return LogWindow(self.config, self.plan, self.world, self.peak, stats=stats, sums=sums)
-
-
-def rates(records: list[Record]) -> str:
-    """img/s and data-wait % over a run, in words; each process's first log line is left out.
-
-    That one holds the compilation.
-    """
-    timed = after_start(records)
-    rate, wait = mean_over_time(timed, "img_per_s"), mean_over_time(timed, "data_wait_pct")
-    total = sum(seconds_of(r) for r in timed)
-    return f"{rate:.0f} img/s, {wait:.1f} % of the time waiting for data, {duration(total)} of training"

@@ -27,10 +27,10 @@ from turbomim.train.loop.data import about_data, open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.machine.compiler import check_compiler
 from turbomim.train.machine.measurements import Tuned, machine_name
-from turbomim.train.machine.tuned_loader import TUNED_LOADER
+from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.machine.tuned_step import StepSettings, about_step
 from turbomim.train.settings.config import AnyConfig
-from turbomim.train.settings.plan import Plan
+from turbomim.train.settings.plan import Plan, make_plan
 from turbomim.train.world.distributed import World, join_ranks
 
 
@@ -102,28 +102,21 @@ def open_session(
         split = open_data(data.path, flags[0], data, world)
         heldout = open_data(data.heldout, flags[1], data, world) if data.heldout else None
         tuned_loader = world.run_on_all(lambda: TUNED_LOADER.read(machine_name(world.device)))
-        resolved = world.run_replicated(
-            lambda: resolve(
-                config,
-                split.manifest.samples,
-                ranks=world.size,
-                local_ranks=world.local_size,
-                preset=preset,
-                tuned_step=tuned_step,
-                tuned_loader=tuned_loader,
-            )
+        resolved, used = world.run_replicated(
+            lambda: resolve(config, ranks=world.size, preset=preset, tuned_step=tuned_step)
         )
+        loader = rank_speed(data, tuned_loader, world.local_size)
         yield Session(
-            config=resolved.config,
-            plan=resolved.plan,
-            loader=resolved.loader,
+            config=resolved,
+            plan=world.run_replicated(lambda: make_plan(resolved, split.manifest.samples, world.size)),
+            loader=loader,
             world=world,
             console=console or Console(),
             split=split,
             heldout=heldout,
             about=[
-                about_data(data, split, resolved.loader, tuned_loader, world),
-                *about_step(resolved.config, resolved.tuned_step),
+                about_data(data, split, loader, tuned_loader, world),
+                *about_step(resolved, used),
             ],
         )
 

@@ -9,13 +9,11 @@ from rich.console import Console
 from turbomim.train.evaluate.online import labelled_splits
 from turbomim.train.loop.run import Outcome, Run
 from turbomim.train.loop.session import open_session, take_folder
-from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.price import about_device
-from turbomim.train.machine.tuned_step import TUNED_STEP, StepSettings, step_key
+from turbomim.train.machine.tuned_step import TUNED_STEP, step_key
 from turbomim.train.pretrain.dry_run import print_dry_run
 from turbomim.train.pretrain.task import Pretraining
 from turbomim.train.settings.config import Config
-from turbomim.train.world.distributed import World
 
 
 def pretrain(
@@ -30,7 +28,12 @@ def pretrain(
 
     preset: a GPU whose micro-batch is taken.  Raises UserError for anything a user or a file caused.
     """
-    with open_session(config, console, preset=preset, read_tuned_step=tuned_step_of) as session:
+    with open_session(
+        config,
+        console,
+        preset=preset,
+        read_tuned_step=lambda config, world: TUNED_STEP.read(step_key(config, world)),
+    ) as session:
         world = session.world
         labelled = labelled_splits(session.config, session.split, session.heldout, world)
         on_device = world.run_on_all(lambda: about_device(session.config, session.plan, world))
@@ -39,8 +42,3 @@ def pretrain(
             return print_dry_run(session)
         with take_folder(session, *(labelled or ())) as folder:
             return Run(session, folder, Pretraining(session, folder, labelled), profile).go()
-
-
-def tuned_step_of(config: Config, world: World) -> Tuned[StepSettings] | None:
-    """What `turbomim tune step` measured for a step of these settings on this machine, if anything."""
-    return TUNED_STEP.read(step_key(config, world))
