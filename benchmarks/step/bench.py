@@ -22,7 +22,7 @@ from turbomim.benchmarks.step.forms import FORMS, OTHER_LOSS, USUAL, Task
 from turbomim.benchmarks.step.process import FormProcess, Turn
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.machine.peak import peak_flops
+from turbomim.train.machine.matmul_rate import peak_flops
 from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config, DataConfig, Device, StepConfig

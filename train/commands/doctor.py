@@ -100,8 +100,7 @@ def measure_and_keep_rate() -> None:
     """
     import torch
 
-    from turbomim.train.machine.matmul_rate import measure_rate, write_rate
-    from turbomim.train.machine.peak import about_peak
+    from turbomim.train.machine.matmul_rate import about_peak, measure_rate, write_rate
     from turbomim.train.settings.config import StepConfig
     from turbomim.train.settings.precision import uses_bfloat16
     from turbomim.train.world.distributed import choose_device

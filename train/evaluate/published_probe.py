@@ -6,9 +6,8 @@ arXiv:1708.03888 as MAE's probe has it; timm's Lars does the same, with 1e-8 bes
 Shapes: B samples of a step, N samples, D width, K classes.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -101,11 +100,11 @@ def random_crops(
     config: Config, split: Split, training: HeadTraining, most: int, device: torch.device
 ) -> Loader:
     """Random resized crops (0.08 to 1) and flips of a split, micro-batches that divide a step's samples."""
-    data = dataclasses.replace(config.data, crop="rrc", rrc_scale=0.08, interpolation=INTERPOLATION)
+    data = replace(config.data, crop="rrc", rrc_scale=0.08, interpolation=INTERPOLATION)
     check_store(data, split, "--train", device.type)
-    run = dataclasses.replace(config.run, seed=training.seed)
+    run = replace(config.run, seed=training.seed)
     return open_loader(
-        dataclasses.replace(config, data=data, run=run),
+        replace(config, data=data, run=run),
         split,
         BatchCut(
             global_batch=training.optim.global_batch,

@@ -230,7 +230,7 @@ def loader_check() -> Check:
 
 def matmul_rate_check() -> Check:
     """What MFU will be a share of."""
-    from turbomim.train.machine.peak import about_peak
+    from turbomim.train.machine.matmul_rate import about_peak
     from turbomim.train.settings.config import StepConfig
     from turbomim.train.settings.precision import uses_bfloat16
     from turbomim.train.world.distributed import choose_device

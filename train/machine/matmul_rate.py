@@ -1,4 +1,4 @@
-"""The rate of matrix products that a device reaches here: what model FLOPs utilisation is measured against.
+"""The rate of matrix products that model FLOPs utilisation is a share of: measured here, else a datasheet's.
 
 Measured once by `turbomim doctor --measure`, and kept for this machine in matmul.json.
 """
@@ -12,11 +12,20 @@ import torch
 from turbomim.kernels.linear import linear
 from turbomim.train.machine.measurements import MeasurementFile, machine_name
 from turbomim.train.machine.versions import versions
+from turbomim.train.world.distributed import World
 
 # large enough that a product is bound by arithmetic, small enough for a second or two
 SIDE = {"cuda": 8192, "cpu": 2048}
 # rounds, whose median counts, and products a round
 ROUNDS, PRODUCTS = 7, {"cuda": 20, "cpu": 1}
+
+# dense bfloat16 matrix products, FLOP/s, by the beginning of the device's name; NVIDIA's datasheets
+BF16_FLOPS = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
 
 MEASURED_RATES = MeasurementFile(
     name="matmul.json", format="turbomim-matmul-1", made_by="`turbomim doctor --measure`"
@@ -67,6 +76,44 @@ def write_rate(device: torch.device, rate: float, *, bfloat16: bool) -> Path:
             "versions": versions(),
         },
     )
+
+
+def peak_flops(device: torch.device, *, bfloat16: bool) -> float | None:
+    """FLOP/s that a device's matrix products reach, measured here, else by its datasheet; None if unknown."""
+    return measured_rate(device, bfloat16=bfloat16) or datasheet_flops(device, bfloat16=bfloat16)
+
+
+def rank_peak(world: World, *, bfloat16: bool) -> float | None:
+    """`peak_flops` of what one rank has to itself: a GPU, or its share of the CPU."""
+    rate = peak_flops(world.device, bfloat16=bfloat16)
+    return rate / world.local_size if rate and world.device.type == "cpu" else rate
+
+
+def datasheet_flops(device: torch.device, *, bfloat16: bool) -> float | None:
+    """Datasheet rate in FLOP/s of a GPU that computes in bfloat16, or None where it is not known."""
+    if device.type != "cuda" or not bfloat16:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((rate for begin, rate in BF16_FLOPS.items() if name.startswith(begin)), None)
+
+
+def about_peak(device: torch.device, *, bfloat16: bool) -> str:
+    """What MFU is a share of, in words."""
+    kind = _dtype_name(bfloat16)
+    measured = measured_rate(device, bfloat16=bfloat16)
+    if measured:
+        return f"MFU is of {flops_text(measured)} of {kind} matrix products, measured on this machine"
+    datasheet = datasheet_flops(device, bfloat16=bfloat16)
+    measure = "`turbomim doctor --measure` measures what this machine reaches"
+    if datasheet:
+        return f"MFU is of the datasheet's {flops_text(datasheet)} of {kind} matrix products; {measure}"
+    return f"no MFU: the rate of {kind} matrix products here is not known; {measure}"
+
+
+def flops_text(rate: float) -> str:
+    """A rate as people read it: 312 TFLOP/s, 95.2 GFLOP/s."""
+    value, unit = (rate / 1e12, "TFLOP/s") if rate >= 1e12 else (rate / 1e9, "GFLOP/s")
+    return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
 
 
 def _dtype_name(bfloat16: bool) -> str:

@@ -4,9 +4,8 @@ What the backward pass needs of the forward is counted in a forward of tensors t
 storage: of any method, in seconds, on any machine.
 """
 
-import dataclasses
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
@@ -115,7 +114,7 @@ def kept_of_forward(
 
     As on a CPU, whose attention keeps as much as a GPU's.
     """
-    config = dataclasses.replace(config, step=dataclasses.replace(config.step, recompute=recompute))
+    config = replace(config, step=replace(config.step, recompute=recompute))
     few, many = (_kept_in_a_forward(config, batch, bfloat16=bfloat16) for batch in (FEW, MANY))
     whole, *blocks = (_line(at_few, at_many) for at_few, at_many in zip(few, many, strict=True))
     return whole, tuple(blocks)

@@ -6,8 +6,7 @@ libraries.
 `turbomim tune step` measures what is fastest on the machine at hand.
 """
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from turbomim.pipeline.system.errors import UsageError, unknown_name
 from turbomim.train.settings.config import AnyConfig, Config
@@ -20,7 +19,7 @@ SHARE, MOST = 0.8, 512
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
-    """A GPU: its name in peak.BF16_FLOPS, its memory in GiB, and the micro-batch of each model of MODELS."""
+    """A GPU: its name in BF16_FLOPS, its memory in GiB, and the micro-batch of each model of MODELS."""
 
     name: str
     memory_gib: float
@@ -73,7 +72,7 @@ def apply_preset(config: AnyConfig, name: str, ranks: int) -> AnyConfig:
     Raises UsageError as `preset_batch`.
     """
     micro_batch = largest_divisor(config.optim.global_batch // ranks, preset_batch(config, name))
-    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, micro_batch=micro_batch))
+    return replace(config, optim=replace(config.optim, micro_batch=micro_batch))
 
 
 def preset_batch(config: Config, name: str) -> int:
@@ -101,5 +100,5 @@ def model_name(config: Config) -> str | None:
     if config.data.size != SIZE:
         return None
     model, plain = config.model, ModelConfig()
-    shape = dataclasses.replace(model, target=plain.target, radius=plain.radius, norm_pix=plain.norm_pix)
+    shape = replace(model, target=plain.target, radius=plain.radius, norm_pix=plain.norm_pix)
     return next((name for name, known in MODELS.items() if known == shape), None)

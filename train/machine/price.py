@@ -1,7 +1,7 @@
 """What a run will take: batch, steps, hours, memory and disk, from the settings alone."""
 
+from turbomim.train.machine.matmul_rate import BF16_FLOPS, about_peak, flops_text
 from turbomim.train.machine.memory import GIB, device_bytes
-from turbomim.train.machine.peak import BF16_FLOPS, about_peak, flops_text
 from turbomim.train.machine.predicted_memory import MemoryParts, count_parameters, predicted_bytes
 from turbomim.train.machine.presets import find_gpu
 from turbomim.train.models.methods import flops_per_image

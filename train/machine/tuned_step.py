@@ -1,7 +1,6 @@
 """How a step is cut and compiled where that is automatic: what `turbomim tune step` measured here."""
 
-import dataclasses
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from turbomim.train.machine.measurements import MeasurementFile, Tuned, TunedFile, machine_name
@@ -46,9 +45,9 @@ TUNED_STEP = TunedFile(
 
 def with_settings(config: AnyConfig, settings: StepSettings) -> AnyConfig:
     """The configuration with these settings of the step."""
-    step = dataclasses.replace(config.step, compile_mode=settings.compile_mode, recompute=settings.recompute)
-    optim = dataclasses.replace(config.optim, micro_batch=settings.micro_batch)
-    return dataclasses.replace(config, step=step, optim=optim)
+    step = replace(config.step, compile_mode=settings.compile_mode, recompute=settings.recompute)
+    optim = replace(config.optim, micro_batch=settings.micro_batch)
+    return replace(config, step=step, optim=optim)
 
 
 def resolve_step(config: AnyConfig, tuned: Tuned[StepSettings] | None, ranks: int) -> AnyConfig:
@@ -60,12 +59,10 @@ def resolve_step(config: AnyConfig, tuned: Tuned[StepSettings] | None, ranks: in
     if config.optim.micro_batch or tuned is None:
         return config
     images = config.optim.global_batch // ranks
-    settings = dataclasses.replace(
-        tuned.settings, micro_batch=largest_divisor(images, tuned.settings.micro_batch)
-    )
+    settings = replace(tuned.settings, micro_batch=largest_divisor(images, tuned.settings.micro_batch))
     if settings.micro_batch < images or config.step.shard:
         # CUDA graphs take one micro-step, of whole weights
-        settings = dataclasses.replace(settings, compile_mode="default")
+        settings = replace(settings, compile_mode="default")
     return with_settings(config, settings)
 
 

@@ -13,7 +13,7 @@ from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.session import RunFolder, Session
 from turbomim.train.loop.step import masked_inputs
 from turbomim.train.loop.task import Task
-from turbomim.train.machine.peak import rank_peak
+from turbomim.train.machine.matmul_rate import rank_peak
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.sharding import shard, whole_weights

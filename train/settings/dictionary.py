@@ -1,9 +1,8 @@
 """Settings to and from plain dictionaries, which YAML files and checkpoints hold, and how two differ."""
 
-import dataclasses
 import math
 import typing
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from typing import Any, Literal
 
 from turbomim.pipeline.system.errors import UsageError, need, unknown_name
@@ -15,7 +14,7 @@ Values = dict[str, dict[str, Any]]
 
 def to_dict(config: Config) -> Values:
     """Plain nested dictionary: what config.yaml and checkpoints hold."""
-    return dataclasses.asdict(config)
+    return asdict(config)
 
 
 def from_dict(values: object, base: AnyConfig, where: str) -> AnyConfig:
@@ -39,7 +38,7 @@ def from_dict(values: object, base: AnyConfig, where: str) -> AnyConfig:
             if key not in types:
                 raise unknown_name(f"{where}: unknown key", f"{name}.{key}", [f"{name}.{k}" for k in types])
             typed[key] = _typed(f"{where}: {name}.{key}", value, types[key])
-        sections[name] = dataclasses.replace(sections[name], **typed)
+        sections[name] = replace(sections[name], **typed)
     return type(base)(**sections)
 
 

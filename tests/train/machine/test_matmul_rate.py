@@ -21,10 +21,17 @@ from turbomim.kernels.linear import linear
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder.log import read_metrics
-from turbomim.train.machine import peak
+from turbomim.train.machine import matmul_rate
 from turbomim.train.machine.checks import matmul_rate_check
-from turbomim.train.machine.matmul_rate import measure_rate, measured_rate, write_rate
-from turbomim.train.machine.peak import about_peak, flops_text, peak_flops, rank_peak
+from turbomim.train.machine.matmul_rate import (
+    about_peak,
+    flops_text,
+    measure_rate,
+    measured_rate,
+    peak_flops,
+    rank_peak,
+    write_rate,
+)
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.world.distributed import World
@@ -66,7 +73,7 @@ def test_a_rate_is_kept_for_the_device_and_its_type(cache: Path) -> None:
 
 
 def test_a_measured_rate_comes_before_the_datasheet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peak, "datasheet_flops", lambda device, *, bfloat16: 312e12)
+    monkeypatch.setattr(matmul_rate, "datasheet_flops", lambda device, *, bfloat16: 312e12)
     assert peak_flops(CPU, bfloat16=False) == 312e12
     assert "MFU is of the datasheet's 312 TFLOP/s of float32 matrix products" in about_peak(
         CPU, bfloat16=False
@@ -91,7 +98,7 @@ def test_ranks_share_a_cpu_but_not_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     world = World(rank=0, size=8, device=CPU, local_size=4)
     write_rate(CPU, 8e10, bfloat16=False)
     assert rank_peak(world, bfloat16=False) == 2e10
-    monkeypatch.setattr(peak, "measured_rate", lambda device, *, bfloat16: 8e10)
+    monkeypatch.setattr(matmul_rate, "measured_rate", lambda device, *, bfloat16: 8e10)
     gpu = dataclasses.replace(world, device=torch.device("cuda", 0))
     assert rank_peak(gpu, bfloat16=True) == 8e10
 

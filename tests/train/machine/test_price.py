@@ -18,8 +18,8 @@ from tests.runs import config_for, quiet
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint
+from turbomim.train.machine.matmul_rate import BF16_FLOPS
 from turbomim.train.machine.memory import GIB
-from turbomim.train.machine.peak import BF16_FLOPS
 from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.machine.presets import MODELS, MOST, PRESETS, SHARE, apply_preset, model_name
 from turbomim.train.machine.price import IMAGENET, checkpoint_bytes, price_table, recipe_price

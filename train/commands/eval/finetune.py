@@ -1,7 +1,6 @@
 """`turbomim eval finetune`: an encoder fine-tuned as published; settings as of pretrain, and a section."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbomim.pipeline.system.errors import UsageError
@@ -74,7 +73,7 @@ def finetune_settings(options: Finetune, source: Source, flags: Values) -> Finet
     published = published_finetune(source.config.model)
     size = flags.get("data", {}).get("size", tuned_size(source.config))
     own = at_size(source.config, size)
-    data = dataclasses.replace(
+    data = replace(
         own.data,
         path=str(options.train),
         heldout=str(options.test),
@@ -86,11 +85,9 @@ def finetune_settings(options: Finetune, source: Source, flags: Values) -> Finet
         data=data,
         model=own.model,
         optim=published.optim,
-        step=dataclasses.replace(own.step, shard=False),
+        step=replace(own.step, shard=False),
         run=RunConfig(name="finetune-random" if options.random else "finetune", folder=str(source.folder)),
-        finetune=dataclasses.replace(
-            published.finetune, test_crop=crop_share(data.size), weights=source.weights
-        ),
+        finetune=replace(published.finetune, test_crop=crop_share(data.size), weights=source.weights),
     )
     optim = {**flags.get("optim", {}), **short_options(options, flags)}
     if "epochs" in optim and "warmup_epochs" not in optim:

@@ -4,12 +4,11 @@ Coordinate descent: one setting after the other takes the value of the highest r
 it also wins against the best so far in most rounds of a comparison.
 """
 
-import dataclasses
 import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +127,13 @@ def recipe_with_options(options: TuneLoader) -> Config:
     """The recipe with the flags laid over it.  Raises UserError for what cannot work."""
     config = recipe(options.recipe)
     given = {name: getattr(options, name) for name in ("size", "crop", "interpolation")}
-    data = dataclasses.replace(config.data, **{name: v for name, v in given.items() if v is not None})
+    data = replace(config.data, **{name: v for name, v in given.items() if v is not None})
     optim = config.optim
     batch = options.micro_batch
     if batch is None:
         batch = min(optim.micro_batch or optim.global_batch, MOST_BATCH)
     check_least(micro_batch=(batch, 1))
-    return dataclasses.replace(config, data=data, optim=dataclasses.replace(optim, micro_batch=batch))
+    return replace(config, data=data, optim=replace(optim, micro_batch=batch))
 
 
 def search_space(device: str, cores: int) -> Space:
@@ -172,7 +171,7 @@ def neighbours(speed: LoaderSpeed, name: str, space: Space) -> Iterator[LoaderSp
         return
     for value in space[name]:
         if value != getattr(speed, name):
-            yield dataclasses.replace(speed, **{name: value})
+            yield replace(speed, **{name: value})
 
 
 def faster_of_two(
