@@ -24,7 +24,7 @@ from turbomim.train.encoder.features import load_run
 from turbomim.train.folder.log import Record, after_start, read_metrics
 from turbomim.train.models.methods import flops_per_image, method_of
 from turbomim.train.pictures.grid import Row, write_grid
-from turbomim.train.pictures.lines import series, smooth
+from turbomim.train.pictures.plot import series, smooth
 from turbomim.train.pictures.reconstruction import HEADERS, pick_samples, reconstruct
 from turbomim.train.recipes.table import recipe
 

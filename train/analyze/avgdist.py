@@ -20,10 +20,9 @@ from torch import Tensor
 from turbomim.kernels.masking import block_masking, random_masking
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.analyze.mask_units import check_unit, kept_units
+from turbomim.train.analyze.options import check_unit, kept_units
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
-from turbomim.train.pictures.lines import Line
-from turbomim.train.pictures.plot import INK, label_axes, new_figure, plot_lines
+from turbomim.train.pictures.plot import INK, Line, label_axes, new_figure, plot_lines
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.flags import check_least, parse
 

@@ -1,4 +1,4 @@
-"""Photographs made worse in ten ways, as published for ImageNet-C and CIFAR-10-C.
+"""Photographs made worse in ten ways and five severities, as published for ImageNet-C and CIFAR-10-C.
 
 Pure functions of a uint8 image, a number or two and a random generator that belongs to the sample.
 Source: Hendrycks and Dietterich, arXiv:1903.12261 sec. 3, and hendrycks/robustness (make_imagenet_c.py,
@@ -26,6 +26,12 @@ from torchvision.transforms.functional import gaussian_blur as blur
 Pixels = NDArray[np.uint8]
 # of (image, the severity's numbers, the sample's generator)
 Corruption = Callable[..., Pixels]
+# what a corruption takes beside the image: a number, or two
+Numbers = float | tuple[float, float]
+Severities = dict[str, tuple[Numbers, ...]]
+
+# their numbers are pixels; the others' are values, quality or shares of the image's side
+IN_PIXELS: Final = ("gaussian blur", "defocus blur", "motion blur")
 
 
 def generator(seed: int, sample_id: int) -> np.random.Generator:
@@ -184,3 +190,55 @@ CORRUPTIONS: Final[dict[str, Corruption]] = {
     "jpeg": jpeg,
     "pixelate": pixelate,
 }
+# the side in pixels of the images that a set was made for, and its numbers of severities 1 to 5
+PUBLISHED: Final[dict[str, tuple[int, Severities]]] = {
+    "ImageNet-C": (
+        224,
+        {
+            "gaussian noise": (0.08, 0.12, 0.18, 0.26, 0.38),
+            "shot noise": (60, 25, 12, 5, 3),
+            "impulse noise": (0.03, 0.06, 0.09, 0.17, 0.27),
+            "gaussian blur": (1, 2, 3, 4, 6),
+            "defocus blur": ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+            "motion blur": ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
+            "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
+            "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
+            "jpeg": (25, 18, 15, 10, 7),
+            "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
+        },
+    ),
+    "CIFAR-10-C": (
+        32,
+        {
+            "gaussian noise": (0.04, 0.06, 0.08, 0.09, 0.10),
+            "shot noise": (500, 250, 100, 75, 50),
+            "impulse noise": (0.01, 0.02, 0.03, 0.05, 0.07),
+            "gaussian blur": (0.4, 0.6, 0.7, 0.8, 1),
+            "defocus blur": ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+            "motion blur": ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
+            "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
+            "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
+            "jpeg": (80, 65, 58, 50, 40),
+            "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
+        },
+    ),
+}
+
+
+def severities_of_size(size: int) -> tuple[str, Severities]:
+    """The set whose image size is nearest by ratio, and its numbers for images of `size` pixels.
+
+    Blurs are in pixels: they are scaled with the image's side.  The others stay.
+    """
+    nearest = min(PUBLISHED, key=lambda name: abs(math.log(size / PUBLISHED[name][0])))
+    side, severities = PUBLISHED[nearest]
+    scale = size / side
+
+    def scaled(numbers: Numbers) -> Numbers:
+        return (numbers[0] * scale, numbers[1] * scale) if isinstance(numbers, tuple) else numbers * scale
+
+    table = {
+        name: tuple(map(scaled, values)) if name in IN_PIXELS else values
+        for name, values in severities.items()
+    }
+    return nearest, table

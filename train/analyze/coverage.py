@@ -31,8 +31,8 @@ from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Interpolation, Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
-from turbomim.train.analyze.mask_units import check_unit, kept_units
 from turbomim.train.analyze.objects import Objects, area, cell_areas
+from turbomim.train.analyze.options import check_unit, kept_units
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.pictures.plot import COLOURS, label_axes, new_figure

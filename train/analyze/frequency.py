@@ -37,8 +37,7 @@ from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.machine.processor import cores
 from turbomim.train.models.mae import MAE
-from turbomim.train.pictures.lines import Line
-from turbomim.train.pictures.plot import INK, label_axes, new_figure, plot_lines
+from turbomim.train.pictures.plot import INK, Line, label_axes, new_figure, plot_lines
 from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.world.distributed import choose_device
 

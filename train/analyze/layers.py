@@ -18,9 +18,8 @@ from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, s
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.folder.sinks import OF_MODEL
-from turbomim.train.pictures.lines import Line, series
 from turbomim.train.pictures.pixels import FloatArray
-from turbomim.train.pictures.plot import COLOURS, SOFT, label_axes, new_figure, plot_lines
+from turbomim.train.pictures.plot import COLOURS, SOFT, Line, label_axes, new_figure, plot_lines, series
 from turbomim.train.settings.flags import parse
 
 if TYPE_CHECKING:

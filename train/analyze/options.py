@@ -1,4 +1,4 @@
-"""Options that analyses of encoders share, and what they are of: a run, or a FILE as in `turbomim eval`."""
+"""What analyses share: options, encoders they are of (a run, or a FILE as in `turbomim eval`), mask units."""
 
 from __future__ import annotations
 
@@ -47,3 +47,17 @@ def need_run(path: Path, why: str) -> None:
     if path.exists() and not path.is_dir():
         load_file(path, {})
         raise UserError(f"{path} is a checkpoint and no run: {why}; give a run folder, runs/NAME")
+
+
+def check_unit(flag: str, unit: int, size: int, of: str) -> None:
+    """Raise UsageError if units of `unit` pixels do not tile a square of `size`, or one is all of it.
+
+    of: what has that size, for the message.
+    """
+    if not (1 <= unit < size and size % unit == 0):
+        raise UsageError(f"{flag} {unit}: must be a divisor of the {of}'s {size} pixels, and not all of it")
+
+
+def kept_units(size: int, unit: int, ratio: float) -> int:
+    """Units that stay visible: MAE's int(N * (1 - ratio))."""
+    return int((size // unit) ** 2 * (1 - ratio))

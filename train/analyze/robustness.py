@@ -22,10 +22,16 @@ from torch import Tensor
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.analyze.corruptions import CORRUPTIONS, Corruption, Pixels, generator
+from turbomim.train.analyze.corruptions import (
+    CORRUPTIONS,
+    Corruption,
+    Numbers,
+    Pixels,
+    generator,
+    severities_of_size,
+)
 from turbomim.train.analyze.options import analysis_folder
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
-from turbomim.train.analyze.severities import Numbers, severities_of_size
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, CropBatches, encode, extract, trained_and_random
 from turbomim.train.encoder.source import Source, load_source
@@ -34,8 +40,7 @@ from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.results import Scores, source_name
 from turbomim.train.evaluate.scores import MEASURES
 from turbomim.train.evaluate.splits import check_samples, choose_ids, open_labelled
-from turbomim.train.pictures.lines import Line
-from turbomim.train.pictures.plot import INK, label_axes, new_figure, plot_lines
+from turbomim.train.pictures.plot import INK, Line, label_axes, new_figure, plot_lines
 from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.settings.options import EncodingBatch, EncodingDevice
 from turbomim.train.world.distributed import choose_device

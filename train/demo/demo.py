@@ -23,8 +23,7 @@ from turbomim.train.export.timm import create_call
 from turbomim.train.export.weights import loaded_from
 from turbomim.train.folder.log import Record, after_start, mean_over_time, read_metrics, seconds_of
 from turbomim.train.machine.processor import cores
-from turbomim.train.pictures.curves import draw_run_curves
-from turbomim.train.pictures.lines import series
+from turbomim.train.pictures.plot import draw_run_curves, series
 from turbomim.train.pictures.reconstruction import draw_reconstructions
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from turbomim.train.pictures.lines import Line, value_range
 from turbomim.train.pictures.pixels import FloatArray
+from turbomim.train.pictures.plot import Line, value_range
 from turbomim.train.report.page import Html, tag
 from turbomim.train.report.style import COLOURS
 

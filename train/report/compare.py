@@ -9,9 +9,7 @@ from rich.table import Table
 
 from turbomim.pipeline.system.durable import make_folder_of
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.pictures.curves import draw_losses
-from turbomim.train.pictures.lines import Line, loss_lines
-from turbomim.train.pictures.plot import new_figure, write_figure
+from turbomim.train.pictures.plot import Line, draw_losses, loss_lines, new_figure, write_figure
 from turbomim.train.report.page import printable
 from turbomim.train.report.results import finetunings
 from turbomim.train.report.run import RunFacts, scores_of

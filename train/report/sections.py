@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import yaml
 
 from turbomim.train.folder.sinks import OF_MODEL
-from turbomim.train.pictures.lines import Line, loss_lines, series
+from turbomim.train.pictures.plot import Line, loss_lines, series
 from turbomim.train.report.chart import line_chart
 from turbomim.train.report.page import Html, html_table, short_path, tag
 from turbomim.train.report.run import RunFacts

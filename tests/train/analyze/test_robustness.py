@@ -48,11 +48,11 @@ from turbomim.train.analyze.corruptions import (
     jpeg,
     motion_blur,
     pixelate,
+    severities_of_size,
     shot_noise,
     trail,
 )
 from turbomim.train.analyze.robustness import corrupt, corrupted, scorers_of
-from turbomim.train.analyze.severities import severities_of_size
 from turbomim.train.encoder.features import encode, load_run
 from turbomim.train.evaluate.knn import knn
 from turbomim.train.evaluate.probe import fit_linear_probe

@@ -48,7 +48,7 @@ from turbomim.train.loop.checkpoints import MOST
 from turbomim.train.loop.out_of_memory import flags_to_try, memory_in_words
 from turbomim.train.loop.step import Step
 from turbomim.train.models.mae import MAE
-from turbomim.train.pictures.lines import series
+from turbomim.train.pictures.plot import series
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import make_plan

@@ -16,7 +16,7 @@ from PIL import Image
 from tests.train.report.html_page import Element, Page
 from tests.train.report.test_report import bare, page_of, part  # noqa: F401
 
-from turbomim.train.pictures.lines import Line
+from turbomim.train.pictures.plot import Line
 from turbomim.train.report.chart import line_chart, short_number, ticks
 from turbomim.train.report.page import PICTURE_BYTES
 

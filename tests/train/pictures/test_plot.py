@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.pictures.curves import draw_run_curves
+from turbomim.train.pictures.plot import draw_run_curves, series, smooth
 
 
 def records(count: int) -> list[dict[str, Any]]:
@@ -51,3 +51,22 @@ def test_curves_without_matplotlib_name_the_extra(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r'pip install "turbomim\[plots\]"'):
         draw_run_curves(records(3), tmp_path / "loss.png", "a run")
+
+
+def test_series_leaves_out_what_is_not_a_number() -> None:
+    rows: list[dict[str, Any]] = [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": None},
+        {"step": 3},
+        {"step": 4, "loss": float("nan")},
+    ]
+    steps, values = series(rows, "loss")
+    assert steps.tolist() == [1.0] and values.tolist() == [1.0]
+    assert [len(part) for part in series([], "loss")] == [0, 0]
+
+
+def test_smoothing_keeps_lines_and_calms_noise() -> None:
+    line = np.linspace(3, 1, 50)
+    np.testing.assert_allclose(smooth(line, 9), line)
+    noise = np.random.default_rng(0).standard_normal(500)
+    assert smooth(noise, 25)[20:-20].std() < 0.4 * noise.std()
