@@ -150,6 +150,7 @@ def test_module_runs_from_any_folder(tmp_path: Path) -> None:
 
 WITHOUT_TORCH = """
 import contextlib, io, sys
+from turbomim.train.commands.cli import main
 
 for words in sys.stdin.read().splitlines():
     sys.argv = ["turbomim", *words.split()]
