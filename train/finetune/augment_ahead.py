@@ -1,6 +1,6 @@
-"""RandAugment beside the steps: a loader's batches, changed by threads while an earlier one is used.
+"""RandAugment beside the steps: threads change a loader's next batches while a step uses an earlier one.
 
-Shapes: B samples, C colours, H W pixels.
+Images are the loader's crops, which are square.  Shapes: B samples, C colours, H W pixels.
 """
 
 # torch does not type its streams
@@ -35,7 +35,7 @@ from turbomim.train.finetune.rand_augment import Changes, apply_changes, draw_ch
 class Augmented(Batch):
     """A micro-batch whose images went through RandAugment; all of its samples have a label.
 
-    words (B,) uint32 in host memory: what each sample's random erasing is drawn from.
+    words (B,) uint32 in host memory: the random word that each sample's erasing is drawn from.
     """
 
     words_B: NDArray[np.uint32]
@@ -45,17 +45,17 @@ class _Running(NamedTuple):
     """A batch whose images are being changed, in host memory, and what its loader did up to it."""
 
     batch: Augmented
-    parts: list[Future[None]]
+    futures: list[Future[None]]
     stats: LoaderStats
 
 
 class AugmentAhead(Closing, Iterator[Augmented]):
-    """Batches of a loader with their images changed, a few under way; a context manager, of the loader too.
+    """Batches of an endless loader, their images changed; a context manager, which closes the loader too.
 
     policy: timm's, empty for none; device: the loader's; threads: that change images; ahead: batches being
-    changed while one is used.  Whoever takes batches draws from the global generators, see `draw_changes`.
-    Raises UserError for a sample that has no label or cannot be changed, and the loader's, each when its own
-    batch is asked for; any other error as soon as it is met.
+    changed while one is used.  next() uses Python's and numpy's global generators: call it from one thread.
+    Raises UserError for a sample that has no label or cannot be changed, and the loader's, only when its
+    batch is reached; any other error at once.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class AugmentAhead(Closing, Iterator[Augmented]):
         self._loader, self._split, self._policy, self._seed = loader, split, policy, seed
         self._threads, self._ahead = threads, ahead if policy else 0
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="turbomim-augment")
-        # batches come, go down and up again beside the steps, which are on torch's current stream
-        self._copies = torch.cuda.Stream() if device.type == "cuda" else None
+        # loading, the copy to the CPU and the copy back; the steps are on torch's current stream
+        self._side_stream = torch.cuda.Stream() if device.type == "cuda" else None
         self._running: deque[_Running] = deque()
         self._error: UserError | None = None
         self._stats = loader.stats
@@ -81,23 +81,18 @@ class AugmentAhead(Closing, Iterator[Augmented]):
 
     def __next__(self) -> Augmented:
         try:
-            while self._error is None and len(self._running) <= self._ahead:
-                try:
-                    self._running.append(self._begin())
-                except UserError as error:
-                    # whoever takes batches may need none but those before it
-                    self._error = error
+            self._fill()
             if not self._running and self._error is not None:
                 raise self._error
-            return self._end(*self._running.popleft())
+            return self._hand_out(self._running.popleft())
         except BaseException:
-            # going on would skip a batch without a word
+            # its batch is lost, and a later next() would silently give the one after it
             self.close()
             raise
 
     @property
     def stats(self) -> LoaderStats:
-        """What the loader did up to the last batch handed out, and the wait for drawing and changing."""
+        """What the loader did up to the last batch handed out, and the wait for drawing and for threads."""
         return dataclasses.replace(self._stats, augment_wait_s=self._wait_s)
 
     def close(self) -> None:
@@ -106,18 +101,27 @@ class AugmentAhead(Closing, Iterator[Augmented]):
         self._running.clear()
         self._loader.close()
 
+    def _fill(self) -> None:
+        """Start batches until the one to hand out and `ahead` more are under way, or the loader fails."""
+        while self._error is None and len(self._running) < 1 + self._ahead:
+            try:
+                self._running.append(self._begin())
+            except UserError as error:
+                # kept for its turn: the run may end with the batches before it
+                self._error = error
+
     def _begin(self) -> _Running:
         """Take a batch from the loader and start to change its images."""
-        with torch.cuda.stream(self._copies):
+        with torch.cuda.stream(self._side_stream):
             batch = next(self._loader)
             images_BHWC = batch.images_BHWC
             if self._policy:
-                # from a GPU into pinned memory, without a wait; in host memory it is the same tensor
+                # from a GPU into pinned memory, without a wait; on a CPU it stays the batch's own memory
                 images_BHWC = images_BHWC.to("cpu", non_blocking=True)
-            elif self._copies is not None:
-                # DALI takes its memory back in the order of this stream, while the steps use another
+            elif self._side_stream is not None:
+                # DALI may own the images (not the labels) and takes them back in this stream's order alone
                 images_BHWC = images_BHWC.clone()
-            # waits for what comes before it on this stream, and for none of the steps
+            # cpu() waits for all that this stream does, also the images that the threads need; for no step
             labels_B, epochs_B, ids_B = (
                 torch.stack([batch.labels_B, batch.epochs_B, batch.ids_B]).cpu().numpy()
             )
@@ -128,12 +132,12 @@ class AugmentAhead(Closing, Iterator[Augmented]):
                 "folder of images a class"
             )
         words_B2 = draw_u32(self._seed, epochs_B, ids_B, AUGMENT, 2)
-        parts = []
+        futures = []
         begun = time.perf_counter()
         if self._policy:
             changes_B = draw_changes(self._policy, images_BHWC.shape[1], words_B2[:, 0])
             for places in np.array_split(np.arange(len(ids_B)), self._threads):
-                parts.append(self._pool.submit(self._change, images_BHWC.numpy(), ids_B, changes_B, places))
+                futures.append(self._pool.submit(self._change, images_BHWC.numpy(), ids_B, changes_B, places))
         self._wait_s += time.perf_counter() - begun
         augmented = Augmented(
             images_BHWC=images_BHWC,
@@ -143,7 +147,7 @@ class AugmentAhead(Closing, Iterator[Augmented]):
             position=batch.position,
             words_B=words_B2[:, 1],
         )
-        return _Running(augmented, parts, self._loader.stats)
+        return _Running(augmented, futures, self._loader.stats)
 
     def _change(
         self,
@@ -154,6 +158,7 @@ class AugmentAhead(Closing, Iterator[Augmented]):
     ) -> None:
         """Change the images at some places of a batch."""
         for place in places:
+            # an error of memory blames neither the image nor the policy, any other one both
             with no_image_to_blame("RandAugment could not change an image", MORE_MEMORY):
                 try:
                     apply_changes(images_BHWC[place], changes_B[place])
@@ -166,17 +171,18 @@ class AugmentAhead(Closing, Iterator[Augmented]):
                         f"{self._policy!r} failed ({reason}): give another --finetune.rand_augment"
                     ) from error
 
-    def _end(self, batch: Augmented, parts: list[Future[None]], stats: LoaderStats) -> Augmented:
-        """Wait for a batch, and hand it out on the loader's device."""
+    def _hand_out(self, running: _Running) -> Augmented:
+        """Wait for the threads of a batch, and return it on the loader's device."""
         begun = time.perf_counter()
-        for part in parts:
-            part.result()
+        for future in running.futures:
+            future.result()
         self._wait_s += time.perf_counter() - begun
-        self._stats = stats
-        if self._copies is None:
+        self._stats, batch = running.stats, running.batch
+        if self._side_stream is None:
             return batch
-        images_BHWC = to_gpu(batch.images_BHWC, self._copies) if self._policy else batch.images_BHWC
-        for made in (images_BHWC, batch.labels_B, batch.ids_B, batch.epochs_B):
-            # on the other stream, which must not take its memory while a step uses it
-            made.record_stream(torch.cuda.current_stream())
+        # `to_gpu` lets the step's stream wait for the copy; all that `_begin` started there is done
+        images_BHWC = to_gpu(batch.images_BHWC, self._side_stream) if self._policy else batch.images_BHWC
+        for tensor in (images_BHWC, batch.labels_B, batch.ids_B, batch.epochs_B):
+            # made on the side stream: torch must not reuse the memory while a step reads it
+            tensor.record_stream(torch.cuda.current_stream())
         return dataclasses.replace(batch, images_BHWC=images_BHWC)

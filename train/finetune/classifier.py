@@ -1,7 +1,7 @@
-"""A pre-trained encoder with a head that tells classes apart: whole images, nothing masked, all trained.
+"""A pre-trained encoder with a head that tells classes apart: whole images, no masks, all layers trained.
 
-As published for fine-tuning: the mean of the patch tokens before the pre-trained final norm, which is thrown
-away, through a new norm to a linear layer.  Swin keeps its final norm, before the mean.
+As published for fine-tuning: mean of the patch tokens, a new LayerNorm, a linear layer.  The pre-trained
+final norm is dropped; Swin keeps it, before the mean, and has no new one.
 
 Shapes: B batch, C colours, H W pixels, N patches, P values of a patch, T tokens, D width, K classes.
 """
@@ -29,33 +29,35 @@ def patches_of(images_BCHW: Tensor, patch: int) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """Normalised images and targets in, loss out; takes over an encoder, and drops its decoder."""
+    """Normalised images and targets in, loss out.  The given encoder is changed: do not use it afterwards."""
 
     def __init__(self, encoder: MAE, config: FinetuneConfig) -> None:
         super().__init__()
         settings = config.finetune
         self.encoder, self.seed = encoder, config.run.seed
         drop_decoder(encoder)
-        if isinstance(encoder, SimMIM) and hasattr(encoder, "rel_pos_bias"):
+        is_swin = isinstance(encoder, SimMIMSwin)
+        if isinstance(encoder, SimMIM) and not is_swin:
             encoder.unshare_positions()
         for name, param in encoder.named_parameters():
-            # fixed positions too; no token of a whole image is SimMIM's mask token
+            # positions fixed in pre-training are trained too; whole images do not use SimMIM's mask token
             param.requires_grad_(name != "mask_token")
         norm = encoder.norm
         assert isinstance(norm, nn.LayerNorm)
         width = norm.normalized_shape[0]
         self.fc_norm: nn.Module = nn.Identity()
-        if not isinstance(encoder, SimMIMSwin):
+        if not is_swin:
             self.fc_norm = nn.LayerNorm(width, eps=norm.eps)
             encoder.norm = nn.Identity()  # type: ignore[assignment]
         self.head = nn.Linear(width, settings.classes)
         blocks = [module for module in encoder.modules() if hasattr(module, "drop_path1")]
-        self.paths = add_drop_path(blocks, settings.drop_path)
+        self.drop_paths = add_drop_path(blocks, settings.drop_path)
+        # all linear layers, timm's too: faster products, the same weights
         use_linear(self)
-        # SimMIM's ViT draws it as all its weights, cut at one deviation; MAE's cut is far beyond its weights
+        # of the head: SimMIM's ViT cuts it at one deviation; MAE at 2.0, in effect not at all
         cut = settings.head_std if config.model.method == "simmim" else 2.0
-        draws = {"head.weight": normal(settings.head_std, cut), "head.bias": constant(0)}
-        initialise(self, draws, config.run.seed)
+        head_draws = {"head.weight": normal(settings.head_std, cut), "head.bias": constant(0)}
+        initialise(self, head_draws, config.run.seed)
 
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """Scores (B, K) of the classes, of normalised images."""
@@ -66,19 +68,19 @@ class Classifier(nn.Module):
         return scores_BK
 
     def forward(self, images_BCHW: Tensor, targets_BK: Tensor, epochs_B: Tensor, ids_B: Tensor) -> Tensor:
-        """Mean cross-entropy with targets that are shares of classes, () float32.
+        """Mean cross-entropy with soft targets, () float32.
 
-        In training the branches are left out that the samples drew.
+        In training drop path leaves out branches, drawn for each sample; `logits` alone leaves out none.
         """
         if self.training:
-            draw_paths(self.paths, self.seed, epochs_B, ids_B)
+            draw_paths(self.drop_paths, self.seed, epochs_B, ids_B)
         scores_BK = self.logits(images_BCHW)
-        forget_paths(self.paths)
+        forget_paths(self.drop_paths)
         return functional.cross_entropy(scores_BK.float(), targets_BK)
 
 
 def drop_decoder(encoder: MAE) -> None:
-    """Remove what only pre-training needs, but SimMIM's mask token, which its encoder asks for by name."""
+    """Remove what only pre-training needs, except SimMIM's mask token, which its encoder still reads."""
     own = [name for name, _ in (*encoder.named_children(), *encoder.named_parameters(recurse=False))]
     for name in own:
         kept = name == "mask_token" and isinstance(encoder, SimMIM)

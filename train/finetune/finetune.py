@@ -1,7 +1,7 @@
 """Fine-tuning on labels: the loop, checkpoints and log of pre-training, with a classifier and its inputs.
 
-It begins as an import does, from a checkpoint at step 0, here of the pre-trained encoder and a new head; so
-it resumes, stops and rolls back as a pre-training.
+It starts from a checkpoint of step 0, as a run made by `turbomim import` does: here the pre-trained encoder
+with a new head.  So it resumes, stops and rolls back as a pre-training.
 """
 
 from __future__ import annotations
@@ -31,29 +31,30 @@ def finetune(
     source: Source,
     *,
     console: Console | None = None,
-    wanted: list[Path] | None = None,
+    result_copies: list[Path] | None = None,
 ) -> Outcome:
-    """Run or resume a fine-tuning of a source's encoder, which this takes over.
+    """Run or resume a fine-tuning of a source's encoder, which is changed: do not use it afterwards.
 
-    wanted: files that get the result besides the run's own.  Raises UserError for anything a user or a file
-    caused.
+    result_copies: files that get the result besides the run's own.  Raises UserError for anything a user or
+    a file caused.
     """
     with open_session(config, console, flags=("--train", "--test")) as session:
         world, train, test = session.world, session.split, session.heldout
+        # rank 0 alone prints; settings come out the same on every rank
         world.broadcast_from_rank0(lambda: check_labels(train, test))
         config = world.run_replicated(lambda: complete_settings(session))
         session = dataclasses.replace(session, config=config)
-        # a policy that timm does not know ends it here, before there is a run
+        # a trial on every rank: a policy that its timm does not know ends it here, before there is a run
         world.run_on_all(lambda: recording_rand_augment(config.finetune.rand_augment, config.data.size))
         with take_folder(session) as folder:
             if folder.checkpoint is None:
                 first = world.broadcast_from_rank0(lambda: write_initial_classifier(session, folder, source))
                 folder = dataclasses.replace(folder, checkpoint=first)
-            return Run(session, folder, Finetuning(session, folder, source.facts, wanted or [])).go()
+            return Run(session, folder, Finetuning(session, folder, source.facts, result_copies or [])).go()
 
 
 def check_labels(train: Split, test: Split | None) -> None:
-    """Raise UserError if there are fewer than two classes, or the splits' differ; say if they are one."""
+    """Raise UserError for fewer than two classes or splits of other classes; print if both are one split."""
     if test is None:
         raise UserError("data.heldout is empty: give the split that is scored, --test FOLDER")
     check_labelled(train, test)
@@ -68,7 +69,7 @@ def check_labels(train: Split, test: Split | None) -> None:
 def complete_settings(session: Session[FinetuneConfig]) -> FinetuneConfig:
     """The settings with what data and plan decide: the head's outputs, and the micro-batch.
 
-    The run keeps its micro-batch among its settings, whatever the ranks, as images are mixed within one.
+    The micro-batch becomes a setting: a resume on other ranks mixes the same images, or is refused.
     Raises UserError: fewer outputs than classes, a micro-batch that cannot be mixed.
     """
     config = with_classes(session.config, len(session.split.manifest.classes))
@@ -78,7 +79,7 @@ def complete_settings(session: Session[FinetuneConfig]) -> FinetuneConfig:
 
 
 def with_classes(config: FinetuneConfig, classes: int) -> FinetuneConfig:
-    """The settings with the head's outputs, which must not be fewer than the classes."""
+    """The settings with 0 outputs replaced by the split's classes; UserError for fewer than these."""
     settings = config.finetune
     if settings.classes and settings.classes < classes:
         raise UserError(f"finetune.classes = {settings.classes}: the train split has {classes} classes")

@@ -1,7 +1,7 @@
 """Layer-wise rates: the nearer to the image, the smaller the steps.
 
-scale = decay ** (blocks + 1 - id): 0 are the embeddings, block i is i + 1, and what comes after, the norm and
-the head, has the full rate.  Source: BEiT's rule as MAE's and SimMIM's fine-tuning have it.
+scale = decay ** (blocks + 1 - layer).  Layer 0: embeddings; layer i + 1: block i; layer blocks + 1: norm and
+head, at the full rate.  Source: BEiT's rule as MAE's and SimMIM's fine-tuning have it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EMBEDDINGS = ("cls_token", "mask_token", "pos_embed", "patch_embed", "blocks1.",
 
 
 def depths_of(config: FinetuneConfig) -> list[int]:
-    """Blocks of each stage that counts; of ConvMAE's three the last one alone does, as published."""
+    """Blocks of each stage; for ConvMAE only of stage 3, as published."""
     swin = config.model.method.startswith("simmim-swin")
     return config.model.depths if swin else [config.model.depth]
 
@@ -27,25 +27,30 @@ def depths_of(config: FinetuneConfig) -> list[int]:
 def layer_of(name: str, depths: list[int]) -> int:
     """The layer of a parameter of the encoder by its name, 0 to blocks + 1.
 
-    ConvMAE's first two stages are embeddings; a Swin's merging belongs to the block before it.
+    ConvMAE's first two stages are embeddings.  A Swin's merging belongs to the block before it, the last of
+    the previous stage: timm names it by the stage after it.  Raises ValueError for a name of no layer.
     """
     if plain := re.match(r"(?:blocks3?|rel_pos_bias)\.(\d+)\.", name):
         return int(plain[1]) + 1
     if staged := re.match(r"layers\.(\d+)\.(?:blocks\.(\d+)|downsample)\.", name):
         before = sum(depths[: int(staged[1])])
         return before + int(staged[2]) + 1 if staged[2] else before
-    return 0 if name.startswith(EMBEDDINGS) else sum(depths) + 1
+    if name.startswith(EMBEDDINGS):
+        return 0
+    if name.startswith("norm."):
+        return sum(depths) + 1
+    raise ValueError(f"{name} is a parameter of no known layer: name its layer in `layer_of`")
 
 
 def layer_scale(layer: int, depths: list[int], decay: float) -> float:
-    """What a layer's rate is times the full one."""
+    """Factor on the learning rate of a layer."""
     return float(decay ** (sum(depths) + 1 - layer))
 
 
 def layered_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
     """Fused AdamW in groups of a layer each, those with weight decay apart, the full rate first.
 
-    No decay of vectors, biases, tokens and positions.  Each group's `lr_scale` is its layer's.
+    No decay of vectors, biases, tokens and positions.  The step multiplies a group's rate by its `lr_scale`.
     """
     optim, depths = config.optim, depths_of(config)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
@@ -53,7 +58,7 @@ def layered_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.A
         if not param.requires_grad:
             continue
         inside = name.removeprefix("encoder.")
-        layer = layer_of(inside, depths) if inside != name else sum(depths) + 1
+        layer = layer_of(inside, depths) if name.startswith("encoder.") else sum(depths) + 1
         decays = decayed(inside, param, decay_tokens=False) and not inside.endswith("pos_embed")
         groups[layer, decays].append(param)
     in_order = [

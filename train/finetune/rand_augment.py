@@ -1,8 +1,9 @@
-"""RandAugment in two parts: what changes an image is drawn first, and done later, in any thread.
+"""RandAugment in two steps: the first draws the operations, the second applies them, in any thread.
 
-timm's RandAugment draws from Python's and numpy's own generators, which threads would share, and changes the
-image in the same call.  Here its operations only note what they were given.  What is left draws nothing, so
-it is the same on any number of threads; and Pillow, which does it, lets other threads run meanwhile.
+timm's RandAugment draws from Python's and numpy's global generators, which threads would share, and changes
+the image in the same call.  Here its operations only record what they were given.  Applying them draws
+nothing: the filter is fixed, and timm's one operation that draws, GaussianBlurRand, is in none of its lists
+for RandAugment.  So pixels are the same on any number of threads, and Pillow lets others run meanwhile.
 
 Shapes: B samples, C colours, H W pixels.
 """
@@ -25,18 +26,19 @@ from timm.data.auto_augment import posterize, rand_augment_transform
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.settings.config import IMAGENET_MEAN
 
-# of the side: how far an image is shifted at most, as timm's training transform has it
+# largest shift, as a fraction of the side, as timm's training transform has it
 SHIFT = 0.45
 
-Change = Callable[[Image.Image], Image.Image]
-# of an image, in order
-Changes = tuple[Change, ...]
+Operation = Callable[[Image.Image], Image.Image]
+# operations on one image, in order
+Changes = tuple[Operation, ...]
 
 
 def recording_rand_augment(policy: str, side: int) -> Callable[[Changes], Changes]:
-    """RandAugment of timm for images of a side: it draws, and adds to changes in place of making them.
+    """timm's RandAugment for square images of a side: it draws operations, and adds them to those given.
 
-    No policy, no change.  Raises UsageError for a policy that timm does not know.
+    timm hands each operation what the one before it returned.  That is an image; here it is the tuple of the
+    operations so far, from () on.  No policy, no operation.  Raises UsageError for a policy unknown to timm.
     """
     if not policy:
         return lambda changes: changes
@@ -46,32 +48,31 @@ def recording_rand_augment(policy: str, side: int) -> Callable[[Changes], Change
         "interpolation": Image.Resampling.BICUBIC,
     }
     try:
-        draw = rand_augment_transform(policy, options)
+        rand_augment = rand_augment_transform(policy, options)
     except (AssertionError, KeyError, ValueError) as error:
         raise UsageError(
             f"finetune.rand_augment = {policy!r}: timm knows no such policy ({error}); give one like "
             "rand-m9-mstd0.5-inc1, or '' for none"
         ) from error
-    for operation in draw.ops:
-        operation.aug_fn = partial(_record_change, operation.aug_fn)
-    # it hands each operation what the one before it returned
-    noting: Callable[[Changes], Changes] = draw
-    return noting
+    for operation in rand_augment.ops:
+        operation.aug_fn = partial(_record_operation, operation.aug_fn)
+    recording: Callable[[Changes], Changes] = rand_augment
+    return recording
 
 
 def draw_changes(policy: str, side: int, words_B: NDArray[np.uint32]) -> list[Changes]:
-    """What RandAugment does to images of a side, each drawn from its own word.
+    """What RandAugment does to square images of a side, each drawn from its own word.
 
-    Uses Python's and numpy's generators, so one thread at a time, and leaves them as they were.
+    Seeds Python's and numpy's generators, so one thread at a time, and leaves them as they were.
     """
-    draw = recording_rand_augment(policy, side)
-    found = []
+    draw_operations = recording_rand_augment(policy, side)
+    changes_B = []
     with restoring_generators():
         for word in words_B.tolist():
             random.seed(word)
             np.random.seed(word)
-            found.append(draw(()))
-    return found
+            changes_B.append(draw_operations(()))
+    return changes_B
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def restoring_generators() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-def _record_change(
+def _record_operation(
     function: Callable[..., Image.Image], before: Changes, *values: float, **options: object
 ) -> Changes:
     if function is posterize:
@@ -94,7 +95,7 @@ def _record_change(
 
 
 def posterized(image: Image.Image, bits: int, **options: object) -> Image.Image:
-    """Keep so many bits of each value; for none, timm's strongest, black, where newer Pillows refuse."""
+    """Keep so many bits of each value; 0, timm's strongest, gives black as older Pillow did: newer raises."""
     return posterize(image, bits, **options) if bits else Image.new(image.mode, image.size)
 
 
@@ -103,6 +104,6 @@ def apply_changes(pixels_HWC: NDArray[np.uint8], changes: Changes) -> None:
     if not changes:
         return
     image = Image.fromarray(pixels_HWC)
-    for one in changes:
-        image = one(image)
+    for operation in changes:
+        image = operation(image)
     pixels_HWC[:] = np.asarray(image)

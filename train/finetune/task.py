@@ -3,11 +3,11 @@
 - model: an encoder with a new head and without a decoder (classifier.py);
 - optimizer: smaller rates for layers nearer to the image (layer_decay.py);
 - batches: through RandAugment, in threads beside the steps (augment_ahead.py);
-- inputs: images partly erased and mixed in pairs, and targets that are shares of classes (augment.py);
+- inputs: images partly erased and mixed in pairs, and soft targets (augment.py);
 - evaluate: loss and accuracies on the test split, where a pre-training has its held-out loss;
 - finish: a result, where a pre-training has an export.
 
-No features are scored and nothing is drawn.  The loop, the log and the checkpoints are the same.
+No features are scored and no pictures are made.  The loop, the log and the checkpoints are the same.
 """
 
 from __future__ import annotations
@@ -41,14 +41,15 @@ from turbomim.train.models.methods import make_model
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.finetune import FinetuneConfig
 
-# what the scores are of, by the weights that fine-tuning began with
-SCORED = {"trained": "fine-tuned", "initial": "the same from random weights"}
+# label of the scores in the result, by the weights that fine-tuning began with
+SCORE_LABELS = {"trained": "fine-tuned", "initial": "the same from random weights"}
 
 
 class Finetuning(Task):
-    """A classifier is trained on labels.
+    """What a run asks for when it trains a classifier on labels.
 
-    facts: what the result says about the encoder; wanted: files that get it besides the run's own.
+    source_facts: what the result says about the encoder; result_copies: files that get the result besides
+    the run's own.
     """
 
     model: Classifier
@@ -57,12 +58,13 @@ class Finetuning(Task):
         self,
         session: Session[FinetuneConfig],
         folder: RunFolder,
-        facts: Mapping[str, object],
-        wanted: Sequence[Path],
+        source_facts: Mapping[str, object],
+        result_copies: Sequence[Path],
     ) -> None:
-        self.session, self.folder, self.facts, self.wanted = session, folder, facts, wanted
+        self.session, self.folder = session, folder
+        self.source_facts, self.result_copies = source_facts, result_copies
         self.config, self.world = session.config, session.world
-        # a checkpoint has its weights, from the first step on
+        # weights of the seed: `Run` loads those of the folder's checkpoint, which a new run has too
         self.model = Classifier(make_model(self.config), self.config).to(self.world.device)
         self.optimizer = layered_optimizer(self.model, self.config)
 
@@ -92,9 +94,9 @@ class Finetuning(Task):
 
     @torch.no_grad()
     def evaluate(self) -> Record:
-        """Mean loss on the test split, and shares of its images as `top_shares` has them.
+        """Mean loss on the test split, and accuracies as `top_shares` has them.
 
-        Central crops; every rank takes its share of the images.
+        Central crops; every rank takes its part of the images.
         """
         world, samples = self.world, self.test.manifest.samples
         # loss, first hits, hits among five
@@ -103,8 +105,8 @@ class Finetuning(Task):
         world.run_on_all(lambda: self._add_scores(np.arange(world.rank, samples, world.size), sums_3))
         self.model.train()
         loss, first, five = (sum(each) for each in zip(*world.all_gather(sums_3.tolist()), strict=True))
-        shares = top_shares(first, five, samples, self.config.finetune.classes)
-        return {"test_loss": loss / samples, **{f"test_{name}": share for name, share in shares.items()}}
+        accuracies = top_shares(first, five, samples, self.config.finetune.classes)
+        return {"test_loss": loss / samples, **{f"test_{name}": value for name, value in accuracies.items()}}
 
     def _add_scores(self, ids_N: NDArray[np.int64], sums_3: Tensor) -> None:
         """Add the losses and the hits of some test images to their sums."""
@@ -129,20 +131,22 @@ class Finetuning(Task):
             sums_3.add_(torch.stack([loss, *count_hits(logits_BK, labels_B)]))
 
     def finish(self, step: int) -> None:
-        """Write the last test's result; test again where its log was removed."""
-        logged = self.folder.log.metrics
-        tests = self.world.broadcast_from_rank0(
-            lambda: [record for record in read_metrics(logged) if record.get("test_top1") is not None]
+        """Write the result of the last weights; test them again if metrics.jsonl has no test of them."""
+        logged = self.world.broadcast_from_rank0(
+            lambda: find_test_of_last_weights(
+                read_metrics(self.folder.log.metrics), step, self.config.optim.max_skipped
+            )
         )
-        last = tests[-1] if tests else self.evaluate()
+        tested = logged or self.evaluate()
         if not self.world.main:
             return
         plan, test = self.session.plan, self.test
-        shares = {"top-1": last["test_top1"]}
-        if self.config.finetune.classes > 5:
-            shares["top-5"] = last["test_top5"]
+        # `top_shares` decides whether there is a top 5
+        accuracies = {name: tested[f"test_{name}"] for name in ("top1", "top5") if f"test_{name}" in tested}
+        # by the names that a run's report shows
+        scores = {name.replace("top", "top-"): value for name, value in accuracies.items()}
         result = {
-            **self.facts,
+            **self.source_facts,
             "size": self.config.data.size,
             "crop": self.config.finetune.test_crop,
             "interpolation": self.config.data.interpolation,
@@ -153,13 +157,25 @@ class Finetuning(Task):
             "test_samples": test.manifest.samples,
             "steps": plan.steps,
             "epochs": self.config.optim.epochs,
-            **{name.replace("-", ""): share for name, share in shares.items()},
-            "test_loss": last["test_loss"],
-            "scores": {SCORED[str(self.facts["weights"])]: shares},
+            **accuracies,
+            "test_loss": tested["test_loss"],
+            "scores": {SCORE_LABELS[str(self.source_facts["weights"])]: scores},
             "settings": to_dict(self.config),
         }
         path = self.folder.path / "result.json"
-        for each in (path, *self.wanted):
-            write_json(each, result)
-        said = ", ".join(f"{name} {100 * share:.2f} %" for name, share in shares.items())
-        self.folder.log.say(f"{said} of {test.manifest.samples:,} test images; {path} has all of it")
+        for file in (path, *self.result_copies):
+            write_json(file, result)
+        in_words = ", ".join(f"{name} {100 * value:.2f} %" for name, value in scores.items())
+        self.folder.log.say(f"{in_words} of {test.manifest.samples:,} test images; {path} has all of it")
+
+
+def find_test_of_last_weights(records: list[Record], step: int, max_skipped: int) -> Record | None:
+    """The log record that tested the weights which a run has after its last step, if there is one.
+
+    After so many skipped steps in a row the loop rolls back to other weights, after it has tested.
+    """
+    for record in records:
+        rolled_back = record.get("skipped_in_a_row", 0) >= max_skipped
+        if record["step"] == step and not rolled_back and record.get("test_top1") is not None:
+            return record
+    return None

@@ -2,9 +2,11 @@
 
 Planted, each seen to fail the test named: a new encoder in place of the pre-trained one
 (`test_it_begins_with_the_pre_trained_encoder_and_a_new_head`); labels of the next sample, the train split
-scored (`test_it_learns_what_can_be_told_apart`); RandAugment drawn from generators that go on
-(`test_stopped_or_killed_it_is_the_same_run`); seeds of the rank (`test_two_ranks_are_one`); the weights'
-digest left out of the settings (`test_other_weights_are_another_run`).
+scored (`test_it_learns_what_can_be_told_apart`); the result of the log's last test, whatever its step
+(`test_it_learns_what_can_be_told_apart`, `test_a_test_before_a_roll_back_is_of_other_weights`); RandAugment
+drawn from generators that go on (`test_stopped_or_killed_it_is_the_same_run`); seeds of the rank
+(`test_two_ranks_are_one`); the weights' digest left out of the settings
+(`test_other_weights_are_another_run`).
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ from turbomim.train.encoder.source import load_source
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.finetune import finetune, with_classes
+from turbomim.train.finetune.task import find_test_of_last_weights
 from turbomim.train.folder import checkpoint
 from turbomim.train.models.methods import make_model
 from turbomim.train.pretrain.pretrain import pretrain
@@ -164,7 +167,7 @@ def test_it_learns_what_can_be_told_apart(pretrained: Path, shards: dict[str, Pa
     assert tested[-1]["test_top1"] >= 0.9 and tested[-1]["test_loss"] < 0.8
     assert found[0]["loss"] > found[-1]["loss"]
     # by the parts, of the last checkpoint
-    config = with_classes(config, 3)
+    settings_again, config = config, with_classes(config, 3)
     model = Classifier(make_model(config), config).eval()
     checkpoint.load(result.folder / "ckpt" / "step-00000048", model)
     ids = np.arange(15)
@@ -176,6 +179,19 @@ def test_it_learns_what_can_be_told_apart(pretrained: Path, shards: dict[str, Pa
     assert tested[-1]["test_loss"] == pytest.approx(float(loss), rel=1e-5)
     # at the warm-up's end the head has the full rate, and the log says that
     assert max(record["lr"] for record in found) == pytest.approx(0.05 * 16 / 256, rel=0.1)
+    # a log that lost its last line has the test of other weights
+    written, metrics = (result.folder / "result.json").read_text(), result.folder / "metrics.jsonl"
+    metrics.write_text("".join(json.dumps(record) + "\n" for record in found[:-1]))
+    finetune(settings_again, load_source(pretrained, {}), console=quiet())
+    assert (result.folder / "result.json").read_text() == written
+
+
+def test_a_test_before_a_roll_back_is_of_other_weights() -> None:
+    """The loop tests at a log line, and rolls back after it."""
+    first, last = ({"step": step, "skipped_in_a_row": step, "test_top1": 0.5} for step in (4, 8))
+    assert find_test_of_last_weights([first, last], 8, max_skipped=9) == last
+    assert find_test_of_last_weights([first, last], 8, max_skipped=8) is None
+    assert find_test_of_last_weights([first, last | {"step": 7}], 8, max_skipped=9) is None
 
 
 def test_stopped_or_killed_it_is_the_same_run(

@@ -1,9 +1,9 @@
 """Layer-wise rates, groups, published recipes and the rate of each step of a fine-tuning.
 
 Planted, each seen to fail the test named: an exponent of blocks - id, ConvMAE's first stages with the head
-(`test_scales_are_the_published_ones`); a Swin's merging with the stage after it, SimMIM's positions of a
-block with the head (`test_layers_of_every_method`); position embeddings decayed
-(`test_groups_hold_every_trained_parameter_once`); the scale forgotten in the step
+(`test_scales_are_the_published_ones`); the full rate for any other name, a Swin's merging with the stage
+after it, SimMIM's positions of a block with the head (`test_layers_of_every_method`); position embeddings
+decayed (`test_groups_hold_every_trained_parameter_once`); the scale forgotten in the step
 (`test_a_step_sets_each_group_s_own_rate`).
 """
 
@@ -24,6 +24,7 @@ from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import depths_of, layer_of, layer_scale, layered_optimizer
 from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
+from turbomim.train.models.simmim import SimMIM
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, StepConfig
 from turbomim.train.settings.dictionary import from_dict
 from turbomim.train.settings.finetune import (
@@ -90,12 +91,18 @@ def test_layers_of_every_method() -> None:
     assert layer_of("layers.1.blocks.0.norm1.weight", [2, 2, 18, 2]) == 3
     assert layer_of("layers.3.downsample.norm.weight", [2, 2, 18, 2]) == 22
     assert layer_of("rel_pos_bias.4.relative_position_bias_table", [12]) == 5
+    with pytest.raises(ValueError, match=r"stem.weight is a parameter of no known layer"):
+        layer_of("stem.weight", [12])
     for base, last in ((MAE, 4), (CONVMAE, None), (SIMMIM, None), (SWIN, None), (SMALL_V2, None)):
         config = finetuning(base)
-        depths = depths_of(config)
+        depths, encoder = depths_of(config), make_model(config)
+        if base is SIMMIM:
+            assert isinstance(encoder, SimMIM)
+            # as the classifier does; shared, they belong to no layer
+            encoder.unshare_positions()
         layers = {
             layer_of(name, depths)
-            for name, p in make_model(config).named_parameters()
+            for name, p in encoder.named_parameters()
             if not name.startswith(("decoder", "mask_token", "stage"))
         }
         # every layer has parameters, and none is beyond

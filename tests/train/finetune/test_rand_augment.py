@@ -37,7 +37,7 @@ from turbomim.train.encoder.features import normalised
 from turbomim.train.finetune import augment_ahead
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.augment_ahead import AugmentAhead, Augmented
-from turbomim.train.finetune.rand_augment import apply_changes, draw_changes
+from turbomim.train.finetune.rand_augment import apply_changes, draw_changes, recording_rand_augment
 from turbomim.train.settings.finetune import FinetuneSettings
 
 POLICY = FinetuneSettings().rand_augment
@@ -150,6 +150,14 @@ def test_pixels_are_timm_s_own(policy: str, monkeypatch: pytest.MonkeyPatch) -> 
         apply_changes(found[-1], changes)
     assert (np.stack(found) == np.stack(wanted)).all()
     assert len({pixels.tobytes() for pixels in found}) > 50
+
+
+@pytest.mark.parametrize("operations", ["", "-inc1", "-tweights", "-t3a", "-t3aw"])
+def test_no_operation_draws_when_it_is_applied(operations: str) -> None:
+    """timm's only one that does is in none of the lists that a policy names."""
+    recording: Any = recording_rand_augment(f"rand-m9{operations}", 32)
+    names = {operation.name for operation in recording.ops}
+    assert len(names) >= 3 and "GaussianBlurRand" not in names
 
 
 def test_threads_and_what_is_ahead_change_nothing(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def eval_finetune_command(argv: list[str]) -> None:
         options, source, {name: values for name, values in flags.items() if name != "model"}
     )
     kept = None if source.step is None else source.folder / f"{config.run.name}.json"
-    finetune(config, source, wanted=[path for path in (options.json or kept,) if path is not None])
+    finetune(config, source, result_copies=[path for path in (options.json or kept,) if path is not None])
 
 
 def finetune_settings(options: Finetune, source: Source, flags: Values) -> FinetuneConfig:
