@@ -257,7 +257,7 @@ def test_another_micro_batch_would_mix_other_pairs(
     with pytest.raises(UserError, match=r"optim\.micro_batch: 16 -> 8\).*give the old ones to resume it"):
         attempt(of("mixed", 8), pretrained)
     monkeypatch.setattr(
-        "turbomim.train.loop.resolved.make_plan", lambda config, samples, world: of_two(config)
+        "turbomim.train.loop.session.make_plan", lambda config, samples, world: of_two(config)
     )
     with pytest.raises(UserError, match=r"optim\.micro_batch: 16 -> 8\)"):
         attempt(of("mixed", 0), pretrained)
