@@ -4,8 +4,9 @@ What the backward pass needs of the forward is counted in a forward of tensors t
 storage: of any method, in seconds, on any machine.
 """
 
+import contextlib
 import functools
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,8 @@ class BytesOfBatch:
 @functools.cache
 def count_parameters(config: Config) -> Parameters:
     """Numbers of the model of these settings."""
-    params = list(_model_without_storage(config, FakeTensorMode()).parameters())
+    model, _ = _model_without_storage(config)
+    params = list(model.parameters())
     trained = sum(param.numel() for param in params if param.requires_grad)
     return Parameters(trained=trained, fixed=sum(param.numel() for param in params) - trained)
 
@@ -114,8 +116,10 @@ def kept_of_forward(
 
     As on a CPU, whose attention keeps as much as a GPU's.
     """
-    config = replace(config, step=replace(config.step, recompute=recompute))
-    few, many = (_kept_in_a_forward(config, batch, bfloat16=bfloat16) for batch in (FEW, MANY))
+    model, mode = _model_without_storage(config)
+    model.recompute = recompute
+    size = config.data.size
+    few, many = (_kept_in_a_forward(model, mode, batch, size, bfloat16=bfloat16) for batch in (FEW, MANY))
     whole, *blocks = (_line(at_few, at_many) for at_few, at_many in zip(few, many, strict=True))
     return whole, tuple(blocks)
 
@@ -125,8 +129,10 @@ def _line(at_few: int, at_many: int) -> BytesOfBatch:
     return BytesOfBatch(fixed=at_few - FEW * image, image=image)
 
 
-def _kept_in_a_forward(config: Config, batch: int, *, bfloat16: bool) -> list[int]:
-    """Bytes that the forward of a batch keeps, then those that each block adds to them."""
+def _kept_in_a_forward(
+    model: MAE, mode: FakeTensorMode, batch: int, size: int, *, bfloat16: bool
+) -> list[int]:
+    """Bytes that the forward of a batch of images of `size` pixels keeps, then those that each block adds."""
     storages: dict[int, torch.UntypedStorage] = {}
     before: dict[nn.Module, int] = {}
     added: list[int] = []
@@ -146,14 +152,12 @@ def _kept_in_a_forward(config: Config, batch: int, *, bfloat16: bool) -> list[in
     def end(block: nn.Module, *_: object) -> None:
         added.append(kept() - before[block])
 
-    mode = FakeTensorMode()
-    model = _model_without_storage(config, mode)
-    with mode:
-        own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    with mode, contextlib.ExitStack() as hooks:
         for block in model.blocks_to_split():
-            block.register_forward_pre_hook(begin)
-            block.register_forward_hook(end)
-        images_BHWC = torch.zeros(batch, config.data.size, config.data.size, 3, dtype=torch.uint8)
+            hooks.callback(block.register_forward_pre_hook(begin).remove)
+            hooks.callback(block.register_forward_hook(end).remove)
+        images_BHWC = torch.zeros(batch, size, size, 3, dtype=torch.uint8)
         numbers_B = torch.arange(batch)
         with (
             torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
@@ -163,12 +167,17 @@ def _kept_in_a_forward(config: Config, batch: int, *, bfloat16: bool) -> list[in
     return [kept(), *added]
 
 
-def _model_without_storage(config: Config, mode: FakeTensorMode) -> MAE:
+# to build a model takes as long as a forward; the last one is kept
+@functools.lru_cache(maxsize=1)
+def _model_without_storage(config: Config) -> tuple[MAE, FakeTensorMode]:
+    """A model of these settings, with any weights, and the mode that its forward must run in."""
+    mode = FakeTensorMode()
     try:
         with mode:
-            return make_model(config)
+            return make_model(config, initial=False), mode
     except DataDependentOutputException:
         # some code, timm's Swin for one, reads a tensor's numbers while it builds a model
         # torch has no annotation of it
-        model: MAE = make_model(config)._apply(mode.from_tensor)  # type: ignore[no-untyped-call]
-        return model
+        built = make_model(config, initial=False)
+        model: MAE = built._apply(mode.from_tensor)  # type: ignore[no-untyped-call]
+        return model, mode
