@@ -30,6 +30,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
 from turbomim.benchmarks.faults.image_kinds import Kind, by_pillow, encode, kinds, photograph
+from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import machine
 from turbomim.benchmarks.write_split import write_split
 from turbomim.pipeline.batch import Batch
@@ -167,12 +168,12 @@ def read_all(reader: Callable[[Kind], str], files: list[Kind]) -> Iterator[str]:
 
 def markdown(names: list[str], cells: dict[str, list[str]]) -> str:
     """Write the table, what is silently wrong in bold."""
-    rows = [["image", *cells], ["---"] * (len(cells) + 1)]
+    rows = [["image", *cells]]
     for name, *verdicts in zip(names, *cells.values(), strict=True):
         bad = (WRONG, ALLOCATED, CRASH)
         bold = (f"**{verdict}**" if verdict.startswith(bad) else verdict for verdict in verdicts)
         rows.append([name, *bold])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(rows, words=len(rows[0]))
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from PIL import Image
 
 from turbomim.benchmarks.faults.image_kinds import to_8_bits
 from turbomim.benchmarks.faults.mutations import mutate, seeds
+from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.decoding import decode as ours
 from turbomim.pipeline.decoding.header import Format, check_header
@@ -308,14 +309,13 @@ def table(rows: list[Row]) -> str:
     """Write the rows in markdown."""
     head = ["format", "decoder", "images", "decoded", "deaths", "hangs", "largest batch in MB"]
     head += ["other pixels", "unsteady", "µs an image"]
-    lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
+    lines = [head]
     for row in rows:
         deaths = ", ".join(f"**{count:,} {name}**" for name, count in row.deaths.items()) or "0"
-        lines.append(
-            f"| {row.format} | {row.decoder} | {row.images:,} | {row.decoded:,} | {deaths} | {row.hangs} | "
-            f"{row.largest_mb:,.0f} | {row.other_pixels:,} | {row.unsteady:,} | {row.us:.0f} |"
-        )
-    return "\n".join(lines)
+        counts = [f"{row.images:,}", f"{row.decoded:,}", deaths, str(row.hangs), f"{row.largest_mb:,.0f}"]
+        counts += [f"{row.other_pixels:,}", f"{row.unsteady:,}", f"{row.us:.0f}"]
+        lines.append([row.format, row.decoder, *counts])
+    return markdown_table(lines, words=len(head))
 
 
 def main() -> None:

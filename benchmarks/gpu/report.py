@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from turbomim.benchmarks.gpu.stage import Row
-from turbomim.benchmarks.kernels.bench import table
-from turbomim.benchmarks.tables import entries, markdown
+from turbomim.benchmarks.tables import entries, markdown, markdown_table
 
 # facts that every row has
 COMMON: Final = ("stage", "name", "value", "unit", "device", "driver", "cpu", "threads", "versions", "commit")
@@ -44,7 +43,7 @@ def pages(rows: Iterable[Row]) -> str:
 
 def _table(head: Sequence[str], lines: Sequence[tuple[str, ...]]) -> str:
     """A table, or nothing where it has no line."""
-    return table([tuple(head), *lines]) if lines else ""
+    return markdown_table([head, *lines], words=2) if lines else ""
 
 
 def _good(rows: Iterable[Row], stage: str) -> list[Row]:
@@ -106,7 +105,7 @@ def shares(rows: Sequence[Row]) -> str:
         for row in kernels
     ]
     head = ("", "us per 1,000 images", "of a copy's bandwidth", "× the first form", "of the ViT-B step")
-    return table([head, *lines])
+    return markdown_table([head, *lines], words=2)
 
 
 def memory(rows: Sequence[Row]) -> str:

@@ -30,8 +30,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from turbomim.benchmarks.gpu.absent import CUDA, absent_gpu, moved
-from turbomim.benchmarks.kernels.bench import table
 from turbomim.benchmarks.kernels.static import compilers, resources
+from turbomim.benchmarks.tables import markdown_table
 from turbomim.pipeline.system.errors import UserError, need
 from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import recipe
@@ -219,7 +219,7 @@ def report(step: CompiledStep, sm: int) -> str:
     """The kernels as a markdown table, the most launched first, and a line of what else is called."""
     kernels = sorted(step.kernels, key=lambda kernel: (-kernel.launches, kernel.name))
     rows = [(f"`{k.name}`", *map(str, (k.launches, k.warps, k.registers, k.spill_bytes))) for k in kernels]
-    return f"{table([HEAD, *rows])}\n\n{summary(step, sm)}"
+    return f"{markdown_table([HEAD, *rows], words=2)}\n\n{summary(step, sm)}"
 
 
 def summary(step: CompiledStep, sm: int) -> str:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from turbomim.benchmarks.kernels import eager_targets, static
 from turbomim.benchmarks.kernels.configurations import load_store_bytes
+from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import alternate, report
 from turbomim.kernels.masked_loss import masked_mse
 from turbomim.kernels.masked_patches import masked_patches, masked_patches_ref
@@ -92,7 +93,7 @@ def bench_kernels_command(argv: Sequence[str]) -> None:
         for line, row in measure(question, batch, options.rounds, 20 if on_gpu else 1, copied):
             print(line, flush=True)
             rows.append(row)
-    print(table(rows if on_gpu else [(*row[:2], row[3], row[6]) for row in rows]))
+    print(markdown_table(rows if on_gpu else [(*row[:2], row[3], row[6]) for row in rows], words=2))
 
 
 def questions(device: torch.device, batch: int) -> Iterator[Question]:
@@ -291,12 +292,6 @@ def measure(
                 "another filter" if error is None else f"{error:.1e}",
             ),
         )
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Rows in markdown, the first as headers."""
-    rule = tuple("---" if column < 2 else "--:" for column in range(len(rows[0])))
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
 
 
 if __name__ == "__main__":

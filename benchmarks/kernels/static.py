@@ -21,6 +21,7 @@ from triton.backends.nvidia.compiler import get_ptxas_version
 from triton.compiler import ASTSource
 
 from turbomim.benchmarks.kernels.configurations import Configuration, configurations
+from turbomim.benchmarks.tables import markdown_table
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,8 +186,7 @@ def traffic_table(counted: Sequence[Configuration], *, markdown: bool = False) -
 def _lines(rows: list[list[str]], markdown: bool) -> str:
     """Lay out a header and lines; every column but the first is aligned to the right."""
     if markdown:
-        rule = ["---", *["--:"] * (len(rows[0]) - 1)]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+        return markdown_table(rows, words=1)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)])

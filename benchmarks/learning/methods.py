@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from turbomim.benchmarks.kernels.bench import table
+from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import emit, machine
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
@@ -201,7 +201,7 @@ def main() -> None:
         )
     draw_losses(runs, options.out / "methods-loss.png")
     draw_pictures(runs, open_split(options.heldout or options.data), options.out / "methods.png")
-    print(table(rows))
+    print(markdown_table(rows, words=2))
 
 
 if __name__ == "__main__":

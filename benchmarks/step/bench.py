@@ -17,9 +17,9 @@ from typing import Final, Literal
 
 import torch
 
-from turbomim.benchmarks.kernels.bench import table
 from turbomim.benchmarks.step.forms import FORMS, OTHER_LOSS, USUAL, Task
 from turbomim.benchmarks.step.process import FormProcess, Turn
+from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.machine.matmul_rate import peak_flops
@@ -126,7 +126,7 @@ def bench_step_command(argv: list[str]) -> None:
         for text in json_lines(model, task, rows):
             emit(text, options.out)
         lines += table_rows(model, task, rows)
-    print(table(lines))
+    print(markdown_table(lines, words=2))
     if not on_gpu:
         print(
             "\nIn brackets: the ratio of CPU times, for a machine that has other work too; there, set "

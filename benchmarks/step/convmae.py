@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from turbomim.benchmarks.kernels.bench import table
 from turbomim.benchmarks.step.textbook_convmae import TextbookConvMAE
 from turbomim.benchmarks.step.textbook_mae import noise_of, normalised
+from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import alternate, report
 from turbomim.train.loop.step import autocast
 from turbomim.train.models.convmae import ConvMAE
@@ -105,7 +105,7 @@ def main() -> None:
         ratio = statistics.median(base / own for base, own in zip(seconds[REFERENCE], times, strict=True))
         rate = f"{options.batch / statistics.median(times):.2f}"
         rows.append((name, f"{found[name]:.6f}", rate, f"{ratio:.2f}"))
-    print(table(rows))
+    print(markdown_table(rows, words=2))
 
 
 if __name__ == "__main__":

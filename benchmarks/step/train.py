@@ -15,9 +15,9 @@ from typing import Final
 
 import torch
 
-from turbomim.benchmarks.kernels.bench import table
 from turbomim.benchmarks.step.bench import BenchStep, configure
 from turbomim.benchmarks.step.forms import LR, Task
+from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import Loader
@@ -102,7 +102,7 @@ def bench_train_command(argv: list[str]) -> None:
         )
         emit(line, options.out)
         rows.append((f"{name}: {form}", f"{speed:,.1f}", f"{share:.3f}", f"{waited:.2f} %"))
-    print(f"{table(rows)}\n\n{store}")
+    print(f"{markdown_table(rows, words=2)}\n\n{store}")
 
 
 def settings(options: BenchTrain, name: str) -> Config:

@@ -22,7 +22,6 @@ from turbomim.benchmarks.kernels.bench import (
     bench_kernels_command,
     difference,
     measure,
-    table,
 )
 from turbomim.benchmarks.kernels.eager_targets import (
     convolutions,
@@ -30,6 +29,7 @@ from turbomim.benchmarks.kernels.eager_targets import (
     fft_disc,
     patches_and_targets,
 )
+from turbomim.benchmarks.tables import markdown_table
 from turbomim.kernels.masked_patches import masked_patches
 from turbomim.kernels.patch_target import PatchTarget, TargetKind
 from turbomim.pipeline.system.errors import UsageError
@@ -85,7 +85,7 @@ def test_rows_are_microseconds_of_a_thousand_images(monkeypatch: pytest.MonkeyPa
     assert json.loads(line)["floor_gb_per_s"] == 0
     assert json.loads(line)["share_of_copy"] == pytest.approx(1)
     assert row[3] == "1.00" and float(fast[3]) == 40
-    assert len(table([row, fast]).splitlines()) == 3
+    assert len(markdown_table([row, fast], words=2).splitlines()) == 3
 
 
 def test_static_tables_need_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
