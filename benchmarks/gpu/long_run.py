@@ -69,7 +69,7 @@ def losses_of(batches: list[Batch], steps: int, *, compiled: bool, apart: float)
     with torch.no_grad():
         for param in model.parameters():
             param.mul_(1 + apart)
-    world = World(rank=0, size=1, device=device)
+    world = World(device=device)
     step = Step(model, make_optimizer(model, config.optim), config.step, world, micro_steps=1)
     found = []
     for number in range(steps):

@@ -119,7 +119,7 @@ def loader_alone(place: Place, name: str, split: Split, speed: LoaderSpeed) -> I
 def end_to_end(place: Place, split: Split) -> Iterator[Row]:
     """Steps on photographs, and as many on a batch in memory."""
     config, batch = settings_of(place, split)
-    world = World(rank=0, size=1, device=torch.device(place.device))
+    world = World(device=torch.device(place.device))
     options = BenchTrain(data=split.path, rounds=2, steps=300 if place.on_gpu else 2)
     rounds, _ = measure(config, batch, options, world)
     for name, seconds in (

@@ -53,7 +53,7 @@ class Task:
 def turbomim(task: Task) -> OneStep:
     """The step of training, masks drawn and patches cut in it."""
     model = MAE(task.config).to(task.device)
-    world = World(rank=0, size=1, device=torch.device(task.device))
+    world = World(device=torch.device(task.device))
     optimizer = make_optimizer(model, task.config.optim)
     step = Step(model, optimizer, task.config.step, world, micro_steps=1)
     batch = task.make_batch()

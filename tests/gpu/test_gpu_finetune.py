@@ -82,7 +82,7 @@ def test_a_step_makes_nobody_wait(device: torch.device, micro_steps: int, drop_p
         finetune=FinetuneSettings(classes=10, erase=0.5, drop_path=drop_path),
     )
     model = Classifier(make_model(config), config).to(device)
-    world = World(rank=0, size=1, device=device)
+    world = World(device=device)
 
     def inputs(batch: object) -> tuple[torch.Tensor, ...]:
         assert isinstance(batch, Augmented)

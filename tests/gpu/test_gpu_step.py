@@ -55,7 +55,7 @@ def config_of(name: str, **settings: object) -> Config:
 
 def step_of(config: Config, device: torch.device, micro_steps: int = 1) -> Step:
     model = make_model(config).to(device)
-    world = World(rank=0, size=1, device=device)
+    world = World(device=device)
     if config.step.shard:
         sharding.shard(model, world, config.step, bfloat16=device.type == "cuda")
     return Step(model, make_optimizer(model, config.optim), config.step, world, micro_steps)

@@ -43,7 +43,7 @@ def price(config: Config, *, ranks: int, img_per_s: float | None, preset: str | 
     Raises UserError for a batch that does not divide, or data that cannot be read.
     """
     if config.data.path:
-        here = World(rank=0, size=1, device=choose_device("cpu", 0))
+        here = World(device=choose_device("cpu", 0))
         samples = open_data(config.data.path, "--data.path", config.data, here).manifest.samples
         source = config.data.path
     else:

@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
-    """This process among its peers."""
+    """This process among its peers; a single process if nothing else is said."""
 
-    rank: int
-    size: int
+    rank: int = 0
+    size: int = 1
     device: torch.device
     # CPU-side group for decisions, so that agreeing never waits for the GPU; None for a single process
     control: dist.ProcessGroup | None = None
@@ -178,7 +178,7 @@ def join_ranks(device: str, rank_timeout: float = 600.0) -> Iterator[World]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
-        yield World(rank=0, size=1, device=chosen)
+        yield World(device=chosen)
         return
     timeout = timedelta(seconds=rank_timeout)
     too_late = f"rank {rank}: the {size} ranks did not come together within {rank_timeout:g} s"

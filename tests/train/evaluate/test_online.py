@@ -142,7 +142,7 @@ def test_what_a_stop_passed_over_comes_afterwards(
 ) -> None:
     """A stop waits for no scores: its record has none, and the first log line of the next process does."""
     config = scored_config(trees_path, tmp_path, eval={"probe": False, "every_epochs": 1.0})
-    world = World(rank=0, size=1, device=torch.device("cpu"))
+    world = World(device=torch.device("cpu"))
     split = open_split(trees_path)
 
     def due(kept: list[dict[str, Any]], epoch: float, end: bool = False) -> bool:
@@ -181,7 +181,7 @@ def test_an_image_that_cannot_be_decoded_is_left_out_and_named(trees_path: Path,
     content[place : place + 64] = bytes(64)
     shard.write_bytes(content)
     config = scored_config(trees_path, tmp_path, eval={"train": str(broken), "probe": False})
-    world = World(rank=0, size=1, device=torch.device("cpu"))
+    world = World(device=torch.device("cpu"))
     notes: list[str] = []
     online = OnlineEval(config, (split, open_split(trees_path)), world, [], notes.append)
     assert online.begin()
@@ -199,7 +199,7 @@ def load_model(config: Config) -> Any:
 def test_scores_leave_generator_and_model_as_they_were(trees_path: Path, tmp_path: Path) -> None:
     config = scored_config(trees_path, tmp_path, eval={"probe": False})
     split = open_split(trees_path)
-    online = OnlineEval(config, (split, split), World(rank=0, size=1, device=torch.device("cpu")), [], print)
+    online = OnlineEval(config, (split, split), World(device=torch.device("cpu")), [], print)
     before = torch.get_rng_state()
     assert "20 neighbours" in online.begin()
     assert torch.equal(torch.get_rng_state(), before)

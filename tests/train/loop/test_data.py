@@ -50,7 +50,7 @@ from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = World(device=torch.device("cpu"))
 BAD = (4, 12)
 
 
@@ -316,7 +316,7 @@ def test_the_slow_stage_of_a_gpu(tiny_split: Split) -> None:
 
     def words(wait: float, read: float, decode: float) -> str | None:
         record = {"data_wait_pct": wait, "read_wait_pct": read, "decode_wait_pct": decode}
-        world = World(rank=0, size=1, device=torch.device("cuda"))
+        world = World(device=torch.device("cuda"))
         return slow_stage(record | {"augment_wait_pct": 0}, tiny_split, LoaderSpeed(threads=99), world)
 
     # the host is blocked, the GPU is not

@@ -172,7 +172,7 @@ def test_a_window_reports_its_own_device_s_wait(
     monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
     monkeypatch.setattr(log_window, "peak_bytes", lambda _: 0)
     plan = Plan(samples=64, steps=80, global_batch=8, micro_batch=8, micro_steps=1, world=1)
-    world = World(rank=0, size=1, device=torch.device(device))
+    world = World(device=torch.device(device))
     window = LogWindow(Config(), plan, world, None, begun=clock.now)
     shares: list[float] = []
     loss, norm, skipped = torch.zeros(3)

@@ -349,7 +349,7 @@ def test_flags_to_try_are_not_set_yet(trees: Path, tmp_path: Path) -> None:
         "--data.prefetch 2", "--data.threads 2", "--run.save_in_background false",
     ]  # fmt: skip
     assert flags_to_try(config, make_plan(config, 33, 2), settings, two)[0] == "--step.shard true"
-    gpu = World(rank=0, size=1, device=torch.device("cuda", 0))
+    gpu = World(device=torch.device("cuda", 0))
     assert "--data.decode cpu" in flags_to_try(config, make_plan(config, 33, 1), settings, gpu)
     assert not out_of_memory(RuntimeError("shapes do not fit")) and out_of_memory(MemoryError())
     assert "GiB" in memory_in_words(torch.device("cpu"))

@@ -27,7 +27,7 @@ from turbomim.train.models.simmim import SimMIM
 from turbomim.train.settings.config import Config, OptimConfig
 from turbomim.train.world.distributed import World
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+ALONE = World(device=torch.device("cpu"))
 EAGER = dataclasses.replace(SMALL.step, compile=False)
 
 

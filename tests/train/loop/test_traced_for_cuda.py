@@ -87,7 +87,7 @@ def traced(
     """Take a step, and count its operations: forward, backward, norm, finite check and update."""
     with absent_gpu(), pytest.MonkeyPatch.context() as patch:
         optimizer = make(moved(model))
-        world = World(rank=0, size=1, device=CUDA)
+        world = World(device=CUDA)
         step = Step(model, optimizer, config.step, world, 1, config.optim.clip_grad, inputs)
         assert uses_bfloat16(config.step, CUDA)
         batches = [batch()]

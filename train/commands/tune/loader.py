@@ -81,7 +81,7 @@ def tune_loader(options: TuneLoader) -> Tuned[LoaderSpeed]:
     if not options.seconds > 0:
         raise UsageError(f"--seconds {options.seconds:g}: must be above 0")
     config = recipe_with_options(options)
-    world = World(rank=0, size=1, device=choose_device(options.device, 0))
+    world = World(device=choose_device(options.device, 0))
     split = open_data(str(options.data), "--data", config.data, world)
     batch = config.optim.micro_batch
     machine, workload = machine_name(world.device), store_in_words(config.data, split)

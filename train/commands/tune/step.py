@@ -73,7 +73,7 @@ def tune_step_command(argv: list[str]) -> None:
 
 def tune_step(config: Config, *, ranks: int, images: int | None, seconds: float) -> Tuned[StepSettings]:
     """Search, say every point, and keep the best for this machine and model.  Raises UserError."""
-    world = World(rank=0, size=1, device=choose_device(config.step.device, 0))
+    world = World(device=choose_device(config.step.device, 0))
     open_data(config.data.path, "--data", config.data, world)
     images = images or config.optim.global_batch // ranks
     if images < 1:

@@ -53,7 +53,7 @@ def step_rate(config: Config, seconds: float) -> StepRate:
 
     The first batch of data.path is used again and again, so that nothing waits for data.
     """
-    world = World(rank=0, size=1, device=choose_device(config.step.device, 0))
+    world = World(device=choose_device(config.step.device, 0))
     batches = first_batches(config, world)
     model = make_model(config).to(world.device)
     optimizer, clip = make_optimizer(model, config.optim), config.optim.clip_grad

@@ -43,7 +43,7 @@ from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor, make_plan
 from turbomim.train.world.distributed import World
 
-CPU = World(rank=0, size=1, device=torch.device("cpu"))
+CPU = World(device=torch.device("cpu"))
 FITS = [StepSettings(micro_batch=n, recompute=r) for r in (False, True) for n in (64, 32, 16, 8)]
 
 
