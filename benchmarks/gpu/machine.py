@@ -19,7 +19,7 @@ from turbomim.train.machine.matmul_rate import measure_rate, write_rate
 from turbomim.train.machine.memory import device_bytes
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.config import StepConfig
-from turbomim.train.settings.precision import uses_bfloat16
+from turbomim.train.settings.precision import precision_name, uses_bfloat16
 
 # of nvidia-smi's --query-gpu: what they are and what the GPU may reach, read and never set
 CLOCKS: Final = (
@@ -69,7 +69,7 @@ def products(device: torch.device) -> Row:
     rate = measure_rate(device, bfloat16=bfloat16, side=None if device.type == "cuda" else 512)
     if device.type == "cuda":
         write_rate(device, rate, bfloat16=bfloat16)
-    kind = "bfloat16" if bfloat16 else "float32"
+    kind = precision_name(bfloat16=bfloat16)
     return {"name": f"matrix products, {kind}", "value": round(rate / 1e12, 3), "unit": "TFLOP/s"}
 
 

@@ -28,7 +28,7 @@ from turbomim.train.models.methods import flops_per_image
 from turbomim.train.settings.config import Config, DataConfig, Device, StepConfig
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.model import ModelConfig
-from turbomim.train.settings.precision import uses_bfloat16
+from turbomim.train.settings.precision import precision_name, uses_bfloat16
 from turbomim.train.world.distributed import choose_device
 
 # patch, width, depth, heads
@@ -245,7 +245,7 @@ def json_lines(model: str, task: Task, rows: list[Row]) -> list[str]:
             peak_gb=round(max(turn.peak_bytes for turn in row.turns) / 1e9, 2),
             predicted_gb=predicted_gb(task) if row.name.startswith("turbomim") else None,
             batch=task.batch,
-            precision="bfloat16" if uses_bfloat16(task.config.step, torch.device(task.device)) else "float32",
+            precision=precision_name(bfloat16=uses_bfloat16(task.config.step, torch.device(task.device))),
             losses=row.losses,
             model=settings,
         )

@@ -12,6 +12,7 @@ import torch
 from turbomim.kernels.linear import linear
 from turbomim.train.machine.measurements import MeasurementFile, machine_name
 from turbomim.train.machine.versions import versions
+from turbomim.train.settings.precision import precision_name
 from turbomim.train.world.distributed import World
 
 # large enough that a product is bound by arithmetic, small enough for a second or two
@@ -38,7 +39,7 @@ def measured_rate(device: torch.device, *, bfloat16: bool) -> float | None:
     Raises UserError if the file is damaged.
     """
     entry = MEASURED_RATES.read(machine_name(device))
-    if entry is None or entry.get("dtype") != _dtype_name(bfloat16):
+    if entry is None or entry.get("dtype") != precision_name(bfloat16=bfloat16):
         return None
     try:
         return float(entry["flop_per_s"])
@@ -70,7 +71,7 @@ def write_rate(device: torch.device, rate: float, *, bfloat16: bool) -> Path:
     return MEASURED_RATES.write(
         machine_name(device),
         {
-            "dtype": _dtype_name(bfloat16),
+            "dtype": precision_name(bfloat16=bfloat16),
             "flop_per_s": rate,
             "date": time.strftime("%Y-%m-%d"),
             "versions": versions(),
@@ -99,7 +100,7 @@ def datasheet_flops(device: torch.device, *, bfloat16: bool) -> float | None:
 
 def about_peak(device: torch.device, *, bfloat16: bool) -> str:
     """What MFU is a share of, in words."""
-    kind = _dtype_name(bfloat16)
+    kind = precision_name(bfloat16=bfloat16)
     measured = measured_rate(device, bfloat16=bfloat16)
     if measured:
         return f"MFU is of {flops_text(measured)} of {kind} matrix products, measured on this machine"
@@ -114,10 +115,6 @@ def flops_text(rate: float) -> str:
     """A rate as people read it: 312 TFLOP/s, 95.2 GFLOP/s."""
     value, unit = (rate / 1e12, "TFLOP/s") if rate >= 1e12 else (rate / 1e9, "GFLOP/s")
     return f"{value:,.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
-
-
-def _dtype_name(bfloat16: bool) -> str:
-    return "bfloat16" if bfloat16 else "float32"
 
 
 def _synchronise(device: torch.device) -> None:

@@ -7,7 +7,7 @@ from turbomim.train.machine.measurements import MeasurementFile, Tuned, TunedFil
 from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import largest_divisor
-from turbomim.train.settings.precision import uses_bfloat16
+from turbomim.train.settings.precision import precision_name, uses_bfloat16
 from turbomim.train.world.distributed import World
 
 # settings of the model that a key has in other words: the method itself, and a name for some of the sizes
@@ -83,7 +83,7 @@ def step_key(config: Config, world: World) -> str:
 
     Of the model every setting that is not the default, whatever it is: models that differ share no entry.
     """
-    kind = "bfloat16" if uses_bfloat16(config.step, world.device) else "float32"
+    kind = precision_name(bfloat16=uses_bfloat16(config.step, world.device))
     settings = {f.name: getattr(config.model, f.name) for f in fields(config.model) if f.name not in NAMES}
     usual = asdict(ModelConfig())
     model = ", ".join(f"{name} {value}" for name, value in settings.items() if value != usual[name])

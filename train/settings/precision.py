@@ -10,3 +10,8 @@ def uses_bfloat16(step: StepConfig, device: torch.device) -> bool:
     if step.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return step.precision == "bfloat16"
+
+
+def precision_name(*, bfloat16: bool) -> str:
+    """The type of the matrix products in words."""
+    return "bfloat16" if bfloat16 else "float32"
