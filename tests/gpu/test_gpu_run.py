@@ -55,7 +55,7 @@ def test_a_resumed_run_goes_on(tmp_path: Path, device: torch.device, monkeypatch
     assert pretrain(whole, console=quiet).status == "done"
     stopped = dataclasses.replace(whole, run=dataclasses.replace(whole.run, name="stopped"))
     taken = 0
-    step_of = run_module.Run._step
+    step_of = run_module.Run._take_step
 
     def counted(self: run_module.Run, *args: object) -> object:
         nonlocal taken
@@ -72,7 +72,7 @@ def test_a_resumed_run_goes_on(tmp_path: Path, device: torch.device, monkeypatch
         flags.append(flag)
         return loop(self, loader, step, profile, flag)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run_module.Run, "_step", counted)
+    monkeypatch.setattr(run_module.Run, "_take_step", counted)
     monkeypatch.setattr(run_module.Run, "_loop", noted)
     assert pretrain(stopped, console=quiet).status == "preempted"
     assert pretrain(stopped, console=quiet).status == "done"

@@ -1,12 +1,13 @@
 """The checkpoints of a run: written beside the steps, resumed from, gone back to when steps go wrong.
 
 What happens after many steps in a row that are not finite: back to good weights, on with other data.  A step
-that is not finite changes nothing (step.py).  If `optim.max_skipped` of them follow each other up to a log
-line, weights and moments go back to the last good checkpoint.  The step and the position in the stream go on:
-the data between is passed over, schedule and length of the run stay, and no sample is seen twice.  Good is a
-checkpoint of the ordinary schedule (`run.save_every`), never one that a stop wrote in between; before the
-first it is the weights at the start.  Within such a row no checkpoint is written.  So all follows from
-settings and data, and a run that is killed and resumed rolls back at the same steps to the same weights.
+that is not finite changes nothing (step.py), but the weights before the row may already be bad.  So after
+`optim.max_skipped` of them in a row, up to a log line, weights and moments go back to the last good
+checkpoint.  The step and the position in the stream go on: the data between is passed over, schedule and
+length of the run stay, and no sample is seen twice.  Good is a checkpoint of the ordinary schedule
+(`run.save_every`), never one that a stop wrote in between; before the first it is the weights at the start.
+Within a row no checkpoint is written but that of the end.  All this is deterministic: a run that is killed
+and resumed rolls back at the same steps to the same weights.
 
 The format on the disk is train/folder/checkpoint.py's.
 """
@@ -34,8 +35,8 @@ from turbomim.train.models.sharding import placed_like
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 
-# roll-backs of one run; more means that no data is to blame
-MOST = 3
+# roll-backs of one run; after them the data is not the cause, and the run stops
+MAX_ROLLBACKS = 3
 
 
 class Saver(Closing):
@@ -60,8 +61,8 @@ class Saver(Closing):
         if not self._background:
             self.wait()
 
-    def error(self) -> UserError | None:
-        """What befell a write that has ended, once; without waiting."""
+    def take_error(self) -> UserError | None:
+        """The error of a write that has ended; the next call returns None.  It does not wait."""
         if self._writing is None or not self._writing.done():
             return None
         try:
@@ -89,43 +90,46 @@ class RunCheckpoints:
         self._folder = rundir.run_folder(session.config) / "ckpt"
         run = session.config.run
         self.saver = Saver(self._folder, keep=run.keep, background=run.save_in_background)
-        # the step to roll back to, and how often the run did
-        self.good = self.rollbacks = 0
+        # steps to roll back to and to resume from, 0 for the start; how often the run rolled back
+        self.good_step = self.saved_step = self.rollbacks = 0
 
     def resume(self, found: Path) -> State:
         """Take everything from a checkpoint; what else it knows.  Raises UserError."""
         checkpoint.load(found, self._model, self._optimizer)
         state = checkpoint.read_state(found)
-        self.good, self.rollbacks = state.good, state.rollbacks
+        self.good_step, self.saved_step, self.rollbacks = state.good, state.step, state.rollbacks
         return state
 
     def save(self, step: int, window: LogWindow, stats: LoaderStats) -> None:
-        """Copy everything to the host and hand it to the saver.
+        """Copy everything to the host and hand it to the saver, unless a row of skipped steps is under way.
 
-        stats: of the loader, up to the step.
+        stats: the loader's, up to the step.
         """
         config, plan = self._session.config, self._session.plan
         end = step == plan.steps
         # in a row of skipped steps the weights may be what is wrong: resume before it, as a roll-back would
-        if self._world.broadcast_from_rank0(lambda: window.in_a_row > 0 and not end):
+        in_bad_row = self._world.broadcast_from_rank0(lambda: window.in_a_row > 0)
+        if in_bad_row and not end:
             return
+        self.saved_step = step
         if end or step % config.run.save_every == 0:
-            self.good = step
+            # the good one before stays on the disk until this one is there, and a roll-back waits for that
+            self.good_step = step
         state = State(
             step=step,
             position=step * plan.global_batch,
             fingerprint=self._session.split.manifest.fingerprint,
             config=to_dict(config),
             versions=versions(),
-            good=self.good,
+            good=self.good_step,
             rollbacks=self.rollbacks,
-            **window.state(stats),
+            **window.checkpoint_fields(stats),
         )
         snapshot = checkpoint.capture(self._model, self._optimizer, state, keep=self._world.main)
         self._world.run_on_all(lambda: self.saver.save(snapshot) if self._world.main else None)
 
     def roll_back(self, step: int) -> str:
-        """Take the last good weights, to go on with the data that comes next; what was done, in words.
+        """Take the last good weights, to go on with the data that comes next; says what it did.
 
         Raises UserError if it was done too often, or the checkpoint is not whole.
         """
@@ -134,19 +138,19 @@ class RunCheckpoints:
         # what it goes back to may be under way to the disk
         self._world.run_on_all(self.saver.wait)
         to = self._world.run_on_all(
-            lambda: load_good_weights(self._folder, self.good, config, self._model, self._optimizer)
+            lambda: load_good_weights(self._folder, self.good_step, config, self._model, self._optimizer)
         )
         self.rollbacks += 1
         return (
             f"step {step}: {config.optim.max_skipped} steps or more in a row were not finite; "
-            f"rolled back to {to}, roll-back {self.rollbacks} of {MOST}; samples "
-            f"{self.good * size} to {step * size - 1} of the stream are passed over"
+            f"rolled back to {to}, roll-back {self.rollbacks} of {MAX_ROLLBACKS}; samples "
+            f"{self.good_step * size} to {step * size - 1} of the stream are passed over"
         )
 
 
 def check_rollbacks(rollbacks: int, step: int, config: Config) -> None:
     """Raise UserError if a run has rolled back as often as it may."""
-    if rollbacks >= MOST:
+    if rollbacks >= MAX_ROLLBACKS:
         raise UserError(
             f"loss or gradient was not finite in {config.optim.max_skipped} steps or more in a row, up to "
             f"step {step}, after {rollbacks} roll-backs, the most of a run; the weights took none of these "
@@ -156,17 +160,18 @@ def check_rollbacks(rollbacks: int, step: int, config: Config) -> None:
 
 
 def load_good_weights(
-    folder: Path, good: int, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path, good_step: int, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> str:
-    """Put weights and moments back to the checkpoint of step `good`, 0 for the start; say to what.
+    """Put weights and moments back to the checkpoint of a step, 0 for the start; says which it took.
 
     Every rank calls it.  Raises UserError if the checkpoint is not whole.
     """
     # weights of an import or a fine-tuning are the start of their run, and a checkpoint
-    if good or (folder / "step-00000000").exists():
-        path = checkpoint.at_step(folder, good)
+    if good_step or (folder / "step-00000000").exists():
+        path = checkpoint.at_step(folder, good_step)
         checkpoint.load(path, model, optimizer)
         return str(path)
+    # the same numbers again: they are drawn from settings and names
     start, ours = make_model(config).state_dict(), model.state_dict()
     model.load_state_dict({name: placed_like(tensor, ours[name]) for name, tensor in start.items()})
     # a moment of zero after zero steps is what a new optimizer has

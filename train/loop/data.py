@@ -1,5 +1,5 @@
-"""The data of a run: its splits checked against the settings, the one place that opens a Loader, and what
-holds it back."""
+"""The data of a run: checks its splits against the settings, opens its loaders (nothing else does), and says
+which stage of a loader is too slow."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ class Batches(AbstractContextManager["Batches"], Iterator[Batch], Protocol):
 
     @property
     def stats(self) -> LoaderStats:
-        """Of the batches up to the last that was taken."""
+        """Totals over the batches up to the last that was taken."""
 
 
 # % of the time that a step may wait for data before a log says what to do
 LONG_WAIT = 5.0
+# log lines without such a hint between two that have one
+LINES_BETWEEN_HINTS = 20
 
 
 def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
@@ -47,27 +49,28 @@ def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
         raise UserError(
             f"data.path is empty: give the folder that `turbomim shard make` wrote, {flag} FOLDER"
         )
-    opened: list[Split] = []
+    split_of_rank0: Split | None = None
 
     def check() -> str:
+        nonlocal split_of_rank0
         if not Path(path).exists():
             raise UserError(f"{flag} {path} does not exist: give the folder that `turbomim shard make` wrote")
-        opened.append(open_split(path))
-        check_store(data, opened[0], flag, world.device.type)
-        return opened[0].manifest.fingerprint
+        split_of_rank0 = open_split(path)
+        check_store(data, split_of_rank0, flag, world.device.type)
+        return split_of_rank0.manifest.fingerprint
 
-    checked = world.broadcast_from_rank0(check)
+    fingerprint = world.broadcast_from_rank0(check)
 
-    def same() -> Split:
-        split = opened[0] if opened else open_split(path, hashing=False)
-        if split.manifest.fingerprint != checked:
+    def open_same() -> Split:
+        split = open_split(path, hashing=False) if split_of_rank0 is None else split_of_rank0
+        if split.manifest.fingerprint != fingerprint:
             raise UserError(
                 f"{flag} {path} holds another split on this rank's machine than on rank 0's (fingerprint "
-                f"{split.manifest.fingerprint[:12]}, not {checked[:12]}): copy the same shards to both"
+                f"{split.manifest.fingerprint[:12]}, not {fingerprint[:12]}): copy the same shards to both"
             )
         return split
 
-    return world.run_on_all(same)
+    return world.run_on_all(open_same)
 
 
 def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:
@@ -136,33 +139,33 @@ def open_loader(
 
 
 def slow_stage(record: Record, split: Split, speed: LoaderSpeed, world: World) -> str | None:
-    """Which stage of the loader the steps of a log record waited for, with one remedy; None if for little.
+    """Which stage of the loader the steps of a log record waited for, with one remedy.
 
-    Only the steps' own wait says that there is something to mend: the host may be blocked while a GPU works.
+    None if the steps' own wait is short: the host may be blocked while a GPU works, and that costs nothing.
     """
     wait = record["data_wait_pct"]
     if wait <= LONG_WAIT:
         return None
     tune = f"`turbomim tune loader --data {split.path}` measures what is fastest here"
     share = max(1, cores() // world.local_size)
-    kind = Store.of(split.manifest.made).kind
     read, decode, augment = (record[f"{name}_wait_pct"] for name in ("read", "decode", "augment"))
     # the host is not blocked for what the GPU itself does to a batch
     on_gpu = wait - read - decode - augment if world.device.type == "cuda" else 0.0
-    reading = read >= decode
-    # raw pixels are not decoded: what cuts their windows reads them
-    stage = "reading" if reading or kind == "raw" else "decoding"
     if on_gpu > max(read, decode, augment):
         stage, remedy = "the GPU's own decoding and copies", tune
     elif augment > max(read, decode):
         stage = "RandAugment"
         remedy = f"this rank has {counted(share, 'core')} for it; --finetune.rand_augment '' goes without"
-    elif reading:
-        remedy = tune
-    elif speed.threads < share:
-        remedy = f"more threads may help, --data.threads {share}"
-    elif kind == "original":
-        remedy = "`turbomim shard make --store resized` makes shards that decode several times faster"
+    elif read >= decode:
+        stage, remedy = "reading", tune
     else:
-        remedy = tune
+        kind = Store.of(split.manifest.made).kind
+        # raw pixels are not decoded: the decoder's threads read the windows that they cut
+        stage = "reading" if kind == "raw" else "decoding"
+        if speed.threads < share:
+            remedy = f"more threads may help, --data.threads {share}"
+        elif kind == "original":
+            remedy = "`turbomim shard make --store resized` makes shards that decode several times faster"
+        else:
+            remedy = tune
     return f"{wait:.0f} % of the time was spent waiting for data, most for {stage}: {remedy}"

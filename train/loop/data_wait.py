@@ -1,10 +1,15 @@
 """How long the steps wait for data, by the clock of whoever takes them.
 
 The host runs ahead of a GPU: it may wait in the loader while the GPU still works, and that costs nothing.  So
-on a GPU the wait is between two events on torch's current stream: one when the host asks for data, one when
-it has it.  The first passes when all work asked for before is done, the second when there is new work and the
-data is on the stream: decoding and copies on the GPU count, work of before does not.  Nothing but the
-loader lies between the two, so what a log line or a checkpoint takes does not count either.
+on a GPU two events on torch's current stream measure the wait, one put there when the host asks for data, one
+when it has it:
+
+    host   ask, wait in the loader | launch step 2
+    GPU    step 1      | idle      | decode, copy | step 2
+                       first event                second event
+
+The GPU passes the first when all earlier work is done, the second when the batch is ready.  Decoding and
+copies on the GPU count.  Only the loader lies between the two, so log lines and checkpoints do not.
 """
 
 # torch does not type its events
@@ -25,7 +30,7 @@ class DataWait:
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        # of waits that the GPU has not passed yet: as many as the host is steps ahead
+        # the events of waits that the GPU has not passed yet: as many as the host is steps ahead
         self._pairs: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         self._seconds = 0.0
 

@@ -23,29 +23,28 @@ from turbomim.train.world.distributed import World
 
 @dataclass(slots=True)
 class LogWindow:
-    """Sums over the steps since the last log line; the tensors stay on the device until `record`.
+    """The steps since the last log line; their numbers stay on the device until somebody asks.
 
-    One that an earlier process of the run began goes on in this one: what it counts is that of both, what it
-    measures in seconds is this one's.
+    A window that an earlier process began is resumed with its counts; its times start anew.
     """
 
     config: Config
     plan: Plan
     world: World
     # FLOP/s of a rank that MFU is a share of, where it is known
-    peak: float | None
+    peak_flops: float | None
     # whether it holds this process's first step, and so the compilation
-    first: bool = False
-    # of the loader, when the window began
-    stats: LoaderStats = field(default_factory=LoaderStats)
+    holds_compile: bool = False
+    # the loader's when the window began
+    stats_at_begin: LoaderStats = field(default_factory=LoaderStats)
     begun: float = field(default_factory=time.perf_counter)
     steps: int = 0
-    # of an earlier process: steps, samples that all ranks replaced
+    # those of them that an earlier process took, and the samples that all ranks replaced there
     earlier_steps: int = 0
     earlier_replaced: int = 0
     wait: DataWait = field(init=False)
-    # loss of the steps that counted, steps skipped, skipped in a row up to now, gradient norm
-    sums: Tensor = field(default_factory=lambda: torch.zeros(4))
+    # sum of the losses that count, steps skipped, skipped in a row up to now, last gradient norm
+    numbers: Tensor = field(default_factory=lambda: torch.zeros(4))
 
     def __post_init__(self) -> None:
         self.wait = DataWait(self.world.device)
@@ -53,33 +52,39 @@ class LogWindow:
     def add(self, loss: Tensor, norm: Tensor, skipped: Tensor) -> None:
         """Count a step.  A skipped one leaves the loss out."""
         self.steps += 1
-        total, count, row, _ = self.sums.to(loss.device, non_blocking=True).unbind()
+        total, count, row, _ = self.numbers.to(loss.device, non_blocking=True).unbind()
         row = (row + 1) * skipped
         total = total + torch.where(skipped > 0, 0.0, loss)
-        self.sums = torch.stack([total, count + skipped, row, norm])
+        self.numbers = torch.stack([total, count + skipped, row, norm])
 
-    def record(self, step: int, lr: float, stats: LoaderStats) -> Record:
-        """The log record of the window that ends with `step`.  Only here the loop waits for the device.
+    @property
+    def own_steps(self) -> int:
+        """Those that this process took."""
+        return self.steps - self.earlier_steps
+
+    def to_record(self, step: int, lr: float, stats: LoaderStats) -> Record:
+        """The log record of the window that ends with `step`.  It waits for the device.
 
         Every rank comes here.  Waits are those of the rank that waited longest, as the others wait for it.
         The steps' own is the device's; those of the loader's stages are the host's, which may be longer.
         """
+        begin = self.stats_at_begin
         ranks = self.world.all_gather(
             [
                 self.wait.seconds(),
-                stats.read_wait_s - self.stats.read_wait_s,
-                stats.decode_wait_s - self.stats.decode_wait_s,
-                stats.augment_wait_s - self.stats.augment_wait_s,
-                stats.replaced - self.stats.replaced,
+                stats.read_wait_s - begin.read_wait_s,
+                stats.decode_wait_s - begin.decode_wait_s,
+                stats.augment_wait_s - begin.augment_wait_s,
+                stats.replaced - begin.replaced,
                 peak_bytes(self.world.device),
             ]
         )
-        wait_s, read_s, decode_s, augment_s, *_ = max(ranks)
-        own_steps = self.steps - self.earlier_steps
-        loss, skipped, row, norm = self.sums.tolist()
+        wait_s, read_s, decode_s, augment_s, *_ = max(ranks, key=lambda numbers: numbers[0])
+        *_, replaced, memory = zip(*ranks, strict=True)
+        loss, skipped, row, norm = self.numbers.tolist()
         counted = self.steps - skipped
         elapsed = time.perf_counter() - self.begun
-        rate = own_steps * self.plan.global_batch / elapsed
+        rate = self.own_steps * self.plan.global_batch / elapsed
         rank_rate = rate / self.world.size
         position = step * self.plan.global_batch
         return {
@@ -87,7 +92,7 @@ class LogWindow:
             "steps": self.plan.steps,
             "position": position,
             "epoch": position / self.plan.samples,
-            # of no step that counted there is none
+            # NaN if all steps were skipped
             "loss": loss / counted if counted else math.nan,
             "lr": lr,
             "grad_norm": norm,
@@ -97,27 +102,28 @@ class LogWindow:
             "read_wait_pct": 100 * read_s / elapsed,
             "decode_wait_pct": 100 * decode_s / elapsed,
             "augment_wait_pct": 100 * augment_s / elapsed,
-            "replaced": self.earlier_replaced + int(sum(replaced for *_, replaced, _ in ranks)),
-            "step_ms": 1000 * elapsed / own_steps,
-            "mfu": rank_rate * flops_per_image(self.config) / self.peak if self.peak else None,
-            "memory_gib": max(memory for *_, memory in ranks) / 2**30,
+            "replaced": self.earlier_replaced + int(sum(replaced)),
+            "step_ms": 1000 * elapsed / self.own_steps,
+            "mfu": rank_rate * flops_per_image(self.config) / self.peak_flops if self.peak_flops else None,
+            "memory_gib": max(memory) / 2**30,
             "skipped": int(skipped),
             "skipped_in_a_row": int(row),
             "window": self.steps,
-            "first": self.first,
-            "eta_s": (self.plan.steps - step) * elapsed / own_steps,
+            "first": self.holds_compile,
+            "eta_s": (self.plan.steps - step) * elapsed / self.own_steps,
         }
 
     def resume(self, state: State) -> None:
         """Go on with the window of an earlier process."""
         self.steps = self.earlier_steps = state.window_steps
         self.earlier_replaced = state.window_replaced
-        self.sums = torch.tensor([state.window_loss, state.window_skipped, 0.0, 0.0])
+        # within a row of skipped steps there is no checkpoint to go on from
+        self.numbers = torch.tensor([state.window_loss, state.window_skipped, 0.0, 0.0])
 
-    def state(self, stats: LoaderStats) -> dict[str, Any]:
-        """What a checkpoint keeps of it, by the names there; every rank comes here."""
-        loss, skipped, *_ = self.sums.tolist()
-        replaced = self.world.all_gather([stats.replaced - self.stats.replaced])
+    def checkpoint_fields(self, stats: LoaderStats) -> dict[str, Any]:
+        """What a checkpoint keeps of it, by the names in `State`; every rank comes here."""
+        loss, skipped, *_ = self.numbers.tolist()
+        replaced = self.world.all_gather([stats.replaced - self.stats_at_begin.replaced])
         return {
             "window_steps": self.steps,
             "window_loss": loss,
@@ -128,10 +134,16 @@ class LogWindow:
     @property
     def in_a_row(self) -> int:
         """Steps in a row, up to the last one, that were skipped; waits for the device."""
-        return int(self.sums[2])
+        return int(self.numbers[2])
 
     def next(self, stats: LoaderStats) -> LogWindow:
         """An empty window; a row of skipped steps goes on."""
-        sums = torch.zeros_like(self.sums)
-        sums[2] = self.sums[2]
-        return LogWindow(self.config, self.plan, self.world, self.peak, stats=stats, sums=sums)
+        numbers = torch.zeros_like(self.numbers)
+        numbers[2] = self.numbers[2]
+        return LogWindow(
+            self.config, self.plan, self.world, self.peak_flops, stats_at_begin=stats, numbers=numbers
+        )
+
+    def forget_row(self) -> None:
+        """The weights are others now: no skipped step lies behind them."""
+        self.numbers[2] = 0.0

@@ -63,7 +63,7 @@ ABOUT = {
     "forward": "model and loss",
     "backward": "gradients, and their exchange between ranks",
     "optimizer": "finite check and AdamW",
-    "other": "the loop itself",
+    "other": "waiting for other ranks, and the loop itself",
 }
 REMEDIES = {
     "wait: read": "`turbomim tune loader` measures what reads fastest here",
@@ -73,7 +73,8 @@ REMEDIES = {
     "forward": "`turbomim tune step` measures which micro-batch and compile mode are fastest here",
     "backward": "`turbomim tune step` measures which micro-batch and compile mode are fastest here",
     "optimizer": "a larger --optim.global-batch, with its lr, takes fewer of them",
-    "other": "fewer log lines, checkpoints or pictures within these steps show more",
+    "other": "of several ranks another one's data comes later, see `wait` in the log; on one rank a larger "
+    "--optim.global-batch, with its lr, makes fewer rounds",
 }
 
 
@@ -123,15 +124,15 @@ class Profile:
 
     def __init__(self, steps: range, folder: Path, images: int, say: Callable[[str], None]) -> None:
         self._steps, self._folder, self._images, self._say = steps, folder / "profile", images, say
-        self._count = 0
+        # steps that this process has taken, profiled or not
+        self._taken = 0
         self._seconds = self._begun = 0.0
         self._stats = LoaderStats()
         self._profiler: torch.profiler.profile | None = None
 
     def begin(self, stats: LoaderStats) -> None:
-        """Before the step's data is asked for."""
-        self._count += 1
-        if self._steps and self._count == self._steps.start:
+        """Before the step's data is asked for; a run may stop after that, without the step."""
+        if self._steps and self._taken + 1 == self._steps.start:
             self._stats = stats
             activities = [ProfilerActivity.CPU]
             if torch.cuda.is_available():
@@ -143,11 +144,12 @@ class Profile:
         self._begun = time.perf_counter()
 
     def end(self, stats: LoaderStats) -> None:
-        """After the optimizer.  Raises UserError if the profile cannot be written."""
+        """After the optimizer.  Raises UserError, on this rank alone, if the profile cannot be written."""
+        self._taken += 1
         if self._profiler is None:
             return
         self._seconds += time.perf_counter() - self._begun
-        if self._count == self._steps[-1]:
+        if self._taken == self._steps[-1]:
             self._profiler.stop()
             self._write(self._profiler, stats)
             self._profiler = None
@@ -157,9 +159,9 @@ class Profile:
         if self._profiler is not None:
             self._profiler.stop()
             self._profiler = None
-        if self._steps and self._count < self._steps[-1]:
+        if self._steps and self._taken < self._steps[-1]:
             self._say(
-                f"no profile: this process took {counted(self._count, 'step')}, and --profile asks for steps "
+                f"no profile: this process took {counted(self._taken, 'step')}, and --profile asks for steps "
                 f"{self._steps[0]} to {self._steps[-1]}"
             )
 

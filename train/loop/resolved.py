@@ -17,7 +17,7 @@ def resolve(
 ) -> tuple[AnyConfig, Tuned[StepSettings] | None]:
     """Settle what is automatic of the step, once; global batch and learning rate stay as they are.
 
-    The micro-batch is the first that there is of:
+    The micro-batch is taken from the first of these that is set:
 
     1. `optim.micro_batch`, with which no preset may be given;
     2. the preset's;

@@ -1,8 +1,6 @@
-"""The loop of a run: shards in, checkpoints out, whatever the task.
+"""The loop of a run: shards in, checkpoints out, for every task.
 
 It resumes by itself, stops on a signal with a checkpoint, rolls back when steps go wrong, says what it does.
-`Run.go` is one process of a run: it resumes, opens the log (`_go`), opens the data (`_train`), and steps
-(`_loop`).
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.log import Record
 from turbomim.train.folder.sinks import OF_MODEL
 from turbomim.train.loop.checkpoints import RunCheckpoints
-from turbomim.train.loop.data import Batches, open_loader, slow_stage
+from turbomim.train.loop.data import LINES_BETWEEN_HINTS, Batches, open_loader, slow_stage
 from turbomim.train.loop.log_window import LogWindow
 from turbomim.train.loop.out_of_memory import explaining_out_of_memory
 from turbomim.train.loop.profiling import Profile, part
@@ -35,16 +33,13 @@ from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.schedule import lr_of_step
 from turbomim.train.world.signals import StopFlag, stop_flag
 
-# log lines between two that say what the steps wait for
-SILENCE = 20
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
     """How a process of a run ended."""
 
     folder: Path
-    # done, preempted or dry-run
+    # done, preempted, or the dry-run of a pre-training, which makes no `Run`
     status: str
     step: int
     steps: int
@@ -55,6 +50,9 @@ class Run:
 
     session: what the run is made of; folder: where it keeps everything; task: what is trained, measured and
     left at the end; profile: steps of this process that are profiled.
+
+    `go` resumes and opens the log; `_train` says what the run is (status running) and notes errors (failed);
+    `_open_and_run` opens the data and says how the run ended (done, preempted); `_loop` takes the steps.
     """
 
     def __init__(
@@ -65,50 +63,57 @@ class Run:
         self.log = folder.log
         self.checkpoints = RunCheckpoints(session, task.model, task.optimizer)
         self.step = 0
-        # the checkpoint that the run goes on from, if any
-        self.state: State | None = None
+        # what the checkpoint knows that the run goes on from, if there is one
+        self.resumed_from: State | None = None
         # samples replaced and steps skipped up to the last log line
         self.replaced = self.skipped = 0
-        # log lines that say nothing about waiting
-        self.silence = 0
+        self.lines_since_hint = LINES_BETWEEN_HINTS
 
     @property
     def position(self) -> int:
         """Samples of the stream up to here."""
         return self.step * self.plan.global_batch
 
+    @property
+    def at_end(self) -> bool:
+        """Whether every step of the run is taken."""
+        return self.step >= self.plan.steps
+
     def go(self) -> Outcome:
         """Train from the checkpoint in the folder, or from the start, to the end or a signal."""
         with rundir.explaining_full_disk(self.folder.path):
-            return self._go()
-
-    def _go(self) -> Outcome:
-        unlogged, found = 0, self.folder.checkpoint
-        if found is not None:
-            self.state = self.world.run_on_all(lambda: self.checkpoints.resume(found))
-            self.step, unlogged = self.state.step, self.state.window_steps
-        with self.log.open(self.step, unlogged) as logged, stop_flag() as flag:
-            self.replaced = sum(record.get("replaced", 0) for record in logged)
-            self.skipped = sum(record.get("skipped", 0) for record in logged)
-            for line in self.folder.notes:
-                self.log.say(line)
-            if self.step >= self.plan.steps:
+            # steps whose line a stop wrote too early: it is dropped, and they count in the next line
+            unlogged, found = 0, self.folder.checkpoint
+            if found is not None:
+                self.resumed_from = self.world.run_on_all(lambda: self.checkpoints.resume(found))
+                self.step, unlogged = self.resumed_from.step, self.resumed_from.window_steps
+            with self.log.open(self.step, unlogged) as logged, stop_flag() as flag:
+                self.replaced = sum(record.get("replaced", 0) for record in logged)
+                self.skipped = sum(record.get("skipped", 0) for record in logged)
+                for line in self.folder.notes:
+                    self.log.say(line)
+                if not self.at_end:
+                    return self._train(flag, logged)
                 self.log.say(
                     f"{self.folder.path} is done: {self.step} of {self.plan.steps} steps; nothing to do"
                 )
+                # an error in here leaves the run as it was: done
                 return self._finish()
-            if self.world.main:
-                rundir.write_settings(self.folder.path, self.config, self.world.device, self.world.size)
-            self._say_what()
-            self._status("running")
-            if self.world.peers is not None:
-                self.world.peers.before_exit = self._fail
-            try:
-                with self.world.naming_lost_ranks(), self.checkpoints.saver:
-                    return self._train(flag, logged)
-            except BaseException as error:
-                self._fail(str(error) or type(error).__name__)
-                raise
+
+    def _train(self, flag: StopFlag, logged: list[Record]) -> Outcome:
+        if self.world.main:
+            rundir.write_settings(self.folder.path, self.config, self.world.device, self.world.size)
+        self._say_what()
+        self._status("running")
+        if self.world.peers is not None:
+            # a process that hangs because a rank is lost is ended without an exception
+            self.world.peers.before_exit = self._fail
+        try:
+            with self.world.naming_lost_ranks(), self.checkpoints.saver:
+                return self._open_and_run(flag, logged)
+        except BaseException as error:
+            self._fail(str(error) or type(error).__name__)
+            raise
 
     def _fail(self, text: str) -> None:
         """Note how the run failed; on a full disk this fails too, and the first error is the one to show."""
@@ -130,8 +135,8 @@ class Run:
             begun = f"resumed from {found}" if self.step else f"a new run from the weights in {found}"
         self.log.say(f"device {self.world.device}, {begun}: step {self.step} of {self.plan.steps}")
 
-    def _train(self, flag: StopFlag, logged: list[Record]) -> Outcome:
-        step = Step(
+    def _open_and_run(self, flag: StopFlag, logged: list[Record]) -> Outcome:
+        train_step = Step(
             self.task.model,
             self.task.optimizer,
             self.config.step,
@@ -145,13 +150,15 @@ class Run:
         profiled = self.profile if self.world.main else range(0)
         profile = Profile(profiled, self.folder.path, self.plan.local_batch, self.log.say)
         with batches, contextlib.closing(profile), self.log.bar(self.step, self.plan.steps):
-            stopped = self._loop(batches, step, profile, flag)
+            stopped = self._loop(batches, train_step, profile, flag)
         self.world.run_on_all(self.checkpoints.saver.wait)
         if not stopped:
             return self._finish()
         self._status("preempted")
+        saved = self.checkpoints.saved_step
         self.log.say(
             f"stopped by {flag.name or 'another rank'} at step {self.step}; the same command goes on"
+            + (f" from step {saved}, before steps that were not finite" if saved < self.step else "")
         )
         return self._outcome("preempted")
 
@@ -175,8 +182,8 @@ class Run:
         )
         return self.task.batches(loader)
 
-    def _loop(self, batches: Batches, step: Step, profile: Profile, flag: StopFlag) -> bool:
-        """Step until the end or until any rank was asked to stop; whether it was stopped short of the end.
+    def _loop(self, batches: Batches, train_step: Step, profile: Profile, flag: StopFlag) -> bool:
+        """Step until the end, or until any rank was asked to stop; returns whether it was stopped.
 
         Between two log lines, step by step:
 
@@ -185,79 +192,86 @@ class Run:
         3. the step (step.py): loss and gradient norm stay on the device, in the window (log_window.py);
         4. every `run.log_every` steps the window ends: a log line, with measurements where they are due, and
            a roll-back where too many steps were not finite;
-        5. every `run.save_every` steps a checkpoint is copied, and written beside the next steps;
+        5. every `run.save_every` steps a checkpoint is copied to the host, and written beside the next steps
+           if `run.save_in_background`;
         6. every `run.picture_every` steps a picture is drawn.
 
         4 to 6 come after the last step, too.
         """
         run = self.config.run
-        window = LogWindow(self.config, self.plan, self.world, self.task.peak_flops, first=True)
-        if self.state is not None:
-            window.resume(self.state)
-        while self.step < self.plan.steps:
-            # what is taken for a step counts once the step is done
+        window = LogWindow(self.config, self.plan, self.world, self.task.peak_flops, holds_compile=True)
+        if self.resumed_from is not None:
+            window.resume(self.resumed_from)
+        while not self.at_end:
+            # data taken for a step counts only after the step
             used = batches.stats
             profile.begin(used)
             with part("wait"), window.wait.measured():
                 micro_batches, error = self._next_batches(batches)
-            if self.world.any_rank_stops(stop=bool(flag.name), error=error or self.checkpoints.saver.error()):
+            error = error or self.checkpoints.saver.take_error()
+            # one exchange for stops and errors; an error of any rank is raised on every rank
+            if self.world.any_rank_stops(stop=bool(flag.name), error=error):
                 self._stop(window, used)
                 return True
-            window.add(*self._step(step, micro_batches))
+            window.add(*self._take_step(train_step, micro_batches))
             profile.end(batches.stats)
             self.step += 1
             self.log.advance(self.step)
-            end = self.step == self.plan.steps
-            if self.step % run.log_every == 0 or end:
+            if self.step % run.log_every == 0 or self.at_end:
+                # the next window: it knows of a row of skipped steps, in which nothing is saved
                 window = self._end_window(window, batches.stats)
-            if self.step % run.save_every == 0 or end:
+            if self.step % run.save_every == 0 or self.at_end:
                 self.checkpoints.save(self.step, window, batches.stats)
-            if run.picture_every and (self.step % run.picture_every == 0 or end):
+            if run.picture_every and (self.step % run.picture_every == 0 or self.at_end):
                 self.task.draw(self.step)
         return False
 
     def _next_batches(self, batches: Batches) -> tuple[list[Batch], UserError | None]:
-        """The micro-batches of a step, or why there are none: the other ranks must hear of it."""
+        """The micro-batches of a step, which never run out, or the error that other ranks must hear of."""
         try:
             with explaining_out_of_memory(self.session):
                 return list(itertools.islice(batches, self.plan.micro_steps)), None
         except UserError as error:
             return [], error
 
-    def _step(self, step: Step, micro_batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+    def _take_step(self, train_step: Step, micro_batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
         assert micro_batches[0].position == self.position + self.world.rank * self.plan.local_batch
         lr = lr_of_step(self.step, self.plan.samples, self.config.optim)
         with explaining_out_of_memory(self.session):
-            return step(micro_batches, lr)
+            return train_step(micro_batches, lr)
 
     def _stop(self, window: LogWindow, stats: LoaderStats) -> None:
-        """Log and save what there is; whoever stops a run gives it seconds, so nothing is measured."""
-        if window.steps > window.earlier_steps:
-            self._log(window.record(self.step, self._lr, stats))
+        """Log and save what there is.  There may be only seconds for it, so nothing is evaluated.
+
+        The next process drops this line and logs the whole window.  A step is not written to the disk twice.
+        """
+        if window.own_steps:
+            self._write_log_line(window.to_record(self.step, self._lr, stats))
         if self.step:
             self.checkpoints.save(self.step, window, stats)
 
     def _end_window(self, window: LogWindow, stats: LoaderStats) -> LogWindow:
         """Write a log line, with what is measured if that is due, and return the next window.
 
-        If too many steps in a row up to here were not finite, roll back to good weights.
+        If too many steps in a row up to here were not finite, roll back to good weights.  The line comes
+        before that: it is about the weights that these steps ended with.
         """
-        run, end = self.config.run, self.step == self.plan.steps
-        record = window.record(self.step, self._lr, stats)
+        run, end = self.config.run, self.at_end
+        record = window.to_record(self.step, self._lr, stats)
         if end or (run.eval_every and self.step % run.eval_every == 0):
             record |= self.task.evaluate()
         record |= self.task.score_features(record["epoch"], end=end)
-        self._log(record)
+        self._write_log_line(record)
         in_a_row = record["skipped_in_a_row"]
-        # the same on every rank, as loss and gradient are; still it is one that decides
-        bad = self.world.broadcast_from_rank0(lambda: in_a_row >= self.config.optim.max_skipped)
+        # the same on every rank, as loss and gradient are; still rank 0 decides
+        too_many = self.world.broadcast_from_rank0(lambda: in_a_row >= self.config.optim.max_skipped)
         window = window.next(stats)
-        if bad:
+        if too_many:
             self.log.say(self.checkpoints.roll_back(self.step))
-            window.sums.zero_()
+            window.forget_row()
         return window
 
-    def _log(self, record: Record) -> None:
+    def _write_log_line(self, record: Record) -> None:
         """Write the log line of a window, and now and then what its steps waited for."""
         self.replaced += record["replaced"]
         self.skipped += record["skipped"]
@@ -266,15 +280,16 @@ class Run:
         record |= {OF_MODEL + name: float(value) for name, value in self.task.model_numbers().items()}
         self.log.record(record)
         slow = slow_stage(record, self.session.split, self.session.loader, self.world)
-        self.silence -= 1
         # a process's first steps wait for the loader to start
-        if slow and not record["first"] and self.silence < 0:
+        if slow and not record["first"] and self.lines_since_hint >= LINES_BETWEEN_HINTS:
             self.log.say(slow)
-            self.silence = SILENCE
+            self.lines_since_hint = 0
+        else:
+            self.lines_since_hint += 1
 
     @property
     def _lr(self) -> float:
-        """The full rate of the last step."""
+        """The last step's rate before layer decay."""
         return float(self.task.optimizer.param_groups[0]["lr"])
 
     def _finish(self) -> Outcome:

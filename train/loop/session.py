@@ -64,7 +64,7 @@ class RunFolder:
     # lines for the log on what was damaged, and on how an earlier process died
     notes: list[str]
     log: RunLog
-    # of samples under way, for the case that one of them ends the process
+    # notes the samples being decoded, to name one that ended the process
     journal: Journal
 
 
@@ -102,6 +102,7 @@ def open_session(
         split = open_data(data.path, flags[0], data, world)
         heldout = open_data(data.heldout, flags[1], data, world) if data.heldout else None
         tuned_loader = world.run_on_all(lambda: TUNED_LOADER.read(machine_name(world.device)))
+        # it refuses on every rank or on none, so no exchange is needed
         resolved, used = world.run_replicated(
             lambda: resolve(config, ranks=world.size, preset=preset, tuned_step=tuned_step)
         )
@@ -123,7 +124,7 @@ def open_session(
 
 @contextmanager
 def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
-    """Lock the run's folder, and find what it goes on from; every rank calls it.
+    """Lock the run's folder, on rank 0, and find what it goes on from; every rank calls it.
 
     others: splits that the run reads besides its own two.  Raises UserError: another process has the folder,
     it holds another run, or no checkpoint in it is whole.

@@ -49,7 +49,7 @@ def masked_inputs(batch: Batch) -> tuple[Tensor, ...]:
 class Step:
     """One optimizer step over the micro-batches of a rank.
 
-    inputs: makes the model's arguments of a batch, outside the compiled graph.
+    inputs: makes the model's arguments from a batch, outside the compiled graph.
     """
 
     def __init__(
@@ -66,31 +66,34 @@ class Step:
         self.optimizer, self.config, self.world, self.micro_steps = optimizer, config, world, micro_steps
         self.clip_grad = clip_grad
         self.params = [p for p in model.parameters() if p.requires_grad]
-        self.loss_fn: nn.Module = model
         if world.device.type == "cpu":
             keep_freed()
         if config.compile:
-            # it warns on a CPU machine that has CUDA's compiler
+            # torch's builder of extensions warns on a CPU machine that has CUDA's compiler
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        if isinstance(model, FSDPModule):
-            # its blocks are compiled already, and it exchanges gradients itself
-            return
+        # FSDP exchanges gradients itself, and its blocks are compiled already
+        self.loss_fn = model if isinstance(model, FSDPModule) else self._compiled_in_ddp(model)
+
+    def _compiled_in_ddp(self, model: nn.Module) -> nn.Module:
+        """The model as it is called: compiled if `step.compile`, in DDP where there are several ranks."""
+        config, device = self.config, self.world.device
         if config.compile:
             # DDP splits the graph at its buckets, so that gradients are exchanged while others are computed
             mode = config.compile_mode
-            self.loss_fn = torch.compile(model, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[assignment]
-        if world.size > 1:
-            # it means tensors of one row, like the class token, whose stride is of no matter
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            self.loss_fn = DistributedDataParallel(
-                self.loss_fn,
-                device_ids=[world.device.index] if world.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                # no buffer changes in training: Swin's are constants
-                **_NO_BROADCAST,
-                # the split of a compiled graph, and micro-steps without an exchange, need it off
-                static_graph=not config.compile and micro_steps == 1,
-            )
+            model = torch.compile(model, fullgraph=True, dynamic=False, mode=mode)  # type: ignore[assignment]
+        if self.world.size == 1:
+            return model
+        # DDP warns of tensors of one row, like the class token, whose stride is of no matter
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        return DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            # no buffer changes in training: Swin's are constants
+            **_NO_BROADCAST,
+            # a graph that DDP splits, and micro-steps without an exchange, are no static graph
+            static_graph=not config.compile and self.micro_steps == 1,
+        )
 
     def __call__(self, batches: Iterable[Batch], lr: float) -> tuple[Tensor, Tensor, Tensor]:
         """Take one step at rate `lr`, times each group's own scale.
@@ -105,7 +108,7 @@ class Step:
             norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None]))
             skipped = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
             for group in self.optimizer.param_groups:
-                # layer decay's; 1 in pre-training
+                # layer decay's scale, where there is one
                 group["lr"] = lr * group.get("lr_scale", 1.0)
             if self.clip_grad:
                 # the fused kernel divides gradients by it; as torch's clip_grad_norm_ with its 1e-6
@@ -131,7 +134,7 @@ class Step:
         return total
 
     def _exchanging(self, wanted: bool) -> contextlib.AbstractContextManager[object]:
-        """Whether the backward pass within sums gradients over the ranks, or leaves that to a later one."""
+        """A context in which backward does, or does not, exchange gradients; FSDP is set by the call."""
         if isinstance(self.loss_fn, FSDPModule):
             self.loss_fn.set_requires_gradient_sync(wanted)
         elif isinstance(self.loss_fn, DistributedDataParallel) and not wanted:

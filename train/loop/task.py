@@ -20,8 +20,9 @@ class Task(ABC):
 
     1. `before_steps`, once;
     2. `batches`, once, and then `inputs` of every micro-batch;
-    3. at a log line `evaluate`, `score_features` and `model_numbers`, the first two where they are due;
-    4. `draw`, every `run.picture_every` steps;
+    3. at a log line `evaluate` (every `run.eval_every` steps and at the end), `score_features` and
+       `model_numbers`; at the line of a stop `model_numbers` alone;
+    4. `draw`, every `run.picture_every` steps and at the end;
     5. `finish`, after the last step of the run; also where an earlier process took that step.
 
     Every rank comes to each of these calls.
@@ -29,7 +30,7 @@ class Task(ABC):
 
     # with initial weights, on the device; a checkpoint is loaded into it
     model: nn.Module
-    # groups of the full rate first
+    # first a group whose rate is the one before layer decay
     optimizer: torch.optim.Optimizer
     # FLOP/s of a rank that MFU is a share of, None where it is not known
     peak_flops: float | None = None
@@ -48,20 +49,17 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self) -> Record:
-        """What the second split says of the model, by its names in the log.
-
-        Called at log lines of every `run.eval_every`-th step, and at the end.
-        """
+        """Metrics of the model on the second split, by their names in the log."""
 
     def score_features(self, epoch: float, *, end: bool) -> dict[str, float]:
-        """Scores of what was learned, by their names in the log; none where they are not due.
+        """Scores of the features, by their names in the log.  The task decides when they are due.
 
-        Called at every log line; epoch: passes over the data up to it; end: whether it is the last.
+        epoch: passes over the data up to this log line; end: whether it is the last.
         """
         return {}
 
     def model_numbers(self) -> dict[str, Tensor]:
-        """What the model itself has for a log line, () each."""
+        """Numbers that the model adds to a log line, () each."""
         return {}
 
     def draw(self, step: int) -> None:
@@ -70,4 +68,4 @@ class Task(ABC):
 
     @abstractmethod
     def finish(self, step: int) -> None:
-        """Leave what the model of the last step is wanted for."""
+        """Write what the run is for: an export or a result of the model after its last step."""

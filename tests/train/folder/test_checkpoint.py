@@ -204,7 +204,7 @@ def test_the_saver_writes_beside_one_at_a_time_and_tells_what_failed(
     one, two = (checkpoint.capture(model, optimizer, state(step)) for step in (1, 2))
     with Saver(tmp_path, keep=2, background=True) as saver:
         saver.save(one)
-        assert saver.error() is None and disk.steps == []
+        assert saver.take_error() is None and disk.steps == []
         threading.Timer(0.1, disk.go.set).start()
         saver.save(two)
         saver.wait()
@@ -215,9 +215,9 @@ def test_the_saver_writes_beside_one_at_a_time_and_tells_what_failed(
             saver.save(two)
         saver.save(one)
         deadline = time.monotonic() + 30
-        while (error := saver.error()) is None:
+        while (error := saver.take_error()) is None:
             assert time.monotonic() < deadline
-        assert "the disk is full" in str(error) and saver.error() is None
+        assert "the disk is full" in str(error) and saver.take_error() is None
         disk.fail = False
         saver.save(one)
     assert disk.steps == [1, 2, 1], "the end waits for the last one"

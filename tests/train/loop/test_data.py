@@ -41,8 +41,13 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, RunLog, line_of, read_metrics
 from turbomim.train.loop import data
-from turbomim.train.loop.data import check_store, open_loader, slow_stage, store_in_words
-from turbomim.train.loop.run import SILENCE
+from turbomim.train.loop.data import (
+    LINES_BETWEEN_HINTS,
+    check_store,
+    open_loader,
+    slow_stage,
+    store_in_words,
+)
 from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, default_speed
 from turbomim.train.pictures.reconstruction import draw_reconstructions
@@ -265,7 +270,7 @@ def test_slow_data_is_explained_now_and_then(
     lines = (tmp_path / "r" / "train.log").read_text().splitlines()
     said = [line for line in lines if "spent waiting for data" in line]
     assert all(f"most for reading: `turbomim tune loader --data {tiny_split.path}`" in line for line in said)
-    assert SILENCE < result.steps <= 2 * SILENCE and 1 <= len(said) <= 2
+    assert LINES_BETWEEN_HINTS < result.steps <= 2 * LINES_BETWEEN_HINTS and 1 <= len(said) <= 2
 
 
 def stored(split: Split, kind: str = "resized") -> Split:

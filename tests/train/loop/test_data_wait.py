@@ -186,8 +186,8 @@ def test_a_window_reports_its_own_device_s_wait(
             window.add(loss, norm, skipped)
         # a log line waits for the device
         clock.host(max(0.0, clock.done - clock.now))
-        shares.append(window.record(20, 0.0, window.stats)["data_wait_pct"])
-        window = window.next(window.stats)
+        shares.append(window.to_record(20, 0.0, window.stats_at_begin)["data_wait_pct"])
+        window = window.next(window.stats_at_begin)
         window.begun = clock.now
     if device == "cpu":
         assert shares == pytest.approx([100 * 0.05 / 0.13, 100 * 0.1 / 0.18])

@@ -3,13 +3,16 @@
 Planted bugs, and the test that each makes fail: no `part` around the optimizer, or around the forward, in
 train/loop/step.py: `test_the_slow_part_is_named`; no `gc.collect` before the steps:
 `test_garbage_of_before_is_not_collected_within_the_steps`; a profile that ends one step late:
-`test_the_trace_has_the_steps_asked_for_and_training_does_not_notice`.
+`test_the_trace_has_the_steps_asked_for_and_training_does_not_notice`; a step counted when it begins:
+`test_a_run_stopped_before_its_last_profiled_step_says_so`.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import os
+import signal
 import time
 import weakref
 from collections.abc import Callable
@@ -25,9 +28,13 @@ from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder.log import read_metrics
+from turbomim.train.loop.checkpoints import RunCheckpoints
 from turbomim.train.loop.profiling import ABOUT, REMEDIES, Profile, breakdown, page, parse_steps
+from turbomim.train.loop.run import Run
+from turbomim.train.loop.step import Step
 from turbomim.train.models.mae import MAE
 from turbomim.train.pretrain.pretrain import pretrain
+from turbomim.train.world.distributed import World
 
 
 @pytest.mark.parametrize(
@@ -78,8 +85,9 @@ def slowed(real: Callable[..., Any], seconds: float) -> Callable[..., Any]:
         (MAE, "forward_loss", "forward"),
         (torch.optim.AdamW, "step", "optimizer"),
         (ReadAhead, "__next__", "wait: read"),
+        (World, "any_rank_stops", "other"),
     ],
-    ids=["forward", "optimizer", "wait"],
+    ids=["forward", "optimizer", "wait", "other ranks"],
 )
 def test_the_slow_part_is_named(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, largest: str
@@ -96,6 +104,20 @@ def test_the_slow_part_is_named(
     assert text.splitlines()[0] in (tmp_path / "r" / "train.log").read_text()
 
 
+def test_log_lines_and_checkpoints_are_outside_of_the_steps(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So no remedy of `other` is to have fewer of them."""
+    monkeypatch.setattr(Run, "_write_log_line", slowed(Run._write_log_line, 0.1))
+    monkeypatch.setattr(RunCheckpoints, "save", slowed(RunCheckpoints.save, 0.1))
+    config = config_for(tiny_split.path, tmp_path, optim={"epochs": 2}, run={"save_every": 1})
+    pretrain(config, profile=range(4, 7), console=quiet())
+    text = (tmp_path / "r" / "profile" / "breakdown.txt").read_text()
+    (row,) = [line for line in text.splitlines() if line.strip().startswith("other ")]
+    assert float(row.split(" ms")[0].split()[-1]) < 100
+    assert "checkpoint" not in REMEDIES["other"] and "rank" in REMEDIES["other"]
+
+
 def test_garbage_of_before_is_not_collected_within_the_steps(tmp_path: Path) -> None:
     class Node:
         itself: Node
@@ -110,6 +132,7 @@ def test_garbage_of_before_is_not_collected_within_the_steps(tmp_path: Path) -> 
         del node
         profile.begin(LoaderStats())
         assert alive() is not None, "only a profile collects"
+        profile.end(LoaderStats())
         profile.begin(LoaderStats())
         assert alive() is None
     finally:
@@ -145,4 +168,25 @@ def test_a_run_that_ends_before_says_so(tiny_split: Split, tmp_path: Path, first
     said = (result.folder / "train.log").read_text()
     wanted = f"this process took {result.steps} steps, and --profile asks for steps {first} to 29"
     assert said.count(f"no profile: {wanted}") == 1
+    assert not (result.folder / "profile").exists() and not torch._C._autograd._profiler_enabled()
+
+
+def test_a_run_stopped_before_its_last_profiled_step_says_so(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data of step 3, the last of the profile, is taken, and then the run stops."""
+    real, calls = Step.__call__, 0
+
+    def step(self: Step, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Step, "__call__", step)
+    result = pretrain(config_for(tiny_split.path, tmp_path), profile=range(2, 4), console=quiet())
+    assert (result.status, result.step) == ("preempted", 2)
+    wanted = "no profile: this process took 2 steps, and --profile asks for steps 2 to 3"
+    assert (result.folder / "train.log").read_text().count(wanted) == 1
     assert not (result.folder / "profile").exists() and not torch._C._autograd._profiler_enabled()
