@@ -83,7 +83,7 @@ class Finetuning(Task):
             seed=self.config.run.seed,
             device=self.world.device,
             threads=max(1, cores() // self.world.local_size),
-            ahead=self.session.loader.prefetch,
+            ahead=self.session.loader_speed.prefetch,
         )
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:

@@ -38,7 +38,7 @@ def explaining_out_of_memory(session: Session[Any]) -> Iterator[None]:
             f"rank {world.rank} ran out of memory with a micro-batch of "
             f"{counted(plan.micro_batch, 'image')} of {config.data.size} pixels; "
             f"{memory_in_words(world.device)}; it says: {one_line(error, 160)}; "
-            f"try {', '.join(flags_to_try(config, plan, session.loader, world))}"
+            f"try {', '.join(flags_to_try(config, plan, session.loader_speed, world))}"
         ) from error
 
 
@@ -61,7 +61,7 @@ def memory_in_words(device: torch.device) -> str:
     return f"the host's limit is {limit}, this process took up to {peak_bytes(device) / GIB:.1f} GiB"
 
 
-def flags_to_try(config: Config, plan: Plan, settings: LoaderSpeed, world: World) -> list[str]:
+def flags_to_try(config: Config, plan: Plan, speed: LoaderSpeed, world: World) -> list[str]:
     """Three flags, the best first, that need less memory and are not set yet."""
     smaller = largest_divisor(plan.local_batch, plan.micro_batch - 1)
     size, patch = config.data.size, config.model.patch
@@ -71,10 +71,10 @@ def flags_to_try(config: Config, plan: Plan, settings: LoaderSpeed, world: World
         f"--optim.micro_batch {smaller}": plan.micro_batch > 1,
         "--step.recompute true": not config.step.recompute,
         "--step.shard true": world.size > 1 and not config.step.shard,
-        "--data.decode cpu": settings.decodes_on(world.device.type),
+        "--data.decode cpu": speed.decodes_on(world.device.type),
         "--step.precision bfloat16": on_gpu and not bfloat16,
-        f"--data.prefetch {max(1, settings.prefetch // 2)}": settings.prefetch > 1,
-        f"--data.threads {max(1, settings.threads // 2)}": settings.threads > 1,
+        f"--data.prefetch {max(1, speed.prefetch // 2)}": speed.prefetch > 1,
+        f"--data.threads {max(1, speed.threads // 2)}": speed.threads > 1,
         "--run.save_in_background false": config.run.save_in_background,
         # the last resort: another run
         f"--data.size {max(2 * patch, size // 2 // patch * patch)} in a new run": True,

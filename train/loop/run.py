@@ -175,7 +175,7 @@ class Run:
             self.config,
             self.session.split,
             cut,
-            self.session.loader,
+            self.session.loader_speed,
             device=self.world.device.type,
             journal=self.folder.journal,
             notify=self.log.note,
@@ -279,7 +279,7 @@ class Run:
         record["rollbacks"] = self.checkpoints.rollbacks
         record |= {OF_MODEL + name: float(value) for name, value in self.task.model_numbers().items()}
         self.log.record(record)
-        slow = slow_stage(record, self.session.split, self.session.loader, self.world)
+        slow = slow_stage(record, self.session.split, self.session.loader_speed, self.world)
         # a process's first steps wait for the loader to start
         if slow and not record["first"] and self.lines_since_hint >= LINES_BETWEEN_HINTS:
             self.log.say(slow)

@@ -38,12 +38,12 @@ from turbomim.train.world.distributed import World, join_ranks
 class Session(Generic[AnyConfig]):
     """What a run is made of; nothing in it is automatic any more.
 
-    Every rank has the same settings and plan, and its own world and loader.
+    Every rank has the same settings and plan, and its own world and loader speed.
     """
 
     config: AnyConfig
     plan: Plan
-    loader: LoaderSpeed
+    loader_speed: LoaderSpeed
     world: World
     console: Console
     # what is trained on
@@ -106,17 +106,17 @@ def open_session(
         resolved, used = world.run_replicated(
             lambda: resolve(config, ranks=world.size, preset=preset, tuned_step=tuned_step)
         )
-        loader = rank_speed(data, tuned_loader, world.local_size)
+        loader_speed = rank_speed(data, tuned_loader, world.local_size)
         yield Session(
             config=resolved,
             plan=world.run_replicated(lambda: make_plan(resolved, split.manifest.samples, world.size)),
-            loader=loader,
+            loader_speed=loader_speed,
             world=world,
             console=console or Console(),
             split=split,
             heldout=heldout,
             about=[
-                about_data(data, split, loader, tuned_loader, world),
+                about_data(data, split, loader_speed, tuned_loader, world),
                 *about_step(resolved, used),
             ],
         )
@@ -132,7 +132,7 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
     config, world = session.config, session.world
     path = rundir.run_folder(config)
     splits = [session.split, *([session.heldout] if session.heldout else []), *others]
-    on_gpu = session.loader.decodes_on(world.device.type)
+    on_gpu = session.loader_speed.decodes_on(world.device.type)
     with contextlib.ExitStack() as lock:
 
         def look() -> tuple[Path | None, list[str]]:

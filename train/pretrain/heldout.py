@@ -38,7 +38,7 @@ def heldout_loss(model: nn.Module, heldout: Split, session: Session[Config], fol
             heldout,
             BatchCut(global_batch=batch * world.size, micro_batch=batch, rank=world.rank, world=world.size),
             # it runs beside the training's loader
-            dataclasses.replace(session.loader, readers=1, prefetch=1),
+            dataclasses.replace(session.loader_speed, readers=1, prefetch=1),
             device=world.device.type,
             journal=folder.journal,
             notify=lambda text: folder.log.note(f"held-out: {text}"),
