@@ -4,8 +4,6 @@ A file that is not of its form is refused; what a published file may well hold i
 masks, photographs without objects, boxes that reach beyond the photograph, names with folders.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Sequence

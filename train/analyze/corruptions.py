@@ -8,8 +8,6 @@ at its border, and nothing is stored as a JPEG afterwards.
 Shape suffixes: H W pixels, C channels, K taps of a kernel.
 """
 
-from __future__ import annotations
-
 import io
 import math
 from collections.abc import Callable

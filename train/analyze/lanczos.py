@@ -4,8 +4,6 @@ Source: Golub and Van Loan, Matrix Computations, chapter 10; with full re-orthog
 eigenvalue appears twice by rounding.  Suffixes: N rows of the matrix, S steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ Points are (y, x) in shares of the image's sides, so that a resize moves none.
 Shape suffixes: V corners of an outline, E its edges, R and C lines of a grid.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

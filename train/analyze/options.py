@@ -1,7 +1,5 @@
 """What analyses share: options, encoders they are of (a run, or a FILE as in `turbomim eval`), mask units."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

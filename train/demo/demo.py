@@ -3,8 +3,6 @@
 With nothing to download.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 import time

@@ -4,8 +4,6 @@ Every picture of mvtb-data, scikit-image and scikit-learn was looked at; GROUPS 
 docs/demo-photographs.md says which were left out and why, and under which licences the others are.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import itertools

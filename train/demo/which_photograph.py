@@ -4,8 +4,6 @@ No class is needed: a crop's label is the photograph that it was cut from, near-
 counted as one.  Suffixes: N crops, D values of a feature.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

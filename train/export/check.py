@@ -3,8 +3,6 @@
 Shapes: B images, T tokens, D encoder width, H W pixels, C channels.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping
 

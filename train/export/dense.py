@@ -8,8 +8,6 @@ with their initial values.  The final norm is a part of neither, and is left out
 Shapes: T tokens, D encoder width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final

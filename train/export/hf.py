@@ -6,8 +6,6 @@ matrix each for queries, keys and values.  The MAE is exact for any mask, which 
 Shapes: B images, N patches, K kept, M masked, H W pixels, C channels, P values of a patch.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Every number in it is read from the run's files; what they do not tell is not there.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

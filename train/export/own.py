@@ -3,8 +3,6 @@
 safetensors: the encoder of any method; mae, mmselfsup: encoder and decoder as those programs name them.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Final
 

@@ -1,7 +1,5 @@
 """A run's weights as other programs load them: written beside their place, checked, then put there."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The encoder as timm has it: VisionTransformer, Beit, SwinTransformer or SwinTransformerV2."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Final
 

@@ -1,7 +1,5 @@
 """Weights as they leave a run: float32, in host memory, in files that hold tensors alone."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field

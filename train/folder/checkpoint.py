@@ -7,8 +7,6 @@ ckpt/latest (text).  Whole tensors whatever the number of ranks, so any other nu
 Nothing here is pickled, and loading runs no code.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

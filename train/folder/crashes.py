@@ -4,8 +4,6 @@ The samples that were under way are decoded one by one in a process of its own. 
 too, goes on a list beside the run: from then on it is replaced, as any that does not decode, on all ranks.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a run says: metrics.jsonl, the same as plain lines in train.log, a panel on a terminal, and sinks."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -4,8 +4,6 @@ runs/NAME/{config.yaml, env.json, status.json, metrics.jsonl, train.log, ckpt/, 
 photograph ended a process, deadly.jsonl too (crashes.py).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

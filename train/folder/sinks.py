@@ -1,7 +1,5 @@
 """Where scalars and pictures of a run go besides its files: TensorBoard and Weights & Biases, both extras."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

@@ -4,8 +4,6 @@ Besides tensors, training programs leave arguments, logs and averages of the wei
 model, whose tensors then have longer names.
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Mapping

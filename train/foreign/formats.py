@@ -5,8 +5,6 @@ embeddings too: mmselfsup's have their halves swapped against ours, so they are 
 Sources: mmselfsup's mmcls2timm.py and decoder, mmpretrain's mff.py, long_seq_mae's and SimMIM's models.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable

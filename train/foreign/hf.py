@@ -5,8 +5,6 @@ transformers 4.57 and 5.24.  Version 5 has names of its own in memory; what it s
 but for the decoder's blocks.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import torch

@@ -1,7 +1,5 @@
 """The model that another program's checkpoint fits, every tensor in its place."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from turbomim.pipeline.system.errors import UserError

@@ -1,7 +1,5 @@
 """Tensors by another program's names and by ours: one table for both directions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

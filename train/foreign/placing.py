@@ -1,7 +1,5 @@
 """Another program's tensors in the places of a model's: all of them, or what does not fit."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The settings of a model for another program's tensors: what tells them, and what has to be assumed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace

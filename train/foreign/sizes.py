@@ -1,7 +1,5 @@
 """Sizes of a model as the shapes of a checkpoint's tensors tell them."""
 
-from __future__ import annotations
-
 import math
 
 from turbomim.pipeline.system.errors import UserError

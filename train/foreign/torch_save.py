@@ -3,8 +3,6 @@
 Of a zip, they stay on the disk until they are used.  Source: torch.serialization.
 """
 
-from __future__ import annotations
-
 import io
 import mmap
 import struct

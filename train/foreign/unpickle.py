@@ -7,8 +7,6 @@ Memory is used in proportion to the pickle.
 Source: Python's pickletools for the opcodes, torch._utils for how tensors are pickled.
 """
 
-from __future__ import annotations
-
 import io
 import mmap
 import pickletools

@@ -1,7 +1,5 @@
 """Pictures of one size in a grid, a heading over each column, as a PNG file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 N patches · P values of a patch (p·p·3, in row, column, channel order) · H W pixels.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

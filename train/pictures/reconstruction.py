@@ -3,8 +3,6 @@
 Shapes: B batch, N patches, K kept, M masked, P values of a patch, L its pixels, C channels.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Shapes: N patches, P values of a patch, H W pixels (H == W == SIZE).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Line charts as inline SVG: no script, no font, no file; colours follow the page's."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """`turbomim compare`: runs side by side on the terminal, and their losses over images seen in one plot."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

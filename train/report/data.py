@@ -1,7 +1,5 @@
 """What a report shows of the data: its splits, and samples that were bad."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Files of a run that may be damaged: what can be read of them, and a line about what cannot."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@
 whole: a page is mailed, and where its author keeps a run is the author's business.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io

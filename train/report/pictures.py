@@ -1,7 +1,5 @@
 """Pictures of a run in a report: its reconstructions over time, and any file with a caption."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`turbomim report`: one or more runs as one HTML page that needs nothing but itself."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What a report shows of JSON files: scores, analyses, benchmarks, and where a run ran."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 Nothing is trusted: log records are cut down to their finite numbers, everything else is text to be escaped.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

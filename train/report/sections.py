@@ -1,7 +1,5 @@
 """What a report shows of training: facts, settings and curves.  A part without content is empty."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import yaml

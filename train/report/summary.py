@@ -1,7 +1,5 @@
 """A run in a few facts: what both `turbomim report` and `turbomim compare` begin with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from turbomim.pipeline.system.words import duration

@@ -3,8 +3,6 @@
 It is drawn over itself while the loop runs, and goes when the loop ends; train.log has every line.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What a stream can take: other letters where its encoding lacks some, and nothing once it is gone."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import io

@@ -1,7 +1,5 @@
 """Ranks and devices: the only file that reads the launcher's environment variables."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence

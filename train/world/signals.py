@@ -1,7 +1,5 @@
 """Being asked to stop: the first signal sets a flag that the loop reads, a later one ends at once."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time
