@@ -119,9 +119,9 @@ class AugmentAhead(Closing, Iterator[Augmented]):
                 # from a GPU into pinned memory, without a wait; on a CPU it stays the batch's own memory
                 images_BHWC = images_BHWC.to("cpu", non_blocking=True)
             elif self._side_stream is not None:
-                # DALI may own the images (not the labels) and takes them back in this stream's order alone
+                # DALI may own the images, not the labels, and reuses the memory in this stream's order alone
                 images_BHWC = images_BHWC.clone()
-            # cpu() waits for all that this stream does, also the images that the threads need; for no step
+            # cpu() waits for this stream, so also for the images that the threads read, and for no step
             labels_B, epochs_B, ids_B = (
                 torch.stack([batch.labels_B, batch.epochs_B, batch.ids_B]).cpu().numpy()
             )

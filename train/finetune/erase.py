@@ -75,7 +75,7 @@ def erase(
     place_R, top_R, left_R, height_R, width_R = rectangles_5R
     if not len(place_R):
         return
-    # pixels of all rectangles are counted through: a rectangle's are first to first + height x width - 1
+    # erased pixels are numbered through all rectangles; first: the number of a rectangle's first pixel
     area_R = height_R * width_R
     first_R = np.cumsum(area_R) - area_R
     numbers_5R = torch.from_numpy(np.stack([place_R, top_R, left_R, width_R, first_R]))
@@ -83,10 +83,10 @@ def erase(
         # from pageable memory the copy would make the host wait
         numbers_5R = numbers_5R.pin_memory()
     numbers_5R = numbers_5R.to(images_BCHW.device, non_blocking=True)
-    count_N = torch.arange(int(area_R.sum()), device=images_BCHW.device)
-    rectangle_N = torch.searchsorted(numbers_5R[4], count_N, right=True) - 1
+    number_N = torch.arange(int(area_R.sum()), device=images_BCHW.device)
+    rectangle_N = torch.searchsorted(numbers_5R[4], number_N, right=True) - 1
     place_N, top_N, left_N, width_N, first_N = numbers_5R[:, rectangle_N].unbind()
-    y_N, x_N = top_N + (count_N - first_N) // width_N, left_N + (count_N - first_N) % width_N
+    y_N, x_N = top_N + (number_N - first_N) // width_N, left_N + (number_N - first_N) % width_N
     pixel_N = y_N * images_BCHW.shape[3] + x_N
     # the slice between indices puts colours last: (N, 3)
     images_BCHW[place_N, :, y_N, x_N] = noise(seed, epochs_B[place_N], ids_B[place_N], pixel_N)
