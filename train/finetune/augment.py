@@ -11,8 +11,6 @@ Shapes: B samples, C colours, H W pixels, K classes.
 # timm types little of its augmentations
 # mypy: allow-untyped-calls
 
-from __future__ import annotations
-
 import numpy as np
 from timm.data.mixup import Mixup, mixup_target
 from torch import Tensor

@@ -6,8 +6,6 @@ final norm is dropped; Swin keeps it, before the mean, and has no new one.
 Shapes: B batch, C colours, H W pixels, N patches, P values of a patch, T tokens, D width, K classes.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

@@ -11,8 +11,6 @@ Shapes: B samples, C the three colours, H W pixels, R rectangles, N erased pixel
 # timm types little of its augmentations
 # mypy: allow-untyped-calls
 
-from __future__ import annotations
-
 import math
 import random
 

@@ -4,8 +4,6 @@ It starts from a checkpoint of step 0, as a run made by `turbomim import` does: 
 with a new head.  So it resumes, stops and rolls back as a pre-training.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

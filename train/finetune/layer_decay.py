@@ -4,8 +4,6 @@ scale = decay ** (blocks + 1 - layer).  Layer 0: embeddings; layer i + 1: block 
 head, at the full rate.  Source: BEiT's rule as MAE's and SimMIM's fine-tuning have it.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 

@@ -11,8 +11,6 @@ Shapes: B samples, C colours, H W pixels.
 # timm types little of its augmentations
 # mypy: allow-untyped-calls
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -10,8 +10,6 @@
 No features are scored and no pictures are made.  The loop, the log and the checkpoints are the same.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -12,8 +12,6 @@ and resumed rolls back at the same steps to the same weights.
 The format on the disk is train/folder/checkpoint.py's.
 """
 
-from __future__ import annotations
-
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 """The data of a run: checks its splits against the settings, opens its loaders (nothing else does), and says
 which stage of a loader is too slow."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path

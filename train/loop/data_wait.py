@@ -15,8 +15,6 @@ copies on the GPU count.  Only the loader lies between the two, so log lines and
 # torch does not type its events
 # mypy: allow-untyped-calls
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Out of memory: how much there was, what took it, and three flags to try."""
 
-from __future__ import annotations
-
 import os
 import resource
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ after every part while a profile is taken, so that each part's time is its own; 
 same time then adds up, and these steps are slower than others.
 """
 
-from __future__ import annotations
-
 import gc
 import re
 import time

@@ -1,7 +1,5 @@
 """What a run decides by itself of its step: the micro-batch, and what goes with it."""
 
-from __future__ import annotations
-
 from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.presets import apply_preset
 from turbomim.train.machine.tuned_step import StepSettings, resolve_step

@@ -3,8 +3,6 @@
 It resumes by itself, stops on a signal with a checkpoint, rolls back when steps go wrong, says what it does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 from dataclasses import dataclass

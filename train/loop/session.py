@@ -4,8 +4,6 @@
 in it.  After both the task makes its model, and `Run` trains it.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

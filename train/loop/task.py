@@ -1,7 +1,5 @@
 """What a run leaves to its task: the model and its inputs, what is measured, and what stays at the end."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 
 import torch

@@ -1,7 +1,5 @@
 """`--dry-run`: what a run is and takes, without a step."""
 
-from __future__ import annotations
-
 import yaml
 from rich.console import Console
 from rich.table import Table

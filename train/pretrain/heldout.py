@@ -3,8 +3,6 @@
 Same crops and same masks every time it is asked.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

@@ -1,7 +1,5 @@
 """A pre-training put together: session opened, run folder taken, the masked model made; then the loop."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from rich.console import Console

@@ -1,7 +1,5 @@
 """Pre-training as a task: a masked model, its held-out loss, scores and pictures on the way, an export."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
