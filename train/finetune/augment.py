@@ -3,7 +3,7 @@
 timm draws from Python's and numpy's global generators, so they are seeded before each use: for one image from
 (seed, epoch, sample id), for what is common to a micro-batch from (seed, position of its first sample in the
 run).  A batch is then the same after any number of stops, and for any number of ranks if the micro-batch is
-the same.  Random values are drawn on the CPU, pixels are changed on the device: neither waits for the other.
+the same.  timm's choices are drawn on the CPU, noise and pixels are made on the device: no one waits.
 
 Shapes: B samples, C colours, H W pixels, K classes.
 """

@@ -52,7 +52,7 @@ class Classifier(nn.Module):
         self.drop_paths = add_drop_path(blocks, settings.drop_path)
         # all linear layers, timm's too: faster products, the same weights
         use_linear(self)
-        # of the head: SimMIM's ViT cuts it at one deviation; MAE at 2.0, in effect not at all
+        # the head's values are cut beyond this: one deviation for SimMIM's ViT; for others 2.0, never reached
         cut = settings.head_std if config.model.method == "simmim" else 2.0
         head_draws = {"head.weight": normal(settings.head_std, cut), "head.bias": constant(0)}
         initialise(self, head_draws, config.run.seed)

@@ -1,13 +1,17 @@
 """The checkpoints of a run: written beside the steps, resumed from, gone back to when steps go wrong.
 
-What happens after many steps in a row that are not finite: back to good weights, on with other data.  A step
-that is not finite changes nothing (step.py), but the weights before the row may already be bad.  So after
-`optim.max_skipped` of them in a row, up to a log line, weights and moments go back to the last good
-checkpoint.  The step and the position in the stream go on: the data between is passed over, schedule and
-length of the run stay, and no sample is seen twice.  Good is a checkpoint of the ordinary schedule
-(`run.save_every`), never one that a stop wrote in between; before the first it is the weights at the start.
-Within a row no checkpoint is written but that of the end.  All this is deterministic: a run that is killed
-and resumed rolls back at the same steps to the same weights.
+A step that is not finite changes nothing (step.py), but the weights before a row of such steps may already be
+bad.  So there are roll-backs:
+
+1. At a log line, if the last `optim.max_skipped` steps or more were not finite, weights and moments go back
+   to the last good checkpoint.
+2. Step and position in the stream go on: the data between is passed over, no sample is seen twice, and
+   schedule and length of the run stay.
+3. Good are the checkpoints of the schedule (`run.save_every`, and the end), and before the first the weights
+   at the start.  One that a stop wrote is not: a run that was stopped rolls back as one that was not.
+4. Within a row no checkpoint is written but that of the end.
+
+So a run that is killed and resumed rolls back at the same steps to the same weights.
 
 The format on the disk is train/folder/checkpoint.py's.
 """
@@ -111,7 +115,7 @@ class RunCheckpoints:
             return
         self.saved_step = step
         if end or step % config.run.save_every == 0:
-            # the good one before stays on the disk until this one is there, and a roll-back waits for that
+            # it may be under way to the disk: a roll-back waits for it, and the one before stays till then
             self.good_step = step
         state = State(
             step=step,

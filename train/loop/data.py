@@ -147,7 +147,7 @@ def slow_stage(record: Record, split: Split, speed: LoaderSpeed, world: World) -
     tune = f"`turbomim tune loader --data {split.path}` measures what is fastest here"
     share = max(1, cores() // world.local_size)
     read, decode, augment = (record[f"{name}_wait_pct"] for name in ("read", "decode", "augment"))
-    # the host is not blocked for what the GPU itself does to a batch
+    # by the GPU's clock, what the host's own waits do not explain; below 0 where the host ran ahead
     on_gpu = wait - read - decode - augment if world.device.type == "cuda" else 0.0
     if on_gpu > max(read, decode, augment):
         stage, remedy = "the GPU's own decoding and copies", tune

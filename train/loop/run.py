@@ -49,8 +49,9 @@ class Run:
     session: what the run is made of; folder: where it keeps everything; task: what is trained, measured and
     left at the end; profile: steps of this process that are profiled.
 
-    `go` resumes and opens the log; `_train` says what the run is (status running) and notes errors (failed);
-    `_open_and_run` opens the data and says how the run ended (done, preempted); `_loop` takes the steps.
+    Each calls the next: `go` resumes and opens the log; `_run_noting_errors` says what the run is (status
+    running) and notes errors (failed); `_train` opens the data and says how the run ended (done, preempted);
+    `_loop` takes the steps.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Run:
     def go(self) -> Outcome:
         """Train from the checkpoint in the folder, or from the start, to the end or a signal."""
         with rundir.explaining_full_disk(self.folder.path):
-            # steps whose line a stop wrote too early: it is dropped, and they count in the next line
+            # steps that no whole log line counts yet: a line that a stop wrote of them is dropped
             unlogged, found = 0, self.folder.checkpoint
             if found is not None:
                 self.resumed_from = self.world.run_on_all(lambda: self.checkpoints.resume(found))
@@ -91,14 +92,14 @@ class Run:
                 for line in self.folder.notes:
                     self.log.say(line)
                 if not self.at_end:
-                    return self._train(flag, logged)
+                    return self._run_noting_errors(flag, logged)
                 self.log.say(
                     f"{self.folder.path} is done: {self.step} of {self.plan.steps} steps; nothing to do"
                 )
                 # an error in here leaves the run as it was: done
                 return self._finish()
 
-    def _train(self, flag: StopFlag, logged: list[Record]) -> Outcome:
+    def _run_noting_errors(self, flag: StopFlag, logged: list[Record]) -> Outcome:
         if self.world.main:
             rundir.write_settings(self.folder.path, self.config, self.world.device, self.world.size)
         self._say_what()
@@ -108,7 +109,7 @@ class Run:
             self.world.peers.before_exit = self._fail
         try:
             with self.world.naming_lost_ranks(), self.checkpoints.saver:
-                return self._open_and_run(flag, logged)
+                return self._train(flag, logged)
         except BaseException as error:
             self._fail(str(error) or type(error).__name__)
             raise
@@ -133,7 +134,7 @@ class Run:
             begun = f"resumed from {found}" if self.step else f"a new run from the weights in {found}"
         self.log.say(f"device {self.world.device}, {begun}: step {self.step} of {self.plan.steps}")
 
-    def _open_and_run(self, flag: StopFlag, logged: list[Record]) -> Outcome:
+    def _train(self, flag: StopFlag, logged: list[Record]) -> Outcome:
         train_step = Step(
             self.task.model,
             self.task.optimizer,
@@ -207,7 +208,8 @@ class Run:
             with part("wait"), window.wait.measured():
                 micro_batches, error = self._next_batches(batches)
             error = error or self.checkpoints.saver.take_error()
-            # one exchange for stops and errors; an error of any rank is raised on every rank
+            # one exchange for stops and errors: an error of any rank's data or checkpoint is raised on all;
+            # an error within the step ends its own rank, and the others name that one as lost
             if self.world.any_rank_stops(stop=bool(flag.name), error=error):
                 self._stop(window, used)
                 return True

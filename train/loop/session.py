@@ -36,7 +36,10 @@ from turbomim.train.world.distributed import World, join_ranks
 class Session(Generic[AnyConfig]):
     """What a run is made of; nothing in it is automatic any more.
 
-    Every rank has the same settings and plan, and its own world and loader speed.
+    Every rank has the same settings and plan, and its own world and loader speed.  What ranks do together has
+    these names in `World`: `broadcast_from_rank0` runs a call on rank 0, `run_on_all` on each, both with an
+    exchange; `run_replicated` on each, where all come to the same, without one; `any_rank_stops` asks whether
+    one of them is to stop.  An error in such a call ends all ranks, with one message.
     """
 
     config: AnyConfig

@@ -111,7 +111,8 @@ class Step:
                 # layer decay's scale, where there is one
                 group["lr"] = lr * group.get("lr_scale", 1.0)
             if self.clip_grad:
-                # the fused kernel divides gradients by it; as torch's clip_grad_norm_ with its 1e-6
+                # the fused kernel divides gradients by it on the device (torch made that for its GradScaler);
+                # as torch's clip_grad_norm_ with its 1e-6
                 scale = ((norm + 1e-6) / self.clip_grad).clamp(min=1)
                 self.optimizer.grad_scale = scale  # type: ignore[attr-defined]
             # the fused kernel reads this flag on the device and leaves weights, moments and step count alone
