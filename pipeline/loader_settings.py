@@ -28,7 +28,7 @@ class LoaderSpeed:
         for name in ("threads", "readers", "prefetch"):
             count = getattr(self, name)
             # a file that was edited may hold anything
-            need(type(count) is int and count >= 1, name, count, "at least 1")
+            need(type(count) is int and count >= 1, name, repr(count), "at least 1")
         need(self.decode in get_args(Backend), "decode", repr(self.decode), "cpu or mixed")
         need(0 <= self.hw_decoder_load <= 1, "hw_decoder_load", self.hw_decoder_load, "0 to 1")
 

@@ -233,4 +233,6 @@ def _strays(folder: Path, manifest: Manifest) -> list[Problem]:
 def _unread(error: OSError | UnicodeDecodeError) -> str:
     if isinstance(error, FileNotFoundError):
         return "is missing"
+    if isinstance(error, UnicodeDecodeError):
+        return f"is not UTF-8: {error}"
     return f"cannot be read: {explain(error, 'check the disk')}"

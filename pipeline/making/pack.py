@@ -25,8 +25,15 @@ from turbomim.pipeline.making.journal import (
     record,
     whole,
 )
-from turbomim.pipeline.making.plan import Plan, make_plan, plan_jobs, source_times
-from turbomim.pipeline.making.settings import ShardSettings
+from turbomim.pipeline.making.plan import (
+    Plan,
+    default_name,
+    find_source,
+    make_plan,
+    plan_jobs,
+    source_times,
+)
+from turbomim.pipeline.making.settings import ShardSettings, check_settings
 from turbomim.pipeline.making.shard_job import (
     Progress,
     ShardJob,
@@ -101,10 +108,14 @@ def make_shards(
     """
     source, folder = Path(source), Path(folder)
     at_least_one("--workers", workers)
-    plan = make_plan(source, settings or ShardSettings())
+    settings = settings or ShardSettings()
+    check_settings(settings)
+    name = default_name(source) if settings.name is None else settings.name
+    found = find_source(source, settings.root, settings.columns, settings.skip)
     _check_folder(source, folder)
-    if plan.found.refused and plan.settings.on_bad == "fail":
-        raise bad_image_error(plan.found.refused[0])
+    if found.refused and settings.on_bad == "fail":
+        raise bad_image_error(found.refused[0])
+    plan = make_plan(source, name, settings, found)
     if (folder / MANIFEST).exists() and not (folder / MAKING).exists():
         return _finished(folder, plan)
     with making(folder, lock=lock) as work:

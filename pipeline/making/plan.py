@@ -12,7 +12,7 @@ from turbomim import __version__
 from turbomim.pipeline.making.list_rows import DELIMITERS
 from turbomim.pipeline.making.photo_list import read_list
 from turbomim.pipeline.making.photographs import Photograph, Photographs, find_photographs
-from turbomim.pipeline.making.settings import ShardSettings, check_settings
+from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.making.shard_job import ShardJob
 from turbomim.pipeline.system.errors import UsageError, UserError
 
@@ -66,11 +66,8 @@ def default_name(source: Path) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:100] or "images"
 
 
-def make_plan(source: Path, settings: ShardSettings) -> Plan:
-    """Check the settings and list the photographs.  Raises UserError."""
-    check_settings(settings)
-    name = default_name(source) if settings.name is None else settings.name
-    found = find_source(source, settings.root, settings.columns, settings.skip)
+def make_plan(source: Path, name: str, settings: ShardSettings, found: Photographs) -> Plan:
+    """The plan for the photographs of a source; the digest of their list takes seconds for a million."""
     return Plan(name=name, settings=settings, found=found, made=_describe_making(source, settings, found))
 
 

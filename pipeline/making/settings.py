@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError, UserError, at_least_one
@@ -78,8 +78,8 @@ class ShardSettings:
 def check_settings(settings: ShardSettings) -> None:
     """Raise UserError for a setting that cannot be, UsageError for those that exclude each other."""
     for option, value, choices in (
-        ("--on-bad", settings.on_bad, ("quarantine", "fail")),
-        ("--check", settings.check, ("header", "full")),
+        ("--on-bad", settings.on_bad, get_args(OnBad)),
+        ("--check", settings.check, get_args(Check)),
         ("--store", settings.store, KINDS),
         ("--resampling", settings.resampling, (None, *RESAMPLINGS)),
         ("--subsampling", settings.subsampling, (None, *SUBSAMPLINGS)),
