@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from turbomim.pipeline.making.photographs import assign_keys, key_characters
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.system.remedies import explain
 from turbomim.train.analyze.objects import Objects, Outline, area
 
@@ -191,5 +191,4 @@ def _text_below(element: ElementTree.Element, path: str) -> str:
 
 
 def _in_one_line(error: Exception) -> str:
-    words = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    return " ".join(words.split())[:200]
+    return f"{error} is missing" if isinstance(error, KeyError) else one_line(error, 200)

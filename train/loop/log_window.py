@@ -79,7 +79,7 @@ class LogWindow:
                 peak_bytes(self.world.device),
             ]
         )
-        wait_s, read_s, decode_s, augment_s, *_ = max(ranks, key=lambda numbers: numbers[0])
+        wait_s, read_s, decode_s, augment_s, *_ = max(ranks)
         *_, replaced, memory = zip(*ranks, strict=True)
         loss, skipped, row, norm = self.numbers.tolist()
         counted = self.steps - skipped

@@ -22,8 +22,8 @@ def resolve(
     3. what `turbomim tune step` measured here;
     4. all samples of a rank.
 
-    Returns the measurement of this machine with the settings, None where it was not used.  Raises UserError:
-    a preset that does not know the model or that a set micro-batch contradicts.
+    Returns the settings, and the measurement that they used, None if none.  Raises UserError: a preset that
+    does not know the model or that a set micro-batch contradicts.
     """
     if preset is not None:
         config = apply_preset(config, preset, ranks)

@@ -79,12 +79,13 @@ def loss_lines(
 def value_range(lines: Sequence[Line], *, cut: bool, level: float | None) -> tuple[float, float]:
     """The lowest and the highest value to show, `level` among them.
 
-    cut: the highest 2 % of values may lie above: the first few losses would flatten the rest.
+    cut: the highest 2 % of a line's values may lie above, as the first few losses would flatten the rest; of
+    a line with marks, whose points are few, none may.
     """
-    y_N = np.concatenate([line.y_N for line in lines])
+    shown = [line for line in lines if len(line.y_N)]
     levels = [] if level is None else [level]
-    top = np.quantile(y_N, 0.98) if cut else y_N.max()
-    return min([float(y_N.min()), *levels]), max([float(top), *levels])
+    tops = [float(np.quantile(line.y_N, 0.98 if cut and not line.marks else 1)) for line in shown]
+    return min([*(float(line.y_N.min()) for line in shown), *levels]), max([*tops, *levels])
 
 
 def new_figure(width: float, height: float) -> Figure:

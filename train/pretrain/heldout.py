@@ -17,14 +17,15 @@ from turbomim.train.loop.session import RunFolder, Session
 from turbomim.train.loop.step import autocast
 from turbomim.train.settings.config import Config
 
-MOST = 4096
+# held-out samples that are looked at
+MAX_SAMPLES = 4096
 
 
 @torch.no_grad()
 def heldout_loss(model: nn.Module, heldout: Split, session: Session[Config], folder: RunFolder) -> float:
-    """Mean loss over the first MOST held-out samples, equal on every rank and for any batch size."""
+    """Mean loss over the first MAX_SAMPLES held-out samples, equal on every rank and for any batch size."""
     world = session.world
-    samples = min(heldout.manifest.samples, MOST)
+    samples = min(heldout.manifest.samples, MAX_SAMPLES)
     batch = max(1, min(session.plan.micro_batch, samples // world.size))
     total = torch.zeros((), device=world.device)
     model.eval()

@@ -30,7 +30,7 @@ def pretrain(
         config,
         console,
         preset=preset,
-        read_tuned_step=lambda config, world: TUNED_STEP.read(step_key(config, world)),
+        read_tuned_step=lambda settings, world: TUNED_STEP.read(step_key(settings, world)),
     ) as session:
         world = session.world
         labelled = labelled_splits(session.config, session.split, session.heldout, world)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.pictures.plot import draw_run_curves, series, smooth
+from turbomim.train.pictures.plot import draw_run_curves, loss_lines, series, smooth, value_range
 
 
 def records(count: int) -> list[dict[str, Any]]:
@@ -70,3 +70,16 @@ def test_smoothing_keeps_lines_and_calms_noise() -> None:
     np.testing.assert_allclose(smooth(line, 9), line)
     noise = np.random.default_rng(0).standard_normal(500)
     assert smooth(noise, 25)[20:-20].std() < 0.4 * noise.std()
+
+
+def test_the_range_shows_every_run_and_every_held_out_loss() -> None:
+    """A short run above a long one, and a held-out loss that rises; planted: a quantile of all points."""
+    long = [{"step": n, "loss": 0.4, "heldout_loss": 0.4 if n < 1990 else 0.9} for n in range(2000)]
+    short = [{"step": n, "loss": 1.2 - n / 100} for n in range(10)]
+    lines = [line for run in (long, short) for line in loss_lines(run, "step", ("a", "b"), (0, 1))]
+    low, high = value_range(lines, cut=True, level=None)
+    assert low == 0.4 and 1.19 < high <= 1.2
+    assert value_range(lines[:3], cut=True, level=None)[1] == 0.9
+    # of one run the first losses may lie above
+    begun = [{"step": n, "loss": 5.0 if n < 10 else 0.5} for n in range(1000)]
+    assert value_range(loss_lines(begun, "step", ("a", "b"), (0, 1)), cut=True, level=None)[1] == 0.5
