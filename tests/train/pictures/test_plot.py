@@ -78,8 +78,8 @@ def test_the_range_shows_every_run_and_every_held_out_loss() -> None:
     short = [{"step": n, "loss": 1.2 - n / 100} for n in range(10)]
     lines = [line for run in (long, short) for line in loss_lines(run, "step", ("a", "b"), (0, 1))]
     low, high = value_range(lines, cut=True, level=None)
-    assert low == 0.4 and 1.19 < high <= 1.2
+    assert low == pytest.approx(0.4) and 1.19 < high <= 1.2
     assert value_range(lines[:3], cut=True, level=None)[1] == 0.9
     # of one run the first losses may lie above
     begun = [{"step": n, "loss": 5.0 if n < 10 else 0.5} for n in range(1000)]
-    assert value_range(loss_lines(begun, "step", ("a", "b"), (0, 1)), cut=True, level=None)[1] == 0.5
+    assert value_range(loss_lines(begun, "step", ("a", "b"), (0, 1)), cut=True, level=None)[1] == pytest.approx(0.5)
