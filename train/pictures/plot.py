@@ -83,6 +83,9 @@ def value_range(lines: Sequence[Line], *, cut: bool, level: float | None) -> tup
     a line with marks, whose points are few, none may.
     """
     shown = [line for line in lines if len(line.y_N)]
+    if cut:
+        # a smoothed line lies within the faint one beside it, and would spread its first losses
+        shown = [line for line in shown if line.look == "faint" or line.marks] or shown
     levels = [] if level is None else [level]
     tops = [float(np.quantile(line.y_N, 0.98 if cut and not line.marks else 1)) for line in shown]
     return min([*(float(line.y_N.min()) for line in shown), *levels]), max([*tops, *levels])
