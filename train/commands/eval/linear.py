@@ -44,7 +44,7 @@ from turbomim.train.world.distributed import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Eval):
+class EvalLinear(Eval):
     """Score a run's frozen encoder by a linear layer on its features."""
 
     recipe: Literal["solved", "published"] = "solved"
@@ -69,7 +69,7 @@ NAMES = {"top1": "published probe, top-1", "top5": "published probe, top-5"}
 
 def eval_linear_command(argv: list[str]) -> None:
     """`turbomim eval linear …`.  Raises UserError."""
-    options, settings = parse_with_settings(Linear, argv, "turbomim eval linear")
+    options, settings = parse_with_settings(EvalLinear, argv, "turbomim eval linear")
     check_json(options.json)
     if options.recipe == "solved":
         check_solved(options)
@@ -88,7 +88,7 @@ def eval_linear_command(argv: list[str]) -> None:
     print_plain(Console(), "\n".join(lines))
 
 
-def score_published_probe(options: Linear, flags: Values) -> dict[str, Any]:
+def score_published_probe(options: EvalLinear, flags: Values) -> dict[str, Any]:
     """Train the published head on the train split and score the test split.
 
     Beside the trained encoder the same one with random weights, but for --augment, which encodes every epoch.
@@ -141,7 +141,7 @@ def train_and_score(
     ids_N: NDArray[np.int64],
     test: Split,
     training: HeadTraining,
-    options: Linear,
+    options: EvalLinear,
 ) -> tuple[str, dict[str, float]]:
     """Which feature of an encoder was read, and the accuracies of a head that was trained on it."""
     device = choose_device(options.device, 0)
@@ -157,7 +157,7 @@ def train_and_score(
     return kind, head_scores(head, *features(test, np.arange(test.manifest.samples)), device)
 
 
-def check_solved(options: Linear) -> None:
+def check_solved(options: EvalLinear) -> None:
     """Raise UsageError for options that the solved probe has nothing of."""
     for name in ("augment", "epochs", "warmup_epochs", "base_lr", "head_batch", "seed"):
         value = getattr(options, name)
@@ -166,7 +166,7 @@ def check_solved(options: Linear) -> None:
             raise UsageError(f"--{flag} is of --recipe published: give both, or leave it out")
 
 
-def head_optim(options: Linear) -> OptimConfig:
+def head_optim(options: EvalLinear) -> OptimConfig:
     """The published head's schedule, as given and else as published; warm-up keeps its share of the epochs.
 
     Raises UsageError for options that cannot be.
