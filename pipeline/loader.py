@@ -284,7 +284,7 @@ def _crop_maker(
     )
     if encoded is not None or store == "raw":
         return graph
-    return DecodedGraph(graph, threads=speed.threads, prefetch=speed.prefetch)
+    return DecodedGraph(graph, threads=speed.threads)
 
 
 def _gpu_decoding(split: Split, hw_decoder_load: float) -> GpuDecoding:

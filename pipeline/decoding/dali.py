@@ -71,7 +71,7 @@ class CropGraph:
     ) -> None:
         fn = import_dali().fn
         self._device = device
-        self._prefetch = prefetch
+        self.prefetch = prefetch
         self._fed = 0
         on_gpu = device == "cuda"
         self._pipeline = _empty_pipeline(batch=batch, device=device, threads=threads, prefetch=prefetch)
@@ -98,7 +98,7 @@ class CropGraph:
             self._pipeline.feed_input(name, array)
         self._fed += 1
         # the first call starts `prefetch` runs, which must be fed by then; every other call starts one
-        if self._fed >= self._prefetch:
+        if self._fed >= self.prefetch:
             self._pipeline.schedule_run()
 
     def take(self) -> Tensor:
@@ -119,12 +119,12 @@ class CropGraph:
 class DecodedGraph:
     """A graph of pixels that the host decodes: batches in order, as many under way as the graph takes.
 
-    graph: of pixels; threads: that decode; prefetch: the graph's.
+    graph: of pixels; threads: that decode.
     """
 
-    def __init__(self, graph: CropGraph, *, threads: int, prefetch: int) -> None:
+    def __init__(self, graph: CropGraph, *, threads: int) -> None:
         self._graph = graph
-        self._prefetch = prefetch
+        self._prefetch = graph.prefetch
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="turbomim-decode")
         self._decoding: deque[tuple[list[Future[Pixels | str]], Inputs]] = deque()
         # of the graph: runs fed and not taken, and whether it has enough of them to run

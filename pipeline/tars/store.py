@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from turbomim.pipeline.system.errors import UserError
 
 Kind = Literal["original", "resized", "raw"]
 Interpolation = Literal["bicubic", "bilinear"]
 Subsampling = Literal["4:4:4", "4:2:0"]
-KINDS: tuple[Kind, ...] = ("original", "resized", "raw")
-RESAMPLINGS: tuple[Interpolation, ...] = ("bicubic", "bilinear")
-SUBSAMPLINGS: tuple[Subsampling, ...] = ("4:4:4", "4:2:0")
+KINDS: tuple[Kind, ...] = get_args(Kind)
+RESAMPLINGS: tuple[Interpolation, ...] = get_args(Interpolation)
+SUBSAMPLINGS: tuple[Subsampling, ...] = get_args(Subsampling)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

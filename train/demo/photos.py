@@ -25,7 +25,7 @@ from PIL import Image
 
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.durable import write_error
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, need
 from turbomim.train.machine.processor import cores
 
 _CAMPUS = [491, 493, 494, 495, 496, 497, 498, 499, 500, 501, 503, 504, 505, 506, 507, 509, 510, 512, 514, 515]
@@ -139,8 +139,8 @@ def cut_photos(dst: Path, *, images: int = 480, seed: int = 0, holdout_every: in
     Raises UserError if a package is missing or holds other files, if `dst` holds something else, or if an
     argument is out of range.
     """
-    _need(images >= 16, "images", images, "at least 16, so that some can be held out")
-    _need(2 <= holdout_every <= 26, "holdout_every", holdout_every, "2 to 26, so that a group is held out")
+    need(images >= 16, "images", images, "at least 16, so that some can be held out")
+    need(2 <= holdout_every <= 26, "holdout_every", holdout_every, "2 to 26, so that a group is held out")
     check_seed("seed", seed)
     wanted = {"images": images, "seed": seed, "holdout_every": holdout_every, "table": _table_digest()}
     made = _already_made(dst, wanted)
@@ -190,11 +190,6 @@ def locate(wanted: Sequence[Source]) -> dict[str, Path]:
             raise UserError(f"{path} is missing from the installed {name}: pip install {name}=={version}")
         paths[source.name] = path
     return paths
-
-
-def _need(ok: bool, name: str, value: int, legal: str) -> None:
-    if not ok:
-        raise UserError(f"{name} = {value}: must be {legal}")
 
 
 def _table_digest() -> str:

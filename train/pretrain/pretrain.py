@@ -34,7 +34,8 @@ def pretrain(
     ) as session:
         world = session.world
         labelled = labelled_splits(session.config, session.split, session.heldout, world)
-        on_device = world.run_on_all(lambda: about_device(session.config, session.plan, world))
+        # rank 0 alone writes it, and tracing a step takes a second
+        on_device = world.broadcast_from_rank0(lambda: about_device(session.config, session.plan, world))
         session = dataclasses.replace(session, about=[*session.about, *on_device])
         if dry_run:
             return print_dry_run(session)
