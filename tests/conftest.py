@@ -5,8 +5,10 @@ a bare machine with a GPU.  With `--device cpu` it rehearses on this CPU.
 """
 
 import contextlib
+import itertools
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.stores import weed
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
@@ -102,3 +105,26 @@ def own_split(own_trees: Path) -> Split:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs in a folder of its own."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[weed.Weed]:
+    """A running S3 server, this process's own: a test may kill it, and starts it again."""
+    folder = tmp_path_factory.mktemp("store")
+    with weed.weed_server(folder) as server:
+        yield server
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def s3(store: weed.Weed, monkeypatch: pytest.MonkeyPatch, numbers: Iterator[int]) -> str:
+    """The URL of this test's own place in the store's bucket; the environment has the keys."""
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{weed.BUCKET}/test-{next(numbers)}"
+
+
+@pytest.fixture(scope="session")
+def numbers() -> Iterator[int]:
+    """0, 1, 2, …"""
+    return itertools.count()
