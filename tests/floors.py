@@ -67,6 +67,7 @@ FLOORS: Floors = (
         "pipeline/tars": "splits, manifests, indexes, tars",
         "pipeline/stream": "sample order, random words",
     },
+    {"pipeline/places": "folders and object stores behind one interface; retries"},
     {"pipeline/system": "durable files, locks, threads, errors in one line"},
 )
 

@@ -31,6 +31,26 @@ REMEDIES = {
 }
 
 
+class PlaceError(OSError):
+    """What a store of objects refused, in words without secrets.  helps: the remedy; passing: try again."""
+
+    def __init__(self, said: str, helps: str = "", *, passing: bool = False) -> None:
+        super().__init__(said)
+        self.helps, self.passing = helps, passing
+
+
+class NoSuchObject(PlaceError, FileNotFoundError):
+    """A store of objects has no such file, or no such bucket."""
+
+
+class Changed(PlaceError):
+    """A file is not of the version that was asked for."""
+
+
+class Exists(PlaceError):
+    """A file was not written, because there is one, or because it has another version."""
+
+
 def number_of(error: Exception) -> int | None:
     """The system's number of an error: an OSError's own, or another library's as Rust prints it."""
     printed = re.search(r"\(os error (\d+)\)", str(error))
@@ -45,6 +65,8 @@ def reason(error: Exception) -> str:
 
 def remedy(error: Exception, usual: str) -> str:
     """What helps against an error of the system; `usual` where its number does not say."""
+    if isinstance(error, PlaceError) and error.helps:
+        return error.helps
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return REMEDIES.get(number_of(error) or 0, usual).format(limit=f"{limit:,} files")
 

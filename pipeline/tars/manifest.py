@@ -15,7 +15,7 @@ from typing import Any
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import on_threads
-from turbomim.pipeline.system.remedies import explain
+from turbomim.pipeline.system.remedies import explain, reason
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.tar import BLOCK
@@ -203,7 +203,7 @@ def fingerprint_of(shards: Iterable[Shard]) -> str:
 
 def absence(error: OSError) -> str:
     """How a file that is needed cannot be had, for a sentence that names it."""
-    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {reason(error)}"
 
 
 def _mark_checked(manifest_path: Path, newest_ns: int) -> None:

@@ -1,0 +1,200 @@
+"""A place in a store of objects: S3, Google's, Azure's, or files of an HTTP server; by obstore."""
+
+import re
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from turbomim.pipeline.places.place import Place, Status
+from turbomim.pipeline.places.refusals import explain_refusal
+from turbomim.pipeline.places.retries import TRAFFIC, persistently
+from turbomim.pipeline.places.stores import make_store
+from turbomim.pipeline.system.remedies import Changed, Exists, NoSuchObject, PlaceError
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ObjectStore
+
+T = TypeVar("T")
+
+# bytes a request of a file that is read or written whole
+PART = 8 * 2**20
+PARTS_AT_ONCE = 4
+# objects a page of a listing
+PAGE = 1000
+
+
+class Bucket(Place):
+    """Objects below a URL.  headers: sent with each request, and never shown.
+
+    Every request that fails in passing is made again (retries.py).
+    """
+
+    def __init__(self, where: str, *, headers: Callable[[], dict[str, str]] = dict) -> None:
+        self._where = where.rstrip("/")
+        self._headers = headers
+        self._store = make_store(self._where, headers())
+        self._lock = threading.Lock()
+        self._answered = False
+
+    def __str__(self) -> str:
+        return self._where
+
+    def at(self, name: str) -> str:
+        """Give the URL of a file."""
+        return f"{self._where}/{name}"
+
+    def below(self, name: str) -> Self:
+        """Give the place that a folder in it is."""
+        return type(self)(self.at(name), headers=self._headers)
+
+    def status(self, name: str) -> Status:
+        """Ask for the size and the ETag of an object."""
+        import obstore
+
+        return _status_of(self._ask(name, "size", lambda store: obstore.head(store, name)))
+
+    def statuses(self, names: Iterable[str]) -> list[Status | OSError]:
+        """Ask for many objects at once: by a listing, where the store has them, else one by one."""
+        names = list(names)
+        if self._where.startswith("http"):
+            return super().statuses(names)
+        found = self.files()
+        return [found.get(name) or NoSuchObject("there is no such object") for name in names]
+
+    def files(self, below: str = "") -> dict[str, Status]:
+        """List the objects in it, by name."""
+        import obstore
+
+        if self._where.startswith("http"):
+            raise PlaceError("an HTTP server lists no files", "give a folder, or a place that does")
+
+        def pages(store: "ObjectStore") -> list["ObjectMeta"]:
+            return [item for page in obstore.list(store, below or None, chunk_size=PAGE) for item in page]
+
+        listed = self._ask(below, "listing", pages)
+        return dict(sorted((item["path"], _status_of(item)) for item in listed))
+
+    def read(self, name: str) -> bytes:
+        """Read a whole object, in one request."""
+        import obstore
+
+        def get(store: "ObjectStore") -> bytes:
+            result = obstore.get(store, name)
+            content = result.bytes().to_bytes()
+            if len(content) != result.meta["size"]:
+                raise _short(len(content), result.meta["size"])
+            return content
+
+        content = self._ask(name, "all of it", get)
+        TRAFFIC.answered(len(content))
+        return content
+
+    def read_into(self, name: str, buffer: memoryview, offset: int, *, version: str = "") -> int:
+        """Fill `buffer` from an object in one request."""
+        import obstore
+
+        wanted = len(buffer)
+        options: dict[str, Any] = {"range": (offset, offset + wanted)}
+        if version and not version.startswith("W/"):
+            options["if_match"] = f'"{version}"'
+
+        def get(store: "ObjectStore") -> int:
+            result = obstore.get(store, name, options=options)  # type: ignore[arg-type]
+            found = _status_of(result.meta)
+            if version and found.version and found.version != version:
+                raise Changed(f"{self.at(name)} was changed since it was opened")
+            content = result.bytes()
+            expected = max(0, min(wanted, found.bytes - offset))
+            if len(content) != expected:
+                raise _short(len(content), expected)
+            buffer[:expected] = memoryview(content)
+            return expected
+
+        size = self._ask(name, f"bytes {offset} to {offset + wanted - 1}", get) if wanted else 0
+        TRAFFIC.answered(size)
+        return size
+
+    def put(self, name: str, content: bytes | Path, *, if_absent: bool = False, version: str = "") -> str:
+        """Write a whole object, in parts if it is large; with a condition, in one request."""
+        import obstore
+
+        mode: Any = "create" if if_absent else {"e_tag": f'"{version}"'} if version else "overwrite"
+        conditional = mode != "overwrite"
+        if conditional and isinstance(content, Path):
+            content = content.read_bytes()
+
+        def write(store: "ObjectStore") -> str:
+            result = obstore.put(
+                store,
+                name,
+                content,
+                mode=mode,
+                use_multipart=False if conditional else None,
+                chunk_size=PART,
+                max_concurrency=PARTS_AT_ONCE,
+            )
+            return _version_of(result["e_tag"])
+
+        try:
+            return self._ask(name, "written", write)
+        except Changed as error:
+            raise Exists(str(error)) from error
+
+    def copy(self, name: str, to: str) -> None:
+        """Copy an object within the store, without its bytes coming here."""
+        import obstore
+
+        self._ask(name, "copied", lambda store: obstore.copy(store, name, to))
+
+    def delete(self, name: str) -> None:
+        """Remove an object, if it is there."""
+        import obstore
+
+        try:
+            self._ask(name, "removed", lambda store: obstore.delete(store, name))
+        except FileNotFoundError:
+            return
+
+    def _ask(self, name: str, what: str, request: Callable[["ObjectStore"], T]) -> T:
+        """Make a request, again where it fails in passing.  what: of the object, for people."""
+
+        def once() -> T:
+            store = self._store
+            try:
+                return request(store)
+            except PlaceError:
+                raise
+            except Exception as error:
+                refusal = explain_refusal(error, self.at(name))
+                if "expired" in str(refusal):
+                    self._renew(store)
+                raise refusal from error
+
+        answer = persistently(once, f"{self.at(name)} ({what})", answered=self._answered)
+        self._answered = True
+        return answer
+
+    def _renew(self, old: "ObjectStore") -> None:
+        """Make the client anew: what gives credentials may have others now."""
+        with self._lock:
+            if self._store is old:
+                self._store = make_store(self._where, self._headers())
+
+
+def _status_of(item: "ObjectMeta") -> Status:
+    return Status(
+        bytes=item["size"],
+        version=_version_of(item["e_tag"]),
+        changed_ns=int(item["last_modified"].timestamp() * 1e9),
+    )
+
+
+def _version_of(etag: str | None) -> str:
+    """An ETag without its quotes: listings and answers of some stores differ in them."""
+    return re.sub(r'^"(.*)"$', r"\1", etag or "")
+
+
+def _short(size: int, expected: int) -> PlaceError:
+    return PlaceError(f"{size:,} of {expected:,} bytes came", "the store or the network fails", passing=True)

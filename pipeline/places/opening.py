@@ -1,0 +1,34 @@
+"""From what a user calls a place to the place."""
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from turbomim.pipeline.places.folder import Folder
+from turbomim.pipeline.places.place import Place
+from turbomim.pipeline.places.stores import SCHEMES, check_url
+from turbomim.pipeline.system.errors import UserError
+
+
+def is_remote(where: str | os.PathLike[str]) -> bool:
+    """Whether it is a URL, not a path."""
+    return "://" in os.fspath(where)
+
+
+def open_place(where: str | os.PathLike[str]) -> Place:
+    """Open a folder, or a place of an object store by its URL; nothing is asked of it yet.
+
+    Raises UserError for a URL that is none of these, and PlaceError where credentials cannot be read.
+    """
+    where = os.fspath(where)
+    if not is_remote(where):
+        return Folder(Path(where))
+    scheme = urlsplit(where).scheme
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise UserError(f"{where!r}: {scheme}:// is not known; give a folder, or one of {known}")
+    check_url(where)
+    # obstore is imported where it is needed alone
+    from turbomim.pipeline.places.bucket import Bucket
+
+    return Bucket(where)

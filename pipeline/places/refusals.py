@@ -1,0 +1,88 @@
+"""What an object store refused, in words for people and without secrets.
+
+obstore raises few classes, and texts of many lines with URLs in them.  S3's own code, such as SlowDown,
+stands in the XML of the answer: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
+
+import os
+import re
+
+from turbomim.pipeline.system.remedies import Changed, Exists, NoSuchObject, PlaceError
+
+STATUS = re.compile(r"status code: (\d{3})")
+CODE = re.compile(r"<Code>(\w+)</Code>")
+# what names a secret in the environment
+SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
+
+# where a client looks for credentials last: servers of the machines of Amazon, Google and Microsoft
+LAST_RESORTS = ("169.254.169.254", "metadata.google.internal")
+
+CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (gs: GOOGLE_APPLICATION_CREDENTIALS; az: "
+    "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY); AWS_SKIP_SIGNATURE=true reads a public bucket"
+)
+PERMISSION = "check the keys in the environment, and what they may do there"
+# codes of S3 whose cause is not the status' own
+CODES = {
+    "NoSuchBucket": ("there is no such bucket", "check its name and AWS_ENDPOINT_URL, or create it"),
+    "InvalidAccessKeyId": ("the store does not know the access key", PERMISSION),
+    "SignatureDoesNotMatch": ("the secret key is not the one of the access key", PERMISSION),
+    "AccessDenied": ("no permission", PERMISSION),
+    "ExpiredToken": ("the credentials have expired", "renew them in the environment"),
+    "RequestTimeTooSkewed": ("the clock of this machine is wrong", "set it, the store compares times"),
+}
+# parts of texts of the HTTP client
+SENDING = {
+    "Connection refused": "nobody listens there",
+    "dns error": "no host of that name",
+    "timed out": "no answer in time",
+    "operation timed out": "no answer in time",
+    "certificate": "its certificate is not trusted",
+}
+
+
+def explain_refusal(error: Exception, what: str) -> PlaceError:
+    """Turn an error of obstore into ours, and say if a retry may help.  what: the object, for people."""
+    text = str(error)
+    kind = type(error).__name__
+    head = text.partition("Debug source")[0]
+    code = (CODE.findall(text) or [""])[0]
+    status = int((STATUS.findall(head) or ["0"])[0])
+    if kind == "AlreadyExistsError":
+        return Exists(f"{what} is there already")
+    if kind == "PreconditionError":
+        return Changed(f"{what} was changed since it was opened")
+    if any(host in text for host in LAST_RESORTS) or "must be specified" in head:
+        return PlaceError("no credentials were found", CREDENTIALS)
+    if code in CODES:
+        said, helps = CODES[code]
+        cause = NoSuchObject if code == "NoSuchBucket" else PlaceError
+        return cause(said, helps, passing=code == "ExpiredToken")
+    if isinstance(error, FileNotFoundError) or kind == "NotFoundError" or status == 404:
+        return NoSuchObject("there is no such object")
+    if kind in ("PermissionDeniedError", "UnauthenticatedError") or status in (401, 403):
+        return PlaceError(f"no permission ({status or kind})", PERMISSION)
+    if status == 416:
+        return PlaceError("it ends before that byte")
+    if status:
+        passing = status >= 500 or status in (408, 425, 429)
+        return PlaceError(f"the store answered {status} {code}".rstrip(), _wait(passing), passing=passing)
+    said = next((words for part, words in SENDING.items() if part in text), "")
+    if "builder error" in text:
+        return PlaceError("its URL cannot be used", "check it, and AWS_ENDPOINT_URL")
+    if said:
+        return PlaceError(said, "check the URL, AWS_ENDPOINT_URL and the network", passing=True)
+    return PlaceError(without_secrets(" ".join(head.split()))[:300] or kind, _wait(True), passing=True)
+
+
+def _wait(passing: bool) -> str:
+    return "the store or the network fails: try again later" if passing else "check the URL and the store"
+
+
+def without_secrets(text: str) -> str:
+    """Cut queries out of URLs, and every value that the environment calls a key, a token or a secret."""
+    text = re.sub(r"\?[^\s\"')]*", "", text)
+    for name, value in os.environ.items():
+        if len(value) >= 6 and SECRET_NAME.search(name):
+            text = text.replace(value, "***")
+    return text

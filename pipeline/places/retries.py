@@ -1,0 +1,86 @@
+"""Requests made again when they fail in passing: with longer and longer waits, up to a limit, all counted.
+
+Source of the waits: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+"""
+
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
+
+from turbomim.pipeline.system.errors import to_stderr
+from turbomim.pipeline.system.remedies import PlaceError
+
+T = TypeVar("T")
+
+# seconds: the first wait at most, and any
+FIRST_WAIT = 0.1
+LONGEST_WAIT = 10.0
+# seconds that one request may take in all: of a place that never answered, and of one that has
+LIMIT_NEW = 10.0
+LIMIT = 300.0
+# seconds between two lines about retries, of whatever place
+QUIET = 10.0
+
+
+class Traffic:
+    """What this process asked of object stores.  Safe from many threads.
+
+    requests: that were answered; bytes: read; retries: by their cause.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = self.bytes = 0
+        self.retries: Counter[str] = Counter()
+        self._told = -QUIET
+
+    def answered(self, size: int) -> None:
+        """Count a request and the bytes that it read."""
+        with self._lock:
+            self.requests += 1
+            self.bytes += size
+
+    def failed(self, cause: str) -> bool:
+        """Count a request that is made again; whether it is time for a line about it."""
+        with self._lock:
+            self.retries[cause] += 1
+            now = time.monotonic()
+            due = now - self._told >= QUIET
+            if due:
+                self._told = now
+            return due
+
+
+# of the process: pools, loaders and caches share its network
+TRAFFIC = Traffic()
+
+
+def persistently(
+    request: Callable[[], T], what: str, *, answered: bool, tell: Callable[[str], None] = to_stderr
+) -> T:
+    """Make a request until it is answered.
+
+    what: it, for people; answered: whether its place ever answered.  Raises what `request` raises: at once
+    where no retry can help, else after LIMIT seconds, or LIMIT_NEW of a place that never answered.
+    """
+    begun = time.monotonic()
+    limit = LIMIT if answered else LIMIT_NEW
+    longest = FIRST_WAIT
+    while True:
+        try:
+            return request()
+        except PlaceError as error:
+            seconds = time.monotonic() - begun
+            if not error.passing:
+                raise
+            wait = random.uniform(longest / 2, longest)
+            if seconds + wait > limit:
+                error.args = (f"{error} (tried for {seconds:.0f} s)",)
+                raise
+            if TRAFFIC.failed(str(error)):
+                tell(f"{what}: {error}, {seconds:.1f} s so far; tried again")
+            time.sleep(wait)
+            longest = min(2 * longest, LONGEST_WAIT)
