@@ -51,7 +51,7 @@ def write_listings(
         BAD: "".join(json.dumps(asdict(image)) + "\n" for image in bad).encode(),
         MANIFEST: manifest.to_json().encode(),
     }
-    sums = {shard.name: shard.sha256 for shard in shards} | index_sums
+    sums = {shard.name: shard.sha256 for shard in shards if shard.sha256} | index_sums
     sums |= {name: hashlib.sha256(content).hexdigest() for name, content in listings.items()}
     lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
     files = {SUMS: lines.encode(), **listings}

@@ -34,12 +34,23 @@ REMEDY = "restore the file, or remake the split with `turbomim shard make` (fore
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """One tar file. name: its file name; sha256: hex, over the whole file."""
+    """One tar file. name: its file name; sha256: hex, over the whole file.
+
+    sha256 is "" where nobody read the whole file; then index_sha256, of its index, tells it from others.
+    """
 
     name: str
     samples: int
     bytes: int
     sha256: str
+    index_sha256: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the manifest records."""
+        tree = asdict(self)
+        if self.sha256:
+            del tree["index_sha256"]
+        return tree
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +81,12 @@ class Manifest:
         return "indexed" in self.made
 
     @property
+    def tars(self) -> str | None:
+        """The place that has the tar files, where it is not that of the manifest: a URL."""
+        where: str | None = self.made.get("tars")
+        return where
+
+    @property
     def labelled(self) -> bool:
         """Whether labels tell samples apart: not those of one class; foreign ones may have no names."""
         if self.foreign and not self.classes:
@@ -82,7 +99,7 @@ class Manifest:
         tail = {
             "made": self.made,
             "classes": self.classes,
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [shard.to_json() for shard in self.shards],
         }
         return json.dumps({**head, "fingerprint": self.fingerprint, **tail}, indent=1) + "\n"
 
@@ -100,6 +117,7 @@ class Manifest:
                     samples=int(s["samples"]),
                     bytes=int(s["bytes"]),
                     sha256=str(s["sha256"]),
+                    index_sha256=str(s.get("index_sha256", "")),
                 )
                 for s in tree["shards"]
             )
@@ -116,6 +134,8 @@ class Manifest:
         except (TypeError, OverflowError) as error:
             raise ValueError(f"a field has the wrong type ({error})") from error
         Members.of(manifest.made)
+        if not isinstance(manifest.tars, str | None):
+            raise ValueError(f"tars is {manifest.tars!r}, not the URL of a place")
         pattern = FOREIGN_NAME if manifest.foreign else SHARD_NAME
         for shard in shards:
             # the name is joined to a folder: a path in it could lead anywhere
@@ -124,6 +144,8 @@ class Manifest:
                 raise ValueError(f"{shard.name!r} is not a shard name ({form})")
             if not 0 <= shard.samples <= shard.bytes // BLOCK:
                 raise ValueError(f"{shard.samples:,} samples do not fit in {shard.name!r}")
+            if not shard.sha256 and not (manifest.foreign and shard.index_sha256):
+                raise ValueError(f"{shard.name!r} has no sha256")
         if fingerprint_of(shards) != manifest.fingerprint:
             raise ValueError("the fingerprint does not belong to the shards listed (edited by hand?)")
         return manifest
@@ -169,7 +191,12 @@ def check_shards(folder: Path, manifest: Manifest, *, hashing: bool = True) -> N
             if status.st_size != shard.bytes:
                 how = "shorter" if status.st_size < shard.bytes else "longer"
                 problem = f"is {how} than the manifest says: {status.st_size:,} bytes, not {shard.bytes:,}"
-            elif hashing and status.st_mtime_ns > manifest_ns and file_sha256(path) != shard.sha256:
+            elif (
+                hashing
+                and shard.sha256
+                and status.st_mtime_ns > manifest_ns
+                and file_sha256(path) != shard.sha256
+            ):
                 problem = "was changed after the manifest was written: its sha256 is another"
             else:
                 problem = ""
@@ -196,8 +223,11 @@ def index_name(tar: str) -> str:
 
 
 def fingerprint_of(shards: Iterable[Shard]) -> str:
-    """Identify a split's samples and their order: sha256 over the line `SAMPLES SHA256` of each shard."""
-    lines = "".join(f"{shard.samples} {shard.sha256}\n" for shard in shards)
+    """Identify a split's samples and their order: sha256 over the line `SAMPLES SHA256` of each shard.
+
+    A shard that nobody hashed has `index` and the sha256 of its index there.
+    """
+    lines = "".join(f"{s.samples} {s.sha256 or f'index {s.index_sha256}'}\n" for s in shards)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

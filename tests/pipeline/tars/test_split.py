@@ -6,6 +6,7 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,24 @@ def test_names_of_foreign_shards(name: str, fits: bool) -> None:
         return
     with pytest.raises(ValueError, match="is not a shard name"):
         Manifest.from_json(manifest.to_json())
+
+
+def test_shards_that_nobody_hashed() -> None:
+    shards = (Shard(name="a.tar", samples=1, bytes=10240, sha256="", index_sha256="1"),)
+    made = {"indexed": {"image": ["jpg"], "label": None}, "tars": "https://host/folder"}
+    manifest = Manifest(
+        name="a", split="b", shards=shards, classes=(), fingerprint=fingerprint_of(shards), made=made
+    )
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert manifest.tars == "https://host/folder"
+    assert manifest.fingerprint != fingerprint_of([replace(shards[0], index_sha256="2")])
+    assert manifest.fingerprint != fingerprint_of([replace(shards[0], sha256="1", index_sha256="")])
+    for broken, words in (
+        (manifest.to_json().replace('"index_sha256": "1"', '"index_sha256": ""'), "has no sha256"),
+        (manifest.to_json().replace('"https://host/folder"', "7"), "tars is 7, not the URL"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Manifest.from_json(broken)
 
 
 def test_no_samples(tmp_path: Path) -> None:
