@@ -21,9 +21,14 @@ ROUNDS: Final = 24
 Order = Callable[[NDArray[np.int64]], tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
-def round_keys(seed: int, epochs_E: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Return the permutation's round keys of each epoch, (E, R) uint32."""
-    return draw_u32(seed, epochs_E, np.zeros_like(epochs_E), ORDER, ROUNDS)
+def round_keys(
+    seed: int, epochs_E: NDArray[np.int64], *, group: int = 0, number: int = 0
+) -> NDArray[np.uint32]:
+    """Return the round keys of a group's permutation of each epoch, (E, R) uint32.
+
+    group: in [0, 2**16); number: of the permutation, where an epoch has several, in [0, 2**32).
+    """
+    return draw_u32(seed, epochs_E, np.full_like(epochs_E, group << 32 | number), ORDER, ROUNDS)
 
 
 def permute(index_B: NDArray[np.int64], size: int, keys_BR: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -48,18 +53,19 @@ def permute(index_B: NDArray[np.int64], size: int, keys_BR: NDArray[np.uint32]) 
 
 
 def sample_ids(
-    positions_B: NDArray[np.int64], size: int, seed: int
+    positions_B: NDArray[np.int64], size: int, seed: int, *, group: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the epoch and the sample id at each position, two (B,) int64 arrays.
 
-    positions (B,) int64, at least 0, in any order; size is the number of samples in the split.
+    positions (B,) int64, at least 0, in any order; size is the number of samples in the split, or in the
+    group whose positions these are (groups.py).
     Raises ValueError if a position lies beyond epoch 2**32.
     """
     epochs_B, index_B = np.divmod(positions_B, size)
     epochs_E, epoch_of_B = np.unique(epochs_B, return_inverse=True)
     if len(epochs_E) and not 0 <= epochs_E[0] <= epochs_E[-1] < EPOCHS:
         raise ValueError(f"epochs {epochs_E[0]} to {epochs_E[-1]}: the stream has 2**32 epochs, from 0")
-    keys_ER = round_keys(seed, epochs_E)
+    keys_ER = round_keys(seed, epochs_E, group=group)
     keys_BR = keys_ER if len(epochs_E) == 1 else keys_ER[epoch_of_B]
     return epochs_B, permute(index_B, size, keys_BR)
 

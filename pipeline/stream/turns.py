@@ -11,6 +11,15 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from turbomim.pipeline.stream.groups import (
+    MOST_GROUPS,
+    GroupedOrder,
+    groups_of,
+    samples_of,
+    shards_of,
+    share_of,
+    sort_by_group,
+)
 from turbomim.pipeline.stream.order import Order, sample_ids
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.stream.window_order import WindowOrder
@@ -56,23 +65,32 @@ class SampleStream:
     """Which samples a rank gets, and what is drawn for them: all that batches follow from beside the split.
 
     seed: of order, crops and flips; shuffle: order of an epoch, of all samples ("full") or of `window` shards
-    at a time ("window").  Raises UsageError: no stream has these values.
+    at a time ("window"); groups: streams that a step takes equal parts of, each over its own share of the
+    shards (groups.py), a divisor of the cut's global batch and start.  Raises UsageError: no stream has these
+    values.
     """
 
     seed: int
     shuffle: Shuffle = "full"
     window: int = 16
+    groups: int = 1
     cut: BatchCut
 
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
         need(self.shuffle in get_args(Shuffle), "shuffle", repr(self.shuffle), "full or window")
         need(self.window >= 1, "window", self.window, "at least 1 shard")
+        need(1 <= self.groups <= MOST_GROUPS, "groups", self.groups, f"1 to {MOST_GROUPS:,}")
+        for name, whole in (("global batch", self.cut.global_batch), ("start", self.cut.start)):
+            need(whole % self.groups == 0, "groups", self.groups, f"a divisor of the {name}, {whole}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Turn:
-    """One micro-batch of the stream: its first sample's position; epoch and id of each sample, (B,) int64."""
+    """One micro-batch of the stream: epoch and id of each sample, (B,) int64.
+
+    position: how many samples of the stream, on all ranks, come before its first.
+    """
 
     position: int
     epochs_B: NDArray[np.int64]
@@ -81,16 +99,15 @@ class Turn:
 
 def turns(stream: SampleStream, shard_samples: Sequence[int]) -> Iterator[Turn]:
     """Yield a rank's micro-batches for ever.  shard_samples: samples of each shard, in storage order."""
-    order: Order = (
-        partial(sample_ids, size=sum(shard_samples), seed=stream.seed)
-        if stream.shuffle == "full"
-        else WindowOrder(shard_samples, stream.seed, window=stream.window)
-    )
+    order = stream_order(stream, shard_samples)
     done, together = 0, 1
-    micro_batch = stream.cut.micro_batch
+    cut, micro_batch = stream.cut, stream.cut.micro_batch
     while True:
-        slices = [rank_slice(turn, stream.cut) for turn in range(done, done + together)]
-        epochs_B, ids_B = order(np.concatenate([np.arange(s.start, s.stop) for s in slices]))
+        slices = [rank_slice(turn, cut) for turn in range(done, done + together)]
+        places_B = np.concatenate([np.arange(s.start, s.stop) for s in slices])
+        epochs_B, ids_B = order(
+            sort_by_group(places_B, stream.groups, start=cut.start, global_batch=cut.global_batch)
+        )
         for number, positions in enumerate(slices):
             rows = slice(number * micro_batch, (number + 1) * micro_batch)
             yield Turn(position=positions.start, epochs_B=epochs_B[rows], ids_B=ids_B[rows])
@@ -99,12 +116,34 @@ def turns(stream: SampleStream, shard_samples: Sequence[int]) -> Iterator[Turn]:
         together = min(2 * together, -(-CALL // micro_batch))
 
 
+def stream_order(stream: SampleStream, shard_samples: Sequence[int]) -> Order:
+    """The order of a stream's samples at every position, whoever takes them."""
+    samples = sum(shard_samples)
+
+    def order_of(group: int) -> Order:
+        share = share_of(group, stream.groups, samples)
+        if stream.shuffle == "full":
+            return partial(sample_ids, size=len(share), seed=stream.seed, group=group)
+        own = samples_of(share, shard_samples)
+        return WindowOrder(own, stream.seed, window=stream.window, group=group)
+
+    return GroupedOrder([order_of(group) for group in range(stream.groups)], samples)
+
+
+def shards_met(stream: SampleStream, shard_samples: Sequence[int]) -> range:
+    """The numbers of the shards that the samples of a stream's rank are in."""
+    met, samples = groups_of(stream.cut.rank, stream.cut.world, stream.groups), sum(shard_samples)
+    first, last = (share_of(group, stream.groups, samples) for group in (met[0], met[-1]))
+    return shards_of(range(first.start, last.stop), shard_samples)
+
+
 def rank_slice(turn: int, cut: BatchCut) -> range:
-    """Return the positions of a rank's micro-batch number `turn` (0, 1, ...), counted from the cut's start.
+    """Return the places of a rank's micro-batch number `turn` (0, 1, ...), counted from the cut's start.
 
     Step s covers the global batch from start + s * global_batch; rank r takes the r-th of `world` contiguous
     parts, which the micro-batches of that step split in order.  Of global batch 12, micro-batch 3 and 2 ranks
-    from position 100 on, rank 1 takes positions 106 to 108, then 109 to 111, then 118 to 120.
+    from position 100 on, rank 1 takes 106 to 108, then 109 to 111, then 118 to 120.  A place is a position,
+    unless there are groups: by these the positions of a step are sorted.
     """
     share = cut.global_batch // cut.world
     step, micro = divmod(turn, share // cut.micro_batch)

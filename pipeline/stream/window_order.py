@@ -8,14 +8,14 @@ Shape suffixes: B samples, S shards.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.stream.order import ROUNDS, permute, round_keys
-from turbomim.pipeline.stream.philox import EPOCHS, ORDER, draw_u32
+from turbomim.pipeline.stream.order import permute, round_keys
+from turbomim.pipeline.stream.philox import EPOCHS
 
 # a batch may reach from one epoch into the next
 TABLES: Final = 2
@@ -37,16 +37,19 @@ class WindowOrder:
 
     Of shards with 3, 2 and 4 samples and a window of 2, an epoch whose order of shards is 2, 0, 1 first mixes
     the samples of shards 2 and 0 (ids 5 to 8 and 0 to 2), then those of shard 1 (ids 3 and 4).
-    shard_samples: samples of each shard, in storage order; some may be 0.  Raises ValueError if none has one.
+    shard_samples: samples of each shard, in storage order; some may be 0; group: whose samples these are
+    (groups.py).  Raises ValueError if no shard has a sample.
     """
 
-    def __init__(self, shard_samples: Sequence[int] | NDArray[np.int64], seed: int, *, window: int) -> None:
+    def __init__(
+        self, shard_samples: Sequence[int] | NDArray[np.int64], seed: int, *, window: int, group: int = 0
+    ) -> None:
         self._samples_S = np.asarray(shard_samples, np.int64)
         self._firsts_S = np.cumsum(self._samples_S) - self._samples_S
         self._size = int(self._samples_S.sum())
         if self._size < 1:
             raise ValueError("0 samples: the order is defined for at least 1")
-        self._seed = seed
+        self._round_keys = partial(round_keys, seed, group=group)
         self._window = window
         self._table = lru_cache(TABLES)(self._make_table)
 
@@ -66,7 +69,7 @@ class WindowOrder:
         if not 0 <= epoch < EPOCHS:
             raise ValueError(f"epoch {epoch}: the stream has 2**32 epochs, from 0")
         shards = len(self._samples_S)
-        shards_S = permute(np.arange(shards), shards, round_keys(self._seed, np.array([epoch])))
+        shards_S = permute(np.arange(shards), shards, self._round_keys(np.array([epoch])))
         return EpochTable(shards_S=shards_S, ends_S=np.cumsum(self._samples_S[shards_S]))
 
     def _ids(self, epoch: int, index_B: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -77,8 +80,8 @@ class WindowOrder:
         for window in np.unique(windows_B).tolist():
             (inside,) = np.nonzero(windows_B == window)
             first, end = self._span(table, window)
-            # id 0 keys the order of the shards
-            keys = draw_u32(self._seed, np.array([epoch]), np.array([1 + window]), ORDER, ROUNDS)
+            # number 0 is the order of the shards
+            keys = self._round_keys(np.array([epoch]), number=1 + window)
             mixed_B[inside] = first + permute(index_B[inside] - first, end - first, keys)
         place_B = np.searchsorted(table.ends_S, mixed_B, side="right")
         shards_B = table.shards_S[place_B]

@@ -11,6 +11,7 @@ from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader import Loader, LoaderStats
 from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.stream.groups import groups_of, shards_of, share_of
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
@@ -86,6 +87,16 @@ def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:
         raise UserError(f"{flag} {split.path}: {error} ({fitting})") from error
 
 
+def check_groups(groups: int, split: Split, flag: str) -> None:
+    """Raise UserError if there are more groups than shards that a group could have to itself."""
+    shards = sum(shard.samples > 0 for shard in split.manifest.shards)
+    if groups > shards:
+        raise UserError(
+            f"data.groups = {groups} is more than the {counted(shards, 'shard')} of {flag} {split.path}: "
+            f"use {shards} at most, or make smaller shards"
+        )
+
+
 def store_in_words(data: DataConfig, split: Split) -> str:
     """How the split keeps its photographs, and what that means for the crops."""
     store = Store.of(split.manifest.made)
@@ -111,6 +122,31 @@ def about_data(
     )
 
 
+def about_groups(groups: int, split: Split, ranks: int) -> list[str]:
+    """What each rank reads of a split in groups, a line for ranks that read the same; none for one group."""
+    if groups == 1:
+        return []
+    shard_samples = [shard.samples for shard in split.manifest.shards]
+    samples = sum(shard_samples)
+    met = [groups_of(rank, ranks, groups) for rank in range(ranks)]
+    lines = []
+    for own in dict.fromkeys(met):
+        shares = [share_of(group, groups, samples) for group in own]
+        shards = shards_of(range(shares[0].start, shares[-1].stop), shard_samples)
+        who = _span("rank", range(met.index(own), met.index(own) + met.count(own)))
+        lines.append(
+            f"{who}: {_span('group', own)} of {groups}, {_span('shard', shards)} of {len(shard_samples):,} "
+            f"({100 * len(shards) / len(shard_samples):.1f} %)"
+        )
+    return lines
+
+
+def _span(thing: str, numbers: range) -> str:
+    """`rank 3`, `ranks 0 to 3`."""
+    first, last = numbers[0], numbers[-1]
+    return f"{thing} {first:,}" if first == last else f"{thing}s {first:,} to {last:,}"
+
+
 def open_loader(
     config: Config,
     split: Split,
@@ -118,12 +154,18 @@ def open_loader(
     speed: LoaderSpeed,
     *,
     device: str,
+    groups: int = 1,
     journal: Journal | None = None,
     notify: Callable[[str], None],
 ) -> Loader:
-    """The Loader of a rank: every crop that training, held-out loss and pictures see."""
+    """The Loader of a rank: every crop that training, held-out loss and pictures see.
+
+    groups: of the stream; those of data.groups are for training alone, whose batches they divide.
+    """
     data = config.data
-    stream = SampleStream(seed=config.run.seed, shuffle=data.shuffle, window=data.window, cut=cut)
+    stream = SampleStream(
+        seed=config.run.seed, shuffle=data.shuffle, window=data.window, groups=groups, cut=cut
+    )
     return Loader(
         split,
         data.crop_settings(),

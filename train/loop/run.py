@@ -176,6 +176,7 @@ class Run:
             cut,
             self.session.loader_speed,
             device=self.world.device.type,
+            groups=self.config.data.groups,
             journal=self.folder.journal,
             notify=self.log.note,
         )

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from turbomim.train.folder import rundir
-from turbomim.train.loop.data import open_data
+from turbomim.train.loop.data import about_groups, check_groups, open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.run import Outcome
 from turbomim.train.loop.session import Session
@@ -40,10 +40,13 @@ def price(config: Config, *, ranks: int, img_per_s: float | None, preset: str | 
 
     Raises UserError for a batch that does not divide, or data that cannot be read.
     """
+    groups = list[str]()
     if config.data.path:
         here = World(device=choose_device("cpu", 0))
-        samples = open_data(config.data.path, "--data.path", config.data, here).manifest.samples
-        source = config.data.path
+        split = open_data(config.data.path, "--data.path", config.data, here)
+        check_groups(config.data.groups, split, "--data.path")
+        groups = about_groups(config.data.groups, split, ranks)
+        samples, source = split.manifest.samples, config.data.path
     else:
         samples, source = IMAGENET, "ImageNet-1k; --data.path counts yours"
     table = Table(box=None, show_header=False, pad_edge=False)
@@ -53,4 +56,6 @@ def price(config: Config, *, ranks: int, img_per_s: float | None, preset: str | 
     plan = make_plan(resolved, samples, ranks)
     for name, value in price_table(resolved, plan, source, img_per_s=img_per_s, preset=preset):
         table.add_row(name, value)
+    for number, line in enumerate(groups):
+        table.add_row("" if number else "groups", line)
     Console(highlight=False, markup=False).print(table)

@@ -45,6 +45,9 @@ class DataConfig:
     shuffle: Literal["full", "window"] = "full"
     # shards of a window
     window: int = 16
+    # streams that a step takes equal parts of, each over its own share of the shards: of as many machines
+    # each reads one share alone, in every epoch
+    groups: int = 1
     # decoding threads of a rank; 0 = automatic: tuned for this machine, else its cores shared by its ranks
     threads: int = 0
     # threads that read shards ahead of the decoder; 0 = automatic: tuned, else 2
@@ -63,6 +66,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         need(self.size >= 16, "data.size", self.size, "at least 16 pixels")
         need(self.window >= 1, "data.window", self.window, "at least 1 shard")
+        need(self.groups >= 1, "data.groups", self.groups, "at least 1")
         need(self.threads >= 0, "data.threads", self.threads, "0 (automatic) or more")
         need(self.readers >= 0, "data.readers", self.readers, "0 (automatic) or more")
         need(self.prefetch >= 0, "data.prefetch", self.prefetch, "0 (automatic) or more")

@@ -43,6 +43,12 @@ def make_plan(config: Config, samples: int, world: int) -> Plan:
         raise UserError(
             f"optim.global_batch = {total} does not divide over {world} ranks: use a multiple of {world}"
         )
+    groups = config.data.groups
+    if total % groups:
+        raise UserError(
+            f"optim.global_batch = {total} does not divide over data.groups = {groups}: "
+            f"use a multiple of {groups}"
+        )
     local = total // world
     micro = micro or local
     if local % micro:

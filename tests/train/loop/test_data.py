@@ -390,11 +390,11 @@ def test_every_setting_of_the_data_reaches_the_loader(
     config = config_for(tiny_split.path, tmp_path, data=own, run={"seed": 5})
     speed = LoaderSpeed(threads=3, readers=4, prefetch=5, decode="cpu", hw_decoder_load=0.25)
     cut = BatchCut(global_batch=8, micro_batch=4, start=16)
-    open_loader(config, tiny_split, cut, speed, device="cpu", notify=print)
+    open_loader(config, tiny_split, cut, speed, device="cpu", groups=2, notify=print)
     assert passed == [
         tiny_split,
         Crop(kind="rrc", size=32, scale=0.3, interpolation="bilinear"),
-        SampleStream(seed=5, shuffle="window", window=3, cut=cut),
+        SampleStream(seed=5, shuffle="window", window=3, groups=2, cut=cut),
         speed,
         BadSampleLimits(max_share=0.2, max_row=7),
         {"device": "cpu", "journal": None, "notify": print},

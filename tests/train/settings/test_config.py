@@ -101,6 +101,7 @@ def test_order_of_sources(tmp_path: Path) -> None:
         ),
         (["demo", "--data.shuffle", "windows"], "flags: data.shuffle = windows: must be one of full, window"),
         (["demo", "--data.window", "0"], "data.window = 0: must be at least 1 shard"),
+        (["demo", "--data.groups", "0"], "data.groups = 0: must be at least 1"),
         (["demo", "--data.readers", "-1"], "data.readers = -1: must be 0 (automatic) or more"),
         (["demo", "--data.hw_decoder_load", "1.5"], "data.hw_decoder_load = 1.5: must be 0 to 1, or -1"),
         (["demo", "--data.max_bad_share", "2"], "data.max_bad_share = 2.0: must be 0 to 1"),
@@ -157,3 +158,4 @@ def test_how_fast_data_comes_may_change_on_resume_but_not_its_order() -> None:
     assert differences(one, other) == ["data.shuffle: full -> window", "data.window: 16 -> 3"]
     wider = Config(data=DataConfig(shuffle="window", window=4))
     assert differences(other, wider) == ["data.window: 3 -> 4"]
+    assert differences(one, Config(data=DataConfig(groups=2))) == ["data.groups: 1 -> 2"]
