@@ -154,7 +154,7 @@ class Repair:
 
     def _too_many(self, what: str) -> UserError:
         first, reason = next(iter(self._reasons.items()))
-        where = f"first {self._split.locate(first)} ({reason}), in {str(self._split.path)!r}"
+        where = f"first {self._split.locate(first)} ({reason}), in {str(self._split.place)!r}"
         return UserError(
             f"{what} cannot be decoded, {where}: mend the photographs and remake the split with "
             "`turbomim shard make`, or raise the limit"

@@ -4,6 +4,7 @@ An image that the shard maker would refuse, or that does not decode, is left out
 Shape suffixes: B images of a batch.
 """
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,6 +17,7 @@ from turbomim.pipeline.decoding.decode import Pixels
 from turbomim.pipeline.making.image_file import RefusedImage, read_image
 from turbomim.pipeline.making.photographs import Photograph, Photographs
 from turbomim.pipeline.making.plan import find_source
+from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.threads import serial_pool
 from turbomim.pipeline.tars.index import Members
@@ -32,20 +34,24 @@ READERS = 8
 Source = Photographs | Split
 
 
-def open_source(path: Path, columns: str | None = None, skip: str | None = None) -> Source:
+def open_source(path: str | os.PathLike[str], columns: str | None = None, skip: str | None = None) -> Source:
     """Open a folder of shards as a split, and list the images of any other folder, or of a list of paths.
 
     columns: of a list; skip: of a folder, as in `find_source`.  Raises UserError: nothing there, no images,
     shards that are not whole or not indexed.
     """
-    shards = path.is_dir() and (
-        (path / MANIFEST).exists() or (path / MAKING).exists() or any(path.glob("*.tar"))
-    )
+    shards = is_remote(path) or _holds_shards(Path(path))
     if shards and (columns, skip) != (None, None):
         raise UsageError(
             "--columns belongs to a list, --skip to a folder of images: leave them out for shards"
         )
-    return open_split(path) if shards else find_source(path, columns=columns, skip=skip)
+    return open_split(path) if shards else find_source(Path(path), columns=columns, skip=skip)
+
+
+def _holds_shards(path: Path) -> bool:
+    return path.is_dir() and (
+        (path / MANIFEST).exists() or (path / MAKING).exists() or any(path.glob("*.tar"))
+    )
 
 
 def source_keys(source: Source) -> list[str]:
@@ -55,7 +61,7 @@ def source_keys(source: Source) -> list[str]:
     members = Members.of(source.manifest.made)
     keys: list[str] = []
     for shard in source.manifest.shards:
-        images = images_of_shard(source.path, shard.name, members)
+        images = images_of_shard(source.place, shard.name, members)
         keys += [split_key(image.name, members.keys)[0] for image in images]
     return keys
 

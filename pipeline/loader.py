@@ -255,7 +255,7 @@ class Loader(Closing, Iterator[Batch]):
 
 def _check_split(split: Split) -> None:
     if split.manifest.samples < 1:
-        raise UserError(f"the split {str(split.path)!r} has no samples: make it from a folder with images")
+        raise UserError(f"the split {str(split.place)!r} has no samples: make it from a folder with images")
 
 
 def _check_device(device: str) -> None:

@@ -86,13 +86,13 @@ def tiny_split(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def trees(tiny_split: Split) -> Path:
     """The folder of `tiny_split`."""
-    return tiny_split.path
+    return tiny_split.folder
 
 
 @pytest.fixture
 def own_trees(tiny_split: Split, tmp_path: Path) -> Path:
     """A copy of `tiny_split`'s folder that keeps the times, free to be damaged."""
-    return Path(shutil.copytree(tiny_split.path, tmp_path / "split"))
+    return Path(shutil.copytree(tiny_split.folder, tmp_path / "split"))
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
+from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
@@ -104,7 +105,7 @@ def by_wds2idx(split: Split) -> Iterator[Sample]:
 
 def by_start(split: Split) -> Iterator[Sample]:
     """Every sample as training reads it, started after the damage."""
-    yield from by_reading(open_split(split.path))
+    yield from by_reading(open_split(split.folder))
 
 
 def by_reading(split: Split) -> Iterator[Sample]:
@@ -169,8 +170,8 @@ def examine(
     damage: Damage, whole: Split, folder: Path, expected: Samples, readers: dict[str, Reader]
 ) -> dict[str, Outcome]:
     """Damage a copy of the split, and give what each reader makes of it."""
-    shutil.copytree(whole.path, folder)
-    split = replace(whole, path=folder)
+    shutil.copytree(whole.folder, folder)
+    split = replace(whole, place=Folder(folder), tars=Folder(folder))
     damage.apply(split)
     outcomes = {name: read(reader, split, expected) for name, reader in readers.items()}
     for index in folder.glob("*.theirs"):

@@ -34,7 +34,7 @@ def train(split: Split, folder: Path, steps: int, planted: Path) -> list[int]:
     """Give the command until it ends well; the exit code of each start."""
     epochs = steps * BATCH / split.manifest.samples
     settings = {
-        "data.path": split.path, "data.size": 32, "data.threads": 1, "data.readers": 1, "model.patch": 8,
+        "data.path": split.folder, "data.size": 32, "data.threads": 1, "data.readers": 1, "model.patch": 8,
         "model.width": 32, "model.depth": 2, "model.heads": 2, "model.decoder-width": 16,
         "model.decoder-depth": 1, "model.decoder-heads": 2, "optim.epochs": epochs,
         "optim.warmup-epochs": 0.1, "optim.global-batch": BATCH, "step.compile": "false",

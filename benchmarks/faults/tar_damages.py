@@ -66,9 +66,9 @@ def overwrite(offset: int, content: bytes, *, keep_time: bool = False) -> Callab
 def swap(split: Split) -> None:
     """Give the two tars each other's names."""
     one, two = split.shard_path(0), split.shard_path(1)
-    one.rename(split.path / "kept")
+    one.rename(split.folder / "kept")
     two.rename(one)
-    (split.path / "kept").rename(two)
+    (split.folder / "kept").rename(two)
 
 
 def miscount(split: Split) -> None:
@@ -76,12 +76,12 @@ def miscount(split: Split) -> None:
     shards = list(split.manifest.shards)
     shards[0] = replace(shards[0], samples=shards[0].samples - 1)
     wrong = replace(split.manifest, shards=tuple(shards), fingerprint=fingerprint_of(shards))
-    (split.path / MANIFEST).write_text(wrong.to_json())
+    (split.folder / MANIFEST).write_text(wrong.to_json())
 
 
 def touch(split: Split) -> None:
     """Date the first tar after the manifest."""
-    later = (split.path / MANIFEST).stat().st_mtime_ns + DAY_NS
+    later = (split.folder / MANIFEST).stat().st_mtime_ns + DAY_NS
     os.utime(first_tar(split), ns=(later, later))
 
 

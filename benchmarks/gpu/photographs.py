@@ -96,7 +96,7 @@ def settings_of(place: Place, split: Split) -> tuple[Config, int]:
     """ViT-B at 224 pixels, or a small model, and a batch."""
     config, batch = task_of(place, "vit-base", size=224).config, 256 if place.on_gpu else 4
     optim = replace(config.optim, global_batch=batch, micro_batch=batch)
-    data = replace(config.data, path=str(split.path))
+    data = replace(config.data, path=str(split.folder))
     return replace(config, data=data, optim=optim), batch
 
 
@@ -120,7 +120,7 @@ def end_to_end(place: Place, split: Split) -> Iterator[Row]:
     """Steps on photographs, and as many on a batch in memory."""
     config, batch = settings_of(place, split)
     world = World(device=torch.device(place.device))
-    options = BenchTrain(data=split.path, rounds=2, steps=300 if place.on_gpu else 2)
+    options = BenchTrain(data=split.folder, rounds=2, steps=300 if place.on_gpu else 2)
     rounds, _ = measure(config, batch, options, world)
     for name, seconds in (
         ("in memory", [r.synthetic for r in rounds]),

@@ -1,15 +1,14 @@
 """What is in a split: counts, classes, sizes and formats, from its manifest, index and some image headers."""
 
+import io
 import warnings
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from PIL.ContainerIO import ContainerIO
 
 from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.words import counted
@@ -40,7 +39,7 @@ class SplitSummary:
     unreadable: sampled images without a readable header.  bad: what was left out.
     """
 
-    path: Path
+    path: str
     manifest: Manifest
     image_bytes_mean: float
     byte_histogram: tuple[int, ...]
@@ -71,7 +70,7 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
     counts = manifest.made.get("class_samples") or [None] * len(manifest.classes)
     classes = sorted(zip(manifest.classes, counts, strict=True), key=lambda item: -(item[1] or 0))
     return SplitSummary(
-        path=split.path,
+        path=str(split.place),
         manifest=manifest,
         image_bytes_mean=float(index.image_bytes_N.mean()),
         byte_histogram=_histogram(index.image_bytes_N, BYTE_EDGES),
@@ -82,7 +81,7 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
         long_side=_quantiles(sides[:, 1]),
         histogram=_histogram(sides[:, 0], EDGES),
         formats=dict(Counter(form for form, _ in readable).most_common()),
-        bad=read_bad(split.path),
+        bad=read_bad(split.place),
     )
 
 
@@ -92,7 +91,7 @@ def format_summary(summary: SplitSummary) -> str:
     made = ", ".join(f"{name} {value}" for name, value in store.to_json().items() if name != "kind")
     shards = counted(len(manifest.shards), "shard")
     lines = [
-        f"{manifest.name}-{manifest.split}  {str(s.path)!a}",
+        f"{manifest.name}-{manifest.split}  {s.path!a}",
         f"samples      {manifest.samples:,} in {shards}, {manifest.bytes:,} bytes",
         f"store        {store.kind}{': ' * bool(made)}{made}",
         f"classes      {_class_line(s)}",
@@ -152,10 +151,11 @@ def _read_header(split: Split, sample_id: int) -> tuple[str, tuple[int, int]] | 
     """Read (format, (width, height)) of an image in its tar, or None if it has no readable header."""
     index = split.index
     offset, size = int(index.image_offset_N[sample_id]), int(index.image_bytes_N[sample_id])
-    with open(split.shard_path(int(index.shard_N[sample_id])), "rb") as tar:
-        try:
-            with Image.open(ContainerIO(tar, offset, size), formats=FORMATS) as image:
-                # Pillow calls a JPEG with more pictures behind the first MPO
-                return "JPEG" if image.format == "MPO" else str(image.format), image.size
-        except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
-            return None
+    content = bytearray(size)
+    split.read_into(int(index.shard_N[sample_id]), memoryview(content), offset)
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            # Pillow calls a JPEG with more pictures behind the first MPO
+            return "JPEG" if image.format == "MPO" else str(image.format), image.size
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+        return None

@@ -15,6 +15,7 @@ import numpy as np
 
 from turbomim.pipeline.decoding.decode import decode_stored
 from turbomim.pipeline.making.index_tars import Progress
+from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import explain
@@ -77,7 +78,7 @@ def verify_split(
     images on processes.  Raises UserError if there is no manifest to check against.
     """
     folder = Path(path)
-    manifest = load_manifest(folder)
+    manifest = load_manifest(Folder(folder))
     at_least_one("--workers", workers)
     checks = [
         ShardCheck(

@@ -154,7 +154,7 @@ def centre_crops(
         faults = [(place, f"cannot be decoded ({reason})", _MEND) for place, reason in crops.faults]
         faults += [(int(place), "has no label", _LABEL) for place in crops.places_B[~wanted_B]]
         for place, fault, remedy in faults:
-            where = f"{split.locate(int(ids_N[place]))} in {str(split.path)!r}"
+            where = f"{split.locate(int(ids_N[place]))} in {str(split.place)!r}"
             if left_out is None:
                 raise UserError(f"{where} {fault}: {remedy}")
             left_out(f"{where} {fault}")

@@ -42,7 +42,7 @@ def stored_sides(split: Split, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
                         sides.append((header.height, header.width))
                 except ValueError as error:
                     raise UserError(
-                        f"{split.locate(sample)} in {str(split.path)!r} has no size ({error}): mend it and "
+                        f"{split.locate(sample)} in {str(split.place)!r} has no size ({error}): mend it and "
                         "remake the split with `turbomim shard make`"
                     ) from error
     return np.array(sides, np.int64)

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -55,7 +54,7 @@ def deadly_samples(
     deadly: dict[int, str] = {}
     left = [number for number in ids if 0 <= number < split.manifest.samples]
     while left:
-        job = json.dumps({"split": str(split.path), "ids": left, "on_gpu": on_gpu})
+        job = json.dumps({"split": str(split.place), "ids": left, "on_gpu": on_gpu})
         trial = _decode_in_process(job, seconds)
         left = [number for number in left if number not in trial.tried]
         if trial.begun is not None and trial.image:
@@ -109,7 +108,7 @@ def main() -> None:
     """
     job = json.load(sys.stdin)
     try:
-        split = open_split(Path(job["split"]), hashing=False)
+        split = open_split(job["split"], hashing=False)
         store = Store.of(split.manifest.made).kind
         with ShardFiles(split) as files:
             for number in job["ids"]:

@@ -42,6 +42,7 @@ from turbomim.pipeline.making.shard_job import (
     job_bytes,
     pack_shard,
 )
+from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.system.durable import check_space, write_durably
 from turbomim.pipeline.system.errors import UserError, at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
@@ -221,15 +222,15 @@ def _close_gaps(plan: Plan, results: list[ShardResult]) -> tuple[dict[str, str],
 
 def _finished(folder: Path, plan: Plan) -> PackReport:
     """Report a split that is whole.  Raises UserError: other settings or images made it, unwanted gaps."""
-    manifest = load_manifest(folder)
+    manifest = load_manifest(Folder(folder))
     # a new version, or new libraries, do not make a finished split another one
     wanted = {key: value for key, value in plan.identity().items() if key not in ("by", "encoders")}
     made = {"name": manifest.name, "split": manifest.split, **manifest.made}
     other = difference(made, json.loads(json.dumps(wanted)))
     if other:
         raise UserError(f"{str(folder)!r} holds finished shards with {other}: choose another folder")
-    check_shards(folder, manifest)
-    bad = read_bad(folder)
+    check_shards(Folder(folder), manifest)
+    bad = read_bad(Folder(folder))
     if bad and plan.settings.on_bad == "fail":
         raise bad_image_error(bad[0])
     return PackReport(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from turbomim.pipeline.making.plan import default_name
 from turbomim.pipeline.making.settings import WORD
+from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST, SUMS, load_manifest
@@ -74,7 +75,7 @@ def check_listings(folder: Path, force: bool) -> None:
             )
     there = [name for name in LISTINGS if os.path.lexists(folder / name)]
     try:
-        foreign = load_manifest(folder).foreign
+        foreign = load_manifest(Folder(folder)).foreign
     except UserError:
         # no manifest, or the file of another program
         foreign = None

@@ -1,9 +1,9 @@
 """A place in a store of objects: S3, Google's, Azure's, or files of an HTTP server; by obstore."""
 
 import re
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from turbomim.pipeline.places.place import Place, Status
@@ -35,7 +35,7 @@ class Bucket(Place):
         self._where = where.rstrip("/")
         self._headers = headers
         self._store = make_store(self._where, headers())
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._answered = False
 
     def __str__(self) -> str:
@@ -91,7 +91,15 @@ class Bucket(Place):
         TRAFFIC.answered(len(content))
         return content
 
-    def read_into(self, name: str, buffer: memoryview, offset: int, *, version: str = "") -> int:
+    def read_into(
+        self,
+        name: str,
+        buffer: memoryview,
+        offset: int,
+        *,
+        version: str = "",
+        halt: Event | None = None,
+    ) -> int:
         """Fill `buffer` from an object in one request."""
         import obstore
 
@@ -112,7 +120,8 @@ class Bucket(Place):
             buffer[:expected] = memoryview(content)
             return expected
 
-        size = self._ask(name, f"bytes {offset} to {offset + wanted - 1}", get) if wanted else 0
+        what = f"bytes {offset} to {offset + wanted - 1}"
+        size = self._ask(name, what, get, halt=halt) if wanted else 0
         TRAFFIC.answered(size)
         return size
 
@@ -157,7 +166,14 @@ class Bucket(Place):
         except FileNotFoundError:
             return
 
-    def _ask(self, name: str, what: str, request: Callable[["ObjectStore"], T]) -> T:
+    def _ask(
+        self,
+        name: str,
+        what: str,
+        request: Callable[["ObjectStore"], T],
+        *,
+        halt: Event | None = None,
+    ) -> T:
         """Make a request, again where it fails in passing.  what: of the object, for people."""
 
         def once() -> T:
@@ -172,7 +188,7 @@ class Bucket(Place):
                     self._renew(store)
                 raise refusal from error
 
-        answer = persistently(once, f"{self.at(name)} ({what})", answered=self._answered)
+        answer = persistently(once, f"{self.at(name)} ({what})", answered=self._answered, halt=halt)
         self._answered = True
         return answer
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from threading import Event
 from typing import Self
 
 from turbomim.pipeline.places.place import Place, Status
@@ -48,7 +49,9 @@ class Folder(Place):
         """Read a whole file."""
         return (self.folder / name).read_bytes()
 
-    def read_into(self, name: str, buffer: memoryview, offset: int, *, version: str = "") -> int:
+    def read_into(
+        self, name: str, buffer: memoryview, offset: int, *, version: str = "", halt: Event | None = None
+    ) -> int:
         """Fill `buffer` from a file, opened for this one read."""
         descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
         try:

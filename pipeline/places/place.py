@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Self
 
 from turbomim.pipeline.system.executors import on_threads
@@ -72,10 +73,12 @@ class Place(ABC):
         """Read a whole file."""
 
     @abstractmethod
-    def read_into(self, name: str, buffer: memoryview, offset: int, *, version: str = "") -> int:
+    def read_into(
+        self, name: str, buffer: memoryview, offset: int, *, version: str = "", halt: Event | None = None
+    ) -> int:
         """Fill `buffer` from a file; return the bytes read, fewer only where the file ends.
 
-        version: raise Changed if the file has another.
+        version: raise Changed if the file has another; halt: once it is set, what fails is not tried again.
         """
 
     @abstractmethod

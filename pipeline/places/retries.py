@@ -59,14 +59,21 @@ TRAFFIC = Traffic()
 
 
 def persistently(
-    request: Callable[[], T], what: str, *, answered: bool, tell: Callable[[str], None] = to_stderr
+    request: Callable[[], T],
+    what: str,
+    *,
+    answered: bool,
+    halt: threading.Event | None = None,
+    tell: Callable[[str], None] = to_stderr,
 ) -> T:
     """Make a request until it is answered.
 
-    what: it, for people; answered: whether its place ever answered.  Raises what `request` raises: at once
-    where no retry can help, else after LIMIT seconds, or LIMIT_NEW of a place that never answered.
+    what: it, for people; answered: whether its place ever answered; halt: once it is set, nothing is tried
+    again.  Raises what `request` raises: at once where no retry can help, else after LIMIT seconds, or
+    LIMIT_NEW of a place that never answered.
     """
     begun = time.monotonic()
+    halt = halt or threading.Event()
     limit = LIMIT if answered else LIMIT_NEW
     longest = FIRST_WAIT
     while True:
@@ -82,5 +89,6 @@ def persistently(
                 raise
             if TRAFFIC.failed(str(error)):
                 tell(f"{what}: {error}, {seconds:.1f} s so far; tried again")
-            time.sleep(wait)
+            if halt.wait(wait):
+                raise
             longest = min(2 * longest, LONGEST_WAIT)

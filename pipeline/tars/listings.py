@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST, SUMS, Manifest
@@ -64,13 +65,13 @@ def _json(tree: Any) -> bytes:
     return (json.dumps(tree, indent=1) + "\n").encode()
 
 
-def read_bad(folder: Path) -> tuple[BadImage, ...]:
+def read_bad(place: Place) -> tuple[BadImage, ...]:
     """Read what was refused; nothing without such a file.  Raises UserError if it is not ours."""
-    path = folder / BAD
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = place.read(BAD).decode().splitlines()
         return tuple(BadImage(**json.loads(line)) for line in lines)
     except FileNotFoundError:
         return ()
     except (ValueError, TypeError) as error:
-        raise UserError(f"{str(path)!r} has a line without a path and a reason: restore the file") from error
+        where = place.at(BAD)
+        raise UserError(f"{where!r} has a line without a path and a reason: restore the file") from error

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import on_threads
-from turbomim.pipeline.system.remedies import explain, reason
+from turbomim.pipeline.system.remedies import PlaceError, explain, reason
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.tar import BLOCK
@@ -151,70 +152,80 @@ class Manifest:
         return manifest
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """Read `folder`/manifest.json.  Raises UserError if it is missing or not one of ours."""
-    path = folder / MANIFEST
+def load_manifest(place: Place) -> Manifest:
+    """Read a split's manifest.json.  Raises UserError if it is missing or not one of ours."""
+    where = place.at(MANIFEST)
     try:
-        return Manifest.from_json(path.read_text(encoding="utf-8"))
+        return Manifest.from_json(place.read(MANIFEST).decode())
     except FileNotFoundError as error:
-        if (folder / MAKING).is_dir():
+        if isinstance(error, PlaceError) and error.helps:
+            raise UserError(f"cannot read {where!r}: {explain(error, '')}") from error
+        if _is_unfinished(place):
             raise UserError(
-                f"{str(folder)!r} holds shards that are not finished: run the same `turbomim shard make` "
+                f"{str(place)!r} holds shards that are not finished: run the same `turbomim shard make` "
                 "again, it goes on where it was stopped"
             ) from error
-        below = sorted(other.parent.name for other in folder.glob(f"*/{MANIFEST}"))
+        others = place.folder.glob(f"*/{MANIFEST}") if place.folder else ()
+        below = sorted(other.parent.name for other in others)
         hint = f" (did you mean its sub-folder {below[0]!r}?)" if below else ""
         raise UserError(
-            f"no {MANIFEST} in {str(folder)!r}{hint}: "
+            f"no {MANIFEST} in {str(place)!r}{hint}: "
             "PATH must be a folder made by `turbomim shard make SRC PATH` or `turbomim shard index PATH`"
         ) from error
     except OSError as error:
         raise UserError(
-            f"cannot read {str(path)!r}: {explain(error, 'PATH must be a folder of shards')}"
+            f"cannot read {where!r}: {explain(error, 'PATH must be a folder of shards')}"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{str(path)!r} is not a manifest of shards: {error}; {REMEDY}") from error
+        raise UserError(f"{where!r} is not a manifest of shards: {error}; {REMEDY}") from error
 
 
-def check_shards(folder: Path, manifest: Manifest, *, hashing: bool = True) -> None:
+def _is_unfinished(place: Place) -> bool:
+    try:
+        return bool(place.files(MAKING))
+    except OSError:
+        return False
+
+
+def check_shards(place: Place, manifest: Manifest, *, hashing: bool = True) -> tuple[str, ...]:
     """Compare every shard with the manifest: presence, size, and sha256 if it is newer than the manifest.
 
-    hashing: whether sha256 is compared at all.
+    hashing: whether sha256 is compared at all; it never is in a store of objects, where each byte would come
+    over the network.  Returns each shard's version, by which a later read can tell that it is another.
     """
-    manifest_ns = (folder / MANIFEST).stat().st_mtime_ns
+    folder = place.folder if hashing else None
+    manifest_ns = (folder / MANIFEST).stat().st_mtime_ns if folder else 0
 
-    def check(shard: Shard) -> tuple[int, str]:
-        """Give the time of the last change in ns, and what is wrong ("" for nothing)."""
-        path = folder / shard.name
-        try:
-            status = path.stat()
-            if status.st_size != shard.bytes:
-                how = "shorter" if status.st_size < shard.bytes else "longer"
-                problem = f"is {how} than the manifest says: {status.st_size:,} bytes, not {shard.bytes:,}"
-            elif (
-                hashing
-                and shard.sha256
-                and status.st_mtime_ns > manifest_ns
-                and file_sha256(path) != shard.sha256
-            ):
-                problem = "was changed after the manifest was written: its sha256 is another"
-            else:
-                problem = ""
-        except OSError as error:
-            return 0, absence(error)
-        return status.st_mtime_ns, problem
+    def check(checked: tuple[Shard, Status | OSError]) -> str:
+        """Say what is wrong with a shard; "" for nothing."""
+        shard, status = checked
+        if isinstance(status, OSError):
+            return absence(status)
+        if status.bytes != shard.bytes:
+            how = "shorter" if status.bytes < shard.bytes else "longer"
+            return f"is {how} than the manifest says: {status.bytes:,} bytes, not {shard.bytes:,}"
+        hashed = folder is not None and shard.sha256 != "" and status.changed_ns > manifest_ns
+        if folder and hashed and file_sha256(folder / shard.name) != shard.sha256:
+            return "was changed after the manifest was written: its sha256 is another"
+        return ""
 
-    outcomes = on_threads(check, manifest.shards)
-    problems = [(shard, text) for shard, (_, text) in zip(manifest.shards, outcomes, strict=True) if text]
+    try:
+        statuses = place.statuses([shard.name for shard in manifest.shards])
+    except OSError as error:
+        raise UserError(f"cannot list {str(place)!r}: {explain(error, REMEDY)}") from error
+    outcomes = on_threads(check, [*zip(manifest.shards, statuses, strict=True)])
+    problems = [(shard, text) for shard, text in zip(manifest.shards, outcomes, strict=True) if text]
     if problems:
         shard, text = problems[0]
         count = (
             f"; {len(problems)} of {len(manifest.shards)} shards are not as written" if problems[1:] else ""
         )
-        raise UserError(f"shard {str(folder / shard.name)!r} {text}{count}; {REMEDY}")
-    newest_ns = max(changed_ns for changed_ns, _ in outcomes)
-    if hashing and newest_ns > manifest_ns:
+        raise UserError(f"shard {place.at(shard.name)!r} {text}{count}; {REMEDY}")
+    found = [status for status in statuses if isinstance(status, Status)]
+    newest_ns = max(status.changed_ns for status in found)
+    if folder and newest_ns > manifest_ns:
         _mark_checked(folder / MANIFEST, newest_ns)
+    return tuple(status.version for status in found)
 
 
 def index_name(tar: str) -> str:

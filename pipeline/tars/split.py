@@ -1,13 +1,16 @@
-"""A split: a folder of tar shards, checked against its manifest, and the index of every sample."""
+"""A split: tar shards in one place, checked against their manifest, and the index of every sample."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from turbomim.pipeline.places.opening import open_place
+from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.remedies import remedy
@@ -45,38 +48,58 @@ class SampleIndex:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """An opened split: its folder, what it must hold, and where each sample lies."""
+    """An opened split: where it lies, what it must hold, and where each sample lies.
 
-    path: Path
+    place: of manifest and index files; tars: of the tar files, in most splits the same; versions: of each
+    shard when the split was opened; a shard with another is not read.
+    """
+
+    place: Place
+    tars: Place
     manifest: Manifest
     index: SampleIndex
+    versions: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the tar files, of a split that is in one of this machine."""
+        assert self.tars.folder is not None
+        return self.tars.folder
 
     def shard_path(self, shard: int) -> Path:
-        """Give the path of a shard's tar file. shard: place in the manifest."""
-        return self.path / self.manifest.shards[shard].name
+        """Give the path of a shard's tar file, of a split in a folder. shard: number in the manifest."""
+        return self.folder / self.manifest.shards[shard].name
+
+    def read_into(self, shard: int, buffer: memoryview, offset: int, *, halt: Event | None = None) -> int:
+        """Fill `buffer` from a shard's tar file, as `Place.read_into` does."""
+        name, version = self.manifest.shards[shard].name, self.versions[shard]
+        return self.tars.read_into(name, buffer, offset, version=version, halt=halt)
 
     def locate(self, sample: int) -> str:
         """Name a sample for people: `SHARD:KEY.jpg:OFFSET`, read from the image's own tar header."""
         shard, offset = int(self.index.shard_N[sample]), int(self.index.image_offset_N[sample])
-        with open(self.shard_path(shard), "rb") as tar:
-            tar.seek(offset - BLOCK)
-            member = tar.read(100).rstrip(b"\0")
+        name = bytearray(100)
+        self.read_into(shard, memoryview(name), offset - BLOCK)
+        member = name.rstrip(b"\0")
         return f"{self.manifest.shards[shard].name}:{ascii(member.decode('latin-1'))[1:-1]}:{offset}"
 
 
 def open_split(path: str | os.PathLike[str], *, hashing: bool = True) -> Split:
     """Open a split: read its manifest, check every shard against it, load the index.
 
-    hashing: whether a shard newer than the manifest is hashed; another process may have done so.
+    path: its folder, or its URL in a store of objects; hashing: whether a shard newer than the manifest is
+    hashed; another process may have done so.
     Raises UserError: no manifest, no samples, a shard that is missing, shorter, longer or changed, an index
     file that is missing or belongs to another tar.
     """
-    folder = Path(path)
-    manifest = load_manifest(folder)
+    place = open_place(path)
+    manifest = load_manifest(place)
     if manifest.samples == 0:
-        raise UserError(f"the split {str(folder)!r} holds 0 samples: make it from a folder with images")
-    check_shards(folder, manifest, hashing=hashing)
-    return Split(path=folder, manifest=manifest, index=load_index(folder, manifest))
+        raise UserError(f"the split {str(place)!r} holds 0 samples: make it from a folder with images")
+    tars = place if manifest.tars is None else open_place(manifest.tars)
+    versions = check_shards(tars, manifest, hashing=hashing)
+    index = load_index(place, manifest)
+    return Split(place=place, tars=tars, manifest=manifest, index=index, versions=versions)
 
 
 def parse_index_of(shard: Shard, text: bytes, members: Members, *, foreign: bool) -> npt.NDArray[np.int64]:
@@ -87,7 +110,7 @@ def parse_index_of(shard: Shard, text: bytes, members: Members, *, foreign: bool
     return columns_4N
 
 
-def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
+def load_index(place: Place, manifest: Manifest) -> SampleIndex:
     """Read the .idx file of every shard.  Raises UserError if one is missing or does not fit its tar."""
     members = Members.of(manifest.made)
     starts = np.cumsum([0, *(shard.samples for shard in manifest.shards)]).tolist()
@@ -108,13 +131,14 @@ def load_index(folder: Path, manifest: Manifest) -> SampleIndex:
 
     def load(number: int) -> None:
         shard = manifest.shards[number]
-        path = folder / index_name(shard.name)
+        name = index_name(shard.name)
+        where = place.at(name)
         try:
-            columns_4N = parse_index_of(shard, path.read_bytes(), members, foreign=manifest.foreign)
+            columns_4N = parse_index_of(shard, place.read(name), members, foreign=manifest.foreign)
         except OSError as error:
-            raise UserError(f"index file {str(path)!r} {absence(error)}; {remedy(error, REMEDY)}") from error
+            raise UserError(f"index file {where!r} {absence(error)}; {remedy(error, REMEDY)}") from error
         except ValueError as error:
-            raise UserError(f"index file {str(path)!r} does not fit its shard: {error}; {REMEDY}") from error
+            raise UserError(f"index file {where!r} does not fit its shard: {error}; {REMEDY}") from error
         rows = slice(starts[number], starts[number + 1])
         index.shard_N[rows] = number
         for column_N, parsed_N in zip(columns, columns_4N, strict=True):

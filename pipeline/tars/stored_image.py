@@ -3,16 +3,16 @@
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
+from turbomim.pipeline.places.opening import open_place
+from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.index import Members, index_lines
 from turbomim.pipeline.tars.keys import split_key
 from turbomim.pipeline.tars.manifest import index_name, load_manifest
-from turbomim.pipeline.tars.walk import open_tar
 
-PLACE = re.compile(r"(?P<shard>.+?\.tar):(?P<name>.+?)(:(?P<offset>\d+))?")
+NAMED = re.compile(r"(?P<shard>.+?\.tar):(?P<name>.+?)(:(?P<offset>\d+))?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,25 +39,26 @@ def stored_images(lines: list[str], extensions: tuple[str, ...]) -> list[StoredI
     return images
 
 
-def images_of_shard(folder: Path, tar: str, members: Members) -> list[StoredImage]:
+def images_of_shard(place: Place, tar: str, members: Members) -> list[StoredImage]:
     """List the images of a tar of a split by its index file.  Raises OSError, ValueError."""
-    return stored_images(index_lines((folder / index_name(tar)).read_bytes()), members.image)
+    return stored_images(index_lines(place.read(index_name(tar))), members.image)
 
 
-def read_named_image(folder: Path, place: str) -> bytes:
+def read_named_image(path: str | os.PathLike[str], named: str) -> bytes:
     """Read the image that `SHARD.tar:KEY` names, damaged or not; the extension and `:OFFSET` may follow.
 
     Raises UserError: no such shard or sample, or it cannot be read.
     """
-    manifest = load_manifest(folder)
+    place = open_place(path)
+    manifest = load_manifest(place)
     members = Members.of(manifest.made)
-    parts = PLACE.fullmatch(place)
+    parts = NAMED.fullmatch(named)
     if not parts or parts["shard"] not in {shard.name for shard in manifest.shards}:
         raise UserError(
-            f"{place!a} names no image of {str(folder)!r}: give SHARD.tar:KEY, as `verify` prints it"
+            f"{named!a} names no image of {str(place)!r}: give SHARD.tar:KEY, as `verify` prints it"
         )
     try:
-        images = images_of_shard(folder, parts["shard"], members)
+        images = images_of_shard(place, parts["shard"], members)
         for image in images:
             key, _ = split_key(image.name, members.keys)
             # a header may hold but the beginning of a long name: the offset, if there is one, decides
@@ -66,10 +67,11 @@ def read_named_image(folder: Path, place: str) -> bytes:
                 if parts["offset"]
                 else parts["name"] in (key, image.name)
             ):
-                with open_tar(folder / parts["shard"]) as descriptor:
-                    return os.pread(descriptor, image.size, image.offset)
+                content = bytearray(image.size)
+                size = place.read_into(parts["shard"], memoryview(content), image.offset)
+                return bytes(content[:size])
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {place!a}: {error}; `turbomim shard verify` says more") from error
+        raise UserError(f"cannot read {named!a}: {error}; `turbomim shard verify` says more") from error
     raise UserError(
         f"no sample {parts['name']!a} in the index of {parts['shard']!r}, {counted(len(images), 'sample')}"
     )

@@ -40,7 +40,7 @@ from turbomim.train.settings.model import ModelConfig
 
 def small(split: Split, target: str = "raw") -> Config:
     return Config(
-        data=DataConfig(path=str(split.path), size=32),
+        data=DataConfig(path=str(split.folder), size=32),
         model=ModelConfig(
             patch=8, width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2,
             target=target,  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ def test_a_recipe_is_trained_on_so_many_images_and_scored(tiny_split: Split, tmp
         "optim.global_batch=16", "optim.base_lr=0.5", "step.compile=false",
     )  # fmt: skip
     options = options_of(
-        tmp_path / "out", train=tiny_split.path, test=tiny_split.path, images=64, seeds=[3],
+        tmp_path / "out", train=tiny_split.folder, test=tiny_split.folder, images=64, seeds=[3],
         recipes=["cifar10-pixmim-mff-vit-t4"], set=list(small_model), samples=0,
     )  # fmt: skip
     (tmp_path / "out").mkdir()
@@ -194,7 +194,7 @@ def test_a_recipe_is_trained_on_so_many_images_and_scored(tiny_split: Split, tmp
     config, model, step = load_run(tmp_path / "out" / "cifar10-pixmim-mff-vit-t4-seed3")
     assert (config.run.seed, step) == (3, 4)
     assert config.optim.warmup_epochs == pytest.approx(0.1 * 63.5 / 33)
-    on = Scoring(train=tiny_split.path, test=tiny_split.path, samples=0)
+    on = Scoring(train=str(tiny_split.folder), test=str(tiny_split.folder), samples=0)
     scores = evaluate_model(model, config, MEASURES, on)["scores"]
     assert got["scores"] == scores
     known = {PIXELS: {"20 neighbours": 0.5}}

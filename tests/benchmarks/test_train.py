@@ -51,8 +51,8 @@ def test_waits_are_those_of_the_counted_steps(tiny_split: Split, monkeypatch: py
         yield batches()
 
     monkeypatch.setattr(bench_train, "open_loader", slow_loader)
-    config = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, path=str(tiny_split.path)))
-    options = BenchTrain(data=tiny_split.path, rounds=2, steps=5)
+    config = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, path=str(tiny_split.folder)))
+    options = BenchTrain(data=tiny_split.folder, rounds=2, steps=5)
     with join_ranks("cpu") as world:
         rounds, store = measure(config, 4, options, world)
     assert store == "original photographs"
@@ -71,7 +71,7 @@ def test_it_trains_on_shards(
     out = tmp_path / "new" / "train.jsonl"
     common = [
         "--data",
-        str(tiny_split.path),
+        str(tiny_split.folder),
         "--device",
         "cpu",
         "--steps",

@@ -20,6 +20,7 @@ from tests.runs import config_for, quiet
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
+from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.manifest import load_manifest
@@ -182,7 +183,7 @@ def test_minus_one_is_no_label(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         folder = tars(tmp_path / name / "split", labels)
         assert Members.of(index_tars(folder).manifest.made).label == wanted
-        assert load_manifest(folder).labelled == (wanted is not None)
+        assert load_manifest(Folder(folder)).labelled == (wanted is not None)
         assert {label for label, _ in read_all(folder)} == ({-1} if wanted is None else {-1, 3})
 
 

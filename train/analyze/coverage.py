@@ -59,7 +59,7 @@ PANELS = {
 class Coverage:
     """Draw how much of each image, and of each object, the crops keep, before and after masking."""
 
-    data: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    data: Annotated[str, tyro.conf.arg(metavar="SHARDS")]
     """Split whose images' sizes are read."""
     boxes: Annotated[Path | None, tyro.conf.arg(metavar="COCO.json|VOC")] = None
     """Objects of the split's images: a COCO file of instances, or a folder of PASCAL VOC's .xml files."""
@@ -170,12 +170,12 @@ def match_objects(split: Split, ids_B: NDArray[np.int64], annotations: Annotatio
     if not found:
         first, last = next(iter(annotated), "no image"), next(reversed(members.values()))
         raise UserError(
-            f"--boxes: none of {len(ids_B)} samples of {split.path} (the last is {last}) is one of its "
+            f"--boxes: none of {len(ids_B)} samples of {split.place} (the last is {last}) is one of its "
             f"{len(annotated)} images (the first is {first}): give the file of these photographs"
         )
     if not any(objects.outlines for objects in found.values()):
         raise UserError(
-            f"--boxes: none of the {len(found)} samples of {split.path} that it lists has an object: give "
+            f"--boxes: none of the {len(found)} samples of {split.place} that it lists has an object: give "
             "the file of these photographs, with its annotations"
         )
     return found

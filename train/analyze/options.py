@@ -17,7 +17,7 @@ class SideBySide:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, runs/NAME, of each the newest whole checkpoint; frequency takes FILEs too, as eval."""
-    data: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    data: Annotated[str, tyro.conf.arg(metavar="SHARDS")]
     """Split whose images are looked at."""
     batch: int = 32
     """Images computed at once: decides speed and memory alone."""

@@ -59,9 +59,9 @@ class Robustness:
 
     run: tyro.conf.Positional[Path]
     """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE, as `turbomim eval` takes it."""
-    train: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    train: Annotated[str, tyro.conf.arg(metavar="SHARDS")]
     """Labelled split that is learned from, clean."""
-    test: Annotated[Path, tyro.conf.arg(metavar="SHARDS")]
+    test: Annotated[str, tyro.conf.arg(metavar="SHARDS")]
     """Labelled split that is corrupted and scored."""
     samples: int = 10_000
     """Train samples, drawn once and for all; 0 = all."""

@@ -46,7 +46,7 @@ class Embed:
     """Write the features of whole images, nothing masked, in the order of their source."""
 
     run: EncoderPath
-    source: tyro.conf.Positional[Path]
+    source: tyro.conf.Positional[str]
     """Folder of images, or of a folder of images a class, or a list as `shard make` takes, or a folder of
     shards."""
     out: Path

@@ -55,8 +55,8 @@ def labelled_splits(config: Config, split: Split, heldout: Split | None, world: 
         for setting, each in (("eval.train", train), ("eval.test", test)):
             if not each.manifest.labelled:
                 raise UserError(
-                    f"eval.every_epochs = {wanted.every_epochs:g}: {each.path} has no classes to tell apart; "
-                    f"give shards of a folder of images a class, --{setting} SHARDS"
+                    f"eval.every_epochs = {wanted.every_epochs:g}: {each.place} has no classes to tell "
+                    f"apart; give shards of a folder of images a class, --{setting} SHARDS"
                 )
         check_labelled(train, test, ("knn",))
         opened.append((train, test))

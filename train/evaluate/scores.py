@@ -7,7 +7,6 @@ Suffixes: N train samples, M test samples, D values of a feature.
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,9 +51,9 @@ MEASURES: dict[str, Measure] = {"knn": knn_scores, "linear": linear_scores}
 class Scoring:
     """The splits and the crops that frozen features are scored on, and where images are encoded."""
 
-    train: Path
+    train: str
     """Labelled split that is learned from."""
-    test: Path
+    test: str
     """Labelled split that is scored, all of it."""
     samples: int | None = None
     """Train samples, drawn once and for all; 0 = all; 10,000 if not given (all with --recipe published)."""

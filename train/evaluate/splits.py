@@ -1,7 +1,6 @@
 """The labelled splits of an evaluation: checked before anything is computed, and which samples are taken."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from turbomim.train.evaluate.probe import CHOOSING
 LEAST = {"knn": (NEIGHBOURS, "the neighbours"), "linear": (CHOOSING, "the choice of the penalty")}
 
 
-def open_labelled(train: Path, test: Path, measures: Collection[str] = ()) -> tuple[Split, Split]:
+def open_labelled(train: str, test: str, measures: Collection[str] = ()) -> tuple[Split, Split]:
     """Open the split to learn from and the one to score; print if they hold the same samples.
 
     Raises UserError as `check_labelled`.
@@ -42,24 +41,24 @@ def check_labelled(train: Split, test: Split, measures: Collection[str] = ()) ->
     for split in (train, test):
         if not split.manifest.labelled:
             raise UserError(
-                f"{split.path} has no classes to tell apart: make the split from a folder with a folder of "
+                f"{split.place} has no classes to tell apart: make the split from a folder with a folder of "
                 "images a class, or from a list with labels"
             )
     if train.manifest.classes != test.manifest.classes:
         raise UserError(
-            f"{train.path} and {test.path} have other classes ({len(train.manifest.classes)} and "
+            f"{train.place} and {test.place} have other classes ({len(train.manifest.classes)} and "
             f"{len(test.manifest.classes)}, or other names): make both from folders with the same names"
         )
     least, why = max((LEAST[name] for name in measures), default=(0, ""))
     if train.manifest.samples < least:
-        raise UserError(f"{train.path} has {train.manifest.samples} samples: {least} are needed for {why}")
+        raise UserError(f"{train.place} has {train.manifest.samples} samples: {least} are needed for {why}")
 
 
 def say_same(train: Split, test: Split) -> None:
     """Print that a split is scored on the samples that are learned from, where it is."""
     if train.manifest.fingerprint == test.manifest.fingerprint:
         print(
-            f"note: --train {train.path} and --test {test.path} hold the same samples: "
+            f"note: --train {train.place} and --test {test.place} hold the same samples: "
             "scores are of what was learned from, and say nothing of other images"
         )
 

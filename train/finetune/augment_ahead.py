@@ -128,7 +128,7 @@ class AugmentAhead(Closing, Iterator[Augmented]):
         if labels_B.min() < 0:
             sample = self._split.locate(int(ids_B[labels_B.argmin()]))
             raise UserError(
-                f"{self._split.path}: {sample} has no label: make the train split from a folder with a "
+                f"{self._split.place}: {sample} has no label: make the train split from a folder with a "
                 "folder of images a class"
             )
         words_B2 = draw_u32(self._seed, epochs_B, ids_B, AUGMENT, 2)
@@ -167,7 +167,7 @@ class AugmentAhead(Closing, Iterator[Augmented]):
                 except Exception as error:
                     reason = one_line_with_class(error)
                     raise UserError(
-                        f"{self._split.path}: {self._split.locate(int(ids_B[place]))}: RandAugment "
+                        f"{self._split.place}: {self._split.locate(int(ids_B[place]))}: RandAugment "
                         f"{self._policy!r} failed ({reason}): give another --finetune.rand_augment"
                     ) from error
 

@@ -58,7 +58,7 @@ def check_labels(train: Split, test: Split | None) -> None:
     check_labelled(train, test)
     if len(train.manifest.classes) < 2:
         raise UserError(
-            f"{train.path} has {len(train.manifest.classes)} classes: make the split from a folder with a "
+            f"{train.folder} has {len(train.manifest.classes)} classes: make the split from a folder with a "
             "folder of images a class"
         )
     say_same(train, test)

@@ -11,6 +11,7 @@ from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader import Loader, LoaderStats
 from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.stream.groups import groups_of, shards_of, share_of
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.system.errors import UserError
@@ -52,7 +53,7 @@ def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
 
     def check() -> str:
         nonlocal split_of_rank0
-        if not Path(path).exists():
+        if not is_remote(path) and not Path(path).exists():
             raise UserError(f"{flag} {path} does not exist: give the folder that `turbomim shard make` wrote")
         split_of_rank0 = open_split(path)
         check_store(data, split_of_rank0, flag, world.device.type)
@@ -84,7 +85,7 @@ def check_store(data: DataConfig, split: Split, flag: str, device: str) -> None:
         fitting = f"data.size {store.short_side}"
         if data.crop == "src":
             fitting += f", data.interpolation {store.resampling}"
-        raise UserError(f"{flag} {split.path}: {error} ({fitting})") from error
+        raise UserError(f"{flag} {split.place}: {error} ({fitting})") from error
 
 
 def check_groups(groups: int, split: Split, flag: str) -> None:
@@ -92,7 +93,7 @@ def check_groups(groups: int, split: Split, flag: str) -> None:
     shards = sum(shard.samples > 0 for shard in split.manifest.shards)
     if groups > shards:
         raise UserError(
-            f"data.groups = {groups} is more than the {counted(shards, 'shard')} of {flag} {split.path}: "
+            f"data.groups = {groups} is more than the {counted(shards, 'shard')} of {flag} {split.place}: "
             f"use {shards} at most, or make smaller shards"
         )
 
@@ -186,7 +187,7 @@ def slow_stage(record: Record, split: Split, speed: LoaderSpeed, world: World) -
     wait = record["data_wait_pct"]
     if wait <= LONG_WAIT:
         return None
-    tune = f"`turbomim tune loader --data {split.path}` measures what is fastest here"
+    tune = f"`turbomim tune loader --data {split.place}` measures what is fastest here"
     share = max(1, cores() // world.local_size)
     read, decode, augment = (record[f"{name}_wait_pct"] for name in ("read", "decode", "augment"))
     # by the GPU's clock, what the host's own waits do not explain; below 0 where the host ran ahead

@@ -168,7 +168,7 @@ def newest_checkpoint(folder: Path, split: Split) -> tuple[Path | None, list[Pat
         # imported weights have seen no data: `turbomim import` leaves the fingerprint to the first run
         if theirs != ours and (theirs or state.step):
             raise UserError(
-                f"{split.path} is not the data set of {found} (fingerprint {ours[:12]}, the checkpoint's is "
+                f"{split.place} is not the data set of {found} (fingerprint {ours[:12]}, the checkpoint's is "
                 f"{theirs[:12]}): give the same shards, or another --run.name"
             )
     return found, damaged

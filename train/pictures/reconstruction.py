@@ -13,6 +13,7 @@ from turbomim.kernels.masked_patches import targets_of_whole_images
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, UserError, to_stderr
 from turbomim.pipeline.system.words import counted
@@ -47,8 +48,8 @@ def draw_reconstructions(
     if out is not None and (out.suffix.lower() != ".png" or out.is_dir()):
         raise UsageError(f"--out {out}: must be a file whose name ends in .png")
     config, model, step = load_run(run)
-    path = data or Path(config.data.heldout or config.data.path)
-    if not path.is_dir():
+    path = data or config.data.heldout or config.data.path
+    if not is_remote(path) and not Path(path).is_dir():
         raise UserError(f"{path}, the data of {run}, is not a folder seen from here: give --data FOLDER")
     split = open_split(path)
     check_store(config.data, split, "--data", "cpu")

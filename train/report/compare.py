@@ -1,5 +1,6 @@
 """`turbomim compare`: runs side by side on the terminal, and their losses over images seen in one plot."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def _other_data(one: RunFacts, other: RunFacts, kind: str) -> list[str]:
     if a and b:
         return [f"other data (fingerprints {a[:12]} and {b[:12]})"] if a != b else []
     here, there = one.splits.get(kind), other.splits.get(kind)
-    if here is None or there is None or here[0].absolute() == there[0].absolute():
+    if here is None or there is None or os.path.abspath(here[0]) == os.path.abspath(there[0]):
         return []
     return [f"perhaps other data ({here[0]} and {there[0]}; a fingerprint is not known)"]
 

@@ -1,8 +1,10 @@
 """What a report shows of the data: its splits, and samples that were bad."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.manifest import BAD, Manifest
 from turbomim.pipeline.tars.store import Store
@@ -20,19 +22,18 @@ FINGERPRINT = 16
 
 def data_part(runs: Sequence[RunFacts]) -> list[Html]:
     """The splits that runs read, a column each; the same one is shown once."""
-    columns: dict[Path, tuple[str, dict[str, str]]] = {}
+    columns: dict[str, tuple[str, dict[str, str]]] = {}
     notes = []
     for run in runs:
         for name, (path, manifest) in run.splits.items():
             head = heading_of(run, name, runs)
             # not resolved: a path out of a damaged file may be one that the system refuses
-            if path.absolute() not in columns:
-                columns[path.absolute()] = (head, _split_facts(path, manifest, run.problems))
+            where = os.path.abspath(path)
+            if where not in columns:
+                columns[where] = (head, _split_facts(path, manifest, run.problems))
             if name == "training" and manifest and run.trained_on not in ("", manifest.fingerprint):
                 then = f"the fingerprint was {run.trained_on[:FINGERPRINT]} then"
-                notes.append(
-                    f"{short_path(str(path))} is not the data that {run.label} was trained on: {then}"
-                )
+                notes.append(f"{short_path(path)} is not the data that {run.label} was trained on: {then}")
     if not columns:
         return []
     facts = [facts for _, facts in columns.values()]
@@ -45,12 +46,14 @@ def bad_part(runs: Sequence[RunFacts]) -> list[Html]:
     """Photographs that were left out of the splits, and samples that the runs replaced."""
     parts = []
     for path in dict.fromkeys(path for run in runs for path, _ in run.splits.values()):
+        if is_remote(path):
+            continue
         rows = [
             [value_text(t.get("path")), value_text(t.get("reason"))]
-            for t in json_lines(path / BAD, runs[0].problems)
+            for t in json_lines(Path(path) / BAD, runs[0].problems)
         ]
         if rows:
-            text = f"Left out of {short_path(str(path))} when it was made: {len(rows):,}{_first(rows)}"
+            text = f"Left out of {short_path(path)} when it was made: {len(rows):,}{_first(rows)}"
             parts.append(html_table(["photograph", "reason"], rows[:MOST_NAMED], caption=text))
     for run in runs:
         count = run.records[-1].get("replaced_total", 0) if run.records else 0
@@ -63,9 +66,9 @@ def bad_part(runs: Sequence[RunFacts]) -> list[Html]:
     return parts
 
 
-def _split_facts(path: Path, manifest: Manifest | None, problems: list[str]) -> dict[str, str]:
+def _split_facts(path: str, manifest: Manifest | None, problems: list[str]) -> dict[str, str]:
     if manifest is None:
-        return {"folder": f"{short_path(str(path))} (not read, see the problems above)"}
+        return {"folder": f"{short_path(path)} (not read, see the problems above)"}
     try:
         store = ", ".join(value_text(value) for value in Store.of(manifest.made).to_json().values())
     except (UserError, TypeError) as error:
@@ -76,7 +79,7 @@ def _split_facts(path: Path, manifest: Manifest | None, problems: list[str]) -> 
     spread = f", {min(counts):,} to {max(counts):,} samples each" if counts else ""
     unnamed = "not named" if manifest.labelled else "none"
     return {
-        "folder": short_path(str(path)),
+        "folder": short_path(path),
         "name": f"{manifest.name}-{manifest.split}",
         "samples": f"{manifest.samples:,}",
         "classes": f"{len(manifest.classes):,}{spread}" if manifest.classes else unnamed,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from turbomim.pipeline.places.opening import is_remote, open_place
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.manifest import Manifest, load_manifest
 from turbomim.train.folder.checkpoint import read_state
@@ -54,7 +55,7 @@ class RunFacts:
     begun: str = ""
     ended: str = ""
     replaced: list[tuple[str, str, str]] = field(default_factory=list)
-    splits: dict[str, tuple[Path, Manifest | None]] = field(default_factory=dict)
+    splits: dict[str, tuple[str, Manifest | None]] = field(default_factory=dict)
     trained_on: str = ""
     evals: dict[str, Tree] = field(default_factory=dict)
     analyses: dict[str, Tree] = field(default_factory=dict)
@@ -147,7 +148,7 @@ def _trained_on(ckpt: Path, problems: list[str]) -> str:
         return ""
 
 
-def _splits(run: Path, config: Config | None, problems: list[str]) -> dict[str, tuple[Path, Manifest | None]]:
+def _splits(run: Path, config: Config | None, problems: list[str]) -> dict[str, tuple[str, Manifest | None]]:
     data = config.data if config else None
     paths = {"training": data.path, "held-out": data.heldout} if data else {}
     return {
@@ -157,25 +158,27 @@ def _splits(run: Path, config: Config | None, problems: list[str]) -> dict[str, 
     }
 
 
-def _split(path: Path, name: str, problems: list[str]) -> tuple[Path, Manifest | None]:
-    if not path.is_dir():
+def _split(path: str, name: str, problems: list[str]) -> tuple[str, Manifest | None]:
+    if not is_remote(path) and not Path(path).is_dir():
         problems.append(f"{path}, the {name} data, is not a folder seen from here: its facts are left out")
         return path, None
     try:
-        return path, load_manifest(path)
+        return path, load_manifest(open_place(path))
     except UserError as error:
         problems.append(one_line(error))
         return path, None
 
 
-def _place(path: str, run: Path, config: Config) -> Path:
+def _place(path: str, run: Path, config: Config) -> str:
     """Where a path of the settings leads: from where the run began, if its folder tells, or from here.
 
     What lies in the run's own folder, as the demo's shards do, moves with it.
     """
+    if is_remote(path):
+        return path
     own, folder = Path(config.run.folder, config.run.name), run.resolve()
     if Path(path).is_relative_to(own):
-        return run / Path(path).relative_to(own)
+        return str(run / Path(path).relative_to(own))
     ends = not own.is_absolute() and folder.parts[-len(own.parts) :] == own.parts
     began = folder.parents[len(own.parts) - 1] if ends else Path()
-    return began / path if (began / path).is_dir() else Path(path)
+    return str(began / path) if (began / path).is_dir() else path

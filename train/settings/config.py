@@ -50,7 +50,8 @@ class DataConfig:
     groups: int = 1
     # decoding threads of a rank; 0 = automatic: tuned for this machine, else its cores shared by its ranks
     threads: int = 0
-    # threads that read shards ahead of the decoder; 0 = automatic: tuned, else 2
+    # threads that read shards ahead of the decoder, each by 16 requests at a time in a store of objects; 0 =
+    # automatic: tuned, else 2
     readers: int = 0
     # batches read ahead, and batches decoded ahead of the step; 0 = automatic: tuned, else 2
     prefetch: int = 0

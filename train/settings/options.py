@@ -20,11 +20,15 @@ EncoderPath = Annotated[
     ),
 ]
 ShardsPath = Annotated[
-    Positional[Path],
-    arg(help="Folder of a split, made by `turbomim shard make` or `turbomim shard index`."),
+    Positional[str],
+    arg(
+        metavar="SHARDS",
+        help="Split made by `turbomim shard make` or `turbomim shard index`: its folder, or its URL, "
+        "s3://BUCKET/FOLDER.",
+    ),
 ]
-LearnedSplit = Annotated[Path, arg(metavar="SHARDS", help="Labelled split that is learned from.")]
-ScoredSplit = Annotated[Path, arg(metavar="SHARDS", help="Labelled split that is scored, all of it.")]
+LearnedSplit = Annotated[str, arg(metavar="SHARDS", help="Labelled split that is learned from.")]
+ScoredSplit = Annotated[str, arg(metavar="SHARDS", help="Labelled split that is scored, all of it.")]
 CropSize = Annotated[
     int | None,
     arg(help="Side of the crops, pixels; the encoder's if not given.  Another resamples its positions."),

@@ -25,7 +25,7 @@ def encoded(colour: tuple[int, int, int], size: tuple[int, int] = (60, 40), form
 
 
 def test_sizes_are_counted_over_all_images(tiny_split: Split) -> None:
-    summary = summarise(open_split(tiny_split.path), sample=1)
+    summary = summarise(open_split(tiny_split.folder), sample=1)
     sizes = tiny_split.index.image_bytes_N
     assert summary.sampled == 1
     assert summary.byte_histogram[0] == (sizes < BYTE_EDGES[0]).sum()
@@ -36,7 +36,7 @@ def test_sizes_are_counted_over_all_images(tiny_split: Split) -> None:
 @pytest.mark.parametrize("sample", [0, -5])
 def test_a_sample_of_nothing_is_refused(sample: int, tiny_split: Split) -> None:
     with pytest.raises(UserError, match=f"--sample is {sample}: it must be at least 1"):
-        summarise(open_split(tiny_split.path), sample=sample)
+        summarise(open_split(tiny_split.folder), sample=sample)
 
 
 def test_one_shard_is_not_called_shards(tmp_path: Path) -> None:

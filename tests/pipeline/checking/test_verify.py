@@ -15,6 +15,7 @@ from tests.pipeline.tars.tar_bytes import member, write_tar
 
 from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
+from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.manifest import fingerprint_of, load_manifest
 from turbomim.pipeline.tars.split import Split, open_split
@@ -53,7 +54,7 @@ def swap(folder: Path) -> None:
 
 def miscount(folder: Path) -> None:
     """Give shard 1 eight samples, with a fingerprint that fits."""
-    manifest = load_manifest(folder)
+    manifest = load_manifest(Folder(folder))
     shards = list(manifest.shards)
     shards[1] = replace(shards[1], samples=8)
     wrong = replace(manifest, shards=tuple(shards), fingerprint=fingerprint_of(shards))
@@ -264,17 +265,17 @@ def test_without_a_manifest_there_is_nothing_to_verify(tmp_path: Path) -> None:
 def test_progress_adds_up(own_trees: Path, images: bool) -> None:
     heard: list[tuple[int, int, int]] = []
     verify_split(own_trees, images=images, progress=lambda *step: heard.append(step))
-    total = load_manifest(own_trees).bytes
+    total = load_manifest(Folder(own_trees)).bytes
     assert [sum(column) for column in zip(*heard, strict=True)] == [total, 33, 4 * total]
 
 
 def test_cat_reads_a_named_image(tiny_split: Split) -> None:
     shard, name, offset = tiny_split.locate(20).split(":")
-    tar = (tiny_split.path / shard).read_bytes()
+    tar = (tiny_split.folder / shard).read_bytes()
     expected = tar[int(offset) :][: int(tiny_split.index.image_bytes_N[20])]
     key = name.split(".")[0]
     for place in (f"{shard}:{name}:{offset}", f"{shard}:cut:{offset}", f"{shard}:{name}", f"{shard}:{key}"):
-        assert read_named_image(tiny_split.path, place) == expected
+        assert read_named_image(tiny_split.folder, place) == expected
     for place, words in (
         (f"{shard}:nobody", "no sample 'nobody' in the index"),
         (f"{shard}:{name}:7", "no sample"),
@@ -282,7 +283,7 @@ def test_cat_reads_a_named_image(tiny_split: Split) -> None:
         ("nonsense", "names no image"),
     ):
         with pytest.raises(UserError, match=words):
-            read_named_image(tiny_split.path, place)
+            read_named_image(tiny_split.folder, place)
 
 
 def test_hostile_sums_do_not_lead_out_of_the_folder(own_trees: Path) -> None:

@@ -186,7 +186,7 @@ def test_every_user_of_the_loader_passes_the_crop_on(
     """Training, held-out loss and `show` see the same crops."""
     config = Config(
         data=DataConfig(
-            path=str(tiny_split.path), size=32, crop="rrc", rrc_scale=0.6, interpolation="bilinear"
+            path=str(tiny_split.folder), size=32, crop="rrc", rrc_scale=0.6, interpolation="bilinear"
         ),
         model=ModelConfig(
             patch=8, width=32, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2

@@ -341,7 +341,7 @@ def test_what_is_there_is_not_replaced_unasked(tmp_path: Path) -> None:
 
 def test_a_split_of_ours_is_not_indexed(tiny_split: Any) -> None:
     with pytest.raises(UserError, match="was made by `turbomim shard make`"):
-        index_tars(tiny_split.path, IndexSettings(force=True))
+        index_tars(tiny_split.folder, IndexSettings(force=True))
 
 
 def test_two_splits_in_one_folder(tmp_path: Path) -> None:

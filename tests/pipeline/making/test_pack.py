@@ -72,7 +72,7 @@ def test_image_bytes_and_labels_pass_through(photo_folder: Path, tiny_split: Spl
         path = Path(name)
         key = f"{path.parent.name}_{path.stem}"
         expected |= {f"{key}.cls": str(label).encode(), f"{key}{path.suffix}": path.read_bytes()}
-    assert members(tiny_split.path) == expected
+    assert members(tiny_split.folder) == expected
 
 
 def test_classes_are_mixed(tiny_split: Split) -> None:
@@ -116,15 +116,17 @@ def test_a_long_folder_name_makes_a_name(tmp_path: Path) -> None:
 
 def test_listings_agree(tiny_split: Split) -> None:
     def read(name: str) -> Any:
-        return json.loads((tiny_split.path / name).read_text())
+        return json.loads((tiny_split.folder / name).read_text())
 
     shards = tiny_split.manifest.shards
     assert read("sizes.json") == {shard.name: shard.samples for shard in shards}
     assert read("wids.json")["shardlist"] == [
         {"url": shard.name, "nsamples": shard.samples, "filesize": shard.bytes} for shard in shards
     ]
-    sums = dict(line.split("  ")[::-1] for line in (tiny_split.path / "SHA256SUMS").read_text().splitlines())
-    everything = contents(tiny_split.path)
+    sums = dict(
+        line.split("  ")[::-1] for line in (tiny_split.folder / "SHA256SUMS").read_text().splitlines()
+    )
+    everything = contents(tiny_split.folder)
     del everything["SHA256SUMS"]
     assert sums == {name: hashlib.sha256(content).hexdigest() for name, content in everything.items()}
 

@@ -105,7 +105,7 @@ def test_finished_shards_are_not_written_again(
     monkeypatch.setattr(pack, "pack_shard", note)
     report = make_shards(photo_folder, folder, ShardSettings(shard_size=9))
     assert (packed, report.kept) == ([2, 3], 2)
-    assert contents(folder) == contents(tiny_split.path)
+    assert contents(folder) == contents(tiny_split.folder)
 
 
 def test_a_shard_that_was_cut_is_written_again(photo_folder: Path, tmp_path: Path, tiny_split: Split) -> None:
@@ -116,7 +116,7 @@ def test_a_shard_that_was_cut_is_written_again(photo_folder: Path, tmp_path: Pat
     second.unlink()
     third.with_suffix(".idx").unlink()
     assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == 0
-    assert contents(folder) == contents(tiny_split.path)
+    assert contents(folder) == contents(tiny_split.folder)
 
 
 def test_a_journal_line_cut_by_a_kill(photo_folder: Path, tmp_path: Path, tiny_split: Split) -> None:
@@ -125,7 +125,7 @@ def test_a_journal_line_cut_by_a_kill(photo_folder: Path, tmp_path: Path, tiny_s
     with open(folder / MAKING / "journal.jsonl", "ab") as journal:
         journal.write(b'{"number": 2, "sha')
     assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == 2
-    assert contents(folder) == contents(tiny_split.path)
+    assert contents(folder) == contents(tiny_split.folder)
 
 
 def test_a_journal_without_its_plan_counts_for_nothing(
@@ -135,7 +135,7 @@ def test_a_journal_without_its_plan_counts_for_nothing(
     interrupted(photo_folder, folder, 9, shard_size=9)
     (folder / MAKING / "plan.json").unlink()
     assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == 0
-    assert contents(folder) == contents(tiny_split.path)
+    assert contents(folder) == contents(tiny_split.folder)
 
 
 def test_numbers_close_up_after_a_resume(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_another_plan_is_refused(
         make_shards(photo_folder, folder, settings)
     assert digest(folder) == before
     with pytest.raises(UserError, match=f"holds finished shards with {words}: choose another folder"):
-        make_shards(photo_folder, tiny_split.path, settings)
+        make_shards(photo_folder, tiny_split.folder, settings)
 
 
 def add(source: Path) -> None:
@@ -318,7 +318,7 @@ def test_a_full_disk_keeps_what_is_done(
         with pytest.raises(UserError, match=r"No space left on device.*\(shards kept: \d;"):
             make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9))
     assert make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9)).kept > 0
-    assert contents(tmp_path / "out") == contents(tiny_split.path)
+    assert contents(tmp_path / "out") == contents(tiny_split.folder)
 
 
 def test_a_folder_with_strangers_is_refused_beside_a_dead_lock(photo_folder: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_dask_workers_write_the_same_bytes(
         resized = ShardSettings(shard_size=9, store="resized", short_side=32)
         make_shards(photo_folder, tmp_path / "far", resized, executor=executor)
         assert executor is not None and executor.submit(os.getpid).result() != os.getpid()
-    assert contents(tmp_path / "out") == contents(tiny_split.path)
+    assert contents(tmp_path / "out") == contents(tiny_split.folder)
     make_shards(photo_folder, tmp_path / "near", resized)
     assert contents(tmp_path / "far") == contents(tmp_path / "near")
 
@@ -65,7 +65,7 @@ def test_a_run_begun_here_ends_on_dask(
     with open_executor(f"dask:{dask_address}") as executor:
         report = make_shards(photo_folder.name, folder, ShardSettings(shard_size=9), executor=executor)
     assert report.kept == 1
-    assert contents(tmp_path / "out") == contents(tiny_split.path)
+    assert contents(tmp_path / "out") == contents(tiny_split.folder)
 
 
 def test_a_user_error_of_a_dask_worker_is_one_line(
@@ -83,7 +83,7 @@ def test_a_user_error_of_a_dask_worker_is_one_line(
 def test_threads_write_the_same_bytes(photo_folder: Path, tmp_path: Path, tiny_split: Split) -> None:
     with ThreadPoolExecutor(3) as executor:
         make_shards(photo_folder, tmp_path / "out", ShardSettings(shard_size=9), executor=executor)
-    assert contents(tmp_path / "out") == contents(tiny_split.path)
+    assert contents(tmp_path / "out") == contents(tiny_split.folder)
 
 
 def test_a_worker_that_writes_elsewhere(

@@ -108,7 +108,7 @@ def test_too_many_open_files_are_one_line(
         with pytest.raises(UserError) as caught:
             read_samples(tiny_split, files, np.array([0]))
     text = str(caught.value)
-    assert "oo many open files" in text and words in text and str(tiny_split.path) in text
+    assert "oo many open files" in text and words in text and str(tiny_split.folder) in text
     assert "sha256sum" not in text and "\n" not in text
 
     def wrapped(argv: list[str]) -> None:

@@ -54,7 +54,7 @@ def test_the_remedy_fits_the_error(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", failing(Path.read_bytes, ".idx", errno.EMFILE))
         with pytest.raises(UserError) as raised:
-            open_split(tiny_split.path)
+            open_split(tiny_split.folder)
         said.append(str(raised.value))
     for method, part, words in (
         ("open", "config.yaml", ("pretrain", "demo", "--config", str(tmp_path / "config.yaml"))),

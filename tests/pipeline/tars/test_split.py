@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from turbomim.pipeline.checking.inspect import format_summary, summarise
+from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.tars import manifest
@@ -39,7 +40,7 @@ def read_by_index(split: Split) -> list[Sample]:
 def read_by_tarfile(split: Split) -> list[Sample]:
     samples = []
     for shard in split.manifest.shards:
-        with tarfile.open(split.path / shard.name) as tar:
+        with tarfile.open(split.folder / shard.name) as tar:
             contents = [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
         for (label_name, label), (image_name, image) in zip(contents[::2], contents[1::2], strict=True):
             key = image_name.partition(".")[0]
@@ -113,7 +114,7 @@ def test_wds2idx_writes_the_same_index(tiny_split: Split, tmp_path: Path) -> Non
 def test_timm_reads_the_same_samples(tiny_split: Split) -> None:
     from timm.data.dataset_factory import create_dataset
 
-    dataset = create_dataset("wds/trees", root=str(tiny_split.path), split="train", is_training=False)
+    dataset = create_dataset("wds/trees", root=str(tiny_split.folder), split="train", is_training=False)
     assert len(dataset) == 33
     expected = read_by_index(tiny_split)
     read = list(dataset)
@@ -125,15 +126,15 @@ def test_timm_reads_the_same_samples(tiny_split: Split) -> None:
 def test_listings_agree_with_the_manifest(tiny_split: Split) -> None:
     names = [f"trees-train-{shard:06d}.tar" for shard in range(4)]
     assert [shard.name for shard in tiny_split.manifest.shards] == names
-    sizes = json.loads((tiny_split.path / "sizes.json").read_text())
+    sizes = json.loads((tiny_split.folder / "sizes.json").read_text())
     assert sizes == dict(zip(names, [9, 9, 9, 6], strict=True))
-    assert json.loads((tiny_split.path / "classes.json").read_text()) == ["ash", "birch", "cedar"]
-    assert (tiny_split.path / "bad.jsonl").read_bytes() == b""
+    assert json.loads((tiny_split.folder / "classes.json").read_text()) == ["ash", "birch", "cedar"]
+    assert (tiny_split.folder / "bad.jsonl").read_bytes() == b""
     checked = subprocess.run(
-        ["sha256sum", "-c", "SHA256SUMS"], cwd=tiny_split.path, capture_output=True, text=True
+        ["sha256sum", "-c", "SHA256SUMS"], cwd=tiny_split.folder, capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    everything = {path.name for path in tiny_split.path.iterdir()}
+    everything = {path.name for path in tiny_split.folder.iterdir()}
     assert {line.split(":")[0] for line in checked.stdout.splitlines()} == everything - {"SHA256SUMS"}
 
 
@@ -219,9 +220,9 @@ def test_a_folder_without_a_manifest(tmp_path: Path, tiny_split: Split) -> None:
         with pytest.raises(UserError, match=words):
             open_split(path)
     with pytest.raises(UserError, match=r"did you mean its sub-folder 'trees'\?"):
-        open_split(tiny_split.path.parent)
+        open_split(tiny_split.folder.parent)
     with pytest.raises(UserError, match="Not a directory"):
-        open_split(tiny_split.path / "classes.json")
+        open_split(tiny_split.folder / "classes.json")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_an_edited_manifest_is_refused(own_trees: Path, old: str, new: str, word
     assert old in text
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match=words):
-        load_manifest(own_trees)
+        load_manifest(Folder(own_trees))
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,7 @@ def test_no_samples(tmp_path: Path) -> None:
 
 
 def test_inspect(tiny_split: Split, photo_folder: Path) -> None:
-    summary = summarise(open_split(tiny_split.path))
+    summary = summarise(open_split(tiny_split.folder))
     opened = [Image.open(path) for path in sorted(photo_folder.glob("*/*"))]
     shorts = sorted(min(image.size) for image in opened)
     assert (len(summary.manifest.shards), summary.sampled, summary.unreadable) == (4, 33, 0)
@@ -317,10 +318,10 @@ def test_inspect(tiny_split: Split, photo_folder: Path) -> None:
     assert summary.histogram[:2] == (sum(s < 64 for s in shorts), sum(64 <= s < 128 for s in shorts))
     sizes = [path.stat().st_size for path in photo_folder.glob("*/*")]
     assert summary.image_bytes_mean == pytest.approx(sum(sizes) / 33)
-    assert summarise(open_split(tiny_split.path), sample=5).sampled == 5
+    assert summarise(open_split(tiny_split.folder), sample=5).sampled == 5
 
 
 def test_format_summary_is_printable(tiny_split: Split) -> None:
-    text = format_summary(summarise(open_split(tiny_split.path)))
+    text = format_summary(summarise(open_split(tiny_split.folder)))
     assert tiny_split.manifest.fingerprint in text and "33 in 4 shards" in text and "ash 11" in text
     assert all(line.isprintable() for line in text.split("\n"))

@@ -203,7 +203,7 @@ def test_instances_as_coco_publishes_them(
         image["file_name"] = f"val2017/{image['file_name']}"
     file.write_text(json.dumps(tree))
     assert len(match_objects(split, np.arange(4), read_coco(file))) == 3
-    words = ["--data", str(split.path), "--boxes", str(file), "--size", "64", "--out", str(tmp_path / "o")]
+    words = ["--data", str(split.folder), "--boxes", str(file), "--size", "64", "--out", str(tmp_path / "o")]
     assert call(monkeypatch, "analyze", "coverage", *words) == 0
     settings = json.loads((tmp_path / "o" / "coverage.json").read_text())["settings"]
     assert (settings["annotated"], settings["objects"], settings["left_out"]) == (3, 3, left)
@@ -231,7 +231,7 @@ def test_a_folder_of_pascal_voc_is_read(
     assert [sum(map(area, outlines)) * 4800 for outlines in objects.outlines] == pytest.approx([400, 4800])
     np.testing.assert_allclose(objects.outlines[0][0].min(0) * (60, 80), (20, 10))
     assert len(match_objects(split, np.arange(4), read_voc(file.parent))) == 1
-    words = ["--data", str(split.path), "--boxes", str(file.parent), "--out", str(tmp_path / "o")]
+    words = ["--data", str(split.folder), "--boxes", str(file.parent), "--out", str(tmp_path / "o")]
     for broken, message in (
         (text[:-20], "is no PASCAL VOC file with size"),
         (text.replace("<xmin>", "<x>").replace("</xmin>", "</x>"), "bndbox/xmin is missing"),

@@ -102,7 +102,7 @@ def test_mean_area_is_the_one_measured_for_the_published_crops(
     crop = Crop(kind=kind, size=224)
     ids = np.arange(20_000)
     all_sides = np.tile(sides, (20_000, 1))
-    found = shares_of(crop, ids, all_sides, {}, 14, Coverage(data=Path(), epochs=1))
+    found = shares_of(crop, ids, all_sides, {}, 14, Coverage(data="", epochs=1))
     assert abs(found["image"].mean() - expected) < 0.003
     _, flips = crop_windows(crop, 0, turn_of(ids), all_sides)
     assert abs(flips.mean() - 0.5) < 0.02
@@ -139,7 +139,7 @@ def test_an_objects_share_is_that_of_its_white_pixels_in_the_loaders_crops(kind:
     crop = Crop(kind=kind, size=size)
     inputs = draw_crops(crop, 9, turn_of(ids, 1))
     crops = run_windows(images, inputs, size) if kind == "src" else run_graph(images, inputs, size, "rrc")
-    options = Coverage(data=Path(), size=size, mask_unit=unit, mask_ratio=0.5, epochs=2, seed=9)
+    options = Coverage(data="", size=size, mask_unit=unit, mask_ratio=0.5, epochs=2, seed=9)
     found = shares_of(crop, ids, sides, objects, units, options)
     windows, _ = crop_windows(crop, 9, turn_of(ids, 1), sides)
     keep, _ = random_masking(9, torch.ones(count, dtype=torch.long), torch.arange(count), units**2, 8)

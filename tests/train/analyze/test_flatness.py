@@ -133,7 +133,7 @@ def test_leading_eigenvalues_are_those_of_the_textbooks_dense_hessian() -> None:
             )
         )
     batch = Batch(images_BHWC=images, labels_B=ids, ids_B=ids, epochs_B=epochs, position=0)
-    options = Flatness(runs=(), data=Path(), batch=2, steps=60)
+    options = Flatness(runs=(), data="", batch=2, steps=60)
     found, loss = sharpness(model, batch, options)
     torch.testing.assert_close(found.values_S[:5], exact.flip(0)[:5], rtol=1e-4, atol=0)
     torch.testing.assert_close(found.values_S[-1], exact[0], rtol=1e-3, atol=0)

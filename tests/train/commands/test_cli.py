@@ -135,7 +135,7 @@ def test_dry_run_prices_a_run_and_trains_nothing(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path = str(tiny_split.path)
+    path = str(tiny_split.folder)
     assert call(monkeypatch, "pretrain", "demo", "--data.path", path, "--dry-run") == 0
     out = capsys.readouterr().out
     assert "lr 0.00" in out and "x 32/256" in out and "nothing was trained" in out
@@ -191,7 +191,7 @@ def test_a_refused_file_is_one_line(
 
 
 def test_output_that_nobody_takes(tiny_split: Split) -> None:
-    words = [sys.executable, "-m", "turbomim", "shard", "inspect", str(tiny_split.path)]
+    words = [sys.executable, "-m", "turbomim", "shard", "inspect", str(tiny_split.folder)]
     # buffered, so that the write fails at the end
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:

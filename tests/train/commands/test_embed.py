@@ -51,7 +51,7 @@ Arrays = dict[str, NDArray[Any]]
 @pytest.fixture(scope="module")
 def run(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few steps of a tiny model of 32 pixels."""
-    config = config_for(tiny_split.path, tmp_path_factory.mktemp("runs"), optim={"epochs": 1})
+    config = config_for(tiny_split.folder, tmp_path_factory.mktemp("runs"), optim={"epochs": 1})
     return pretrain(config, console=quiet()).folder
 
 
@@ -114,10 +114,10 @@ def test_a_folder_gives_each_files_features(
 def test_shards_give_the_features_of_their_keys(
     photo_folder: Path, tiny_split: Split, tmp_path: Path, embedded: Callable[..., Arrays], store: str
 ) -> None:
-    source = tiny_split.path
+    source = tiny_split.folder
     if store == "foreign":
         (tmp_path / "tars").mkdir()
-        for tar in tiny_split.path.glob("*.tar"):
+        for tar in tiny_split.folder.glob("*.tar"):
             shutil.copy(tar, tmp_path / "tars")
         source = tmp_path / "tars"
         index_tars(source)
@@ -179,8 +179,8 @@ def test_what_cannot_be_used_has_no_row_and_is_named(
 def test_damage_in_shards_is_named_by_its_key(
     tiny_split: Split, tmp_path: Path, embedded: Callable[..., Arrays], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = embedded(tiny_split.path)
-    shutil.copytree(tiny_split.path, tmp_path / "shards")
+    whole = embedded(tiny_split.folder)
+    shutil.copytree(tiny_split.folder, tmp_path / "shards")
     # as a disk that rots after the split was opened
 
     def rotten(path: Path) -> Split:

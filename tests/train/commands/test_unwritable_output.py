@@ -43,7 +43,7 @@ def run(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of a tiny model, and a copy beside it, named twin."""
     settings = {"epochs": 0.5, "warmup_epochs": 0}
     folder = pretrain(
-        config_for(tiny_split.path, tmp_path_factory.mktemp("runs"), optim=settings), console=quiet()
+        config_for(tiny_split.folder, tmp_path_factory.mktemp("runs"), optim=settings), console=quiet()
     ).folder
     shutil.copytree(folder, folder.parent / "twin")
     return folder

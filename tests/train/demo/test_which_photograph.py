@@ -89,7 +89,7 @@ def test_a_run_is_asked_beside_its_baselines(
         for name, group in (("eiffel-1", "eiffel"), ("eiffel-2", "eiffel"))
     )
     monkeypatch.setattr("turbomim.train.demo.which_photograph.sources", lambda: known)
-    run = pretrain(config_for(tiny_split.path, tmp_path, optim={"epochs": 1}), console=quiet()).folder
+    run = pretrain(config_for(tiny_split.folder, tmp_path, optim={"epochs": 1}), console=quiet()).folder
     result = which_photograph(run, crops)
     assert result is not None
     assert json.loads((run / "eval" / "source.json").read_text()) == result
@@ -116,7 +116,7 @@ def test_a_run_is_asked_beside_its_baselines(
 
 
 def test_too_few_crops_ask_nothing(tiny_split: Split, tmp_path: Path) -> None:
-    run = pretrain(config_for(tiny_split.path, tmp_path, optim={"epochs": 1}), console=quiet()).folder
+    run = pretrain(config_for(tiny_split.folder, tmp_path, optim={"epochs": 1}), console=quiet()).folder
     for name in ("boat", "barn"):
         (tmp_path / "few" / name).mkdir(parents=True)
         Image.fromarray(texture(3, 60, 80)).save(tmp_path / "few" / name / "a.png")

@@ -138,7 +138,7 @@ def test_stores_give_the_crops_of_the_originals(
 
 def test_an_image_that_cannot_be_decoded_or_has_no_label_ends_it(tiny_split: Split, tmp_path: Path) -> None:
     place = int(tiny_split.index.image_offset_N[4])
-    for name in tiny_split.path.iterdir():
+    for name in tiny_split.folder.iterdir():
         (tmp_path / name.name).write_bytes(name.read_bytes())
     shard = tmp_path / tiny_split.manifest.shards[0].name
     broken = open_split(tmp_path)

@@ -251,7 +251,7 @@ def test_initial_weights_are_known_by_the_size_they_were_drawn_at() -> None:
 def run(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few steps of a tiny MAE of 32 pixels, whose seed is not that of a fine-tuning."""
     folder = tmp_path_factory.mktemp("runs")
-    config = config_for(tiny_split.path, folder, optim={"epochs": 0.5, "warmup_epochs": 0}, run={"seed": 5})
+    config = config_for(tiny_split.folder, folder, optim={"epochs": 0.5, "warmup_epochs": 0}, run={"seed": 5})
     return pretrain(config, console=quiet()).folder
 
 

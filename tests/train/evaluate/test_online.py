@@ -73,7 +73,7 @@ def plain(trees_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trees_path(tiny_split: Split) -> Path:
-    return tiny_split.path
+    return tiny_split.folder
 
 
 def test_training_is_bit_for_bit_the_same_with_scores(trees_path: Path, plain: Path, tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_scores_are_those_of_eval(trees_path: Path, upside_down: Path, tmp_path:
     sections: dict[str, dict[str, Any]] = {"optim": {"epochs": 2}, "eval": {"test": str(upside_down)}}
     folder = pretrain(scored_config(trees_path, tmp_path, **sections), console=quiet()).folder
     config, model, _ = load_run(folder)
-    on = Scoring(train=trees_path, test=upside_down, samples=0, device="cpu")
+    on = Scoring(train=str(trees_path), test=str(upside_down), samples=0, device="cpu")
     scores = evaluate_model(model, config, MEASURES, on)["scores"]
     last = records(folder)[-1]
     for feature, ending in (("trained: ", ""), ("random weights: ", RANDOM), ("raw pixels", RAW)):

@@ -148,7 +148,7 @@ def test_which_feature_is_published() -> None:
 def run(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one step."""
     config = config_for(
-        tiny_split.path, tmp_path_factory.mktemp("runs"), optim={"epochs": 0.2, "warmup_epochs": 0}
+        tiny_split.folder, tmp_path_factory.mktemp("runs"), optim={"epochs": 0.2, "warmup_epochs": 0}
     )
     return pretrain(config, console=quiet()).folder
 

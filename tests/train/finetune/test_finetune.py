@@ -80,7 +80,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def pretrained(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A few steps of a tiny model."""
-    config = config_for(tiny_split.path, tmp_path_factory.mktemp("runs"), optim={"epochs": 1})
+    config = config_for(tiny_split.folder, tmp_path_factory.mktemp("runs"), optim={"epochs": 1})
     return pretrain(config, console=quiet()).folder
 
 
@@ -97,7 +97,9 @@ def settings(
     pretrained: Path, shards: dict[str, Path], folder: Path, epochs: float = 4, **flags: dict[str, Any]
 ) -> FinetuneConfig:
     """Three steps an epoch, in a folder of its own."""
-    options = Finetune(run=pretrained, train=shards["train"], test=shards["test"], epochs=epochs, batch=16)
+    options = Finetune(
+        run=pretrained, train=str(shards["train"]), test=str(shards["test"]), epochs=epochs, batch=16
+    )
     laid = {name: {**FLAGS.get(name, {}), **flags.get(name, {})} for name in {*FLAGS, *flags}}
     laid["run"]["folder"] = str(folder)
     return finetune_settings(options, load_source(pretrained, {}), laid)
@@ -281,7 +283,7 @@ def test_other_weights_are_another_run(
     capsys: Any,
     monkeypatch: Any,
 ) -> None:
-    config = config_for(tiny_split.path, tmp_path, optim={"epochs": 1}, run={"seed": 5})
+    config = config_for(tiny_split.folder, tmp_path, optim={"epochs": 1}, run={"seed": 5})
     other = pretrain(config, console=quiet()).folder
     words = ["--train", str(shards["train"]), "--test", str(shards["test"]), "--epochs", "0.3"]
     words += ["--batch", "16", "--step.compile", "false", "--run.folder", str(tmp_path / "kept")]

@@ -219,7 +219,7 @@ def test_what_fails_is_one_line(tiny_split: Split, monkeypatch: pytest.MonkeyPat
         with pytest.raises(RuntimeError):
             next(ahead)
     said = str(failure.value)
-    assert said.startswith(f"{tiny_split.path}: {tiny_split.locate(4)}: RandAugment '{POLICY}' failed")
+    assert said.startswith(f"{tiny_split.folder}: {tiny_split.locate(4)}: RandAugment '{POLICY}' failed")
     assert "ValueError: bits must be between 1 and 8" in said and "\n" not in said
 
 

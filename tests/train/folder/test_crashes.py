@@ -57,7 +57,7 @@ def planted(config: Config, folder: Path, rank: int, world: int, port: int) -> N
 
 
 def run_config(split: Split, runs: Path) -> Config:
-    config = config_for(split.path, runs, optim={"epochs": 2, "global_batch": 8}, run={"save_every": 1})
+    config = config_for(split.folder, runs, optim={"epochs": 2, "global_batch": 8}, run={"save_every": 1})
     return dataclasses.replace(config, step=dataclasses.replace(config.step, rank_timeout=20.0))
 
 
@@ -81,7 +81,7 @@ def test_a_photograph_that_kills(tmp_path: Path, world: int) -> None:
     listed = {DEADLY: "decoding it ends the process: SIGSEGV"}
     assert read_deadly_samples(run) == {deadly.manifest.fingerprint: listed}
     assert status(run)["status"] == "done" and left_under_way(run) == {}
-    other = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(cut.path)))
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(cut.folder)))
     other = dataclasses.replace(other, run=dataclasses.replace(config.run, folder=str(tmp_path / "b")))
     assert [finish(p) for p in launch_ranks(planted, world, other, folder)] == [0] * world
     assert outcome(run) == outcome(tmp_path / "b" / "r")
@@ -151,7 +151,7 @@ def test_one_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (folder / "simplejpeg.py").write_text(hanging)
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     split = split_with(tmp_path / "split", 6, 2, deadly=True)
-    found = deadly_samples(open_split(split.path), range(6), on_gpu=False, seconds=20.0)
+    found = deadly_samples(open_split(split.folder), range(6), on_gpu=False, seconds=20.0)
     assert found == ({2: "decoding it does not end within 20 s"}, "")
 
 
@@ -217,12 +217,12 @@ def test_a_photograph_that_kills_elsewhere(tmp_path: Path, more: str) -> None:
     train = split_with(tmp_path / "train", SAMPLES, DEADLY, deadly=False)
     deadly = split_with(tmp_path / "deadly", SAMPLES, 3, deadly=True)
     config, run = run_config(train, tmp_path / "runs"), tmp_path / "runs" / "r"
-    data = dataclasses.replace(config.data, heldout=str(deadly.path), max_bad_share=1.0)
+    data = dataclasses.replace(config.data, heldout=str(deadly.folder), max_bad_share=1.0)
     config = dataclasses.replace(config, data=data)
     if more == "pictures":
         config = dataclasses.replace(config, run=dataclasses.replace(config.run, picture_every=5))
     else:
-        test = dataclasses.replace(config.eval, every_epochs=1.0, test=str(deadly.path), samples=SAMPLES)
+        test = dataclasses.replace(config.eval, every_epochs=1.0, test=str(deadly.folder), samples=SAMPLES)
         config = dataclasses.replace(config, eval=test)
     assert finish(launch(planted, config, folder, 0, 1, 0)) == -signal.SIGSEGV
     assert left_under_way(run)[deadly.manifest.fingerprint].count(3) == 1

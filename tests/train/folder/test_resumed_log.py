@@ -38,7 +38,7 @@ SKIPPED = (2, 6)
 @pytest.fixture(scope="module")
 def bad_split(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quarter of the photographs cannot be decoded."""
-    folder = Path(shutil.copytree(tiny_split.path, tmp_path_factory.mktemp("bad") / "split"))
+    folder = Path(shutil.copytree(tiny_split.folder, tmp_path_factory.mktemp("bad") / "split"))
     spoil(open_split(folder), BAD, "zeros")
     return folder
 

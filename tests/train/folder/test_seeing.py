@@ -117,7 +117,7 @@ def test_a_missing_package_is_one_line_before_anything_starts(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else find(name))
     settings = {"tensorboard": run.tensorboard, "wandb": run.wandb}
     with pytest.raises(UserError) as error:
-        pretrain(config_for(tiny_split.path, tmp_path, run=settings), console=quiet())
+        pretrain(config_for(tiny_split.folder, tmp_path, run=settings), console=quiet())
     assert str(error.value) == message
     assert list(tmp_path.iterdir()) == [], "no run folder was made"
     check_sinks(RunConfig())
@@ -156,7 +156,7 @@ def test_tensorboard_forgets_steps_after_the_resumed_one(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = {"tensorboard": True, "save_every": 4, "picture_every": 5}
-    config = config_for(tiny_split.path, tmp_path, run=run, optim={"epochs": 3})
+    config = config_for(tiny_split.folder, tmp_path, run=run, optim={"epochs": 3})
     steps = killed_and_resumed(config, monkeypatch, step=7)
     events = EventAccumulator(str(tmp_path / "r" / "tb"))
     events.Reload()
@@ -210,7 +210,7 @@ def test_each_start_is_a_wandb_run_with_the_whole_curve(
     fake = SimpleNamespace(init=init, Image=lambda path: Path(path).name, __spec__=object())
     monkeypatch.setitem(sys.modules, "wandb", fake)
     run = {"wandb": "mim", "save_every": 4, "picture_every": 5}
-    config = config_for(tiny_split.path, tmp_path, run=run, optim={"epochs": 3})
+    config = config_for(tiny_split.folder, tmp_path, run=run, optim={"epochs": 3})
     steps = killed_and_resumed(config, monkeypatch, step=7)
     first, second = runs
     assert not first.open and not second.open
@@ -247,8 +247,8 @@ def tiles(path: Path, columns: int, rows: int, side: int) -> np.ndarray[Any, np.
 def test_pictures_of_fixed_photographs_change_only_where_the_model_predicts(
     tiny_split: Split, tmp_path: Path
 ) -> None:
-    plain = config_for(tiny_split.path, tmp_path / "plain", optim={"epochs": 3})
-    drawn = config_for(tiny_split.path, tmp_path / "drawn", optim={"epochs": 3}, run={"picture_every": 4})
+    plain = config_for(tiny_split.folder, tmp_path / "plain", optim={"epochs": 3})
+    drawn = config_for(tiny_split.folder, tmp_path / "drawn", optim={"epochs": 3}, run={"picture_every": 4})
     for config in (plain, drawn):
         pretrain(config, console=quiet())
     losses = [

@@ -76,18 +76,18 @@ def spoil(split: Split, samples: Iterable[int], how: str) -> None:
     """Damage photographs as a bad disk does: nothing tells that the shards changed."""
     for sample in samples:
         damage(split, sample, how)
-    os.utime(split.path / MANIFEST)
+    os.utime(split.folder / MANIFEST)
 
 
 def test_damaged_photographs_are_replaced_counted_and_named(own_split: Split, tmp_path: Path) -> None:
     """As many steps as without damage, every stand-in accounted for, the same losses on two ranks."""
     sections: dict[str, dict[str, Any]] = {"optim": {"epochs": 3}, "data": {"max_bad_share": 0.5}}
-    assert finish(launch(attempt, config_for(own_split.path, tmp_path / "whole", **sections))) == 0
+    assert finish(launch(attempt, config_for(own_split.folder, tmp_path / "whole", **sections))) == 0
     spoil(own_split, BAD, "cut")
-    sections["data"]["heldout"] = str(own_split.path)
-    assert finish(launch(attempt, config_for(own_split.path, tmp_path / "one", **sections))) == 0
+    sections["data"]["heldout"] = str(own_split.folder)
+    assert finish(launch(attempt, config_for(own_split.folder, tmp_path / "one", **sections))) == 0
     port = free_port()
-    two = config_for(own_split.path, tmp_path / "two", **sections)
+    two = config_for(own_split.folder, tmp_path / "two", **sections)
     assert [finish(p) for p in [launch(ranked, two, rank, 2, port) for rank in (0, 1)]] == [0, 0]
 
     whole, one, both = (records_of(tmp_path / name) for name in ("whole", "one", "two"))
@@ -120,7 +120,7 @@ def test_a_third_of_bad_photographs_ends_the_run(own_split: Split, tmp_path: Pat
     spoil(own_split, range(0, own_split.manifest.samples, 3), "cut")
     begun = time.monotonic()
     with pytest.raises(UserError) as error:
-        pretrain(config_for(own_split.path, tmp_path), console=quiet())
+        pretrain(config_for(own_split.folder, tmp_path), console=quiet())
     assert time.monotonic() - begun < 10
     text = str(error.value)
     assert re.search(r"of 20\d samples \(3\d\.\d%\), the limit is max_bad_share 5.0%, cannot", text), text
@@ -132,7 +132,7 @@ def test_no_usable_photograph_ends_the_run(own_split: Split, tmp_path: Path) -> 
     spoil(own_split, range(own_split.manifest.samples), "zeros")
     begun = time.monotonic()
     with pytest.raises(UserError, match="all 33 samples of the split cannot be decoded") as error:
-        pretrain(config_for(own_split.path, tmp_path), console=quiet())
+        pretrain(config_for(own_split.folder, tmp_path), console=quiet())
     assert time.monotonic() - begun < 10 and "\n" not in str(error.value)
 
 
@@ -175,7 +175,7 @@ def failing(config: Config, rank: int, port: int, where: str) -> None:
 def test_what_one_rank_meets_ends_every_rank_with_one_message(
     tiny_split: Split, tmp_path: Path, where: str
 ) -> None:
-    config, port = config_for(tiny_split.path, tmp_path), free_port()
+    config, port = config_for(tiny_split.folder, tmp_path), free_port()
     begun = time.monotonic()
     assert [finish(p) for p in [launch(failing, config, rank, port, where) for rank in (0, 1)]] == [1, 1]
     assert time.monotonic() - begun < 60
@@ -203,7 +203,7 @@ def counting(config: Config, rank: int, world: int, port: int) -> None:
 
 def test_one_rank_hashes_for_all(tiny_split: Split, tmp_path: Path) -> None:
     for name in ("data", "heldout", "train", "test"):
-        folder = Path(shutil.copytree(tiny_split.path, tmp_path / name))
+        folder = Path(shutil.copytree(tiny_split.folder, tmp_path / name))
         for path in folder.glob("*-00000[12].tar"):
             os.utime(path, (time.time() + 100,) * 2)
     config = config_for(
@@ -236,7 +236,7 @@ def test_another_split_on_another_machine_is_refused(photo_folder: Path, tmp_pat
 
 def test_a_run_of_a_version_before_resumes(tiny_split: Split, tmp_path: Path) -> None:
     """config.yaml of 0.1 knew neither shuffle nor limits nor automatic readers."""
-    old = config_for(tiny_split.path, tmp_path, optim={"epochs": 2}, data={"readers": 2, "prefetch": 2})
+    old = config_for(tiny_split.folder, tmp_path, optim={"epochs": 2}, data={"readers": 2, "prefetch": 2})
     pretrain(old, console=quiet())
     folder = tmp_path / "r"
     finished = outcome(folder)
@@ -247,10 +247,10 @@ def test_a_run_of_a_version_before_resumes(tiny_split: Split, tmp_path: Path) ->
     for name in ("shuffle", "window", "decode", "hw_decoder_load", "max_bad_share", "max_bad_row"):
         del settings["data"][name]
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    now = config_for(tiny_split.path, tmp_path, optim={"epochs": 2}, data={"readers": 0})
+    now = config_for(tiny_split.folder, tmp_path, optim={"epochs": 2}, data={"readers": 0})
     result = pretrain(now, console=quiet())
     assert result.status == "done" and outcome(folder) == finished
-    other = config_for(tiny_split.path, tmp_path, optim={"epochs": 2}, data={"shuffle": "window"})
+    other = config_for(tiny_split.folder, tmp_path, optim={"epochs": 2}, data={"shuffle": "window"})
     with pytest.raises(UserError, match=r"data.shuffle: full -> window"):
         pretrain(other, console=quiet())
 
@@ -266,10 +266,12 @@ def test_slow_data_is_explained_now_and_then(
         return real(self)
 
     monkeypatch.setattr(ReadAhead, "__next__", slow)
-    result = pretrain(config_for(tiny_split.path, tmp_path, optim={"epochs": 6}), console=quiet())
+    result = pretrain(config_for(tiny_split.folder, tmp_path, optim={"epochs": 6}), console=quiet())
     lines = (tmp_path / "r" / "train.log").read_text().splitlines()
     said = [line for line in lines if "spent waiting for data" in line]
-    assert all(f"most for reading: `turbomim tune loader --data {tiny_split.path}`" in line for line in said)
+    assert all(
+        f"most for reading: `turbomim tune loader --data {tiny_split.folder}`" in line for line in said
+    )
     assert LINES_BETWEEN_HINTS < result.steps <= 2 * LINES_BETWEEN_HINTS and 1 <= len(said) <= 2
 
 
@@ -368,11 +370,11 @@ def test_the_plan_says_what_is_stored(tiny_split: Split) -> None:
 def test_a_store_is_checked_before_anything_starts(
     own_split: Split, tiny_split: Split, tmp_path: Path
 ) -> None:
-    (own_split.path / MANIFEST).write_text(stored(own_split).manifest.to_json())
-    open_split(own_split.path)
+    (own_split.folder / MANIFEST).write_text(stored(own_split).manifest.to_json())
+    open_split(own_split.folder)
     other = {"size": 64, "interpolation": "bilinear"}
     for name in ("path", "heldout"):
-        config = config_for(tiny_split.path, tmp_path, data={**other, name: str(own_split.path)})
+        config = config_for(tiny_split.folder, tmp_path, data={**other, name: str(own_split.folder)})
         with pytest.raises(UserError, match=rf"--data\.{name} .*short side 64"):
             pretrain(config, console=quiet(), dry_run=True)
     assert not (tmp_path / "r").exists()
@@ -387,7 +389,7 @@ def test_every_setting_of_the_data_reaches_the_loader(
         "crop": "rrc", "rrc_scale": 0.3, "interpolation": "bilinear", "shuffle": "window", "window": 3,
         "max_bad_share": 0.2, "max_bad_row": 7,
     }  # fmt: skip
-    config = config_for(tiny_split.path, tmp_path, data=own, run={"seed": 5})
+    config = config_for(tiny_split.folder, tmp_path, data=own, run={"seed": 5})
     speed = LoaderSpeed(threads=3, readers=4, prefetch=5, decode="cpu", hw_decoder_load=0.25)
     cut = BatchCut(global_batch=8, micro_batch=4, start=16)
     open_loader(config, tiny_split, cut, speed, device="cpu", groups=2, notify=print)
@@ -405,7 +407,7 @@ def test_a_run_says_where_its_settings_come_from(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBOMIM_CACHE_DIR", str(tmp_path / "cache"))
-    config = config_for(tiny_split.path, tmp_path, optim={"epochs": 1}, data={"threads": 0, "readers": 0})
+    config = config_for(tiny_split.folder, tmp_path, optim={"epochs": 1}, data={"threads": 0, "readers": 0})
     pretrain(config, console=quiet())
     found = LoaderSpeed(threads=1, readers=3, prefetch=4)
     tuned = Tuned(settings=found, img_per_s=1.0, date="2026-01-02")
@@ -451,7 +453,7 @@ def test_a_log_line_counts_what_was_replaced() -> None:
 
 
 def test_pictures_that_cannot_be_drawn_are_refused(tiny_split: Split, tmp_path: Path) -> None:
-    pretrain(config_for(tiny_split.path, tmp_path, optim={"epochs": 1}), console=quiet())
+    pretrain(config_for(tiny_split.folder, tmp_path, optim={"epochs": 1}), console=quiet())
     run = tmp_path / "r"
     for images, message in ((0, "must be 1 to 64"), (65, "must be 1 to 64"), (34, "has only 33 samples")):
         with pytest.raises(UsageError, match=f"--images {images}: .*{message}"):

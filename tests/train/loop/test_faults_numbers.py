@@ -157,7 +157,7 @@ def losses(runs: Path) -> list[tuple[int, float | None]]:
 def rolled(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose data of steps 12 to 15 is bad; nobody disturbs it."""
     runs = tmp_path_factory.mktemp("rolled")
-    assert finish(launch(bad_data, rolling(tiny_split.path, runs), 12, 15, None)) == 0
+    assert finish(launch(bad_data, rolling(tiny_split.folder, runs), 12, 15, None)) == 0
     return runs
 
 

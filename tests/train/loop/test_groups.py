@@ -81,7 +81,7 @@ def launch_recorded(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory)
     def folder_of(groups: int, world: int) -> Path:
         if (groups, world) not in made:
             runs = tmp_path_factory.mktemp(f"{groups}-groups-{world}-ranks")
-            config = config_for(tiny_split.path, runs, **settings(groups))
+            config = config_for(tiny_split.folder, runs, **settings(groups))
             processes = launch_ranks(record_batches, world, config)
             assert [finish(process) for process in processes] == [0] * world
             made[groups, world] = runs
@@ -170,7 +170,7 @@ def test_what_ranks_read_is_said(
         "ranks 2 to 3: group 1 of 2, shards 1 to 3 of 4 (75.0 %)",
     ]
     assert about_groups(2, tiny_split, 3)[1] == "rank 1: groups 0 to 1 of 2, shards 0 to 3 of 4 (100.0 %)"
-    config = config_for(tiny_split.path, tmp_path, **settings(4))
+    config = config_for(tiny_split.folder, tmp_path, **settings(4))
     price(config, ranks=2, img_per_s=None, preset=None)
     said = " ".join(capsys.readouterr().out.split())
     assert "rank 0: groups 0 to 1 of 4, shards 0 to 1 of 4 (50.0 %)" in said

@@ -46,8 +46,8 @@ def tensors(runs: Path, step: int) -> dict[str, torch.Tensor]:
 def one_rank(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What all others must equal."""
     runs = tmp_path_factory.mktemp("one")
-    heldout = {"heldout": str(tiny_split.path)}
-    run(config_for(tiny_split.path, runs, **settings(data=heldout)))
+    heldout = {"heldout": str(tiny_split.folder)}
+    run(config_for(tiny_split.folder, runs, **settings(data=heldout)))
     return runs
 
 

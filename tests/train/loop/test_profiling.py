@@ -93,7 +93,7 @@ def test_the_slow_part_is_named(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, name: str, largest: str
 ) -> None:
     monkeypatch.setattr(owner, name, slowed(getattr(owner, name), 0.1))
-    config = config_for(tiny_split.path, tmp_path, optim={"epochs": 2})
+    config = config_for(tiny_split.folder, tmp_path, optim={"epochs": 2})
     pretrain(config, profile=range(4, 7), console=quiet())
     text = (tmp_path / "r" / "profile" / "breakdown.txt").read_text()
     assert f"largest: {largest}, " in text.splitlines()[-1], text
@@ -110,7 +110,7 @@ def test_log_lines_and_checkpoints_are_outside_of_the_steps(
     """So no remedy of `other` is to have fewer of them."""
     monkeypatch.setattr(Run, "_write_log_line", slowed(Run._write_log_line, 0.1))
     monkeypatch.setattr(RunCheckpoints, "save", slowed(RunCheckpoints.save, 0.1))
-    config = config_for(tiny_split.path, tmp_path, optim={"epochs": 2}, run={"save_every": 1})
+    config = config_for(tiny_split.folder, tmp_path, optim={"epochs": 2}, run={"save_every": 1})
     pretrain(config, profile=range(4, 7), console=quiet())
     text = (tmp_path / "r" / "profile" / "breakdown.txt").read_text()
     (row,) = [line for line in text.splitlines() if line.strip().startswith("other ")]
@@ -145,7 +145,7 @@ def test_the_trace_has_the_steps_asked_for_and_training_does_not_notice(
     tiny_split: Split, tmp_path: Path
 ) -> None:
     plain, profiled = (
-        config_for(tiny_split.path, tmp_path / name, optim={"epochs": 2, "micro_batch": 4})
+        config_for(tiny_split.folder, tmp_path / name, optim={"epochs": 2, "micro_batch": 4})
         for name in ("plain", "profiled")
     )
     pretrain(plain, console=quiet())
@@ -163,7 +163,7 @@ def test_the_trace_has_the_steps_asked_for_and_training_does_not_notice(
 
 @pytest.mark.parametrize("first", [3, 20], ids=["within", "before"])
 def test_a_run_that_ends_before_says_so(tiny_split: Split, tmp_path: Path, first: int) -> None:
-    config = config_for(tiny_split.path, tmp_path, optim={"epochs": 1})
+    config = config_for(tiny_split.folder, tmp_path, optim={"epochs": 1})
     result = pretrain(config, profile=range(first, 30), console=quiet())
     said = (result.folder / "train.log").read_text()
     wanted = f"this process took {result.steps} steps, and --profile asks for steps {first} to 29"
@@ -185,7 +185,7 @@ def test_a_run_stopped_before_its_last_profiled_step_says_so(
         return real(self, *arguments)
 
     monkeypatch.setattr(Step, "__call__", step)
-    result = pretrain(config_for(tiny_split.path, tmp_path), profile=range(2, 4), console=quiet())
+    result = pretrain(config_for(tiny_split.folder, tmp_path), profile=range(2, 4), console=quiet())
     assert (result.status, result.step) == ("preempted", 2)
     wanted = "no profile: this process took 2 steps, and --profile asks for steps 2 to 3"
     assert (result.folder / "train.log").read_text().count(wanted) == 1

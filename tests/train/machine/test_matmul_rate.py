@@ -105,7 +105,7 @@ def test_ranks_share_a_cpu_but_not_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_mfu_of_a_run_is_its_flops_over_the_kept_rate(tiny_split: Split, tmp_path: Path) -> None:
     write_rate(CPU, 3e10, bfloat16=False)
-    config = config_for(tiny_split.path, tmp_path, optim={"epochs": 1})
+    config = config_for(tiny_split.folder, tmp_path, optim={"epochs": 1})
     pretrain(config, console=quiet())
     records = read_metrics(tmp_path / "r" / "metrics.jsonl")
     for record in records:

@@ -109,7 +109,7 @@ def test_without_a_rate_the_datasheet_is_named() -> None:
 
 
 def test_a_checkpoint_is_as_large_as_said(tiny_split: Split, tmp_path: Path) -> None:
-    config = config_for(tiny_split.path, tmp_path, optim={"epochs": 1}, model={"width": 64})
+    config = config_for(tiny_split.folder, tmp_path, optim={"epochs": 1}, model={"width": 64})
     pretrain(config, console=quiet())
     found, _ = checkpoint.newest(tmp_path / "r" / "ckpt")
     assert found is not None
@@ -126,9 +126,11 @@ def test_the_command_prints_one_table(
     out = " ".join(capsys.readouterr().out.split())
     assert "1,281,167 (ImageNet-1k; --data.path counts yours)" in out and "4096 = 64 x 1 x 64" in out
     assert "2,127 img/s a GPU (assumed, not measured: 40% of the datasheet's 312 TFLOP/s" in out
-    assert call(monkeypatch, *words, "--data.path", str(tiny_split.path), "--optim.global-batch", "64") == 0
+    assert (
+        call(monkeypatch, *words, "--data.folder", str(tiny_split.folder), "--optim.global-batch", "64") == 0
+    )
     out = capsys.readouterr().out
-    assert f"33 ({tiny_split.path})".replace("\n", "") in out.replace("\n", "").replace(" " * 18, "")
+    assert f"33 ({tiny_split.folder})".replace("\n", "") in out.replace("\n", "").replace(" " * 18, "")
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

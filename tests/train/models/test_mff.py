@@ -213,7 +213,7 @@ def test_levels_that_cannot_be_are_one_line(fuse: str) -> None:
 
 def test_the_shares_are_in_the_log_and_on_the_boards(tiny_split: Split, tmp_path: Path) -> None:
     model = {"method": "mff", "depth": 3, "fuse": "0,1,2"}
-    pretrain(config_for(tiny_split.path, tmp_path, model=model, optim={"epochs": 2}), console=quiet())
+    pretrain(config_for(tiny_split.folder, tmp_path, model=model, optim={"epochs": 2}), console=quiet())
     found = records(tmp_path / "r")
     shares = [[record[f"model/fuse_{n}"] for n in range(3)] for record in found]
     assert all(sum(each) == pytest.approx(1) and "model/fuse_3" not in found[0] for each in shares)
@@ -227,7 +227,7 @@ def test_two_sharded_ranks_give_the_losses_and_shares_of_one(tiny_split: Split, 
     model, optim = {"method": "mff", "depth": 3, "fuse": "0,1,2"}, {"epochs": 2, "base_lr": 5e-3}
     for world, name in ((1, "one"), (2, "two")):
         step = {"shard": world == 2}
-        run(config_for(tiny_split.path, tmp_path / name, model=model, optim=optim, step=step), world)
+        run(config_for(tiny_split.folder, tmp_path / name, model=model, optim=optim, step=step), world)
     one, two = (records(tmp_path / name / "r") for name in ("one", "two"))
     assert len(one) == len(two) == 9
     for key in ("loss", "model/fuse_0", "model/fuse_1", "model/fuse_2"):

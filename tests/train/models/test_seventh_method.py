@@ -65,13 +65,13 @@ def test_a_class_and_a_line_are_a_method(
 ) -> None:
     monkeypatch.setitem(METHODS, "place", Place)
     sections: dict[str, dict[str, Any]] = {
-        "data": {"heldout": str(tiny_split.path)},
+        "data": {"heldout": str(tiny_split.folder)},
         "model": {"method": "place"},
         # 33 samples, 8 a step
         "optim": {"epochs": 0.48, "warmup_epochs": 0, "base_lr": 0.3},
         "run": {"picture_every": 2},
     }
-    config = config_for(tiny_split.path, tmp_path, **sections)
+    config = config_for(tiny_split.folder, tmp_path, **sections)
     start = make_model(config)
     result = pretrain(config, console=quiet())
     assert (result.status, result.step) == ("done", 2)
@@ -92,7 +92,7 @@ def test_a_class_and_a_line_are_a_method(
     assert "memory of a rank's step, predicted" in (result.folder / "train.log").read_text()
 
     source = load_source(result.folder, {})
-    on = Scoring(train=tiny_split.path, test=tiny_split.path, device="cpu")
+    on = Scoring(train=str(tiny_split.folder), test=str(tiny_split.folder), device="cpu")
     scores = evaluate_model(source.model, source.config, ["knn"], on)["scores"]
     assert {"trained: class token", "trained: mean of patch tokens", "raw pixels"} <= scores.keys()
     trained_knn, random_knn = (scores[f"{name}: class token"] for name in ("trained", "random weights"))

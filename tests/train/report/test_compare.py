@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from tests.calls import assert_one_line, call
 
+from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.tars.manifest import load_manifest
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
@@ -68,7 +69,7 @@ def write_run(
 def test_runs_stand_side_by_side(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = {"path": str(tiny_split.path)}
+    data = {"path": str(tiny_split.folder)}
     scores = {"trained: [b]token[/b]": {"weighted": 0.4321}}
     one = write_run(tmp_path / "one", [1.0, 0.75], scores, data=data)
     for name, rate in (("finetune", 5e-4), ("lower", 1e-4)):
@@ -134,7 +135,7 @@ def test_losses_that_can_be_compared_are_left_alone(sections: dict[str, dict[str
 
 
 def test_other_data_and_seeds_are_named(tiny_split: Split) -> None:
-    manifest = load_manifest(tiny_split.path)
+    manifest = load_manifest(Folder(tiny_split.folder))
     other = dataclasses.replace(manifest, fingerprint="0" * 64)
 
     def run(label: str, **more: Any) -> RunFacts:

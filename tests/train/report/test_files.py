@@ -45,9 +45,9 @@ def test_names_from_files_are_text_and_never_markup(
     """In a folder's name, JSON keys and values, log lines, bad samples, settings and benchmark rows."""
     name = "<svg onload=alert(3)>\"'&"
     run = bare.rename(tmp_path / name)
-    shutil.copytree(tiny_split.path, tmp_path / "split")
+    shutil.copytree(tiny_split.folder, tmp_path / "split")
     (tmp_path / "split" / BAD).write_text(json.dumps({"path": HOSTILE, "reason": HOSTILE}) + "\n")
-    text = (run / "config.yaml").read_text().replace(str(tiny_split.path), str(tmp_path / "split"))
+    text = (run / "config.yaml").read_text().replace(str(tiny_split.folder), str(tmp_path / "split"))
     (run / "config.yaml").write_text(text.replace("wandb: ''", f"wandb: {json.dumps(HOSTILE)}"))
     for folder in ("eval", "analysis", "images", "bench"):
         (run / folder).mkdir()
@@ -153,7 +153,7 @@ def test_damaged_data_are_named_too(full: Path, tiny_split: Split, tmp_path: Pat
     run = tmp_path / "r"
     shutil.copytree(full, run)
     split = tmp_path / "split"
-    shutil.copytree(tiny_split.path, split)
+    shutil.copytree(tiny_split.folder, split)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub("  path: .*", f"  path: {split}", config))
     (split / BAD).write_text("garbage\n\n")
@@ -188,10 +188,10 @@ def test_data_are_found_from_another_folder(
     """Paths of the settings count from where the run began, wherever the report is made."""
     began = tmp_path / "began"
     (began / "runs").mkdir(parents=True)
-    shutil.copytree(tiny_split.path, began / "shards")
+    shutil.copytree(tiny_split.folder, began / "shards")
     run = bare.rename(began / "runs" / "bare")
     text = (run / "config.yaml").read_text()
-    text = text.replace(str(tiny_split.path), "shards").replace(f"folder: {tmp_path}", "folder: runs")
+    text = text.replace(str(tiny_split.folder), "shards").replace(f"folder: {tmp_path}", "folder: runs")
     (run / "config.yaml").write_text(text)
     monkeypatch.chdir(began / "runs")
     facts = {row[0]: row[1] for row in cells(part(page_of(Path("bare")), "data"))}

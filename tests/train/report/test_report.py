@@ -59,14 +59,14 @@ RECORDS: list[dict[str, Any]] = [
 def full(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has everything: MFF, held-out data, pictures, scores, an analysis, bad photographs."""
     folder = tmp_path_factory.mktemp("full")
-    shutil.copytree(tiny_split.path, folder / "split")
+    shutil.copytree(tiny_split.folder, folder / "split")
     split = open_split(folder / "split")
     damage(split, 6, "cut")
     (folder / "split" / BAD).write_text('{"path": "b/broken.jpg", "reason": "not an image"}\n')
     os.utime(folder / "split" / MANIFEST)
     config = config_for(
         folder / "split", folder / "runs",
-        data={"heldout": str(tiny_split.path), "max_bad_share": 1.0},
+        data={"heldout": str(tiny_split.folder), "max_bad_share": 1.0},
         model={"method": "mff", "fuse": "0,1"}, optim={"epochs": 3},
         run={"eval_every": 4, "picture_every": 6},
     )  # fmt: skip
@@ -75,7 +75,7 @@ def full(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = pretrain(config, console=quiet()).folder
     torch.set_num_threads(threads)
     (run / "analysis").mkdir()
-    shards = str(tiny_split.path)
+    shards = str(tiny_split.folder)
     eval_knn_command([str(run), "--train", shards, "--test", shards])
     analysis = {
         "analysis": "frequency",
@@ -94,7 +94,7 @@ def bare(tiny_split: Split, tmp_path: Path) -> Path:
     config = recipe("demo")
     config = dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, path=str(tiny_split.path)),
+        data=dataclasses.replace(config.data, path=str(tiny_split.folder)),
         optim=dataclasses.replace(config.optim, base_lr=4e-3),
         run=dataclasses.replace(config.run, folder=str(tmp_path), name="bare"),
     )
@@ -233,7 +233,7 @@ def test_settings_are_those_that_differ_from_the_recipe(bare: Path, tiny_split: 
     rows = {row[0]: row[1:] for row in cells(settings)}
     assert rows["setting"] == ["bare", "its recipe, demo"]
     assert rows["optim.base_lr"] == ["0.004", "0.008"]
-    shown = end_of(tiny_split.path)
+    shown = end_of(tiny_split.folder)
     assert rows["data.path"] == [shown, "(none)"]
     assert set(rows) == {"setting", "optim.base_lr", "data.path"}
     assert [e.text for e in settings.all("span")] == [shown, "0.004"]

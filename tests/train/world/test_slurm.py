@@ -65,7 +65,7 @@ def test_a_signalled_job_saves_and_is_queued_again(tiny_split: Split, tmp_path: 
         "SLURM_JOB_ID": "7", "SLURM_NNODES": "1", "SLURM_GPUS_ON_NODE": "1", "SLURM_JOB_NODELIST": "here",
     }  # fmt: skip
     job = subprocess.Popen(
-        ["bash", str(TEMPLATE), "demo", str(tiny_split.path), *TINY],
+        ["bash", str(TEMPLATE), "demo", str(tiny_split.folder), *TINY],
         env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip

@@ -9,7 +9,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.decoding.crop import CropKind
@@ -53,7 +52,7 @@ class TuneLoader:
     `turbomim pretrain` uses them wherever a setting is automatic.
     """
 
-    data: Path
+    data: str
     """Split to read, of the kind that will be trained on."""
     recipe: str = "pixmim-vit-b16-300e"
     """Recipe whose size, crop and batch are measured (turbomim recipes)."""
@@ -82,11 +81,11 @@ def tune_loader(options: TuneLoader) -> Tuned[LoaderSpeed]:
         raise UsageError(f"--seconds {options.seconds:g}: must be above 0")
     config = recipe_with_options(options)
     world = World(device=choose_device(options.device, 0))
-    split = open_data(str(options.data), "--data", config.data, world)
+    split = open_data(options.data, "--data", config.data, world)
     batch = config.optim.micro_batch
     machine, workload = machine_name(world.device), store_in_words(config.data, split)
     print(
-        f"{machine}\n{split.path}: {workload}; {config.data.crop} crops of {config.data.size} pixels, "
+        f"{machine}\n{split.place}: {workload}; {config.data.crop} crops of {config.data.size} pixels, "
         f"{config.data.interpolation}, batches of {batch}"
     )
     space = search_space(world.device.type, cores())
@@ -109,7 +108,7 @@ def tune_loader(options: TuneLoader) -> Tuned[LoaderSpeed]:
     tuned = Tuned(settings=best, img_per_s=round(rates[best], 1), date=time.strftime("%Y-%m-%d"))
     facts = {
         "default_img_per_s": round(rates[base], 1),
-        "split": str(split.path.absolute()),
+        "split": str(split.place) if split.place.folder is None else str(split.place.folder.absolute()),
         "store": workload,
         "crop": f"{config.data.crop} {config.data.size} {config.data.interpolation}",
         "batch": batch,

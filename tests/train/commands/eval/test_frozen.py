@@ -54,7 +54,7 @@ def other(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Split
 def run(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six steps of a tiny model."""
     config = Config(
-        data=DataConfig(path=str(tiny_split.path), size=32, threads=1, readers=1),
+        data=DataConfig(path=str(tiny_split.folder), size=32, threads=1, readers=1),
         model=ModelConfig(
             patch=8, width=32, depth=2, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2
         ),
@@ -89,7 +89,7 @@ def test_scores_are_of_the_checkpoint_and_of_both_baselines(
     assert step == 6
     trained = MAE(config)
     trained.load_state_dict(load_file(run / "ckpt" / "step-00000006" / "model.safetensors"))
-    words = [str(run), "--train", str(tiny_split.path), "--test", str(other.path), "--samples", "25"]
+    words = [str(run), "--train", str(tiny_split.folder), "--test", str(other.folder), "--samples", "25"]
     found = {}
     for verb in ("knn", "linear"):
         for number in (1, 2):
@@ -129,7 +129,7 @@ def test_a_split_that_is_scored_on_itself_is_named(
 ) -> None:
     said = "hold the same samples: scores are of what was learned from"
     for test in (other, tiny_split):
-        words = [*verb, str(run), "--train", str(tiny_split.path), "--test", str(test.path)]
+        words = [*verb, str(run), "--train", str(tiny_split.folder), "--test", str(test.folder)]
         more = ["--head-batch", "33"] if "published" in verb else []
         assert call(monkeypatch, "eval", *words, *more, "--json", str(tmp_path / "s.json")) == 0
         assert (said in capsys.readouterr().out) == (test is tiny_split)
@@ -164,7 +164,7 @@ def test_train_samples_are_drawn_over_all_classes(tiny_split: Split) -> None:
 def test_a_result_of_other_settings_is_replaced_and_named(
     run: Path, tiny_split: Split, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = str(tiny_split.path)
+    path = str(tiny_split.folder)
     plain = ["eval", "knn", str(run), "--train", path, "--test", path]
     assert call(monkeypatch, *plain, "--samples", "20") == 0
     assert call(monkeypatch, *plain, "--samples", "20") == 0
@@ -218,7 +218,7 @@ def test_what_cannot_be_scored_is_one_line(
     code: int,
     message: str,
 ) -> None:
-    paths = {"RUN": run, "T": tiny_split.path, "O": other.path, "B": tmp_path / "two"}
+    paths = {"RUN": run, "T": tiny_split.folder, "O": other.folder, "B": tmp_path / "two"}
     if "B" in words:
         source = tmp_path / "photos"
         for name in ("ash", "birch"):
@@ -234,7 +234,7 @@ def test_a_run_without_a_checkpoint_is_refused(
     run: Path, tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
-    path = str(tiny_split.path)
+    path = str(tiny_split.folder)
     assert call(monkeypatch, "eval", "knn", str(tmp_path), "--train", path, "--test", path) == 1
     assert "has no whole checkpoint yet" in capsys.readouterr().err
 
@@ -242,7 +242,7 @@ def test_a_run_without_a_checkpoint_is_refused(
 def test_the_solved_probe_needs_no_neighbours(
     run: Path, other: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, file = str(other.path), tmp_path / "r.json"
+    path, file = str(other.folder), tmp_path / "r.json"
     words = [str(run), "--train", path, "--test", path, "--json", str(file)]
     assert call(monkeypatch, "eval", "linear", *words) == 0
     found = result(file)

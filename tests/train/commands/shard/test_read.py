@@ -82,7 +82,7 @@ def test_index_takes_choices(foreign: Path) -> None:
 def test_verify_lists_the_first_problems_and_reports_all(
     tiny_split: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Path(shutil.copytree(tiny_split.path, tmp_path / "split"))
+    folder = Path(shutil.copytree(tiny_split.folder, tmp_path / "split"))
     os.truncate(folder / "trees-train-000000.tar", 5000)
     for number in range(25):
         (folder / f"stray\n{number:02d}.tar").touch()

@@ -197,7 +197,7 @@ def test_the_command_measures_and_the_machine_remembers(
 ) -> None:
     assert "not tuned" in printed([loader_check()])
     monkeypatch.setattr(tune_loader, "search_space", small_space)
-    words = ["--data", str(tiny_split.path), "--size", "32", "--micro-batch", "4", "--seconds", "0.2"]
+    words = ["--data", str(tiny_split.folder), "--size", "32", "--micro-batch", "4", "--seconds", "0.2"]
     tune_loader_command([*words, "--device", "cpu", "--crop", "rrc"])
     out = capsys.readouterr().out.splitlines()
     name = f"{cpu_model()}, {cores()} cores, no GPU"

@@ -174,10 +174,10 @@ def test_a_damaged_file_is_named(cache: Path, entry: object) -> None:
 
 
 def test_a_run_says_that_it_uses_what_was_tuned(tiny_split: Split, tmp_path: Path) -> None:
-    config = config_for(tiny_split.path, tmp_path / "tuned", optim={"epochs": 2})
+    config = config_for(tiny_split.folder, tmp_path / "tuned", optim={"epochs": 2})
     tuned = Tuned(settings=StepSettings(micro_batch=6), img_per_s=1.0, date="2026-01-01")
     path = TUNED_STEP.write(step_key(config, CPU), tuned, {})
-    plain = config_for(tiny_split.path, tmp_path / "plain", optim={"epochs": 2, "micro_batch": 8})
+    plain = config_for(tiny_split.folder, tmp_path / "plain", optim={"epochs": 2, "micro_batch": 8})
     for each in (config, plain):
         pretrain(each, console=quiet())
     said, unsaid = ((tmp_path / name / "r" / "train.log").read_text() for name in ("tuned", "plain"))
@@ -209,7 +209,7 @@ def test_the_command_measures_and_pretrain_will_read_it(
 ) -> None:
     monkeypatch.setattr(tune_step, "run_step_rate", in_this_process)
     monkeypatch.setattr(tune_step, "HALVINGS", 1)
-    tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path), "--ranks", "4"])
+    tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.folder), "--ranks", "4"])
     out = capsys.readouterr().out.splitlines()
     (key,) = json.loads(cache.read_text())["machines"]
     assert out[0] == key and "mae with patch 8, width 32, depth 1, heads 2" in key and "eager" in key
@@ -224,7 +224,7 @@ def test_a_process_of_its_own_gives_the_same_answer(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = step_rate.first_batches
-    config = config_for(tiny_split.path, tmp_path, optim={"micro_batch": 4})
+    config = config_for(tiny_split.folder, tmp_path, optim={"micro_batch": 4})
     answer, here = run_step_rate(config, 8, 0.05), in_this_process(config, 8, 0.05)
     assert set(answer) == {"img_per_s", "loss", "peak_bytes", "gradient"} and answer["img_per_s"] > 0
     assert answer["loss"] == pytest.approx(here["loss"], rel=1e-5)
@@ -250,7 +250,7 @@ def test_a_mode_that_computes_something_else_is_left_out(
         }  # fmt: skip
 
     monkeypatch.setattr(tune_step, "run_step_rate", answer)
-    tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path)])
+    tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.folder)])
     out = capsys.readouterr().out
     assert "but gradients 22% off the first's: left out" in out and "best: micro-batch 32: 100.0 img/s" in out
 
@@ -275,12 +275,12 @@ def test_a_candidate_that_fails_costs_itself(
         return {"failure": "failed: RuntimeError: CUDA graphs"} if config.optim.micro_batch < images else good
 
     monkeypatch.setattr(tune_step, "run_step_rate", answer)
-    tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path)])
+    tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.folder)])
     out = capsys.readouterr().out
     assert "failed: RuntimeError: CUDA graphs" in out and "best: micro-batch 32: 100.0 img/s" in out
     monkeypatch.setattr(tune_step, "run_step_rate", lambda *_: {"failure": "failed: no such kernel"})
     with pytest.raises(UserError, match=r"^no step runs here, .*; the first said: failed: no such kernel$"):
-        tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.path)])
+        tune_step.tune_step_command([*WORDS, "--data", str(tiny_split.folder)])
 
 
 @pytest.mark.parametrize(("micro_batch", "shard"), [(4, False), (0, True)])
