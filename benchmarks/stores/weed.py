@@ -29,8 +29,9 @@ PATIENCE = 60.0
 
 # one volume a bucket instead of 7; memory of the Go runtime
 LEAN = {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "1", "GOMEMLIMIT": "150MiB", "GOGC": "50"}
-# the server, and beside it a guard that kills the group when the test's process has gone, however it went
-GUARDED = 'exec 3<&0; (cat <&3 >/dev/null; kill -9 0) & exec "$@" 3<&- </dev/null'
+# the server, and beside it a guard that removes its sockets and kills the group when the process that
+# started it has gone, however it went
+GUARDED = 'exec 3<&0; (cat <&3 >/dev/null; rm -f $SOCKETS; kill -9 0) & exec "$@" 3<&- </dev/null'
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,13 @@ class Weed:
         return environment(self.endpoint)
 
     @property
+    def sockets(self) -> list[str]:
+        """Files by which its parts talk to each other, which it leaves behind."""
+        plain = {part: self._ports[part] for part in ("filer", "s3")}
+        grpc = {f"{part}-grpc": port + GRPC for part, port in self._ports.items()}
+        return [f"/tmp/seaweedfs-{part}-{port}.sock" for part, port in {**plain, **grpc}.items()]
+
+    @property
     def pid(self) -> int:
         """The running server's process."""
         assert self._process is not None, "it is not running"
@@ -141,7 +149,7 @@ class Weed:
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=self.folder,
-                env={**os.environ, **LEAN}, start_new_session=True,
+                env={**os.environ, **LEAN, "SOCKETS": " ".join(self.sockets)}, start_new_session=True,
             )  # fmt: skip
         limit = time.monotonic() + PATIENCE
         while not self._takes_writes():
@@ -163,10 +171,8 @@ class Weed:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         self._process = None
-        for port in self._ports.values():
-            for number in (port, port + GRPC):
-                for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
-                    left.unlink(missing_ok=True)
+        for socket_ in self.sockets:
+            Path(socket_).unlink(missing_ok=True)
 
     def start_again(self) -> None:
         """Start the killed server on its folder and ports."""
