@@ -49,7 +49,7 @@ def pillow(found: Photographs) -> int:
 def pack(found: Photographs, folder: Path, settings: ShardSettings) -> None:
     """Pack all images into one shard."""
     one = replace(settings, shard_size=len(found.images))
-    for job in plan_jobs(Plan(name="bench", settings=one, found=found, made={}), folder):
+    for job in plan_jobs(Plan(name="bench", settings=one, found=found, made={}), str(folder)):
         pack_shard(job)
 
 

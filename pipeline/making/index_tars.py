@@ -22,7 +22,7 @@ from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.system.sha256 import sha256_of
 from turbomim.pipeline.tars.index import Members, index_text
 from turbomim.pipeline.tars.keys import IMAGE_EXTENSIONS, Keys, TarNames, choose_keys, look_at_names
-from turbomim.pipeline.tars.listings import BadImage, write_listings
+from turbomim.pipeline.tars.listings import BadImage, list_split
 from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of, index_name
 from turbomim.pipeline.tars.samples import TarSamples, read_samples_of
 from turbomim.pipeline.tars.store import Store
@@ -129,7 +129,8 @@ def index_tars(
         made={"by": f"turbomim {__version__}", "indexed": record, "store": Store().to_json()},
     )
     index_sums = {index_name(tar.shard.name): tar.index_sha256 for tar in indexed}
-    write_listings(folder, manifest, tuple(without), index_sums)
+    for listing, content in list_split(manifest, tuple(without), index_sums).items():
+        write_durably(folder / listing, content)
     return IndexReport(
         path=folder,
         manifest=manifest,

@@ -13,18 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from turbomim.pipeline.making.journal import (
-    PUBLISHING,
-    agree_on_plan,
-    difference,
-    is_whole,
-    making,
-    open_journal,
-    publish,
-    read_journal,
-    record,
-    whole,
-)
+from turbomim.pipeline.making.destination import Destination, difference
+from turbomim.pipeline.making.journal import FolderDestination
 from turbomim.pipeline.making.plan import (
     Plan,
     default_name,
@@ -42,15 +32,13 @@ from turbomim.pipeline.making.shard_job import (
     job_bytes,
     pack_shard,
 )
-from turbomim.pipeline.places.folder import Folder
-from turbomim.pipeline.system.durable import check_space, write_durably
+from turbomim.pipeline.making.store_destination import StoreDestination
+from turbomim.pipeline.places.opening import is_remote, open_place
+from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.errors import UserError, at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
-from turbomim.pipeline.system.remedies import explain
-from turbomim.pipeline.tars.listings import BadImage, read_bad, write_listings
+from turbomim.pipeline.tars.listings import BadImage, list_split, read_bad
 from turbomim.pipeline.tars.manifest import (
-    MAKING,
-    MANIFEST,
     Manifest,
     Shard,
     check_shards,
@@ -68,7 +56,7 @@ class PackReport:
     found_whole: nothing was left to do, not even to move them into place.  notes: how the source was read.
     """
 
-    path: Path
+    place: Place
     manifest: Manifest
     bad: tuple[BadImage, ...]
     kept: int
@@ -100,42 +88,49 @@ def make_shards(
 ) -> PackReport:
     """Pack the images of `source`, a folder or a .csv, .tsv or .txt list, into one split in `folder`.
 
-    workers: processes; 1 works in this one.  executor: where jobs run instead; its workers must see `source`
-    and `folder` under the same absolute paths.  lock: keep a second process out of `folder`; not every file
-    system can.
+    Both may be places in a store of objects, by their URLs.  workers: processes; 1 works in this one.
+    executor: where jobs run instead; its workers must see `source` and `folder` under the same absolute
+    paths, and have the keys of stores in their environment.  lock: keep a second process out of `folder`;
+    not every file system can, and a store always does.
 
     `folder` is new, empty, or what an unfinished run of the same call left: that is resumed, and a finished
     one is left as it is.  Raises UserError for everything that a user, a file or the disk can cause.
     """
-    source, folder = Path(source), Path(folder)
+    source = Path(source)
     at_least_one("--workers", workers)
     settings = settings or ShardSettings()
     check_settings(settings)
+    destination = open_destination(folder)
     name = default_name(source) if settings.name is None else settings.name
     found = find_source(source, settings.root, settings.columns, settings.skip)
-    _check_folder(source, folder)
+    destination.check(str(source))
     if found.refused and settings.on_bad == "fail":
         raise bad_image_error(found.refused[0])
     plan = make_plan(source, name, settings, found)
-    if (folder / MANIFEST).exists() and not (folder / MAKING).exists():
-        return _finished(folder, plan)
-    with making(folder, lock=lock) as work:
+    if destination.is_finished():
+        return _finished(destination, plan)
+    with destination.held(lock=lock):
         # an earlier run was killed while it cleaned up
-        if (folder / MANIFEST).exists():
-            return _finished(folder, plan)
-        jobs = plan_jobs(plan, work)
-        agree_on_plan(work, {**plan.identity(), "source_times_sha256": source_times(plan.found)})
-        results = whole(work, read_journal(work))
+        if destination.is_finished(held=True):
+            return _finished(destination, plan)
+        jobs = plan_jobs(plan, destination.where, destination.mark)
+        destination.agree_on_plan({**plan.identity(), "source_times_sha256": source_times(plan.found)})
+        results = destination.results()
         kept = sum(result.shard is not None for result in results.values())
-        check_space(folder, sum(job_bytes(job) for job in jobs if job.number not in results))
+        destination.check_space(sum(job_bytes(job) for job in jobs if job.number not in results))
         pool = local_processes(min(workers, len(jobs))) if executor is None else nullcontext(executor)
         with pool as place:
-            _run(work, jobs, results, place, progress)
-        return _finish(work, plan, [results[job.number] for job in jobs], kept)
+            _run(destination, jobs, results, place, progress)
+        return _finish(destination, plan, [results[job.number] for job in jobs], kept)
+
+
+def open_destination(where: str | os.PathLike[str]) -> Destination:
+    """Open where shards are made.  Raises UserError for a place that can only be read."""
+    return StoreDestination(open_place(where)) if is_remote(where) else FolderDestination(Path(where))
 
 
 def _run(
-    work: Path,
+    destination: Destination,
     jobs: list[ShardJob],
     results: dict[int, ShardResult],
     executor: Executor | None,
@@ -150,14 +145,9 @@ def _run(
         raise bad_image_error(bad)
     try:
         progress(done, total)
-        with open_journal(work, results) as journal, closing(run_jobs(pack_shard, left, executor)) as ended:
+        with destination.recording(results), closing(run_jobs(pack_shard, left, executor)) as ended:
             for result in ended:
-                if not is_whole(work, result):
-                    raise UserError(
-                        f"a worker wrote a shard into {str(work)!r} that is not there: give workers the same "
-                        "disk under the same path"
-                    )
-                record(journal, result)
+                destination.record(result)
                 results[result.number] = result
                 done += len(jobs[result.number].images)
                 progress(done, total)
@@ -168,7 +158,7 @@ def _run(
         raise UserError(f"{error} (shards kept: {kept:,}; the same command resumes)") from error
 
 
-def _finish(work: Path, plan: Plan, results: list[ShardResult], kept: int) -> PackReport:
+def _finish(destination: Destination, plan: Plan, results: list[ShardResult], kept: int) -> PackReport:
     """Write the listings, and move everything into place."""
     found = plan.found
     bad = sorted(
@@ -201,11 +191,10 @@ def _finish(work: Path, plan: Plan, results: list[ShardResult], kept: int) -> Pa
         made=made,
     )
     sums = {names[index_name(r.shard.name)]: r.index_sha256 for r in results if r.shard}
-    *listings, last = write_listings(work, manifest, tuple(bad), sums)
-    write_durably(work / PUBLISHING, b"")
-    publish(work, names | {name: name for name in listings})
-    publish(work, {last: last})
-    return PackReport(path=work.parent, manifest=manifest, bad=tuple(bad), kept=kept, notes=found.notes)
+    destination.publish(names, list_split(manifest, tuple(bad), sums))
+    return PackReport(
+        place=destination.place, manifest=manifest, bad=tuple(bad), kept=kept, notes=found.notes
+    )
 
 
 def _close_gaps(plan: Plan, results: list[ShardResult]) -> tuple[dict[str, str], tuple[Shard, ...]]:
@@ -220,36 +209,25 @@ def _close_gaps(plan: Plan, results: list[ShardResult]) -> tuple[dict[str, str],
     return names, tuple(shards)
 
 
-def _finished(folder: Path, plan: Plan) -> PackReport:
+def _finished(destination: Destination, plan: Plan) -> PackReport:
     """Report a split that is whole.  Raises UserError: other settings or images made it, unwanted gaps."""
-    manifest = load_manifest(Folder(folder))
+    place = destination.place
+    manifest = load_manifest(place)
     # a new version, or new libraries, do not make a finished split another one
     wanted = {key: value for key, value in plan.identity().items() if key not in ("by", "encoders")}
     made = {"name": manifest.name, "split": manifest.split, **manifest.made}
     other = difference(made, json.loads(json.dumps(wanted)))
     if other:
-        raise UserError(f"{str(folder)!r} holds finished shards with {other}: choose another folder")
-    check_shards(Folder(folder), manifest)
-    bad = read_bad(Folder(folder))
+        raise UserError(f"{str(place)!r} holds finished shards with {other}: choose another folder")
+    check_shards(place, manifest)
+    bad = read_bad(place)
     if bad and plan.settings.on_bad == "fail":
         raise bad_image_error(bad[0])
     return PackReport(
-        path=folder,
+        place=place,
         manifest=manifest,
         bad=bad,
         kept=len(manifest.shards),
         notes=plan.found.notes,
         found_whole=True,
     )
-
-
-def _check_folder(source: Path, folder: Path) -> None:
-    if source.is_dir() and folder.resolve().is_relative_to(source.resolve()):
-        raise UserError(f"{str(folder)!r} lies in the source {str(source)!r}: choose a folder outside it")
-    try:
-        empty = not folder.exists() or not any(folder.iterdir())
-        ours = (folder / MAKING).exists() or (folder / MANIFEST).exists()
-    except OSError as error:
-        raise UserError(f"cannot use {str(folder)!r}: {explain(error, 'choose another folder')}") from error
-    if not empty and not ours:
-        raise UserError(f"{str(folder)!r} exists and is not empty: empty it, or choose another folder")

@@ -103,8 +103,10 @@ def source_times(found: Photographs) -> str:
     return _digest([f"{image.path}\0{image.mtime_ns}\n" for image in found.images])
 
 
-def plan_jobs(plan: Plan, folder: Path) -> list[ShardJob]:
+def plan_jobs(plan: Plan, folder: str, mark: str = "") -> list[ShardJob]:
     """Shuffle the images and cut them into jobs that write in `folder`: a pure function of its arguments.
+
+    mark: of the run's lease, where `folder` is a URL.
 
     The order is that of a keyed hash of each path, so it is the same on every machine and library version.
     """
@@ -122,13 +124,14 @@ def plan_jobs(plan: Plan, folder: Path) -> list[ShardJob]:
             number=number,
             # a worker elsewhere has another working folder
             root=os.path.abspath(found.root),
-            folder=os.path.abspath(folder),
+            folder=folder,
             stem=plan.shard_stem(number),
             images=tuple(images[first:last]),
             min_side=settings.min_side,
             check=settings.check,
             on_bad=settings.on_bad,
             store=settings.stored_as(),
+            mark=mark,
         )
         for number, (first, last) in enumerate(pairwise(edges))
     ]

@@ -1,34 +1,42 @@
 """One shard is one pure job: photographs in, a tar and its index out."""
 
 import hashlib
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage, read_image
 from turbomim.pipeline.making.photographs import Photograph
 from turbomim.pipeline.making.settings import Check, OnBad
-from turbomim.pipeline.system.durable import durable_file, write_durably
+from turbomim.pipeline.places.lease import read_lease
+from turbomim.pipeline.places.opening import is_remote, open_place
+from turbomim.pipeline.system.durable import durable_file, write_durably, write_error
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import PlaceError, explain
 from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.pipeline.tars.manifest import Shard
+from turbomim.pipeline.tars.manifest import MAKING, Shard, index_name
 from turbomim.pipeline.tars.store import Store
 from turbomim.pipeline.tars.tar import BLOCK, RECORD, sample_bytes, tar_end, tar_member
 
 # called with (images done, images in all) at the start and after each shard
 Progress = Callable[[int, int], None]
 
+# what a run in a store of objects holds while it makes shards there
+LEASE = f"{MAKING}/lease.json"
 # 12 bits in a file of 16 keep 17 of 256 levels
 FEW_LEVELS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardJob:
-    """All that writing one shard needs. root, folder: absolute paths; stem: file name without extension.
+    """All that writing one shard needs. root, folder: absolute paths or URLs; stem: name without extension.
 
-    min_side: pixels.  on_bad: "fail" stops at an image that is not fit, "quarantine" leaves it out.
+    min_side: pixels.  on_bad: "fail" stops at an image that is not fit, "quarantine" leaves it out.  mark: of
+    the lease that the run has of a store.
     """
 
     number: int
@@ -40,6 +48,7 @@ class ShardJob:
     check: Check
     on_bad: OnBad
     store: Store
+    mark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,51 +91,80 @@ def pack_shard(job: ShardJob) -> ShardResult:
 
     Raises UserError: a file cannot be written, a source file is not as listed, or on_bad is "fail".
     """
+    if is_remote(job.folder):
+        return _pack_for_store(job)
     tar_path = Path(job.folder, f"{job.stem}.tar")
+    with durable_file(tar_path, needed=job_bytes(job), unique=True) as out:
+        result, index = _write_tar(job, out)
+    if result.shard is None:
+        tar_path.unlink(missing_ok=True)
+    else:
+        write_durably(tar_path.with_suffix(".idx"), index, unique=True)
+    return result
+
+
+def _pack_for_store(job: ShardJob) -> ShardResult:
+    """Write a tar into a file without a name, which nothing can leave behind, and put it and its index."""
+    # here, in the worker: a client has threads and connections, which go from no process to another
+    place = open_place(job.folder)
+    try:
+        with tempfile.TemporaryFile() as out:
+            result, index = _write_tar(job, out)
+            out.flush()
+            if result.shard is None:
+                return result
+            if read_lease(place, LEASE) != job.mark:
+                raise UserError(f"{job.folder!r} was taken over by another process: this one stops")
+            place.put(result.shard.name, Path(f"/dev/fd/{out.fileno()}"))
+            place.put(index_name(result.shard.name), index)
+            return result
+    except PlaceError as error:
+        where = place.at(f"{job.stem}.tar")
+        raise UserError(f"cannot write {where!r}: {explain(error, 'check the store')}") from error
+    except OSError as error:
+        raise write_error(Path(tempfile.gettempdir()), error, needed=job_bytes(job)) from error
+
+
+def _write_tar(job: ShardJob, out: BinaryIO) -> tuple[ShardResult, bytes]:
+    """Write the tar of a job, and give its index too; without a shard where no image was fit."""
     digest, size = hashlib.sha256(), 0
     lines: list[str] = []
     bad: list[BadImage] = []
     few_levels: list[BadImage] = []
     by_label = Counter[int]()
-    with durable_file(tar_path, needed=job_bytes(job), unique=True) as out:
-        for image in job.images:
-            try:
-                stored = _stored_image(job, image)
-            except RefusedImage as refused:
-                bad.append(BadImage(path=image.path, reason=str(refused)))
-                if job.on_bad == "fail":
-                    raise bad_image_error(bad[0]) from refused
-                continue
-            if stored.levels is not None and stored.levels < FEW_LEVELS:
-                few_levels.append(BadImage(path=image.path, reason=f"{stored.levels} of 256 levels"))
-            fields = []
-            for kind, data in (("cls", str(image.label).encode()), (stored.extension, stored.content)):
-                member = tar_member(f"{image.key}.{kind}", data)
-                fields.append(f"{kind} {size + BLOCK} {len(data)} {image.key}.{kind}")
-                out.write(member)
-                digest.update(member)
-                size += len(member)
-            lines.append(" ".join(fields))
-            by_label[image.label] += 1
-        out.write(tar_end(size))
-        digest.update(tar_end(size))
-        size += len(tar_end(size))
-    if not lines:
-        tar_path.unlink(missing_ok=True)
-        return ShardResult(
-            number=job.number, shard=None, index_sha256="", bad=tuple(bad), samples_by_label={}
-        )
+    for image in job.images:
+        try:
+            stored = _stored_image(job, image)
+        except RefusedImage as refused:
+            bad.append(BadImage(path=image.path, reason=str(refused)))
+            if job.on_bad == "fail":
+                raise bad_image_error(bad[0]) from refused
+            continue
+        if stored.levels is not None and stored.levels < FEW_LEVELS:
+            few_levels.append(BadImage(path=image.path, reason=f"{stored.levels} of 256 levels"))
+        fields = []
+        for kind, data in (("cls", str(image.label).encode()), (stored.extension, stored.content)):
+            member = tar_member(f"{image.key}.{kind}", data)
+            fields.append(f"{kind} {size + BLOCK} {len(data)} {image.key}.{kind}")
+            out.write(member)
+            digest.update(member)
+            size += len(member)
+        lines.append(" ".join(fields))
+        by_label[image.label] += 1
+    out.write(tar_end(size))
+    digest.update(tar_end(size))
+    size += len(tar_end(size))
     index = index_text(lines)
-    write_durably(tar_path.with_suffix(".idx"), index, unique=True)
-    shard = Shard(name=tar_path.name, samples=len(lines), bytes=size, sha256=digest.hexdigest())
-    return ShardResult(
+    shard = Shard(name=f"{job.stem}.tar", samples=len(lines), bytes=size, sha256=digest.hexdigest())
+    result = ShardResult(
         number=job.number,
-        shard=shard,
-        index_sha256=hashlib.sha256(index).hexdigest(),
+        shard=shard if lines else None,
+        index_sha256=hashlib.sha256(index).hexdigest() if lines else "",
         bad=tuple(bad),
         samples_by_label=dict(by_label),
         few_levels=tuple(few_levels),
     )
+    return result, index
 
 
 def bad_image_error(bad: BadImage) -> UserError:

@@ -3,11 +3,9 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.places.place import Place
-from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST, SUMS, Manifest
 
@@ -20,10 +18,8 @@ class BadImage:
     reason: str
 
 
-def write_listings(
-    folder: Path, manifest: Manifest, bad: tuple[BadImage, ...], index_sums: dict[str, str]
-) -> list[str]:
-    """Write what other tools and people read, and give the file names; manifest.json is the last.
+def list_split(manifest: Manifest, bad: tuple[BadImage, ...], index_sums: dict[str, str]) -> dict[str, bytes]:
+    """Give what other tools and people read, by the names of the files; manifest.json is the last.
 
     index_sums: sha256 of each index file, hex, by its name.
     """
@@ -55,10 +51,7 @@ def write_listings(
     sums = {shard.name: shard.sha256 for shard in shards if shard.sha256} | index_sums
     sums |= {name: hashlib.sha256(content).hexdigest() for name, content in listings.items()}
     lines = "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))
-    files = {SUMS: lines.encode(), **listings}
-    for name, content in files.items():
-        write_durably(folder / name, content)
-    return list(files)
+    return {SUMS: lines.encode(), **listings}
 
 
 def _json(tree: Any) -> bytes:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from obstore.store import S3Store
-
-from turbomim.benchmarks.stores.weed import BUCKET, FULL, Keys
+from tests.stores.weed import BUCKET, FULL, Keys
 
 
 def client(

@@ -83,7 +83,7 @@ def test_numbers_are_the_labels(photos: Path) -> None:
     (photos / "list.csv").write_text("x/a.jpg,2\ny/c.jpg,0")
     report = make_shards(photos / "list.csv", photos.parent / "out")
     assert report.manifest.classes == ("0", "1", "2") and report.empty_classes == ["1"]
-    assert members(report.path)["x_a.cls"] == b"2"
+    assert members(photos.parent / "out")["x_a.cls"] == b"2"
     assert (report.manifest.name, report.manifest.made["source"]) == ("list", "list.csv")
 
 
@@ -124,7 +124,7 @@ def test_rows_that_are_refused_have_their_line(photos: Path) -> None:
     ]
     assert report.manifest.samples == 1
     assert (report.manifest.made["images_found"], report.manifest.made["images_bad"]) == (12, 11)
-    assert bad_entries(report.path)["gone.jpg"] == "unreadable: No such file or directory"
+    assert bad_entries(photos.parent / "out")["gone.jpg"] == "unreadable: No such file or directory"
     with pytest.raises(UserError, match=r"^'x/b.jpg': line 4: 1 columns, not 2.*--on-bad quarantine"):
         make_shards(photos / "list.csv", photos.parent / "strict", ShardSettings(on_bad="fail"))
     assert not (photos.parent / "strict").exists()

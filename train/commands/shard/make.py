@@ -13,9 +13,10 @@ from rich.console import Console
 from turbomim.pipeline.making.pack import PackReport, make_shards
 from turbomim.pipeline.making.photographs import describe_others
 from turbomim.pipeline.making.settings import ShardSettings
+from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.system.executors import open_executor
 from turbomim.pipeline.system.words import counted
-from turbomim.pipeline.tars.manifest import MAKING
+from turbomim.pipeline.tars.manifest import BAD, MAKING
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse, python_bools
 from turbomim.train.terminal.progress import image_bar
@@ -29,17 +30,19 @@ class ShardMake(ShardSettings):
     The same command resumes a run that was killed or failed, and does nothing after one that is done.
     """
 
-    src: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
+    src: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
     """Folder with a folder of images a class, or of images alone (no labels), or a .csv, .tsv or .txt list of
-    paths and labels."""
-    dst: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
-    """Folder for the shards of one split: new, empty, or of an unfinished run."""
+    paths and labels; a folder may be one of a store: s3://BUCKET/FOLDER, gs://, az:// or hf://."""
+    dst: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DST")]
+    """Folder for the shards of one split, or s3://BUCKET/FOLDER, gs:// or az://: new, empty, or of an
+    unfinished run."""
     workers: int = cores()
     """Processes; the output is the same for any number."""
     executor: str = "local"
-    """Where the work is done: local, or dask:ADDRESS of a Dask scheduler whose workers see SRC and DST."""
+    """Where the work is done: local, or dask:ADDRESS of a Dask scheduler whose workers see SRC and DST, and
+    have the keys of stores in their environment."""
     lock: Annotated[bool, tyro.conf.FlagConversionOff] = True
-    """Keep a second process out of DST; false where its file system has no locks."""
+    """Keep a second process out of DST; false where its file system has no locks (a store always does)."""
 
 
 def shard_make_command(argv: list[str]) -> None:
@@ -62,7 +65,7 @@ def pack(options: ShardMake, console: Console) -> PackReport:
                 lock=options.lock,
             )
         except KeyboardInterrupt:
-            if (options.dst / MAKING).exists():
+            if is_remote(options.dst) or Path(options.dst, MAKING).exists():
                 print_plain(console, "finished shards are kept: the same command resumes")
             raise
     print_plain(console, describe_make(report, time.perf_counter() - begun))
@@ -75,7 +78,7 @@ def describe_make(report: PackReport, seconds: float) -> str:
     classes = counted(len(manifest.classes), "class", "classes") if manifest.classes else "no classes"
     what = (
         f"{counted(manifest.samples, 'image')} of {classes} in "
-        f"{counted(len(manifest.shards), 'shard')}, {manifest.bytes / 1e6:,.1f} MB, in {report.path}"
+        f"{counted(len(manifest.shards), 'shard')}, {manifest.bytes / 1e6:,.1f} MB, in {report.place}"
     )
     if report.found_whole:
         lines = [f"already whole, nothing to do: {what}"]
@@ -87,7 +90,7 @@ def describe_make(report: PackReport, seconds: float) -> str:
     if report.bad:
         reasons = f"first: {report.bad[0].path!r}, {report.bad[0].reason}"
         left_out = counted(len(report.bad), "image")
-        lines.append(f"left out: {left_out}, named in {report.path / 'bad.jsonl'}; {reasons}")
+        lines.append(f"left out: {left_out}, named in {report.place.at(BAD)}; {reasons}")
     if few := manifest.made.get("few_levels"):
         path, levels = few["first"]
         lines.append(

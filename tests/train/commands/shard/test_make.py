@@ -66,7 +66,7 @@ def test_what_is_said(tmp_path: Path) -> None:
     (tmp_path / "src" / "a\x1b[31m" / "bad\n\x1b[31m.jpg").touch()
     (tmp_path / "src" / "a\x1b[31m" / "x.\x1b[31m").touch()
     (tmp_path / "src" / "empty\x1b[0m").mkdir()
-    options = ShardMake(src=tmp_path / "src", dst=tmp_path / "out", shard_size=2, workers=1)
+    options = ShardMake(src=str(tmp_path / "src"), dst=str(tmp_path / "out"), shard_size=2, workers=1)
     text = said(options)
     assert "6 images of 2 classes in " in text and "img/s)" in text
     assert r"first: 'a\x1b[31m/bad\n\x1b[31m.jpg', empty file" in text
@@ -79,7 +79,7 @@ def test_what_is_said(tmp_path: Path) -> None:
 def test_a_resumed_run_says_what_it_kept(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ShardMake(src=photo_folder, dst=tmp_path / "out", shard_size=9, workers=1)
+    options = ShardMake(src=str(photo_folder), dst=str(tmp_path / "out"), shard_size=9, workers=1)
 
     def interrupt(self: ImageProgress, done: int, total: int) -> None:
         if done:
@@ -98,13 +98,13 @@ def test_a_run_that_only_moved_files_into_place_says_so(
     photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed when all shards were written and none was published."""
-    options = ShardMake(src=photo_folder, dst=tmp_path / "out", shard_size=9, workers=1)
+    options = ShardMake(src=str(photo_folder), dst=str(tmp_path / "out"), shard_size=9, workers=1)
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("turbomim.pipeline.making.pack.publish", interrupt)
+        patch.setattr("turbomim.pipeline.making.journal.FolderDestination.publish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             said(options)
     assert not list((tmp_path / "out").glob("*.tar"))
@@ -117,7 +117,7 @@ def test_a_run_that_only_moved_files_into_place_says_so(
 def test_one_of_each_is_no_plural(tmp_path: Path) -> None:
     save_image(tmp_path / "src" / "a" / "0.jpg", seed=0)
     (tmp_path / "src" / "a" / "bad.jpg").touch()
-    text = said(ShardMake(src=tmp_path / "src", dst=tmp_path / "out", workers=1))
+    text = said(ShardMake(src=str(tmp_path / "src"), dst=str(tmp_path / "out"), workers=1))
     assert text.startswith("1 image of 1 class in 1 shard, ") and "left out: 1 image, named in " in text
 
 
