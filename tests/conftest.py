@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.stores import weed
+from turbomim.benchmarks.stores import weed
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from obstore.store import S3Store
-from tests.stores.weed import BUCKET, FULL, Keys
+
+from turbomim.benchmarks.stores.weed import BUCKET, FULL, Keys
 
 
 def client(

@@ -15,9 +15,10 @@ import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 from obstore.store import S3Store
 from tests.stores.clients import client
-from tests.stores.fault_proxy import OTHER_ETAG, FaultProxy, fault_proxy
-from tests.stores.faults import Fault, Request, first, none, seeded
-from tests.stores.weed import BUCKET, HOST, Weed
+
+from turbomim.benchmarks.stores.fault_proxy import OTHER_ETAG, FaultProxy, fault_proxy
+from turbomim.benchmarks.stores.faults import Fault, Request, first, none, seeded
+from turbomim.benchmarks.stores.weed import BUCKET, HOST, Weed
 
 CONTENT = bytes(range(256)) * 400
 # of the range that is asked for, [START, END) bytes

@@ -13,7 +13,8 @@ import pytest
 from obstore.exceptions import AlreadyExistsError, GenericError, PermissionDeniedError, PreconditionError
 from tests import ROOT
 from tests.stores.clients import client
-from tests.stores.weed import BAD, FULL, READ_ONLY, Keys, Weed
+
+from turbomim.benchmarks.stores.weed import BAD, FULL, READ_ONLY, Keys, Weed
 
 CONTENT = bytes(range(256)) * 40
 
@@ -83,7 +84,7 @@ def test_killed_and_started_again(store: Weed, place: str) -> None:
 OWNER = """
 import os, signal, sys
 from pathlib import Path
-from tests.stores.weed import Weed
+from turbomim.benchmarks.stores.weed import Weed
 server = Weed(Path(sys.argv[1]))
 server.start()
 assert all(Path(socket).exists() for socket in server.sockets)

@@ -45,6 +45,7 @@ USAGE = """usage: turbomim COMMAND …
   tune loader|step              measure this machine's best settings
   bench loader|kernels|step|train|all|report
                                 measure against others; report: tables and a plot of the results
+  bench groups                  what data.groups saves in traffic, and costs in shuffling
   bench gpu                     what to run first on a machine with a GPU: tests, rates, profiles, one file
   doctor [--measure]            versions, devices, and what will be slow on this machine and why
 
@@ -80,6 +81,7 @@ COMMANDS: Final = {
     "tune step": "train.commands.tune.step:tune_step_command",
     # the trainer imports no benchmark: these are reached by name alone
     "bench loader": "benchmarks.loader.bench:bench_loader_command",
+    "bench groups": "benchmarks.loader.groups:bench_groups_command",
     "bench kernels": "benchmarks.kernels.bench:bench_kernels_command",
     "bench step": "benchmarks.step.bench:bench_step_command",
     "bench train": "benchmarks.step.train:bench_train_command",

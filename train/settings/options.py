@@ -22,7 +22,7 @@ EncoderPath = Annotated[
 ShardsPath = Annotated[
     Positional[str],
     arg(
-        metavar="SHARDS",
+        metavar="PATH",
         help="Split made by `turbomim shard make` or `turbomim shard index`: its folder, or its URL, "
         "s3://BUCKET/FOLDER.",
     ),

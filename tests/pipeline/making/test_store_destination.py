@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 from obstore.store import MemoryStore
-from tests.stores.weed import READ_ONLY, Weed, environment
 
 from turbomim.benchmarks.faults.kill_shard_make import digest, draw_photographs
+from turbomim.benchmarks.stores.weed import READ_ONLY, Weed, environment
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.photographs import find_photographs
 from turbomim.pipeline.making.settings import ShardSettings

@@ -18,8 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.stores.faults import BEFORE, OF_BODY, Fault, Plan, Request, none
-from tests.stores.weed import HOST, environment
+from turbomim.benchmarks.stores.faults import BEFORE, OF_BODY, Fault, Plan, Request, none
+from turbomim.benchmarks.stores.weed import HOST, environment
 
 # about the connection, not the message
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding"})

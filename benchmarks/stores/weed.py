@@ -1,4 +1,4 @@
-"""A real S3 server for tests: SeaweedFS on free ports of 127.0.0.1, with one bucket and three pairs of keys.
+"""A real S3 server: SeaweedFS on free ports of 127.0.0.1, with one bucket and three pairs of keys.
 
 Measured on 2 cores: it takes writes 2.2 s after its start, and 150 MB of memory; on the disk, its objects.
 """
