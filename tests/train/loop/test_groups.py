@@ -6,6 +6,7 @@ change on resume.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -18,8 +19,11 @@ import torch
 from tests.conftest import SAMPLES_PER_SHARD
 from tests.runs import as_rank, attempt, config_for, finish, launch, launch_ranks, quiet, records, run
 
+from turbomim.benchmarks.stores.fault_proxy import fault_proxy
+from turbomim.benchmarks.stores.weed import Weed
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import Loader
+from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.stream.groups import groups_of, share_of
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
@@ -70,6 +74,12 @@ def record_batches(config: Config, rank: int, world: int, port: int) -> None:
     )
 
 
+def record_from_store(config: Config, stores: list[dict[str, str]], rank: int, world: int, port: int) -> None:
+    """`record_batches` where each rank has a store of its own to ask."""
+    os.environ.update(stores[rank])
+    record_batches(config, rank, world, port)
+
+
 Launch = Callable[[int, int], Path]
 
 
@@ -117,6 +127,29 @@ def test_ranks_see_the_same_and_their_own_shards(
         assert set(written["ids"].ravel().tolist()) <= set(own)
         homes = names[own.start // SAMPLES_PER_SHARD : (own.stop - 1) // SAMPLES_PER_SHARD + 1]
         assert written["shards"].tolist() == homes != names
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_rank_asks_a_store_for_its_shards_alone(
+    launch_recorded: Launch, tiny_split: Split, trees: Path, s3: str, store: Weed, tmp_path: Path, world: int
+) -> None:
+    """By the logs of a proxy for each rank; and all is as it is from the disk, bit for bit."""
+    place = open_place(s3)
+    for path in trees.iterdir():
+        place.put(path.name, path)
+    with contextlib.ExitStack() as stack:
+        proxies = [stack.enter_context(fault_proxy(store.endpoint)) for _ in range(world)]
+        stores = [proxy.environment for proxy in proxies]
+        config = config_for(trees, tmp_path, **settings(4) | {"data": {"groups": 4, "path": s3}})
+        processes = launch_ranks(record_from_store, world, config, stores)
+        assert [finish(process) for process in processes] == [0] * world
+    from_disk = launch_recorded(4, world)
+    for name in ("ids", "epochs", "images", "kept"):
+        assert np.array_equal(of_ranks(tmp_path, world, name), of_ranks(from_disk, world, name)), name
+    assert losses(tmp_path) == losses(from_disk)
+    for rank, proxy in enumerate(proxies):
+        asked = {Path(path).name for path in proxy.sent if path.endswith(".tar")}
+        assert asked == set(np.load(from_disk / f"rank-{rank}.npz")["shards"].tolist())
 
 
 def test_groups_are_another_run(launch_recorded: Launch) -> None:
