@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from turbomim.pipeline.stream.groups import (
     MOST_GROUPS,
     GroupedOrder,
-    groups_of,
     samples_of,
-    shards_of,
     share_of,
     sort_by_group,
 )
@@ -128,13 +126,6 @@ def stream_order(stream: SampleStream, shard_samples: Sequence[int]) -> Order:
         return WindowOrder(own, stream.seed, window=stream.window, group=group)
 
     return GroupedOrder([order_of(group) for group in range(stream.groups)], samples)
-
-
-def shards_met(stream: SampleStream, shard_samples: Sequence[int]) -> range:
-    """The numbers of the shards that the samples of a stream's rank are in."""
-    met, samples = groups_of(stream.cut.rank, stream.cut.world, stream.groups), sum(shard_samples)
-    first, last = (share_of(group, stream.groups, samples) for group in (met[0], met[-1]))
-    return shards_of(range(first.start, last.stop), shard_samples)
 
 
 def rank_slice(turn: int, cut: BatchCut) -> range:

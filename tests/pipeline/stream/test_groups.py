@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from turbomim.pipeline.stream.groups import groups_of, samples_of, shards_of, share_of, sort_by_group
 from turbomim.pipeline.stream.order import sample_ids
-from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Shuffle, shards_met, stream_order, turns
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Shuffle, stream_order, turns
 from turbomim.pipeline.stream.window_order import WindowOrder
 from turbomim.pipeline.system.errors import UsageError
 
@@ -127,10 +127,10 @@ def test_ranks_see_the_same_samples_in_their_shards(
     for rank in range(world):
         stream = replace(one, cut=replace(one.cut, micro_batch=micro, rank=rank, world=world))
         parts.append(served(stream, 6, shards))
-        assert homes(parts[-1][..., 1], shards) <= set(shards_met(stream, shards))
+        shares = [share_of(group, one.groups, samples) for group in groups_of(rank, world, one.groups)]
+        assert homes(parts[-1][..., 1], shards) <= {s for share in shares for s in shards_of(share, shards)}
         if world % one.groups == 0:
-            share = share_of(rank * one.groups // world, one.groups, samples)
-            assert {*parts[-1][..., 1].ravel().tolist()} <= set(share)
+            assert len(shares) == 1 and set(parts[-1][..., 1].ravel().tolist()) <= set(shares[0])
     assert np.array_equal(np.concatenate(parts, 1), served(one, 6, shards))
 
 
