@@ -19,13 +19,14 @@ MOST: Final = 8 * 2**20
 class Requests:
     """Ranges of shards, each to be read once, into memory one behind the other.
 
-    shard_R, begin_R, end_R: number of a shard, and bytes of it from `begin` up to `end`; at_R: where a
-    request's bytes begin in that memory; at_P: where a part's do.  All int64.
+    shard_R, begin_R, end_R: number of a shard, and bytes of it from `begin` up to `end`; parts_R: how many
+    parts they hold; at_R: where a request's bytes begin in that memory; at_P: where a part's do.  All int64.
     """
 
     shard_R: NDArray[np.int64]
     begin_R: NDArray[np.int64]
     end_R: NDArray[np.int64]
+    parts_R: NDArray[np.int64]
     at_R: NDArray[np.int64]
     at_P: NDArray[np.int64]
 
@@ -41,7 +42,9 @@ def one_each(shard_P: NDArray[np.int64], begin_P: NDArray[np.int64], end_P: NDAr
     Parts are bytes `begin` to `end` of shards, (P,) int64.
     """
     at_P = np.cumsum(end_P - begin_P) - (end_P - begin_P)
-    return Requests(shard_R=shard_P, begin_R=begin_P, end_R=end_P, at_R=at_P, at_P=at_P)
+    return Requests(
+        shard_R=shard_P, begin_R=begin_P, end_R=end_P, parts_R=np.ones_like(at_P), at_R=at_P, at_P=at_P
+    )
 
 
 def merged(shard_P: NDArray[np.int64], begin_P: NDArray[np.int64], end_P: NDArray[np.int64]) -> Requests:
@@ -67,4 +70,5 @@ def merged(shard_P: NDArray[np.int64], begin_P: NDArray[np.int64], end_P: NDArra
     shard_R, begin_R, end_R = np.array(requests, np.int64).reshape(-1, 3).T
     at_R = np.cumsum(end_R - begin_R) - (end_R - begin_R)
     at_P = at_R[request_P] + begin_P - begin_R[request_P]
-    return Requests(shard_R=shard_R, begin_R=begin_R, end_R=end_R, at_R=at_R, at_P=at_P)
+    parts_R = np.bincount(request_P, minlength=len(requests))
+    return Requests(shard_R=shard_R, begin_R=begin_R, end_R=end_R, parts_R=parts_R, at_R=at_R, at_P=at_P)

@@ -7,7 +7,7 @@ Shape suffixes: B samples, A labels apart from their images, R requests.
 """
 
 import threading
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,21 +87,19 @@ class ShardFiles(Closing):
         """
         requests = (one_each if self._pool is None else merged)(shard_P, begin_P, end_P)
         content = self._memory.take(requests.bytes)
-        columns = (requests.shard_R, requests.begin_R, requests.end_R, requests.at_R)
-        rows = zip(*(column_R.tolist() for column_R in columns), strict=True)
-        buffer = content.view().data
-        if self._pool is None:
-            for shard, begin, end, at in rows:
-                self._fill(shard, buffer[at : at + end - begin], begin)
-        else:
-            reads = [
-                self._pool.submit(self._fill, shard, buffer[at : at + end - begin], begin)
-                for shard, begin, end, at in rows
-            ]
-            # all: they write into this memory
-            wait(reads)
-            for read in reads:
-                read.result()
+        columns = (requests.shard_R, requests.begin_R, requests.end_R, requests.parts_R, requests.at_R)
+        buffer, cache = content.view().data, self._split.cache
+        reads: list[Future[None]] = []
+        for shard, begin, end, parts, at in zip(*(column_R.tolist() for column_R in columns), strict=True):
+            part = buffer[at : at + end - begin]
+            if self._pool is None:
+                self._fill(shard, part, begin)
+            elif cache is None or not cache.read_into(shard, part, begin, samples=parts):
+                reads.append(self._pool.submit(self._fill, shard, part, begin))
+        # all: they write into this memory
+        wait(reads)
+        for read in reads:
+            read.result()
         # the images are views of it, and nobody's to change
         content.flags.writeable = False
         return content, requests.at_P

@@ -24,6 +24,7 @@ from turbomim.pipeline.tars.manifest import (
     index_name,
     load_manifest,
 )
+from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.tar import BLOCK
 
 
@@ -51,7 +52,8 @@ class Split:
     """An opened split: where it lies, what it must hold, and where each sample lies.
 
     place: of manifest and index files; tars: of the tar files, in most splits the same; versions: of each
-    shard when the split was opened; a shard with another is not read.
+    shard when the split was opened; a shard with another is not read; cache: shards that are kept on a disk
+    of this machine.
     """
 
     place: Place
@@ -59,6 +61,7 @@ class Split:
     manifest: Manifest
     index: SampleIndex
     versions: tuple[str, ...]
+    cache: ShardCache | None = None
 
     @property
     def folder(self) -> Path:

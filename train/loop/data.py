@@ -2,7 +2,8 @@
 which stage of a loader is too slow."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from turbomim.pipeline.stream.groups import groups_of, shards_of, share_of
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
+from turbomim.pipeline.tars.fill_cache import CacheFiller
+from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.folder.log import Record
@@ -123,21 +126,57 @@ def about_data(
     )
 
 
+def shards_of_groups(own: range, groups: int, split: Split) -> range:
+    """The numbers of the shards that some groups of all read."""
+    shard_samples = [shard.samples for shard in split.manifest.shards]
+    shares = [share_of(group, groups, sum(shard_samples)) for group in own]
+    return shards_of(range(shares[0].start, shares[-1].stop), shard_samples)
+
+
+def with_cache(data: DataConfig, split: Split, world: World) -> Split:
+    """The split with the cache of the settings, if there is one, for what the ranks of this machine read.
+
+    Raises UserError as ShardCache does.
+    """
+    if not data.cache:
+        return split
+    # ranks are numbered machine by machine
+    machine, machines = world.rank // world.local_size, max(1, world.size // world.local_size)
+    wanted = shards_of_groups(groups_of(machine, machines, data.groups), data.groups, split)
+    cache = ShardCache(
+        Path(data.cache),
+        int(data.cache_gb * 1e9),
+        place=split.tars,
+        manifest=split.manifest,
+        versions=split.versions,
+        wanted=wanted,
+    )
+    return replace(split, cache=cache)
+
+
+@contextmanager
+def filling(split: Split, notify: Callable[[str], None]) -> Iterator[None]:
+    """Fill the cache of a split, if it has one, as long as this is open; its files are closed then."""
+    if split.cache is None:
+        yield
+        return
+    with split.cache, CacheFiller(split.cache, notify=notify):
+        yield
+
+
 def about_groups(groups: int, split: Split, ranks: int) -> list[str]:
     """What each rank reads of a split in groups, a line for ranks that read the same; none for one group."""
     if groups == 1:
         return []
-    shard_samples = [shard.samples for shard in split.manifest.shards]
-    samples = sum(shard_samples)
+    count = len(split.manifest.shards)
     met = [groups_of(rank, ranks, groups) for rank in range(ranks)]
     lines = []
     for own in dict.fromkeys(met):
-        shares = [share_of(group, groups, samples) for group in own]
-        shards = shards_of(range(shares[0].start, shares[-1].stop), shard_samples)
+        shards = shards_of_groups(own, groups, split)
         who = _span("rank", range(met.index(own), met.index(own) + met.count(own)))
         lines.append(
-            f"{who}: {_span('group', own)} of {groups}, {_span('shard', shards)} of {len(shard_samples):,} "
-            f"({100 * len(shards) / len(shard_samples):.1f} %)"
+            f"{who}: {_span('group', own)} of {groups}, {_span('shard', shards)} of {count:,} "
+            f"({100 * len(shards) / count:.1f} %)"
         )
     return lines
 

@@ -20,7 +20,7 @@ from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.log import Record
 from turbomim.train.folder.sinks import OF_MODEL
 from turbomim.train.loop.checkpoints import RunCheckpoints
-from turbomim.train.loop.data import LINES_BETWEEN_HINTS, Batches, open_loader, slow_stage
+from turbomim.train.loop.data import LINES_BETWEEN_HINTS, Batches, filling, open_loader, slow_stage
 from turbomim.train.loop.log_window import LogWindow
 from turbomim.train.loop.out_of_memory import explaining_out_of_memory
 from turbomim.train.loop.profiling import Profile, part
@@ -148,7 +148,8 @@ class Run:
         batches = self.world.run_on_all(self._open_data)
         profiled = self.profile if self.world.main else range(0)
         profile = Profile(profiled, self.folder.path, self.plan.local_batch, self.log.say)
-        with batches, contextlib.closing(profile), self.log.bar(self.step, self.plan.steps):
+        cache = filling(self.session.split, self.log.note)
+        with cache, batches, contextlib.closing(profile), self.log.bar(self.step, self.plan.steps):
             stopped = self._loop(batches, train_step, profile, flag)
         self.world.run_on_all(self.checkpoints.saver.wait)
         if not stopped:

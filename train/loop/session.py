@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic
 
@@ -21,7 +22,7 @@ from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.crashes import explain_last_death, read_deadly_samples
 from turbomim.train.folder.log import RunLog
 from turbomim.train.folder.sinks import check_sinks
-from turbomim.train.loop.data import about_data, about_groups, check_groups, open_data
+from turbomim.train.loop.data import about_data, about_groups, check_groups, open_data, with_cache
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.machine.compiler import check_compiler
 from turbomim.train.machine.measurements import Tuned, machine_name
@@ -102,6 +103,7 @@ def open_session(
         data = config.data
         split = open_data(data.path, flags[0], data, world)
         world.run_replicated(lambda: check_groups(data.groups, split, flags[0]))
+        split = world.run_on_all(partial(with_cache, data, split, world))
         heldout = open_data(data.heldout, flags[1], data, world) if data.heldout else None
         tuned_loader = world.run_on_all(lambda: TUNED_LOADER.read(machine_name(world.device)))
         # it refuses on every rank or on none, so no exchange is needed
@@ -120,6 +122,7 @@ def open_session(
             about=[
                 about_data(data, split, loader_speed, tuned_loader, world),
                 *about_groups(data.groups, split, world.size),
+                *([split.cache.in_words()] if split.cache else []),
                 *about_step(resolved, used),
             ],
         )

@@ -48,6 +48,11 @@ class DataConfig:
     # streams that a step takes equal parts of, each over its own share of the shards: of as many machines
     # each reads one share alone, in every epoch
     groups: int = 1
+    # folder of a local disk that keeps whole shards of a store of objects; what does not fit is read from the
+    # store in every epoch.  Ranks of a machine share it, and so may runs
+    cache: str = ""
+    # what it may take, 1e9 bytes
+    cache_gb: float = 0.0
     # decoding threads of a rank; 0 = automatic: tuned for this machine, else its cores shared by its ranks
     threads: int = 0
     # threads that read shards ahead of the decoder, each by 16 requests at a time in a store of objects; 0 =
@@ -68,6 +73,12 @@ class DataConfig:
         need(self.size >= 16, "data.size", self.size, "at least 16 pixels")
         need(self.window >= 1, "data.window", self.window, "at least 1 shard")
         need(self.groups >= 1, "data.groups", self.groups, "at least 1")
+        need(self.cache_gb >= 0, "data.cache_gb", self.cache_gb, "0 (no cache) or more")
+        if bool(self.cache) != (self.cache_gb > 0):
+            raise UsageError(
+                f"data.cache = {self.cache!r}, data.cache_gb = {self.cache_gb:g}: give both, a folder and "
+                "the GB that it may take, or none"
+            )
         need(self.threads >= 0, "data.threads", self.threads, "0 (automatic) or more")
         need(self.readers >= 0, "data.readers", self.readers, "0 (automatic) or more")
         need(self.prefetch >= 0, "data.prefetch", self.prefetch, "0 (automatic) or more")

@@ -67,7 +67,8 @@ def _typed(name: str, value: object, kind: Any) -> object:
 def differences(one: Config, other: Config) -> list[str]:
     """Settings that decide the numbers of a run and differ: 'section.key: one -> other'."""
     free = {
-        "data.path", "data.heldout", "data.threads", "data.readers", "data.prefetch", "data.decode",
+        "data.path", "data.heldout", "data.cache", "data.cache_gb",
+        "data.threads", "data.readers", "data.prefetch", "data.decode",
         "data.hw_decoder_load", "data.max_bad_share", "data.max_bad_row", "model.encoder",
         "step.device", "step.compile", "step.compile_mode", "step.precision", "step.recompute", "step.shard",
         "step.rank_timeout",

@@ -1,0 +1,93 @@
+"""Runs with a cache of shards: the same losses whatever is kept, and bad settings in one line.
+
+Planted bugs that fail here: a cache that reads another shard's file, a run that refuses to go on with another
+cache, settings that are not checked.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from tests.runs import attempt, config_for, finish, launch, outcome, quiet
+
+from turbomim.pipeline.places.opening import open_place
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.tars.fill_cache import CacheFiller
+from turbomim.pipeline.tars.shard_cache import ShardCache
+from turbomim.pipeline.tars.split import open_split
+from turbomim.train.pretrain.pretrain import pretrain
+from turbomim.train.settings.config import Config, DataConfig
+
+
+@pytest.fixture
+def far(trees: Path, s3: str) -> str:
+    """The photographs of trees in a store of objects."""
+    place = open_place(s3)
+    for path in sorted(trees.iterdir()):
+        place.put(path.name, path)
+    return s3
+
+
+def attempt_with(environment: dict[str, str], config: Config) -> None:
+    """An attempt that has what gives it access to the store; processes begin with what the first one had."""
+    os.environ.update(environment)
+    attempt(config)
+
+
+def run(config: Config) -> None:
+    """Run to the end, in a process."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    assert finish(launch(attempt_with, environment, config)) == 0
+
+
+def fill(far: str, folder: Path, shards: int) -> float:
+    """Keep the first so many shards; return their GB."""
+    split = open_split(far)
+    space = sum(shard.bytes for shard in split.manifest.shards[:shards])
+    cache = ShardCache(folder, space, place=split.tars, manifest=split.manifest, versions=split.versions)
+    said = list[str]()
+    with CacheFiller(cache, notify=said.append):
+        limit = time.monotonic() + 30
+        while not said:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+    return space / 1e9
+
+
+def test_the_same_losses_whatever_is_kept(far: str, trees: Path, tmp_path: Path) -> None:
+    steps = {"epochs": 20 * 8 / 33}
+    run(config_for(trees, tmp_path / "disk", optim=steps))
+    expected = outcome(tmp_path / "disk" / "r")
+    for kept, share in {0: "0.0 %", 2: "54.5 %", 4: "100.0 %"}.items():
+        runs, folder = tmp_path / f"{kept} kept", tmp_path / f"cache {kept}"
+        # a cold one is filled beside the run
+        space = fill(far, folder, kept) if kept else 1.0
+        run(
+            config_for(Path(), runs, data={"path": far, "cache": str(folder), "cache_gb": space}, optim=steps)
+        )
+        assert outcome(runs / "r") == expected
+        assert (
+            f"cache {folder}: {kept} of 4 shards, {share} of the samples"
+            in (runs / "r" / "train.log").read_text()
+        )
+        assert len([*folder.rglob("*.tar")]) == kept or not kept
+
+
+def test_a_run_goes_on_with_another_cache(far: str, tmp_path: Path) -> None:
+    data = {"path": far, "cache": str(tmp_path / "c"), "cache_gb": 1.0}
+    run(config_for(Path(), tmp_path, data=data, optim={"epochs": 2}, run={"save_every": 3}))
+    run(config_for(Path(), tmp_path, data={"path": far}, optim={"epochs": 2}))
+
+
+def test_bad_settings_are_one_line(trees: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"data.cache = '/c', data.cache_gb = 0: give both"):
+        DataConfig(cache="/c")
+    with pytest.raises(UsageError, match=r"data.cache = '', data.cache_gb = 5: give both"):
+        DataConfig(cache_gb=5)
+    config = config_for(trees, tmp_path, data={"cache": str(tmp_path / "c"), "cache_gb": 1.0})
+    with pytest.raises(UserError, match=f"the shards are in a folder already, {trees}, .*: leave data.cache"):
+        pretrain(config, console=quiet())
+    assert not (tmp_path / "c").exists() and not (tmp_path / "r").exists()
