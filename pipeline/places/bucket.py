@@ -23,18 +23,27 @@ PART = 8 * 2**20
 PARTS_AT_ONCE = 4
 # objects a page of a listing
 PAGE = 1000
+# begins the version of a file whose server gives none: it is the time of its last change, ns
+DATED = "changed "
+# versions that no server compares; weak ETags are never equal (RFC 9110, 8.8.3.2)
+UNASKED = ("W/", DATED)
 
 
 class Bucket(Place):
-    """Objects below a URL.  headers: sent with each request, and never shown.
+    """Objects below a URL.
 
+    headers: sent with each request, and never shown; shown: what it is called, if not by that URL.
     Every request that fails in passing is made again (retries.py).
     """
 
-    def __init__(self, where: str, *, headers: Callable[[], dict[str, str]] = dict) -> None:
-        self._where = where.rstrip("/")
+    def __init__(
+        self, url: str, *, headers: Callable[[], dict[str, str]] = dict, shown: str | None = None
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._where = shown or self._url
+        self._of_http = self._url.startswith("http")
         self._headers = headers
-        self._store = make_store(self._where, headers())
+        self._store = make_store(self._url, headers())
         self._lock = Lock()
         self._answered = False
 
@@ -47,18 +56,19 @@ class Bucket(Place):
 
     def below(self, name: str) -> Self:
         """Give the place that a folder in it is."""
-        return type(self)(self.at(name), headers=self._headers)
+        return type(self)(f"{self._url}/{name}", headers=self._headers, shown=self.at(name))
 
     def status(self, name: str) -> Status:
         """Ask for the size and the ETag of an object."""
         import obstore
 
-        return _status_of(self._ask(name, "size", lambda store: obstore.head(store, name)))
+        found = self._ask(name, "size", lambda store: obstore.head(store, name))
+        return _status_of(found, dated=self._of_http)
 
     def statuses(self, names: Iterable[str]) -> list[Status | OSError]:
         """Ask for many objects at once: by a listing, where the store has them, else one by one."""
         names = list(names)
-        if self._where.startswith("http"):
+        if self._of_http:
             return super().statuses(names)
         found = self.files()
         return [found.get(name) or NoSuchObject("there is no such object") for name in names]
@@ -67,8 +77,8 @@ class Bucket(Place):
         """List the objects in it, by name."""
         import obstore
 
-        if self._where.startswith("http"):
-            raise PlaceError("an HTTP server lists no files", "give a folder, or a place that does")
+        if self._of_http:
+            raise PlaceError("a server of files does not list them", "give a folder, or a store of objects")
 
         def pages(store: "ObjectStore") -> list["ObjectMeta"]:
             return [item for page in obstore.list(store, below or None, chunk_size=PAGE) for item in page]
@@ -105,12 +115,12 @@ class Bucket(Place):
 
         wanted = len(buffer)
         options: dict[str, Any] = {"range": (offset, offset + wanted)}
-        if version and not version.startswith("W/"):
+        if version and not version.startswith(UNASKED):
             options["if_match"] = f'"{version}"'
 
         def get(store: "ObjectStore") -> int:
             result = obstore.get(store, name, options=options)  # type: ignore[arg-type]
-            found = _status_of(result.meta)
+            found = _status_of(result.meta, dated=self._of_http)
             if version and found.version and found.version != version:
                 raise Changed(f"{self.at(name)} was changed since it was opened")
             content = result.bytes()
@@ -129,6 +139,7 @@ class Bucket(Place):
         """Write a whole object, in parts if it is large; with a condition, in one request."""
         import obstore
 
+        self._check_writable()
         mode: Any = "create" if if_absent else {"e_tag": f'"{version}"'} if version else "overwrite"
         conditional = mode != "overwrite"
         if conditional and isinstance(content, Path):
@@ -155,16 +166,22 @@ class Bucket(Place):
         """Copy an object within the store, without its bytes coming here."""
         import obstore
 
+        self._check_writable()
         self._ask(name, "copied", lambda store: obstore.copy(store, name, to))
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""
         import obstore
 
+        self._check_writable()
         try:
             self._ask(name, "removed", lambda store: obstore.delete(store, name))
         except FileNotFoundError:
             return
+
+    def _check_writable(self) -> None:
+        if self._of_http:
+            raise PlaceError("a server of files is only read", "give a folder, or a store of objects")
 
     def _ask(
         self,
@@ -196,15 +213,14 @@ class Bucket(Place):
         """Make the client anew: what gives credentials may have others now."""
         with self._lock:
             if self._store is old:
-                self._store = make_store(self._where, self._headers())
+                self._store = make_store(self._url, self._headers())
 
 
-def _status_of(item: "ObjectMeta") -> Status:
-    return Status(
-        bytes=item["size"],
-        version=_version_of(item["e_tag"]),
-        changed_ns=int(item["last_modified"].timestamp() * 1e9),
-    )
+def _status_of(item: "ObjectMeta", *, dated: bool = False) -> Status:
+    """Size, ETag and time of an object.  dated: without an ETag, its time is its version."""
+    changed_ns = int(item["last_modified"].timestamp() * 1e9)
+    version = _version_of(item["e_tag"]) or (f"{DATED}{changed_ns}" if dated and changed_ns > 0 else "")
+    return Status(bytes=item["size"], version=version, changed_ns=changed_ns)
 
 
 def _version_of(etag: str | None) -> str:

@@ -9,6 +9,9 @@ from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.places.stores import SCHEMES, check_url
 from turbomim.pipeline.system.errors import UserError
 
+# of the Hugging Face Hub
+HUB = "hf"
+
 
 def is_remote(where: str | os.PathLike[str]) -> bool:
     """Whether it is a URL, not a path."""
@@ -24,11 +27,15 @@ def open_place(where: str | os.PathLike[str]) -> Place:
     if not is_remote(where):
         return Folder(Path(where))
     scheme = urlsplit(where).scheme
-    if scheme not in SCHEMES:
-        known = ", ".join(f"{name}://" for name in SCHEMES)
+    if scheme not in (*SCHEMES, HUB):
+        known = ", ".join(f"{name}://" for name in (*SCHEMES, HUB))
         raise UserError(f"{where!r}: {scheme}:// is not known; give a folder, or one of {known}")
     check_url(where)
-    # obstore is imported where it is needed alone
+    # the libraries are imported where they are needed alone
+    if scheme == HUB:
+        from turbomim.pipeline.places.hub import Hub
+
+        return Hub(where)
     from turbomim.pipeline.places.bucket import Bucket
 
     return Bucket(where)

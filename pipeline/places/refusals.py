@@ -21,6 +21,7 @@ CREDENTIALS = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (gs: GOOGLE_APPLICATION_CREDENTIALS; az: "
     "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY); AWS_SKIP_SIGNATURE=true reads a public bucket"
 )
+OPEN_TO_ALL = "a server of files is read without credentials: open them to all, or use a store of objects"
 PERMISSION = "check the keys in the environment, and what they may do there"
 # codes of S3 whose cause is not the status' own
 CODES = {
@@ -60,19 +61,31 @@ def explain_refusal(error: Exception, what: str) -> PlaceError:
         return cause(said, helps, passing=code == "ExpiredToken")
     if isinstance(error, FileNotFoundError) or kind == "NotFoundError" or status == 404:
         return NoSuchObject("there is no such object")
+    if status == 401 and what.startswith("hf:"):
+        # the hub took the token when it was asked for the commit
+        return PlaceError("the token has expired", "run `hf auth login`", passing=True)
     if kind in ("PermissionDeniedError", "UnauthenticatedError") or status in (401, 403):
-        return PlaceError(f"no permission ({status or kind})", PERMISSION)
+        public = what.startswith("http")
+        return PlaceError(f"no permission ({status or kind})", OPEN_TO_ALL if public else PERMISSION)
+    if kind == "NotSupportedError" or "non-partial response" in text:
+        return PlaceError("the server gives no parts of files", "serve them by one that does, such as nginx")
     if status == 416:
         return PlaceError("it ends before that byte")
+    return explain_failure(text or kind, status, code)
+
+
+def explain_failure(text: str, status: int, code: str = "") -> PlaceError:
+    """Say what a store answered, or why it did not.  status: of HTTP, 0 for none; code: the store's own."""
     if status:
-        passing = status >= 500 or status in (408, 425, 429)
+        passing = (status >= 500 and status != 501) or status in (408, 425, 429)
         return PlaceError(f"the store answered {status} {code}".rstrip(), _wait(passing), passing=passing)
     said = next((words for part, words in SENDING.items() if part in text), "")
     if "builder error" in text:
         return PlaceError("its URL cannot be used", "check it, and AWS_ENDPOINT_URL")
     if said:
         return PlaceError(said, "check the URL, AWS_ENDPOINT_URL and the network", passing=True)
-    return PlaceError(without_secrets(" ".join(head.split()))[:300] or kind, _wait(True), passing=True)
+    head = " ".join(text.partition("Debug source")[0].split())
+    return PlaceError(without_secrets(head)[:300] or "it fails", _wait(True), passing=True)
 
 
 def _wait(passing: bool) -> str:
