@@ -140,7 +140,7 @@ class Bucket(Place):
         import obstore
 
         self._check_writable()
-        mode: Any = "create" if if_absent else {"e_tag": f'"{version}"'} if version else "overwrite"
+        mode: Any = "create" if if_absent else self._only(name, version) if version else "overwrite"
         conditional = mode != "overwrite"
         if conditional and isinstance(content, Path):
             content = content.read_bytes()
@@ -178,6 +178,19 @@ class Bucket(Place):
             self._ask(name, "removed", lambda store: obstore.delete(store, name))
         except FileNotFoundError:
             return
+
+    def _only(self, name: str, version: str) -> dict[str, str | None]:
+        """The condition that an object still is of a version.  Raises Exists if it is not."""
+        import obstore
+
+        condition: dict[str, str | None] = {"e_tag": f'"{version}"', "version": None}
+        if self._url.startswith("gs:"):
+            # Google's store compares generations, and a listing has none
+            found = self._ask(name, "version", lambda store: obstore.head(store, name))
+            if _version_of(found["e_tag"]) != version:
+                raise Exists(f"{self.at(name)} was changed since it was opened")
+            condition["version"] = found["version"]
+        return condition
 
     def _check_writable(self) -> None:
         if self._of_http:

@@ -51,7 +51,7 @@ class DataSet:
 
     def headers(self) -> dict[str, str]:
         """What opens a private data set; the client renews what expires."""
-        from huggingface_hub.utils import build_hf_headers
+        from huggingface_hub.utils._headers import build_hf_headers
 
         headers: dict[str, str] = build_hf_headers(library_name="turbomim")
         return headers
@@ -145,9 +145,7 @@ class Hub(Place):
         path, commit = self._path(name), self._data_set.commit
         found = self._data_set.ask(
             "size",
-            lambda api: api.get_paths_info(
-                self._data_set.name, [path], revision=commit, repo_type="dataset"
-            ),
+            lambda api: api.get_paths_info(self._data_set.name, [path], revision=commit, repo_type="dataset"),
         )
         files = [_status_of(entry) for entry in found if hasattr(entry, "size")]
         if not files:
@@ -201,9 +199,7 @@ class Hub(Place):
             if self._bucket is None:
                 data_set = self._data_set
                 url = f"{data_set.api.endpoint}/datasets/{data_set.name}/resolve/{data_set.commit}"
-                self._bucket = Bucket(
-                    f"{url}/{self._folder}", headers=data_set.headers, shown=self._where
-                )
+                self._bucket = Bucket(f"{url}/{self._folder}", headers=data_set.headers, shown=self._where)
             return self._bucket
 
 

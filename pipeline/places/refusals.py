@@ -17,15 +17,23 @@ SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
 # where a client looks for credentials last: servers of the machines of Amazon, Google and Microsoft
 LAST_RESORTS = ("169.254.169.254", "metadata.google.internal")
 
-CREDENTIALS = (
-    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (gs: GOOGLE_APPLICATION_CREDENTIALS; az: "
-    "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY); AWS_SKIP_SIGNATURE=true reads a public bucket"
-)
+# by the scheme of a URL
+CREDENTIALS = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; AWS_SKIP_SIGNATURE=true reads a public bucket",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run `gcloud auth application-default login`; "
+    "GOOGLE_SKIP_SIGNATURE=true reads a public bucket",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY; AZURE_SKIP_SIGNATURE=true reads a "
+    "public container",
+}
 OPEN_TO_ALL = "a server of files is read without credentials: open them to all, or use a store of objects"
 PERMISSION = "check the keys in the environment, and what they may do there"
-# codes of S3 whose cause is not the status' own
+# of S3 and Google; of Azure
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+# codes of stores whose cause is not the status' own
 CODES = {
-    "NoSuchBucket": ("there is no such bucket", "check its name and AWS_ENDPOINT_URL, or create it"),
+    **dict.fromkeys(
+        NO_BUCKET, ("there is no such bucket", "check its name and AWS_ENDPOINT_URL, or create it")
+    ),
     "InvalidAccessKeyId": ("the store does not know the access key", PERMISSION),
     "SignatureDoesNotMatch": ("the secret key is not the one of the access key", PERMISSION),
     "AccessDenied": ("no permission", PERMISSION),
@@ -54,10 +62,10 @@ def explain_refusal(error: Exception, what: str) -> PlaceError:
     if kind == "PreconditionError":
         return Changed(f"{what} was changed since it was opened")
     if any(host in text for host in LAST_RESORTS) or "must be specified" in head:
-        return PlaceError("no credentials were found", CREDENTIALS)
+        return PlaceError("no credentials were found", CREDENTIALS.get(what.partition(":")[0], PERMISSION))
     if code in CODES:
         said, helps = CODES[code]
-        cause = NoSuchObject if code == "NoSuchBucket" else PlaceError
+        cause = NoSuchObject if code in NO_BUCKET else PlaceError
         return cause(said, helps, passing=code == "ExpiredToken")
     if isinstance(error, FileNotFoundError) or kind == "NotFoundError" or status == 404:
         return NoSuchObject("there is no such object")

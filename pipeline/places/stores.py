@@ -5,6 +5,7 @@ one, so no log, checkpoint or report can.
 """
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ CONNECT = timedelta(seconds=5)
 SILENCE = timedelta(seconds=20)
 # for a whole request: 8 MiB at 50 kB/s
 REQUEST = timedelta(seconds=180)
+# variables with the URL of a server of one's own: AWS_ENDPOINT_URL, AZURE_STORAGE_ENDPOINT, GOOGLE_BASE_URL
+PLAIN = re.compile("ENDPOINT|GOOGLE_BASE_URL")
 # requests on their way that wait for a connection would take a new one each
 IDLE_CONNECTIONS = 256
 
@@ -91,7 +94,7 @@ def _s3_options() -> dict[str, Any]:
 
 def _plain_endpoint() -> bool:
     """Whether the environment names a server without TLS, such as one of one's own."""
-    return any("ENDPOINT" in name and value.startswith("http://") for name, value in os.environ.items())
+    return any(PLAIN.search(name) and value.startswith("http://") for name, value in os.environ.items())
 
 
 def _credentials_file() -> Path:
