@@ -45,7 +45,7 @@ def open_source(path: str | os.PathLike[str], columns: str | None = None, skip: 
         raise UsageError(
             "--columns belongs to a list, --skip to a folder of images: leave them out for shards"
         )
-    return open_split(path) if shards else find_source(Path(path), columns=columns, skip=skip)
+    return open_split(path) if shards else find_source(path, columns=columns, skip=skip)
 
 
 def _holds_shards(path: Path) -> bool:
@@ -81,7 +81,7 @@ def source_crops(source: Source, crop: CentreCrop, *, batch: int, threads: int) 
         ids_N = np.arange(source.manifest.samples)
         yield from split_crops(source, ids_N, crop, batch=batch, threads=threads)
         return
-    read = partial(_read, str(source.root))
+    read = partial(_read, source.root)
     groups = [source.images[start : start + batch] for start in range(0, len(source.images), batch)]
     with (
         ThreadPoolExecutor(READERS, thread_name_prefix="turbomim-read") as readers,

@@ -37,7 +37,7 @@ def pillow(found: Photographs) -> int:
     """What a plain script does for the resized store; gives the bytes of all images."""
     size = 0
     for photograph in found.images:
-        with Image.open(found.root / photograph.path) as opened:
+        with Image.open(Path(found.root, photograph.path)) as opened:
             image = opened.convert("RGB")
         width, height = (side * 224 // min(image.size) for side in image.size)
         out = io.BytesIO()
@@ -58,7 +58,7 @@ def readable(found: Photographs, most: int) -> Photographs:
     images = []
     for image in found.images[:: max(1, len(found.images) // most)][:most]:
         try:
-            read_image(str(found.root), image, 32)
+            read_image(found.root, image, 32)
         except RefusedImage:
             continue
         images.append(image)

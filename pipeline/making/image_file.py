@@ -9,8 +9,9 @@ import numpy as np
 from turbomim.pipeline.decoding.decode import Pixels, Undecodable, decode
 from turbomim.pipeline.decoding.header import check_header
 from turbomim.pipeline.making.photographs import Photograph
+from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.remedies import OF_THE_MACHINE, explain
+from turbomim.pipeline.system.remedies import OF_THE_MACHINE, Changed, explain
 from turbomim.pipeline.tars.samples import MAX_IMAGE_BYTES
 
 MAX_REASON = 200
@@ -33,13 +34,44 @@ class EncodedImage:
 
 
 def read_image(root: str, image: Photograph, min_side: int) -> EncodedImage:
-    """Read an image file whole, check its header, and tell its true extension from its first bytes.
+    """Read an image file whole as `read_file` does, and check it as `check_image` does."""
+    return check_image(read_file(root, image), min_side)
 
-    Raises RefusedImage: unreadable, another format, a broken header, pixels of 16 bits that do not decode, a
-    short side under `min_side` pixels, or more than 178,956,970 pixels.  Raises UserError if it is not the
-    file that was listed.
+
+def read_file(root: str, image: Photograph) -> bytes:
+    """Read an image file whole.
+
+    Raises RefusedImage if it is unreadable, and UserError if it is not the file that was listed.
     """
-    content = _read_unchanged(os.path.join(root, image.path), image)
+    return _read_unchanged(os.path.join(root, image.path), image)
+
+
+def read_object(place: Place, image: Photograph) -> bytes:
+    """Read an object of a store whole, as `read_file` does."""
+    if image.bytes > MAX_IMAGE_BYTES:
+        raise RefusedImage(f"{image.bytes} bytes, over the limit of {MAX_IMAGE_BYTES}")
+    content = bytearray(image.bytes)
+    try:
+        size = place.read_into(image.path, memoryview(content), 0, version=image.version)
+    except FileNotFoundError as error:
+        raise _changed(place.at(image.path), "it is gone") from error
+    except Changed as error:
+        raise _changed(place.at(image.path), "it was written again") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot read {place.at(image.path)!r}: {explain(error, 'check the store')}"
+        ) from error
+    if size < image.bytes:
+        raise _changed(place.at(image.path), f"it had {image.bytes:,} bytes, now {size:,}")
+    return bytes(content)
+
+
+def check_image(content: bytes, min_side: int) -> EncodedImage:
+    """Check an image's header, and tell its true extension from its first bytes.
+
+    Raises RefusedImage: another format, a broken header, pixels of 16 bits that do not decode, a short side
+    under `min_side` pixels, or more than 178,956,970 pixels.
+    """
     try:
         # what the loader refuses must not go into a shard
         header = check_header(np.frombuffer(content, np.uint8))

@@ -96,14 +96,14 @@ def make_shards(
     `folder` is new, empty, or what an unfinished run of the same call left: that is resumed, and a finished
     one is left as it is.  Raises UserError for everything that a user, a file or the disk can cause.
     """
-    source = Path(source)
+    source = os.fspath(source)
     at_least_one("--workers", workers)
     settings = settings or ShardSettings()
     check_settings(settings)
     destination = open_destination(folder)
     name = default_name(source) if settings.name is None else settings.name
     found = find_source(source, settings.root, settings.columns, settings.skip)
-    destination.check(str(source))
+    destination.check(source)
     if found.refused and settings.on_bad == "fail":
         raise bad_image_error(found.refused[0])
     plan = make_plan(source, name, settings, found)

@@ -5,7 +5,6 @@ they double a data set, or are a class.  Each is counted.
 """
 
 import fnmatch
-import os
 import re
 from collections import Counter
 from typing import Final
@@ -38,14 +37,14 @@ class PassedOver:
         """Whether a file or folder of this name is passed over."""
         return self._names.match(name) is not None
 
-    def count(self, entry: os.DirEntry[str], is_folder: bool) -> None:
-        """Take note of an entry that fits, and of all files below it."""
-        match = self._names.match(entry.name)
+    def count(self, name: str, *, inside: int | None = None) -> None:
+        """Take note of a file that fits, or of a folder and the number of files below it."""
+        match = self._names.match(name)
         assert match is not None and match.lastgroup is not None
         pattern = self._patterns[int(match.lastgroup[1:])]
-        if is_folder:
+        if inside is not None:
             self._folders[pattern] += 1
-            self._inside[pattern] += sum(len(files) for _, _, files in os.walk(entry.path))
+            self._inside[pattern] += inside
         else:
             self._files[pattern] += 1
 

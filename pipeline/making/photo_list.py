@@ -60,7 +60,7 @@ def read_list(source: Path, root: Path | None = None, columns: str | None = None
         size, mtime_ns = stamp(os.path.join(top, path))
         images.append(Photograph(path=path, key=key, label=label_number, bytes=size, mtime_ns=mtime_ns))
     return Photographs(
-        root=root,
+        root=str(root),
         images=tuple(images),
         classes=classes,
         other_files={},

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbomim.pipeline.making.passed_over import PassedOver
+from turbomim.pipeline.places.opening import is_remote, open_place
+from turbomim.pipeline.places.place import Status
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.listings import BadImage
@@ -24,10 +26,11 @@ MAX_KEY = 80
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Photograph:
-    """One image file. path: relative to the root, '/' separated.
+    """One image file, or one object of a store. path: relative to the root, '/' separated.
 
     label: place in `Photographs.classes`, NO_LABEL where those are none.
     bytes, mtime_ns: size and time of the last change when it was listed; 0 where that could not be seen.
+    version: of an object then.
     """
 
     path: str
@@ -35,17 +38,18 @@ class Photograph:
     label: int
     bytes: int
     mtime_ns: int
+    version: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Photographs:
-    """The image files below a root, sorted by path.
+    """The image files below a root, a path or a URL, sorted by path.
 
     other_files: what else lay there, files by extension.  refused: what a list named and cannot be packed.
     notes: what people should know of how they were found, in lines.
     """
 
-    root: Path
+    root: str
     images: tuple[Photograph, ...]
     classes: tuple[str, ...]
     other_files: dict[str, int]
@@ -53,46 +57,50 @@ class Photographs:
     notes: tuple[str, ...] = ()
 
 
-def find_photographs(source: Path, skip: str | None = None) -> Photographs:
-    """List the image files below `source`, with labels as in torchvision's ImageFolder.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """Files by path below a source, without those passed over, and the names of its folders."""
+
+    files: dict[str, Status]
+    folders: list[str]
+
+
+def find_photographs(source: str | os.PathLike[str], skip: str | None = None) -> Photographs:
+    """List the image files below `source`, a folder or a place, with labels as in torchvision's ImageFolder.
 
     Class folders: the sorted sub-folders, those without images included, so that labels agree between splits.
     Images lying in `source` itself: no classes, for one would say nothing.  Links are followed; what systems
     leave beside images is passed over, see `PassedOver`.  skip: more patterns of such names.  Raises
     UserError: not a folder, unreadable, no images, or images both beside and inside class folders.
     """
-    if not source.is_dir():
-        problem = "is a file" if source.exists() else "does not exist"
-        raise UserError(
-            f"{str(source)!r} {problem}: give a folder of images, or of one folder per class, or a .csv, "
-            ".tsv or .txt list"
-        )
-    found, others, passed = [], Counter[str](), PassedOver(skip)
-    for path, file_stamp in _walk(source, "", (), passed):
+    source, passed = os.fspath(source), PassedOver(skip)
+    listed = _list_place(source, passed) if is_remote(source) else _list_folder(Path(source), passed)
+    paths, others = list[str](), Counter[str]()
+    for path in listed.files:
         extension = os.path.splitext(path)[1].lower()
         if extension in EXTENSIONS:
-            found.append((path, *file_stamp))
+            paths.append(path)
         else:
             others[extension] += 1
     other_files = dict(sorted(others.items(), key=lambda item: (-item[1], os.fsencode(item[0]))))
-    if not found:
+    if not paths:
         raise UserError(
-            f"no images below {str(source)!r}: looked for {' '.join(EXTENSIONS)}, "
+            f"no images below {source!r}: looked for {' '.join(EXTENSIONS)}, "
             f"found {describe_others(other_files)}{'; ' * bool(passed.summary())}{passed.summary()}"
         )
-    found.sort(key=lambda item: os.fsencode(item[0]))
-    paths = [path for path, _, _ in found]
-    classes = _classes(source, paths, passed)
+    paths.sort(key=os.fsencode)
+    classes = _classes(source, paths, listed.folders)
     label_of = {name: label for label, name in enumerate(classes)}
     images = tuple(
         Photograph(
             path=path,
             key=key,
             label=label_of.get(path.partition("/")[0], NO_LABEL),
-            bytes=size,
-            mtime_ns=mtime_ns,
+            bytes=listed.files[path].bytes,
+            mtime_ns=listed.files[path].changed_ns,
+            version=listed.files[path].version,
         )
-        for (path, size, mtime_ns), key in zip(found, assign_keys(paths), strict=True)
+        for path, key in zip(paths, assign_keys(paths), strict=True)
     )
     notes = (passed.summary(),) if passed.summary() else ()
     return Photographs(root=source, images=images, classes=classes, other_files=other_files, notes=notes)
@@ -146,6 +154,52 @@ def key_characters(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", text)
 
 
+def _list_folder(source: Path, passed: PassedOver) -> Listed:
+    """List a folder of this machine."""
+    if not source.is_dir():
+        problem = "is a file" if source.exists() else "does not exist"
+        raise UserError(
+            f"{str(source)!r} {problem}: give a folder of images, or of one folder per class, or a .csv, "
+            ".tsv or .txt list"
+        )
+    files = {
+        path: Status(bytes=size, changed_ns=mtime_ns)
+        for path, (size, mtime_ns) in _walk(source, "", (), passed)
+    }
+    with os.scandir(source) as listing:
+        folders = [entry.name for entry in listing if _is_folder(entry) and not passed.fits(entry.name)]
+    return Listed(files=files, folders=folders)
+
+
+def _list_place(source: str, passed: PassedOver) -> Listed:
+    """List a place of a store, whose folders are but parts of names."""
+    try:
+        found = open_place(source).files()
+    except OSError as error:
+        raise UserError(f"cannot list {source!r}: {explain(error, 'check the URL')}") from error
+    above = set[str]()
+    for path in found:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in above:
+            above.add(folder)
+            folder = folder.rpartition("/")[0]
+    files, inside = dict[str, Status](), Counter[str]()
+    for path, status in found.items():
+        parts = path.split("/")
+        at = next((at for at, part in enumerate(parts) if passed.fits(part)), len(parts))
+        if at < len(parts) - 1:
+            inside["/".join(parts[: at + 1])] += 1
+        elif at < len(parts):
+            passed.count(parts[at])
+        # some programs put an empty object for a folder
+        elif status.bytes or path not in above:
+            files[path] = status
+    for folder, count in inside.items():
+        passed.count(folder.rpartition("/")[2], inside=count)
+    folders = {folder for folder in above if "/" not in folder and not passed.fits(folder)}
+    return Listed(files=files, folders=sorted(folders))
+
+
 def _walk(
     source: Path, folder: str, ancestors: tuple[tuple[int, int], ...], passed: PassedOver
 ) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -165,7 +219,8 @@ def _walk(
     for entry in entries:
         path = f"{folder}/{entry.name}" if folder else entry.name
         if passed.fits(entry.name):
-            passed.count(entry, _is_folder(entry))
+            folder_files = _files_below(entry.path) if _is_folder(entry) else None
+            passed.count(entry.name, inside=folder_files)
         elif _is_folder(entry):
             yield from _walk(source, path, (*ancestors, identity), passed)
         else:
@@ -180,16 +235,18 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _classes(source: Path, paths: list[str], passed: PassedOver) -> tuple[str, ...]:
+def _files_below(folder: str) -> int:
+    return sum(len(files) for _, _, files in os.walk(folder))
+
+
+def _classes(source: str, paths: list[str], folders: list[str]) -> tuple[str, ...]:
     beside = [path for path in paths if "/" not in path]
     if not beside:
-        with os.scandir(source) as listing:
-            folders = [entry.name for entry in listing if _is_folder(entry) and not passed.fits(entry.name)]
         return tuple(sorted(folders, key=os.fsencode))
     if len(beside) < len(paths):
         inside = next(path for path in paths if "/" in path)
         raise UserError(
-            f"{str(source)!r} holds images both outside ({len(beside):,}, as {beside[0]!r}) and inside class "
+            f"{source!r} holds images both outside ({len(beside):,}, as {beside[0]!r}) and inside class "
             f"folders ({len(paths) - len(beside):,}, as {inside!r}): put all into class folders, or all into "
             "one"
         )

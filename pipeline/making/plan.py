@@ -14,6 +14,7 @@ from turbomim.pipeline.making.photo_list import read_list
 from turbomim.pipeline.making.photographs import Photograph, Photographs, find_photographs
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.making.shard_job import ShardJob
+from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.system.errors import UsageError, UserError
 
 MAX_SHARDS = 1_000_000
@@ -42,36 +43,48 @@ class Plan:
 
 
 def find_source(
-    source: Path, root: Path | None = None, columns: str | None = None, skip: str | None = None
+    source: str | os.PathLike[str],
+    root: Path | None = None,
+    columns: str | None = None,
+    skip: str | None = None,
 ) -> Photographs:
-    """List the photographs of a folder, or of a .csv, .tsv or .txt list.
+    """List the photographs of a folder, of a place, or of a .csv, .tsv or .txt list.
 
     root: what a list's paths start from; columns: what its columns are called, path=NAME,label=NAME.  skip:
     patterns of names below a folder that are passed over too.
     """
-    if source.suffix.lower() in DELIMITERS and not source.is_dir():
+    source = os.fspath(source)
+    if Path(source).suffix.lower() in DELIMITERS and not os.path.isdir(source):
+        if is_remote(source):
+            raise UserError(f"{source!r}: copy the list to a file here; its images may not be in a store")
         if skip is not None:
             raise UsageError("--skip belongs to a folder: leave it out for a list")
-        return read_list(source, root, columns)
+        return read_list(Path(source), root, columns)
     for option, value in (("--root", root), ("--columns", columns)):
         if value is not None:
             raise UsageError(f"{option} belongs to a .csv, .tsv or .txt list: leave it out for a folder")
     return find_photographs(source, skip)
 
 
-def default_name(source: Path) -> str:
+def source_name(source: str) -> str:
+    """The last part of a source's path or URL."""
+    return source.rstrip("/").rpartition("/")[2] if is_remote(source) else Path(source).resolve().name
+
+
+def default_name(source: str | os.PathLike[str]) -> str:
     """Make the source's name fit for file names."""
-    resolved = source.resolve()
-    name = resolved.name if resolved.is_dir() else resolved.stem
+    source = os.fspath(source)
+    name = source_name(source)
+    name = name if is_remote(source) or os.path.isdir(source) else Path(name).stem
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:100] or "images"
 
 
-def make_plan(source: Path, name: str, settings: ShardSettings, found: Photographs) -> Plan:
+def make_plan(source: str, name: str, settings: ShardSettings, found: Photographs) -> Plan:
     """The plan for the photographs of a source; the digest of their list takes seconds for a million."""
     return Plan(name=name, settings=settings, found=found, made=_describe_making(source, settings, found))
 
 
-def _describe_making(source: Path, settings: ShardSettings, found: Photographs) -> dict[str, Any]:
+def _describe_making(source: str, settings: ShardSettings, found: Photographs) -> dict[str, Any]:
     """Say, for the manifest, how the shards are made.
 
     source_images_sha256: over path, label and size of each image, the classes, and what was refused.
@@ -81,7 +94,7 @@ def _describe_making(source: Path, settings: ShardSettings, found: Photographs) 
     lines += [*found.classes, *(f"{bad.path}\0{bad.reason}\n" for bad in found.refused)]
     made: dict[str, Any] = {
         "by": f"turbomim {__version__}",
-        "source": source.resolve().name,
+        "source": source_name(source),
         "store": store.to_json(),
         "seed": settings.seed,
         "samples_per_shard": None if settings.shard_count else settings.shard_size or SHARD_SIZE,
@@ -123,7 +136,7 @@ def plan_jobs(plan: Plan, folder: str, mark: str = "") -> list[ShardJob]:
         ShardJob(
             number=number,
             # a worker elsewhere has another working folder
-            root=os.path.abspath(found.root),
+            root=found.root if is_remote(found.root) else os.path.abspath(found.root),
             folder=folder,
             stem=plan.shard_stem(number),
             images=tuple(images[first:last]),

@@ -2,19 +2,27 @@
 
 import hashlib
 import tempfile
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from turbomim.pipeline.making.image_file import EncodedImage, RefusedImage, read_image
+from turbomim.pipeline.making.image_file import (
+    EncodedImage,
+    RefusedImage,
+    check_image,
+    read_file,
+    read_object,
+)
 from turbomim.pipeline.making.photographs import Photograph
 from turbomim.pipeline.making.settings import Check, OnBad
 from turbomim.pipeline.places.lease import read_lease
 from turbomim.pipeline.places.opening import is_remote, open_place
 from turbomim.pipeline.system.durable import durable_file, write_durably, write_error
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.executors import READ_THREADS
 from turbomim.pipeline.system.remedies import PlaceError, explain
 from turbomim.pipeline.tars.index import index_text
 from turbomim.pipeline.tars.listings import BadImage
@@ -132,9 +140,9 @@ def _write_tar(job: ShardJob, out: BinaryIO) -> tuple[ShardResult, bytes]:
     bad: list[BadImage] = []
     few_levels: list[BadImage] = []
     by_label = Counter[int]()
-    for image in job.images:
+    for image, content in zip(job.images, _contents(job), strict=True):
         try:
-            stored = _stored_image(job, image)
+            stored = _stored_image(job, content)
         except RefusedImage as refused:
             bad.append(BadImage(path=image.path, reason=str(refused)))
             if job.on_bad == "fail":
@@ -172,9 +180,35 @@ def bad_image_error(bad: BadImage) -> UserError:
     return UserError(f"{bad.path!r}: {bad.reason}; mend or remove it, or give --on-bad quarantine")
 
 
-def _stored_image(job: ShardJob, image: Photograph) -> EncodedImage:
-    """Read an image, and make what the store keeps of it.  Raises RefusedImage."""
-    encoded = read_image(job.root, image, job.min_side)
+def _contents(job: ShardJob) -> Iterator[bytes | RefusedImage]:
+    """Read the images in order, or say why one cannot be: one after the other, and in a store ahead."""
+
+    place = open_place(job.root) if is_remote(job.root) else None
+
+    def read(image: Photograph) -> bytes | RefusedImage:
+        try:
+            return read_object(place, image) if place else read_file(job.root, image)
+        except RefusedImage as refused:
+            return refused
+
+    if place is None:
+        yield from map(read, job.images)
+        return
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        ahead = deque[Future[bytes | RefusedImage]]()
+        for image in job.images:
+            ahead.append(pool.submit(read, image))
+            if len(ahead) == 2 * READ_THREADS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _stored_image(job: ShardJob, content: bytes | RefusedImage) -> EncodedImage:
+    """Check an image, and make what the store keeps of it.  Raises RefusedImage."""
+    if isinstance(content, RefusedImage):
+        raise content
+    encoded = check_image(content, job.min_side)
     if job.store.kind == "original" and job.check == "header":
         return encoded
     # torch takes seconds to import, and copying does not need it
