@@ -10,19 +10,21 @@ import subprocess
 import sys
 from typing import Any, Final, cast
 
+RUN: Final = "turbomim.benchmarks.loader.run"
+
 # for imports, compilation and the first batches
 START_S: Final = 180.0
 
 ERROR: Final = re.compile(r"[\w.]*(Error|Exception)\b")
 
 
-def ask(request: dict[str, Any], seconds: float) -> dict[str, float]:
-    """Answer of run.py.  Raises RuntimeError: its error, or no answer in time.
+def ask(request: dict[str, Any], seconds: float, module: str = RUN) -> dict[str, Any]:
+    """Answer of run.py, or of another module like it.  Raises RuntimeError: its error, or no answer in time.
 
     seconds: beyond START_S.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", "turbomim.benchmarks.loader.run", json.dumps(request)],
+        [sys.executable, "-m", module, json.dumps(request)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -39,7 +41,7 @@ def ask(request: dict[str, Any], seconds: float) -> dict[str, float]:
         process.wait()
     if process.returncode != 0:
         raise RuntimeError(reason(complaints) or f"exit code {process.returncode}")
-    return cast(dict[str, float], json.loads(said.splitlines()[-1]))
+    return cast(dict[str, Any], json.loads(said.splitlines()[-1]))
 
 
 def reason(complaints: str) -> str:

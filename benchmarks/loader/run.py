@@ -145,7 +145,11 @@ def cpu_seconds() -> float:
     """User and system time of the family, and of its members that ended."""
     total = 0.0
     for process in family():
-        times = process.cpu_times()
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            # it has just ended, and counts as its parent's
+            continue
         total += times.user + times.system + times.children_user + times.children_system
     return total
 

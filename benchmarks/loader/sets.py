@@ -55,7 +55,8 @@ class Sets:
     """Where the sets of one collection of photographs lie, and how they are made.
 
     images: the photographs as found; count: of them, the first by name, 0 for all; reencode: None keeps their
-    bytes; size: short side of the resized and the raw store; resized: encoding of the former.
+    bytes; size: short side of the resized and the raw store; resized: encoding of the former; shard_size:
+    photographs a shard, None for the usual number.
     """
 
     images: Path
@@ -65,6 +66,7 @@ class Sets:
     size: int
     resized: Encoding
     cores: int
+    shard_size: int | None = None
 
     def get(self, store: Kind, peer: str) -> tuple[Path, float]:
         """The folder of the set that a peer reads, made if need be, and the seconds that making it took.
@@ -95,7 +97,7 @@ class Sets:
         return self._make(f"shards-{store}", lambda folder: self._pack(pool, folder, store))
 
     def _pack(self, pool: Path, folder: Path, store: Kind) -> None:
-        settings = ShardSettings(name="photographs", store=store)
+        settings = ShardSettings(name="photographs", store=store, shard_size=self.shard_size)
         if store != "original":
             settings = replace(settings, short_side=self.size)
         if store == "resized":
@@ -133,7 +135,9 @@ class Sets:
         return folder, float(json.loads(seconds.read_text()))
 
     def _home(self) -> Path:
-        key = repr((str(self.images.resolve()), self.count, self.reencode, self.size, self.resized))
+        key = repr(
+            (str(self.images.resolve()), self.count, self.reencode, self.size, self.resized, self.shard_size)
+        )
         home = self.work / hashlib.sha256(key.encode()).hexdigest()[:12]
         home.mkdir(parents=True, exist_ok=True)
         return home

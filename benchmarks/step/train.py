@@ -132,18 +132,18 @@ def measure(config: Config, batch: int, options: BenchTrain, world: World) -> tu
         notify=lambda line: print(line, file=sys.stderr, flush=True),
     ) as loader:
         # compiles
-        _timed(step, synthetic, 2)
+        timed_steps(step, synthetic, 2)
         rounds = []
         for _ in range(options.rounds):
-            alone = _timed(step, synthetic, options.steps)
+            alone = timed_steps(step, synthetic, options.steps)
             # what was read and decoded during the turn of the other is no measure
-            _timed(step, loader, 2 * speed.prefetch)
-            real, wait = _timed(step, loader, options.steps)
+            timed_steps(step, loader, 2 * speed.prefetch)
+            real, wait = timed_steps(step, loader, options.steps)
             rounds.append(Round(synthetic=alone[0], real=real, wait=wait))
     return rounds, store_in_words(config.data, split)
 
 
-def _timed(step: Step, source: Batch | Loader, steps: int) -> tuple[float, float]:
+def timed_steps(step: Step, source: Batch | Loader, steps: int) -> tuple[float, float]:
     """Seconds of steps, and how many of these they waited for their batches."""
     wait = DataWait(step.world.device)
     begun = time.perf_counter()

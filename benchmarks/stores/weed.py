@@ -103,15 +103,22 @@ def _ask(port: int, method: str, path: str) -> int:
 class Weed:
     """A server that can be killed and started again on the same folder and ports, by `weed_server` alone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, lean: bool = True) -> None:
         self.folder = folder
-        self._ports = dict(zip(PARTS, _free_ports(len(PARTS)), strict=True))
+        self._settings = LEAN if lean else {}
+        *ports, self._metrics_port = _free_ports(len(PARTS) + 1)
+        self._ports = dict(zip(PARTS, ports, strict=True))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
         """Where S3 answers."""
         return f"http://{HOST}:{self._ports['s3']}"
+
+    @property
+    def metrics(self) -> str:
+        """Where it says what it counted, for Prometheus."""
+        return f"http://{HOST}:{self._metrics_port}/metrics"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -145,6 +152,7 @@ class Weed:
             # no election of a master: 5 s less; many small volumes, so that each bucket has one
             *("-master.peers=none", "-master.volumeSizeLimitMB=1024", "-volume.max=100"),
             *(f"-{part}.port={port}" for part, port in self._ports.items()),
+            f"-metricsPort={self._metrics_port}",
         ]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -180,9 +188,9 @@ class Weed:
 
 
 @contextlib.contextmanager
-def weed_server(folder: Path) -> Iterator[Weed]:
-    """A running server that keeps its data in the folder, killed at the end."""
-    server = Weed(folder)
+def weed_server(folder: Path, *, lean: bool = True) -> Iterator[Weed]:
+    """A running server that keeps its data in the folder, killed at the end.  lean: small, and slower."""
+    server = Weed(folder, lean=lean)
     try:
         server.start()
         yield server

@@ -45,6 +45,7 @@ USAGE = """usage: turbomim COMMAND …
   tune loader|step              measure this machine's best settings
   bench loader|kernels|step|train|all|report
                                 measure against others; report: tables and a plot of the results
+  bench store                   what shards in a bucket cost, beside a folder and beside other loaders
   bench groups                  what data.groups saves in traffic, and costs in shuffling
   bench gpu                     what to run first on a machine with a GPU: tests, rates, profiles, one file
   doctor [--measure]            versions, devices, and what will be slow on this machine and why
@@ -84,6 +85,7 @@ COMMANDS: Final = {
     "bench groups": "benchmarks.loader.groups:bench_groups_command",
     "bench kernels": "benchmarks.kernels.bench:bench_kernels_command",
     "bench step": "benchmarks.step.bench:bench_step_command",
+    "bench store": "benchmarks.stores.bench:bench_store_command",
     "bench train": "benchmarks.step.train:bench_train_command",
     "bench all": "benchmarks.all:bench_all_command",
     "bench gpu": "benchmarks.gpu.bench:bench_gpu_command",
