@@ -104,6 +104,8 @@ class ShardCache(Closing):
         self.folder = folder
         self.own = make_folder(folder / manifest.fingerprint[:DIGITS])
         self.stats = CacheStats()
+        # as text: a path costs more than what the system does with it
+        self._tars = [f"{self.own}/{shard.name}" for shard in manifest.shards]
         self._lock = threading.Lock()
         self._kept: dict[int, Checked] = {}
         self._wrong: dict[int, str] = {}
@@ -111,7 +113,7 @@ class ShardCache(Closing):
 
     def file(self, shard: int) -> Path:
         """Where a shard is kept, or would be."""
-        return self.own / self.manifest.shards[shard].name
+        return Path(self._tars[shard])
 
     def look(self) -> None:
         """Find what is kept, by whatever process."""
@@ -189,7 +191,7 @@ class ShardCache(Closing):
             f"cache {self.folder}: {len(kept):,} of {counted(len(self.wanted), 'shard')}, "
             f"{100 * share:.1f} % of the samples; {_gb(sum(used.values()))} of {_gb(self.space)} used"
         )
-        if others:
+        if others and len(kept) < len(self.wanted):
             largest = max(others, key=others.__getitem__)
             line += (
                 f", {_gb(sum(others.values()))} by other data sets, most in {largest}: remove what is not "
@@ -209,7 +211,7 @@ class ShardCache(Closing):
         if kept is None:
             return None
         try:
-            same = kept.describes(os.stat(self.file(shard)))
+            same = kept.describes(os.stat(self._tars[shard]))
         except OSError:
             same = False
         if not same:
