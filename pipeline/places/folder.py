@@ -79,8 +79,14 @@ class Folder(Place):
         self.put(to, self.folder / name)
 
     def delete(self, name: str) -> None:
-        """Remove a file, if it is there."""
-        (self.folder / name).unlink(missing_ok=True)
+        """Remove a file, if it is there, and folders in the place that are empty then: a store has none."""
+        path = self.folder / name
+        path.unlink(missing_ok=True)
+        for parent in path.relative_to(self.folder).parents[:-1]:
+            try:
+                (self.folder / parent).rmdir()
+            except OSError:
+                return
 
 
 def fill(descriptor: int, buffer: memoryview, offset: int) -> int:

@@ -7,7 +7,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from turbomim.pipeline.system.errors import to_stderr
@@ -58,6 +59,25 @@ class Traffic:
 TRAFFIC = Traffic()
 
 
+class _Patience(threading.local):
+    """What a thread's requests may take, seconds; 0 = LIMIT, or LIMIT_NEW, and a line about retries."""
+
+    seconds = 0.0
+
+
+_patience = _Patience()
+
+
+@contextmanager
+def impatient(seconds: float) -> Iterator[None]:
+    """Within it requests of this thread are given up after so many seconds, and say nothing of retries."""
+    _patience.seconds, before = seconds, _patience.seconds
+    try:
+        yield
+    finally:
+        _patience.seconds = before
+
+
 def persistently(
     request: Callable[[], T],
     what: str,
@@ -70,11 +90,11 @@ def persistently(
 
     what: it, for people; answered: whether its place ever answered; halt: once it is set, nothing is tried
     again.  Raises what `request` raises: at once where no retry can help, else after LIMIT seconds, or
-    LIMIT_NEW of a place that never answered.
+    LIMIT_NEW of a place that never answered; in `impatient` sooner.
     """
     begun = time.monotonic()
     halt = halt or threading.Event()
-    limit = LIMIT if answered else LIMIT_NEW
+    limit = _patience.seconds or (LIMIT if answered else LIMIT_NEW)
     longest = FIRST_WAIT
     while True:
         try:
@@ -87,7 +107,7 @@ def persistently(
             if seconds + wait > limit:
                 error.args = (f"{error} (tried for {seconds:.0f} s)",)
                 raise
-            if TRAFFIC.failed(str(error)):
+            if TRAFFIC.failed(str(error)) and not _patience.seconds:
                 tell(f"{what}: {error}, {seconds:.1f} s so far; tried again")
             if halt.wait(wait):
                 raise

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,16 +118,17 @@ def capture(
     )
 
 
-def write(folder: Path, snapshot: Snapshot, keep: int) -> Path:
+def write(folder: Path, snapshot: Snapshot, keep: int, spare: Collection[str] = ()) -> Path:
     """Write folder/step-XXXXXXXX, point `latest` at it, keep the newest `keep` and the one to roll back to.
 
-    Raises UserError if the disk is full; the checkpoints before it stay as they are.
+    spare: names of others that stay, for a reader.  Raises UserError if the disk is full; the checkpoints
+    before it stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final = folder / _name(snapshot.state.step)
+    final = folder / step_name(snapshot.state.step)
     temporary = folder / f".tmp-{final.name}"
     for left in folder.glob(".tmp-*"):
-        _remove(left)
+        remove(left)
     if is_whole(final):
         return final
     try:
@@ -144,7 +145,7 @@ def write(folder: Path, snapshot: Snapshot, keep: int) -> Path:
         sync_folder(temporary)
         if final.exists():
             # it is damaged, and its replacement is on the disk
-            _remove(final)
+            remove(final)
         os.rename(temporary, final)
         sync_folder(folder)
         write_durably(folder / "latest", f"{final.name}\n".encode())
@@ -162,17 +163,18 @@ def write(folder: Path, snapshot: Snapshot, keep: int) -> Path:
     older = [path for path in complete(folder) if path.name < final.name]
     newer = [path for path in complete(folder) if path.name > final.name]
     for path in (*older[keep - 1 :], *newer):
-        if path.name != _name(snapshot.state.good):
-            _remove(path)
+        if path.name not in (step_name(snapshot.state.good), *spare):
+            remove(path)
     return final
 
 
-def _name(step: int) -> str:
+def step_name(step: int) -> str:
+    """The name of a step's checkpoint."""
     return f"step-{step:08d}"
 
 
-def _remove(path: Path) -> None:
-    # what a link points at is not ours
+def remove(path: Path) -> None:
+    """Remove a checkpoint, or what stands in its place; what a link points at is not ours."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -217,7 +219,7 @@ def newest(folder: Path) -> tuple[Path | None, list[Path]]:
 
 def at_step(folder: Path, step: int) -> Path:
     """The checkpoint of a step.  Raises UserError if it is not there or not whole."""
-    checkpoint = folder / _name(step)
+    checkpoint = folder / step_name(step)
     if not is_whole(checkpoint):
         raise UserError(
             f"{checkpoint} is needed to roll back to and is not whole: restore it, or start a new run"
@@ -227,7 +229,7 @@ def at_step(folder: Path, step: int) -> Path:
 
 def weights_digest(folder: Path, step: int) -> str:
     """The recorded SHA-256 of the weights of a step's checkpoint, which is whole."""
-    lines = (folder / _name(step) / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    lines = (folder / step_name(step) / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     return next(digest for digest, name in (line.split("  ", 1) for line in lines) if name == FILES[0])
 
 

@@ -24,7 +24,7 @@ from turbomim.pipeline.system.folder_lock import folder_lock
 from turbomim.pipeline.system.remedies import FULL, explain
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.versions import versions
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
 
 
@@ -41,7 +41,7 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
     """The settings of an existing run.  Raises UserError if there is no run in the folder."""
     path = folder / "config.yaml"
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not os.path.lexists(folder):
             raise UserError(f"{folder} is not a run: it does not exist") from error
@@ -53,6 +53,13 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
         raise UserError(
             f"{folder} is not a run: {path} cannot be read: {explain(error, 'give a run folder, runs/NAME')}"
         ) from error
+    return parse_config(text, str(folder), str(path), kind)
+
+
+def parse_config(text: str, folder: str, path: str, kind: type[AnyConfig]) -> AnyConfig:
+    """The settings in the text of a config.yaml; folder, path: the run's and the file's, for people."""
+    try:
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {one_line(error)}") from error
     if kind is Config and isinstance(values, dict) and "finetune" in values:
@@ -60,18 +67,22 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
             f"{folder} is a fine-tuning, not a pre-training: its scores are in {folder}/result.json and in "
             "the report of the run that it began from"
         )
-    return from_dict(values, kind(), str(path))
+    return from_dict(values, kind(), path)
 
 
 def check_same(folder: Path, config: Config) -> None:
     """Raise UserError if the folder holds a run whose settings would give other numbers."""
     if (folder / "config.yaml").exists():
-        changed = differences(read_config(folder, type(config)), config)
-        if changed:
-            raise UserError(
-                f"{folder} holds a run with other settings ({'; '.join(changed)}): "
-                "give the old ones to resume it, or another --run.name to start a new one"
-            )
+        refuse_other(str(folder), read_config(folder, type(config)), config)
+
+
+def refuse_other(folder: str, held: Config, config: Config) -> None:
+    """Raise UserError if what a folder holds was run with settings that give other numbers."""
+    if changed := differences(held, config):
+        raise UserError(
+            f"{folder} holds a run with other settings ({'; '.join(changed)}): "
+            "give the old ones to resume it, or another --run.name to start a new one"
+        )
 
 
 def write_settings(folder: Path, config: Config, device: torch.device, world: int) -> None:

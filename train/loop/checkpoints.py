@@ -24,10 +24,13 @@ import torch
 from torch import nn
 
 from turbomim.pipeline.loader import LoaderStats
+from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.checkpoint import Snapshot, State, optimizer_tensors
+from turbomim.train.folder.from_mirror import bring_checkpoint
+from turbomim.train.folder.mirror import Mirror
 from turbomim.train.loop.log_window import LogWindow
 from turbomim.train.loop.optim import zero_moments
 from turbomim.train.loop.session import Session
@@ -44,11 +47,12 @@ MAX_ROLLBACKS = 3
 class Saver(Closing):
     """Writes snapshots in one thread, one at a time; a context manager that waits for the last.
 
-    folder: of the checkpoints; keep: how many; background: whether `save` returns before it is on the disk.
+    folder: of the checkpoints; keep: how many; background: whether `save` returns before it is on the disk;
+    mirror: hears of each.
     """
 
-    def __init__(self, folder: Path, *, keep: int, background: bool) -> None:
-        self._folder, self._keep, self._background = folder, keep, background
+    def __init__(self, folder: Path, *, keep: int, background: bool, mirror: Mirror | None = None) -> None:
+        self._folder, self._keep, self._background, self._mirror = folder, keep, background, mirror
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[Path] | None = None
 
@@ -59,9 +63,16 @@ class Saver(Closing):
     def save(self, snapshot: Snapshot) -> None:
         """Begin to write, after the one before is on the disk.  Raises UserError for what befell that one."""
         self.wait()
-        self._writing = self._thread.submit(checkpoint.write, self._folder, snapshot, self._keep)
+        self._writing = self._thread.submit(self._write, snapshot)
         if not self._background:
             self.wait()
+
+    def _write(self, snapshot: Snapshot) -> Path:
+        if self._mirror is None:
+            return checkpoint.write(self._folder, snapshot, self._keep)
+        written = checkpoint.write(self._folder, snapshot, self._keep, self._mirror.copying)
+        self._mirror.written()
+        return written
 
     def take_error(self) -> UserError | None:
         """The error of a write that has ended; the next call returns None.  It does not wait."""
@@ -86,14 +97,38 @@ class RunCheckpoints:
     saver: what writes, to be entered, and to be asked for errors and waited for.
     """
 
-    def __init__(self, session: Session[Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._session, self._world = session, session.world
+    def __init__(
+        self,
+        session: Session[Any],
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        mirror: Mirror | None = None,
+    ) -> None:
+        self._session, self._world, self._mirror = session, session.world, mirror
         self._model, self._optimizer = model, optimizer
         self._folder = rundir.run_folder(session.config) / "ckpt"
         run = session.config.run
-        self.saver = Saver(self._folder, keep=run.keep, background=run.save_in_background)
+        self.saver = Saver(self._folder, keep=run.keep, background=run.save_in_background, mirror=mirror)
         # steps to roll back to and to resume from, 0 for the start; how often the run rolled back
         self.good_step = self.saved_step = self.rollbacks = 0
+
+    def bring_to_all_machines(self, path: Path) -> None:
+        """Have a checkpoint on every machine's disk: through the mirror, where one lacks the folder.
+
+        Nothing is done without a mirror.  Raises UserError.
+        """
+        world, mirrored = self._world, self._session.config.run.mirror
+        if not mirrored or world.size == world.local_size:
+            return
+        sums = world.broadcast_from_rank0(lambda: _sums(path))
+        lacks = _sums(path) != sums
+        if not any(lacking for (lacking,) in world.all_gather([float(lacks)])):
+            return
+        world.broadcast_from_rank0(lambda: self._mirror.copy_now(path) if self._mirror else None)
+        # one rank a machine
+        fetches = lacks and world.rank % world.local_size == 0
+        place = open_place(mirrored).below(self._session.config.run.name)
+        world.run_on_all(lambda: bring_checkpoint(place, path) if fetches else None)
 
     def resume(self, found: Path) -> State:
         """Take everything from a checkpoint; what else it knows.  Raises UserError."""
@@ -139,6 +174,9 @@ class RunCheckpoints:
         self._world.broadcast_from_rank0(lambda: check_rollbacks(self.rollbacks, step, config))
         # what it goes back to may be under way to the disk
         self._world.run_on_all(self.saver.wait)
+        good = self._folder / checkpoint.step_name(self.good_step)
+        if self._world.broadcast_from_rank0(good.exists):
+            self.bring_to_all_machines(good)
         to = self._world.run_on_all(
             lambda: load_good_weights(self._folder, self.good_step, config, self._model, self._optimizer)
         )
@@ -148,6 +186,14 @@ class RunCheckpoints:
             f"rolled back to {to}, roll-back {self.rollbacks} of {MAX_ROLLBACKS}; samples "
             f"{self.good_step * size} to {step * size - 1} of the stream are passed over"
         )
+
+
+def _sums(checkpoint: Path) -> str:
+    """The recorded checksums of a checkpoint; empty where this machine has none."""
+    try:
+        return (checkpoint / "SHA256SUMS").read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def check_rollbacks(rollbacks: int, step: int, config: Config) -> None:

@@ -60,7 +60,7 @@ class Run:
         self.session, self.folder, self.task, self.profile = session, folder, task, profile
         self.config, self.plan, self.world = session.config, session.plan, session.world
         self.log = folder.log
-        self.checkpoints = RunCheckpoints(session, task.model, task.optimizer)
+        self.checkpoints = RunCheckpoints(session, task.model, task.optimizer, folder.mirror)
         self.step = 0
         # what the checkpoint knows that the run goes on from, if there is one
         self.resumed_from: State | None = None
@@ -84,9 +84,10 @@ class Run:
             # steps that no whole log line counts yet: a line that a stop wrote of them is dropped
             unlogged, found = 0, self.folder.checkpoint
             if found is not None:
+                self.checkpoints.bring_to_all_machines(found)
                 self.resumed_from = self.world.run_on_all(lambda: self.checkpoints.resume(found))
                 self.step, unlogged = self.resumed_from.step, self.resumed_from.window_steps
-            with self.log.open(self.step, unlogged) as logged, stop_flag() as flag:
+            with self.log.open(self.step, unlogged) as logged, stop_flag() as flag, self._mirroring():
                 self.replaced = sum(record.get("replaced", 0) for record in logged)
                 self.skipped = sum(record.get("skipped", 0) for record in logged)
                 for line in self.folder.notes:
@@ -113,6 +114,11 @@ class Run:
         except BaseException as error:
             self._fail(str(error) or type(error).__name__)
             raise
+
+    def _mirroring(self) -> contextlib.AbstractContextManager[None]:
+        """Within it the run folder is copied to its mirror, if there is one."""
+        mirror = self.folder.mirror
+        return contextlib.nullcontext() if mirror is None else mirror.beside_steps(self.log.say)
 
     def _fail(self, text: str) -> None:
         """Note how the run failed; on a full disk this fails too, and the first error is the one to show."""

@@ -20,7 +20,9 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.crashes import explain_last_death, read_deadly_samples
+from turbomim.train.folder.from_mirror import take_from_mirror
 from turbomim.train.folder.log import RunLog
+from turbomim.train.folder.mirror import Mirror
 from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.loop.data import about_data, about_groups, check_groups, open_data, with_cache
 from turbomim.train.loop.resolved import resolve
@@ -30,6 +32,7 @@ from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.machine.tuned_step import StepSettings, about_step
 from turbomim.train.settings.config import AnyConfig
 from turbomim.train.settings.plan import Plan, make_plan
+from turbomim.train.terminal.streams import print_plain
 from turbomim.train.world.distributed import World, join_ranks
 
 
@@ -68,6 +71,8 @@ class RunFolder:
     log: RunLog
     # notes the samples being decoded, to name one that ended the process
     journal: Journal
+    # copies it to another place, on rank 0, where the settings ask for that
+    mirror: Mirror | None = None
 
 
 @contextmanager
@@ -132,21 +137,29 @@ def open_session(
 def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
     """Lock the run's folder, on rank 0, and find what it goes on from; every rank calls it.
 
-    others: splits that the run reads besides its own two.  Raises UserError: another process has the folder,
-    it holds another run, or no checkpoint in it is whole.
+    With `run.mirror` what is newer there is brought here first.  others: splits that the run reads besides
+    its own two.  Raises UserError: another process has the folder or the mirror, one of them holds another
+    run, no checkpoint in it is whole, or the mirror cannot be used.
     """
     config, world = session.config, session.world
     path = rundir.run_folder(config)
     splits = [session.split, *([session.heldout] if session.heldout else []), *others]
     on_gpu = session.loader_speed.decodes_on(world.device.type)
-    with contextlib.ExitStack() as lock:
+    mirror: Mirror | None = None
+    with contextlib.ExitStack() as held:
 
         def look() -> tuple[Path | None, list[str]]:
-            lock.enter_context(rundir.lock_run(config))
+            nonlocal mirror
+            held.enter_context(rundir.lock_run(config))
             rundir.check_same(path, config)
+            taken = []
+            if config.run.mirror:
+                tell = partial(print_plain, session.console)
+                mirror = held.enter_context(Mirror(config, tell))
+                taken = take_from_mirror(mirror, path, tell)
             found, damaged = newest_checkpoint(path, session.split)
             notes = [f"{each} is damaged and was passed over" for each in damaged]
-            return found, notes + explain_last_death(path, splits, on_gpu=on_gpu)
+            return found, taken + notes + explain_last_death(path, splits, on_gpu=on_gpu)
 
         found, notes = world.broadcast_from_rank0(look)
         bad = world.broadcast_from_rank0(lambda: read_deadly_samples(path))
@@ -156,6 +169,7 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
             notes=notes,
             log=RunLog(path, session.console, config=config, rank=world.rank, world=world.size),
             journal=Journal(folder=path, rank=world.rank, bad=bad),
+            mirror=mirror,
         )
 
 

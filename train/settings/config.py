@@ -228,6 +228,9 @@ class RunConfig:
     tensorboard: bool = False
     # keep a second process out of the run directory; false where its file system has no locks
     lock: bool = True
+    # folder or URL (s3://BUCKET/runs) that gets a copy of the run, as NAME in it, beside the steps; a machine
+    # without the run folder resumes from there; empty = none
+    mirror: str = ""
     # project at Weights & Biases that gets scalars and pictures; empty = none; needs turbomim[wandb]
     wandb: str = ""
 

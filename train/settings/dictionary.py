@@ -74,7 +74,7 @@ def differences(one: Config, other: Config) -> list[str]:
         "step.rank_timeout",
         "run.name", "run.folder", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
         "run.save_in_background", "run.picture_every", "run.tensorboard", "run.wandb",
-        "run.lock",
+        "run.lock", "run.mirror",
         "eval.every_epochs", "eval.train", "eval.test", "eval.samples", "eval.probe",
     }  # fmt: skip
     if one.data.shuffle == other.data.shuffle == "full":

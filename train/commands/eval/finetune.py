@@ -96,6 +96,10 @@ def finetune_settings(options: Finetune, source: Source, flags: Values) -> Finet
         number = from_dict({"optim": {"warmup_epochs": 0, "epochs": optim["epochs"]}}, base, "flags")
         optim["warmup_epochs"] = share * number.optim.epochs
     config = from_dict({**flags, **({"optim": optim} if optim else {})}, base, "flags")
+    if config.run.mirror:
+        # as beside the disk's: PLACE/RUN/eval/NAME
+        mirror = "/".join((config.run.mirror.rstrip("/"), *source.folder.resolve().parts[-2:]))
+        config = replace(config, run=replace(config.run, mirror=mirror))
     if config.run.name in RESERVED:
         raise UsageError(
             f"--run.name {config.run.name}: RUN/eval/{config.run.name}.json is another evaluation's: "

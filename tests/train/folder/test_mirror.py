@@ -1,0 +1,574 @@
+"""A run's mirror has what the run folder has, and a bare machine goes on from it as if nothing had been.
+
+Planted bugs and the test that fails on each: COMPLETE copied first, or the checksums not looked at, fail
+`test_what_is_not_whole_is_passed_over`; …
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.runs import finish, killed_at_the_end, launch_ranks, outcome, ranked, run, status, wait_for
+from tests.train.folder.mirroring import (
+    STEPS,
+    bare,
+    elsewhere,
+    hurried,
+    hurry,
+    mirrored,
+    start,
+    when_down,
+)
+
+from turbomim.benchmarks.stores.weed import BAD, BUCKET, FULL, READ_ONLY, Keys, Weed, environment
+from turbomim.pipeline.places.folder import Folder
+from turbomim.pipeline.places.opening import open_place
+from turbomim.pipeline.places.place import Place
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.folder import checkpoint, from_mirror
+from turbomim.train.folder.checkpoint import Snapshot, State
+from turbomim.train.folder.copied import CLAIM, OF_CHECKPOINT, files_of, whole_in
+from turbomim.train.folder.from_mirror import take_from_mirror
+from turbomim.train.folder.mirror import Mirror
+from turbomim.train.loop.checkpoints import Saver
+from turbomim.train.loop.step import Step
+from turbomim.train.settings.config import Config
+
+
+def said(config: Config) -> str:
+    """What a user was told by the attempt that failed."""
+    return Path(config.run.folder, "said-0").read_text()
+
+
+def log(config: Config) -> str:
+    return Path(config.run.folder, "r", "train.log").read_text()
+
+
+def there(config: Config) -> Place:
+    return open_place(config.run.mirror).below("r")
+
+
+def content(config: Config) -> dict[str, bytes]:
+    """What the mirror has."""
+    place = there(config)
+    return {name: place.read(name) for name in place.files()}
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing befell, without a mirror."""
+    runs = tmp_path_factory.mktemp("whole")
+    run(mirrored(Path(str(tiny_split.place)), runs, ""))
+    return runs / "r"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where mirrors are."""
+    return str(request.getfixturevalue("s3")) if request.param == "s3" else str(tmp_path / "mirror")
+
+
+def assert_mirrored(config: Config) -> None:
+    """The mirror is the run folder, but for what is temporary, and checkpoints before the newest."""
+    folder, found = Path(config.run.folder, "r"), content(config)
+    newest = [f"ckpt/step-000000{STEPS}/{name}" for name in OF_CHECKPOINT]
+    files = [*files_of(folder), *newest, "ckpt/latest"]
+    assert {name: found[name] for name in files} == {name: (folder / name).read_bytes() for name in files}
+    assert {"config.yaml", "env.json", "status.json", "metrics.jsonl", "train.log"} <= set(files)
+    assert any(name.startswith("export/") for name in files)
+    assert 1 <= len(whole_in(found)) <= config.run.keep
+    # and nothing else, but for what a kill left of a claim
+    others = {f"ckpt/{step}/{name}" for step in whole_in(found) for name in OF_CHECKPOINT}
+    assert {n for n in set(found) - set(files) if not n.startswith(".claim.json.")} <= others
+
+
+def test_it_has_what_the_folder_has(trees: Path, tmp_path: Path, place: str, whole: Path) -> None:
+    """Also of a run that is done, on a machine that has nothing of it."""
+    config = mirrored(trees, tmp_path, place, picture_every=10)
+    assert finish(start(hurried, config)) == 0
+    assert outcome(tmp_path / "r") == outcome(whole)
+    assert_mirrored(config)
+    assert status(tmp_path / "r")["status"] == "done"
+    assert "images/reconstruction-00000020.png" in content(config)
+    assert finish(start(hurried, bare(config))) == 0
+    assert outcome(tmp_path / "r") == outcome(whole)
+    assert_mirrored(config)
+
+
+def test_killed_at_any_time_and_resumed_on_bare_machines(
+    trees: Path, tmp_path: Path, place: str, whole: Path
+) -> None:
+    """Losses and weights are those of the run that nothing befell; the log has every line."""
+    draws, kills, resumed = random.Random(1), 0, 0
+    config, folder = mirrored(trees, tmp_path, place), tmp_path / "r"
+    while kills < 4:
+        process = start(hurried, config)
+        with killed_at_the_end([process]):
+            begun = len(whole_in(content(config))) if kills else 0
+            wait_for(lambda: (folder / "metrics.jsonl").exists(), process)
+            process.join(draws.uniform(0, 0.6))
+            if process.exitcode == 0:
+                break
+        kills += 1
+        resumed += begun > 0
+        bare(config)
+    else:
+        assert finish(start(hurried, config)) == 0
+    assert kills >= 2 and outcome(folder) == outcome(whole)
+    assert_mirrored(config)
+
+
+def test_killed_while_it_comes_from_the_mirror(trees: Path, tmp_path: Path, whole: Path) -> None:
+    """After any file: the next start finds nothing half done, and the log is whole."""
+    config = mirrored(trees, tmp_path, tmp_path / "mirror")
+    assert finish(start(hurried, config)) == 0
+    for files in (2, 5, 8):
+        assert finish(start(killed_after, bare(config), files)) == -signal.SIGKILL
+        assert checkpoint.complete(tmp_path / "r" / "ckpt") == []
+        assert finish(start(hurried, config)) == 0
+        assert outcome(tmp_path / "r") == outcome(whole)
+    assert not list((tmp_path / "r").rglob(".*"))
+
+
+def killed_after(config: Config, files: int) -> None:
+    """An attempt that is killed when so many files have come."""
+    download, count = from_mirror._download, 0
+
+    def call(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        download(*args)
+        if count == files:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(from_mirror, "_download", call)  # noqa: B010
+    hurried(config)
+
+
+@pytest.mark.parametrize("bad", [None, (12, 15)], ids=["resumed", "rolled back"])
+def test_machines_with_disks_of_their_own(
+    trees: Path, tmp_path: Path, whole: Path, bad: tuple[int, int] | None
+) -> None:
+    """Two ranks on two machines: the second, which has no run folder, gets checkpoints through the mirror."""
+    runs = {"save_every": 5, "save_in_background": False}
+    config = mirrored(trees, Path("runs"), tmp_path / "mirror", **runs)
+    optim = dataclasses.replace(config.optim, max_skipped=4)
+    config = dataclasses.replace(config, optim=optim)
+    for stop in (8, 0):
+        ranks = launch_ranks(on_its_own_disk, 2, config, tmp_path, stop, bad)
+        assert [finish(process) for process in ranks] == [0, 0]
+    text = (tmp_path / "0" / "runs" / "r" / "train.log").read_text()
+    assert "stopped by" in text and "resumed from runs/r/ckpt/step-00000008" in text
+    assert ("roll-back 1 of" in text) == (bad is not None)
+    brought = {path.name for path in (tmp_path / "1" / "runs" / "r" / "ckpt").iterdir()}
+    assert brought == {"step-00000008", *(["step-00000010"] if bad else [])}
+    if bad is None:
+        found, wanted = (dict(outcome(f)[1]) for f in (tmp_path / "0" / "runs" / "r", whole))
+        assert found.keys() == wanted.keys()
+        theirs = [float.fromhex(wanted[step]) for step in found]
+        assert [float.fromhex(loss) for loss in found.values()] == pytest.approx(theirs, abs=1e-5)
+
+
+def on_its_own_disk(
+    config: Config, folder: Path, stop: int, bad: tuple[int, int] | None, rank: int, world: int, port: int
+) -> None:
+    """A rank on a machine of its own; asked to stop in a step; weights go bad in some steps."""
+    os.environ["LOCAL_WORLD_SIZE"] = "1"
+    (folder / str(rank)).mkdir(exist_ok=True)
+    os.chdir(folder / str(rank))
+    step = Step.__call__
+
+    def call(self: Step, batches: Any, lr: float) -> Any:
+        number = batches[0].position // 8 + 1
+        if number == stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if bad and bad[0] <= number <= bad[1]:
+            lr = float("nan")
+        return step(self, batches, lr)
+
+    setattr(Step, "__call__", call)  # noqa: B010
+    hurry()
+    ranked(config, rank, world, port)
+
+
+def test_what_is_not_whole_is_passed_over(trees: Path, tmp_path: Path, whole: Path) -> None:
+    """Half copied, cut, or with other bytes: the next older one is taken, and the run is the same."""
+    config = mirrored(trees, tmp_path, tmp_path / "mirror", keep=4)
+    assert finish(start(hurried, config)) == 0
+    ckpt = tmp_path / "mirror" / "r" / "ckpt"
+    half, cut, other, good = sorted(ckpt.glob("step-*"), reverse=True)
+    # COMPLETE comes last, so a copy under way has none
+    (half / "COMPLETE").unlink()
+    (cut / "optimizer.safetensors").unlink()
+    damaged = bytearray((other / "model.safetensors").read_bytes())
+    damaged[-5] ^= 1
+    (other / "model.safetensors").write_bytes(damaged)
+    assert finish(start(hurried, bare(config))) == 0
+    said = log(config)
+    assert (
+        f"{other} is damaged and was passed over" in said
+        and f"resumed from {tmp_path}/r/ckpt/{good.name}" in said
+    )
+    assert outcome(tmp_path / "r") == outcome(whole)
+    assert_mirrored(config)
+
+
+def test_none_that_is_whole_is_an_error(trees: Path, tmp_path: Path) -> None:
+    """A new run would be put over what may be mended."""
+    config = mirrored(trees, tmp_path, tmp_path / "mirror")
+    assert finish(start(hurried, config)) == 0
+    for path in (tmp_path / "mirror").rglob("model.safetensors"):
+        path.write_bytes(b"")
+    before = content(config)
+    assert finish(start(hurried, bare(config))) == 1
+    assert f"no checkpoint in {tmp_path}/mirror/r is whole (step-" in said(config)
+    assert content(config) == before
+
+
+@pytest.mark.parametrize("newer", ["the disk", "the mirror"])
+def test_the_newer_one_wins(trees: Path, tmp_path: Path, whole: Path, newer: str) -> None:
+    """Where both have checkpoints.  Nothing comes from an older mirror."""
+    config = mirrored(trees, tmp_path, tmp_path / "mirror")
+    assert finish(start(hurried, config)) == 0
+    older = tmp_path / "r" if newer == "the mirror" else tmp_path / "mirror" / "r"
+    latest = sorted((older / "ckpt").glob("step-*"))[-1]
+    for path in latest.iterdir():
+        path.unlink()
+    latest.rmdir()
+    # a file by which it shows whether the log was brought
+    (tmp_path / "mirror" / "r" / "note.txt").write_text("of the mirror")
+    assert finish(start(hurried, config)) == 0
+    assert (tmp_path / "r" / "note.txt").exists() == (newer == "the mirror")
+    assert (f"{latest} comes from the mirror" in log(config)) == (newer == "the mirror")
+    assert outcome(tmp_path / "r") == outcome(whole)
+    (tmp_path / "mirror" / "r" / "note.txt").unlink()
+    (tmp_path / "r" / "note.txt").unlink(missing_ok=True)
+    assert_mirrored(config)
+
+
+def test_a_run_with_other_settings_is_refused(trees: Path, tmp_path: Path) -> None:
+    """Before anything is brought or copied."""
+    config = mirrored(trees, tmp_path, tmp_path / "mirror")
+    assert finish(start(hurried, config)) == 0
+    before = content(config)
+    other = mirrored(trees, tmp_path / "other", tmp_path / "mirror", seed=1)
+    assert finish(start(hurried, other)) == 1
+    assert f"{tmp_path}/mirror/r holds a run with other settings (run.seed: 0 -> 1)" in said(other)
+    assert content(config) == before
+    assert [path.name for path in (tmp_path / "other" / "r").iterdir()] == ["lock"]
+
+
+def test_it_holds_up_no_step(trees: Path, tmp_path: Path, whole: Path) -> None:
+    """A mirror that takes a file and does not come back: all steps are taken, and the end says what lacks."""
+    config = mirrored(trees, tmp_path, tmp_path / "mirror")
+    begun = time.monotonic()
+    assert finish(start(stuck, config)) == 0
+    assert time.monotonic() - begun < 60 and outcome(tmp_path / "r") == outcome(whole)
+    told = (
+        f"mirror {tmp_path}/mirror/r: step-00000021 is not there (it takes too long), but in {tmp_path}/r: "
+    )
+    assert log(config).count(told + "the same command copies what is missing") == 1
+    assert status(tmp_path / "r")["status"] == "done"
+    assert finish(start(hurried, config)) == 0
+    assert_mirrored(config)
+
+
+def stuck(config: Config) -> None:
+    put = Folder.put
+
+    def hang(self: Folder, name: str, *args: Any, **options: Any) -> str:
+        if name.endswith("model.safetensors"):
+            time.sleep(1000)
+        return put(self, name, *args, **options)
+
+    setattr(Folder, "put", hang)  # noqa: B010
+    hurried(config)
+
+
+def test_down_from_the_start(trees: Path, tmp_path: Path, whole: Path) -> None:
+    """With a checkpoint on the disk the run goes on; without one nobody knows what the mirror has."""
+    flag = tmp_path / "down"
+    config = mirrored(trees, tmp_path, tmp_path / "mirror")
+    flag.touch()
+    assert finish(start(when_down, config, flag)) == 1
+    assert said(config) == (
+        f"the mirror {tmp_path}/mirror/r cannot be used: nobody listens there; check the network; without it "
+        "nobody knows what this run has there"
+    )
+    run(elsewhere(mirrored(trees, tmp_path, ""), tmp_path))
+    for step in sorted((tmp_path / "r" / "ckpt").glob("step-*"))[1:]:
+        shutil.rmtree(step)
+    assert finish(start(when_down, config, flag)) == 0
+    assert outcome(tmp_path / "r") == outcome(whole)
+    text = log(config)
+    assert text.count(f"mirror {tmp_path}/mirror/r: nobody listens there") == 2
+    assert text.count("step-00000021 is not there (nobody listens there; check the network)") == 1
+    flag.unlink()
+    assert finish(start(when_down, config, flag)) == 0
+    assert_mirrored(config)
+
+
+def test_down_in_the_middle(trees: Path, tmp_path: Path, whole: Path) -> None:
+    """One line when it fails and one when it works again, then all is there."""
+    flag = tmp_path / "down"
+    config = mirrored(trees, tmp_path, tmp_path / "mirror")
+    assert finish(start(down_in_between, config, flag)) == 0
+    lines = [line.split("  ", 1)[1] for line in log(config).splitlines() if "  mirror " in line]
+    of = f"mirror {tmp_path}/mirror/r"
+    assert lines == [
+        f"{of}: nobody listens there; check the network; the run goes on, and the mirror is tried again",
+        f"{of} works again: all is there up to now",
+    ]
+    assert outcome(tmp_path / "r") == outcome(whole)
+    assert_mirrored(config)
+
+
+def down_in_between(config: Config, flag: Path) -> None:
+    """Down from step 5 until step 15, each for as long as it takes to be noticed."""
+    step, count = Step.__call__, 0
+
+    def call(self: Step, *args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 5:
+            flag.touch()
+        if count == 15:
+            while " tried again" not in log(config):
+                time.sleep(0.01)
+            flag.unlink()
+        return step(self, *args)
+
+    setattr(Step, "__call__", call)  # noqa: B010
+    when_down(config, flag)
+
+
+def test_a_newer_mirror_that_comes_back_is_left_alone(trees: Path, tmp_path: Path, whole: Path) -> None:
+    """An older disk goes on while the mirror is down: nothing is put over what is newer there."""
+    flag = tmp_path / "down"
+    config = mirrored(trees, tmp_path, tmp_path / "mirror", save_every=20)
+    assert finish(start(hurried, config)) == 0
+    shutil.rmtree(tmp_path / "r" / "ckpt" / "step-00000021")
+    shutil.rmtree(tmp_path / "r" / "export")
+    (tmp_path / "mirror" / "r" / "ckpt" / "step-00000021").rename(
+        tmp_path / "mirror" / "r" / "ckpt" / "step-00000099"
+    )
+    before = content(config)
+    flag.touch()
+    assert finish(start(back_after_start, config, flag)) == 0
+    assert "has step-00000099, this run step-0000002" in log(config)
+    assert content(config) == before and outcome(tmp_path / "r") == outcome(whole)
+
+
+def back_after_start(config: Config, flag: Path) -> None:
+    """Down until the run has begun."""
+    step = Step.__call__
+
+    def call(self: Step, *args: Any) -> Any:
+        flag.unlink(missing_ok=True)
+        while "nothing is copied before" not in log(config):
+            time.sleep(0.01)
+        return step(self, *args)
+
+    setattr(Step, "__call__", call)  # noqa: B010
+    when_down(config, flag)
+
+
+def test_the_one_to_roll_back_to_is_copied_first_and_kept(tmp_path: Path) -> None:
+    """Of two that are newer each needs it."""
+    config = mirrored(tmp_path, tmp_path, tmp_path / "mirror")
+    folder, lines = tmp_path / "r", list[str]()
+    hurry()
+    with Mirror(config, lines.append) as mirror:
+        mirror.connect()
+        for step in (4, 6, 8, 10):
+            write(folder, step, good=4)
+            if step > 4:
+                with mirror.beside_steps(lines.append):
+                    pass
+                assert whole_in(content(config))[-1] == "step-00000004"
+    assert whole_in(content(config)) == ["step-00000010", "step-00000008", "step-00000004"]
+    assert lines == []
+    shutil.rmtree(folder)
+    with Mirror(config, lines.append) as mirror:
+        take_from_mirror(mirror, folder, lines.append)
+    found = [path.name for path in checkpoint.complete(folder / "ckpt")]
+    assert found == ["step-00000010", "step-00000004"] and all(
+        map(checkpoint.is_whole, (folder / "ckpt").glob("s*"))
+    )
+
+
+def write(folder: Path, step: int, *, good: int) -> None:
+    """A checkpoint of next to nothing."""
+    state = State(step=step, position=step, fingerprint="f", config={}, versions={}, good=good)
+    tensors = {"w": torch.full((3,), float(step))}
+    checkpoint.write(folder / "ckpt", Snapshot(state=state, weights=tensors, moments=tensors), 2)
+
+
+def test_what_is_being_copied_stays_on_the_disk(tmp_path: Path) -> None:
+    """However many come meanwhile."""
+    config = mirrored(tmp_path, tmp_path, tmp_path / "mirror")
+    folder, copied = tmp_path / "r" / "ckpt", tmp_path / "mirror" / "r" / "ckpt"
+    hurry()
+    with Mirror(config, print) as mirror, pytest.MonkeyPatch.context() as patch:
+        mirror.connect()
+        put, go_on = Folder.put, threading.Event()
+
+        def slow(self: Folder, name: str, *args: Any, **options: Any) -> str:
+            if name.endswith("00000002/state.json"):
+                assert go_on.wait(60)
+            return put(self, name, *args, **options)
+
+        patch.setattr(Folder, "put", slow)
+        with Saver(folder, keep=2, background=False, mirror=mirror) as saver, mirror.beside_steps(print):
+            for step in (2, 4, 6, 8):
+                state = State(step=step, position=step, fingerprint="f", config={}, versions={}, good=step)
+                saver.save(Snapshot(state=state, weights={"w": torch.ones(3)}, moments={"w": torch.ones(3)}))
+                while not (copied / "step-00000002").exists():
+                    time.sleep(0.01)
+            assert [p.name for p in checkpoint.complete(folder)] == [f"step-0000000{n}" for n in (8, 6, 2)]
+            assert whole_in(content(config)) == []
+            go_on.set()
+    assert whole_in(content(config)) == ["step-00000008", "step-00000002"]
+
+
+def claimed(place: Place, number: int) -> None:
+    words = {"host": "elsewhere", "process": 7, "system": "", "born": "", "token": "x", "beat": number}
+    place.put(CLAIM, json.dumps(words).encode())
+
+
+def test_two_machines(trees: Path, tmp_path: Path, place: str, whole: Path) -> None:
+    """The second is refused while the first lives, and goes on where that has died."""
+    config = mirrored(trees, tmp_path, place)
+    tmp_path.joinpath("r").mkdir()
+    claimed(there(config), 0)
+    process, number = start(hurried, config), 0
+    while process.is_alive():
+        number += 1
+        claimed(there(config), number)
+        time.sleep(0.1)
+    assert finish(process) == 1
+    assert said(config) == (
+        f"the mirror {there(config)} is in use by process 7 on elsewhere: wait for its end, or give another "
+        "--run.name"
+    )
+    assert set(content(config)) == {CLAIM}
+    assert finish(start(hurried, config)) == 0
+    assert outcome(tmp_path / "r") == outcome(whole)
+    assert_mirrored(config)
+
+
+def test_a_mirror_that_another_machine_took(trees: Path, tmp_path: Path, whole: Path) -> None:
+    """While this one was out of reach: it goes on, and copies nothing any more."""
+    config = mirrored(trees, tmp_path, tmp_path / "mirror")
+    assert finish(start(taken_in_between, config)) == 0
+    text, of = log(config), f"mirror {tmp_path}/mirror/r"
+    assert f"the {of} was taken over by process 7 on elsewhere; from now on nothing is copied" in text
+    assert text.count(f"{of}: step-00000021 is not there") == 1
+    assert outcome(tmp_path / "r") == outcome(whole)
+    assert json.loads(content(config)[CLAIM])["host"] == "elsewhere"
+    assert "step-00000021" not in whole_in(content(config))
+
+
+def taken_in_between(config: Config) -> None:
+    step, count = Step.__call__, 0
+
+    def call(self: Step, *args: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 8:
+            claimed(there(config), 1)
+            while "was taken over" not in log(config):
+                time.sleep(0.01)
+        return step(self, *args)
+
+    setattr(Step, "__call__", call)  # noqa: B010
+    hurried(config)
+
+
+def test_places_that_cannot_be_used(trees: Path, tmp_path: Path) -> None:
+    """One line, before the first step."""
+    (tmp_path / "file").touch()
+    refused: dict[Path | str, str] = {
+        tmp_path / "file" / "runs": "Not a directory",
+        tmp_path: "is the run's own folder; give another place",
+        "s3://user:word@bucket/runs": "give it without, and credentials in the environment",
+        "ftp://host/runs": "ftp:// is not known",
+    }
+    for mirror, words in refused.items():
+        config = mirrored(trees, tmp_path, mirror)
+        assert finish(start(hurried, config)) == 1
+        assert words in said(config) and "\n" not in said(config)
+        assert not (tmp_path / "r" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "bucket", "words"),
+    [
+        (READ_ONLY, BUCKET, "no permission; check the keys"),
+        (BAD, BUCKET, "the store does not know the access key"),
+        (FULL, "no-such-bucket", "there is no such bucket"),
+    ],
+    ids=["read-only", "bad keys", "no bucket"],
+)
+def test_stores_that_refuse(
+    trees: Path,
+    tmp_path: Path,
+    store: Weed,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: Keys,
+    bucket: str,
+    words: str,
+) -> None:
+    """One line, before the first step."""
+    for name, value in environment(store.endpoint, keys).items():
+        monkeypatch.setenv(name, value)
+    config = mirrored(trees, tmp_path, f"s3://{bucket}/refused")
+    assert finish(start(hurried, config)) == 1
+    assert words in said(config) and "\n" not in said(config) and keys.secret not in said(config)
+    assert not (tmp_path / "r" / "metrics.jsonl").exists()
+
+
+def test_no_secret_is_written(
+    trees: Path, tmp_path: Path, s3: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """To the folder, the mirror or the terminal; of a mirror that works, and of one that refuses the keys."""
+    config = mirrored(trees, tmp_path, s3)
+    assert finish(start(hurried, config)) == 0
+    os.environ["AWS_ACCESS_KEY_ID"] = BAD.access
+    assert finish(start(hurried, config)) == 1
+    os.environ["AWS_ACCESS_KEY_ID"] = FULL.access
+    texts = [*content(config).values(), *(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())]
+    texts += [text.encode() for text in capfd.readouterr()]
+    assert len(texts) > 20
+    for secret in (FULL.secret, FULL.access, BAD.access):
+        assert not any(secret.encode() in text for text in texts)
+
+
+def test_a_server_that_is_killed_and_started_again(
+    trees: Path, tmp_path: Path, store: Weed, s3: str, whole: Path
+) -> None:
+    """kill -9 in the middle: the run ends with exit code 0, and the same command copies what is missing."""
+    config = mirrored(trees, tmp_path, s3)
+    process = start(hurried, config)
+    with killed_at_the_end([process]):
+        wait_for(lambda: len(whole_in(content(config))) > 0, process)
+        store.kill()
+        try:
+            assert finish(process) == 0
+        finally:
+            store.start_again()
+    assert outcome(tmp_path / "r") == outcome(whole)
+    assert log(config).count("step-00000021 is not there (") == 1
+    assert finish(start(hurried, config)) == 0
+    assert_mirrored(config)

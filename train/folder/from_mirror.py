@@ -1,0 +1,142 @@
+"""What a new start takes from a run's mirror (mirror.py): the newest whole checkpoint and its log.
+
+Only one that is newer than all on the disk is taken.
+A checkpoint comes under a temporary name, is hashed, and gets its own name last, after the log: a start that
+is killed before that finds all as it was, and does it again.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from turbomim.pipeline.places.place import Place, Status
+from turbomim.pipeline.system.durable import check_space, sync, sync_folder, write_durably
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.executors import on_threads
+from turbomim.pipeline.system.remedies import PlaceError, explain, reason
+from turbomim.train.folder import checkpoint
+from turbomim.train.folder.copied import OF_CHECKPOINT, is_copied, whole_in
+from turbomim.train.folder.mirror import Mirror
+
+# bytes of a request
+PART = 2**23
+
+
+def take_from_mirror(mirror: Mirror, folder: Path, tell: Callable[[str], None]) -> list[str]:
+    """Connect a mirror, and bring what is newer there into the run folder; lines for the log.
+
+    A mirror that is down holds up no run that has a checkpoint on the disk.  Raises UserError: the mirror
+    refuses, or is down and nobody knows what it has; it holds another run; none there or here is whole.
+    """
+    place = mirror.place
+    try:
+        files = mirror.connect()
+    except OSError as error:
+        passing = isinstance(error, PlaceError) and error.passing
+        if passing and checkpoint.complete(folder / "ckpt"):
+            said = f"mirror {place}: {reason(error)}; the run goes on from the disk, and tries it again"
+            return [said]
+        helps = "check --run.mirror, or start without it" if passing else "check --run.mirror"
+        hint = "; without it nobody knows what this run has there" if passing else ""
+        raise UserError(f"the mirror {place} cannot be used: {explain(error, helps)}{hint}") from error
+    try:
+        return _take(place, files, folder, tell)
+    except OSError as error:
+        raise UserError(f"{place} cannot be read: {explain(error, 'run the same command again')}") from error
+
+
+def _take(place: Place, files: Mapping[str, Status], folder: Path, tell: Callable[[str], None]) -> list[str]:
+    ckpt, theirs, notes = folder / "ckpt", whole_in(files), list[str]()
+    ours = next((path.name for path in checkpoint.complete(ckpt) if checkpoint.is_whole(path)), "")
+    for name in theirs:
+        if name <= ours:
+            return notes
+        tell(f"{name} comes from {place} ({_size(files, name) / 1e6:,.0f} MB)")
+        if (found := _fetch(place, files, name, ckpt)) is None:
+            notes.append(f"{place.at(f'ckpt/{name}')} is damaged and was passed over")
+            continue
+        good = checkpoint.step_name(checkpoint.read_state(found).good)
+        wanted = good != name and good in theirs and not checkpoint.is_whole(ckpt / good)
+        # a roll-back may need it, and asks then whether it is there
+        if wanted and (other := _fetch(place, files, good, ckpt)) is not None:
+            _settle(other)
+        _fetch_files(place, files, folder)
+        final = _settle(found)
+        write_durably(ckpt / "latest", f"{final.name}\n".encode())
+        return [*notes, f"{final} comes from the mirror {place}"]
+    if theirs and not ours:
+        raise UserError(
+            f"no checkpoint in {place} is whole ({', '.join(theirs)}): restore one, or remove them to start "
+            "anew"
+        )
+    if not (folder / "config.yaml").exists():
+        _fetch_files(place, files, folder)
+    return notes
+
+
+def bring_checkpoint(place: Place, path: Path) -> None:
+    """Bring one checkpoint that is whole in a mirror to its path on this machine.  Raises UserError."""
+    name = f"ckpt/{path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found = _fetch(place, place.files(name), path.name, path.parent)
+    except OSError as error:
+        raise UserError(f"{place.at(name)} cannot be read: {explain(error, 'try again')}") from error
+    if found is None:
+        raise UserError(f"{place.at(name)} is damaged: run the same command again")
+    _settle(found)
+
+
+def _size(files: Mapping[str, Status], name: str) -> int:
+    return sum(files[f"ckpt/{name}/{file}"].bytes for file in OF_CHECKPOINT)
+
+
+def _fetch(place: Place, files: Mapping[str, Status], name: str, ckpt: Path) -> Path | None:
+    """Bring a checkpoint under a temporary name, which is what is left of it; None if it is damaged."""
+    check_space(ckpt, _size(files, name))
+    temporary = ckpt / f".tmp-{name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for file in OF_CHECKPOINT:
+        _download(place, f"ckpt/{name}/{file}", files[f"ckpt/{name}/{file}"], temporary / file)
+    if checkpoint.is_whole(temporary):
+        return temporary
+    shutil.rmtree(temporary)
+    return None
+
+
+def _settle(temporary: Path) -> Path:
+    """Give a checkpoint its own name; what is damaged goes."""
+    final = temporary.with_name(temporary.name.removeprefix(".tmp-"))
+    sync_folder(temporary)
+    if os.path.lexists(final):
+        checkpoint.remove(final)
+    os.rename(temporary, final)
+    sync_folder(final.parent)
+    return final
+
+
+def _fetch_files(place: Place, files: Mapping[str, Status], folder: Path) -> None:
+    """Bring all but the checkpoints and exports, which the end of a run makes anew."""
+    for name, status in files.items():
+        if is_copied(name) and not name.startswith("export/"):
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.mirror.tmp")
+            _download(place, name, status, temporary)
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+
+
+def _download(place: Place, name: str, status: Status, path: Path) -> None:
+    """Write a file of a place to the disk, part by part."""
+    with open(path, "wb") as out:
+
+        def fetch(first: int) -> None:
+            part = memoryview(bytearray(min(PART, status.bytes - first)))
+            size = place.read_into(name, part, first, version=status.version)
+            os.pwrite(out.fileno(), part[:size], first)
+
+        on_threads(fetch, range(0, status.bytes, PART))
+        sync(out.fileno())
