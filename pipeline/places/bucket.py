@@ -7,7 +7,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from turbomim.pipeline.places.place import Place, Status
-from turbomim.pipeline.places.refusals import explain_refusal
+from turbomim.pipeline.places.refusals import changed, explain_refusal, is_beyond
 from turbomim.pipeline.places.retries import TRAFFIC, persistently
 from turbomim.pipeline.places.stores import make_store
 from turbomim.pipeline.system.remedies import Changed, Exists, NoSuchObject, PlaceError
@@ -89,9 +89,20 @@ class Bucket(Place):
     def read(self, name: str) -> bytes:
         """Read a whole object, in one request."""
         import obstore
+        from obstore.exceptions import GenericError, NotSupportedError
+
+        # the answer to a range says how long the whole is, beside how much comes
+        whole: Any = {"range": {"offset": 0}}
 
         def get(store: "ObjectStore") -> bytes:
-            result = obstore.get(store, name)
+            try:
+                result = obstore.get(store, name, options=whole)
+            except NotSupportedError:
+                result = obstore.get(store, name)
+            except GenericError as error:
+                if is_beyond(error):
+                    return b""
+                raise
             content = result.bytes().to_bytes()
             if len(content) != result.meta["size"]:
                 raise _short(len(content), result.meta["size"])
@@ -122,7 +133,7 @@ class Bucket(Place):
             result = obstore.get(store, name, options=options)  # type: ignore[arg-type]
             found = _status_of(result.meta, dated=self._of_http)
             if version and found.version and found.version != version:
-                raise Changed(f"{self.at(name)} was changed since it was opened")
+                raise changed(self.at(name))
             content = result.bytes()
             expected = max(0, min(wanted, found.bytes - offset))
             if len(content) != expected:
@@ -144,8 +155,11 @@ class Bucket(Place):
         conditional = mode != "overwrite"
         if conditional and isinstance(content, Path):
             content = content.read_bytes()
+        attempts = 0
 
         def write(store: "ObjectStore") -> str:
+            nonlocal attempts
+            attempts += 1
             result = obstore.put(
                 store,
                 name,
@@ -159,7 +173,10 @@ class Bucket(Place):
 
         try:
             return self._ask(name, "written", write)
-        except Changed as error:
+        except (Changed, Exists) as error:
+            # an attempt before may have written it, and its answer was lost
+            if attempts > 1 and self.read(name) == content:
+                return self.status(name).version
             raise Exists(str(error)) from error
 
     def copy(self, name: str, to: str) -> None:
@@ -242,4 +259,5 @@ def _version_of(etag: str | None) -> str:
 
 
 def _short(size: int, expected: int) -> PlaceError:
-    return PlaceError(f"{size:,} of {expected:,} bytes came", "the store or the network fails", passing=True)
+    said = f"an answer of another length came ({size:,} of {expected:,} bytes)"
+    return PlaceError(said, "the store or the network fails", passing=True)

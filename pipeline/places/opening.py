@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.places.place import Place
@@ -24,9 +23,12 @@ def open_place(where: str | os.PathLike[str]) -> Place:
     Raises UserError for a URL that is none of these, and PlaceError where credentials cannot be read.
     """
     where = os.fspath(where)
+    scheme, _, rest = where.partition(":/")
+    if scheme in (*SCHEMES, HUB) and not rest.startswith("/"):
+        # as a path makes of it
+        raise UserError(f"{where!r} has one slash after {scheme}:, not two: give {scheme}://{rest}")
     if not is_remote(where):
         return Folder(Path(where))
-    scheme = urlsplit(where).scheme
     if scheme not in (*SCHEMES, HUB):
         known = ", ".join(f"{name}://" for name in (*SCHEMES, HUB))
         raise UserError(f"{where!r}: {scheme}:// is not known; give a folder, or one of {known}")

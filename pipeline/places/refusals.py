@@ -10,7 +10,10 @@ import re
 from turbomim.pipeline.system.remedies import Changed, Exists, NoSuchObject, PlaceError
 
 STATUS = re.compile(r"status code: (\d{3})")
-CODE = re.compile(r"<Code>(\w+)</Code>")
+# in XML, or as obstore repeats it
+CODE = re.compile(r"(?:<Code>|\(code: )(\w+)")
+# in texts that are counted
+TIMES = re.compile(r" in [\d.]+[mµn]?s\b")
 # what names a secret in the environment
 SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
@@ -45,7 +48,13 @@ SENDING = {
     "Connection refused": "nobody listens there",
     "dns error": "no host of that name",
     "timed out": "no answer in time",
-    "operation timed out": "no answer in time",
+    "TimedOut": "no answer in time",
+    "ConnectionReset": "the connection was reset",
+    "BrokenPipe": "the connection was reset",
+    "UnexpectedEof": "the connection ended within an answer",
+    "IncompleteMessage": "the connection ended within an answer",
+    "response body": "the connection ended within an answer",
+    "list response": "the connection ended within an answer",
     "certificate": "its certificate is not trusted",
 }
 
@@ -60,7 +69,7 @@ def explain_refusal(error: Exception, what: str) -> PlaceError:
     if kind == "AlreadyExistsError":
         return Exists(f"{what} is there already")
     if kind == "PreconditionError":
-        return Changed(f"{what} was changed since it was opened")
+        return changed(what)
     if any(host in text for host in LAST_RESORTS) or "must be specified" in head:
         return PlaceError("no credentials were found", CREDENTIALS.get(what.partition(":")[0], PERMISSION))
     if code in CODES:
@@ -79,7 +88,11 @@ def explain_refusal(error: Exception, what: str) -> PlaceError:
         return PlaceError("the server gives no parts of files", "serve them by one that does, such as nginx")
     if status == 416:
         return PlaceError("it ends before that byte")
-    return explain_failure(text or kind, status, code)
+    failure = explain_failure(text or kind, status, code)
+    # of the connection, or of an answer that is cut; other kinds are of what was asked
+    if not status and kind != "GenericError":
+        failure.passing = False
+    return failure
 
 
 def explain_failure(text: str, status: int, code: str = "") -> PlaceError:
@@ -92,8 +105,20 @@ def explain_failure(text: str, status: int, code: str = "") -> PlaceError:
         return PlaceError("its URL cannot be used", "check it, and AWS_ENDPOINT_URL")
     if said:
         return PlaceError(said, "check the URL, AWS_ENDPOINT_URL and the network", passing=True)
-    head = " ".join(text.partition("Debug source")[0].split())
-    return PlaceError(without_secrets(head)[:300] or "it fails", _wait(True), passing=True)
+    head = " ".join(TIMES.sub("", without_secrets(text.partition("Debug source")[0])).split())
+    return PlaceError(head[:300] or "it fails", _wait(True), passing=True)
+
+
+def is_beyond(error: Exception) -> bool:
+    """Whether a range was asked for that begins behind the end: of an empty object, any does."""
+    return "status code: 416" in str(error).partition("Debug source")[0]
+
+
+def changed(what: str) -> Changed:
+    """The error for an object that is another now."""
+    return Changed(
+        f"{what} was changed since it was opened", "put the old object back, or start again with the new one"
+    )
 
 
 def _wait(passing: bool) -> str:

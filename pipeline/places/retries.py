@@ -107,7 +107,7 @@ def persistently(
             if seconds + wait > limit:
                 error.args = (f"{error} (tried for {seconds:.0f} s)",)
                 raise
-            if TRAFFIC.failed(str(error)) and not _patience.seconds:
+            if TRAFFIC.failed(str(error).partition(" (")[0]) and not _patience.seconds:
                 tell(f"{what}: {error}, {seconds:.1f} s so far; tried again")
             if halt.wait(wait):
                 raise
