@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from tests.pipeline.tars.counted_place import CountedPlace
 from tests.runs import attempt, config_for, finish, launch, outcome, quiet
 
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.shard_cache import ShardCache
-from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.train.loop.data import with_cache
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig
+from turbomim.train.world.distributed import World
 
 
 @pytest.fixture
@@ -80,6 +85,20 @@ def test_a_run_goes_on_with_another_cache(far: str, tmp_path: Path) -> None:
     data = {"path": far, "cache": str(tmp_path / "c"), "cache_gb": 1.0}
     run(config_for(Path(), tmp_path, data=data, optim={"epochs": 2}, run={"save_every": 3}))
     run(config_for(Path(), tmp_path, data={"path": far}, optim={"epochs": 2}))
+
+
+@pytest.mark.parametrize("local_size", [1, 2], ids="{} ranks a machine".format)
+def test_a_machine_keeps_the_shards_of_its_groups(local_size: int, tiny_split: Split, tmp_path: Path) -> None:
+    far = replace(tiny_split, tars=CountedPlace(tiny_split.folder))
+    data = DataConfig(groups=2, cache=str(tmp_path), cache_gb=1.0)
+    read = list[list[int]]()
+    for rank in range(4):
+        world = World(rank=rank, size=4, local_size=local_size, device=torch.device("cpu"))
+        cache = with_cache(data, far, world).cache
+        assert cache is not None
+        read.append(list(cache.wanted))
+    # 33 samples in shards of 9, 9, 9 and 6: one is in both halves
+    assert read == [[0, 1], [0, 1], [1, 2, 3], [1, 2, 3]]
 
 
 def test_bad_settings_are_one_line(trees: Path, tmp_path: Path) -> None:
