@@ -120,7 +120,7 @@ def end_to_end(place: Place, split: Split) -> Iterator[Row]:
     """Steps on photographs, and as many on a batch in memory."""
     config, batch = settings_of(place, split)
     world = World(device=torch.device(place.device))
-    options = BenchTrain(data=split.folder, rounds=2, steps=300 if place.on_gpu else 2)
+    options = BenchTrain(data=str(split.folder), rounds=2, steps=300 if place.on_gpu else 2)
     rounds, _ = measure(config, batch, options, world)
     for name, seconds in (
         ("in memory", [r.synthetic for r in rounds]),

@@ -43,7 +43,7 @@ REAL: Final = "end to end"
 class BenchTrain:
     """Time training on shards, beside the same step on a batch that is in memory."""
 
-    data: Path
+    data: str
     """Split to train on, made by `turbomim shard make`."""
     recipe: str = ""
     """Recipe whose model and crops are used; MAE, ViT-B/16 on a GPU and ViT-Tiny on a CPU, if not given."""
@@ -110,7 +110,7 @@ def settings(options: BenchTrain, name: str) -> Config:
     config = recipe(name) if options.recipe else configure(name, BenchStep())
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, path=str(options.data)),
+        data=dataclasses.replace(config.data, path=options.data),
         step=dataclasses.replace(config.step, device=options.device),
     )
 

@@ -18,7 +18,7 @@ from turbomim.pipeline.decoding.decode import Pixels, decode_stored
 from turbomim.pipeline.decoding.resize import resize
 from turbomim.pipeline.decoding.under_way import Journal, begin, known_bad
 from turbomim.pipeline.reading.read_ahead import ReadAhead
-from turbomim.pipeline.stream.turns import Turn
+from turbomim.pipeline.stream.turns import turns_of
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.system.threads import serial_pool
 from turbomim.pipeline.tars.split import Split
@@ -113,15 +113,10 @@ def split_crops(
     Raises UserError naming shard and offset if a shard cannot be read.
     """
     store = Store.of(split.manifest.made).kind
-    turns = (
-        Turn(position=start, epochs_B=np.zeros_like(ids_B), ids_B=ids_B)
-        for start in range(0, len(ids_N), batch)
-        for ids_B in (ids_N[start : start + batch],)
-    )
     bad = known_bad(journal, split.manifest.fingerprint)
     with (
         serial_pool(threads, "turbomim-decode") as pool,
-        ReadAhead(split, turns, readers=1, prefetch=PREFETCH) as ahead,
+        ReadAhead(split, turns_of(ids_N, batch), readers=1, prefetch=PREFETCH) as ahead,
         begin(journal, split.manifest.fingerprint, to_stderr) or nullcontext() as under_way,
     ):
         for turn, samples in ahead:

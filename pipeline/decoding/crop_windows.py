@@ -13,14 +13,16 @@ from turbomim.pipeline.decoding.crop_graphs import rrc_window
 from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.header import check_header
 from turbomim.pipeline.decoding.ppm import ppm_pixels
-from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
-from turbomim.pipeline.stream.turns import Turn
+from turbomim.pipeline.reading.read_ahead import ReadAhead
+from turbomim.pipeline.stream.turns import Turn, turns_of
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Store
 
 # photographs read at once for their headers
 CHUNK = 64
+# such groups read while one is looked at
+PREFETCH = 2
 
 
 def stored_sides(split: Split, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -30,10 +32,9 @@ def stored_sides(split: Split, ids_B: NDArray[np.int64]) -> NDArray[np.int64]:
     """
     raw = Store.of(split.manifest.made).kind == "raw"
     sides: list[tuple[int, ...]] = []
-    with ShardFiles(split) as files:
-        for start in range(0, len(ids_B), CHUNK):
-            some = ids_B[start : start + CHUNK]
-            for sample, image in zip(some.tolist(), read_samples(split, files, some).images, strict=True):
+    with ReadAhead(split, turns_of(ids_B, CHUNK), readers=1, prefetch=PREFETCH) as ahead:
+        for turn, samples in ahead:
+            for sample, image in zip(turn.ids_B.tolist(), samples.images, strict=True):
                 try:
                     if raw:
                         sides.append(ppm_pixels(image).shape[:2])

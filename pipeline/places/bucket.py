@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.places.refusals import changed, explain_refusal, is_beyond
 from turbomim.pipeline.places.retries import TRAFFIC, persistently
-from turbomim.pipeline.places.stores import make_store
+from turbomim.pipeline.places.stores import check_process, make_store
 from turbomim.pipeline.system.remedies import Changed, Exists, NoSuchObject, PlaceError
 
 if TYPE_CHECKING:
@@ -222,6 +222,8 @@ class Bucket(Place):
         halt: Event | None = None,
     ) -> T:
         """Make a request, again where it fails in passing.  what: of the object, for people."""
+
+        check_process()
 
         def once() -> T:
             store = self._store

@@ -7,6 +7,7 @@ one, so no log, checkpoint or report can.
 import os
 import re
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -43,8 +44,24 @@ def check_url(where: str) -> None:
         raise UserError(f"{where!r} names no bucket or host: give {parts.scheme}://BUCKET/FOLDER")
 
 
+@cache
+def _first_process() -> int:
+    """The process that used obstore first: threads there make every request, and a fork has none of them."""
+    return os.getpid()
+
+
+def check_process() -> None:
+    """Raise PlaceError in a fork of a process that used obstore: whatever it asked would hang."""
+    if _first_process() != os.getpid():
+        raise PlaceError(
+            "a store of objects was opened before this process was forked",
+            'start processes by "spawn" or "forkserver", or open it there alone',
+        )
+
+
 def make_store(where: str, headers: dict[str, str] | None = None) -> "ObjectStore":
     """Make the client of a URL.  headers: sent with each request.  Raises PlaceError, UserError."""
+    check_process()
     try:
         from obstore.store import from_url
     except ImportError as error:

@@ -1,6 +1,6 @@
 """The stream of a rank: positions of a run cut into its micro-batches, and which sample stands at each.
 
-Shape suffixes: B samples.
+Shape suffixes: B samples, N of all turns.
 """
 
 from collections.abc import Iterator, Sequence
@@ -112,6 +112,13 @@ def turns(stream: SampleStream, shard_samples: Sequence[int]) -> Iterator[Turn]:
         done += together
         # small micro-batches are drawn several at a time, but the first does not wait for the others
         together = min(2 * together, -(-CALL // micro_batch))
+
+
+def turns_of(ids_N: NDArray[np.int64], batch: int) -> Iterator[Turn]:
+    """Yield samples in the order of `ids`, `batch` at a time; their positions count in `ids`."""
+    for start in range(0, len(ids_N), batch):
+        ids_B = ids_N[start : start + batch]
+        yield Turn(position=start, epochs_B=np.zeros_like(ids_B), ids_B=ids_B)
 
 
 def stream_order(stream: SampleStream, shard_samples: Sequence[int]) -> Order:

@@ -68,7 +68,8 @@ def read_named_image(path: str | os.PathLike[str], named: str) -> bytes:
                 else parts["name"] in (key, image.name)
             ):
                 content = bytearray(image.size)
-                size = place.read_into(parts["shard"], memoryview(content), image.offset)
+                tars = place if manifest.tars is None else open_place(manifest.tars)
+                size = tars.read_into(parts["shard"], memoryview(content), image.offset)
                 return bytes(content[:size])
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {named!a}: {error}; `turbomim shard verify` says more") from error

@@ -52,7 +52,7 @@ def test_waits_are_those_of_the_counted_steps(tiny_split: Split, monkeypatch: py
 
     monkeypatch.setattr(bench_train, "open_loader", slow_loader)
     config = dataclasses.replace(SMALL, data=dataclasses.replace(SMALL.data, path=str(tiny_split.folder)))
-    options = BenchTrain(data=tiny_split.folder, rounds=2, steps=5)
+    options = BenchTrain(data=str(tiny_split.folder), rounds=2, steps=5)
     with join_ranks("cpu") as world:
         rounds, store = measure(config, 4, options, world)
     assert store == "original photographs"
@@ -97,7 +97,7 @@ def test_it_trains_on_shards(
 
 
 def test_a_recipe_gives_model_and_crops() -> None:
-    options = BenchTrain(data=Path("shards"), recipe="demo", device="cpu")
+    options = BenchTrain(data="shards", recipe="demo", device="cpu")
     config = settings(options, "demo")
     assert (config.data.path, config.data.size, config.step.device) == ("shards", 96, "cpu")
     assert config.model.target == "gaussian"

@@ -37,6 +37,7 @@ from turbomim.train.terminal.streams import print_plain
 
 _ESSENTIAL = (
     "triton", "torchvision", "timm", "webdataset", "numpy", "Pillow", "safetensors", "tyro", "rich", "PyYAML",
+    "obstore", "huggingface_hub",
 )  # fmt: skip
 _OPTIONAL = {
     "matplotlib": "plots", "tensorboard": "tensorboard", "wandb": "wandb", "mvtb-data": "demo",
@@ -53,6 +54,8 @@ TESTED: Final = {
     "torchvision": ("0.26", "0.29"),
     "timm": ("1.0.31", "1.0.31"),
     "numpy": ("2.0", "2.4"),
+    "obstore": ("0.11", "0.12"),
+    "huggingface_hub": ("0.34", "2.4"),
     "transformers": ("4.57", "5.24"),
 }
 

@@ -12,7 +12,7 @@ class Show:
     """Draw reconstructions of a run's held-out photographs."""
 
     run: RunPath
-    data: Path | None = None
+    data: str | None = None
     """Split to draw from; the run's held-out split, else its training split, if not given."""
     images: int = 6
     """Photographs, one row each."""

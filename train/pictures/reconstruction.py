@@ -37,7 +37,7 @@ GREY = 0.5
 
 
 def draw_reconstructions(
-    run: Path, *, data: Path | None = None, images: int = 6, out: Path | None = None
+    run: Path, *, data: str | None = None, images: int = 6, out: Path | None = None
 ) -> Path:
     """Draw reconstructions by the newest whole checkpoint of a run and return the picture's path.
 
