@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from turbomim.benchmarks.loader.run import cpu_seconds
@@ -27,9 +25,7 @@ FIRST_STEPS: Final = 3
 
 def train(job: ReadJob) -> dict[str, Any]:
     """Steps of a small model over one epoch: images a second, % waited, CPU seconds a 1,000 images."""
-    options = BenchTrain(data=Path("."), device="cpu")
-    config = settings(options, MODEL)
-    config = replace(config, data=replace(config.data, path=job.where))
+    config = settings(BenchTrain(data=job.where, device="cpu"), MODEL)
     with join_ranks("cpu") as world:
         split = open_data(job.where, "--data", config.data, world)
         model = make_model(config).to(world.device)
