@@ -9,24 +9,23 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from turbomim.pipeline.decoding.decode import decode_stored
 from turbomim.pipeline.making.index_tars import Progress
-from turbomim.pipeline.places.folder import Folder
+from turbomim.pipeline.places.opening import open_place
+from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import explain
-from turbomim.pipeline.system.sha256 import sha256_of
 from turbomim.pipeline.tars.index import Members, index_lines, index_text
 from turbomim.pipeline.tars.manifest import MANIFEST, SUMS, Manifest, Shard, index_name, load_manifest
+from turbomim.pipeline.tars.open_tar import BadTar, OpenTar, open_tar
 from turbomim.pipeline.tars.samples import read_samples_of
 from turbomim.pipeline.tars.split import parse_index_of
 from turbomim.pipeline.tars.store import Kind, Store
 from turbomim.pipeline.tars.stored_image import StoredImage, stored_images
-from turbomim.pipeline.tars.walk import BadTar, open_tar
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,10 +53,11 @@ class VerifyReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardCheck:
-    """All that checking one shard needs; images: decode them too."""
+    """All that checking one shard needs. place, tars: of index and tar; images: decode them too."""
 
     number: int
-    folder: str
+    place: str
+    tars: str
     shard: Shard
     foreign: bool
     members: Members
@@ -77,13 +77,15 @@ def verify_split(
     images: decode every image as strictly as possible too.  workers: shards at a time, on threads, with
     images on processes.  Raises UserError if there is no manifest to check against.
     """
-    folder = Path(path)
-    manifest = load_manifest(Folder(folder))
+    place = open_place(path)
+    manifest = load_manifest(place)
+    tars = place if manifest.tars is None else open_place(manifest.tars)
     at_least_one("--workers", workers)
     checks = [
         ShardCheck(
             number=number,
-            folder=str(folder),
+            place=str(place),
+            tars=str(tars),
             shard=shard,
             foreign=manifest.foreign,
             members=Members.of(manifest.made),
@@ -101,7 +103,7 @@ def verify_split(
             decoded += count
             shard = manifest.shards[number]
             progress(shard.bytes, shard.samples, manifest.bytes)
-    problems = [*_verify_listings(folder, manifest), *_strays(folder, manifest)]
+    problems = [*_verify_listings(place, manifest), *_strays({place, tars}, manifest)]
     problems += [problem for number in sorted(found) for problem in found[number]]
     return VerifyReport(manifest=manifest, images=decoded, problems=tuple(problems))
 
@@ -112,13 +114,13 @@ def verify_shard(check: ShardCheck) -> tuple[int, list[Problem], int]:
     problems: list[Problem] = []
     entries: list[StoredImage] = []
     try:
-        with open_tar(Path(check.folder, check.shard.name)) as descriptor:
-            problems += _compare_bytes(descriptor, check.shard)
-            lines, found = _compare_index(check, descriptor)
+        with open_tar(open_place(check.tars), check.shard.name) as tar:
+            problems += _compare_bytes(tar, check.shard)
+            lines, found = _compare_index(check, tar)
             problems += found
             if check.images:
                 entries = stored_images(lines, check.members.image)
-                problems += _decode_images(descriptor, check, entries)
+                problems += _decode_images(tar, check, entries)
     except OSError as error:
         problems.append(wrong(reason=_unread(error)))
     # BadTar, or a line of the index
@@ -127,26 +129,26 @@ def verify_shard(check: ShardCheck) -> tuple[int, list[Problem], int]:
     return check.number, problems, len(entries)
 
 
-def _compare_bytes(descriptor: int, shard: Shard) -> list[Problem]:
+def _compare_bytes(tar: OpenTar, shard: Shard) -> list[Problem]:
     """Compare size and sha256 with the manifest."""
-    size = os.fstat(descriptor).st_size
+    size = tar.size
     if size != shard.bytes:
         how = "shorter" if size < shard.bytes else "longer"
         return [
             Problem(file=shard.name, reason=f"is {how} than written: {size:,} bytes, not {shard.bytes:,}")
         ]
-    if shard.sha256 and sha256_of(descriptor) != shard.sha256:
+    if shard.sha256 and tar.sha256() != shard.sha256:
         return [Problem(file=shard.name, reason="has changed: its sha256 is not the manifest's")]
     return []
 
 
-def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[Problem]]:
+def _compare_index(check: ShardCheck, tar: OpenTar) -> tuple[list[str], list[Problem]]:
     """Compare headers, index and count.  Returns the index's lines, of the headers or else of the file."""
     problems: list[Problem] = []
     shard, members = check.shard, check.members
     walked: list[str] | None = None
     try:
-        walked = read_samples_of(descriptor, members).lines
+        walked = read_samples_of(tar, members).lines
         if len(walked) != shard.samples:
             reason = f"holds {len(walked):,} samples, the manifest says {shard.samples:,}"
             problems.append(Problem(file=shard.name, reason=reason))
@@ -155,7 +157,7 @@ def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[
     name = index_name(shard.name)
     wrong = partial(Problem, file=name)
     try:
-        text = Path(check.folder, name).read_bytes()
+        text = open_place(check.place).read(name)
         parse_index_of(shard, text, members, foreign=check.foreign)
     except OSError as error:
         return walked or [], [*problems, wrong(reason=_unread(error))]
@@ -171,7 +173,7 @@ def _compare_index(check: ShardCheck, descriptor: int) -> tuple[list[str], list[
     return lines if walked is None else walked, problems
 
 
-def _decode_images(descriptor: int, check: ShardCheck, images: list[StoredImage]) -> list[Problem]:
+def _decode_images(tar: OpenTar, check: ShardCheck, images: list[StoredImage]) -> list[Problem]:
     """Decode images of an open tar, and name those that are not whole.  Raises OSError.
 
     The loader's own decoder looks at each, and what libjpeg only warns of counts: of JPEGs with some changed
@@ -180,7 +182,7 @@ def _decode_images(descriptor: int, check: ShardCheck, images: list[StoredImage]
     """
     problems: list[Problem] = []
     for image in images:
-        content_N = np.frombuffer(os.pread(descriptor, image.size, image.offset), np.uint8)
+        content_N = np.frombuffer(tar.read_at(image.size, image.offset), np.uint8)
         if len(content_N) == image.size:
             decoded = decode_stored(content_N, check.store, strict=True)
         else:
@@ -193,10 +195,10 @@ def _decode_images(descriptor: int, check: ShardCheck, images: list[StoredImage]
     return problems
 
 
-def _verify_listings(folder: Path, manifest: Manifest) -> list[Problem]:
+def _verify_listings(place: Place, manifest: Manifest) -> list[Problem]:
     """Compare SHA256SUMS with the manifest, and the small files with SHA256SUMS."""
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+        lines = place.read(SUMS).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         return [Problem(file=SUMS, reason=_unread(error))]
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
@@ -207,7 +209,7 @@ def _verify_listings(folder: Path, manifest: Manifest) -> list[Problem]:
     others = (name for name in sums if "/" not in name and name not in expected)
     for name in dict.fromkeys([*required, *others]):
         try:
-            expected[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            expected[name] = hashlib.sha256(place.read(name)).hexdigest()
         except OSError as error:
             # a missing index is named with its shard
             if name not in required:
@@ -221,14 +223,24 @@ def _verify_listings(folder: Path, manifest: Manifest) -> list[Problem]:
     return problems
 
 
-def _strays(folder: Path, manifest: Manifest) -> list[Problem]:
+def _strays(places: set[Place], manifest: Manifest) -> list[Problem]:
     """Name the tars and index files that the manifest does not know."""
     known = {shard.name.removesuffix(".tar") for shard in manifest.shards}
     return [
         Problem(file=name, reason=f"is not in {MANIFEST}: a stray file, or the manifest of other shards")
-        for name in sorted(os.listdir(folder))
+        for name in sorted(set[str]().union(*map(_names, places)))
         if name.endswith((".tar", ".idx")) and not name.startswith(".") and name[:-4] not in known
     ]
+
+
+def _names(place: Place) -> list[str]:
+    """List the files of a place, without those of its folders; none where it lists none."""
+    if place.folder is not None:
+        return os.listdir(place.folder)
+    try:
+        return [name for name in place.files() if "/" not in name]
+    except OSError:
+        return []
 
 
 def _unread(error: OSError | UnicodeDecodeError) -> str:

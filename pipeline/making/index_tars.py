@@ -1,7 +1,9 @@
 """Foreign tars into a split: `index_tars` lists what lies where, and changes no tar.
 
-Beside each X.tar an X.idx is written, and for the folder the manifest and the listings of a split.  Nothing
-is left out without a word: what cannot be read as samples is an error that names shard, sample and byte.
+Beside each X.tar an X.idx is written, and for the folder the manifest and the listings of a split; `into`
+another folder where the place of the tars can only be read.  In a store headers and labels are read alone:
+then no tar is hashed, and its index tells it from others.  Nothing is left out without a word: what cannot
+be read as samples is an error that names shard, sample and byte.
 """
 
 import hashlib
@@ -11,25 +13,29 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from turbomim import __version__
-from turbomim.pipeline.making.photographs import stamp
+from turbomim.pipeline.making.index_target import index_target, put_file, write_index
 from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_split
-from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.places.opening import open_place
+from turbomim.pipeline.places.place import Place, Status
+from turbomim.pipeline.places.retries import TRAFFIC
 from turbomim.pipeline.system.errors import UserError, at_least_one
 from turbomim.pipeline.system.remedies import explain
-from turbomim.pipeline.system.sha256 import sha256_of
 from turbomim.pipeline.tars.index import Members, index_text
 from turbomim.pipeline.tars.keys import IMAGE_EXTENSIONS, Keys, TarNames, choose_keys, look_at_names
 from turbomim.pipeline.tars.listings import BadImage, list_split
 from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of, index_name
+from turbomim.pipeline.tars.open_tar import BadTar, open_tar
 from turbomim.pipeline.tars.samples import TarSamples, read_samples_of
 from turbomim.pipeline.tars.store import Store
-from turbomim.pipeline.tars.walk import BadTar, open_tar, walk_tar
+from turbomim.pipeline.tars.walk import walk_tar
 
 # called from any thread: bytes and images done since its last call, bytes in all
 Progress = Callable[[int, int, int], None]
+# tars of a store read at a time, and those whose names tell where keys end
+STORE_THREADS = 64
+FEW_TARS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,9 @@ class IndexSettings:
     """At which dot of a file's name the sample's key ends; WebDataset's rule is the first.  The names tell if
     not given."""
     workers: int = 1
-    """Threads, a tar each."""
+    """Threads, a tar each; 64 in a store."""
+    into: str | None = None
+    """Folder for index and manifest of tars in a store that can only be read; beside them if not given."""
     allow_missing: bool = False
     """Leave out samples without an image, named in bad.jsonl."""
     force: bool = False
@@ -60,14 +68,17 @@ class IndexReport:
     """What `index_tars` found. left_out: samples without an image; others: files of no sample.
 
     unread: images and labels, by their names, that are not read, by extension.  note: how keys were cut.
+    requests, read: to a store, and the bytes that they read.
     """
 
-    path: Path
+    place: Place
     manifest: Manifest
     left_out: int
     others: int
     unread: Counter[str]
     note: str
+    requests: int
+    read: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,15 +96,17 @@ def index_tars(
     *,
     progress: Progress = lambda *_: None,
 ) -> IndexReport:
-    """Index all `*.tar` of a folder, in natural order of their names, as one split.
+    """Index all `*.tar` of a folder or of a place, in natural order of their names, as one split.
 
     Where all labels say -1 there are none.  Keys that are not given end as `choose_keys` says.  Reading and
     hashing run side by side.  Raises UserError; index files written by then are right and stay.
     """
-    folder, settings = Path(path), settings or IndexSettings()
-    tars = find_tars(folder)
-    name, split = name_split(folder, tars, settings.name, settings.split)
-    check_listings(folder, settings.force)
+    place, settings = open_place(path), settings or IndexSettings()
+    target = index_target(place, settings.into)
+    requests, read = TRAFFIC.requests, TRAFFIC.bytes
+    tars = find_tars(place)
+    name, split = name_split(str(place), tars, settings.name, settings.split)
+    check_listings(target, settings.force)
     label = settings.label or "cls"
     choice = Members(
         image=tuple(extension.lower().lstrip(".") for extension in settings.image),
@@ -102,9 +115,9 @@ def index_tars(
     keys, note = settings.keys, ""
     at_least_one("--workers", settings.workers)
     if keys is None:
-        keys, note = _find_keys(folder, tars, choice, settings.workers)
+        keys, note = _find_keys(place, tars, choice, settings.workers)
     choice = replace(choice, keys=keys)
-    indexed = _index_all(folder, tars, choice, settings, progress)
+    indexed = _index_all(place, target, tars, choice, settings, progress)
     without = _check_images(indexed, choice, settings.allow_missing)
     labelled = sum(tar.samples.labelled for tar in indexed)
     numbered = sum(tar.samples.numbered for tar in indexed)
@@ -112,7 +125,7 @@ def index_tars(
     samples = sum(shard.samples for shard in shards)
     if labelled < samples and (labelled or (settings.label and choice.label)):
         raise UserError(
-            f"{labelled:,} of {samples:,} samples in {str(folder)!r} have a label ({choice.label}): "
+            f"{labelled:,} of {samples:,} samples in {str(place)!r} have a label ({choice.label}): "
             "choose with --label EXT, or --label none to read no labels"
         )
     images, unread = Counter[str](), Counter[str]()
@@ -120,51 +133,72 @@ def index_tars(
         images += tar.samples.images
         unread += tar.samples.unread
     record = {"image": sorted(images), "label": choice.label if numbered else None, "keys": keys}
+    made = {"by": f"turbomim {__version__}", "indexed": record, "store": Store().to_json()}
+    if settings.into is not None:
+        made["tars"] = str(place)
     manifest = Manifest(
         name=name,
         split=split,
         shards=shards,
         classes=(),
         fingerprint=fingerprint_of(shards),
-        made={"by": f"turbomim {__version__}", "indexed": record, "store": Store().to_json()},
+        made=made,
     )
     index_sums = {index_name(tar.shard.name): tar.index_sha256 for tar in indexed}
     for listing, content in list_split(manifest, tuple(without), index_sums).items():
-        write_durably(folder / listing, content)
+        put_file(target, listing, content)
     return IndexReport(
-        path=folder,
+        place=target,
         manifest=manifest,
         left_out=len(without),
         others=sum(tar.samples.others for tar in indexed),
         unread=unread,
         note=note,
+        requests=TRAFFIC.requests - requests,
+        read=TRAFFIC.bytes - read,
     )
 
 
 def _index_tar(
-    folder: Path, name: str, choice: Members, settings: IndexSettings, advance: Callable[[int], None]
+    place: Place,
+    target: Place,
+    name: str,
+    choice: Members,
+    settings: IndexSettings,
+    advance: Callable[[int], None],
 ) -> IndexedTar:
-    """Read one tar and write its index beside it.  Raises BadTar, OSError, UserError."""
-    with open_tar(folder / name) as descriptor:
-        samples = read_samples_of(descriptor, choice)
-        size = os.fstat(descriptor).st_size
-        digest = sha256_of(descriptor, advance)
+    """Read one tar and write its index.  Raises BadTar, OSError, UserError."""
+    with open_tar(place, name) as tar:
+        samples = read_samples_of(tar, choice)
+        digest = tar.sha256(advance) if place.folder else ""
     text = index_text(samples.lines)
     if settings.allow_missing or not samples.without:
-        _write_index(folder / index_name(name), text, settings.force)
-    shard = Shard(name=name, samples=len(samples.lines), bytes=size, sha256=digest)
+        write_index(target, index_name(name), text, settings.force)
+    index_sha256 = hashlib.sha256(text).hexdigest()
+    shard = Shard(
+        name=name,
+        samples=len(samples.lines),
+        bytes=tar.size,
+        sha256=digest,
+        index_sha256="" if digest else index_sha256,
+    )
     samples.lines.clear()
-    return IndexedTar(shard=shard, index_sha256=hashlib.sha256(text).hexdigest(), samples=samples)
+    if not digest:
+        advance(tar.size)
+    return IndexedTar(shard=shard, index_sha256=index_sha256, samples=samples)
 
 
-def _find_keys(folder: Path, tars: list[str], choice: Members, workers: int) -> tuple[Keys, str]:
-    """Look at the names in all tars for the dot at which keys end, and say why."""
+def _find_keys(place: Place, tars: list[str], choice: Members, workers: int) -> tuple[Keys, str]:
+    """Look at the names in all tars, in a store in a few, for the dot at which keys end, and say why."""
+    if place.folder is None:
+        # evenly spaced: each header is a request
+        tars = tars[:: -(-len(tars) // FEW_TARS)]
 
     def look(tar: str) -> TarNames:
         names: list[bytes] = []
         # one that cannot be read is named when it is indexed
-        with suppress(BadTar, OSError), open_tar(folder / tar) as descriptor:
-            names += (member.name for member in walk_tar(descriptor))
+        with suppress(BadTar, OSError), open_tar(place, tar) as opened:
+            names += (member.name for member in walk_tar(opened))
         return look_at_names(names, choice.is_image, choice.label)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -172,29 +206,31 @@ def _find_keys(folder: Path, tars: list[str], choice: Members, workers: int) -> 
 
 
 def _index_all(
-    folder: Path,
+    place: Place,
+    target: Place,
     tars: list[str],
     choice: Members,
     settings: IndexSettings,
     progress: Progress,
 ) -> list[IndexedTar]:
     """Index every tar; raise UserError for the first that cannot be, and count the others."""
-    total = sum(stamp(folder / tar)[0] for tar in tars)
+    sizes = place.statuses(tars)
+    total = sum(status.bytes for status in sizes if isinstance(status, Status))
 
     def index(tar: str) -> IndexedTar | str:
         try:
-            done = _index_tar(folder, tar, choice, settings, lambda count: progress(count, 0, total))
+            done = _index_tar(place, target, tar, choice, settings, lambda count: progress(count, 0, total))
         except UserError as error:
             return str(error)
         except BadTar as error:
-            return f"{str(folder / tar)!r} {error}"
+            return f"{place.at(tar)!r} {error}"
         except OSError as error:
-            return f"{str(folder / tar)!r} cannot be read: {explain(error, 'check the disk')}"
+            return f"{place.at(tar)!r} cannot be read: {explain(error, 'check the disk')}"
         progress(0, done.shard.samples, total)
         return done
 
     # threads: reading and hashing, most of the work, run without the interpreter's lock
-    pool = ThreadPoolExecutor(settings.workers)
+    pool = ThreadPoolExecutor(settings.workers if place.folder else STORE_THREADS)
     try:
         results = list(pool.map(index, tars))
     finally:
@@ -242,12 +278,3 @@ def _check_images(indexed: list[IndexedTar], choice: Members, allow_missing: boo
         BadImage(path=f"{tar}:{key}", reason=f"no image among its members: {' '.join(extensions)}")
         for tar, key, extensions in missing
     ]
-
-
-def _write_index(path: Path, text: bytes, force: bool) -> None:
-    """Write an index file, unless it is there; another one of that name is kept without `force`."""
-    if not force and os.path.lexists(path):
-        if path.is_file() and path.read_bytes() == text:
-            return
-        raise UserError(f"{str(path)!r} is there and differs from its tar: replace it with --force")
-    write_durably(path, text, unique=True)

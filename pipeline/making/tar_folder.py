@@ -1,13 +1,12 @@
-"""A folder of foreign tars: which files it holds, in which order, and what must not be replaced there."""
+"""A folder of foreign tars, here or in a store: which it holds, in which order, what must not be replaced."""
 
 import os
 import re
 from collections import Counter
-from pathlib import Path
 
 from turbomim.pipeline.making.plan import default_name
 from turbomim.pipeline.making.settings import WORD
-from turbomim.pipeline.places.folder import Folder
+from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST, SUMS, load_manifest
@@ -17,23 +16,23 @@ SPLIT_WORDS = re.compile(r"(?<![a-z])(train|val|valid|validation|test)(?![a-z])"
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
-def find_tars(folder: Path) -> list[str]:
-    """List a folder's `*.tar` in natural order, a-2 before a-10.  Raises UserError: none, a hostile name."""
+def find_tars(place: Place) -> list[str]:
+    """List a place's `*.tar` in natural order, a-2 before a-10.  Raises UserError: none, a hostile name."""
+    folder = str(place)
     try:
-        files = sorted(entry.name for entry in os.scandir(folder) if not entry.name.startswith("."))
+        names = os.listdir(place.folder) if place.folder else [n for n in place.files() if "/" not in n]
     except OSError as error:
-        raise UserError(
-            f"cannot list {str(folder)!r}: {explain(error, 'give a folder of tar files')}"
-        ) from error
+        raise UserError(f"cannot list {folder!r}: {explain(error, 'give a folder of tar files')}") from error
+    files = sorted(name for name in names if not name.startswith("."))
     tars = [file for file in files if file.endswith(".tar")]
     if not tars:
         kinds = Counter(file.partition(".")[2] or file for file in files).most_common(5)
         found = ", ".join(f"{count:,} {ascii(kind)[1:-1]}" for kind, count in kinds) or "nothing"
-        raise UserError(f"no .tar files in {str(folder)!r}, but {found}: give a folder of tar files")
+        raise UserError(f"no .tar files in {folder!r}, but {found}: give a folder of tar files")
     for tar in tars:
         if not tar.isprintable() or URL.match(tar):
             raise UserError(
-                f"the file name {tar!a} in {str(folder)!r} is not printable text, or looks like a URL, which "
+                f"the file name {tar!a} in {folder!r} is not printable text, or looks like a URL, which "
                 "other readers may follow or run: rename it"
             )
     return sorted(tars, key=natural)
@@ -47,12 +46,12 @@ def natural(name: str) -> tuple[list[tuple[str, int]], str]:
     ], name
 
 
-def name_split(folder: Path, tars: list[str], name: str | None, split: str | None) -> tuple[str, str]:
+def name_split(folder: str, tars: list[str], name: str | None, split: str | None) -> tuple[str, str]:
     """Give the names of data set and split.  Raises UserError: not words, or two splits in one folder."""
     words = {match[1].lower() for tar in tars for match in SPLIT_WORDS.finditer(tar)}
     if len(words) > 1 and split is None:
         raise UserError(
-            f"{str(folder)!r} holds several splits by the names of its tars ({', '.join(sorted(words))}): "
+            f"{folder!r} holds several splits by the names of its tars ({', '.join(sorted(words))}): "
             "make a folder of links to the tars of each and index that, or name the one split with --split"
         )
     if name is None:
@@ -65,23 +64,26 @@ def name_split(folder: Path, tars: list[str], name: str | None, split: str | Non
     return name, split
 
 
-def check_listings(folder: Path, force: bool) -> None:
-    """Raise UserError if the folder was made by `shard make`, or if without `force` a listing is there."""
-    for entry in os.scandir(folder):
+def check_listings(place: Place, force: bool) -> None:
+    """Raise UserError if the place was made by `shard make`, or if without `force` a listing is there."""
+    folder = str(place)
+    for entry in os.scandir(place.folder) if place.folder else ():
         # where a file is about to be written under a temporary name, the link's target would be
         if entry.is_symlink() and entry.name.startswith(".") and entry.name.endswith(".tmp"):
-            raise UserError(
-                f"{str(folder)!r} holds the link {entry.name!a}, which leads elsewhere: remove it"
-            )
-    there = [name for name in LISTINGS if os.path.lexists(folder / name)]
+            raise UserError(f"{folder!r} holds the link {entry.name!a}, which leads elsewhere: remove it")
+    if place.folder:
+        there = [name for name in LISTINGS if os.path.lexists(place.folder / name)]
+    else:
+        statuses = place.statuses(LISTINGS)
+        there = [n for n, status in zip(LISTINGS, statuses, strict=True) if isinstance(status, Status)]
     try:
-        foreign = load_manifest(Folder(folder)).foreign
+        foreign = load_manifest(place).foreign
     except UserError:
         # no manifest, or the file of another program
         foreign = None
     if foreign is False:
         raise UserError(
-            f"{str(folder)!r} was made by `turbomim shard make` and has its index: check it with "
+            f"{folder!r} was made by `turbomim shard make` and has its index: check it with "
             "`turbomim shard verify`"
         )
     if there and not force:
@@ -91,4 +93,4 @@ def check_listings(folder: Path, force: bool) -> None:
             else "index a new folder of links to the tars, or replace them with --force"
         )
         what = "is indexed already" if foreign else f"holds files that would be replaced ({', '.join(there)})"
-        raise UserError(f"{str(folder)!r} {what}: {remedy}")
+        raise UserError(f"{folder!r} {what}: {remedy}")

@@ -3,7 +3,6 @@
 Which member is the image and which the label say `Members`.  The result is the tar's index, line by line.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,8 +10,9 @@ from itertools import groupby
 
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.keys import Keys, looks_like_image, printable, split_name
+from turbomim.pipeline.tars.open_tar import BadTar, OpenTar
 from turbomim.pipeline.tars.tar import LABEL_BYTES, NO_LABEL, is_label
-from turbomim.pipeline.tars.walk import BadTar, TarMember, walk_tar
+from turbomim.pipeline.tars.walk import TarMember, walk_tar
 
 # sizes and offsets of one image fit int32 in the sample index
 MAX_IMAGE_BYTES = 2**31 - 1
@@ -37,11 +37,11 @@ class TarSamples:
     others: int = 0
 
 
-def read_samples_of(descriptor: int, choice: Members) -> TarSamples:
+def read_samples_of(tar: OpenTar, choice: Members) -> TarSamples:
     """List the samples of a tar.  Raises BadTar, as `walk_tar` does and for a sample that is ambiguous."""
     found = TarSamples()
     seen: set[str] = set()
-    for key, group in groupby(_members(descriptor, choice.keys, found), lambda named: named[0]):
+    for key, group in groupby(_members(tar, choice.keys, found), lambda named: named[0]):
         members = [(extension, member) for _, extension, member in group]
         place = members[0][1].offset
         extensions = [extension for extension, _ in members]
@@ -67,16 +67,16 @@ def read_samples_of(descriptor: int, choice: Members) -> TarSamples:
         for extension, member in members:
             if extension == choice.label:
                 found.labelled += 1
-                found.numbered += _read_label(descriptor, member, key) != NO_LABEL
+                found.numbered += _read_label(tar, member, key) != NO_LABEL
             elif member is not image and (looks_like_image(extension) or extension.endswith(".cls")):
                 found.unread[extension] += 1
         found.lines.append(" ".join(f"{ext} {m.offset} {m.size} {printable(m.name)}" for ext, m in members))
     return found
 
 
-def _members(descriptor: int, keys: Keys, found: TarSamples) -> Iterator[tuple[str, str, TarMember]]:
+def _members(tar: OpenTar, keys: Keys, found: TarSamples) -> Iterator[tuple[str, str, TarMember]]:
     """Yield key, extension and member of what belongs to samples, and count what does not."""
-    for member in walk_tar(descriptor):
+    for member in walk_tar(tar):
         parts = split_name(member.name, keys)
         if parts is None:
             found.others += 1
@@ -84,9 +84,9 @@ def _members(descriptor: int, keys: Keys, found: TarSamples) -> Iterator[tuple[s
             yield *parts, member
 
 
-def _read_label(descriptor: int, member: TarMember, key: str) -> int:
+def _read_label(tar: OpenTar, member: TarMember, key: str) -> int:
     """Give a sample's label, NO_LABEL for none.  Raises BadTar."""
-    content = os.pread(descriptor, min(member.size, LABEL_BYTES), member.offset)
+    content = tar.read_at(min(member.size, LABEL_BYTES), member.offset)
     if member.size > LABEL_BYTES or not is_label(content):
         raise BadTar(
             member.offset,

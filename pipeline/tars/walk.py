@@ -5,15 +5,12 @@ one says what is wrong at which byte: a name or a size given twice, a link, a de
 Source: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block"; GNU tar manual, "Basic Tar".
 """
 
-import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
+from turbomim.pipeline.tars.open_tar import BadTar, OpenTar
 from turbomim.pipeline.tars.tar import BLOCK, round_up
 
 NAME: Final = slice(0, 100)
@@ -46,14 +43,6 @@ CHUNK: Final = 1 << 20
 REPACK: Final = "repack it as plain files, `tar --format=ustar --dereference --hard-dereference`"
 
 
-class BadTar(ValueError):
-    """A tar that is damaged, or that readers would not agree about.  offset: byte where that shows."""
-
-    def __init__(self, offset: int, reason: str) -> None:
-        super().__init__(f"at byte {offset:,}: {reason}")
-        self.offset = offset
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TarMember:
     """A regular file in a tar. name: as stored, any bytes but NUL; offset: its first data byte."""
@@ -63,35 +52,22 @@ class TarMember:
     size: int
 
 
-@contextmanager
-def open_tar(path: Path) -> Iterator[int]:
-    """Open a tar for `os.pread`: a descriptor, closed at the end.  Raises OSError, or BadTar for no file."""
-    # without O_NONBLOCK, opening a fifo waits for a writer
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise BadTar(0, "it is not a regular file")
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def walk_tar(descriptor: int) -> Iterator[TarMember]:
+def walk_tar(tar: OpenTar) -> Iterator[TarMember]:
     """Yield the regular files of a tar in order; folders are passed over.
 
     Raises BadTar: a header without a right checksum, a member that reaches beyond the file, no end or
     something behind it, contradicting headers, anything but files and folders.
     """
-    tar_bytes = os.fstat(descriptor).st_size
+    tar_bytes = tar.size
     place = 0
     extended: dict[str, bytes] = {}
-    while (header := _header(descriptor, place, tar_bytes)) is not None:
+    while (header := _header(tar, place)) is not None:
         kind, size = header[KIND], _size(header, place)
         end = place + BLOCK + round_up(size, BLOCK)
         if kind in (PAX_NEXT, PAX_ALL, GNU_NAME, GNU_LINK):
             if size > MAX_EXTENSION:
                 raise BadTar(place, f"{size:,} bytes of extended header, over the limit of {MAX_EXTENSION:,}")
-            content = os.pread(descriptor, size, place + BLOCK)
+            content = tar.read_at(size, place + BLOCK)
             if len(content) < size:
                 raise _cut(place, "an extended header", end, tar_bytes)
             _extend(extended, kind, content, place)
@@ -106,15 +82,15 @@ def walk_tar(descriptor: int) -> Iterator[TarMember]:
         place = end
     if extended:
         raise BadTar(place, "an extended header is the last member: the file it belongs to is missing")
-    _check_end(descriptor, place)
+    _check_end(tar, place)
 
 
-def _header(descriptor: int, place: int, tar_bytes: int) -> bytes | None:
+def _header(tar: OpenTar, place: int) -> bytes | None:
     """Read the header at `place` and check that it is one; None where the archive's end begins."""
-    header = os.pread(descriptor, BLOCK, place)
+    header = tar.read_at(BLOCK, place)
     if len(header) < BLOCK:
         what = (
-            "the file is empty" if tar_bytes == 0 else "the file ends without the zero blocks of a tar's end"
+            "the file is empty" if tar.size == 0 else "the file ends without the zero blocks of a tar's end"
         )
         raise BadTar(place, f"{what}: cut off?")
     if header.count(0) == BLOCK:
@@ -223,11 +199,11 @@ def _cut(place: int, what: str, end: int, tar_bytes: int) -> BadTar:
     return BadTar(place, f"{what} goes on to byte {end:,}, the file ends at {tar_bytes:,}: cut off?")
 
 
-def _check_end(descriptor: int, place: int) -> None:
+def _check_end(tar: OpenTar, place: int) -> None:
     """Check that the tar ends at `place`: two zero blocks, and nothing but zeros behind."""
-    if len(os.pread(descriptor, 2 * BLOCK, place)) < 2 * BLOCK:
+    if len(tar.read_at(2 * BLOCK, place)) < 2 * BLOCK:
         raise BadTar(place, "one zero block instead of the two of a tar's end: cut off?")
-    while chunk := os.pread(descriptor, CHUNK, place):
+    while chunk := tar.read_at(CHUNK, place):
         if chunk.count(0) != len(chunk):
             behind = place + len(chunk) - len(chunk.lstrip(b"\0"))
             raise BadTar(

@@ -381,7 +381,7 @@ def test_a_full_disk_or_read_only_folder_is_named(tmp_path: Path, monkeypatch: p
     def refuse(*_: object, **__: object) -> None:
         raise UserError("cannot write 'a.idx': No space left on device")
 
-    monkeypatch.setattr("turbomim.pipeline.making.index_tars.write_durably", refuse)
+    monkeypatch.setattr("turbomim.pipeline.places.folder.durable_file", refuse)
     with pytest.raises(UserError, match="No space left"):
         index_tars(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]

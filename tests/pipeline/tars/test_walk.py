@@ -12,7 +12,9 @@ import pytest
 import webdataset
 from tests.pipeline.tars.tar_bytes import END, GNU, header, member, padded, pax, write_tar
 
-from turbomim.pipeline.tars.walk import BadTar, TarMember, open_tar, walk_tar
+from turbomim.pipeline.places.folder import Folder
+from turbomim.pipeline.tars.open_tar import BadTar, open_tar
+from turbomim.pipeline.tars.walk import TarMember, walk_tar
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}
 NAMES = {
@@ -29,8 +31,8 @@ CANNOT = {("ustar", "300 characters"), ("ustar", "one word of 300")}
 
 
 def walk(path: Path) -> list[TarMember]:
-    with open_tar(path) as descriptor:
-        return list(walk_tar(descriptor))
+    with open_tar(Folder(path.parent), path.name) as tar:
+        return list(walk_tar(tar))
 
 
 def contents(path: Path) -> list[tuple[str, bytes]]:
@@ -228,9 +230,9 @@ def test_hostile_and_damaged_tars(content: bytes, words: str, tmp_path: Path) ->
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
-    with pytest.raises(BadTar, match="not a regular file"), open_tar(tmp_path / "a.tar"):
+    with pytest.raises(BadTar, match="not a regular file"), open_tar(Folder(tmp_path), "a.tar"):
         pass
-    with pytest.raises(BadTar, match="not a regular file"), open_tar(tmp_path):
+    with pytest.raises(BadTar, match="not a regular file"), open_tar(Folder(tmp_path), "."):
         pass
 
 

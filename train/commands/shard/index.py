@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -22,10 +21,11 @@ from turbomim.train.terminal.progress import byte_bar
 class ShardIndex(IndexSettings):
     """Make a folder of WebDataset tars from elsewhere readable: write an .idx beside each, and a manifest."""
 
-    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """Folder with the *.tar of one split; links to tars will do.  No tar is changed."""
+    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
+    """Folder with the *.tar of one split; links to tars will do.  Or one of a store, s3://BUCKET/FOLDER, gs://,
+    az:// or hf://: headers and labels are read alone.  No tar is changed."""
     workers: int = cores()
-    """Threads, a tar each."""
+    """Threads, a tar each; 64 in a store."""
 
 
 def shard_index_command(argv: list[str]) -> None:
@@ -45,9 +45,12 @@ def describe_index(report: IndexReport, seconds: float) -> str:
     lines = [
         f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}, "
         f"{manifest.bytes / 1e6:,.1f} MB, indexed as {manifest.name}-{manifest.split} in "
-        f"{str(report.path)!a} ({manifest.samples / seconds:,.0f} img/s)",
+        f"{str(report.place)!a} ({manifest.samples / seconds:,.0f} img/s)",
         f"images {' '.join(indexed['image'])}, {labels}; `turbomim shard verify --images` decodes them all",
     ]
+    if report.requests:
+        read = f"{counted(report.requests, 'request')}, {report.read / 1e6:,.1f} MB"
+        lines.append(f"headers and labels read: {read} of {manifest.bytes / 1e9:,.1f} GB")
     lines += [report.note] if report.note else []
     if report.unread:
         shown = ", ".join(f"{count:,} {extension}" for extension, count in report.unread.most_common(8))
