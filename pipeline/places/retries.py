@@ -29,14 +29,26 @@ QUIET = 10.0
 class Traffic:
     """What this process asked of object stores.  Safe from many threads.
 
-    requests: that were answered; bytes: read; retries: by their cause.
+    requests: that were answered; bytes: read; retries: by their cause; last: the request last tried again;
+    tell: takes a line about retries, now and then.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.requests = self.bytes = 0
         self.retries: Counter[str] = Counter()
+        self.last = ""
+        self.tell: Callable[[str], None] = to_stderr
         self._told = -QUIET
+
+    @contextmanager
+    def telling(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Within it lines about retries go there."""
+        self.tell, before = tell, self.tell
+        try:
+            yield
+        finally:
+            self.tell = before
 
     def answered(self, size: int) -> None:
         """Count a request and the bytes that it read."""
@@ -44,10 +56,11 @@ class Traffic:
             self.requests += 1
             self.bytes += size
 
-    def failed(self, cause: str) -> bool:
+    def failed(self, cause: str, what: str) -> bool:
         """Count a request that is made again; whether it is time for a line about it."""
         with self._lock:
             self.retries[cause] += 1
+            self.last = what
             now = time.monotonic()
             due = now - self._told >= QUIET
             if due:
@@ -84,7 +97,6 @@ def persistently(
     *,
     answered: bool,
     halt: threading.Event | None = None,
-    tell: Callable[[str], None] = to_stderr,
 ) -> T:
     """Make a request until it is answered.
 
@@ -107,8 +119,8 @@ def persistently(
             if seconds + wait > limit:
                 error.args = (f"{error} (tried for {seconds:.0f} s)",)
                 raise
-            if TRAFFIC.failed(str(error).partition(" (")[0]) and not _patience.seconds:
-                tell(f"{what}: {error}, {seconds:.1f} s so far; tried again")
+            if TRAFFIC.failed(str(error).partition(" (")[0], what) and not _patience.seconds:
+                TRAFFIC.tell(f"{what}: {error}, {seconds:.1f} s so far; tried again")
             if halt.wait(wait):
                 raise
             longest = min(2 * longest, LONGEST_WAIT)

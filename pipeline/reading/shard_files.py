@@ -134,6 +134,8 @@ class ShardFiles(Closing):
             size = self.read(shard, buffer, offset)
         except OSError as error:
             where = f"{self._at(shard)!r} at byte {offset}"
+            if self._pool is not None:
+                where = f"bytes {offset} to {offset + len(buffer) - 1} of {self._at(shard)!r}"
             raise UserError(f"cannot read {where}: {explain(error, REMEDY)}") from error
         if size != len(buffer):
             raise self.changed(shard, offset, f"the file ends after {size} of {len(buffer)} bytes")

@@ -22,6 +22,7 @@ from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.folder.log import Record
+from turbomim.train.loop.storage import storage_in_words
 from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import speed_source
@@ -248,4 +249,6 @@ def slow_stage(record: Record, split: Split, speed: LoaderSpeed, world: World) -
             remedy = "`turbomim shard make --store resized` makes shards that decode several times faster"
         else:
             remedy = tune
+    if stage == "reading" and "storage_requests" in record:
+        stage, remedy = "storage", storage_in_words(record, split, cached=split.cache is not None)
     return f"{wait:.0f} % of the time was spent waiting for data, most for {stage}: {remedy}"

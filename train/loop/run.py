@@ -13,6 +13,7 @@ from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import LoaderStats
+from turbomim.pipeline.places.retries import TRAFFIC
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import rundir
@@ -26,6 +27,7 @@ from turbomim.train.loop.out_of_memory import explaining_out_of_memory
 from turbomim.train.loop.profiling import Profile, part
 from turbomim.train.loop.session import RunFolder, Session
 from turbomim.train.loop.step import Step
+from turbomim.train.loop.storage import StorageWindow
 from turbomim.train.loop.task import Task
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.schedule import lr_of_step
@@ -66,6 +68,7 @@ class Run:
         self.resumed_from: State | None = None
         # samples replaced and steps skipped up to the last log line
         self.replaced = self.skipped = 0
+        self.storage = StorageWindow(split=session.split, world=self.world)
         self.lines_since_hint = LINES_BETWEEN_HINTS
 
     @property
@@ -87,7 +90,12 @@ class Run:
                 self.checkpoints.bring_to_all_machines(found)
                 self.resumed_from = self.world.run_on_all(lambda: self.checkpoints.resume(found))
                 self.step, unlogged = self.resumed_from.step, self.resumed_from.window_steps
-            with self.log.open(self.step, unlogged) as logged, stop_flag() as flag, self._mirroring():
+            with (
+                self.log.open(self.step, unlogged) as logged,
+                TRAFFIC.telling(self.log.note),
+                stop_flag() as flag,
+                self._mirroring(),
+            ):
                 self.replaced = sum(record.get("replaced", 0) for record in logged)
                 self.skipped = sum(record.get("skipped", 0) for record in logged)
                 for line in self.folder.notes:
@@ -286,7 +294,11 @@ class Run:
         record["replaced_total"], record["skipped_total"] = self.replaced, self.skipped
         record["rollbacks"] = self.checkpoints.rollbacks
         record |= {OF_MODEL + name: float(value) for name, value in self.task.model_numbers().items()}
+        record |= self.storage.record()
         self.log.record(record)
+        if again := self.storage.retried():
+            self.log.note(again)
+        self.storage = self.storage.next()
         slow = slow_stage(record, self.session.split, self.session.loader_speed, self.world)
         # a process's first steps wait for the loader to start
         if slow and not record["first"] and self.lines_since_hint >= LINES_BETWEEN_HINTS:

@@ -36,6 +36,7 @@ class Clock(threading.Event):
 def traffic(monkeypatch: pytest.MonkeyPatch) -> Traffic:
     """The counts of this test alone."""
     traffic = Traffic()
+    traffic.tell = lambda line: None
     monkeypatch.setattr(retries, "TRAFFIC", traffic)
     return traffic
 
@@ -64,7 +65,9 @@ def failing(times: float, *, passing: bool = True) -> Callable[[], str]:
 
 def test_waits_double_up_to_a_limit(traffic: Traffic, clock: Clock) -> None:
     lines: list[str] = []
-    assert persistently(failing(12), "x", answered=True, halt=clock, tell=lines.append) == "answer"
+    with traffic.telling(lines.append):
+        assert persistently(failing(12), "x", answered=True, halt=clock) == "answer"
+    assert traffic.last == "x"
     assert clock.waits[0] == FIRST_WAIT and clock.waits[-1] == LONGEST_WAIT
     assert all(later == min(2 * wait, LONGEST_WAIT) for wait, later in pairwise(clock.waits))
     assert traffic.retries == {"an answer of another length came": 12}
@@ -76,7 +79,7 @@ def test_waits_double_up_to_a_limit(traffic: Traffic, clock: Clock) -> None:
 @pytest.mark.parametrize(("answered", "limit"), [(True, LIMIT), (False, LIMIT_NEW)])
 def test_it_ends_after_the_limit(traffic: Traffic, clock: Clock, answered: bool, limit: float) -> None:
     with pytest.raises(PlaceError, match=r"\(tried for \d+ s\)$"):
-        persistently(failing(1e9), "x", answered=answered, halt=clock, tell=lambda line: None)
+        persistently(failing(1e9), "x", answered=answered, halt=clock)
     assert limit - LONGEST_WAIT <= clock.now <= limit
 
 
@@ -89,7 +92,7 @@ def test_what_no_retry_can_help_is_raised_at_once(traffic: Traffic, clock: Clock
 def test_a_halt_ends_the_wait(traffic: Traffic, clock: Clock) -> None:
     clock.halt_at = 1.0
     with pytest.raises(PlaceError):
-        persistently(failing(1e9), "x", answered=True, halt=clock, tell=lambda line: None)
+        persistently(failing(1e9), "x", answered=True, halt=clock)
     assert clock.now < 1.0 + 2 * FIRST_WAIT * 8
 
 
@@ -106,7 +109,7 @@ def test_waits_are_random(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> 
     waits: set[float] = set()
     for _ in range(5):
         clock = Clock()
-        persistently(failing(1), "x", answered=True, halt=clock, tell=lambda line: None)
+        persistently(failing(1), "x", answered=True, halt=clock)
         assert FIRST_WAIT / 2 <= clock.waits[0] <= FIRST_WAIT
         waits.add(clock.waits[0])
     assert len(waits) > 1
