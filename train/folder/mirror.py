@@ -156,9 +156,12 @@ class Mirror(Closing):
         found = next(iter(checkpoint.complete(self._folder / "ckpt")), None)
         if found is not None and found.name < self._ahead:
             return
-        if found is None or found.name == self._settled:
-            self._copy_files()
-            return
+        if found is not None and found.name != self._settled:
+            self._copy_newest(found)
+        self._copy_files()
+
+    def _copy_newest(self, found: Path) -> None:
+        """Copy a checkpoint and the one that it rolls back to, and put in order what is there."""
         good = found.parent / checkpoint.step_name(checkpoint.read_state(found).good)
         try:
             self.copying = frozenset({good.name, found.name})

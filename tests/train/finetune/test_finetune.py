@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.finetune import finetune, with_classes
 from turbomim.train.finetune.task import find_test_of_last_weights
 from turbomim.train.folder import checkpoint
+from turbomim.train.folder.mirror import Mirror
 from turbomim.train.models.methods import make_model
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.finetune import FinetuneConfig
@@ -156,6 +158,29 @@ def test_it_begins_with_the_pre_trained_encoder_and_a_new_head(
     Path("kept/finetune/metrics.jsonl").unlink()
     assert call(monkeypatch, *words) == 0
     assert json.loads(Path("scores.json").read_text()) == result
+
+
+def test_a_bare_machine_goes_on_from_its_mirror(
+    pretrained: Path, shards: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the checkpoint before the last, to the same weights and losses."""
+    ckpt = tmp_path / "own" / "finetune" / "ckpt"
+    # each, however fast they come
+    monkeypatch.setattr(Mirror, "written", lambda mirror: mirror.copy_now(checkpoint.complete(ckpt)[0]))
+    whole = finetune(settings(pretrained, shards, tmp_path), load_source(pretrained, {}), console=quiet())
+    flags = {"mirror": str(tmp_path / "mirror")}
+    config = settings(pretrained, shards, tmp_path / "own", run=flags)
+    copied = tmp_path / "mirror" / pretrained.name / "eval" / "finetune"
+    finetune(config, load_source(pretrained, {}), console=quiet())
+    newest = sorted((copied / "ckpt").glob("step-*"))[-1]
+    shutil.rmtree(newest)
+    shutil.rmtree(tmp_path / "own")
+    found = finetune(config, load_source(pretrained, {}), console=quiet())
+    log = (found.folder / "train.log").read_text()
+    assert "comes from the mirror" in log and "resumed from" in log and "step-00000010: step 10 of 12" in log
+    assert outcome(found.folder) == outcome(whole.folder)
+    for name in ("result.json", "metrics.jsonl", f"ckpt/{newest.name}/model.safetensors"):
+        assert (copied / name).read_bytes() == (found.folder / name).read_bytes()
 
 
 def test_it_learns_what_can_be_told_apart(pretrained: Path, shards: dict[str, Path], tmp_path: Path) -> None:

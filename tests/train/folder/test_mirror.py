@@ -1,7 +1,13 @@
 """A run's mirror has what the run folder has, and a bare machine goes on from it as if nothing had been.
 
-Planted bugs and the test that fails on each: COMPLETE copied first, or the checksums not looked at, fail
-`test_what_is_not_whole_is_passed_over`; …
+Planted bugs and the test that fails on each: checksums that nobody looks at,
+`test_what_is_not_whole_is_passed_over`; a checkpoint that counts before its log, or one that is removed
+while it is copied, `test_what_is_being_copied_stays_on_the_disk`; no copy of the one to roll back to,
+`test_the_one_to_roll_back_to_is_copied_first_and_kept`; other settings that nobody compares,
+`test_a_run_with_other_settings_is_refused`; signs of life that nobody heeds, `test_two_machines`; an
+older run that copies over a newer one, `test_a_newer_mirror_that_comes_back_is_left_alone`; a checkpoint
+that has its name before its log is there, `test_killed_while_it_comes_from_the_mirror`; a checkpoint read
+where only rank 0 has it, `test_machines_with_disks_of_their_own`.
 """
 
 from __future__ import annotations
@@ -416,16 +422,19 @@ def write(folder: Path, step: int, *, good: int) -> None:
 
 
 def test_what_is_being_copied_stays_on_the_disk(tmp_path: Path) -> None:
-    """However many come meanwhile."""
+    """However many come meanwhile.  The log is there before the copy counts."""
     config = mirrored(tmp_path, tmp_path, tmp_path / "mirror")
     folder, copied = tmp_path / "r" / "ckpt", tmp_path / "mirror" / "r" / "ckpt"
     hurry()
     with Mirror(config, print) as mirror, pytest.MonkeyPatch.context() as patch:
         mirror.connect()
-        put, go_on = Folder.put, threading.Event()
+        put, held, go_on = Folder.put, threading.Event(), threading.Event()
 
         def slow(self: Folder, name: str, *args: Any, **options: Any) -> str:
             if name.endswith("00000002/state.json"):
+                (tmp_path / "r" / "metrics.jsonl").touch()
+            if name.endswith("00000002/COMPLETE"):
+                held.set()
                 assert go_on.wait(60)
             return put(self, name, *args, **options)
 
@@ -437,7 +446,8 @@ def test_what_is_being_copied_stays_on_the_disk(tmp_path: Path) -> None:
                 while not (copied / "step-00000002").exists():
                     time.sleep(0.01)
             assert [p.name for p in checkpoint.complete(folder)] == [f"step-0000000{n}" for n in (8, 6, 2)]
-            assert whole_in(content(config)) == []
+            assert held.wait(60)
+            assert whole_in(content(config)) == [] and "metrics.jsonl" in content(config)
             go_on.set()
     assert whole_in(content(config)) == ["step-00000008", "step-00000002"]
 
