@@ -35,7 +35,6 @@ PACKAGES: Final = ("torch", "obstore", "webdataset", "litdata", "mosaicml-stream
 READING, TRAINING = (f"turbomim.benchmarks.stores.{name}" for name in ("reading", "training"))
 SHARDS: Final = 16
 SHARES: Final = (0.25, 0.5, 0.75)
-TRAIN_BATCH: Final = 16
 # seconds of a process, beyond its start
 PATIENCE: Final = 600.0
 
@@ -222,7 +221,7 @@ def measure_all(
             measure(entrant, EPOCHS, number, READING, {"reader": entrant.function, "job": job.to_json()})
         for entrant, job in runs if number % 2 else runs[::-1]:
             if options.train_images and entrant.name in (FOLDER, S3):
-                short = replace(job, samples=options.train_images, batch=TRAIN_BATCH)
+                short = replace(job, samples=options.train_images)
                 measure(entrant, TRAINED, number, TRAINING, {"job": short.to_json()})
 
 

@@ -110,11 +110,17 @@ def litdata(job: ReadJob) -> Epochs:
         storage_options={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]},
         transform=crop,
     )
-    # its client of S3 is obstore, which does not survive a fork
+    # its client of S3, obstore, does not survive a fork
     options = worker_options(loader_job(job)) | {"multiprocessing_context": "spawn"}
-    loader = library.StreamingDataLoader(data, batch_size=job.batch, **options)
+    loader = library.StreamingDataLoader(data, batch_size=job.batch, worker_init_fn=_allow_http, **options)
     while True:
         yield iter(loader)
+
+
+def _allow_http(worker: int) -> None:
+    """Let LitData's client take a server without TLS, for which it has no setting."""
+    client: Any = importlib.import_module("litdata.streaming.downloader")
+    client._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
 
 
 def mosaic(job: ReadJob) -> Epochs:

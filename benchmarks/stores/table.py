@@ -60,7 +60,9 @@ def _reading(row: Row, base: Answers, needs: float) -> list[tuple[str, ...]]:
             return {number: answer["epochs"][epoch] for number, answer in answers.items()}
 
         here = of(row.answers[EPOCHS])
-        images, sent = _middle(here, "images"), _middle(here, "sent_bytes")
+        # a loader of ours has read the next epoch ahead
+        fetched = row.answers.get(EXACT, here)
+        images, sent = _middle(fetched, "images"), _middle(fetched, "sent_bytes")
         lines.append(
             (
                 row.name,
@@ -69,7 +71,7 @@ def _reading(row: Row, base: Answers, needs: float) -> list[tuple[str, ...]]:
                 _ratio(here, of(base)),
                 f"{_middle(here, 'cpu_s'):.2f}",
                 f"{_middle(here, 'server_cpu_s'):.2f}",
-                f"{1000 * _middle(here, 'requests') / images:,.0f}",
+                f"{1000 * _middle(fetched, 'requests') / images:,.0f}",
                 f"{sent / images / needs:.3f}" if needs else "",
                 f"{_middle(here, 'memory_mb'):,.0f}",
             )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from dataclasses import replace
 from typing import Any, Final
 
 from turbomim.benchmarks.loader.run import cpu_seconds
-from turbomim.benchmarks.step.train import BenchTrain, settings, timed_steps
+from turbomim.benchmarks.step.bench import BenchStep, configure
+from turbomim.benchmarks.step.train import timed_steps
 from turbomim.benchmarks.stores.job import ReadJob, Served
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.stream.turns import BatchCut
@@ -18,14 +21,21 @@ from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
 from turbomim.train.world.distributed import join_ranks
 
+# some 15 ms an image on 2 cores: not free, and not so long that no loader is seen; not compiled, which takes
+# longer than the steps do
 MODEL: Final = "vit-tiny"
-# compile, and fill what is read ahead
+DECODER: Final = BenchStep(decoder_width=96, decoder_depth=2, decoder_heads=3)
 FIRST_STEPS: Final = 3
+# seconds without a request, after which all is there that is read ahead
+SILENCE: Final = 1.0
 
 
 def train(job: ReadJob) -> dict[str, Any]:
     """Steps of a small model over one epoch: images a second, % waited, CPU seconds a 1,000 images."""
-    config = settings(BenchTrain(data=job.where, device="cpu"), MODEL)
+    config = configure(MODEL, DECODER)
+    config = replace(
+        config, data=replace(config.data, path=job.where), step=replace(config.step, compile=False)
+    )
     with join_ranks("cpu") as world:
         split = open_data(job.where, "--data", config.data, world)
         model = make_model(config).to(world.device)
@@ -35,6 +45,7 @@ def train(job: ReadJob) -> dict[str, Any]:
         speed = LoaderSpeed(threads=job.cores)
         with open_loader(config, split, cut, speed, device="cpu", notify=_say) as loader:
             timed_steps(step, loader, FIRST_STEPS)
+            _let_read_ahead(job)
             before, cpu = Served.now(job), cpu_seconds()
             steps = job.samples // job.batch
             seconds, wait = timed_steps(step, loader, steps)
@@ -49,6 +60,14 @@ def train(job: ReadJob) -> dict[str, Any]:
         "requests": served.requests,
         "sent_bytes": served.sent_bytes,
     }
+
+
+def _let_read_ahead(job: ReadJob) -> None:
+    """Wait until nothing is asked for: from then on what is read is what the steps use up."""
+    before, now = Served(requests=-1), Served.now(job)
+    while now.requests != before.requests:
+        time.sleep(SILENCE)
+        before, now = now, Served.now(job)
 
 
 def _say(line: str) -> None:

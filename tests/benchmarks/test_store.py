@@ -100,7 +100,7 @@ def test_table() -> None:
         TRAINED: {0: epoch(49) | {"wait_pct": 1.25}},
     }
     text = tables([base, streamed, Row(name="LitData", failure="not installed")], FOLDER)
-    assert f"| {S3} | 1 | 100 (90 to 360) | 0.90 | 0.50 | 0.25 | 900 | 1.020 | 400 |" in text
+    assert f"| {S3} | 1 | 100 (90 to 360) | 0.90 | 0.50 | 0.25 | 900 | 1.010 | 400 |" in text
     assert f"| {S3} | 49 (49 to 49) | 0.980 | 1.25 % | 0.50 | 0.25 |" in text
     assert f"| {S3} | 900 | 1.0100 | 25.0 % |" in text
     assert text.endswith("- LitData: not installed")
