@@ -196,17 +196,17 @@ class Bucket(Place):
         except FileNotFoundError:
             return
 
-    def _only(self, name: str, version: str) -> dict[str, str | None]:
+    def _only(self, name: str, version: str) -> dict[str, str]:
         """The condition that an object still is of a version.  Raises Exists if it is not."""
         import obstore
 
-        condition: dict[str, str | None] = {"e_tag": f'"{version}"', "version": None}
+        condition = {"e_tag": f'"{version}"'}
         if self._url.startswith("gs:"):
             # Google's store compares generations, and a listing has none
             found = self._ask(name, "version", lambda store: obstore.head(store, name))
             if _version_of(found["e_tag"]) != version:
                 raise Exists(f"{self.at(name)} was changed since it was opened")
-            condition["version"] = found["version"]
+            condition["version"] = found["version"] or ""
         return condition
 
     def _check_writable(self) -> None:
