@@ -70,6 +70,8 @@ def explain_refusal(error: Exception, what: str) -> PlaceError:
         return Exists(f"{what} is there already")
     if kind == "PreconditionError":
         return changed(what)
+    if "service account file" in head:
+        return PlaceError("the key file cannot be read", "check GOOGLE_APPLICATION_CREDENTIALS")
     if any(host in text for host in LAST_RESORTS) or "must be specified" in head:
         return PlaceError("no credentials were found", CREDENTIALS.get(what.partition(":")[0], PERMISSION))
     if code in CODES:

@@ -75,6 +75,14 @@ TABLE = [
         FileNotFoundError(http("404 Not Found", "NoSuchBucket")),
         NoSuchObject, "there is no such bucket", FINAL,
     ),
+    (
+        refused.GenericError(http("404 Not Found", "ContainerNotFound")),
+        NoSuchObject, "there is no such bucket", FINAL,
+    ),
+    (
+        refused.GenericError("Generic GCS error: Unable to open service account file from /k: No such file"),
+        PlaceError, "the key file cannot be read", FINAL,
+    ),
     (refused.AlreadyExistsError("x"), Exists, f"{WHAT} is there already", FINAL),
     (refused.PreconditionError("x"), Changed, f"{WHAT} was changed since it was opened", FINAL),
     (
@@ -120,3 +128,16 @@ def test_no_secret_is_in_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert without_secrets(text) == "https://h/p 'http://h/q', key ***, ***"
     found = explain_refusal(refused.GenericError(f"odd: {text}"), WHAT)
     assert not re.search("distinct|abc|def", str(found))
+
+
+@pytest.mark.parametrize(
+    ("what", "helps"),
+    [
+        ("s3://b/x", "AWS_ACCESS_KEY_ID"),
+        ("gs://b/x", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("az://b/x", "AZURE_STORAGE_ACCOUNT_KEY"),
+    ],
+)
+def test_credentials_are_those_of_the_scheme(what: str, helps: str) -> None:
+    found = explain_refusal(refused.GenericError(sending("169.254.169.254")), what)
+    assert re.findall("AWS_ACCESS_KEY_ID|GOOGLE_APP[A-Z_]*|AZURE[A-Z_]*ACCOUNT_KEY", found.helps) == [helps]
