@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.places.place import Place
@@ -13,8 +14,12 @@ HUB = "hf"
 
 
 def is_remote(where: str | os.PathLike[str]) -> bool:
-    """Whether it is a URL, not a path."""
-    return "://" in os.fspath(where)
+    """Whether it is a URL, not a path.  Raises UserError for a URL of which a path was made: s3:/bucket."""
+    where = os.fspath(where)
+    scheme, colon, rest = where.partition(":/")
+    if colon and scheme in (*SCHEMES, HUB) and not rest.startswith("/"):
+        raise UserError(f"{where!r} has one slash after {scheme}:, not two: give {scheme}://{rest}")
+    return "://" in where
 
 
 def open_place(where: str | os.PathLike[str]) -> Place:
@@ -23,12 +28,9 @@ def open_place(where: str | os.PathLike[str]) -> Place:
     Raises UserError for a URL that is none of these, and PlaceError where credentials cannot be read.
     """
     where = os.fspath(where)
-    scheme, _, rest = where.partition(":/")
-    if scheme in (*SCHEMES, HUB) and not rest.startswith("/"):
-        # as a path makes of it
-        raise UserError(f"{where!r} has one slash after {scheme}:, not two: give {scheme}://{rest}")
     if not is_remote(where):
         return Folder(Path(where))
+    scheme = urlsplit(where).scheme
     if scheme not in (*SCHEMES, HUB):
         known = ", ".join(f"{name}://" for name in (*SCHEMES, HUB))
         raise UserError(f"{where!r}: {scheme}:// is not known; give a folder, or one of {known}")

@@ -12,7 +12,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import PlaceError
 
 
-@pytest.mark.parametrize("where", ["shards", "/data/shards", Path("shards"), "a:b"])
+@pytest.mark.parametrize("where", ["shards", "/data/shards", Path("shards"), "a:b", "s3", "hf"])
 def test_a_path_is_a_folder(where: str | Path) -> None:
     place = open_place(where)
     assert isinstance(place, Folder) and not is_remote(where)
