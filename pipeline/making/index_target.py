@@ -49,4 +49,5 @@ def put_file(target: Place, name: str, content: bytes) -> None:
     try:
         target.put(name, content)
     except OSError as error:
-        raise UserError(f"cannot write {target.at(name)!r}: {explain(error, 'check the store')}") from error
+        helps = "check the permissions, or choose another folder" if target.folder else "check the store"
+        raise UserError(f"cannot write {target.at(name)!r}: {explain(error, helps)}") from error

@@ -7,7 +7,7 @@ from threading import Event
 from typing import Self
 
 from turbomim.pipeline.places.place import Place, Status
-from turbomim.pipeline.system.durable import durable_file
+from turbomim.pipeline.system.durable import whole_file
 from turbomim.pipeline.system.remedies import Exists
 
 # bytes copied at a time
@@ -65,8 +65,7 @@ class Folder(Place):
         path.parent.mkdir(parents=True, exist_ok=True)
         if version or (if_absent and path.exists()):
             raise Exists(f"{path} is there already")
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        with durable_file(path, needed=size, unique=True) as out:
+        with whole_file(path, unique=True) as out:
             if isinstance(content, bytes):
                 out.write(content)
             else:

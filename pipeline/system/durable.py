@@ -16,13 +16,11 @@ from turbomim.pipeline.system.remedies import FULL, UNSUPPORTED, explain, number
 
 
 @contextmanager
-def durable_file(path: Path, *, needed: int, unique: bool = False) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, unique: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on a clean exit fsync it and rename it to `path`.
 
-    needed: bytes about to be written, for the message when the disk is full.  unique: give each writer a
-    temporary name of its own, where a killed run's worker may still write the same file.  On any error the
-    temporary file is removed and `path` is untouched.  Raises UserError when the system refuses the write,
-    with bytes needed and free.
+    unique: give each writer a temporary name of its own, where a killed run's worker may still write the same
+    file.  On any error the temporary file is removed and `path` is untouched.  Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp" if unique else f".{path.name}.tmp")
     try:
@@ -32,14 +30,24 @@ def durable_file(path: Path, *, needed: int, unique: bool = False) -> Iterator[B
             sync(out.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException:
         # where it could not be made, on a read-only disk say, it cannot be removed either
         with suppress(OSError):
             temporary.unlink()
-        raise write_error(path, error, needed=needed) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def durable_file(path: Path, *, needed: int, unique: bool = False) -> Iterator[BinaryIO]:
+    """`whole_file`, but raise UserError when the system refuses the write, with bytes needed and free.
+
+    needed: bytes about to be written.
+    """
+    try:
+        with whole_file(path, unique=unique) as out:
+            yield out
+    except OSError as error:
+        raise write_error(path, error, needed=needed) from error
 
 
 def write_durably(path: Path, content: bytes, *, unique: bool = False) -> None:
