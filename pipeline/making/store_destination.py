@@ -35,7 +35,7 @@ class StoreDestination(Destination):
         if urlsplit(self.where).scheme not in WRITABLE:
             schemes = " or ".join(f"{scheme}://" for scheme in WRITABLE)
             raise UserError(f"{self.where!r} can only be read: make shards in a folder, or in {schemes}")
-        self._lease = Lease(place, LEASE)
+        self._lease = Lease(place, LEASE, what=repr(self.where), other="choose another place")
         self.mark = self._lease.mark
         self._results: dict[int, ShardResult] = {}
 
@@ -60,19 +60,17 @@ class StoreDestination(Destination):
         """
         with self._refusals("write to"):
             self._lease.take()
-        try:
-            yield
-        except BaseException:
-            # what is wrong with the store has been said
-            with suppress(UserError, OSError):
-                files = self._files()
-                if files.keys() == set(_of_making(files)):
-                    self._clean(files)
-                self._lease.release()
-            raise
-        self._clean(self._files())
-        with self._refusals("write to"):
-            self._lease.release()
+        with self._lease:
+            try:
+                yield
+            except BaseException:
+                # what is wrong with the store has been said
+                with suppress(UserError):
+                    files = self._files()
+                    if files.keys() == set(_of_making(files)):
+                        self._clean(files)
+                raise
+            self._clean(self._files())
 
     def agree_on_plan(self, plan: dict[str, Any]) -> None:
         """Record the plan of a new run; raise UserError if an earlier run had another."""

@@ -1,174 +1,185 @@
-"""One process at a time in a place: a file that its owner writes anew every few seconds, on a condition.
+"""One process at a time in a place: a file that its owner writes anew every few seconds.
 
-A store knows no locks that end with their owner.  An owner of this machine is asked after by its number; one
-of another machine is taken for dead when it has not written for PATIENCE seconds.  No clocks are compared.
+It outlives its owner.  One of this machine is asked after by its number, one of another counts as dead if the
+file stays the same for SILENCE seconds; no clocks are compared.  Where the place has versions, a write is on
+the condition that the file is as it was; in a folder it is read before, and once more after a takeover.
 """
 
 import json
-import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 from turbomim.pipeline.places.place import Place
+from turbomim.pipeline.places.retries import impatient
+from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.system.processes import in_words, is_alive, this_process
 from turbomim.pipeline.system.remedies import Exists, explain
 
-# seconds: between two writes of the owner, without one until others take over, and between two looks
-BEAT, PATIENCE, LOOK = 5.0, 30.0, 1.0
+# seconds: between two writes of the owner; without one, until others take over; between two looks
+BEAT, SILENCE, LOOK = 5.0, 30.0, 1.0
+# seconds: in which of two that take over a folder the later one shows; that an end waits to give it back
+SETTLE, CLOSING = 1.0, 5.0
 
 
-class Lease:
-    """A lease that `take` has got, until its release; mark: tells it from all others."""
+class Lease(Closing):
+    """The right to write to a place, held from `take` to `close`, or until another process has it.
 
-    def __init__(self, place: Place, name: str) -> None:
+    name: of the file; what, other: the place and what to do where it is taken, for people; tell: hears in a
+    line of a wait.  mark: tells it from all others.  A place that is down takes nothing from its owner; who
+    must be sure of it asks `check`.
+    """
+
+    def __init__(
+        self, place: Place, name: str, *, what: str, other: str, tell: Callable[[str], None] = to_stderr
+    ) -> None:
         self._place, self._name = place, name
+        self._what, self._other, self._tell = what, other, tell
         self.mark = secrets.token_hex(8)
-        self._owner = {**_this_process(), "lease": self.mark}
+        self._owner = {**this_process(), "lease": self.mark}
         self._lock = threading.Lock()
-        self._beats, self._written = 0, 0.0
-        self._version = ""
-        self._lost: UserError | None = None
+        self._beats, self._written, self._version = 0, 0.0, ""
         self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        # what befell it, for people; empty while it is ours
+        self.lost = ""
+
+    @property
+    def held(self) -> bool:
+        """Whether it was taken, and not lost."""
+        return self._thread is not None and not self.lost
+
+    def take(self) -> None:
+        """Become the owner.  Raises UserError, which names another process that is, and OSError."""
+        while not self._try():
+            pass
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
-
-    def check(self) -> None:
-        """Raise UserError if another process has it now, or may have it soon."""
-        if time.monotonic() - self._written > PATIENCE / 2:
-            self._renew()
-        if self._lost is not None:
-            raise self._lost
-
-    def take(self, tell: Callable[[str], None] = to_stderr) -> None:
-        """Take it; `tell` hears in a line of a wait for an owner on another machine.
-
-        Raises UserError if another process has it, with its number and host, and OSError as the place does.
-        """
-        seen, since, told = "", time.monotonic(), False
-        while not self._write(if_absent=True):
-            try:
-                version = self._place.status(self._name).version
-                owner = _read_owner(self._place, self._name)
-            except FileNotFoundError:
-                continue
-            alive = _is_alive(owner)
-            if alive or (seen and version != seen):
-                raise UserError(
-                    f"{str(self._place)!r} is in use by {_in_words(owner)}: wait for its end, or choose "
-                    "another place"
-                )
-            seen = version
-            waited = time.monotonic() - since
-            if (alive is False or waited > PATIENCE) and self._write(version=version):
-                break
-            if alive is None and not told:
-                tell(
-                    f"{self._place} was left by {_in_words(owner)}, or is in use by it: waiting "
-                    f"{PATIENCE:.0f} s to see if it still works there"
-                )
-                told = True
-            time.sleep(LOOK if alive is None else 0)
         self._thread.start()
 
-    def release(self) -> None:
-        """Let others have it.  It is removed, unless another process took it."""
-        self._ended.set()
-        self._thread.join()
-        if read_lease(self._place, self._name) == self.mark:
-            self._place.delete(self._name)
-
-    def _write(self, **condition: Any) -> bool:
-        """Write it on a condition; whether it is ours now."""
-        begun = time.monotonic()
-        self._beats += 1
-        content = json.dumps({**self._owner, "beat": self._beats}).encode()
-        try:
-            self._version = self._place.put(self._name, content, **condition)
-        except Exists:
-            # a request that was made again, its first answer lost, meets its own result
+    def check(self) -> None:
+        """Raise UserError if another process is the owner now, or may be soon: the place is down too long."""
+        again = "the same command goes on where it was stopped"
+        if time.monotonic() - self._written > SILENCE / 2:
             try:
-                version = self._place.status(self._name).version
-                if _read_owner(self._place, self._name).get("lease") != self.mark:
-                    return False
-            except FileNotFoundError:
+                self._renew()
+            except OSError as error:
+                said = explain(error, "check the store")
+                raise UserError(f"cannot write {self._place.at(self._name)!r}: {said}; {again}") from error
+        if self.lost:
+            raise UserError(f"{self._what} {self.lost}: this one stops; {again}")
+
+    def close(self) -> None:
+        """Give it back, where it is still ours; whoever comes next need not wait."""
+        if self._thread is None:
+            return
+        self._ended.set()
+        self._thread.join(CLOSING)
+        if self._thread.is_alive():
+            # the place is down, and the thread may still write
+            return
+        with suppress(OSError), impatient(CLOSING):
+            if read_lease(self._place, self._name) == self.mark:
+                self._place.delete(self._name)
+
+    def _try(self) -> bool:
+        """Whether it is ours now; if not, its owner has given it back, or another process was faster."""
+        if self._write(if_absent=True):
+            return True
+        try:
+            # the version first: what was written since has another, and is not replaced
+            version, found = self._place.status(self._name).version, self._place.read(self._name)
+            alive = is_alive(_parsed(found))
+            if alive:
+                self._refuse(found)
+            if alive is None:
+                self._watch(found)
+            if not self._write(version=version):
                 return False
-            self._version = version
-        self._written = begun
+            if not version:
+                time.sleep(SETTLE)
+                if not self._is_ours(found := self._place.read(self._name)):
+                    self._refuse(found)
+        except FileNotFoundError:
+            return False
         return True
+
+    def _watch(self, found: bytes) -> None:
+        """Return if its owner gives no sign of life.  Raises UserError; FileNotFoundError if it is gone."""
+        self._tell(
+            f"{self._what} was left by {_owner(found)}, or is in use by it: waiting {SILENCE:g} s "
+            "to see which"
+        )
+        limit = time.monotonic() + SILENCE
+        while time.monotonic() < limit:
+            time.sleep(LOOK)
+            if (now := self._place.read(self._name)) != found:
+                self._refuse(now)
+
+    def _refuse(self, found: bytes) -> None:
+        raise UserError(f"{self._what} is in use by {_owner(found)}: wait for its end, or {self._other}")
 
     def _beat(self) -> None:
         """Write it every BEAT seconds, until the end or until another process has it."""
-        while self._lost is None and not self._ended.wait(BEAT):
-            self._renew()
+        while not self.lost and not self._ended.wait(BEAT):
+            # a place that is down tells whose it is when it is back
+            with suppress(OSError), impatient(BEAT):
+                self._renew()
 
     def _renew(self) -> None:
-        """Write it again, and take note if it cannot be."""
+        """Write it again, if it is ours.  Raises OSError."""
         with self._lock:
-            if self._lost is not None:
+            if self.lost:
                 return
             try:
-                held = self._write(version=self._version)
-                text = f"{str(self._place)!r} was taken over by another process: this one stops"
-            except OSError as error:
-                held = False
-                text = f"cannot write {self._place.at(self._name)!r}: {explain(error, 'check the store')}"
-            if not held:
-                self._lost = UserError(f"{text}; the same command goes on where it was stopped")
+                of_us = bool(self._version) or self._is_ours(self._place.read(self._name))
+                if of_us and self._write(version=self._version):
+                    return
+                self.lost = f"was taken over by {_owner(self._place.read(self._name))}"
+            except FileNotFoundError:
+                self.lost = f"has no {self._name} any more: another process was there, or removed it"
+
+    def _write(self, *, if_absent: bool = False, version: str = "") -> bool:
+        """Write it on a condition; whether it is ours now."""
+        begun = time.monotonic()
+        self._beats += 1
+        content = (json.dumps({**self._owner, "beat": self._beats}) + "\n").encode()
+        try:
+            self._version = self._place.put(self._name, content, if_absent=if_absent, version=version)
+        except Exists:
+            # a request that was made again, its first answer lost, meets its own result
+            try:
+                found = self._place.status(self._name).version
+                if not self._is_ours(self._place.read(self._name)):
+                    return False
+            except FileNotFoundError:
+                return False
+            self._version = found
+        self._written = begun
+        return True
+
+    def _is_ours(self, found: bytes) -> bool:
+        return _parsed(found).get("lease") == self.mark
 
 
 def read_lease(place: Place, name: str) -> str:
     """Give the mark of the lease that stands there, "" for none."""
     try:
-        return str(_read_owner(place, name).get("lease", ""))
+        return str(_parsed(place.read(name)).get("lease", ""))
     except FileNotFoundError:
         return ""
 
 
-def _read_owner(place: Place, name: str) -> dict[str, Any]:
+def _parsed(found: bytes) -> dict[str, Any]:
     try:
-        owner = json.loads(place.read(name))
+        owner = json.loads(found)
     except ValueError:
-        owner = None
+        return {}
     return owner if isinstance(owner, dict) else {}
 
 
-def _this_process() -> dict[str, Any]:
-    """What tells this process from all others."""
-    process = os.getpid()
-    return {"host": socket.gethostname(), "process": process, "system": _system(), "born": _born(process)}
-
-
-def _is_alive(owner: dict[str, Any]) -> bool | None:
-    """Whether an owner runs; None for one of another machine."""
-    if not _system() or owner.get("system") != _system():
-        return None
-    return bool(_born(owner["process"])) and _born(owner["process"]) == owner.get("born")
-
-
-def _system() -> str:
-    """The start of this machine, and the space of process numbers within it; "" where that is not told."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _born(process: int) -> str:
-    """When a process of this machine began, in its clock's ticks; "" for one that has ended."""
-    try:
-        # behind its name, which may hold anything: the state, and 19 fields on the start
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-def _in_words(owner: dict[str, Any]) -> str:
-    if "process" not in owner:
-        return "another process"
-    return f"process {owner['process']} on {ascii(owner.get('host'))[1:-1]}"
+def _owner(found: bytes) -> str:
+    return in_words(_parsed(found))

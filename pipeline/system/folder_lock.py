@@ -3,13 +3,13 @@
 import errno
 import fcntl
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from turbomim.pipeline.system.durable import write_error
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.processes import in_words, this_process
 from turbomim.pipeline.system.remedies import UNSUPPORTED
 
 LOCK = "lock"
@@ -49,7 +49,7 @@ def _lock(folder: Path, what: Path, other: str, without: str) -> int | None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(handle), os.stat(path)):
             os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+            os.pwrite(handle, in_words(this_process()).encode(), 0)
             return handle
     except FileNotFoundError:
         pass

@@ -11,7 +11,7 @@ from typing import Final
 
 from turbomim.train.folder import checkpoint
 
-CLAIM: Final = "claim.json"
+LEASE: Final = "lease.json"
 OF_CHECKPOINT: Final = (*checkpoint.FILES, "SHA256SUMS", "COMPLETE")
 # folders of a run that are no part of its copy
 APART: Final = ("ckpt", "eval", "wandb")
@@ -29,12 +29,12 @@ def is_copied(name: str) -> bool:
     """Whether a file of a run folder, "/" between folders, is copied besides checkpoints."""
     *folders, file = name.split("/")
     hidden = any(part.startswith(".") or not part for part in (*folders, file))
-    other = file == "lock" or file.startswith("decoding-") or name == CLAIM
+    other = file == "lock" or file.startswith("decoding-") or name == LEASE
     return not hidden and not other and (folders or [""])[0] not in APART
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file is the temporary one of a write, which `durable_file` gives another name at its end."""
+    """Whether a file is the temporary one of a write, which `whole_file` gives another name at its end."""
     file = name.split("/")[-1]
     return file.startswith(".") and file.endswith(".tmp")
 

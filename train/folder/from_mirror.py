@@ -7,20 +7,18 @@ is killed before that finds all as it was, and does it again.
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from turbomim.pipeline.places.download import download
 from turbomim.pipeline.places.place import Place, Status
-from turbomim.pipeline.system.durable import check_space, sync, sync_folder, write_durably
+from turbomim.pipeline.system.durable import check_space, sync_folder, write_durably
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.remedies import PlaceError, explain, reason
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.copied import OF_CHECKPOINT, is_copied, whole_in
 from turbomim.train.folder.mirror import Mirror
-
-# bytes of a request
-PART = 2**23
 
 
 def take_from_mirror(mirror: Mirror, folder: Path, tell: Callable[[str], None]) -> list[str]:
@@ -99,7 +97,7 @@ def _fetch(place: Place, files: Mapping[str, Status], name: str, ckpt: Path) -> 
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for file in OF_CHECKPOINT:
-        _download(place, f"ckpt/{name}/{file}", files[f"ckpt/{name}/{file}"], temporary / file)
+        _bring(place, f"ckpt/{name}/{file}", files, temporary / file)
     if checkpoint.is_whole(temporary):
         return temporary
     shutil.rmtree(temporary)
@@ -119,24 +117,13 @@ def _settle(temporary: Path) -> Path:
 
 def _fetch_files(place: Place, files: Mapping[str, Status], folder: Path) -> None:
     """Bring all but the checkpoints and exports, which the end of a run makes anew."""
-    for name, status in files.items():
+    for name in files:
         if is_copied(name) and not name.startswith("export/"):
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.mirror.tmp")
-            _download(place, name, status, temporary)
-            os.replace(temporary, path)
-            sync_folder(path.parent)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            _bring(place, name, files, folder / name)
 
 
-def _download(place: Place, name: str, status: Status, path: Path) -> None:
-    """Write a file of a place to the disk, part by part."""
-    with open(path, "wb") as out:
-
-        def fetch(first: int) -> None:
-            part = memoryview(bytearray(min(PART, status.bytes - first)))
-            size = place.read_into(name, part, first, version=status.version)
-            os.pwrite(out.fileno(), part[:size], first)
-
-        on_threads(fetch, range(0, status.bytes, PART))
-        sync(out.fileno())
+def _bring(place: Place, name: str, files: Mapping[str, Status], path: Path) -> None:
+    """Copy a file to the disk."""
+    found = files[name]
+    download(place, name, path, size=found.bytes, version=found.version, halt=threading.Event())

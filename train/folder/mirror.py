@@ -1,7 +1,7 @@
 """A run's copy in another place, made beside the steps: `--run.mirror PLACE`, as PLACE/NAME.
 
 Checkpoints are copied when they are whole on the disk, COMPLETE last, then `latest`; all else (copied.py)
-with them, every PERIOD seconds, and at the end.  claim.json says which process copies.  A place that is down
+with them, every PERIOD seconds, and at the end.  lease.json says which process copies.  A place that is down
 stops nothing: one line says so, another that it works again.  What a new start takes from it: from_mirror.py.
 """
 
@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from turbomim.pipeline.places.lease import Lease
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.places.retries import impatient
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UserError, one_line_with_class
-from turbomim.pipeline.system.remedies import PlaceError, explain, reason
+from turbomim.pipeline.system.remedies import explain
 from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.folder.claim import Claim
-from turbomim.train.folder.copied import CLAIM, OF_CHECKPOINT, files_of, is_unfinished, whole_in
+from turbomim.train.folder.copied import LEASE, OF_CHECKPOINT, files_of, is_unfinished, whole_in
 from turbomim.train.settings.config import Config
 
 # seconds between two copies of the logs, where no checkpoint comes
@@ -47,8 +47,8 @@ class Mirror(Closing):
         self._tell = tell
         if self.place.folder is not None and self.place.folder.resolve() == self._folder.resolve():
             raise UserError(f"run.mirror = {config.run.mirror}: is the run's own folder; give another place")
-        self._claim = Claim(
-            self.place, CLAIM, what=f"the mirror {self.place}", other="give another --run.name", tell=tell
+        self._lease = Lease(
+            self.place, LEASE, what=f"the mirror {self.place}", other="give another --run.name", tell=tell
         )
         # checkpoints that are there, as far as this process knows; and those that are being copied
         self._there: set[str] = set()
@@ -68,7 +68,7 @@ class Mirror(Closing):
 
     def close(self) -> None:
         """Let other machines have it."""
-        self._claim.close()
+        self._lease.close()
 
     def connect(self) -> dict[str, Status]:
         """Take it for this run, and list what is there.
@@ -83,10 +83,10 @@ class Mirror(Closing):
             path = self.place.at("config.yaml")
             held = rundir.parse_config(text, str(self.place), path, type(self._config))
             rundir.refuse_other(str(self.place), held, self._config)
-        self._claim.take()
+        self._lease.take()
         files = self.place.files()
-        # what a writer that was killed left in a folder; not the claim's, which is written all the time
-        for name in [n for n in files if is_unfinished(n) and CLAIM not in n]:
+        # what a writer that was killed left in a folder; not the lease's, which is written all the time
+        for name in [n for n in files if is_unfinished(n) and LEASE not in n]:
             self.place.delete(name)
         return files
 
@@ -115,7 +115,7 @@ class Mirror(Closing):
         """Return when a checkpoint is there, for machines that have no such folder.  Raises UserError."""
         try:
             with self._turn:
-                if not self._claim.held:
+                if not self._lease.held:
                     self._connect_late()
                 self._copy_checkpoint(path)
         except OSError as error:
@@ -151,7 +151,7 @@ class Mirror(Closing):
                 self._wake.wait(PERIOD)
 
     def _copy_what_is_new(self) -> None:
-        if not self._claim.held:
+        if not self._lease.held:
             self._connect_late()
         found = next(iter(checkpoint.complete(self._folder / "ckpt")), None)
         if found is not None and found.name < self._ahead:
@@ -177,8 +177,8 @@ class Mirror(Closing):
 
     def _connect_late(self) -> None:
         """Take a mirror that was down at the start.  Raises Refused."""
-        if self._claim.lost:
-            raise Refused(f"the mirror {self.place} was taken over by {self._claim.lost}")
+        if self._lease.lost:
+            raise Refused(f"the mirror {self.place} {self._lease.lost}")
         with impatient(PATIENCE):
             try:
                 theirs = whole_in(self.connect())
@@ -276,8 +276,6 @@ class Mirror(Closing):
 
 def _in_words(error: Exception) -> str:
     """Why a try failed."""
-    if isinstance(error, PlaceError):
-        return explain(error, "check it")
     if isinstance(error, OSError):
-        return reason(error)
+        return explain(error, "check it")
     return str(error) if isinstance(error, UserError) else one_line_with_class(error)

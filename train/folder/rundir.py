@@ -21,6 +21,7 @@ import yaml
 from turbomim.pipeline.system.durable import write_durably, write_json
 from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.system.folder_lock import folder_lock
+from turbomim.pipeline.system.processes import is_alive
 from turbomim.pipeline.system.remedies import FULL, explain
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.versions import versions
@@ -120,15 +121,7 @@ def read_status(folder: Path) -> dict[str, Any]:
 
 def has_died(status: dict[str, Any]) -> bool:
     """Whether a run is said to be running by a process of this machine that is not there any more."""
-    if status.get("status") != "running" or status.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(int(status["process"]), 0)
-    except (ProcessLookupError, ValueError, TypeError, KeyError, OverflowError):
-        return True
-    except PermissionError:
-        pass
-    return False
+    return status.get("status") == "running" and is_alive(status) is False
 
 
 @contextmanager

@@ -31,7 +31,6 @@ from turbomim.pipeline.making.shard_job import LEASE, ShardJob, pack_shard
 from turbomim.pipeline.making.store_destination import RESULTS
 from turbomim.pipeline.places import bucket, lease
 from turbomim.pipeline.places.bucket import Bucket
-from turbomim.pipeline.places.lease import Lease
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
@@ -121,7 +120,7 @@ def test_a_kill_before_any_request(
     source: Path, local: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # its owner is this process
-    monkeypatch.setattr(lease, "_is_alive", lambda _: False)
+    monkeypatch.setattr(lease, "is_alive", lambda _: False)
     call = moved = 0
     make = partial(make_shards, source, settings=ONE)
     while killed_at(call := call + 1, lambda: make(f"{MEMORY}-{call}")):
@@ -135,7 +134,7 @@ def test_a_kill_before_any_request(
 
 @pytest.mark.usefixtures("memory")
 def test_a_shard_that_is_gone_while_names_change(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "_is_alive", lambda _: False)
+    monkeypatch.setattr(lease, "is_alive", lambda _: False)
     place = open_place(MEMORY)
     for call in itertools.count(40):
         for name in place.files():
@@ -213,7 +212,7 @@ def foreign_lease(where: str, **others: Any) -> None:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("BEAT", 0.05), ("PATIENCE", 0.3), ("LOOK", 0.05)):
+    for name, seconds in (("BEAT", 0.05), ("SILENCE", 0.3), ("LOOK", 0.05)):
         monkeypatch.setattr(lease, name, seconds)
 
 
@@ -229,26 +228,12 @@ def test_a_lease_of_another_machine_is_waited_for(
 
 
 @pytest.mark.usefixtures("memory", "fast")
-def test_a_lease_that_another_machine_writes_is_respected(source: Path) -> None:
-    foreign_lease(MEMORY)
-    told: list[str] = []
-
-    def work_on(line: str) -> None:
-        told.append(line)
-        foreign_lease(MEMORY, beat=2)
-
-    with pytest.raises(UserError, match=r"is in use by process 7 on far: wait for its end"):
-        Lease(open_place(MEMORY), LEASE).take(work_on)
-    assert len(told) == 1
-
-
-@pytest.mark.usefixtures("memory", "fast")
 def test_who_lost_the_lease_stops(source: Path) -> None:
     def overtake(done: int, total: int) -> None:
         if done == 2:
             foreign_lease(MEMORY)
 
-    with pytest.raises(UserError, match="was taken over by another process: this one stops"):
+    with pytest.raises(UserError, match=r"was taken over by .*: this one stops"):
         make_shards(source, MEMORY, ONE, progress=overtake)
     # it is the other's
     assert json.loads(open_place(MEMORY).read(LEASE))["host"] == "far"
@@ -275,25 +260,6 @@ def test_a_worker_of_a_run_that_was_taken_over_writes_nothing(source: Path) -> N
     assert (result := pack_shard(replace(job, mark="theirs"))).shard
     assert sorted(open_place(MEMORY).files()) == [LEASE, "a-train-000000.idx", "a-train-000000.tar"]
     assert result.shard.samples == 6
-
-
-def test_a_lease_of_a_dead_process_is_taken_at_once(s3: str) -> None:
-    place = open_place(s3)
-    child = "import sys; from tests.pipeline.making.test_store_destination import leave; leave(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", child, s3], check=False, timeout=60)
-    assert LEASE in place.files()
-    told: list[str] = []
-    held = Lease(place, LEASE)
-    held.take(told.append)
-    held.check()
-    held.release()
-    assert not told and place.files() == {}
-
-
-def leave(where: str) -> None:
-    """Die with a lease."""
-    Lease(open_place(where), LEASE).take()
-    os._exit(9)
 
 
 def test_one_line_each(source: Path, s3: str, store: Weed, monkeypatch: pytest.MonkeyPatch) -> None:

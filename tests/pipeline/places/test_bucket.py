@@ -162,8 +162,8 @@ def test_a_weak_version_is_compared_and_never_asked_for(s3: str, monkeypatch: py
     buffer = memoryview(bytearray(10))
     real = bucket_file._status_of
 
-    def weak(item: object) -> Status:
-        status = real(item)  # type: ignore[arg-type]
+    def weak(item: object, **options: bool) -> Status:
+        status = real(item, **options)  # type: ignore[arg-type]
         return Status(bytes=status.bytes, version=f'W/"{status.version}"', changed_ns=0)
 
     monkeypatch.setattr(bucket_file, "_status_of", weak)

@@ -25,11 +25,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.runs import finish, killed_at_the_end, launch_ranks, outcome, ranked, run, status, wait_for
+from tests.runs import finish, killed_at_the_end, launch_ranks, outcome, ranked, status, wait_for
 from tests.train.folder.mirroring import (
     STEPS,
     bare,
-    elsewhere,
     hurried,
     hurry,
     mirrored,
@@ -41,10 +40,11 @@ from turbomim.benchmarks.stores.weed import BAD, BUCKET, FULL, READ_ONLY, Keys, 
 from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.places.place import Place
+from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint, from_mirror
 from turbomim.train.folder.checkpoint import Snapshot, State
-from turbomim.train.folder.copied import CLAIM, OF_CHECKPOINT, files_of, whole_in
+from turbomim.train.folder.copied import LEASE, OF_CHECKPOINT, files_of, whole_in
 from turbomim.train.folder.from_mirror import take_from_mirror
 from turbomim.train.folder.mirror import Mirror
 from turbomim.train.loop.checkpoints import Saver
@@ -75,8 +75,24 @@ def content(config: Config) -> dict[str, bytes]:
 def whole(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that nothing befell, without a mirror."""
     runs = tmp_path_factory.mktemp("whole")
-    run(mirrored(Path(str(tiny_split.place)), runs, ""))
+    assert finish(start(hurried, mirrored(tiny_split.folder, runs, ""))) == 0
     return runs / "r"
+
+
+@pytest.fixture(scope="module")
+def ended(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that is done, r, and its mirror, mirror/r."""
+    runs = tmp_path_factory.mktemp("ended")
+    config = mirrored(tiny_split.folder, runs, runs / "mirror", keep=4, picture_every=10)
+    assert finish(start(hurried, config)) == 0
+    return runs
+
+
+@pytest.fixture
+def done(ended: Path, trees: Path, tmp_path: Path) -> Config:
+    """A run that is done, with its mirror, free to be damaged."""
+    shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
+    return mirrored(trees, tmp_path, tmp_path / "mirror", keep=4)
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -94,16 +110,17 @@ def assert_mirrored(config: Config) -> None:
     assert {"config.yaml", "env.json", "status.json", "metrics.jsonl", "train.log"} <= set(files)
     assert any(name.startswith("export/") for name in files)
     assert 1 <= len(whole_in(found)) <= config.run.keep
-    # and nothing else, but for what a kill left of a claim
+    # and nothing else, but for what a kill left of a lease
     others = {f"ckpt/{step}/{name}" for step in whole_in(found) for name in OF_CHECKPOINT}
-    assert {n for n in set(found) - set(files) if not n.startswith(".claim.json.")} <= others
+    assert {n for n in set(found) - set(files) if not n.startswith(".lease.json.")} <= others
 
 
-def test_it_has_what_the_folder_has(trees: Path, tmp_path: Path, place: str, whole: Path) -> None:
-    """Also of a run that is done, on a machine that has nothing of it."""
-    config = mirrored(trees, tmp_path, place, picture_every=10)
-    assert finish(start(hurried, config)) == 0
+def test_it_has_what_the_folder_has(done: Config, tmp_path: Path, place: str, whole: Path) -> None:
+    """Also of a run that is done, on a machine that has nothing of it, or in a mirror that has nothing."""
+    config = mirrored(Path(done.data.path), tmp_path, place, keep=4)
     assert outcome(tmp_path / "r") == outcome(whole)
+    if place.startswith("s3:"):
+        assert finish(start(hurried, config)) == 0
     assert_mirrored(config)
     assert status(tmp_path / "r")["status"] == "done"
     assert "images/reconstruction-00000020.png" in content(config)
@@ -116,74 +133,73 @@ def test_killed_at_any_time_and_resumed_on_bare_machines(
     trees: Path, tmp_path: Path, place: str, whole: Path
 ) -> None:
     """Losses and weights are those of the run that nothing befell; the log has every line."""
-    draws, kills, resumed = random.Random(1), 0, 0
-    config, folder = mirrored(trees, tmp_path, place), tmp_path / "r"
-    while kills < 4:
+    draws, config, folder = random.Random(1), mirrored(trees, tmp_path, place), tmp_path / "r"
+    for second in (False, True):
         process = start(hurried, config)
         with killed_at_the_end([process]):
-            begun = len(whole_in(content(config))) if kills else 0
             wait_for(lambda: (folder / "metrics.jsonl").exists(), process)
-            process.join(draws.uniform(0, 0.6))
-            if process.exitcode == 0:
-                break
-        kills += 1
-        resumed += begun > 0
+            if second:
+                wait_for(lambda: bool(whole_in(there(config).files())), process)
+            process.join(draws.uniform(0, 0.1))
         bare(config)
-    else:
-        assert finish(start(hurried, config)) == 0
-    assert kills >= 2 and outcome(folder) == outcome(whole)
+    assert finish(start(hurried, config)) == 0
+    assert outcome(folder) == outcome(whole) and "comes from the mirror" in log(config)
     assert_mirrored(config)
 
 
-def test_killed_while_it_comes_from_the_mirror(trees: Path, tmp_path: Path, whole: Path) -> None:
+def test_killed_while_it_comes_from_the_mirror(done: Config, tmp_path: Path, whole: Path) -> None:
     """After any file: the next start finds nothing half done, and the log is whole."""
-    config = mirrored(trees, tmp_path, tmp_path / "mirror")
-    assert finish(start(hurried, config)) == 0
+    bare(done)
     for files in (2, 5, 8):
-        assert finish(start(killed_after, bare(config), files)) == -signal.SIGKILL
+        assert finish(start(killed_after, done, files)) == -signal.SIGKILL
         assert checkpoint.complete(tmp_path / "r" / "ckpt") == []
-        assert finish(start(hurried, config)) == 0
-        assert outcome(tmp_path / "r") == outcome(whole)
+    assert finish(start(hurried, done)) == 0
+    assert outcome(tmp_path / "r") == outcome(whole)
     assert not list((tmp_path / "r").rglob(".*"))
 
 
 def killed_after(config: Config, files: int) -> None:
     """An attempt that is killed when so many files have come."""
-    download, count = from_mirror._download, 0
+    bring, count = from_mirror._bring, 0
 
     def call(*args: Any) -> None:
         nonlocal count
         count += 1
-        download(*args)
+        bring(*args)
         if count == files:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(from_mirror, "_download", call)  # noqa: B010
+    setattr(from_mirror, "_bring", call)  # noqa: B010
     hurried(config)
 
 
-@pytest.mark.parametrize("bad", [None, (12, 15)], ids=["resumed", "rolled back"])
-def test_machines_with_disks_of_their_own(
-    trees: Path, tmp_path: Path, whole: Path, bad: tuple[int, int] | None
-) -> None:
-    """Two ranks on two machines: the second, which has no run folder, gets checkpoints through the mirror."""
+def test_machines_with_disks_of_their_own(trees: Path, tmp_path: Path, whole: Path) -> None:
+    """Two ranks on two machines: the second, which has no run folder, gets checkpoints through the mirror.
+
+    At a resume, after which the losses are the same, and at a roll-back.
+    """
     runs = {"save_every": 5, "save_in_background": False}
-    config = mirrored(trees, Path("runs"), tmp_path / "mirror", **runs)
+    config = mirrored(trees, Path("runs"), "../mirror", **runs)
     optim = dataclasses.replace(config.optim, max_skipped=4)
     config = dataclasses.replace(config, optim=optim)
-    for stop in (8, 0):
-        ranks = launch_ranks(on_its_own_disk, 2, config, tmp_path, stop, bad)
+
+    def go(machines: Path, stop: int, bad: tuple[int, int] | None) -> str:
+        ranks = launch_ranks(on_its_own_disk, 2, config, machines, stop, bad)
         assert [finish(process) for process in ranks] == [0, 0]
-    text = (tmp_path / "0" / "runs" / "r" / "train.log").read_text()
-    assert "stopped by" in text and "resumed from runs/r/ckpt/step-00000008" in text
-    assert ("roll-back 1 of" in text) == (bad is not None)
-    brought = {path.name for path in (tmp_path / "1" / "runs" / "r" / "ckpt").iterdir()}
-    assert brought == {"step-00000008", *(["step-00000010"] if bad else [])}
-    if bad is None:
-        found, wanted = (dict(outcome(f)[1]) for f in (tmp_path / "0" / "runs" / "r", whole))
-        assert found.keys() == wanted.keys()
-        theirs = [float.fromhex(wanted[step]) for step in found]
-        assert [float.fromhex(loss) for loss in found.values()] == pytest.approx(theirs, abs=1e-5)
+        return (machines / "0" / "runs" / "r" / "train.log").read_text()
+
+    assert "stopped by" in go(tmp_path / "a", 8, None)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for machines, bad in ((tmp_path / "a", None), (tmp_path / "b", (12, 15))):
+        text = go(machines, 0, bad)
+        assert "resumed from runs/r/ckpt/step-00000008" in text
+        assert ("roll-back 1 of" in text) == (bad is not None)
+        brought = {path.name for path in (machines / "1" / "runs" / "r" / "ckpt").iterdir()}
+        assert brought == {"step-00000008", *(["step-00000010"] if bad else [])}
+    found, wanted = (dict(outcome(f)[1]) for f in (tmp_path / "a" / "0" / "runs" / "r", whole))
+    assert found.keys() == wanted.keys()
+    theirs = [float.fromhex(wanted[step]) for step in found]
+    assert [float.fromhex(loss) for loss in found.values()] == pytest.approx(theirs, abs=1e-5)
 
 
 def on_its_own_disk(
@@ -191,7 +207,7 @@ def on_its_own_disk(
 ) -> None:
     """A rank on a machine of its own; asked to stop in a step; weights go bad in some steps."""
     os.environ["LOCAL_WORLD_SIZE"] = "1"
-    (folder / str(rank)).mkdir(exist_ok=True)
+    (folder / str(rank)).mkdir(parents=True, exist_ok=True)
     os.chdir(folder / str(rank))
     step = Step.__call__
 
@@ -208,10 +224,8 @@ def on_its_own_disk(
     ranked(config, rank, world, port)
 
 
-def test_what_is_not_whole_is_passed_over(trees: Path, tmp_path: Path, whole: Path) -> None:
+def test_what_is_not_whole_is_passed_over(done: Config, tmp_path: Path, whole: Path) -> None:
     """Half copied, cut, or with other bytes: the next older one is taken, and the run is the same."""
-    config = mirrored(trees, tmp_path, tmp_path / "mirror", keep=4)
-    assert finish(start(hurried, config)) == 0
     ckpt = tmp_path / "mirror" / "r" / "ckpt"
     half, cut, other, good = sorted(ckpt.glob("step-*"), reverse=True)
     # COMPLETE comes last, so a copy under way has none
@@ -220,33 +234,29 @@ def test_what_is_not_whole_is_passed_over(trees: Path, tmp_path: Path, whole: Pa
     damaged = bytearray((other / "model.safetensors").read_bytes())
     damaged[-5] ^= 1
     (other / "model.safetensors").write_bytes(damaged)
-    assert finish(start(hurried, bare(config))) == 0
-    said = log(config)
+    assert finish(start(hurried, bare(done))) == 0
+    said = log(done)
     assert (
         f"{other} is damaged and was passed over" in said
         and f"resumed from {tmp_path}/r/ckpt/{good.name}" in said
     )
     assert outcome(tmp_path / "r") == outcome(whole)
-    assert_mirrored(config)
+    assert_mirrored(done)
 
 
-def test_none_that_is_whole_is_an_error(trees: Path, tmp_path: Path) -> None:
+def test_none_that_is_whole_is_an_error(done: Config, tmp_path: Path) -> None:
     """A new run would be put over what may be mended."""
-    config = mirrored(trees, tmp_path, tmp_path / "mirror")
-    assert finish(start(hurried, config)) == 0
     for path in (tmp_path / "mirror").rglob("model.safetensors"):
         path.write_bytes(b"")
-    before = content(config)
-    assert finish(start(hurried, bare(config))) == 1
-    assert f"no checkpoint in {tmp_path}/mirror/r is whole (step-" in said(config)
-    assert content(config) == before
+    before = content(done)
+    assert finish(start(hurried, bare(done))) == 1
+    assert f"no checkpoint in {tmp_path}/mirror/r is whole (step-" in said(done)
+    assert content(done) == before
 
 
 @pytest.mark.parametrize("newer", ["the disk", "the mirror"])
-def test_the_newer_one_wins(trees: Path, tmp_path: Path, whole: Path, newer: str) -> None:
+def test_the_newer_one_wins(done: Config, tmp_path: Path, whole: Path, newer: str) -> None:
     """Where both have checkpoints.  Nothing comes from an older mirror."""
-    config = mirrored(trees, tmp_path, tmp_path / "mirror")
-    assert finish(start(hurried, config)) == 0
     older = tmp_path / "r" if newer == "the mirror" else tmp_path / "mirror" / "r"
     latest = sorted((older / "ckpt").glob("step-*"))[-1]
     for path in latest.iterdir():
@@ -254,24 +264,22 @@ def test_the_newer_one_wins(trees: Path, tmp_path: Path, whole: Path, newer: str
     latest.rmdir()
     # a file by which it shows whether the log was brought
     (tmp_path / "mirror" / "r" / "note.txt").write_text("of the mirror")
-    assert finish(start(hurried, config)) == 0
+    assert finish(start(hurried, done)) == 0
     assert (tmp_path / "r" / "note.txt").exists() == (newer == "the mirror")
-    assert (f"{latest} comes from the mirror" in log(config)) == (newer == "the mirror")
+    assert (f"{latest} comes from the mirror" in log(done)) == (newer == "the mirror")
     assert outcome(tmp_path / "r") == outcome(whole)
     (tmp_path / "mirror" / "r" / "note.txt").unlink()
     (tmp_path / "r" / "note.txt").unlink(missing_ok=True)
-    assert_mirrored(config)
+    assert_mirrored(done)
 
 
-def test_a_run_with_other_settings_is_refused(trees: Path, tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_refused(done: Config, trees: Path, tmp_path: Path) -> None:
     """Before anything is brought or copied."""
-    config = mirrored(trees, tmp_path, tmp_path / "mirror")
-    assert finish(start(hurried, config)) == 0
-    before = content(config)
+    before = content(done)
     other = mirrored(trees, tmp_path / "other", tmp_path / "mirror", seed=1)
     assert finish(start(hurried, other)) == 1
     assert f"{tmp_path}/mirror/r holds a run with other settings (run.seed: 0 -> 1)" in said(other)
-    assert content(config) == before
+    assert content(done) == before
     assert [path.name for path in (tmp_path / "other" / "r").iterdir()] == ["lock"]
 
 
@@ -312,7 +320,7 @@ def test_down_from_the_start(trees: Path, tmp_path: Path, whole: Path) -> None:
         f"the mirror {tmp_path}/mirror/r cannot be used: nobody listens there; check the network; without it "
         "nobody knows what this run has there"
     )
-    run(elsewhere(mirrored(trees, tmp_path, ""), tmp_path))
+    shutil.copytree(whole, tmp_path / "r", dirs_exist_ok=True)
     for step in sorted((tmp_path / "r" / "ckpt").glob("step-*"))[1:]:
         shutil.rmtree(step)
     assert finish(start(when_down, config, flag)) == 0
@@ -359,21 +367,19 @@ def down_in_between(config: Config, flag: Path) -> None:
     when_down(config, flag)
 
 
-def test_a_newer_mirror_that_comes_back_is_left_alone(trees: Path, tmp_path: Path, whole: Path) -> None:
+def test_a_newer_mirror_that_comes_back_is_left_alone(done: Config, tmp_path: Path, whole: Path) -> None:
     """An older disk goes on while the mirror is down: nothing is put over what is newer there."""
     flag = tmp_path / "down"
-    config = mirrored(trees, tmp_path, tmp_path / "mirror", save_every=20)
-    assert finish(start(hurried, config)) == 0
     shutil.rmtree(tmp_path / "r" / "ckpt" / "step-00000021")
     shutil.rmtree(tmp_path / "r" / "export")
     (tmp_path / "mirror" / "r" / "ckpt" / "step-00000021").rename(
         tmp_path / "mirror" / "r" / "ckpt" / "step-00000099"
     )
-    before = content(config)
+    before = content(done)
     flag.touch()
-    assert finish(start(back_after_start, config, flag)) == 0
-    assert "has step-00000099, this run step-0000002" in log(config)
-    assert content(config) == before and outcome(tmp_path / "r") == outcome(whole)
+    assert finish(start(back_after_start, done, flag)) == 0
+    assert "has step-00000099, this run step-0000002" in log(done)
+    assert content(done) == before and outcome(tmp_path / "r") == outcome(whole)
 
 
 def back_after_start(config: Config, flag: Path) -> None:
@@ -452,30 +458,29 @@ def test_what_is_being_copied_stays_on_the_disk(tmp_path: Path) -> None:
     assert whole_in(content(config)) == ["step-00000008", "step-00000002"]
 
 
-def claimed(place: Place, number: int) -> None:
-    words = {"host": "elsewhere", "process": 7, "system": "", "born": "", "token": "x", "beat": number}
-    place.put(CLAIM, json.dumps(words).encode())
+def taken(place: Place, number: int) -> None:
+    words = {"host": "elsewhere", "process": 7, "system": "", "born": "", "lease": "x", "beat": number}
+    place.put(LEASE, json.dumps(words).encode())
 
 
-def test_two_machines(trees: Path, tmp_path: Path, place: str, whole: Path) -> None:
+def test_two_machines(done: Config, tmp_path: Path, whole: Path) -> None:
     """The second is refused while the first lives, and goes on where that has died."""
-    config = mirrored(trees, tmp_path, place)
-    tmp_path.joinpath("r").mkdir()
-    claimed(there(config), 0)
-    process, number = start(hurried, config), 0
+    before = content(bare(done))
+    process, number = start(hurried, done), 0
     while process.is_alive():
         number += 1
-        claimed(there(config), number)
+        taken(there(done), number)
         time.sleep(0.1)
     assert finish(process) == 1
-    assert said(config) == (
-        f"the mirror {there(config)} is in use by process 7 on elsewhere: wait for its end, or give another "
+    assert said(done) == (
+        f"the mirror {there(done)} is in use by process 7 on elsewhere: wait for its end, or give another "
         "--run.name"
     )
-    assert set(content(config)) == {CLAIM}
-    assert finish(start(hurried, config)) == 0
+    found = content(done)
+    assert json.loads(found.pop(LEASE))["lease"] == "x" and found == before
+    assert finish(start(hurried, done)) == 0
     assert outcome(tmp_path / "r") == outcome(whole)
-    assert_mirrored(config)
+    assert_mirrored(done)
 
 
 def test_a_mirror_that_another_machine_took(trees: Path, tmp_path: Path, whole: Path) -> None:
@@ -486,7 +491,7 @@ def test_a_mirror_that_another_machine_took(trees: Path, tmp_path: Path, whole: 
     assert f"the {of} was taken over by process 7 on elsewhere; from now on nothing is copied" in text
     assert text.count(f"{of}: step-00000021 is not there") == 1
     assert outcome(tmp_path / "r") == outcome(whole)
-    assert json.loads(content(config)[CLAIM])["host"] == "elsewhere"
+    assert json.loads(content(config)[LEASE])["host"] == "elsewhere"
     assert "step-00000021" not in whole_in(content(config))
 
 
@@ -497,7 +502,7 @@ def taken_in_between(config: Config) -> None:
         nonlocal count
         count += 1
         if count == 8:
-            claimed(there(config), 1)
+            taken(there(config), 1)
             while "was taken over" not in log(config):
                 time.sleep(0.01)
         return step(self, *args)
@@ -516,10 +521,19 @@ def test_places_that_cannot_be_used(trees: Path, tmp_path: Path) -> None:
         "ftp://host/runs": "ftp:// is not known",
     }
     for mirror, words in refused.items():
-        config = mirrored(trees, tmp_path, mirror)
-        assert finish(start(hurried, config)) == 1
-        assert words in said(config) and "\n" not in said(config)
-        assert not (tmp_path / "r" / "metrics.jsonl").exists()
+        text = refusal(mirrored(trees, tmp_path, mirror))
+        assert words in text and "\n" not in text
+    config = mirrored(trees, tmp_path, "ftp://host/runs")
+    assert finish(start(hurried, config)) == 1
+    assert "ftp:// is not known" in said(config)
+    assert not (tmp_path / "r" / "metrics.jsonl").exists()
+
+
+def refusal(config: Config) -> str:
+    """What a start is told that takes nothing from its mirror."""
+    with pytest.raises(UserError) as raised, Mirror(config, print) as mirror:
+        take_from_mirror(mirror, Path(config.run.folder, "r"), print)
+    return str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -540,20 +554,18 @@ def test_stores_that_refuse(
     bucket: str,
     words: str,
 ) -> None:
-    """One line, before the first step."""
+    """One line."""
     for name, value in environment(store.endpoint, keys).items():
         monkeypatch.setenv(name, value)
-    config = mirrored(trees, tmp_path, f"s3://{bucket}/refused")
-    assert finish(start(hurried, config)) == 1
-    assert words in said(config) and "\n" not in said(config) and keys.secret not in said(config)
-    assert not (tmp_path / "r" / "metrics.jsonl").exists()
+    text = refusal(mirrored(trees, tmp_path, f"s3://{bucket}/refused"))
+    assert words in text and "\n" not in text and keys.secret not in text
 
 
 def test_no_secret_is_written(
-    trees: Path, tmp_path: Path, s3: str, capfd: pytest.CaptureFixture[str]
+    done: Config, tmp_path: Path, s3: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """To the folder, the mirror or the terminal; of a mirror that works, and of one that refuses the keys."""
-    config = mirrored(trees, tmp_path, s3)
+    config = mirrored(Path(done.data.path), tmp_path, s3)
     assert finish(start(hurried, config)) == 0
     os.environ["AWS_ACCESS_KEY_ID"] = BAD.access
     assert finish(start(hurried, config)) == 1
