@@ -283,7 +283,7 @@ def test_what_a_user_gets_wrong(flags: list[str], message: str, tmp_path: Path) 
 
 
 def test_bench_needs_a_name() -> None:
-    with pytest.raises(UsageError, match="bench needs a command: loader, kernels"):
+    with pytest.raises(UsageError, match="bench needs a command: loader, groups, kernels"):
         call(["bench"])
     with pytest.raises(UsageError, match="unknown bench command 'kernel': did you mean kernels"):
         call(["bench", "kernel"])
