@@ -126,9 +126,7 @@ def test_the_command_prints_one_table(
     out = " ".join(capsys.readouterr().out.split())
     assert "1,281,167 (ImageNet-1k; --data.path counts yours)" in out and "4096 = 64 x 1 x 64" in out
     assert "2,127 img/s a GPU (assumed, not measured: 40% of the datasheet's 312 TFLOP/s" in out
-    assert (
-        call(monkeypatch, *words, "--data.path", str(tiny_split.folder), "--optim.global-batch", "64") == 0
-    )
+    assert call(monkeypatch, *words, "--data.path", str(tiny_split.folder), "--optim.global-batch", "64") == 0
     out = capsys.readouterr().out
     assert f"33 ({tiny_split.folder})".replace("\n", "") in out.replace("\n", "").replace(" " * 18, "")
 
