@@ -31,7 +31,7 @@ def draw(rows: list[dict[str, Any]], out: Path) -> None:
     # the first is drawn at the bottom
     names = [entrant.name for entrant in reversed(ENTRANTS) if entrant.name in timed_names]
     exact = {row["name"]: row for row in rows if row.get("what") == EXACT}
-    wanted = median(row["wanted_bytes"] / row["images"] for row in exact.values())
+    wanted = float(median(row["wanted_bytes"] / row["images"] for row in exact.values()))
 
     def middle(name: str, key: str) -> float:
         return median(float(row["epochs"][1][key]) for row in timed if row["name"] == name)
