@@ -42,6 +42,9 @@ def check_url(where: str) -> None:
         )
     if not parts.netloc:
         raise UserError(f"{where!r} names no bucket or host: give {parts.scheme}://BUCKET/FOLDER")
+    if "//" in parts.path:
+        meant = f"{parts.scheme}://{parts.netloc}{re.sub('/+', '/', parts.path)}"
+        raise UserError(f"{where!r} has an empty name between two slashes: did you mean {meant}?")
 
 
 @cache
@@ -78,6 +81,7 @@ def make_store(where: str, headers: dict[str, str] | None = None) -> "ObjectStor
     # it retries by itself, and counts nothing
     retry: dict[str, Any] = {"max_retries": 0}
     scheme = urlsplit(where).scheme
+    _check_endpoints()
     options: dict[str, Any] = {}
     if scheme == "http" or _plain_endpoint():
         client["allow_http"] = True
@@ -112,6 +116,14 @@ def _s3_options() -> dict[str, Any]:
 def _plain_endpoint() -> bool:
     """Whether the environment names a server without TLS, such as one of one's own."""
     return any(PLAIN.search(name) and value.startswith("http://") for name, value in os.environ.items())
+
+
+def _check_endpoints() -> None:
+    """Raise UserError for a server in the environment without http:// or https://, which ends the client."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
+        value = os.environ.get(name, "http://")
+        if not value.startswith(("http://", "https://")):
+            raise UserError(f"{name} is {value!r}: give it with http:// or https:// before the host")
 
 
 def _credentials_file() -> Path:

@@ -90,14 +90,18 @@ class ShardFiles(Closing):
         columns = (requests.shard_R, requests.begin_R, requests.end_R, requests.parts_R, requests.at_R)
         buffer, cache = content.view().data, self._split.cache
         reads: list[Future[None]] = []
-        for shard, begin, end, parts, at in zip(*(column_R.tolist() for column_R in columns), strict=True):
-            part = buffer[at : at + end - begin]
-            if self._pool is None:
-                self._fill(shard, part, begin)
-            elif cache is None or not cache.read_into(shard, part, begin, samples=parts):
-                reads.append(self._pool.submit(self._fill, shard, part, begin))
-        # all: they write into this memory
-        wait(reads)
+        try:
+            for shard, begin, end, parts, at in zip(
+                *(column_R.tolist() for column_R in columns), strict=True
+            ):
+                part = buffer[at : at + end - begin]
+                if self._pool is None:
+                    self._fill(shard, part, begin)
+                elif cache is None or not cache.read_into(shard, part, begin, samples=parts):
+                    reads.append(self._pool.submit(self._fill, shard, part, begin))
+        finally:
+            # all, whatever befell one: they write into this memory
+            wait(reads)
         for read in reads:
             read.result()
         # the images are views of it, and nobody's to change

@@ -73,3 +73,14 @@ def test_no_place_shows_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     place = open_place("s3://bucket/x")
     assert "distinct" not in f"{place} {place!r} {place.at('y')} {vars(place)}"
     assert stores.SCHEMES[0] == "s3"
+
+
+def test_a_url_with_an_empty_name_says_what_was_meant() -> None:
+    with pytest.raises(UserError, match=r"did you mean s3://bucket/a/train\?"):
+        open_place("s3://bucket//a/train")
+
+
+def test_an_endpoint_without_a_scheme_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    with pytest.raises(UserError, match=r"AWS_ENDPOINT_URL is '127.0.0.1:9000': give it with http://"):
+        open_place("s3://bucket/a")
