@@ -217,6 +217,6 @@ def test_an_unreachable_store(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(retries, "LIMIT_NEW", 0.5)
-    with pytest.raises(PlaceError, match=r"^nobody listens there \(tried for 0 s\)$") as raised:
+    with pytest.raises(PlaceError, match=r"^nobody listens there \(tried for [01] s\)$") as raised:
         open_place(s3).read("a")
     assert "AWS_ENDPOINT_URL" in raised.value.helps
