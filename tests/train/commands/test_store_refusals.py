@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = {
     "unreachable": (
         "{s3}",
         to_nobody,
-        "nobody listens there (tried for 0 s); check the URL, AWS_ENDPOINT_URL",
+        " s); check the URL, AWS_ENDPOINT_URL",
     ),
     "one slash": ("s3:/turbomim/x", unchanged, "one slash after s3:, not two: give s3://turbomim/x"),
     "unknown scheme": ("ftp://host/x", unchanged, "ftp:// is not known; give a folder, or one of s3://"),
