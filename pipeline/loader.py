@@ -34,7 +34,7 @@ from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
 from turbomim.pipeline.stream.turns import SampleStream, Turn, turns
 from turbomim.pipeline.system.closing import Closing
-from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.system.errors import UserError, never, to_stderr
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Kind, Store
 
@@ -73,7 +73,8 @@ class Loader(Closing, Iterator[Batch]):
     stream: which samples come, and what is drawn for them; speed changes nothing in the batches.
     A sample that cannot be decoded is replaced, see bad_samples.py; limits: how many may be.
     device: "cpu" or "cuda" (torch's current device); journal: where to say what is being decoded, and which
-    samples must not be; notify: takes one line an event: a sample replaced, a read that is waited for.
+    samples must not be; notify: takes one line an event: a sample replaced, a read that is waited for;
+    stopping: asked while a read is waited for, which ends with Stopped once it says so.
     Raises UserError: a split without samples, a store that cannot give the crop, a device that is not there,
     a shard that changed, too many images that do not decode, an error of the GPU or of memory.
     """
@@ -89,6 +90,7 @@ class Loader(Closing, Iterator[Batch]):
         device: str = "cpu",
         journal: Journal | None = None,
         notify: Callable[[str], None] = to_stderr,
+        stopping: Callable[[], bool] = never,
     ) -> None:
         _check_split(split)
         _check_device(device)
@@ -126,6 +128,7 @@ class Loader(Closing, Iterator[Batch]):
             readers=speed.readers,
             prefetch=speed.prefetch,
             on_wait=notify,
+            stopping=stopping,
         )
         # last: a loader that could not start has nothing under way
         self._under_way = begin(journal, fingerprint, notify)

@@ -104,7 +104,8 @@ class Weed:
     """A server that can be killed and started again on the same folder and ports, by `weed_server` alone."""
 
     def __init__(self, folder: Path, *, lean: bool = True) -> None:
-        self.folder = folder
+        # the server works in it, so its path must hold from there
+        self.folder = folder.absolute()
         self._settings = LEAN if lean else {}
         *ports, self._metrics_port = _free_ports(len(PARTS) + 1)
         self._ports = dict(zip(PARTS, ports, strict=True))

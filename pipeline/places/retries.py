@@ -100,14 +100,16 @@ def persistently(
 ) -> T:
     """Make a request until it is answered.
 
-    what: it, for people; answered: whether its place ever answered; halt: once it is set, nothing is tried
-    again.  Raises what `request` raises: at once where no retry can help, else after LIMIT seconds, or
-    LIMIT_NEW of a place that never answered; in `impatient` sooner.
+    what: it, for people; answered: whether its place ever answered; halt: once it is set, nothing is tried,
+    or tried again.  Raises what `request` raises: at once where no retry can help, else after LIMIT seconds,
+    or LIMIT_NEW of a place that never answered; in `impatient` sooner.
     """
     begun = time.monotonic()
     halt = halt or threading.Event()
     limit = _patience.seconds or (LIMIT if answered else LIMIT_NEW)
     longest = FIRST_WAIT
+    if halt.is_set():
+        raise PlaceError("nobody waits for it any more")
     while True:
         try:
             return request()

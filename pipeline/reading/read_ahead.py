@@ -12,10 +12,13 @@ import numpy as np
 from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.closing import Closing
+from turbomim.pipeline.system.errors import Stopped, never
 from turbomim.pipeline.tars.split import Split
 
 # bytes of shards that are asked for together of a store of objects
 GROUP: Final = 24 * 2**20
+# seconds between two looks whether to stop
+LOOK: Final = 0.5
 
 
 class ReadAhead(Closing, Iterator[tuple[Turn, Samples]]):
@@ -24,8 +27,9 @@ class ReadAhead(Closing, Iterator[tuple[Turn, Samples]]):
     readers: threads that read, or that each make requests to a store of objects; prefetch: turns read ahead.
     A store of objects is asked for groups of turns, up to GROUP bytes, so that what lies side by side in a
     shard is one request: there it is the groups that are read ahead.
-    on_wait: called every `wait_s` seconds while `next` waits for a read, with a line that names it.
-    Raises whatever a read raised, when its turn comes.  Reading begins at the first `next`.
+    on_wait: called every `wait_s` seconds while `next` waits for a read, with a line that names it; stopping:
+    asked every LOOK seconds meanwhile.  Reading begins at the first `next`.
+    Raises whatever a read raised, when its turn comes; Stopped while `next` waits, once `stopping` says so.
     """
 
     def __init__(
@@ -37,12 +41,14 @@ class ReadAhead(Closing, Iterator[tuple[Turn, Samples]]):
         prefetch: int,
         on_wait: Callable[[str], None] | None = None,
         wait_s: float = 5.0,
+        stopping: Callable[[], bool] = never,
     ) -> None:
         self._split = split
         self._turns = iter(turns)
         self._prefetch = prefetch
         self._on_wait = on_wait
         self._wait_s = wait_s
+        self._stopping = stopping
         self._remote = split.tars.folder is None
         # a group's reader waits for the requests, which threads of the files make
         self._readers = prefetch + 1 if self._remote else readers
@@ -83,10 +89,14 @@ class ReadAhead(Closing, Iterator[tuple[Turn, Samples]]):
 
     def _take(self, group: list[Turn], reads: list[Future[Samples]]) -> Iterator[tuple[Turn, Samples]]:
         """Wait for the reads of a group, and give each turn its samples."""
-        begun = time.monotonic()
+        begun = told = time.monotonic()
         for read in reads:
-            while not wait((read,), self._wait_s).done:
-                self._tell(time.monotonic() - begun)
+            while not wait((read,), min(LOOK, self._wait_s)).done:
+                if self._stopping():
+                    raise Stopped
+                if (now := time.monotonic()) - told >= self._wait_s:
+                    self._tell(now - begun)
+                    told = now
         shares = [read.result() for read in reads]
         images = [image for share in shares for image in share.images]
         labels = np.concatenate([share.labels_B for share in shares])

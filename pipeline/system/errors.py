@@ -14,6 +14,15 @@ class UsageError(UserError):
     """A command, flag or setting that does not exist or cannot be: exit code 2 instead of 1."""
 
 
+class Stopped(Exception):
+    """Whoever waits was asked to stop: no fault, and nothing is lost."""
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 def need(ok: bool, name: str, value: object, legal: str) -> None:
     """Raise UsageError for a setting whose value cannot be."""
     if not ok:

@@ -102,3 +102,9 @@ def test_goes_with_all_it_has_when_its_owner_is_killed(tmp_path: Path) -> None:
     while (still := [path for path in left if Path(path).exists()]) and time.monotonic() < limit:
         time.sleep(0.02)
     assert not still
+
+
+def test_a_folder_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server works in its folder, where a relative path would name another."""
+    monkeypatch.chdir(tmp_path)
+    assert Weed(Path("server")).folder == tmp_path / "server"

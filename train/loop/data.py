@@ -15,7 +15,7 @@ from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.stream.groups import groups_of, shards_of, share_of
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, never
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.shard_cache import ShardCache
@@ -198,6 +198,7 @@ def open_loader(
     groups: int = 1,
     journal: Journal | None = None,
     notify: Callable[[str], None],
+    stopping: Callable[[], bool] = never,
 ) -> Loader:
     """The Loader of a rank: every crop that training, held-out loss and pictures see.
 
@@ -216,6 +217,7 @@ def open_loader(
         device=device,
         journal=journal,
         notify=notify,
+        stopping=stopping,
     )
 
 

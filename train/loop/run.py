@@ -15,7 +15,7 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.loader import LoaderStats
 from turbomim.pipeline.places.retries import TRAFFIC
 from turbomim.pipeline.stream.turns import BatchCut
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import Stopped, UserError
 from turbomim.train.folder import rundir
 from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.log import Record
@@ -159,7 +159,7 @@ class Run:
             self.task.inputs,
         )
         self.task.before_steps(logged)
-        batches = self.world.run_on_all(self._open_data)
+        batches = self.world.run_on_all(lambda: self._open_data(flag))
         profiled = self.profile if self.world.main else range(0)
         profile = Profile(profiled, self.folder.path, self.plan.local_batch, self.log.say)
         cache = filling(self.session.split, self.log.note)
@@ -176,8 +176,8 @@ class Run:
         )
         return self._outcome("preempted")
 
-    def _open_data(self) -> Batches:
-        """The micro-batches from this position on."""
+    def _open_data(self, flag: StopFlag) -> Batches:
+        """The micro-batches from this position on; whoever waits for them hears of the flag."""
         cut = BatchCut(
             global_batch=self.plan.global_batch,
             micro_batch=self.plan.micro_batch,
@@ -194,6 +194,7 @@ class Run:
             groups=self.config.data.groups,
             journal=self.folder.journal,
             notify=self.log.note,
+            stopping=lambda: bool(flag.name),
         )
         return self.task.batches(loader)
 
@@ -243,10 +244,15 @@ class Run:
         return False
 
     def _next_batches(self, batches: Batches) -> tuple[list[Batch], UserError | None]:
-        """The micro-batches of a step, which never run out, or the error that other ranks must hear of."""
+        """The micro-batches of a step, which never run out, or the error that other ranks must hear of.
+
+        None of both where a stop was asked for while they were waited for.
+        """
         try:
             with explaining_out_of_memory(self.session):
                 return list(itertools.islice(batches, self.plan.micro_steps)), None
+        except Stopped:
+            return [], None
         except UserError as error:
             return [], error
 
