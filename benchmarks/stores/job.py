@@ -19,9 +19,9 @@ class ReadJob:
     """Two epochs of a set of photographs, as batches of crops.
 
     where: its folder or URL; samples: of an epoch, a multiple of the batch; side: of the crops, pixels;
-    cache: folder for what a reader keeps, its own; kept: shards of ours that were put there before; window:
-    shards that are shuffled at a time, 0 for all; metrics and server: URL of the server's counts and its
-    process, "" and 0 without one.
+    cache: folder for what a reader keeps, its own; kept: shards that ours keeps there, the first ones;
+    window: shards that are shuffled at a time, 0 for all; metrics and server: URL of the server's counts and
+    its process, "" and 0 without one.
     """
 
     where: str

@@ -25,9 +25,11 @@ from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream
+from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.train.loop.data import filling
 
 Epochs = Iterator[Iterator[Tensor]]
 
@@ -40,7 +42,7 @@ CURL: Final = (
 
 
 def open_for(job: ReadJob) -> Split:
-    """Open our shards, with the first `kept` of them in a cache."""
+    """Open our shards, with a cache for the first `kept` of them."""
     split = open_split(job.where)
     if not job.kept:
         return split
@@ -74,9 +76,13 @@ def stream_of(job: ReadJob) -> SampleStream:
 
 
 def ours(job: ReadJob) -> Epochs:
-    """Our loader."""
+    """Our loader, and what fills its cache beside it."""
     speed = LoaderSpeed(threads=job.cores, readers=1 if not job.server else 2, prefetch=3)
-    with Loader(open_for(job), Crop(size=job.side), stream_of(job), speed, BadSampleLimits()) as loader:
+    split = open_for(job)
+    with (
+        filling(split, to_stderr),
+        Loader(split, Crop(size=job.side), stream_of(job), speed, BadSampleLimits()) as loader,
+    ):
         while True:
             yield (batch.images_BHWC for batch in itertools.islice(loader, job.samples // job.batch))
 

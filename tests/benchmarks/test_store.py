@@ -9,7 +9,7 @@ from PIL import Image
 
 from turbomim.benchmarks.loader.process import ask
 from turbomim.benchmarks.stores import bench, job, reading
-from turbomim.benchmarks.stores.bench import FOLDER, S3, BenchStore, compare
+from turbomim.benchmarks.stores.bench import FILLS, FOLDER, S3, BenchStore, compare
 from turbomim.benchmarks.stores.job import ReadJob, Served
 from turbomim.benchmarks.stores.table import EPOCHS, EXACT, TRAINED, Row, tables
 from turbomim.benchmarks.write_split import texture
@@ -34,8 +34,9 @@ def test_whole_comparison(photographs: Path, tmp_path: Path, monkeypatch: pytest
         return reading.answer(request, ReadJob(**request["job"]))
 
     monkeypatch.setattr(bench, "ask", ask_here)
+    by_name = {entrant.name: entrant for entrant in bench.ENTRANTS}
     absent = bench.Entrant(name="LitData", function="litdata", package="no_such_package")
-    monkeypatch.setattr(bench, "ENTRANTS", (*bench.ENTRANTS[:2], absent))
+    monkeypatch.setattr(bench, "ENTRANTS", (*(by_name[name] for name in (FOLDER, S3, FILLS)), absent))
     options = BenchStore(
         images=photographs,
         work=tmp_path,
@@ -48,8 +49,9 @@ def test_whole_comparison(photographs: Path, tmp_path: Path, monkeypatch: pytest
     )
     rows = {row.name: row for row in compare(options)}
     assert rows["LitData"].failure == "not installed: pip install 'turbomim[bench]'"
-    for name in (FOLDER, S3):
+    for name in (FOLDER, S3, FILLS):
         assert [epoch["images"] for epoch in rows[name].answers[EPOCHS][0]["epochs"]] == [COUNT, COUNT]
+    assert EXACT not in rows[FILLS].answers and list((tmp_path / "server" / "ours").rglob("*.tar"))
     answers = rows[S3].answers
     streamed = answers[EXACT][0]
     assert streamed["hits"] == 0 and 0 < streamed["requests"] <= COUNT
