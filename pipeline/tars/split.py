@@ -87,11 +87,15 @@ class Split:
         return f"{self.manifest.shards[shard].name}:{ascii(member.decode('latin-1'))[1:-1]}:{offset}"
 
 
-def open_split(path: str | os.PathLike[str], *, hashing: bool = True) -> Split:
+# the version of each shard, and where each sample lies
+Found = tuple[tuple[str, ...], SampleIndex]
+
+
+def open_split(path: str | os.PathLike[str], *, hashing: bool = True, found: Found | None = None) -> Split:
     """Open a split: read its manifest, check every shard against it, load the index.
 
     path: its folder, or its URL in a store of objects; hashing: whether a shard newer than the manifest is
-    hashed; another process may have done so.
+    hashed; another process may have done so; found: what another process found there, and nobody asks again.
     Raises UserError: no manifest, no samples, a shard that is missing, shorter, longer or changed, an index
     file that is missing or belongs to another tar.
     """
@@ -100,8 +104,7 @@ def open_split(path: str | os.PathLike[str], *, hashing: bool = True) -> Split:
     if manifest.samples == 0:
         raise UserError(f"the split {str(place)!r} holds 0 samples: make it from a folder with images")
     tars = place if manifest.tars is None else open_place(manifest.tars)
-    versions = check_shards(tars, manifest, hashing=hashing)
-    index = load_index(place, manifest)
+    versions, index = found or (check_shards(tars, manifest, hashing=hashing), load_index(place, manifest))
     return Split(place=place, tars=tars, manifest=manifest, index=index, versions=versions)
 
 

@@ -19,7 +19,7 @@ from turbomim.pipeline.system.errors import UserError, never
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.shard_cache import ShardCache
-from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.split import Found, Split, open_split
 from turbomim.pipeline.tars.store import Store
 from turbomim.train.folder.log import Record
 from turbomim.train.loop.storage import storage_in_words
@@ -47,6 +47,7 @@ LINES_BETWEEN_HINTS = 20
 def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
     """The split of a flag, fit for the crops.  The main rank checks it, and it alone hashes changed shards.
 
+    Of a store of objects the main rank alone asks for the index, which has a file a shard.
     Raises UserError that names the flag, also where a rank has another split there.
     """
     if not path:
@@ -55,18 +56,19 @@ def open_data(path: str, flag: str, data: DataConfig, world: World) -> Split:
         )
     split_of_rank0: Split | None = None
 
-    def check() -> str:
+    def check() -> tuple[str, Found | None]:
         nonlocal split_of_rank0
         if not is_remote(path) and not Path(path).exists():
             raise UserError(f"{flag} {path} does not exist: give the folder that `turbomim shard make` wrote")
         split_of_rank0 = open_split(path)
         check_store(data, split_of_rank0, flag, world.device.type)
-        return split_of_rank0.manifest.fingerprint
+        found = (split_of_rank0.versions, split_of_rank0.index) if is_remote(path) else None
+        return split_of_rank0.manifest.fingerprint, found
 
-    fingerprint = world.broadcast_from_rank0(check)
+    fingerprint, found = world.broadcast_from_rank0(check)
 
     def open_same() -> Split:
-        split = open_split(path, hashing=False) if split_of_rank0 is None else split_of_rank0
+        split = split_of_rank0 or open_split(path, hashing=False, found=found)
         if split.manifest.fingerprint != fingerprint:
             raise UserError(
                 f"{flag} {path} holds another split on this rank's machine than on rank 0's (fingerprint "

@@ -33,7 +33,7 @@ from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError, never
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.tars import manifest
 from turbomim.pipeline.tars.manifest import MANIFEST
@@ -399,7 +399,7 @@ def test_every_setting_of_the_data_reaches_the_loader(
         SampleStream(seed=5, shuffle="window", window=3, groups=2, cut=cut),
         speed,
         BadSampleLimits(max_share=0.2, max_row=7),
-        {"device": "cpu", "journal": None, "notify": print},
+        {"device": "cpu", "journal": None, "notify": print, "stopping": never},
     ]
 
 

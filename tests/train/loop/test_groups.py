@@ -150,6 +150,9 @@ def test_a_rank_asks_a_store_for_its_shards_alone(
     for rank, proxy in enumerate(proxies):
         asked = {Path(path).name for path in proxy.sent if path.endswith(".tar")}
         assert asked == set(np.load(from_disk / f"rank-{rank}.npz")["shards"].tolist())
+        # rank 0 tells the others where samples lie
+        indexes = sorted(Path(path).name for path in proxy.sent if path.endswith(".idx"))
+        assert indexes == ([] if rank else sorted(path.name for path in trees.glob("*.idx")))
 
 
 def test_groups_are_another_run(launch_recorded: Launch) -> None:
