@@ -112,7 +112,10 @@ class ReadAhead(Closing, Iterator[tuple[Turn, Samples]]):
             self._on_wait(f"waiting for {read}, {seconds:.0f} s so far: slow or unreachable storage?")
 
     def close(self) -> None:
-        """Drop what is queued, wait for the reads under way, end the threads and close the files."""
+        """Drop what is queued, wait for the reads under way, end the threads and close the files.
+
+        Requests to a store are not waited for.
+        """
         self._files.halt()
         self._pool.shutdown(cancel_futures=True)
         self._queue.clear()

@@ -17,7 +17,7 @@ from turbomim.pipeline.places.folder import fill
 from turbomim.pipeline.reading.memory import Memory
 from turbomim.pipeline.reading.requests import NEAR, merged, one_each
 from turbomim.pipeline.system.closing import Closing
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import Stopped, UserError
 from turbomim.pipeline.system.open_files import OPEN_FILES
 from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.split import Split
@@ -25,6 +25,9 @@ from turbomim.pipeline.tars.tar import BLOCK, NO_LABEL, is_label
 
 # to a store of objects, a reader: each waits some tens of milliseconds for an answer
 REQUESTS = 16
+
+# seconds between two looks whether to wait on
+LOOK = 0.5
 
 REMEDY = "run `sha256sum -c SHA256SUMS` in the split's folder, then restore the shard or remake the split"
 
@@ -83,7 +86,7 @@ class ShardFiles(Closing):
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read parts of shards, bytes `begin` to `end` each.  Returns all bytes, and where each part begins.
 
-        Raises UserError naming shard and offset.
+        Raises UserError naming shard and offset; Stopped after `halt`, where requests are still on their way.
         """
         requests = (one_each if self._pool is None else merged)(shard_P, begin_P, end_P)
         content = self._memory.take(requests.bytes)
@@ -100,8 +103,11 @@ class ShardFiles(Closing):
                 elif cache is None or not cache.read_into(shard, part, begin, samples=parts):
                     reads.append(self._pool.submit(self._fill, shard, part, begin))
         finally:
-            # all, whatever befell one: they write into this memory
-            wait(reads)
+            # for all, whatever befell one: they write into this memory, which nobody has again after `halt`
+            while (pending := wait(reads, LOOK).not_done) and not self._halt.is_set():
+                pass
+        if pending:
+            raise Stopped
         for read in reads:
             read.result()
         # the images are views of it, and nobody's to change
@@ -114,14 +120,17 @@ class ShardFiles(Closing):
         return oldest and f"{self._at(oldest[0])!r} at byte {oldest[1]}"
 
     def halt(self) -> None:
-        """Let no request that fails be made again: whoever waits for it is told at once."""
+        """Let no request be made, or made again: whoever waits for one is told within LOOK seconds."""
         self._halt.set()
 
     def close(self) -> None:
-        """Close every descriptor; a later read opens its shard again."""
+        """Close every descriptor; a later read opens its shard again.
+
+        Requests that a store does not answer are left alone: each ends with its own limit (stores.py).
+        """
         self.halt()
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(wait=False, cancel_futures=True)
         OPEN_FILES.close(self)
 
     def changed(self, shard: int, offset: int, problem: str) -> UserError:
