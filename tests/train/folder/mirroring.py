@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tests.runs import attempt, config_for, launch
@@ -23,6 +24,17 @@ from turbomim.train.settings.config import Config
 
 STEPS = 21
 
+HURRIED: tuple[tuple[ModuleType, str, Any], ...] = (
+    (pretrain, "about_device", lambda *_: []),
+    (mirror, "PERIOD", 0.1),
+    (mirror, "PATIENCE", 1.0),
+    (lease, "BEAT", 0.1),
+    (lease, "SILENCE", 1.0),
+    (lease, "LOOK", 0.1),
+    (lease, "SETTLE", 0.05),
+    (lease, "CLOSING", 0.5),
+)
+
 
 def mirrored(data: Path, runs: Path, place: Path | str, **run: Any) -> Config:
     """21 steps, a checkpoint every second one and at the end."""
@@ -30,11 +42,13 @@ def mirrored(data: Path, runs: Path, place: Path | str, **run: Any) -> Config:
     return config_for(data, runs, optim={"epochs": 5, "warmup_epochs": 1}, run=settings)
 
 
-def hurry() -> None:
-    """Tenths of seconds in place of seconds, in this process; no step's memory, half of a short attempt."""
-    setattr(pretrain, "about_device", lambda *_: [])  # noqa: B010
-    mirror.PERIOD, mirror.PATIENCE = 0.1, 1.0
-    lease.BEAT, lease.SILENCE, lease.LOOK, lease.SETTLE, lease.CLOSING = 0.1, 1.0, 0.1, 0.05, 0.5
+def hurry(patch: Callable[[object, str, Any], None] = setattr) -> None:
+    """Tenths of seconds in place of seconds, in this process; no step's memory, half of a short attempt.
+
+    patch: how; pytest's own process needs `monkeypatch.setattr`, else later tests are hurried too.
+    """
+    for module, name, value in HURRIED:
+        patch(module, name, value)
 
 
 def start(target: Callable[..., None], *args: Any) -> BaseProcess:

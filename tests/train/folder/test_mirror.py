@@ -396,11 +396,13 @@ def back_after_start(config: Config, flag: Path) -> None:
     when_down(config, flag)
 
 
-def test_the_one_to_roll_back_to_is_copied_first_and_kept(tmp_path: Path) -> None:
+def test_the_one_to_roll_back_to_is_copied_first_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two that are newer each needs it."""
     config = mirrored(tmp_path, tmp_path, tmp_path / "mirror")
     folder, lines = tmp_path / "r", list[str]()
-    hurry()
+    hurry(monkeypatch.setattr)
     with Mirror(config, lines.append) as mirror:
         mirror.connect()
         for step in (4, 6, 8, 10):
@@ -427,11 +429,11 @@ def write(folder: Path, step: int, *, good: int) -> None:
     checkpoint.write(folder / "ckpt", Snapshot(state=state, weights=tensors, moments=tensors), 2)
 
 
-def test_what_is_being_copied_stays_on_the_disk(tmp_path: Path) -> None:
+def test_what_is_being_copied_stays_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many come meanwhile.  The log is there before the copy counts."""
     config = mirrored(tmp_path, tmp_path, tmp_path / "mirror")
     folder, copied = tmp_path / "r" / "ckpt", tmp_path / "mirror" / "r" / "ckpt"
-    hurry()
+    hurry(monkeypatch.setattr)
     with Mirror(config, print) as mirror, pytest.MonkeyPatch.context() as patch:
         mirror.connect()
         put, held, go_on = Folder.put, threading.Event(), threading.Event()
