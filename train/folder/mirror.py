@@ -50,6 +50,8 @@ class Mirror(Closing):
         self._lease = Lease(
             self.place, LEASE, what=f"the mirror {self.place}", other="give another --run.name", tell=tell
         )
+        # whether it was listed since it was taken
+        self._listed = False
         # checkpoints that are there, as far as this process knows; and those that are being copied
         self._there: set[str] = set()
         self.copying: frozenset[str] = frozenset()
@@ -71,7 +73,7 @@ class Mirror(Closing):
         self._lease.close()
 
     def connect(self) -> dict[str, Status]:
-        """Take it for this run, and list what is there.
+        """Take it for this run, and list what is there; again, where it was taken and could not be listed.
 
         Raises UserError: it holds a run with other settings, or another machine copies there; and OSError.
         """
@@ -83,11 +85,13 @@ class Mirror(Closing):
             path = self.place.at("config.yaml")
             held = rundir.parse_config(text, str(self.place), path, type(self._config))
             rundir.refuse_other(str(self.place), held, self._config)
-        self._lease.take()
+        if not self._lease.held:
+            self._lease.take()
         files = self.place.files()
         # what a writer that was killed left in a folder; not the lease's, which is written all the time
         for name in [n for n in files if is_unfinished(n) and LEASE not in n]:
             self.place.delete(name)
+        self._listed = True
         return files
 
     @contextmanager
@@ -115,8 +119,7 @@ class Mirror(Closing):
         """Return when a checkpoint is there, for machines that have no such folder.  Raises UserError."""
         try:
             with self._turn:
-                if not self._lease.held:
-                    self._connect_late()
+                self._connect_late()
                 self._copy_checkpoint(path)
         except OSError as error:
             raise UserError(
@@ -151,8 +154,7 @@ class Mirror(Closing):
                 self._wake.wait(PERIOD)
 
     def _copy_what_is_new(self) -> None:
-        if not self._lease.held:
-            self._connect_late()
+        self._connect_late()
         found = next(iter(checkpoint.complete(self._folder / "ckpt")), None)
         if found is not None and found.name < self._ahead:
             return
@@ -176,7 +178,9 @@ class Mirror(Closing):
         self._settled = found.name
 
     def _connect_late(self) -> None:
-        """Take a mirror that was down at the start.  Raises Refused."""
+        """Take a mirror that was down at the start, and see what it has.  Raises Refused."""
+        if self._listed and self._lease.held:
+            return
         if self._lease.lost:
             raise Refused(f"the mirror {self.place} {self._lease.lost}")
         with impatient(PATIENCE):

@@ -5,7 +5,8 @@ Planted bugs and the test that fails on each: checksums that nobody looks at,
 while it is copied, `test_what_is_being_copied_stays_on_the_disk`; no copy of the one to roll back to,
 `test_the_one_to_roll_back_to_is_copied_first_and_kept`; other settings that nobody compares,
 `test_a_run_with_other_settings_is_refused`; signs of life that nobody heeds, `test_two_machines`; an
-older run that copies over a newer one, `test_a_newer_mirror_that_comes_back_is_left_alone`; a checkpoint
+older run that copies over a newer one, `test_a_newer_mirror_that_comes_back_is_left_alone`, also where the
+mirror was taken and not listed, `test_a_newer_one_that_could_not_be_listed_is_left_alone`; a checkpoint
 that has its name before its log is there, `test_killed_while_it_comes_from_the_mirror`; a checkpoint read
 where only rank 0 has it, `test_machines_with_disks_of_their_own`.
 """
@@ -39,8 +40,9 @@ from tests.train.folder.mirroring import (
 from turbomim.benchmarks.stores.weed import BAD, BUCKET, FULL, READ_ONLY, Keys, Weed, environment
 from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.places.opening import open_place
-from turbomim.pipeline.places.place import Place
+from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import PlaceError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint, from_mirror
 from turbomim.train.folder.checkpoint import Snapshot, State
@@ -380,6 +382,34 @@ def test_a_newer_mirror_that_comes_back_is_left_alone(done: Config, tmp_path: Pa
     assert finish(start(back_after_start, done, flag)) == 0
     assert "has step-00000099, this run step-0000002" in log(done)
     assert content(done) == before and outcome(tmp_path / "r") == outcome(whole)
+
+
+def test_a_newer_one_that_could_not_be_listed_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken, and then it was down: it is listed before anything is copied."""
+    config = mirrored(tmp_path, tmp_path, tmp_path / "mirror")
+    folder, lines = tmp_path / "r", list[str]()
+    hurry(monkeypatch.setattr)
+    write(tmp_path / "mirror" / "r", 8, good=8)
+    write(folder, 4, good=4)
+    before = content(config)
+    files, asked = Folder.files, list[str]()
+
+    def down_once(self: Folder, below: str = "") -> dict[str, Status]:
+        asked.append(below)
+        if len(asked) == 1:
+            raise PlaceError("nobody listens there", passing=True)
+        return files(self, below)
+
+    monkeypatch.setattr(Folder, "files", down_once)
+    with Mirror(config, lines.append) as mirror:
+        (note,) = take_from_mirror(mirror, folder, lines.append)
+        assert "nobody listens there; the run goes on from the disk" in note
+        with mirror.beside_steps(lines.append):
+            pass
+    assert content(config) == before
+    assert "has step-00000008, this run step-00000004: nothing is copied before that step" in lines[0]
 
 
 def back_after_start(config: Config, flag: Path) -> None:
