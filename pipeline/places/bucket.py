@@ -7,7 +7,7 @@ from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from turbomim.pipeline.places.place import Place, Status
-from turbomim.pipeline.places.refusals import changed, explain_refusal, is_beyond
+from turbomim.pipeline.places.refusals import changed, explain_refusal, is_beyond, is_of_client
 from turbomim.pipeline.places.retries import TRAFFIC, persistently
 from turbomim.pipeline.places.stores import check_process, make_store
 from turbomim.pipeline.system.remedies import Changed, Exists, NoSuchObject, PlaceError
@@ -231,7 +231,9 @@ class Bucket(Place):
                 return request(store)
             except PlaceError:
                 raise
-            except Exception as error:
+            except BaseException as error:
+                if not is_of_client(error):
+                    raise
                 refusal = explain_refusal(error, self.at(name))
                 if "expired" in str(refusal):
                     self._renew(store)

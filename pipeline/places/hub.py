@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from urllib.parse import unquote
 
 from turbomim.pipeline.places.bucket import Bucket
+from turbomim.pipeline.places.endpoints import check_endpoints
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.places.refusals import explain_failure
 from turbomim.pipeline.places.retries import persistently
@@ -113,7 +114,7 @@ class DataSet:
             return NoSuchObject("there is no such data set, or no permission to read it", LOGIN)
         if isinstance(error, ValueError):
             return PlaceError("no data set can be called that", "give hf://datasets/OWNER/NAME")
-        return explain_failure(str(error), status)
+        return explain_failure(str(error), status, scheme="hf")
 
 
 class Hub(Place):
@@ -123,6 +124,7 @@ class Hub(Place):
         parts = URL.fullmatch(where.rstrip("/"))
         if parts is None:
             raise UserError(f"{where!r} names no data set: give hf://datasets/OWNER/NAME[@REVISION][/FOLDER]")
+        check_endpoints("hf")
         self._where = where.rstrip("/")
         self._folder = (parts["folder"] or "").strip("/")
         self._data_set = data_set or DataSet(parts["name"], unquote(parts["revision"] or ""))

@@ -7,11 +7,14 @@ stands in the XML of the answer: https://docs.aws.amazon.com/AmazonS3/latest/API
 import os
 import re
 
+from turbomim.pipeline.places.endpoints import look_at, server_of
 from turbomim.pipeline.system.remedies import Changed, Exists, NoSuchObject, PlaceError
 
 STATUS = re.compile(r"status code: (\d{3})")
 # in XML, or as obstore repeats it
 CODE = re.compile(r"(?:<Code>|\(code: )(\w+)")
+# one of two keys
+HALF = re.compile(r"Missing (?:AccessKeyId|SecretAccessKey)")
 # in texts that are counted
 TIMES = re.compile(r" in [\d.]+[mµn]?s\b")
 # what names a secret in the environment
@@ -29,20 +32,26 @@ CREDENTIALS = {
     "public container",
 }
 OPEN_TO_ALL = "a server of files is read without credentials: open them to all, or use a store of objects"
+AGAIN = "the store or the network fails: try again later"
 PERMISSION = "check the keys in the environment, and what they may do there"
+# what Rust's errors that nobody foresaw are in Python
+PANIC = "PanicException"
 # of S3 and Google; of Azure
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 # codes of stores whose cause is not the status' own
 CODES = {
-    **dict.fromkeys(
-        NO_BUCKET, ("there is no such bucket", "check its name and AWS_ENDPOINT_URL, or create it")
-    ),
+    **dict.fromkeys(NO_BUCKET, ("there is no such bucket", "check its name and {server}, or create it")),
     "InvalidAccessKeyId": ("the store does not know the access key", PERMISSION),
     "SignatureDoesNotMatch": ("the secret key is not the one of the access key", PERMISSION),
     "AccessDenied": ("no permission", PERMISSION),
     "ExpiredToken": ("the credentials have expired", "renew them in the environment"),
     "RequestTimeTooSkewed": ("the clock of this machine is wrong", "set it, the store compares times"),
 }
+WANTS_TLS = ("the server speaks https, not http", "give https:// instead of http:// in {server}")
+UNTRUSTED = (
+    "its certificate is not trusted",
+    "give the name that is in the certificate, and its authority with SSL_CERT_FILE",
+)
 # parts of texts of the HTTP client
 SENDING = {
     "Connection refused": "nobody listens there",
@@ -55,29 +64,46 @@ SENDING = {
     "IncompleteMessage": "the connection ended within an answer",
     "response body": "the connection ended within an answer",
     "list response": "the connection ended within an answer",
-    "certificate": "its certificate is not trusted",
+}
+# of TLS, as the client says it or a server without words of its own: what is said, what helps
+TLS = {
+    "InvalidMessage": ("the server speaks http, not https", "give http:// instead of https:// in {server}"),
+    "HTTP request to an HTTPS server": WANTS_TLS,
+    "HTTP request was sent to HTTPS port": WANTS_TLS,
+    "InvalidCertificate": UNTRUSTED,
+    "certificate verify failed": UNTRUSTED,
 }
 
 
-def explain_refusal(error: Exception, what: str) -> PlaceError:
-    """Turn an error of obstore into ours, and say if a retry may help.  what: the object, for people."""
+def is_of_client(error: BaseException) -> bool:
+    """Whether an error is obstore's own: a panic of it is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == PANIC
+
+
+def explain_refusal(error: BaseException, what: str, *, asked: bool = True) -> PlaceError:
+    """Turn an error of obstore into ours, and say if a retry may help.
+
+    what: the object, for people; asked: whether a request was made, and not a client alone.
+    """
     text = str(error)
-    kind = type(error).__name__
+    kind, scheme = type(error).__name__, what.partition(":")[0]
     head = text.partition("Debug source")[0]
     code = (CODE.findall(text) or [""])[0]
     status = int((STATUS.findall(head) or ["0"])[0])
+    if kind == PANIC:
+        return PlaceError("its client broke down", look_at(scheme, "the keys in the environment"))
     if kind == "AlreadyExistsError":
         return Exists(f"{what} is there already")
     if kind == "PreconditionError":
         return changed(what)
     if "service account file" in head:
         return PlaceError("the key file cannot be read", "check GOOGLE_APPLICATION_CREDENTIALS")
-    if any(host in text for host in LAST_RESORTS) or "must be specified" in head:
-        return PlaceError("no credentials were found", CREDENTIALS.get(what.partition(":")[0], PERMISSION))
+    if any(host in text for host in LAST_RESORTS) or "must be specified" in head or HALF.search(head):
+        return PlaceError("no credentials were found", CREDENTIALS.get(scheme, PERMISSION))
     if code in CODES:
         said, helps = CODES[code]
         cause = NoSuchObject if code in NO_BUCKET else PlaceError
-        return cause(said, helps, passing=code == "ExpiredToken")
+        return cause(said, helps.format(server=server_of(scheme)), passing=code == "ExpiredToken")
     if isinstance(error, FileNotFoundError) or kind == "NotFoundError" or status == 404:
         return NoSuchObject("there is no such object")
     if status == 401 and what.startswith("hf:"):
@@ -90,25 +116,31 @@ def explain_refusal(error: Exception, what: str) -> PlaceError:
         return PlaceError("the server gives no parts of files", "serve them by one that does, such as nginx")
     if status == 416:
         return PlaceError("it ends before that byte")
-    failure = explain_failure(text or kind, status, code)
+    failure = explain_failure(text or kind, status, code, scheme=scheme)
     # of the connection, or of an answer that is cut; other kinds are of what was asked
-    if not status and kind != "GenericError":
-        failure.passing = False
+    if failure.passing and not status and (kind != "GenericError" or not asked):
+        failure.passing, failure.helps = False, look_at(scheme)
     return failure
 
 
-def explain_failure(text: str, status: int, code: str = "") -> PlaceError:
-    """Say what a store answered, or why it did not.  status: of HTTP, 0 for none; code: the store's own."""
+def explain_failure(text: str, status: int, code: str = "", *, scheme: str) -> PlaceError:
+    """Say what a store answered, or why it did not.
+
+    status: of HTTP, 0 for none; code: the store's own; scheme: of the URL, by which the remedies differ.
+    """
+    if tls := next((words for part, words in TLS.items() if part in text), None):
+        return PlaceError(tls[0], tls[1].format(server=server_of(scheme)))
     if status:
         passing = (status >= 500 and status != 501) or status in (408, 425, 429)
-        return PlaceError(f"the store answered {status} {code}".rstrip(), _wait(passing), passing=passing)
+        helps = AGAIN if passing else look_at(scheme, "the store")
+        return PlaceError(f"the store answered {status} {code}".rstrip(), helps, passing=passing)
     said = next((words for part, words in SENDING.items() if part in text), "")
     if "builder error" in text:
-        return PlaceError("its URL cannot be used", "check it, and AWS_ENDPOINT_URL")
+        return PlaceError("its URL cannot be used", look_at(scheme))
     if said:
-        return PlaceError(said, "check the URL, AWS_ENDPOINT_URL and the network", passing=True)
+        return PlaceError(said, look_at(scheme, "the network"), passing=True)
     head = " ".join(TIMES.sub("", without_secrets(text.partition("Debug source")[0])).split())
-    return PlaceError(head[:300] or "it fails", _wait(True), passing=True)
+    return PlaceError(head[:300] or "it fails", AGAIN, passing=True)
 
 
 def is_beyond(error: Exception) -> bool:
@@ -121,10 +153,6 @@ def changed(what: str) -> Changed:
     return Changed(
         f"{what} was changed since it was opened", "put the old object back, or start again with the new one"
     )
-
-
-def _wait(passing: bool) -> str:
-    return "the store or the network fails: try again later" if passing else "check the URL and the store"
 
 
 def without_secrets(text: str) -> str:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from turbomim.pipeline.places.endpoints import check_endpoints, given_endpoints, has_plain_endpoint
+from turbomim.pipeline.places.refusals import CREDENTIALS, explain_refusal
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import PlaceError
 
@@ -25,15 +27,20 @@ CONNECT = timedelta(seconds=5)
 SILENCE = timedelta(seconds=20)
 # for a whole request: 8 MiB at 50 kB/s
 REQUEST = timedelta(seconds=180)
-# variables with the URL of a server of one's own: AWS_ENDPOINT_URL, AZURE_STORAGE_ENDPOINT, GOOGLE_BASE_URL
-PLAIN = re.compile("ENDPOINT|GOOGLE_BASE_URL")
+# where no variable and no profile names one; servers of one's own take any
+REGION = "us-east-1"
 # requests on their way that wait for a connection would take a new one each
 IDLE_CONNECTIONS = 256
 
 
 def check_url(where: str) -> None:
     """Raise UserError for a URL that is no place, or that holds a secret."""
-    parts = urlsplit(where)
+    try:
+        parts = urlsplit(where)
+    except ValueError as error:
+        # neither it nor what Python says of it: both may hold a password
+        scheme = where.partition(":")[0]
+        raise UserError(f"the URL {scheme}://… is none: give {scheme}://BUCKET/FOLDER") from error
     if parts.username or parts.password or parts.query or parts.fragment:
         shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
         raise UserError(
@@ -81,57 +88,51 @@ def make_store(where: str, headers: dict[str, str] | None = None) -> "ObjectStor
     # it retries by itself, and counts nothing
     retry: dict[str, Any] = {"max_retries": 0}
     scheme = urlsplit(where).scheme
-    _check_endpoints()
+    check_endpoints(scheme)
     options: dict[str, Any] = {}
-    if scheme == "http" or _plain_endpoint():
+    if scheme == "http" or has_plain_endpoint(scheme):
         client["allow_http"] = True
     if scheme == "s3":
         options = _s3_options()
     try:
         return from_url(where, client_options=client, retry_config=retry, **options)  # type: ignore[call-overload,no-any-return]
     except Exception as error:
-        from turbomim.pipeline.places.refusals import explain_refusal
-
-        raise explain_refusal(error, where) from error
+        raise explain_refusal(error, where, asked=False) from error
 
 
 def _s3_options() -> dict[str, Any]:
     """What S3 needs beside what obstore reads in the environment itself."""
     options: dict[str, Any] = {"checksum_algorithm": "SHA256"}
     environment = os.environ
-    if not any(name in environment for name in ("AWS_REGION", "AWS_DEFAULT_REGION")):
-        options["region"] = "us-east-1"
-    if (
-        "AWS_ENDPOINT_URL" in environment or "AWS_ENDPOINT" in environment
-    ) and "AWS_VIRTUAL_HOSTED_STYLE_REQUEST" not in environment:
+    if given_endpoints("s3") and "AWS_VIRTUAL_HOSTED_STYLE_REQUEST" not in environment:
         # servers of one's own seldom have a name for each bucket
         options["virtual_hosted_style_request"] = False
-    if "AWS_ACCESS_KEY_ID" in environment or environment.get("AWS_SKIP_SIGNATURE") in ("true", "1"):
-        return options
-    if "AWS_PROFILE" in environment or _credentials_file().exists():
-        options["credential_provider"] = _boto3_provider()
-    return options
-
-
-def _plain_endpoint() -> bool:
-    """Whether the environment names a server without TLS, such as one of one's own."""
-    return any(PLAIN.search(name) and value.startswith("http://") for name, value in os.environ.items())
-
-
-def _check_endpoints() -> None:
-    """Raise UserError for a server in the environment without http:// or https://, which ends the client."""
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"):
-        value = os.environ.get(name, "http://")
-        if not value.startswith(("http://", "https://")):
-            raise UserError(f"{name} is {value!r}: give it with http:// or https:// before the host")
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    signed = environment.get("AWS_SKIP_SIGNATURE") not in ("true", "1")
+    profiled = environment.get("AWS_PROFILE") or _credentials_file().exists()
+    if signed and profiled and "AWS_ACCESS_KEY_ID" not in environment:
+        provider = options["credential_provider"] = _boto3_provider(environment.get("AWS_PROFILE"))
+        # of two, obstore would take the profile's
+        region = region or provider.config.get("region")
+    return {**options, "region": region or REGION}
 
 
 def _credentials_file() -> Path:
     return Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE") or Path.home() / ".aws" / "credentials")
 
 
-def _boto3_provider() -> Any:
-    """The credentials of a profile, which boto3 reads and renews."""
+def _config_file() -> Path:
+    return Path(os.environ.get("AWS_CONFIG_FILE") or Path.home() / ".aws" / "config")
+
+
+def _boto3_provider(profile: str | None) -> Any:
+    """The credentials of a profile, which boto3 reads and renews, and its region.  Raises PlaceError."""
+    files = (_credentials_file(), _config_file())
+    if not any(file.exists() for file in files):
+        raise PlaceError(
+            f"AWS_PROFILE is {profile!r}, and there is no file of profiles, {files[0]} or {files[1]}",
+            CREDENTIALS["s3"],
+        )
     try:
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError as error:
@@ -142,4 +143,5 @@ def _boto3_provider() -> Any:
     try:
         return Boto3CredentialProvider()
     except Exception as error:
-        raise PlaceError("boto3 finds no credentials in the profile", "check AWS_PROFILE") from error
+        said = f"boto3 finds no credentials in the profile {profile or 'default'!r}"
+        raise PlaceError(said, "check AWS_PROFILE, and the files in ~/.aws") from error

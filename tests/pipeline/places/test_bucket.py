@@ -220,3 +220,12 @@ def test_an_unreachable_store(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PlaceError, match=r"^nobody listens there \(tried for [01] s\)$") as raised:
         open_place(s3).read("a")
     assert "AWS_ENDPOINT_URL" in raised.value.helps
+
+
+def test_a_client_that_breaks_down(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its panic is no Exception, and would end a run in passing over every handler."""
+    monkeypatch.setattr(stores, "check_endpoints", lambda _: None)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
+    with pytest.raises(PlaceError, match=r"^its client broke down$") as raised:
+        open_place(s3).read("a")
+    assert raised.value.helps == "check the URL, AWS_ENDPOINT_URL and the keys in the environment"

@@ -16,6 +16,7 @@ from tests import ROOT
 from tests.stores.files import file_server
 
 from turbomim.pipeline.places.opening import open_place
+from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import local_processes, run_jobs
 from turbomim.pipeline.system.remedies import PlaceError
 
@@ -29,7 +30,7 @@ def in_a_fork(ask: Callable[[], object]) -> int:
         signal.alarm(5)
         try:
             ask()
-        except PlaceError as error:
+        except (PlaceError, UserError) as error:
             os._exit(7 if "forked" in str(error) else 8)
         finally:
             os._exit(9)

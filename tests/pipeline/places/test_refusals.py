@@ -90,6 +90,18 @@ TABLE = [
         PlaceError, "the server gives no parts of files", FINAL,
     ),
     (
+        refused.GenericError(sending("InvalidData, error: InvalidMessage(InvalidContentType)")),
+        PlaceError, "the server speaks http, not https", FINAL,
+    ),
+    (
+        refused.GenericError(http("400 Bad Request") + "Client sent an HTTP request to an HTTPS server."),
+        PlaceError, "the server speaks https, not http", FINAL,
+    ),
+    (
+        refused.GenericError(sending("error: InvalidCertificate(UnknownIssuer)")),
+        PlaceError, "its certificate is not trusted", FINAL,
+    ),
+    (
         refused.InvalidPathError('Path "a//b" contained empty path segment'),
         PlaceError, 'Path "a//b" contained empty path segment', FINAL,
     ),
@@ -116,7 +128,7 @@ TABLE = [
 def test_the_table(error: Exception, kind: type[PlaceError], said: str, passing: bool) -> None:
     found = explain_refusal(error, WHAT)
     assert (type(found), str(found), found.passing) == (kind, said, passing)
-    assert "\n" not in found.helps
+    assert "\n" not in found.helps and (passing or "try again" not in found.helps)
     if not isinstance(found, NoSuchObject | Exists) and said != "it ends before that byte":
         assert found.helps
 
@@ -128,6 +140,29 @@ def test_no_secret_is_in_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     assert without_secrets(text) == "https://h/p 'http://h/q', key ***, ***"
     found = explain_refusal(refused.GenericError(f"odd: {text}"), WHAT)
     assert not re.search("distinct|abc|def", str(found))
+
+
+def test_what_a_url_makes_impossible_is_not_tried_again() -> None:
+    text = 'Generic URL error: Path "/a//b" contained empty path segment'
+    found = explain_refusal(refused.GenericError(text), WHAT, asked=False)
+    assert not found.passing and found.helps == "check the URL and AWS_ENDPOINT_URL"
+
+
+@pytest.mark.parametrize(
+    ("what", "server"),
+    [
+        ("s3://b/x", "the URL, AWS_ENDPOINT_URL"),
+        ("gs://b/x", "the URL, GOOGLE_BASE_URL"),
+        ("az://b/x", "the URL, AZURE_STORAGE_ENDPOINT"),
+        ("hf://datasets/a/b/x", "the URL, HF_ENDPOINT"),
+        ("https://h/x", "the URL"),
+    ],
+)
+def test_the_server_is_that_of_the_scheme(what: str, server: str) -> None:
+    found = explain_refusal(refused.GenericError(sending("dns error")), what)
+    assert found.helps == f"check {server} and the network"
+    found = explain_refusal(refused.GenericError(sending("InvalidMessage")), what)
+    assert found.helps == f"give http:// instead of https:// in {server.rpartition(', ')[2]}"
 
 
 @pytest.mark.parametrize(
