@@ -6,6 +6,7 @@ A lock on a file says in which.  The system releases it however its owner ends, 
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
@@ -21,6 +22,8 @@ from turbomim.pipeline.tars.shard_cache import Checked, ShardCache
 
 # seconds between two looks at what is kept, and tries to be the one that fills
 PAUSE = 10.0
+# seconds between two lines of a cache that is being filled
+PROGRESS = 60.0
 
 
 class CacheFiller(Closing):
@@ -35,8 +38,6 @@ class CacheFiller(Closing):
         self._notify = notify
         self._halt = threading.Event()
         self._handle: int | None = None
-        # shards that cannot be had: whoever reads them says so
-        self._passed_over: set[int] = set()
         self._place_fails = False
         self._thread = threading.Thread(target=self._run, name="turbomim-cache", daemon=True)
         self._thread.start()
@@ -62,12 +63,15 @@ class CacheFiller(Closing):
 
     def _fill(self) -> None:
         """Fetch what is missing and fits."""
-        cache, before = self._cache, self._cache.stats.filled_bytes
+        cache, before, told = self._cache, self._cache.stats.filled_bytes, time.monotonic()
         # another process may have fetched some since the last look
         cache.look()
         self._remove_parts()
         try:
             for shard in self._missing():
+                if time.monotonic() - told >= PROGRESS:
+                    self._notify(cache.in_words())
+                    told = time.monotonic()
                 if not self._recheck(shard):
                     self._fetch(shard)
                 if self._halt.is_set():
@@ -84,17 +88,14 @@ class CacheFiller(Closing):
     def _missing(self) -> Iterator[int]:
         """Shards that are not kept, up to the first that does not fit."""
         cache = self._cache
-        for shard in cache.wanted:
-            if shard in self._passed_over or cache.path(shard) is not None:
-                continue
-            if not cache.file(shard).exists() and not self._fits(shard):
+        # nobody else fills the folder meanwhile
+        free = cache.space - sum(cache.used().values())
+        for shard in cache.missing():
+            to_come = cache.to_come(shard)
+            if to_come > max(0, free):
                 return
             yield shard
-
-    def _fits(self, shard: int) -> bool:
-        cache, part = self._cache, part_path(self._cache.file(shard))
-        begun = part.stat().st_size if part.exists() else 0
-        return sum(cache.used().values()) + cache.manifest.shards[shard].bytes - begun <= cache.space
+            free += cache.to_come(shard) - to_come
 
     def _recheck(self, shard: int) -> bool:
         """Hash a file that is not known to be right; whether it is.  It is removed if not."""
@@ -134,7 +135,6 @@ class CacheFiller(Closing):
                 advance=self._count,
             )
         except (WrongContentError, Changed, FileNotFoundError) as error:
-            self._passed_over.add(shard)
             cache.refuse(shard, f"{cache.place.at(wanted.name)}: {reason(error)}; {REMEDY}")
         else:
             cache.note(shard, Checked.now(status, sha256, version))

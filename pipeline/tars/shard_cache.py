@@ -11,12 +11,14 @@ cache that keeps what was used last has fewer: most of it is gone again before i
 import json
 import os
 import re
+import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from turbomim.pipeline.places.download import part_path
 from turbomim.pipeline.places.folder import fill
 from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.closing import Closing
@@ -129,6 +131,7 @@ class ShardCache(Closing):
 
         Raises UserError if the shard that was fetched is not the one of the manifest.
         """
+        self._check(shard)
         return None if self._find(shard) is None else self.file(shard)
 
     def read_into(self, shard: int, buffer: memoryview, offset: int, *, samples: int = 1) -> bool:
@@ -136,6 +139,7 @@ class ShardCache(Closing):
 
         samples: that are read so, for `stats`.  Raises UserError as `path` does.
         """
+        self._check(shard)
         kept = self._find(shard)
         hit = kept is not None and self._read_file(shard, kept, buffer, offset)
         with self._lock:
@@ -168,8 +172,20 @@ class ShardCache(Closing):
             raise write_error(self.file(shard), error) from error
 
     def refuse(self, shard: int, problem: str) -> None:
-        """Have whoever wants a sample of a shard get a UserError."""
+        """Have whoever wants a sample of a shard get a UserError; it is not missing any more."""
         self._wrong[shard] = problem
+
+    def missing(self) -> Iterator[int]:
+        """Shards that are wanted and not kept, in order."""
+        return (shard for shard in self.wanted if shard not in self._wrong and self._find(shard) is None)
+
+    def to_come(self, shard: int) -> int:
+        """Bytes of a missing shard that are not on the disk; 0 where a file is there, to be checked."""
+        path = self.file(shard)
+        begun = part_path(path)
+        if path.exists():
+            return 0
+        return self.manifest.shards[shard].bytes - (begun.stat().st_size if begun.exists() else 0)
 
     def used(self) -> dict[Path, int]:
         """Bytes of the shards in each split's folder, and of those under way."""
@@ -184,6 +200,7 @@ class ShardCache(Closing):
         shards = self.manifest.shards
         samples = sum(shards[shard].samples for shard in self.wanted)
         kept = [shard for shard in self.wanted if self._find(shard) is not None]
+        missing = next(self.missing(), None)
         share = sum(shards[shard].samples for shard in kept) / max(1, samples)
         used = self.used()
         others = {folder: size for folder, size in used.items() if folder != self.own and size}
@@ -197,16 +214,34 @@ class ShardCache(Closing):
                 f", {_gb(sum(others.values()))} by other data sets, most in {largest}: remove what is not "
                 "needed, or raise data.cache_gb"
             )
+        elif not kept and missing is not None and shards[missing].bytes > self.space:
+            one = shards[missing]
+            line += f"; not one shard fits, {one.name} has {one.bytes / 1e9:.3g} GB: raise data.cache_gb"
         return line
+
+    def remedy(self) -> str:
+        """What would have more read from this disk, for people; "" where all is kept."""
+        missing = next(self.missing(), None)
+        if missing is None:
+            return ""
+        if sum(self.used().values()) + self.to_come(missing) > self.space:
+            return "a larger --data.cache_gb keeps more shards on a local disk"
+        if shutil.disk_usage(self.folder).free < self.to_come(missing):
+            return (
+                f"the disk of data.cache {self.folder} is full: free space, then start the same command again"
+            )
+        return "the cache is not full yet"
 
     def close(self) -> None:
         """Close the files; a later read opens them again."""
         OPEN_FILES.close(self)
 
-    def _find(self, shard: int) -> Checked | None:
-        """What is known of the file of a shard, if that is still so."""
+    def _check(self, shard: int) -> None:
         if shard in self._wrong:
             raise UserError(self._wrong[shard])
+
+    def _find(self, shard: int) -> Checked | None:
+        """What is known of the file of a shard, if that is still so."""
         kept = self._kept.get(shard)
         if kept is None:
             return None

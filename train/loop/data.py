@@ -253,6 +253,6 @@ def slow_stage(record: Record, split: Split, speed: LoaderSpeed, world: World) -
             remedy = "`turbomim shard make --store resized` makes shards that decode several times faster"
         else:
             remedy = tune
-    if stage == "reading" and "storage_requests" in record:
-        stage, remedy = "storage", storage_in_words(record, split, cached=split.cache is not None)
+    if stage == "reading" and (storage := storage_in_words(record, split)):
+        stage, remedy = "storage", storage
     return f"{wait:.0f} % of the time was spent waiting for data, most for {stage}: {remedy}"

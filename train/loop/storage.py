@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from turbomim.pipeline.places.retries import TRAFFIC
+from turbomim.pipeline.tars.shard_cache import CacheStats
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder.log import Record, seconds_of
 from turbomim.train.world.distributed import World
@@ -11,13 +12,18 @@ from turbomim.train.world.distributed import World
 
 @dataclass(kw_only=True)
 class StorageWindow:
-    """The traffic of this process since the last log line; its mirror's is in it."""
+    """The traffic of this process since the last log line; its mirror's is in it.
+
+    counts: when it began, as `_now`.
+    """
 
     split: Split
     world: World
-    requests: int = field(default_factory=lambda: TRAFFIC.requests)
-    bytes: int = field(default_factory=lambda: TRAFFIC.bytes)
+    counts: list[int] = field(init=False)
     retries: dict[str, int] = field(default_factory=lambda: dict(TRAFFIC.retries))
+
+    def __post_init__(self) -> None:
+        self.counts = self._now()
 
     @property
     def remote(self) -> bool:
@@ -39,23 +45,34 @@ class StorageWindow:
         """The fields of a log record, of all ranks together, where the data is remote.  Every rank comes."""
         if not self.remote:
             return {}
-        tried_again = TRAFFIC.retries.total() - sum(self.retries.values())
-        ranks = self.world.all_gather(
-            [TRAFFIC.requests - self.requests, TRAFFIC.bytes - self.bytes, tried_again]
-        )
-        requests, size, retries = (int(sum(counts)) for counts in zip(*ranks, strict=True))
-        return {"storage_requests": requests, "storage_bytes": size, "storage_retries": retries}
+        ranks = self.world.all_gather([b - a for a, b in zip(self.counts, self._now(), strict=True)])
+        requests, size, retries, hits, misses = (int(sum(counts)) for counts in zip(*ranks, strict=True))
+        found = {"storage_requests": requests, "storage_bytes": size, "storage_retries": retries}
+        if self.split.cache is None:
+            return found
+        return found | {"cache_hit_pct": 100 * hits / (hits + misses) if hits + misses else None}
 
     def next(self) -> "StorageWindow":
         """The window after it."""
         return StorageWindow(split=self.split, world=self.world)
 
+    def _now(self) -> list[int]:
+        """Requests, bytes, retries, and samples read from the cache and not."""
+        cache = CacheStats() if self.split.cache is None else self.split.cache.stats
+        return [TRAFFIC.requests, TRAFFIC.bytes, TRAFFIC.retries.total(), cache.hits, cache.misses]
 
-def storage_in_words(record: Record, split: Split, *, cached: bool) -> str:
-    """What the store gave in the steps of a record, and what helps where they wait for it."""
+
+def storage_in_words(record: Record, split: Split) -> str:
+    """What the store gave in the steps of a record, and what helps where they wait for it.
+
+    "" where they do not: nothing was asked of it, or all shards are kept on a disk.
+    """
+    more = "--data.cache FOLDER --data.cache_gb N keeps shards on a local disk"
+    if split.cache is not None:
+        more = split.cache.remedy()
+    if not more or not record.get("storage_requests"):
+        return ""
     seconds = max(1e-9, seconds_of(record))
     rate = f"{record['storage_requests'] / seconds:,.0f} requests a second"
     size = f"{record['storage_bytes'] / seconds / 1e6:,.0f} MB/s"
-    more = "a larger --data.cache_gb keeps more" if cached else "--data.cache FOLDER --data.cache_gb N keeps"
-    again = f"{record['storage_retries']:,} tried again"
-    return f"{split.tars}: {rate}, {size}, {again}; {more} shards on a local disk"
+    return f"{split.tars}: {rate}, {size}, {record['storage_retries']:,} tried again; {more}"

@@ -1,6 +1,7 @@
 """What a run says of the store that it reads from: fields of its records, and lines in its log.
 
-Planted, each seen to fail: counts of all windows; fields for a local split; a line without retries.
+Planted, each seen to fail: counts of all windows; fields for a local split; a line without retries; hits of
+all windows; storage that is named though all is kept, or nothing was asked of it.
 """
 
 import dataclasses
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.pipeline.tars.counted_place import CountedPlace
+from tests.pipeline.tars.test_shard_cache import wait_for
 from tests.runs import config_for, quiet, records
 
 from turbomim.benchmarks.stores.fault_proxy import fault_proxy
@@ -16,6 +19,8 @@ from turbomim.benchmarks.stores.weed import Weed
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.places.retries import TRAFFIC
+from turbomim.pipeline.tars.fill_cache import CacheFiller
+from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.loop.data import slow_stage
 from turbomim.train.loop.storage import StorageWindow
@@ -47,21 +52,63 @@ def test_a_window_counts_its_own(remote: Split, tiny_split: Split) -> None:
     assert StorageWindow(split=tiny_split, world=world).record() == {}
 
 
+def with_cache(split: Split, folder: Path, space: int) -> tuple[Split, ShardCache]:
+    tars = CountedPlace(split.folder)
+    versions = [""] * len(split.manifest.shards)
+    cache = ShardCache(folder, space, place=tars, manifest=split.manifest, versions=versions)
+    return dataclasses.replace(split, place=tars, tars=tars, cache=cache), cache
+
+
+def test_a_window_counts_hits(tiny_split: Split, tmp_path: Path) -> None:
+    """The share of the samples that came from the cache; none where nothing was read."""
+    split, cache = with_cache(tiny_split, tmp_path, 10**9)
+    window = StorageWindow(split=split, world=World(device=torch.device("cpu")))
+    assert window.record()["cache_hit_pct"] is None
+    cache.stats.hits, cache.stats.misses = 3, 1
+    assert window.record()["cache_hit_pct"] == 75
+    window = window.next()
+    assert window.record()["cache_hit_pct"] is None
+    cache.stats.misses += 5
+    assert window.record()["cache_hit_pct"] == 0
+
+
+WAITED = {
+    "data_wait_pct": 40,
+    "read_wait_pct": 35,
+    "decode_wait_pct": 1,
+    "augment_wait_pct": 0,
+    "step_ms": 500,
+    "window": 4,
+    "storage_requests": 24,
+    "storage_bytes": 68_000_000,
+    "storage_retries": 3,
+}
+
+
+def test_what_helps_where_there_is_a_cache(tiny_split: Split, tmp_path: Path) -> None:
+    """More space only where that lacks; where the disk has all, or nothing was asked for, another stage."""
+    speed, world = LoaderSpeed(threads=99), World(device=torch.device("cpu"))
+    small, _ = with_cache(tiny_split, tmp_path, 1)
+    text = slow_stage(WAITED, small, speed, world) or ""
+    assert "most for storage: far://" in text and text.endswith(
+        "3 tried again; a larger --data.cache_gb keeps more shards on a local disk"
+    )
+    split, cache = with_cache(tiny_split, tmp_path, 10**9)
+    assert (slow_stage(WAITED, split, speed, world) or "").endswith("; the cache is not full yet")
+    own = "40 % of the time was spent waiting for data, most for reading: `turbomim tune loader --data far://"
+    assert (slow_stage(WAITED | {"storage_requests": 0}, split, speed, world) or "").startswith(own)
+    with CacheFiller(cache, notify=lambda _: None):
+        wait_for(lambda: next(cache.missing(), None) is None)
+    assert (slow_stage(WAITED, split, speed, world) or "").startswith(own)
+
+
 def test_storage_is_named_where_steps_wait_for_it(remote: Split, s3: str) -> None:
-    record = {"data_wait_pct": 40, "read_wait_pct": 35, "decode_wait_pct": 1, "augment_wait_pct": 0}
-    record |= {
-        "step_ms": 500,
-        "window": 4,
-        "storage_requests": 24,
-        "storage_bytes": 68_000_000,
-        "storage_retries": 3,
-    }
     world = World(device=torch.device("cpu"))
-    assert slow_stage(record, remote, LoaderSpeed(threads=99), world) == (
+    assert slow_stage(WAITED, remote, LoaderSpeed(threads=99), world) == (
         f"40 % of the time was spent waiting for data, most for storage: {s3}: 12 requests a second, "
         "34 MB/s, 3 tried again; --data.cache FOLDER --data.cache_gb N keeps shards on a local disk"
     )
-    decoding = record | {"read_wait_pct": 1, "decode_wait_pct": 35}
+    decoding = WAITED | {"read_wait_pct": 1, "decode_wait_pct": 35}
     assert "most for decoding" in (slow_stage(decoding, remote, LoaderSpeed(threads=99), world) or "")
 
 
