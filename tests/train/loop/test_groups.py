@@ -56,8 +56,10 @@ def record_batches(config: Config, rank: int, world: int, port: int) -> None:
     class Recording(Loader):
         def __next__(self) -> Batch:
             batches.append(super().__next__())
-            links = (Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd"))
-            opened.update(os.readlink(link).rpartition("/")[2] for link in links if link.is_symlink())
+            for name in os.listdir("/proc/self/fd"):
+                # another thread may have closed it
+                with contextlib.suppress(FileNotFoundError):
+                    opened.add(os.readlink(f"/proc/self/fd/{name}").rpartition("/")[2])
             return batches[-1]
 
     with pytest.MonkeyPatch.context() as patch:
