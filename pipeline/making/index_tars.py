@@ -1,9 +1,9 @@
 """Foreign tars into a split: `index_tars` lists what lies where, and changes no tar.
 
 Beside each X.tar an X.idx is written, and for the folder the manifest and the listings of a split; `into`
-another folder where the place of the tars can only be read.  In a store headers and labels are read alone:
-then no tar is hashed, and its index tells it from others.  Nothing is left out without a word: what cannot
-be read as samples is an error that names shard, sample and byte.
+another folder where the place of the tars can only be read.  In a store headers and labels are read alone,
+small members with them: then no tar is hashed, and its index tells it from others.  Nothing is left out
+without a word: what cannot be read as samples is an error that names shard, sample and byte.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from turbomim import __version__
 from turbomim.pipeline.making.index_target import index_target, put_file, write_index
@@ -33,9 +34,10 @@ from turbomim.pipeline.tars.walk import walk_tar
 
 # called from any thread: bytes and images done since its last call, bytes in all
 Progress = Callable[[int, int, int], None]
-# tars of a store read at a time, and those whose names tell where keys end
+# tars of a store read at a time; those whose names tell where keys end, and how many of each do
 STORE_THREADS = 64
 FEW_TARS = 4
+FEW_NAMES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,16 +191,21 @@ def _index_tar(
 
 
 def _find_keys(place: Place, tars: list[str], choice: Members, workers: int) -> tuple[Keys, str]:
-    """Look at the names in all tars, in a store in a few, for the dot at which keys end, and say why."""
+    """Look at the names in all tars, in a store at some in a few, for the dot at which keys end; say why."""
     if place.folder is None:
-        # evenly spaced: each header is a request
+        # evenly spaced: a header may be a request
         tars = tars[:: -(-len(tars) // FEW_TARS)]
 
     def look(tar: str) -> TarNames:
         names: list[bytes] = []
         # one that cannot be read is named when it is indexed
         with suppress(BadTar, OSError), open_tar(place, tar) as opened:
-            names += (member.name for member in walk_tar(opened))
+            few = None if place.folder else FEW_NAMES
+            names += (member.name for member in islice(walk_tar(opened), few))
+            if len(names) == few:
+                # more of the last sample may follow
+                last = names[-1].rpartition(b".")[0]
+                names = [name for name in names if name.rpartition(b".")[0] != last]
         return look_at_names(names, choice.is_image, choice.label)
 
     with ThreadPoolExecutor(workers) as pool:

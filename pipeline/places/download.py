@@ -62,7 +62,7 @@ def download(
             while chunk := out.read(PART):
                 digest.update(chunk)
                 _go_on(halt)
-        for content in _parts(place, name, range(begun, size, PART), size, version, halt):
+        for content in read_parts(place, name, range(begun, size), version, halt):
             digest.update(content)
             with _writing(part, size):
                 _write(handle, content)
@@ -85,11 +85,15 @@ def download(
     raise WrongContentError(f"its sha256 is {digest.hexdigest()[:12]}…, not {sha256[:12]}…")
 
 
-def _parts(
-    place: Place, name: str, offsets: range, size: int, version: str, halt: threading.Event
+def read_parts(
+    place: Place, name: str, span: range, version: str, halt: threading.Event
 ) -> Iterator[memoryview]:
-    """The parts of a file that begin at `offsets`, in order; each is valid until the next is taken."""
-    buffers = [bytearray(min(PART, size)) for _ in range(min(len(offsets), PARTS_AT_ONCE + 1))]
+    """Give the bytes `span` of a file in parts, in order, four on their way; each is valid until the next.
+
+    Raises OSError, also where the file ends before, and Halted once `halt` is set.
+    """
+    offsets, size = span[::PART], span.stop
+    buffers = [bytearray(min(PART, len(span))) for _ in range(min(len(offsets), PARTS_AT_ONCE + 1))]
 
     def get(number: int) -> memoryview:
         offset = offsets[number]

@@ -1,12 +1,14 @@
 """Foreign tars in a store: indexed by ranges alone, checked, and read.
 
 Planted: a request for each header, the hash of a whole tar, an index that is put whatever is there, the
-manifest's place of the tars left out.
+manifest's place of the tars left out; small members by headers alone, large ones read through.
 """
 
 from __future__ import annotations
 
+import io
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 from tests.pipeline.tars.tar_bytes import write_tar
 
 from turbomim.pipeline.checking.verify import verify_split
+from turbomim.pipeline.making import index_tars as index_tars_file
 from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.places.place import Place
@@ -27,12 +30,12 @@ from turbomim.train.commands.shard.index import shard_index_command
 from turbomim.train.commands.shard.inspect import shard_inspect_command
 from turbomim.train.commands.shard.verify import shard_verify_command
 
-SAMPLES, IMAGE = 12, 60_000
+SAMPLES, IMAGE = 12, 100_000
 
 
 @pytest.fixture
 def tars(tmp_path: Path) -> Path:
-    """Three tars of twelve samples, images of 60 kB behind their labels."""
+    """Three tars of twelve samples, images of 100 kB behind their labels."""
     folder = tmp_path / "tars"
     folder.mkdir()
     for tar in range(3):
@@ -78,6 +81,49 @@ def test_headers_alone_are_read(tars: Path, s3: str, capsys: pytest.CaptureFixtu
     with pytest.raises(UserError, match="is indexed already: check it with"):
         index_tars(s3)
     assert index_tars(s3, IndexSettings(force=True)).manifest.fingerprint == manifest.fingerprint
+
+
+def test_small_members_are_read_through(s3: str, tmp_path: Path) -> None:
+    """In PAX, four members a sample, and now and then a large one."""
+    place = open_place(s3)
+    with tarfile.open(tmp_path / "set.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for number in range(300):
+            size = 200_000 if number % 100 == 50 else 500 + 10 * number
+            for kind, content in (
+                ("cls", b"%d" % number),
+                ("jpg", b"\xff\xd8\xff" + bytes(size)),
+                ("json", b"{}"),
+                ("txt", b"a"),
+            ):
+                member = tarfile.TarInfo(f"{number:04d}.{kind}")
+                member.size, member.pax_headers = len(content), {"mtime": "1700000000.25"}
+                tar.addfile(member, io.BytesIO(content))
+    place.put("set.tar", tmp_path / "set.tar")
+    size = (tmp_path / "set.tar").stat().st_size
+    report = index_tars(s3, IndexSettings(keys="first-dot"))
+    assert report.manifest.samples == 300
+    assert report.requests < 75 and size - 3 * 200_000 < report.read <= size
+    again = index_tars(s3, IndexSettings(force=True))
+    # the names that tell where keys end are those of the beginning
+    assert again.manifest.fingerprint == report.manifest.fingerprint and again.read <= 2 * size
+    index_tars(tmp_path)
+    assert place.read("set.idx") == (tmp_path / "set.idx").read_bytes()
+
+
+@pytest.mark.parametrize("few", [10, 11, 12, 1000])
+def test_the_first_names_tell_where_keys_end(
+    few: int, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sample that is cut by the number of names nothing is known."""
+    monkeypatch.setattr(index_tars_file, "FEW_NAMES", few)
+    kinds = (("cls", b"1"), ("txt", b"a"), ("jpg", b"\xff\xd8\xff" + bytes(70_000)))
+    members = [(f"v1.{number:03d}.{kind}", content) for number in range(20) for kind, content in kinds]
+    write_tar(tmp_path / "set.tar", members)
+    open_place(s3).put("set.tar", tmp_path / "set.tar")
+    report = index_tars(s3)
+    assert report.manifest.made["indexed"]["keys"] == "last-dot" and report.manifest.samples == 20
+    # two a sample, and the end
+    assert report.requests <= 2 * 20 + 2 + 2 * (min(few, 60) // 3 + 1)
 
 
 def test_into_a_folder(tars: Path, s3: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class ShardVerify:
     images: bool = False
     """Decode every image too."""
     workers: int = cores()
-    """Tars at a time: on threads, with --images on processes."""
+    """Tars at a time: on threads, with --images on processes.  Those of a store lie in TMPDIR meanwhile."""
     report: Path | None = None
     """JSON lines file for all problems; the terminal shows the first 20."""
 
@@ -60,4 +60,10 @@ def describe_verify(report: VerifyReport, seconds: float) -> str:
         f"{manifest.bytes / 1e6:,.1f} MB checked{decoded} in {seconds:,.1f} s "
         f"({manifest.samples / seconds:,.0f} img/s)"
     )
+    if report.unhashed:
+        more = "every image was decoded" if report.images else "`--images` decodes every image"
+        lines.append(
+            f"nobody has hashed {counted(report.unhashed, 'shard')}, indexed in a store: sizes, headers, "
+            f"labels and index files were checked, what images hold was compared with nothing; {more}"
+        )
     return "\n".join(lines)
