@@ -41,9 +41,17 @@ class Folder(Place):
     def files(self, below: str = "") -> dict[str, Status]:
         """List the files in it and in its folders, by name."""
         found: list[str] = []
+        listed: dict[str, Status] = {}
         for folder, _, names in os.walk(self.folder / below, onerror=_raise):
             found += [(Path(folder) / name).relative_to(self.folder).as_posix() for name in names]
-        return {name: self.status(name) for name in sorted(found)}
+        for name in sorted(found):
+            try:
+                listed[name] = self.status(name)
+            except FileNotFoundError:
+                # a writer's temporary file goes meanwhile; a link to nothing stays
+                if os.path.lexists(self.folder / name):
+                    raise
+        return listed
 
     def read(self, name: str) -> bytes:
         """Read a whole file."""

@@ -24,8 +24,9 @@ from turbomim.train.settings.config import Config
 
 # seconds between two copies of the logs, where no checkpoint comes
 PERIOD = 30.0
-# a file gets so many seconds, and one more for so many bytes; then this try has failed
-PATIENCE, RATE = 30.0, 4e6
+# a file gets so many seconds, or so few where the last try failed, and one more for so many bytes; then this
+# try has failed
+PATIENCE, AGAIN, RATE = 30.0, 5.0, 4e6
 # bytes; what is shorter is copied out of memory: it may grow meanwhile
 SHORT = 2**26
 
@@ -183,7 +184,7 @@ class Mirror(Closing):
             return
         if self._lease.lost:
             raise Refused(f"the mirror {self.place} {self._lease.lost}")
-        with impatient(PATIENCE):
+        with impatient(self._allow(0)):
             try:
                 theirs = whole_in(self.connect())
             except UserError as error:
@@ -212,7 +213,7 @@ class Mirror(Closing):
     def _has(self, path: Path) -> bool:
         """Whether this very checkpoint is there; of sizes and recorded checksums."""
         name = f"ckpt/{path.name}"
-        with impatient(PATIENCE):
+        with impatient(self._allow(0)):
             try:
                 there = self.place.files(name)
             except FileNotFoundError:
@@ -238,7 +239,7 @@ class Mirror(Closing):
 
     def _remove_old(self, newest: str, good: str) -> None:
         """Keep the newest `run.keep` and the one to roll back to, as on the disk."""
-        with impatient(PATIENCE):
+        with impatient(self._allow(0)):
             files = [name for name in self.place.files("ckpt") if name.startswith("ckpt/step-")]
         older = [name for name in whole_in(files) if name < newest]
         kept = {newest, good, *older[: self._keep - 1]}
@@ -259,7 +260,7 @@ class Mirror(Closing):
 
     def _allow(self, size: int) -> float:
         """Seconds that a file of a size may take from now on."""
-        seconds = PATIENCE + size / RATE
+        seconds = (AGAIN if self._failed else PATIENCE) + size / RATE
         # a little longer than the requests, so that it is told what befell them
         self._until = time.monotonic() + 2 * seconds
         return seconds

@@ -28,6 +28,7 @@ HURRIED: tuple[tuple[ModuleType, str, Any], ...] = (
     (pretrain, "about_device", lambda *_: []),
     (mirror, "PERIOD", 0.1),
     (mirror, "PATIENCE", 1.0),
+    (mirror, "AGAIN", 0.5),
     (lease, "BEAT", 0.1),
     (lease, "SILENCE", 1.0),
     (lease, "LOOK", 0.1),

@@ -6,7 +6,8 @@ while it is copied, `test_what_is_being_copied_stays_on_the_disk`; no copy of th
 `test_the_one_to_roll_back_to_is_copied_first_and_kept`; other settings that nobody compares,
 `test_a_run_with_other_settings_is_refused`; signs of life that nobody heeds, `test_two_machines`; an
 older run that copies over a newer one, `test_a_newer_mirror_that_comes_back_is_left_alone`, also where the
-mirror was taken and not listed, `test_a_newer_one_that_could_not_be_listed_is_left_alone`; a checkpoint
+mirror was taken and not listed, `test_a_newer_one_that_could_not_be_listed_is_left_alone`; a place that
+failed before and is waited for as any, `test_a_mirror_that_is_down_holds_up_no_end`; a checkpoint
 that has its name before its log is there, `test_killed_while_it_comes_from_the_mirror`; a checkpoint read
 where only rank 0 has it, `test_machines_with_disks_of_their_own`.
 """
@@ -45,6 +46,7 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import PlaceError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint, from_mirror
+from turbomim.train.folder import mirror as module
 from turbomim.train.folder.checkpoint import Snapshot, State
 from turbomim.train.folder.copied import LEASE, OF_CHECKPOINT, files_of, whole_in
 from turbomim.train.folder.from_mirror import take_from_mirror
@@ -410,6 +412,34 @@ def test_a_newer_one_that_could_not_be_listed_is_left_alone(
             pass
     assert content(config) == before
     assert "has step-00000008, this run step-00000004: nothing is copied before that step" in lines[0]
+
+
+def test_a_mirror_that_is_down_holds_up_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preempted run has half a minute for all: a place that failed before gets a short time."""
+    config = mirrored(tmp_path, tmp_path, tmp_path / "mirror")
+    lines, back = list[str](), threading.Event()
+    hurry(monkeypatch.setattr)
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    write(tmp_path / "r", 4, good=4)
+    tries = 0
+
+    def silent(self: Folder, *_: object, **__: object) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise PlaceError("no answer in time", passing=True)
+        back.wait(60)
+
+    with Mirror(config, lines.append) as mirror:
+        mirror.connect()
+        monkeypatch.setattr(Folder, "put", silent)
+        with mirror.beside_steps(lines.append):
+            while tries < 2:
+                time.sleep(0.01)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 2 * module.AGAIN + 1
+        back.set()
+    assert "no answer in time; " in lines[0] and "step-00000004 is not there (it takes too long)" in lines[1]
 
 
 def back_after_start(config: Config, flag: Path) -> None:
