@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from turbomim.benchmarks.stage_process import Parser, last_line, run_lines, say
+from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError, UserError
 
 # photographs that are cut out of the embedded ones
@@ -208,6 +209,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="file for the results; what is made for them is kept beside it (%(default)s)",
     )
     options = parser.parse_args(argv)
+    check_local("--out", options.out)
     if not options.seconds >= 10:
         raise UsageError(f"--seconds {options.seconds:g}: at least 10")
     return options

@@ -20,6 +20,7 @@ from typing import Final
 
 from turbomim.benchmarks.gpu.stage import Row
 from turbomim.benchmarks.stage_process import Parser, last_line, run_lines, say
+from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError, UserError
 
 # of the time, by stage, in their order; what one leaves goes to those after it
@@ -125,6 +126,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--stages", default=",".join(SHARES), help="which, with commas between: %(default)s")
     options = parser.parse_args(argv)
+    check_local("--out", options.out)
+    check_local("--images", options.images)
     if not options.seconds >= 10:
         raise UsageError(f"--seconds {options.seconds:g}: at least 10")
     if options.images and not Path(options.images).is_dir():

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from turbomim.pipeline.making.store_destination import WRITABLE
 from turbomim.pipeline.places.folder import Folder
-from turbomim.pipeline.places.opening import is_remote
+from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.durable import make_folder
 from turbomim.pipeline.system.errors import UserError
@@ -22,8 +22,9 @@ def index_target(place: Place, into: str | None) -> Place:
                 f"{str(place)!r} can only be read: give a folder for the index with --into FOLDER"
             )
         return place
-    if is_remote(into) or place.folder is not None:
-        raise UserError("--into takes a folder of this machine, for tars in a store: leave it out")
+    check_local("--into", into)
+    if place.folder is not None:
+        raise UserError("--into is for tars in a store: leave it out, and the index is put beside the tars")
     return Folder(make_folder(Path(into)))
 
 

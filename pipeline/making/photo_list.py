@@ -12,6 +12,7 @@ from typing import Final
 
 from turbomim.pipeline.making.list_rows import Row, read_rows
 from turbomim.pipeline.making.photographs import Photograph, Photographs, assign_keys, stamp
+from turbomim.pipeline.places.opening import meant_url
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.listings import BadImage
@@ -71,6 +72,11 @@ def read_list(source: Path, root: Path | None = None, columns: str | None = None
 
 def _inside(source: Path, top: str, line: int, path: str) -> str:
     """Give the path relative to `top`, '/' separated.  Raises UserError if it lies outside."""
+    if meant_url(path):
+        raise UserError(
+            f"{str(source)!r}, line {line}: {path!r} is a URL, and images of a list are files of this "
+            "machine: copy them here, or give their folder in the store in place of the list"
+        )
     full = os.path.normpath(os.path.join(top, path))
     above = os.path.join(top, "")
     if not full.startswith(above):

@@ -56,7 +56,10 @@ def find_source(
     source = os.fspath(source)
     if Path(source).suffix.lower() in DELIMITERS and not os.path.isdir(source):
         if is_remote(source):
-            raise UserError(f"{source!r}: copy the list to a file here; its images may not be in a store")
+            raise UserError(
+                f"{source!r}: a list and its images must be files of this machine: copy them here, or give "
+                "the images' folder in the store"
+            )
         if skip is not None:
             raise UsageError("--skip belongs to a folder: leave it out for a list")
         return read_list(Path(source), root, columns)

@@ -2,6 +2,7 @@
 
 import yaml
 
+from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError, UserError, one_line
 from turbomim.pipeline.system.remedies import explain
 from turbomim.train.models.named_encoder import lay_over
@@ -12,6 +13,7 @@ from turbomim.train.settings.flags import take_settings, take_value
 
 def read_yaml(path: str, base: Config) -> Config:
     """`base` with the values of a YAML file laid over it."""
+    check_local("--config", path)
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 from turbomim.pipeline.decoding.crop import Crop, CropKind
 from turbomim.pipeline.loader_settings import BadSampleLimits
+from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError, need
 from turbomim.pipeline.tars.store import Interpolation
@@ -79,7 +80,7 @@ class DataConfig:
                 f"data.cache = {self.cache!r}, data.cache_gb = {self.cache_gb:g}: give both, a folder and "
                 "the GB that it may take, or none"
             )
-        need("://" not in self.cache, "data.cache", self.cache, "a folder of this machine")
+        check_local("data.cache", self.cache)
         need(self.threads >= 0, "data.threads", self.threads, "0 (automatic) or more")
         need(self.readers >= 0, "data.readers", self.readers, "0 (automatic) or more")
         need(self.prefetch >= 0, "data.prefetch", self.prefetch, "0 (automatic) or more")
@@ -241,8 +242,7 @@ class RunConfig:
         named = os.fsencode(self.folder)
         legal = "a name in UTF-8, as safetensors wants it"
         need(named == named.decode(errors="ignore").encode(), "run.folder", ascii(self.folder), legal)
-        legal = "a folder of this machine; --run.mirror copies it to a store of objects"
-        need("://" not in self.folder, "run.folder", self.folder, legal)
+        check_local("run.folder", self.folder)
         check_seed("run.seed", self.seed)
         need(self.log_every >= 1, "run.log_every", self.log_every, "at least 1 step")
         need(self.save_every >= 1, "run.save_every", self.save_every, "at least 1 step")

@@ -1,11 +1,14 @@
 """What a command line says: a command's own flags, and settings, --section.field VALUE."""
 
 import contextlib
+import dataclasses
 import io
 import math
 import re
+from pathlib import Path
 from typing import TypeVar
 
+from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.settings.dictionary import Values
 
@@ -14,7 +17,11 @@ N = TypeVar("N", int, float)
 
 
 def parse(kind: type[T], argv: list[str], prog: str) -> T:
-    """A dataclass out of flags.  Raises UsageError for flags that it has not, and values of another type."""
+    """A dataclass out of flags.
+
+    Raises UsageError for flags that it has not, values of another type, and a URL for a Path: what may be one
+    is a str.
+    """
     # a machine lent for a measurement may not have it, and its benchmarks need no flags
     import tyro
 
@@ -23,9 +30,22 @@ def parse(kind: type[T], argv: list[str], prog: str) -> T:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=argv, prog=prog)
+            options = tyro.cli(kind, args=argv, prog=prog)
     except SystemExit as error:
         raise UsageError(f"{_one_line(said.getvalue())}; see {prog} --help") from error
+    _check_paths(options, argv)
+    return options
+
+
+def _check_paths(options: object, argv: list[str]) -> None:
+    """Raise UsageError for a Path among the flags that is a URL."""
+    given = [word.partition("=")[0] for word in argv]
+    for field in dataclasses.fields(options):  # type: ignore[arg-type]
+        value = getattr(options, field.name)
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path):
+                flag = f"--{field.name}"
+                check_local(flag if flag in given else field.name, path)
 
 
 def _one_line(box: str) -> str:

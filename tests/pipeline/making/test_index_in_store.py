@@ -182,7 +182,7 @@ def test_one_line_each(tars: Path, s3: str, tmp_path: Path) -> None:
         index_tars(s3)
     with pytest.raises(UserError, match=r"^'hf://datasets/a/b' can only be read: give .* --into FOLDER"):
         index_tars("hf://datasets/a/b")
-    with pytest.raises(UserError, match=r"^--into takes a folder of this machine, for tars in a store"):
+    with pytest.raises(UserError, match=r"^--into is for tars in a store: leave it out"):
         index_tars(tars, IndexSettings(into=str(tmp_path)))
     place = put(tars, s3)
     place.put("set-2.tar", (tars / "set-2.tar").read_bytes()[:70_000])

@@ -148,6 +148,10 @@ USER_ERRORS: dict[str, tuple[Callable[[Path], Path], str]] = {
         r"line 2: 'x/../../b\\x1b.jpg' leads out of .* --root",
     ),
     "absolute": (write("/etc/hosts,a"), "line 1: '/etc/hosts' leads out of .*holds all images as --root"),
+    "a URL": (
+        write("s3://b/a.jpg,a"),
+        "line 1: 's3://b/a.jpg' is a URL, .* files of this machine: copy them",
+    ),
     "root's neighbour": (write("../photos2/a.jpg,a"), "line 1: '../photos2/a.jpg' leads out of"),
     "a header of other words": (
         write("photo,what\na.jpg,b"),

@@ -9,9 +9,9 @@ import pytest
 
 from turbomim.pipeline.places import stores
 from turbomim.pipeline.places.folder import Folder
-from turbomim.pipeline.places.opening import is_remote, open_place
+from turbomim.pipeline.places.opening import check_local, is_remote, open_place
 from turbomim.pipeline.places.stores import _s3_options
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UsageError, UserError
 
 
 @pytest.mark.parametrize("where", ["shards", "/data/shards", Path("shards"), "a:b", "s3", "hf"])
@@ -24,11 +24,11 @@ def test_a_path_is_a_folder(where: str | Path) -> None:
 REFUSED = {
     "ftp://host/x": r"'ftp://host/x': ftp:// is not known; give a folder, or one of s3://, ",
     "s3://": r"names no bucket or host: give s3://BUCKET/FOLDER",
-    "s3:/bucket/x": r"'s3:/bucket/x' has one slash .*: give s3://bucket/x",
-    "https:/host/x": r"'https:/host/x' has one slash .*: give https://host/x",
     "s3://user:PASS-WORD@bucket/x": r"was given with a user, a password or a query",
     "https://host/x?sig=PASS-WORD": r"was given with a user, a password or a query",
     "https://host/x#PASS-WORD": r"was given with a user, a password or a query",
+    "ftp://me:PASS-WORD@host/x?PASS-WORD": r"'ftp://host/x': ftp:// is not known; give a folder",
+    "https:/me:PASS-WORD@host/x": r"did you mean 'https://host/x'",
     "https://me:PASS-WORD@[::/x": r"the URL https://… is none: give https://BUCKET/FOLDER",
 }
 
@@ -40,10 +40,29 @@ def test_urls_that_are_refused(where: str) -> None:
     assert "PASS-WORD" not in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_path_of_a_url_is_refused_too() -> None:
-    """pathlib makes one slash of two."""
-    with pytest.raises(UserError, match="one slash"):
-        open_place(Path("s3://bucket/x"))
+# pathlib makes one slash of two
+@pytest.mark.parametrize(
+    "where",
+    ["s3//bucket/x", "s3:/bucket/x", Path("s3://bucket/x"), "s3:bucket/x", "S3://bucket/x", "S3//bucket/x"],
+)
+def test_a_url_with_a_slip_says_what_was_meant(where: str | Path) -> None:
+    for ask in (is_remote, open_place):
+        with pytest.raises(
+            UserError, match=r"^a URL has :// after its scheme: did you mean 's3://bucket/x'\?$"
+        ):
+            ask(where)
+
+
+@pytest.mark.parametrize(
+    "where", ["s3://me:PASS-WORD@h/x?PASS-WORD", "https:/me:PASS-WORD@h/x#PASS-WORD", "a://b"]
+)
+def test_where_a_path_of_this_machine_is_needed(where: str) -> None:
+    check_local("--out", "runs/a:b/s3")
+    check_local("--out", Path("/s3/a"))
+    check_local("--out", "")
+    with pytest.raises(UsageError, match=r"^--out \w+://\w(/x)?: must be a path of this machine: ") as raised:
+        check_local("--out", where)
+    assert "PASS-WORD" not in str(raised.value)
 
 
 def test_what_the_environment_says_to_a_client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

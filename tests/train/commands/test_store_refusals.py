@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = {
         to_nobody,
         " s); check the URL, AWS_ENDPOINT_URL",
     ),
-    "one slash": ("s3:/turbomim/x", unchanged, "one slash after s3:, not two: give s3://turbomim/x"),
+    "one slash": ("s3:/turbomim/x", unchanged, "did you mean 's3://turbomim/x'?"),
     "unknown scheme": ("ftp://host/x", unchanged, "ftp:// is not known; give a folder, or one of s3://"),
     "password": (f"https://me:{SECRET}@host/x", unchanged, "was given with a user, a password or a query"),
     "query": (f"https://host/x?sig={SECRET}", unchanged, "was given with a user, a password or a query"),
