@@ -22,7 +22,7 @@ from turbomim.train.folder.mirror import Mirror
 
 
 def take_from_mirror(mirror: Mirror, folder: Path, tell: Callable[[str], None]) -> list[str]:
-    """Connect a mirror, and bring what is newer there into the run folder; lines for the log.
+    """Connect a mirror, and bring what is newer there into the run folder; lines for the log, but those told.
 
     A mirror that is down holds up no run that has a checkpoint on the disk.  Raises UserError: the mirror
     refuses, or is down and nobody knows what it has; it holds another run; none there or here is whole.
@@ -50,7 +50,7 @@ def _take(place: Place, files: Mapping[str, Status], folder: Path, tell: Callabl
     for name in theirs:
         if name <= ours:
             return notes
-        tell(f"{name} comes from {place} ({_size(files, name) / 1e6:,.0f} MB)")
+        tell(f"{ckpt / name} comes from the mirror {place} ({_size(files, name) / 1e6:,.0f} MB)")
         if (found := _fetch(place, files, name, ckpt)) is None:
             notes.append(f"{place.at(f'ckpt/{name}')} is damaged and was passed over")
             continue
@@ -62,7 +62,7 @@ def _take(place: Place, files: Mapping[str, Status], folder: Path, tell: Callabl
         _fetch_files(place, files, folder)
         final = _settle(found)
         write_durably(ckpt / "latest", f"{final.name}\n".encode())
-        return [*notes, f"{final} comes from the mirror {place}"]
+        return notes
     if theirs and not ours:
         raise UserError(
             f"no checkpoint in {place} is whole ({', '.join(theirs)}): restore one, or remove them to start "

@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -95,7 +95,7 @@ def line_of(record: Record) -> str:
 class RunLog:
     """Writes metrics.jsonl and train.log, moves the panel and feeds the sinks that `config` names.
 
-    Other ranks than 0 only add notes.
+    Other ranks than 0 only add notes.  told: lines that the terminal has had, for train.log.
     """
 
     def __init__(
@@ -106,7 +106,9 @@ class RunLog:
         config: Config,
         rank: int = 0,
         world: int = 1,
+        told: Sequence[str] = (),
     ) -> None:
+        self._told = told
         self.folder, self.console, self.config, self.active = folder, console, config, rank == 0
         self.metrics, self.plain = folder / "metrics.jsonl", folder / "train.log"
         self._who = f"rank {rank}: " if world > 1 else ""
@@ -137,6 +139,8 @@ class RunLog:
             open_sinks(self.config, self.folder, step, kept) as self._sinks,
         ):
             self._files = (metrics, plain)
+            for line in self._told:
+                self.write_to_file(line)
             try:
                 yield kept
             finally:

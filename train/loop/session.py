@@ -146,6 +146,12 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
     splits = [session.split, *([session.heldout] if session.heldout else []), *others]
     on_gpu = session.loader_speed.decodes_on(world.device.type)
     mirror: Mirror | None = None
+    told = list[str]()
+
+    def tell(line: str) -> None:
+        print_plain(session.console, line)
+        told.append(line)
+
     with contextlib.ExitStack() as held:
 
         def look() -> tuple[Path | None, list[str]]:
@@ -154,7 +160,6 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
             rundir.check_same(path, config)
             taken = []
             if config.run.mirror:
-                tell = partial(print_plain, session.console)
                 mirror = held.enter_context(Mirror(config, tell))
                 taken = take_from_mirror(mirror, path, tell)
             found, damaged = newest_checkpoint(path, session.split)
@@ -167,7 +172,7 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
             path=path,
             checkpoint=found,
             notes=notes,
-            log=RunLog(path, session.console, config=config, rank=world.rank, world=world.size),
+            log=RunLog(path, session.console, config=config, rank=world.rank, world=world.size, told=told),
             journal=Journal(folder=path, rank=world.rank, bad=bad),
             mirror=mirror,
         )
