@@ -1,11 +1,12 @@
 """What a run says of the store that it reads from: fields of its records, and lines in its log.
 
 Planted, each seen to fail: counts of all windows; fields for a local split; a line without retries; hits of
-all windows; storage that is named though all is kept, or nothing was asked of it.
+all windows; a line a log line; storage that is named though all is kept, or nothing was asked of it.
 """
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,10 +19,11 @@ from turbomim.benchmarks.stores.faults import Fault, first
 from turbomim.benchmarks.stores.weed import Weed
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.places.opening import open_place
-from turbomim.pipeline.places.retries import TRAFFIC
+from turbomim.pipeline.places.retries import QUIET, TRAFFIC
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split
+from turbomim.train.loop import storage
 from turbomim.train.loop.data import slow_stage
 from turbomim.train.loop.storage import StorageWindow
 from turbomim.train.pretrain.pretrain import pretrain
@@ -34,7 +36,9 @@ def remote(tiny_split: Split, s3: str) -> Split:
     return dataclasses.replace(tiny_split, place=open_place(s3), tars=open_place(s3))
 
 
-def test_a_window_counts_its_own(remote: Split, tiny_split: Split) -> None:
+def test_a_window_counts_its_own(remote: Split, tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: now))
     world = World(device=torch.device("cpu"))
     window = StorageWindow(split=remote, world=world)
     assert window.retried() == ""
@@ -44,11 +48,20 @@ def test_a_window_counts_its_own(remote: Split, tiny_split: Split) -> None:
         TRAFFIC.failed(cause, "s3://b/x.tar (bytes 0 to 9)")
     assert window.record() == {"storage_requests": 2, "storage_bytes": 1000, "storage_retries": 3}
     assert window.retried() == (
-        "storage: 3 tried again since the last log line (2 x no answer in time, 1 x the store answered 500), "
-        "the last s3://b/x.tar (bytes 0 to 9)"
+        "storage: 3 tried again since the last such line (2 x no answer in time, 1 x the store answered "
+        "500), the last s3://b/x.tar (bytes 0 to 9)"
     )
     assert window.next().record() == {"storage_requests": 0, "storage_bytes": 0, "storage_retries": 0}
-    assert window.next().retried() == ""
+    # what follows is said with the next line
+    window = window.next()
+    assert window.retried() == ""
+    TRAFFIC.failed("no answer in time", "s3://b/y.tar")
+    now += QUIET - 1
+    assert window.retried() == ""
+    window, now = window.next(), now + 1
+    assert window.retried() == (
+        "storage: 1 tried again since the last such line (1 x no answer in time), the last s3://b/y.tar"
+    )
     assert StorageWindow(split=tiny_split, world=world).record() == {}
 
 
