@@ -309,7 +309,7 @@ def _names(place: Place) -> list[str]:
     if place.folder is not None:
         return os.listdir(place.folder)
     try:
-        return [name for name in place.files() if "/" not in name]
+        return list(place.files_here())
     except OSError:
         return []
 

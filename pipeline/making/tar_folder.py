@@ -20,15 +20,16 @@ def find_tars(place: Place) -> list[str]:
     """List a place's `*.tar` in natural order, a-2 before a-10.  Raises UserError: none, a hostile name."""
     folder = str(place)
     try:
-        names = os.listdir(place.folder) if place.folder else [n for n in place.files() if "/" not in n]
+        names = os.listdir(place.folder) if place.folder else place.files_here()
     except OSError as error:
         raise UserError(f"cannot list {folder!r}: {explain(error, 'give a folder of tar files')}") from error
     files = sorted(name for name in names if not name.startswith("."))
     tars = [file for file in files if file.endswith(".tar")]
     if not tars:
         kinds = Counter(file.partition(".")[2] or file for file in files).most_common(5)
-        found = ", ".join(f"{count:,} {ascii(kind)[1:-1]}" for kind, count in kinds) or "nothing"
-        raise UserError(f"no .tar files in {folder!r}, but {found}: give a folder of tar files")
+        found = ", ".join(f"{count:,} {ascii(kind)[1:-1]}" for kind, count in kinds)
+        lacks = f"no .tar files in {folder!r}, but {found}" if found else f"no files in {folder!r}"
+        raise UserError(f"{lacks}: give a folder of tar files")
     for tar in tars:
         if not tar.isprintable() or URL.match(tar):
             raise UserError(

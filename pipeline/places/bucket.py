@@ -70,20 +70,27 @@ class Bucket(Place):
         names = list(names)
         if self._of_http:
             return super().statuses(names)
-        found = self.files()
+        found = self.files() if any("/" in name for name in names) else self.files_here()
         return [found.get(name) or NoSuchObject("there is no such object") for name in names]
 
     def files(self, below: str = "") -> dict[str, Status]:
         """List the objects in it, by name."""
         import obstore
 
-        if self._of_http:
-            raise PlaceError("a server of files does not list them", "give a folder, or a store of objects")
+        self._check_listable()
 
         def pages(store: "ObjectStore") -> list["ObjectMeta"]:
             return [item for page in obstore.list(store, below or None, chunk_size=PAGE) for item in page]
 
         listed = self._ask(below, "listing", pages)
+        return dict(sorted((item["path"], _status_of(item)) for item in listed))
+
+    def files_here(self) -> dict[str, Status]:
+        """List the objects in it: those of its folders, such as runs beside shards, would cost pages."""
+        import obstore
+
+        self._check_listable()
+        listed = self._ask("", "listing", obstore.list_with_delimiter)["objects"]
         return dict(sorted((item["path"], _status_of(item)) for item in listed))
 
     def read(self, name: str) -> bytes:
@@ -208,6 +215,10 @@ class Bucket(Place):
                 raise Exists(f"{self.at(name)} was changed since it was opened")
             condition["version"] = found["version"] or ""
         return condition
+
+    def _check_listable(self) -> None:
+        if self._of_http:
+            raise PlaceError("a server of files does not list them", "give a folder, or a store of objects")
 
     def _check_writable(self) -> None:
         if self._of_http:

@@ -68,6 +68,10 @@ class Place(ABC):
     def files(self, below: str = "") -> dict[str, Status]:
         """List the files in it, or in a folder of it, those of their folders too, sorted by name."""
 
+    def files_here(self) -> dict[str, Status]:
+        """List the files in it, without those of its folders, sorted by name."""
+        return {name: status for name, status in self.files().items() if "/" not in name}
+
     @abstractmethod
     def read(self, name: str) -> bytes:
         """Read a whole file."""

@@ -169,15 +169,19 @@ def load_manifest(place: Place) -> Manifest:
         below = sorted(other.parent.name for other in others)
         hint = f" (did you mean its sub-folder {below[0]!r}?)" if below else ""
         raise UserError(
-            f"no {MANIFEST} in {str(place)!r}{hint}: "
-            "PATH must be a folder made by `turbomim shard make SRC PATH` or `turbomim shard index PATH`"
+            f"no {MANIFEST} in {str(place)!r}{hint}: give the {_kind(place)} that `turbomim shard make` or "
+            "`turbomim shard index` wrote"
         ) from error
     except OSError as error:
-        raise UserError(
-            f"cannot read {where!r}: {explain(error, 'PATH must be a folder of shards')}"
-        ) from error
+        helps = f"give the {_kind(place)} of a split"
+        raise UserError(f"cannot read {where!r}: {explain(error, helps)}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where!r} is not a manifest of shards: {error}; {REMEDY}") from error
+
+
+def _kind(place: Place) -> str:
+    """What a place is called where another one is to be given."""
+    return "folder" if place.folder else "URL"
 
 
 def _is_unfinished(place: Place) -> bool:

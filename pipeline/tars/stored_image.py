@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.index import Members, index_lines
 from turbomim.pipeline.tars.keys import split_key
@@ -53,10 +54,12 @@ def read_named_image(path: str | os.PathLike[str], named: str) -> bytes:
     manifest = load_manifest(place)
     members = Members.of(manifest.made)
     parts = NAMED.fullmatch(named)
-    if not parts or parts["shard"] not in {shard.name for shard in manifest.shards}:
-        raise UserError(
-            f"{named!a} names no image of {str(place)!r}: give SHARD.tar:KEY, as `verify` prints it"
-        )
+    helps = "give SHARD.tar:KEY, as `turbomim shard verify` prints it"
+    if not parts:
+        raise UserError(f"{named!a} names no image: {helps}")
+    if parts["shard"] not in {shard.name for shard in manifest.shards}:
+        count = counted(len(manifest.shards), "shard")
+        raise UserError(f"no shard {parts['shard']!a} in {str(place)!r}, {count}: {helps}")
     try:
         images = images_of_shard(place, parts["shard"], members)
         for image in images:
@@ -72,7 +75,8 @@ def read_named_image(path: str | os.PathLike[str], named: str) -> bytes:
                 size = tars.read_into(parts["shard"], memoryview(content), image.offset)
                 return bytes(content[:size])
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {named!a}: {error}; `turbomim shard verify` says more") from error
+        said = explain(error, "`turbomim shard verify` says more")
+        raise UserError(f"cannot read {named!a} of {str(place)!r}: {said}") from error
     raise UserError(
         f"no sample {parts['name']!a} in the index of {parts['shard']!r}, {counted(len(images), 'sample')}"
     )

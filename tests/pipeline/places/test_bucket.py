@@ -58,6 +58,8 @@ def test_what_is_put_is_there(place: Place, tmp_path: Path) -> None:
     (absent,) = place.statuses(["not there"])
     assert isinstance(absent, FileNotFoundError)
     assert list(place.files("b c")) == NAMES[:1]
+    assert place.files_here() == {name: place.status(name) for name in NAMES[1:]}
+    assert place.statuses(NAMES) == [place.status(name) for name in NAMES]
     assert list(place.below("b c").files()) == ["ü%20+&.tar"]
     place.copy("z", "y")
     place.delete("z")
@@ -98,8 +100,19 @@ def test_a_listing_of_many_pages(s3: str, monkeypatch: pytest.MonkeyPatch) -> No
     place = open_place(s3)
     names = [f"{number:04d}" for number in range(1010)]
     on_threads(lambda name: place.put(name, b"x"), names)
-    assert list(place.files()) == names
+    assert list(place.files()) == list(place.files_here()) == names
     assert place.statuses([*names[::-1], "no"])[:2] == [place.files()["1009"], place.files()["1008"]]
+
+
+def test_what_lies_in_folders_beside_is_not_listed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs beside shards would cost pages of a listing."""
+    place = open_place(s3)
+    for name in ("a.tar", "runs/a/b", "runs/c"):
+        place.put(name, b"x")
+    monkeypatch.delattr("obstore.list")
+    assert list(place.files_here()) == ["a.tar"]
+    (found,) = place.statuses(["a.tar"])
+    assert isinstance(found, Status) and found.bytes == 1
 
 
 # what is not of the body of an answer, and what is

@@ -65,6 +65,7 @@ REFUSED: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None], str]] = {
         " s); check the URL, AWS_ENDPOINT_URL",
     ),
     "one slash": ("s3:/turbomim/x", unchanged, "did you mean 's3://turbomim/x'?"),
+    "nothing there": ("{s3}/nothing", unchanged, ": give the URL that `turbomim shard make` or"),
     "unknown scheme": ("ftp://host/x", unchanged, "ftp:// is not known; give a folder, or one of s3://"),
     "password": (f"https://me:{SECRET}@host/x", unchanged, "was given with a user, a password or a query"),
     "query": (f"https://host/x?sig={SECRET}", unchanged, "was given with a user, a password or a query"),
@@ -107,6 +108,20 @@ def test_one_line_for_each(
     assert said.format(s3=remote) in lines[0] and "Traceback" not in found.err
     assert SECRET not in found.err + found.out
     assert not (tmp_path / "runs").exists()
+
+
+def test_cat_names_place_and_cause(
+    remote: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(retries, "LIMIT_NEW", 0.4)
+    open_place(remote).delete("trees-train-000001.idx")
+    for words, change in (
+        (f"'trees-train-000001.tar:a' of '{remote}': there is no such object; `turbomim shard v", unchanged),
+        (f"'{remote}/manifest.json': nobody listens there (tried for 0 s); check the URL, AWS_", to_nobody),
+    ):
+        change(monkeypatch)
+        assert call(monkeypatch, "shard", "cat", remote, "trees-train-000001.tar:a") == 1
+        assert f"turbomim: cannot read {words}" in capfd.readouterr().err
 
 
 def test_keys_that_only_read(
