@@ -52,7 +52,7 @@ FLOORS: Floors = (
     {
         "train/settings": "one tree of settings, plan, schedule",
         "train/world": "ranks, devices, signals",
-        "train/terminal": "panel, progress, streams",
+        "train/terminal": "panel, progress, streams, interrupts",
     },
     {
         "kernels": "tensors to tensors: masks, patches, low-pass targets, losses; with references, Triton "

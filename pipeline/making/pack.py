@@ -118,8 +118,10 @@ def make_shards(
         results = destination.results()
         kept = sum(result.shard is not None for result in results.values())
         destination.check_space(sum(job_bytes(job) for job in jobs if job.number not in results))
-        pool = local_processes(min(workers, len(jobs))) if executor is None else nullcontext(executor)
-        with pool as place:
+        # a store may be down, and what it does not have whole it does not have
+        patient = destination.place.folder is not None
+        own = local_processes(min(workers, len(jobs)), patient=patient)
+        with own if executor is None else nullcontext(executor) as place:
             _run(destination, jobs, results, place, progress)
         return _finish(destination, plan, [results[job.number] for job in jobs], kept)
 

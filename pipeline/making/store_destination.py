@@ -17,6 +17,7 @@ from turbomim.pipeline.making.journal import PLAN, line_of, result_of
 from turbomim.pipeline.making.shard_job import LEASE, ShardResult
 from turbomim.pipeline.places.lease import Lease
 from turbomim.pipeline.places.place import Place, Status
+from turbomim.pipeline.places.retries import impatient
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.remedies import Exists, explain
@@ -25,6 +26,8 @@ from turbomim.pipeline.tars.manifest import MAKING, MANIFEST, Shard, index_name
 RESULTS = f"{MAKING}/results"
 # stores that write on a condition
 WRITABLE = ("s3", "gs", "az")
+# seconds for which a run that ends by an error tries to clean up
+CLEANING = 1.0
 
 
 class StoreDestination(Destination):
@@ -65,7 +68,7 @@ class StoreDestination(Destination):
                 yield
             except BaseException:
                 # what is wrong with the store has been said
-                with suppress(UserError):
+                with suppress(UserError), impatient(CLEANING):
                     files = self._files()
                     if files.keys() == set(_of_making(files)):
                         self._clean(files)

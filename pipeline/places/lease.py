@@ -23,7 +23,7 @@ from turbomim.pipeline.system.remedies import Exists, explain
 # seconds: between two writes of the owner; without one, until others take over; between two looks
 BEAT, SILENCE, LOOK = 5.0, 30.0, 1.0
 # seconds: in which of two that take over a folder the later one shows; that an end waits to give it back
-SETTLE, CLOSING = 1.0, 5.0
+SETTLE, CLOSING = 1.0, 3.0
 
 
 class Lease(Closing):
@@ -76,12 +76,13 @@ class Lease(Closing):
         """Give it back, where it is still ours; whoever comes next need not wait."""
         if self._thread is None:
             return
+        limit = time.monotonic() + CLOSING
         self._ended.set()
         self._thread.join(CLOSING)
         if self._thread.is_alive():
             # the place is down, and the thread may still write
             return
-        with suppress(OSError), impatient(CLOSING):
+        with suppress(OSError), impatient(max(limit - time.monotonic(), 0.1)):
             if read_lease(self._place, self._name) == self.mark:
                 self._place.delete(self._name)
 

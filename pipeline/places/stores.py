@@ -69,6 +69,11 @@ def check_process() -> None:
         )
 
 
+def is_used() -> bool:
+    """Whether this process opened a store of objects."""
+    return _first_process.cache_info().currsize > 0
+
+
 def make_store(where: str, headers: dict[str, str] | None = None) -> "ObjectStore":
     """Make the client of a URL.  headers: sent with each request.  Raises PlaceError, UserError."""
     check_process()

@@ -80,10 +80,11 @@ def run_jobs(
 
 
 @contextmanager
-def local_processes(workers: int) -> Iterator[Executor | None]:
+def local_processes(workers: int, *, patient: bool = True) -> Iterator[Executor | None]:
     """Yield an executor of `workers` processes, None for one: that works in this process.
 
-    No worker is left afterwards.
+    No worker is left afterwards; unless it is patient, a KeyboardInterrupt leaves those that have not ended
+    their job, and they end with it or with this process.
     """
     if workers == 1:
         yield None
@@ -91,10 +92,14 @@ def local_processes(workers: int) -> Iterator[Executor | None]:
     # spawn: a fork would copy the locks of whatever threads the caller runs
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    wait = True
     try:
         yield pool
+    except KeyboardInterrupt:
+        wait = patient
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)
 
 
 @contextmanager

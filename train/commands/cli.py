@@ -13,6 +13,7 @@ from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy
 from turbomim.train.machine.compiler import advice_on_cache
 from turbomim.train.machine.home import ensure_home
+from turbomim.train.terminal.interrupts import ending_when_interrupted
 from turbomim.train.terminal.streams import prepare_streams
 
 # also says the whole error, of any command
@@ -168,8 +169,9 @@ def main() -> None:
     # of profiles and tags that nobody here reads, between other lines and without the file's name
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
-        ensure_home()
-        call(argv)
+        with ending_when_interrupted():
+            ensure_home()
+            call(argv)
         # what cannot be written is said here, not by the interpreter on its way out
         sys.stdout.flush()
     except (UserError, OSError, KeyboardInterrupt) as error:

@@ -13,6 +13,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 
 from turbomim.benchmarks.faults.kill_shard_make import digest, draw_photographs
 from turbomim.benchmarks.stores.weed import READ_ONLY, Weed, environment
+from turbomim.pipeline.making import store_destination
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.photographs import find_photographs
 from turbomim.pipeline.making.settings import ShardSettings
@@ -168,6 +171,34 @@ def test_finished_shards_are_not_made_again(source: Path, local: dict[str, str])
     report = make_shards(source, MEMORY, ONE)
     assert report.kept == len(tars) - 2
     assert objects(MEMORY) == local
+
+
+@pytest.mark.usefixtures("memory")
+def test_an_interrupt_while_the_store_is_down(
+    source: Path, local: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends in seconds; what was done stays, and the same command goes on."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise GenericError("error sending request")
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 4:
+            for request in ("put", "get", "head", "list", "delete"):
+                down.setattr(f"obstore.{request}", refuse)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(lease, "is_alive", lambda _: False)
+    with pytest.MonkeyPatch.context() as down:
+        down.setattr(store_destination, "CLEANING", 0.2)
+        down.setattr(lease, "CLOSING", 0.2)
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            make_shards(source, MEMORY, ONE, progress=interrupt)
+        # a request is tried for five minutes
+        assert time.monotonic() - begun < 10
+    report = make_shards(source, MEMORY, ONE)
+    assert report.kept == 4 - 1 and objects(MEMORY) == local
 
 
 @pytest.mark.usefixtures("memory")

@@ -171,6 +171,16 @@ def test_one_worker_is_this_process() -> None:
         assert local is None
 
 
+def test_who_is_not_patient_waits_for_no_job() -> None:
+    with pytest.raises(KeyboardInterrupt), local_processes(2, patient=False) as pool:
+        assert pool is not None
+        pool.submit(abs, -1).result()
+        job = pool.submit(time.sleep, 3.0)
+        begun = time.monotonic()
+        raise KeyboardInterrupt
+    assert time.monotonic() - begun < 1.5 and not job.done()
+
+
 @pytest.mark.parametrize("place", ["", "slurm", "dask", "dask:"])
 def test_an_unknown_executor_is_a_usage_error(place: str) -> None:
     with (
