@@ -71,10 +71,11 @@ def storage_in_words(record: Record, split: Split) -> str:
 
     "" where they do not: nothing was asked of it, or all shards are kept on a disk.
     """
+    asked = record.get("storage_requests") or record.get("storage_retries")
     more = "--data.cache FOLDER --data.cache_gb N keeps shards on a local disk"
     if split.cache is not None:
         more = split.cache.remedy()
-    if not more or not record.get("storage_requests"):
+    if not more or not asked:
         return ""
     seconds = max(1e-9, seconds_of(record))
     rate = f"{record['storage_requests'] / seconds:,.0f} requests a second"
