@@ -1,9 +1,18 @@
-"""Numbers of things, and of seconds, in words."""
+"""Numbers of things, of bytes and of seconds, in words."""
 
 
 def counted(number: int, thing: str, things: str = "") -> str:
     """`1 shard`, `1,000 shards`; things: the plural where it is not `thing` with an s."""
     return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
+
+
+def sized(size: float) -> str:
+    """`12.3 kB`, `5.8 MB`, `1,280.0 GB`: bytes, in units of powers of 1,000."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        # 999,950 is rounded up to the next unit
+        if size >= 0.99995 * unit:
+            return f"{size / unit:,.1f} {name}"
+    return counted(round(size), "byte")
 
 
 def duration(seconds: float) -> str:

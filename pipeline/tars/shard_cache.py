@@ -25,7 +25,7 @@ from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.durable import make_folder, write_durably, write_error
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.open_files import OPEN_FILES
-from turbomim.pipeline.system.words import counted
+from turbomim.pipeline.system.words import counted, sized
 from turbomim.pipeline.tars.manifest import Manifest
 
 # digits of a fingerprint that name the folder of its split
@@ -206,17 +206,17 @@ class ShardCache(Closing):
         others = {folder: size for folder, size in used.items() if folder != self.own and size}
         line = (
             f"cache {self.folder}: {len(kept):,} of {counted(len(self.wanted), 'shard')}, "
-            f"{100 * share:.1f} % of the samples; {_gb(sum(used.values()))} of {_gb(self.space)} used"
+            f"{100 * share:.1f} % of the samples; {sized(sum(used.values()))} of {sized(self.space)} used"
         )
         if others and len(kept) < len(self.wanted):
             largest = max(others, key=others.__getitem__)
             line += (
-                f", {_gb(sum(others.values()))} by other data sets, most in {largest}: remove what is not "
+                f", {sized(sum(others.values()))} by other data sets, most in {largest}: remove what is not "
                 "needed, or raise data.cache_gb"
             )
         elif not kept and missing is not None and shards[missing].bytes > self.space:
             one = shards[missing]
-            line += f"; not one shard fits, {one.name} has {one.bytes / 1e9:.3g} GB: raise data.cache_gb"
+            line += f"; not one shard fits, {one.name} has {sized(one.bytes)}: raise data.cache_gb"
         return line
 
     def remedy(self) -> str:
@@ -293,7 +293,3 @@ def _bytes_of(entry: os.DirEntry[str]) -> int:
         return entry.stat(follow_symlinks=False).st_size
     except OSError:
         return 0
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:,.1f} GB"

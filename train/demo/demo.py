@@ -14,7 +14,7 @@ from rich.console import Console
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError, to_stderr
-from turbomim.pipeline.system.words import duration
+from turbomim.pipeline.system.words import duration, sized
 from turbomim.train.demo.photos import PhotosReport, cut_photos
 from turbomim.train.demo.which_photograph import table_of_shares, which_photograph
 from turbomim.train.export.timm import create_call
@@ -91,7 +91,7 @@ def describe_photographs(report: PhotosReport) -> str:
     return (
         f"{report.train_images} JPEGs of {len(report.train_sources)} photographs to train on, "
         f"{report.heldout_images} of {len(report.heldout_sources)} others held out; "
-        f"{report.bytes / 1e6:.0f} MB"
+        f"{sized(report.bytes)}"
     )
 
 

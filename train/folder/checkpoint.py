@@ -27,6 +27,7 @@ from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.system.remedies import reason, remedy
 from turbomim.pipeline.system.safetensors_file import save_tensors
 from turbomim.pipeline.system.sha256 import file_sha256
+from turbomim.pipeline.system.words import sized
 from turbomim.train.models.sharding import host_copies, own_rows, placed_rows
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -154,8 +155,8 @@ def write(folder: Path, snapshot: Snapshot, keep: int, spare: Collection[str] = 
         if isinstance(error, OSError):
             free = shutil.disk_usage(folder).free
             raise UserError(
-                f"cannot write checkpoint {final}: {reason(error)}; it needs {snapshot.bytes / 1e6:.0f} MB, "
-                f"{free / 1e6:.0f} MB are free; {remedy(error, 'check the permissions')}; "
+                f"cannot write checkpoint {final}: {reason(error)}; it needs {sized(snapshot.bytes)}, "
+                f"{sized(free)} are free; {remedy(error, 'check the permissions')}; "
                 "earlier checkpoints are intact: then run the same command again"
             ) from error
         raise

@@ -16,6 +16,7 @@ from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.system.durable import check_space, sync_folder, write_durably
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import PlaceError, explain, reason
+from turbomim.pipeline.system.words import sized
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.copied import OF_CHECKPOINT, is_copied, whole_in
 from turbomim.train.folder.mirror import Mirror
@@ -50,7 +51,7 @@ def _take(place: Place, files: Mapping[str, Status], folder: Path, tell: Callabl
     for name in theirs:
         if name <= ours:
             return notes
-        tell(f"{ckpt / name} comes from the mirror {place} ({_size(files, name) / 1e6:,.0f} MB)")
+        tell(f"{ckpt / name} comes from the mirror {place} ({sized(_size(files, name))})")
         if (found := _fetch(place, files, name, ckpt)) is None:
             notes.append(f"{place.at(f'ckpt/{name}')} is damaged and was passed over")
             continue

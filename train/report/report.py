@@ -5,6 +5,7 @@ from pathlib import Path
 
 from turbomim import __version__
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.system.words import sized
 from turbomim.train.report.data import bad_part, data_part
 from turbomim.train.report.page import Html, html_page, html_section, short_path, tag
 from turbomim.train.report.pictures import pictures_part
@@ -26,7 +27,7 @@ def write_report(paths: Sequence[Path], out: Path, benchmarks: Path | None = Non
     write_durably(out, text)
     problems = sum(len(run.problems) for run in runs)
     noted = f"; at its top: {problems} file{'s' * (problems > 1)} with problems" if problems else ""
-    return f"{out}: {len(text) / 1e6:.1f} MB{noted}"
+    return f"{out}: {sized(len(text))}{noted}"
 
 
 def report_page(runs: Sequence[RunFacts], benchmarks: Path | None = None) -> str:

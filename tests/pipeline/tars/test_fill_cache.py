@@ -80,7 +80,7 @@ def test_a_refused_shard_ends_nothing(place: CountedPlace, manifest: Manifest, t
             wait_for(partial(comes_back, cache, damaged))
             # the line comes last
             wait_for(lambda: is_free(cache.folder / LOCK))
-    words = f"cache {tmp_path}/c: 7 of 8 shards, 87.5 % of the samples; 0.0 GB of 0.0 GB used"
+    words = f"cache {tmp_path}/c: 7 of 8 shards, 87.5 % of the samples; 1.4 MB of 1.6 MB used"
     assert said and {*said} == {words}
     assert place.bytes["x-000001.tar"] == BYTES, "once"
 
@@ -130,7 +130,7 @@ def test_lines_on_the_way(
 
 def test_space_for_no_shard_is_said(place: CountedPlace, manifest: Manifest, tmp_path: Path) -> None:
     """At the start, where a run says what is kept."""
-    words = "; not one shard fits, x-000000.tar has 0.0002 GB: raise data.cache_gb"
+    words = "; not one shard fits, x-000000.tar has 200.0 kB: raise data.cache_gb"
     assert cache_of(tmp_path / "c", place, manifest, 0.9).in_words().endswith(words)
     assert "fits" not in cache_of(tmp_path / "c", place, manifest, 1).in_words()
     fill(cache_of(tmp_path / "c", place, manifest, 1), 1)

@@ -116,7 +116,7 @@ def test_fills_in_order_and_removes_nothing(place: CountedPlace, manifest: Manif
     assert kept(cache) == [] and read(cache, 0) is None
     fill(cache, 3, said)
     assert kept(cache) == [0, 1, 2]
-    assert said == [f"cache {tmp_path}/c: 3 of 8 shards, 37.5 % of the samples; 0.0 GB of 0.0 GB used"]
+    assert said == [f"cache {tmp_path}/c: 3 of 8 shards, 37.5 % of the samples; 600.0 kB of 780.0 kB used"]
     for shard in range(SHARDS):
         whole = read(cache, shard)
         assert whole == (content_of(shard) if shard < 3 else None)
@@ -165,7 +165,7 @@ def test_another_data_set_takes_space(place: CountedPlace, manifest: Manifest, t
     cache, said = cache_of(tmp_path / "c", place, manifest, 7.5), list[str]()
     fill(cache, 2, said)
     taken = tmp_path / "c" / other.fingerprint[:16]
-    assert f"0.0 GB by other data sets, most in {taken}: remove what is not needed, or raise" in said[0]
+    assert f"1.0 MB by other data sets, most in {taken}: remove what is not needed, or raise" in said[0]
     assert len([*taken.glob("*.tar")]) == 5 and kept(cache) == [0, 1]
 
 

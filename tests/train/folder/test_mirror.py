@@ -479,7 +479,8 @@ def test_the_one_to_roll_back_to_is_copied_first_and_kept(
     with Mirror(config, lines.append) as mirror:
         assert take_from_mirror(mirror, folder, lines.append) == []
     # one line, though the one to roll back to came too
-    assert lines == [f"{folder}/ckpt/step-00000010 comes from the mirror {there(config)} (0 MB)"]
+    (line,) = lines
+    assert line.startswith(f"{folder}/ckpt/step-00000010 comes from the mirror {there(config)} (")
     found = [path.name for path in checkpoint.complete(folder / "ckpt")]
     assert found == ["step-00000010", "step-00000004"] and all(
         map(checkpoint.is_whole, (folder / "ckpt").glob("s*"))

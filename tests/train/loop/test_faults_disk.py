@@ -50,7 +50,7 @@ def test_a_full_disk_at_a_checkpoint(trees: Path, tmp_path: Path, background: bo
     folder = tmp_path / "r"
     assert finish(launch(limited, config, 50_000)) == 1
     said = (tmp_path / "said-0").read_text()
-    assert "cannot write checkpoint" in said and "step-00000008" in said and "MB are free" in said
+    assert "cannot write checkpoint" in said and "step-00000008" in said and "B are free" in said
     assert "earlier checkpoints are intact" in said and "\n" not in said
     assert status(folder)["status"] == "failed"
     # beside the steps it is heard of at one of the next boundaries, long before the next checkpoint

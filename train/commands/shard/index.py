@@ -11,7 +11,7 @@ import tyro
 
 from turbomim.pipeline.making.index_tars import IndexReport, IndexSettings, index_tars
 from turbomim.pipeline.making.photographs import EXTENSIONS
-from turbomim.pipeline.system.words import counted
+from turbomim.pipeline.system.words import counted, sized
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse
 from turbomim.train.terminal.progress import byte_bar
@@ -44,13 +44,13 @@ def describe_index(report: IndexReport, seconds: float) -> str:
     labels = f"labels {indexed['label']}" if indexed["label"] else "no labels"
     lines = [
         f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}, "
-        f"{manifest.bytes / 1e6:,.1f} MB, indexed as {manifest.name}-{manifest.split} in "
+        f"{sized(manifest.bytes)}, indexed as {manifest.name}-{manifest.split} in "
         f"{str(report.place)!a} ({manifest.samples / seconds:,.0f} img/s)",
         f"images {' '.join(indexed['image'])}, {labels}; `turbomim shard verify --images` decodes them all",
     ]
     if report.requests:
-        read = f"{counted(report.requests, 'request')}, {report.read / 1e6:,.1f} MB"
-        lines.append(f"headers and labels read: {read} of {manifest.bytes / 1e9:,.1f} GB")
+        read = f"{counted(report.requests, 'request')}, {sized(report.read)}"
+        lines.append(f"headers and labels read: {read} of {sized(manifest.bytes)}")
     lines += [report.note] if report.note else []
     if report.unread:
         shown = ", ".join(f"{count:,} {extension}" for extension, count in report.unread.most_common(8))

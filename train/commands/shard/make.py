@@ -15,7 +15,7 @@ from turbomim.pipeline.making.photographs import describe_others
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.system.executors import open_executor
-from turbomim.pipeline.system.words import counted
+from turbomim.pipeline.system.words import counted, sized
 from turbomim.pipeline.tars.manifest import BAD, MAKING
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse, python_bools
@@ -78,7 +78,7 @@ def describe_make(report: PackReport, seconds: float) -> str:
     classes = counted(len(manifest.classes), "class", "classes") if manifest.classes else "no classes"
     what = (
         f"{counted(manifest.samples, 'image')} of {classes} in "
-        f"{counted(len(manifest.shards), 'shard')}, {manifest.bytes / 1e6:,.1f} MB, in {report.place}"
+        f"{counted(len(manifest.shards), 'shard')}, {sized(manifest.bytes)}, in {report.place}"
     )
     if report.found_whole:
         lines = [f"already whole, nothing to do: {what}"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from turbomim.pipeline.checking.verify import VerifyReport, verify_split
 from turbomim.pipeline.system.durable import write_durably
-from turbomim.pipeline.system.words import counted
+from turbomim.pipeline.system.words import counted, sized
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.options import ShardsPath
@@ -57,7 +57,7 @@ def describe_verify(report: VerifyReport, seconds: float) -> str:
     decoded = f", {counted(report.images, 'image')} decoded" if report.images else ""
     lines.append(
         f"{verdict}: {counted(len(manifest.shards), 'shard')}, {counted(manifest.samples, 'sample')}, "
-        f"{manifest.bytes / 1e6:,.1f} MB checked{decoded} in {seconds:,.1f} s "
+        f"{sized(manifest.bytes)} checked{decoded} in {seconds:,.1f} s "
         f"({manifest.samples / seconds:,.0f} img/s)"
     )
     if report.unhashed:
