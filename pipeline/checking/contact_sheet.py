@@ -24,6 +24,7 @@ from turbomim.pipeline.checking.sheet import (
 from turbomim.pipeline.decoding.header import check_header
 from turbomim.pipeline.decoding.ppm import ppm_pixels
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
+from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Store
 
@@ -44,7 +45,10 @@ def write_contact_sheet(split: Split, path: Path) -> int:
     count = min(COLUMNS * ROWS, len(split.index))
     ids_B = np.linspace(0, len(split.index) - 1, count).astype(np.int64)
     with ShardFiles(split) as files:
-        tiles = [_make_tile(split, files, int(sample)) for sample in ids_B]
+        read = read_samples(split, files, ids_B)
+    names = on_threads(split.locate, ids_B.tolist())
+    columns = zip(names, read.images, read.labels_B.tolist(), strict=True)
+    tiles = [_make_tile(split, *column) for column in columns]
     manifest = split.manifest
     title = f"{manifest.name}-{manifest.split}: {count:,} of {manifest.samples:,} photographs, evenly spaced"
     # room for a title of some words
@@ -55,22 +59,19 @@ def write_contact_sheet(split: Split, path: Path) -> int:
     return count
 
 
-def _make_tile(split: Split, files: ShardFiles, sample: int) -> Tile:
-    """Read and decode one sample."""
-    read = read_samples(split, files, np.array([sample]))
-    content_N, label = read.images[0], int(read.labels_B[0])
+def _make_tile(split: Split, name: str, content_N: NDArray[np.uint8], label: int) -> Tile:
+    """Decode one sample. name: as `Split.locate` gives it."""
     classes = split.manifest.classes
     what = (
         "no label" if label < 0 else f"{label} {classes[label]}" if label < len(classes) else f"label {label}"
     )
-    _, member, offset = split.locate(sample).rsplit(":", 2)
+    shard, member, offset = name.rsplit(":", 2)
     size = f"{len(content_N) / 1000:,.0f} kB"
     shown = ascii(what)[1:-1]
     try:
         thumb, width, height = _thumbnail(content_N, Store.of(split.manifest.made))
     # a parser given damaged bytes may raise anything, and one image must not spoil the sheet
     except Exception as error:
-        shard = split.manifest.shards[int(split.index.shard_N[sample])].name
         reason = ascii(f"cannot be decoded: {error} ({shard} at byte {offset})")[1:-1]
         return Tile(text=reason, ground=GREY, labels=(_shorten(member), _shorten(f"{shown}, {size}")))
     labels = _shorten(member), _shorten(f"{shown}, {width} x {height}, {size}")

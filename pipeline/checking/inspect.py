@@ -4,6 +4,7 @@ import io
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from turbomim.pipeline.system.errors import at_least_one
+from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.index import Members
 from turbomim.pipeline.tars.listings import BadImage, read_bad
@@ -64,7 +66,7 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
     with warnings.catch_warnings():
         # of large images; what is large here is in the numbers
         warnings.simplefilter("ignore")
-        headers = [_read_header(split, int(sample_id)) for sample_id in ids]
+        headers = on_threads(partial(_read_header, split), ids.tolist())
     readable = [header for header in headers if header is not None]
     sides = np.array([sorted(size) for _, size in readable], np.int64).reshape(-1, 2)
     counts = manifest.made.get("class_samples") or [None] * len(manifest.classes)

@@ -1,11 +1,16 @@
 """What `inspect` says and draws, of splits of ours and foreign ones, damage and hostile names included."""
 
 import io
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests.pipeline.tars.counted_place import CountedPlace
 from tests.pipeline.tars.tar_bytes import write_tar
 
 from turbomim.pipeline.checking.contact_sheet import GREY, ROWS, THUMB_HEIGHT, write_contact_sheet
@@ -111,3 +116,24 @@ def test_the_sheet_of_a_split_of_ours_and_of_raw_pixels(tiny_split: Split, tmp_p
 def test_a_sheet_that_cannot_be_written(tiny_split: Split, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot write .*sheet\.png"):
         write_contact_sheet(tiny_split, tmp_path / "none" / "sheet.png")
+
+
+class Meeting(CountedPlace):
+    """A store whose first reads, of images and of names, are answered when four are on their way."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.barrier = threading.Barrier(4)
+        self.places = {True: iter(range(4)), False: iter(range(4))}
+
+    def read_into(self, name: str, buffer: memoryview, *args: Any, **options: Any) -> int:
+        if next(self.places[len(buffer) == 100], None) is not None:
+            self.barrier.wait(20)
+        return super().read_into(name, buffer, *args, **options)
+
+
+@pytest.mark.parametrize("look", [summarise, lambda split: write_contact_sheet(split, Path("sheet.png"))])
+@pytest.mark.usefixtures("here")
+def test_a_store_is_asked_for_many_at_a_time(look: Callable[[Split], object], tiny_split: Split) -> None:
+    """Planted, and seen to fail: an image after the other."""
+    look(replace(tiny_split, tars=Meeting(tiny_split.folder)))
