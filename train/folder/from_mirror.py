@@ -34,8 +34,8 @@ def take_from_mirror(mirror: Mirror, folder: Path, tell: Callable[[str], None]) 
     except OSError as error:
         passing = isinstance(error, PlaceError) and error.passing
         if passing and checkpoint.complete(folder / "ckpt"):
-            said = f"mirror {place}: {reason(error)}; the run goes on from the disk, and tries it again"
-            return [said]
+            mirror.was_down(reason(error))
+            return [f"mirror {place}: {reason(error)}; the run goes on from the disk, and tries it again"]
         helps = "check --run.mirror, or start without it" if passing else "check --run.mirror"
         hint = "; without it nobody knows what this run has there" if passing else ""
         raise UserError(f"the mirror {place} cannot be used: {explain(error, helps)}{hint}") from error

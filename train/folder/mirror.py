@@ -112,6 +112,10 @@ class Mirror(Closing):
                 thread.join(0.1)
             self._say_what_is_missing(hanging=thread.is_alive())
 
+    def was_down(self, why: str) -> None:
+        """Hear that people know why it could not be reached at the start."""
+        self._failed = why
+
     def written(self) -> None:
         """Hear that a checkpoint is whole on the disk."""
         self._wake.set()
@@ -136,7 +140,7 @@ class Mirror(Closing):
             self._wake.clear()
             try:
                 with self._turn:
-                    self._copy_what_is_new()
+                    whole = self._copy_what_is_new()
             except Refused as error:
                 self._failed = str(error)
                 self._tell(f"{error}; from now on nothing is copied, and the run goes on")
@@ -149,19 +153,22 @@ class Mirror(Closing):
                 self._failed = why
             else:
                 if self._failed:
-                    self._tell(f"mirror {self.place} works again: all is there up to now")
+                    up_to = ": all is there up to now" if whole else ""
+                    self._tell(f"mirror {self.place} works again{up_to}")
                 self._failed = ""
             if not ended:
                 self._wake.wait(PERIOD)
 
-    def _copy_what_is_new(self) -> None:
+    def _copy_what_is_new(self) -> bool:
+        """Copy all up to now; False where nothing may be put over what is newer there."""
         self._connect_late()
         found = next(iter(checkpoint.complete(self._folder / "ckpt")), None)
         if found is not None and found.name < self._ahead:
-            return
+            return False
         if found is not None and found.name != self._settled:
             self._copy_newest(found)
         self._copy_files()
+        return True
 
     def _copy_newest(self, found: Path) -> None:
         """Copy a checkpoint and the one that it rolls back to, and put in order what is there."""

@@ -332,7 +332,7 @@ def test_down_from_the_start(trees: Path, tmp_path: Path, whole: Path) -> None:
     assert finish(start(when_down, config, flag)) == 0
     assert outcome(tmp_path / "r") == outcome(whole)
     text = log(config)
-    assert text.count(f"mirror {tmp_path}/mirror/r: nobody listens there") == 2
+    assert text.count(f"mirror {tmp_path}/mirror/r: nobody listens there") == 1
     assert text.count("step-00000021 is not there (nobody listens there; check the network)") == 1
     flag.unlink()
     assert finish(start(when_down, config, flag)) == 0
@@ -413,7 +413,10 @@ def test_a_newer_one_that_could_not_be_listed_is_left_alone(
         with mirror.beside_steps(lines.append):
             pass
     assert content(config) == before
-    assert "has step-00000008, this run step-00000004: nothing is copied before that step" in lines[0]
+    told, back, end = lines
+    assert "has step-00000008, this run step-00000004: nothing is copied before that step" in told
+    assert back == f"mirror {there(config)} works again", "not: all is there"
+    assert "step-00000004 is not there (it has a newer one)" in end
 
 
 def test_a_mirror_that_is_down_holds_up_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
