@@ -29,7 +29,7 @@ REQUESTS = 16
 # seconds between two looks whether to wait on
 LOOK = 0.5
 
-REMEDY = "run `sha256sum -c SHA256SUMS` in the split's folder, then restore the shard or remake the split"
+REMEDY = "run `turbomim shard verify` on the split, then restore the shard or remake the split"
 
 # fields of a USTAR header
 SIZE_FIELD = slice(124, 136)

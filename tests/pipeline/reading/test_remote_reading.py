@@ -112,7 +112,9 @@ def test_a_shard_that_is_replaced_is_named(remote: Split, s3: str) -> None:
     ) as e:
         taken(remote)
     assert "\n" not in str(e.value) and "start again with the new one" in str(e.value)
-    with pytest.raises(UserError, match=r"^cannot read .*: there is no such object"):
+    with pytest.raises(
+        UserError, match=r"^cannot read .*: there is no such object; run `turbomim shard verify` on the split"
+    ):
         place.delete(name)
         taken(remote)
 

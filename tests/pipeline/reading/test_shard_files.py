@@ -109,7 +109,7 @@ def test_a_shard_that_changed_is_named(
     files.close()
     message = str(caught.value)
     assert f"{path}' at byte {index.offset_N[sample]}:" in message
-    assert "sha256sum -c SHA256SUMS" in message
+    assert "run `turbomim shard verify` on the split" in message
     assert "\n" not in message
 
 

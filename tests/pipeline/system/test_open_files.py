@@ -109,7 +109,7 @@ def test_too_many_open_files_are_one_line(
             read_samples(tiny_split, files, np.array([0]))
     text = str(caught.value)
     assert "oo many open files" in text and words in text and str(tiny_split.folder) in text
-    assert "sha256sum" not in text and "\n" not in text
+    assert "shard verify" not in text and "\n" not in text
 
     def wrapped(argv: list[str]) -> None:
         try:
