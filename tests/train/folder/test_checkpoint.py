@@ -252,7 +252,7 @@ def test_full_disk_keeps_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        UserError, match=r"No space left on device.*MB are free.*earlier checkpoints are intact"
+        UserError, match=r"No space left on device.*B are free.*earlier checkpoints are intact"
     ):
         save(tmp_path, model, optimizer, state(2), keep=2)
     monkeypatch.undo()
