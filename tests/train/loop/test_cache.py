@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.pipeline.tars.counted_place import CountedPlace
-from tests.runs import attempt, config_for, finish, launch, outcome, quiet
+from tests.runs import attempt, config_for, finish, launch, outcome, quiet, records
 
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.system.errors import UsageError, UserError
@@ -79,6 +79,9 @@ def test_the_same_losses_whatever_is_kept(far: str, trees: Path, tmp_path: Path)
             in (runs / "r" / "train.log").read_text()
         )
         assert len([*folder.rglob("*.tar")]) == kept or not kept
+        # of windows in which something was read; a cold cache may be filled at any time
+        hits = {record["cache_hit_pct"] for record in records(runs / "r")} - {None}
+        assert hits and (hits == {100} if kept == 4 else not kept or min(hits) < 100)
 
 
 def test_a_run_goes_on_with_another_cache(far: str, tmp_path: Path) -> None:
