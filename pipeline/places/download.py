@@ -5,22 +5,21 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.durable import sync, sync_folder, write_error
+from turbomim.pipeline.system.errors import Stopped
 from turbomim.pipeline.system.remedies import PlaceError
 
 # bytes of a request
 PART: Final = 8 * 2**20
 PARTS_AT_ONCE: Final = 4
-
-
-class Halted(Exception):
-    """It was time to end."""
+# seconds between two looks whether to stop
+LOOK: Final = 0.5
 
 
 class WrongContentError(PlaceError):
@@ -45,7 +44,7 @@ def download(
 ) -> tuple[str, os.stat_result]:
     """Copy a file to `path`; return its sha256, and what the file system says of the copy.
 
-    size: its bytes; version, sha256: what they must be, "" for any; halt: once it is set, raise Halted;
+    size: its bytes; version, sha256: what they must be, "" for any; halt: once it is set, raise Stopped;
     advance: hears the bytes of each part.  What is fetched stays beside `path` as a hidden file, and a later
     call goes on behind its last whole part; where there is no sha256 to compare with, it begins again.  The
     copy is on the disk before it gets its name.  Raises OSError where `place` fails, WrongContentError, and
@@ -90,7 +89,7 @@ def read_parts(
 ) -> Iterator[memoryview]:
     """Give the bytes `span` of a file in parts, in order, four on their way; each is valid until the next.
 
-    Raises OSError, also where the file ends before, and Halted once `halt` is set.
+    Raises OSError, also where the file ends before, and Stopped once `halt` is set.
     """
     offsets, size = span[::PART], span.stop
     buffers = [bytearray(min(PART, len(span))) for _ in range(min(len(offsets), PARTS_AT_ONCE + 1))]
@@ -118,16 +117,16 @@ def read_parts(
 
 
 def _take(future: Future[memoryview], halt: threading.Event) -> memoryview:
-    try:
-        return future.result()
-    finally:
-        # a request that is halted raises what it would have raised in the end
+    # a request that nobody answers is not waited for, and one that fails is then no matter
+    while not wait((future,), LOOK).done:
         _go_on(halt)
+    _go_on(halt)
+    return future.result()
 
 
 def _go_on(halt: threading.Event) -> None:
     if halt.is_set():
-        raise Halted
+        raise Stopped
 
 
 def _write(handle: int, content: memoryview) -> None:

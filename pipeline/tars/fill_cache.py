@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from turbomim.pipeline.places.download import Halted, WrongContentError, download, part_path
+from turbomim.pipeline.places.download import WrongContentError, download, part_path
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.durable import write_error
-from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.system.errors import Stopped, UserError, to_stderr
 from turbomim.pipeline.system.folder_lock import LOCK
 from turbomim.pipeline.system.remedies import Changed, reason
 from turbomim.pipeline.system.sha256 import sha256_of
@@ -50,7 +50,7 @@ class CacheFiller(Closing):
 
     def _run(self) -> None:
         try:
-            with suppress(Halted):
+            with suppress(Stopped):
                 while not self._halt.is_set():
                     self._cache.look()
                     if next(self._missing(), None) is not None and self._lock():
@@ -75,7 +75,7 @@ class CacheFiller(Closing):
                 if not self._recheck(shard):
                     self._fetch(shard)
                 if self._halt.is_set():
-                    raise Halted
+                    raise Stopped
         except OSError as error:
             if not self._place_fails:
                 self._notify(f"cache: nothing comes from {cache.place} for now: {reason(error)}")
@@ -144,7 +144,7 @@ class CacheFiller(Closing):
 
     def _go_on(self, _: int) -> None:
         if self._halt.is_set():
-            raise Halted
+            raise Stopped
 
     def _remove_parts(self) -> None:
         """Remove what was begun of other shards than the one that is next."""

@@ -2,15 +2,17 @@
 
 Planted bugs and the test that fails on each: a refused shard that ends the filling or keeps the lock
 (`test_a_refused_shard_ends_nothing`); a walk through the folder for each shard, or space that is not counted
-(`test_the_space_is_counted_once`); no line on the way, or one a shard (`test_lines_on_the_way`); space for
-not one shard without a word (`test_space_for_no_shard_is_said`); one remedy for whatever is missing
-(`test_what_would_help`).
+(`test_the_space_is_counted_once`); an end that waits for a request, or
+says that it failed (`test_an_end_does_not_wait_for_a_silent_place`); no line on the way, or one a shard
+(`test_lines_on_the_way`); space for not one shard without a word (`test_space_for_no_shard_is_said`); one
+remedy for whatever is missing (`test_what_would_help`).
 """
 
 from __future__ import annotations
 
 import fcntl
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +34,7 @@ from tests.pipeline.tars.test_shard_cache import (
 
 from turbomim.pipeline.places import download
 from turbomim.pipeline.system.folder_lock import LOCK
+from turbomim.pipeline.system.remedies import PlaceError
 from turbomim.pipeline.tars import fill_cache
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.manifest import Manifest
@@ -106,6 +109,21 @@ def test_the_space_is_counted_once(
     assert kept(cache) == [*range(7)]
     # to see whether there is something to do, to tidy up, to fill, and for the line
     assert walked == 4
+
+
+def test_an_end_does_not_wait_for_a_silent_place(
+    place: CountedPlace, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request ends later, without a word."""
+    monkeypatch.setattr(download, "LOOK", 0.1)
+    place.pause, place.fault = 1.0, PlaceError("no answer in time", passing=True)
+    cache, said = cache_of(tmp_path / "c", place, manifest), list[str]()
+    filler = CacheFiller(cache, notify=said.append)
+    wait_for(lambda: (cache.folder / LOCK).exists() and not is_free(cache.folder / LOCK))
+    begun = time.monotonic()
+    filler.close()
+    assert time.monotonic() - begun < 0.6
+    assert is_free(cache.folder / LOCK) and said == []
 
 
 def test_lines_on_the_way(
