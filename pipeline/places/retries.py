@@ -22,7 +22,7 @@ LONGEST_WAIT = 10.0
 # seconds that one request may take in all: of a place that never answered, and of one that has
 LIMIT_NEW = 10.0
 LIMIT = 300.0
-# seconds between two lines about retries, of whatever place
+# seconds between two lines about storage, of whatever place, part of the program or rank
 QUIET = 10.0
 
 
@@ -39,16 +39,18 @@ class Traffic:
         self.retries: Counter[str] = Counter()
         self.last = ""
         self.tell: Callable[[str], None] = to_stderr
-        self._told = -QUIET
+        self._quiet = QUIET
+        self._told = float("-inf")
 
     @contextmanager
-    def telling(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """Within it lines about retries go there."""
-        self.tell, before = tell, self.tell
+    def telling(self, tell: Callable[[str], None], ranks: int = 1) -> Iterator[None]:
+        """Within it lines about retries go there; ranks: that tell so, each as much more seldom."""
+        before = self.tell, self._quiet
+        self.tell, self._quiet = tell, ranks * QUIET
         try:
             yield
         finally:
-            self.tell = before
+            self.tell, self._quiet = before
 
     def answered(self, size: int) -> None:
         """Count a request and the bytes that it read."""
@@ -56,13 +58,20 @@ class Traffic:
             self.requests += 1
             self.bytes += size
 
-    def failed(self, cause: str, what: str) -> bool:
-        """Count a request that is made again; whether it is time for a line about it."""
+    def failed(self, cause: str, what: str) -> None:
+        """Count a request that is made again."""
         with self._lock:
             self.retries[cause] += 1
             self.last = what
+
+    def due(self, times: float = 1.0) -> bool:
+        """Whether it is time for a line about storage: then the caller says one.
+
+        times: so much longer the last one must be ago; of two lines the one that says more comes first.
+        """
+        with self._lock:
             now = time.monotonic()
-            due = now - self._told >= QUIET
+            due = now - self._told >= times * self._quiet
             if due:
                 self._told = now
             return due
@@ -121,7 +130,8 @@ def persistently(
             if seconds + wait > limit:
                 error.args = (f"{error} (tried for {seconds:.0f} s)",)
                 raise
-            if TRAFFIC.failed(str(error).partition(" (")[0], what) and not _patience.seconds:
+            TRAFFIC.failed(str(error).partition(" (")[0], what)
+            if not _patience.seconds and TRAFFIC.due():
                 TRAFFIC.tell(f"{what}: {error}, {seconds:.1f} s so far; tried again")
             if halt.wait(wait):
                 raise

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from turbomim.pipeline.places.retries import TRAFFIC
 from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samples
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.closing import Closing
@@ -108,7 +109,9 @@ class ReadAhead(Closing, Iterator[tuple[Turn, Samples]]):
 
     def _tell(self, seconds: float) -> None:
         read = self._files.oldest_read()
-        if self._on_wait is not None and read is not None:
+        # a request that fails says why
+        due = not self._remote or TRAFFIC.due(1.5)
+        if self._on_wait is not None and read is not None and due:
             self._on_wait(f"waiting for {read}, {seconds:.0f} s so far: slow or unreachable storage?")
 
     def close(self) -> None:

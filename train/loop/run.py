@@ -92,7 +92,7 @@ class Run:
                 self.step, unlogged = self.resumed_from.step, self.resumed_from.window_steps
             with (
                 self.log.open(self.step, unlogged) as logged,
-                TRAFFIC.telling(self.log.note),
+                TRAFFIC.telling(self.log.note, self.world.size),
                 stop_flag() as flag,
                 self._mirroring(),
             ):

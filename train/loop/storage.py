@@ -1,10 +1,9 @@
 """What a run asks of an object store between two log lines."""
 
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from turbomim.pipeline.places.retries import QUIET, TRAFFIC
+from turbomim.pipeline.places.retries import TRAFFIC
 from turbomim.pipeline.tars.shard_cache import CacheStats
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder.log import Record, seconds_of
@@ -15,15 +14,13 @@ from turbomim.train.world.distributed import World
 class StorageWindow:
     """The traffic of this process since the last log line; its mirror's is in it.
 
-    counts: when it began, as `_now`; retries: by cause, when the last line said what was tried again, and
-    told: that moment, by the monotonic clock.
+    counts: when it began, as `_now`; retries: by cause, when a line last said what was tried again.
     """
 
     split: Split
     world: World
     counts: list[int] = field(init=False)
     retries: dict[str, int] = field(default_factory=lambda: dict(TRAFFIC.retries))
-    told: float = field(default_factory=lambda: time.monotonic() - QUIET)
 
     def __post_init__(self) -> None:
         self.counts = self._now()
@@ -34,13 +31,13 @@ class StorageWindow:
         return self.split.tars.folder is None
 
     def retried(self) -> str:
-        """What was tried again and why, in a line; "" if nothing was, or a line has just said so."""
+        """What was tried again and why, in a line; "" if nothing was, or a line was just said."""
         causes = TRAFFIC.retries.copy()
         causes.subtract(self.retries)
         again = sorted((+causes).items(), key=lambda item: -item[1])
-        if not again or time.monotonic() - self.told < QUIET:
+        if not again or not TRAFFIC.due():
             return ""
-        self.retries, self.told = dict(TRAFFIC.retries), time.monotonic()
+        self.retries = dict(TRAFFIC.retries)
         why = ", ".join(f"{count:,} x {cause}" for cause, count in again)
         total = sum(count for _, count in again)
         return f"storage: {total:,} tried again since the last such line ({why}), the last {TRAFFIC.last}"
@@ -58,7 +55,7 @@ class StorageWindow:
 
     def next(self) -> "StorageWindow":
         """The window after it."""
-        return StorageWindow(split=self.split, world=self.world, retries=self.retries, told=self.told)
+        return StorageWindow(split=self.split, world=self.world, retries=self.retries)
 
     def _now(self) -> list[int]:
         """Requests, bytes, retries, and samples read from the cache and not."""

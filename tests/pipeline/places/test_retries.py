@@ -1,7 +1,8 @@
 """Requests made again: when, for how long, how often, and what is said and counted.
 
 Planted, each seen to fail: waits that do not grow; a limit that is not kept; a final refusal tried again; a
-halt that waits; a line a failure; a count by texts that differ in their numbers.
+halt that waits; a line a failure, or a rank in ten seconds; a line that an impatient request uses up in
+silence; a count by texts that differ in their numbers.
 """
 
 import random
@@ -13,7 +14,15 @@ from itertools import pairwise
 import pytest
 
 from turbomim.pipeline.places import retries
-from turbomim.pipeline.places.retries import FIRST_WAIT, LIMIT, LIMIT_NEW, LONGEST_WAIT, Traffic, persistently
+from turbomim.pipeline.places.retries import (
+    FIRST_WAIT,
+    LIMIT,
+    LIMIT_NEW,
+    LONGEST_WAIT,
+    Traffic,
+    impatient,
+    persistently,
+)
 from turbomim.pipeline.system.remedies import PlaceError
 
 
@@ -74,6 +83,24 @@ def test_waits_double_up_to_a_limit(traffic: Traffic, clock: Clock) -> None:
     # one line in ten seconds, that names the request
     assert lines[0] == "x: an answer of another length came (1 bytes), 0.0 s so far; tried again"
     assert len(lines) == pytest.approx(clock.now / retries.QUIET, abs=2)
+
+
+def test_one_line_of_all_who_tell_of_storage(traffic: Traffic, clock: Clock) -> None:
+    """In ten seconds, or as many times that as there are ranks; who says nothing leaves it to others."""
+    lines: list[str] = []
+    for ranks in (1, 4):
+        clock.now += 1000
+        with traffic.telling(lines.append, ranks):
+            with impatient(1000):
+                persistently(failing(3), "x", answered=True, halt=clock)
+            assert lines == [] and traffic.due() and not traffic.due()
+            clock.now += ranks * retries.QUIET - 1
+            assert not traffic.due()
+            clock.now += 2
+            assert not traffic.due(1.5), "of who says less"
+            persistently(failing(1), "x", answered=True, halt=clock)
+            assert len(lines) == 1 and not traffic.due()
+            lines.clear()
 
 
 @pytest.mark.parametrize(("answered", "limit"), [(True, LIMIT), (False, LIMIT_NEW)])

@@ -1,6 +1,7 @@
 """Reads in parts: those that the file system answers so, and requests of which one fails.
 
-Planted, and seen to fail: an error that is raised while other requests still write.
+Planted, and seen to fail: an error that is raised while other requests still write; a wait for a store that
+is told whatever else was told of storage.
 """
 
 import dataclasses
@@ -13,8 +14,11 @@ import numpy as np
 import pytest
 from tests.pipeline.tars.counted_place import CountedPlace
 
-from turbomim.pipeline.reading import shard_files
+from turbomim.pipeline.places.retries import Traffic
+from turbomim.pipeline.reading import read_ahead, shard_files
+from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream, turns
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import PlaceError
 from turbomim.pipeline.tars.shard_cache import ShardCache
@@ -72,3 +76,14 @@ def test_an_error_waits_for_who_still_writes(
             read_samples(split, files, np.array([0, 1, 2, 9, 10]))
         finally:
             assert place.begun == place.written > 0
+
+
+def test_a_wait_for_a_store_is_told_with_the_rest(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line in ten seconds says what is wrong with storage, whoever says it."""
+    monkeypatch.setattr(read_ahead, "TRAFFIC", Traffic())
+    split = dataclasses.replace(tiny_split, tars=CountedPlace(tiny_split.folder, pause=0.3))
+    told: list[str] = []
+    order = turns(SampleStream(seed=1, cut=BatchCut(global_batch=4, micro_batch=4)), [9, 9, 9, 6])
+    with ReadAhead(split, order, readers=1, prefetch=1, on_wait=told.append, wait_s=0.05) as ahead:
+        next(ahead)
+    assert len(told) == 1 and told[0].startswith("waiting for 'far://")

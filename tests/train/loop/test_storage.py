@@ -18,12 +18,12 @@ from turbomim.benchmarks.stores.fault_proxy import fault_proxy
 from turbomim.benchmarks.stores.faults import Fault, first
 from turbomim.benchmarks.stores.weed import Weed
 from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.places import retries
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.places.retries import QUIET, TRAFFIC
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.loop import storage
 from turbomim.train.loop.data import slow_stage
 from turbomim.train.loop.storage import StorageWindow
 from turbomim.train.pretrain.pretrain import pretrain
@@ -38,7 +38,9 @@ def remote(tiny_split: Split, s3: str) -> Split:
 
 def test_a_window_counts_its_own(remote: Split, tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(storage, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(retries, "time", SimpleNamespace(monotonic=lambda: now))
+    # else another test's line was the last for ten seconds
+    monkeypatch.setattr(TRAFFIC, "_told", float("-inf"))
     world = World(device=torch.device("cpu"))
     window = StorageWindow(split=remote, world=world)
     assert window.retried() == ""
@@ -137,8 +139,8 @@ def test_a_run_tells_of_its_store(
     config = config_for(Path(), tmp_path, data={"path": s3}, optim={"epochs": 1})
     with fault_proxy(store.endpoint, first(1, Fault.SLOW_DOWN, below=".tar")) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        # else another test's line was the last for ten seconds
-        monkeypatch.setattr(TRAFFIC, "_told", float("-inf"))
+        # else one line in ten seconds
+        monkeypatch.setattr(retries, "QUIET", 0)
         pretrain(config, console=quiet())
         failed = proxy.injected.total()
     found = records(tmp_path / "r")
