@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from turbomim.pipeline.places.opening import is_remote, open_place
+from turbomim.pipeline.places.retries import impatient
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.manifest import Manifest, load_manifest
 from turbomim.train.folder.checkpoint import read_state
@@ -31,6 +32,8 @@ Scores = dict[str, dict[str, float]]
 
 DATED = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)  (.*)")
 REPLACED = re.compile(r"(.+?) cannot be decoded \((.*)\): replaced by (.+)")
+# seconds for which facts of the data, which may be left out, are asked of a store
+PATIENCE = 2.0
 CHECKPOINT = re.compile(r"step-\d+")
 
 
@@ -163,7 +166,8 @@ def _split(path: str, name: str, problems: list[str]) -> tuple[str, Manifest | N
         problems.append(f"{path}, the {name} data, is not a folder seen from here: its facts are left out")
         return path, None
     try:
-        return path, load_manifest(open_place(path))
+        with impatient(PATIENCE):
+            return path, load_manifest(open_place(path))
     except UserError as error:
         problems.append(one_line(error))
         return path, None

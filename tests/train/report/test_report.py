@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,14 @@ from tests.pipeline.test_bad_samples import damage
 from tests.runs import config_for, quiet
 from tests.train.report.html_page import Element, Page
 
+from turbomim.benchmarks.stores import weed
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.commands.eval.frozen import eval_knn_command
 from turbomim.train.folder import rundir
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
+from turbomim.train.report import run as report_run
 from turbomim.train.report.report import report_page
 from turbomim.train.report.run import read_run, read_runs
 
@@ -285,6 +288,21 @@ def test_a_run_that_just_began_has_a_report(bare: Path) -> None:
     assert page.faults == [] and page.root.id("curves") is None and page.root.id("problems") is None
     facts = {row[0]: row[1] for row in cells(part(page, "summary"))}
     assert set(facts) == {"run", "model", "target"} and facts["run"] == "bare"
+
+
+def test_a_store_that_is_down_is_not_waited_for(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Planted, and seen to fail: the patience of a run."""
+    for name, value in weed.environment("http://127.0.0.1:9").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(report_run, "PATIENCE", 0.1)
+    text = (bare / "config.yaml").read_text()
+    (bare / "config.yaml").write_text(re.sub(r"(?m)^(\s+path:).*$", r"\1 s3://a/b", text))
+    begun = time.monotonic()
+    ((problem,),) = (facts.problems for facts in read_runs([bare]))
+    assert problem.startswith("cannot read 's3://a/b/manifest.json': nobody listens there")
+    assert time.monotonic() - begun < 4 and capsys.readouterr().err == ""
 
 
 def test_the_recipe_is_that_of_the_command(bare: Path) -> None:
