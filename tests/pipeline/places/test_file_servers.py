@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.stores.files import Files, FileServer, file_server, serving
 
+from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.system.remedies import Changed, NoSuchObject, PlaceError
 from turbomim.pipeline.tars.split import Split, open_split
@@ -55,6 +56,13 @@ def test_a_split_of_a_file_server(server: FileServer, own_split: Split) -> None:
     assert found == own_split.folder.joinpath(name).read_bytes()[300:5300]
     assert split.locate(5) == own_split.locate(5)
     assert split.place.at(name) == f"{server.endpoint}/{name}"
+
+
+def test_a_split_of_a_file_server_is_verified(server: FileServer, own_trees: Path) -> None:
+    assert verify_split(server.endpoint).problems == ()
+    (tar, *_) = sorted(own_trees.glob("*.tar"))
+    tar.unlink()
+    assert [str(problem) for problem in verify_split(server.endpoint).problems] == [f"{tar.name} is missing"]
 
 
 def test_a_changed_shard_is_no_longer_read(server: FileServer) -> None:

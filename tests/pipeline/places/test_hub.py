@@ -11,6 +11,7 @@ import pytest
 from tests.stores.files import Files
 from tests.stores.hub import REPOSITORY, TOKEN, Hub, hub_server
 
+from turbomim.pipeline.checking.verify import verify_split
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.errors import UserError
@@ -48,6 +49,15 @@ def test_a_split_of_the_hub(hub: Hub, own_split: Split) -> None:
     assert found == content[700:1700]
     assert split.versions[1] == split.manifest.shards[1].sha256
     assert split.locate(20) == own_split.locate(20)
+
+
+def test_a_split_of_the_hub_is_verified(hub: Hub, own_trees: Path) -> None:
+    assert verify_split(f"{URL}/split").problems == ()
+    (tar, *_) = sorted(own_trees.glob("*.tar"))
+    tar.write_bytes(tar.read_bytes()[:-1] + b"1")
+    # another commit
+    assert len(found := verify_split(f"{URL}/split").problems) == 2
+    assert "has changed: its sha256 is not the manifest's" in str(found[0])
 
 
 def test_listing(hub: Hub, own_trees: Path) -> None:
