@@ -117,7 +117,7 @@ def test_one_line_each(memory: Place, tmp_path: Path, s3: str) -> None:
         UserError, match=f"'{MEMORY}/b' lies in the source '{MEMORY}': choose a place outside"
     ):
         make_shards(MEMORY, f"{MEMORY}/b")
-    with pytest.raises(UserError, match=r"list.csv': copy the list to a file here"):
+    with pytest.raises(UserError, match=r"list.csv': a list and its images must be files of this machine"):
         make_shards(f"{MEMORY}/list.csv", tmp_path / "out")
     with pytest.raises(UsageError, match="--root belongs to a"):
         make_shards(MEMORY, tmp_path / "out", ShardSettings(root=tmp_path))

@@ -27,8 +27,8 @@ from turbomim.train.terminal import interrupts
 interrupts.GRACE = 0.5
 
 def slow_to_end(argv):
-    print("ready", flush=True)
     try:
+        print("ready", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         time.sleep(1.5)
@@ -69,6 +69,8 @@ def program(*words: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **variables},
+        # a shell lets what it starts in the background ignore Ctrl-C, and all that is started there
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
