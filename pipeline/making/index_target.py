@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from turbomim.pipeline.making.store_destination import WRITABLE
 from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.places.place import Place
+from turbomim.pipeline.places.stores import WRITABLE
 from turbomim.pipeline.system.durable import make_folder
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain

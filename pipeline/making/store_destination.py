@@ -18,14 +18,13 @@ from turbomim.pipeline.making.shard_job import LEASE, ShardResult
 from turbomim.pipeline.places.lease import Lease
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.places.retries import impatient
+from turbomim.pipeline.places.stores import WRITABLE
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.remedies import Exists, explain
 from turbomim.pipeline.tars.manifest import MAKING, MANIFEST, Shard, index_name
 
 RESULTS = f"{MAKING}/results"
-# stores that write on a condition
-WRITABLE = ("s3", "gs", "az")
 # seconds for which a run that ends by an error tries to clean up
 CLEANING = 1.0
 

@@ -151,7 +151,8 @@ def is_beyond(error: Exception) -> bool:
 def changed(what: str) -> Changed:
     """The error for an object that is another now."""
     return Changed(
-        f"{what} was changed since it was opened", "put the old object back, or start again with the new one"
+        f"{what} was changed since it was opened",
+        "put the old object back; of a shard, `turbomim shard verify` says if the new one is right",
     )
 
 

@@ -20,7 +20,9 @@ from turbomim.pipeline.system.remedies import PlaceError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-SCHEMES = ("s3", "gs", "az", "https", "http")
+# stores that can be written to, on a condition; files of a web server are only read
+WRITABLE = ("s3", "gs", "az")
+SCHEMES = (*WRITABLE, "https", "http")
 
 CONNECT = timedelta(seconds=5)
 # without a byte; a longer request goes on as long as bytes come

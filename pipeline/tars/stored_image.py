@@ -79,4 +79,5 @@ def read_named_image(path: str | os.PathLike[str], named: str) -> bytes:
         raise UserError(f"cannot read {named!a} of {str(place)!r}: {said}") from error
     raise UserError(
         f"no sample {parts['name']!a} in the index of {parts['shard']!r}, {counted(len(images), 'sample')}"
+        + (f", the first {images[0].name!a}" if images else "")
     )

@@ -15,6 +15,7 @@ from turbomim.pipeline.places.lease import Lease
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.places.retries import impatient
+from turbomim.pipeline.places.stores import WRITABLE
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UserError, one_line_with_class
 from turbomim.pipeline.system.remedies import explain
@@ -48,6 +49,9 @@ class Mirror(Closing):
         self._tell = tell
         if self.place.folder is not None and self.place.folder.resolve() == self._folder.resolve():
             raise UserError(f"run.mirror = {config.run.mirror}: is the run's own folder; give another place")
+        if self.place.folder is None and config.run.mirror.partition(":")[0] not in WRITABLE:
+            schemes = ", ".join(f"{scheme}://" for scheme in WRITABLE)
+            raise UserError(f"run.mirror = {config.run.mirror}: is only read; give a folder, or {schemes}")
         self._lease = Lease(
             self.place, LEASE, what=f"the mirror {self.place}", other="give another --run.name", tell=tell
         )
@@ -148,7 +152,7 @@ class Mirror(Closing):
             # whatever it is: a mirror ends no run
             except Exception as error:
                 why = _in_words(error)
-                if not self._failed and not ended:
+                if not self._failed and not self._end.is_set():
                     self._tell(f"mirror {self.place}: {why}; the run goes on, and the mirror is tried again")
                 self._failed = why
             else:
@@ -277,7 +281,7 @@ class Mirror(Closing):
         missing = found is not None and found.name not in self._there
         if not (missing or hanging or self._failed):
             return
-        if hanging:
+        if hanging and not self._failed:
             self._failed = "it takes too long"
         what = f"{found.name} is" if missing and found is not None else "the last lines of the log are"
         self._tell(

@@ -1,7 +1,8 @@
 """The run directory.
 
 runs/NAME/{config.yaml, env.json, status.json, metrics.jsonl, train.log, ckpt/, images/, export/}; where a
-photograph ended a process, deadly.jsonl too (crashes.py).
+photograph ended a process, deadly.jsonl too (crashes.py); where shards come from a store, shards.json
+(seen_shards.py).
 """
 
 import json

@@ -23,6 +23,7 @@ from turbomim.train.folder.crashes import explain_last_death, read_deadly_sample
 from turbomim.train.folder.from_mirror import take_from_mirror
 from turbomim.train.folder.log import RunLog
 from turbomim.train.folder.mirror import Mirror
+from turbomim.train.folder.seen_shards import check_seen
 from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.loop.data import about_data, about_groups, check_groups, open_data, with_cache
 from turbomim.train.loop.resolved import resolve
@@ -139,7 +140,7 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
 
     With `run.mirror` what is newer there is brought here first.  others: splits that the run reads besides
     its own two.  Raises UserError: another process has the folder or the mirror, one of them holds another
-    run, no checkpoint in it is whole, or the mirror cannot be used.
+    run, no checkpoint in it is whole, a shard of a store was replaced, or the mirror cannot be used.
     """
     config, world = session.config, session.world
     path = rundir.run_folder(config)
@@ -164,6 +165,7 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
                 taken = take_from_mirror(mirror, path, tell)
             found, damaged = newest_checkpoint(path, session.split)
             notes = [f"{each} is damaged and was passed over" for each in damaged]
+            notes += check_seen(path, splits, resumed=found is not None)
             return found, taken + notes + explain_last_death(path, splits, on_gpu=on_gpu)
 
         found, notes = world.broadcast_from_rank0(look)

@@ -74,6 +74,8 @@ def storage_in_words(record: Record, split: Split) -> str:
         more = split.cache.remedy()
     if not more or not asked:
         return ""
+    if record["storage_retries"] > record["storage_requests"]:
+        more = "it failed, and lines about it say why"
     seconds = max(1e-9, seconds_of(record))
     rate = f"{record['storage_requests'] / seconds:,.0f} requests a second"
     size = f"{record['storage_bytes'] / seconds / 1e6:,.0f} MB/s"

@@ -111,7 +111,7 @@ def test_a_shard_that_is_replaced_is_named(remote: Split, s3: str) -> None:
         UserError, match=rf"^cannot read bytes \d+ to \d+ of '{s3}/{name}': .* was changed"
     ) as e:
         taken(remote)
-    assert "\n" not in str(e.value) and "start again with the new one" in str(e.value)
+    assert "\n" not in str(e.value) and "put the old object back" in str(e.value)
     with pytest.raises(
         UserError, match=r"^cannot read .*: there is no such object; run `turbomim shard verify` on the split"
     ):

@@ -419,6 +419,12 @@ def test_a_newer_one_that_could_not_be_listed_is_left_alone(
     assert "step-00000004 is not there (it has a newer one)" in end
 
 
+@pytest.mark.parametrize("where", ["https://host/runs", "http://127.0.0.1:1/runs", "hf://datasets/me/runs"])
+def test_a_place_that_is_only_read_is_no_mirror(tmp_path: Path, where: str) -> None:
+    with pytest.raises(UserError, match=rf"^run.mirror = {where}: is only read; give a folder, or s3://, gs"):
+        Mirror(mirrored(tmp_path, tmp_path, where), print)
+
+
 def test_a_mirror_that_is_down_holds_up_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A preempted run has half a minute for all: a place that failed before gets a short time."""
     config = mirrored(tmp_path, tmp_path, tmp_path / "mirror")
@@ -444,7 +450,31 @@ def test_a_mirror_that_is_down_holds_up_no_end(tmp_path: Path, monkeypatch: pyte
             begun = time.monotonic()
         assert time.monotonic() - begun < 2 * module.AGAIN + 1
         back.set()
-    assert "no answer in time; " in lines[0] and "step-00000004 is not there (it takes too long)" in lines[1]
+    assert "no answer in time; " in lines[0] and "step-00000004 is not there (no answer in" in lines[1]
+
+
+def test_a_mirror_that_fails_at_the_end_says_one_thing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is missing, and why: not that the run goes on."""
+    config = mirrored(tmp_path, tmp_path, tmp_path / "mirror")
+    lines, asked, ended = list[str](), threading.Event(), threading.Event()
+    hurry(monkeypatch.setattr)
+    write(tmp_path / "r", 4, good=4)
+
+    def late(self: Folder, *_: object, **__: object) -> None:
+        asked.set()
+        ended.wait(60)
+        raise PlaceError("no answer in time", passing=True)
+
+    with Mirror(config, lines.append) as mirror:
+        mirror.connect()
+        monkeypatch.setattr(Folder, "put", late)
+        with mirror.beside_steps(lines.append):
+            assert asked.wait(60)
+            threading.Timer(0.2, ended.set).start()
+    (line,) = lines
+    assert "step-00000004 is not there (no answer in time; check it), but in " in line
 
 
 def back_after_start(config: Config, flag: Path) -> None:

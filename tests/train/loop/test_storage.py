@@ -126,6 +126,9 @@ def test_storage_is_named_where_steps_wait_for_it(remote: Split, s3: str) -> Non
         f"40 % of the time was spent waiting for data, most for storage: {s3}: 12 requests a second, "
         "34 MB/s, 3 tried again; --data.cache FOLDER --data.cache_gb N keeps shards on a local disk"
     )
+    down = WAITED | {"storage_requests": 1, "storage_retries": 85}
+    text = slow_stage(down, remote, LoaderSpeed(threads=99), world) or ""
+    assert text.endswith("85 tried again; it failed, and lines about it say why")
     decoding = WAITED | {"read_wait_pct": 1, "decode_wait_pct": 35}
     assert "most for decoding" in (slow_stage(decoding, remote, LoaderSpeed(threads=99), world) or "")
 
