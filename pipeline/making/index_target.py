@@ -2,12 +2,10 @@
 
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from turbomim.pipeline.places.folder import Folder
-from turbomim.pipeline.places.opening import check_local
+from turbomim.pipeline.places.opening import check_local, is_writable
 from turbomim.pipeline.places.place import Place
-from turbomim.pipeline.places.stores import WRITABLE
 from turbomim.pipeline.system.durable import make_folder
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain
@@ -16,8 +14,7 @@ from turbomim.pipeline.system.remedies import explain
 def index_target(place: Place, into: str | None) -> Place:
     """Where index and manifest go.  Raises UserError: no folder, or a place that can only be read."""
     if into is None:
-        scheme = urlsplit(str(place)).scheme
-        if place.folder is None and scheme not in WRITABLE:
+        if not is_writable(place):
             raise UserError(
                 f"{str(place)!r} can only be read: give a folder for the index with --into FOLDER"
             )

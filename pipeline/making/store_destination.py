@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from turbomim.pipeline.making.destination import Destination, difference
 from turbomim.pipeline.making.journal import PLAN, line_of, result_of
 from turbomim.pipeline.making.shard_job import LEASE, ShardResult
 from turbomim.pipeline.places.lease import Lease
+from turbomim.pipeline.places.opening import is_writable
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.places.retries import impatient
 from turbomim.pipeline.places.stores import WRITABLE
@@ -34,7 +34,7 @@ class StoreDestination(Destination):
 
     def __init__(self, place: Place) -> None:
         self.place, self.where = place, str(place)
-        if urlsplit(self.where).scheme not in WRITABLE:
+        if not is_writable(place):
             schemes = " or ".join(f"{scheme}://" for scheme in WRITABLE)
             raise UserError(f"{self.where!r} can only be read: make shards in a folder, or in {schemes}")
         self._lease = Lease(place, LEASE, what=repr(self.where), other="choose another place")

@@ -5,7 +5,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -13,13 +13,12 @@ from typing import Final
 from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.durable import sync, sync_folder, write_error
 from turbomim.pipeline.system.errors import Stopped
+from turbomim.pipeline.system.executors import wait_unless
 from turbomim.pipeline.system.remedies import PlaceError
 
 # bytes of a request
 PART: Final = 8 * 2**20
 PARTS_AT_ONCE: Final = 4
-# seconds between two looks whether to stop
-LOOK: Final = 0.5
 
 
 class WrongContentError(PlaceError):
@@ -118,8 +117,7 @@ def read_parts(
 
 def _take(future: Future[memoryview], halt: threading.Event) -> memoryview:
     # a request that nobody answers is not waited for, and one that fails is then no matter
-    while not wait((future,), LOOK).done:
-        _go_on(halt)
+    wait_unless(halt.is_set, [future])
     _go_on(halt)
     return future.result()
 

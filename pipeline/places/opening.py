@@ -6,7 +6,7 @@ from pathlib import Path
 
 from turbomim.pipeline.places.folder import Folder
 from turbomim.pipeline.places.place import Place
-from turbomim.pipeline.places.stores import SCHEMES, check_url
+from turbomim.pipeline.places.stores import SCHEMES, WRITABLE, check_url
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.remedies import PlaceError, explain
 
@@ -47,6 +47,11 @@ def is_remote(where: str | os.PathLike[str]) -> bool:
     if url and not where.startswith(url.partition("://")[0] + "://"):
         raise UserError(f"a URL has :// after its scheme: did you mean {_shown(url)!r}?")
     return url is not None
+
+
+def is_writable(place: Place) -> bool:
+    """Whether files can be put there at all; what a web server or the Hub has is only read."""
+    return place.folder is not None or str(place).partition(":")[0] in WRITABLE
 
 
 def open_place(where: str | os.PathLike[str]) -> Place:

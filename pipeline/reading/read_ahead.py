@@ -14,12 +14,11 @@ from turbomim.pipeline.reading.shard_files import Samples, ShardFiles, read_samp
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import Stopped, never
+from turbomim.pipeline.system.executors import LOOK
 from turbomim.pipeline.tars.split import Split
 
 # bytes of shards that are asked for together of a store of objects
 GROUP: Final = 24 * 2**20
-# seconds between two looks whether to stop
-LOOK: Final = 0.5
 
 
 class ReadAhead(Closing, Iterator[tuple[Turn, Samples]]):

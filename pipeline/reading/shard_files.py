@@ -7,7 +7,7 @@ Shape suffixes: B samples, A labels apart from their images, R requests.
 """
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ from turbomim.pipeline.places.folder import fill
 from turbomim.pipeline.reading.memory import Memory
 from turbomim.pipeline.reading.requests import NEAR, merged, one_each
 from turbomim.pipeline.system.closing import Closing
-from turbomim.pipeline.system.errors import Stopped, UserError
+from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.executors import wait_unless
 from turbomim.pipeline.system.open_files import OPEN_FILES
 from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.split import Split
@@ -25,9 +26,6 @@ from turbomim.pipeline.tars.tar import BLOCK, NO_LABEL, is_label
 
 # to a store of objects, a reader: each waits some tens of milliseconds for an answer
 REQUESTS = 16
-
-# seconds between two looks whether to wait on
-LOOK = 0.5
 
 REMEDY = "run `turbomim shard verify` on the split, then restore the shard or remake the split"
 
@@ -104,10 +102,7 @@ class ShardFiles(Closing):
                     reads.append(self._pool.submit(self._fill, shard, part, begin))
         finally:
             # for all, whatever befell one: they write into this memory, which nobody has again after `halt`
-            while (pending := wait(reads, LOOK).not_done) and not self._halt.is_set():
-                pass
-        if pending:
-            raise Stopped
+            wait_unless(self._halt.is_set, reads)
         for read in reads:
             read.result()
         # the images are views of it, and nobody's to change

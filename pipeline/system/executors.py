@@ -15,6 +15,7 @@ from concurrent.futures import (
     Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
+    wait,
 )
 from contextlib import contextmanager
 from itertools import islice, pairwise
@@ -23,7 +24,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from turbomim.pipeline.system.errors import UsageError, UserError, one_line
+from turbomim.pipeline.system.errors import Stopped, UsageError, UserError, one_line
 
 Item = TypeVar("Item")
 Job = TypeVar("Job")
@@ -37,6 +38,15 @@ IN_FLIGHT = 1024
 
 # seconds
 CONNECT_TIMEOUT = 5
+# seconds between two looks whether to stop
+LOOK = 0.5
+
+
+def wait_unless(stopping: Callable[[], bool], futures: Sequence[Future[Result]]) -> None:
+    """Wait until all are done, whatever befell them.  Raises Stopped once `stopping` says so before."""
+    while wait(futures, LOOK).not_done:
+        if stopping():
+            raise Stopped
 
 
 def run_jobs(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from turbomim.pipeline.places.lease import Lease
-from turbomim.pipeline.places.opening import open_place
+from turbomim.pipeline.places.opening import is_writable, open_place
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.places.retries import impatient
 from turbomim.pipeline.places.stores import WRITABLE
@@ -49,7 +49,7 @@ class Mirror(Closing):
         self._tell = tell
         if self.place.folder is not None and self.place.folder.resolve() == self._folder.resolve():
             raise UserError(f"run.mirror = {config.run.mirror}: is the run's own folder; give another place")
-        if self.place.folder is None and config.run.mirror.partition(":")[0] not in WRITABLE:
+        if not is_writable(self.place):
             schemes = ", ".join(f"{scheme}://" for scheme in WRITABLE)
             raise UserError(f"run.mirror = {config.run.mirror}: is only read; give a folder, or {schemes}")
         self._lease = Lease(

@@ -4,17 +4,15 @@ Of a shard in a store only the size is compared when it is opened, and one under
 when the run goes on.  So one whose version is another then is hashed: it may have been put there again.
 """
 
-import hashlib
 import json
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from turbomim.pipeline.places.download import read_parts
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain
+from turbomim.pipeline.tars.open_tar import open_tar
 from turbomim.pipeline.tars.split import Split
 
 FILE: Final = "shards.json"
@@ -51,17 +49,15 @@ def _check(split: Split, number: int) -> str:
             f"{where} is another object than when this run read it, and nobody knows the sha256 that it must "
             f"have: {RESTORE}"
         )
-    digest = hashlib.sha256()
     try:
-        whole, version = range(shard.bytes), split.versions[number]
-        for content in read_parts(split.tars, shard.name, whole, version, threading.Event()):
-            digest.update(content)
+        with open_tar(split.tars, shard.name) as tar:
+            digest = tar.sha256()
     except OSError as error:
         raise UserError(f"cannot read {where}: {explain(error, RESTORE)}") from error
-    if digest.hexdigest() != shard.sha256:
+    if digest != shard.sha256:
         raise UserError(
             f"{where} was replaced since this run read it, and is not the shard of the manifest (sha256 "
-            f"{digest.hexdigest()[:12]}…, not {shard.sha256[:12]}…): {RESTORE}"
+            f"{digest[:12]}…, not {shard.sha256[:12]}…): {RESTORE}"
         )
     return f"{where} is another object than before, with the bytes of the manifest"
 

@@ -15,10 +15,11 @@ import pytest
 from tests.pipeline.tars.counted_place import CountedPlace
 
 from turbomim.pipeline.places.retries import Traffic
-from turbomim.pipeline.reading import read_ahead, shard_files
+from turbomim.pipeline.reading import read_ahead
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream, turns
+from turbomim.pipeline.system import executors
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import PlaceError
 from turbomim.pipeline.tars.shard_cache import ShardCache
@@ -61,7 +62,7 @@ def test_an_error_waits_for_who_still_writes(
     cached: bool, tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Into the same memory, which is taken for other reads once nobody looks at it."""
-    monkeypatch.setattr(shard_files, "LOOK", 0.01)
+    monkeypatch.setattr(executors, "LOOK", 0.01)
     # requests are made, and heard, in the order of the shards
     slow, failing = (0, 1) if cached else (1, 0)
     place = Uneven(tiny_split, slow, failing)

@@ -33,6 +33,7 @@ from tests.pipeline.tars.test_shard_cache import (
 )
 
 from turbomim.pipeline.places import download
+from turbomim.pipeline.system import executors
 from turbomim.pipeline.system.folder_lock import LOCK
 from turbomim.pipeline.system.remedies import PlaceError
 from turbomim.pipeline.tars import fill_cache
@@ -115,7 +116,7 @@ def test_an_end_does_not_wait_for_a_silent_place(
     place: CountedPlace, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The request ends later, without a word."""
-    monkeypatch.setattr(download, "LOOK", 0.1)
+    monkeypatch.setattr(executors, "LOOK", 0.1)
     place.pause, place.fault = 1.0, PlaceError("no answer in time", passing=True)
     cache, said = cache_of(tmp_path / "c", place, manifest), list[str]()
     filler = CacheFiller(cache, notify=said.append)
