@@ -27,6 +27,7 @@ FLOORS: Floors = (
         "train/commands/tune": "loader, step",
         "train/demo": "the whole way, in minutes",
     },
+    {"train/api": "the functions of `import turbomim`, one a file; commands call them"},
     {
         "train/report": "runs on one page, or side by side",
         "train/analyze": "features, crops, masks in figures",

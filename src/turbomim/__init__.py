@@ -1,5 +1,13 @@
 """turbomim: the fastest way from JPEGs to a pre-trained vision encoder by masked image modelling.
 
+As a library: every name in `__all__` is documented, and stays; all else may change.  Each is imported when it
+is first used.
+
+    import turbomim
+
+    turbomim.shard("photographs", "shards/train")
+    run = turbomim.pretrain("demo", data="shards/train", name="mine")
+
 Bytes flow one way: shards -> sample stream -> DALI batch (uint8) -> fused kernel -> model -> loss -> step
 -> checkpoint.
 
@@ -8,4 +16,33 @@ M masked (N - K), D encoder width, E decoder width, P values of a patch (p * p *
 Mask polarity: 1 = removed, 0 = kept.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from turbomim.pipeline.system.errors import UserError
+    from turbomim.train.api.shard import shard
+else:
+    # a type checker knows the names above, and no others
+    def __getattr__(name: str) -> Any:
+        """A public name, imported now: most need torch, which takes seconds to import."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'turbomim' has no attribute {name!r}")
+        found = getattr(importlib.import_module(_MODULES[name]), name)
+        globals()[name] = found
+        return found
+
+
 __version__ = "0.1.0"
+
+# each public name and the module that has it
+_MODULES: Final = {
+    "UserError": "turbomim.pipeline.system.errors",
+    "shard": "turbomim.train.api.shard",
+}
+
+__all__ = ["UserError", "__version__", "shard"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

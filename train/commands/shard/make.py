@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
 
-from turbomim.pipeline.making.pack import PackReport, make_shards
+from turbomim.pipeline.making.pack import PackReport
 from turbomim.pipeline.making.photographs import describe_others
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.system.executors import open_executor
 from turbomim.pipeline.system.words import counted, sized
 from turbomim.pipeline.tars.manifest import BAD, MAKING
+from turbomim.train.api.shard import shard
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse, python_bools
-from turbomim.train.terminal.progress import image_bar
 from turbomim.train.terminal.streams import print_plain
 
 
@@ -53,16 +53,17 @@ def shard_make_command(argv: list[str]) -> None:
 def pack(options: ShardMake, console: Console) -> PackReport:
     """Make shards, show how far it is, and say what was written and left out.  Raises UserError."""
     begun = time.perf_counter()
-    with image_bar(console) as bar, open_executor(options.executor) as executor:
+    settings = {field.name: getattr(options, field.name) for field in fields(ShardSettings)}
+    with open_executor(options.executor) as executor:
         try:
-            report = make_shards(
+            report = shard(
                 options.src,
                 options.dst,
-                options,
                 workers=options.workers,
                 executor=executor,
-                progress=bar.show,
                 lock=options.lock,
+                console=console,
+                **settings,
             )
         except KeyboardInterrupt:
             if is_remote(options.dst) or Path(options.dst, MAKING).exists():

@@ -1,0 +1,37 @@
+"""`turbomim.shard`: the shards of the command, from a script without a guard for processes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import turbomim
+from turbomim.pipeline.tars.split import Split
+
+SCRIPT = """
+import turbomim
+made = turbomim.shard({source!r}, "made", shard_size=9)
+print(made.manifest.samples, made.manifest.fingerprint, len(made.bad))
+"""
+
+
+def test_a_plain_script_makes_the_same_shards(photo_folder: Path, tiny_split: Split, tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT.format(source=str(photo_folder)), encoding="utf-8")
+    done = subprocess.run([sys.executable, path], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["33", tiny_split.manifest.fingerprint, "0"]
+    for shard in tiny_split.manifest.shards:
+        assert (tmp_path / "made" / shard.name).read_bytes() == (tiny_split.folder / shard.name).read_bytes()
+
+
+@pytest.mark.usefixtures("here")
+def test_an_unknown_setting_is_named(photo_folder: Path) -> None:
+    with pytest.raises(turbomim.UserError, match="'shard_sise': did you mean shard_size"):
+        turbomim.shard(photo_folder, "made", shard_sise=9)
+
+
+@pytest.mark.usefixtures("here")
+def test_no_workers_are_refused(photo_folder: Path) -> None:
+    with pytest.raises(turbomim.UserError, match="workers is 0"):
+        turbomim.shard(photo_folder, "made", workers=0)
