@@ -61,9 +61,12 @@ bench: $(VENV)/dev.done  ## loader, kernels, step and training, in under ten min
 clean:  ## all but the shards and runs of yours
 	rm -rf .venv .venv-* build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+# trackio limits huggingface_hub and Pillow: an environment of constraints goes without
+$(VENV)/dev.done: MORE := $(if $(CONSTRAINTS),,,trackio)
+
 $(VENV)/%.done: setup.cfg pyproject.toml $(CONSTRAINTS)
 	@test -L src/turbomim/train || { echo "src/turbomim/train is not a symbolic link: clone again with 'git clone -c core.symlinks=true'"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: run make with PYTHON=/path/to/a/newer/python3"; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -e '.[$*,cuda13]' $(addprefix --constraint ,$(CONSTRAINTS))
+	$(BIN)/pip install --quiet -e '.[$*,cuda13$(MORE)]' $(addprefix --constraint ,$(CONSTRAINTS))
 	@touch $@
