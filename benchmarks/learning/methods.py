@@ -90,6 +90,8 @@ def pretrain(name: str, data: Path, out: Path, steps: int, samples: int) -> Run:
         "optim.warmup_epochs": epochs / 10,
         "optim.warmup_start": 0,
         "optim.warmup": "mae",
+        # SimMIM's rate is not dropped in so few steps
+        "optim.lr_drop_epochs": 2 * epochs,
         "run.folder": out,
         "run.name": name,
         "run.log_every": LOG_EVERY,

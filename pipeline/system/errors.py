@@ -51,9 +51,20 @@ def to_stderr(line: str) -> None:
         print(f"turbomim: {line}", file=sys.stderr, flush=True)
 
 
-def unknown_name(what: str, name: str, known: typing.Iterable[str]) -> UsageError:
-    """The error for an unknown name, `WHAT 'NAME': did you mean …`, with the nearest known ones."""
+def unknown_name(
+    what: str, name: str, known: typing.Iterable[str], meant: typing.Sequence[str] = ()
+) -> UsageError:
+    """The error for an unknown name, `WHAT 'NAME': did you mean …`.
+
+    meant: known names that the caller is sure of.  Else those that begin with the name, which is then half
+    a name, else the nearest two, else those with the same three letters at the start, else all are listed.
+    """
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5) or [k for k in known if k[:3] == name[:3]]
+    near = (
+        list(meant)
+        or (len(name) >= 3 and [k for k in known if k.startswith(name)][:4])
+        or difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+        or [k for k in known if k[:3] == name[:3]]
+    )
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return UsageError(f"{what} {name!r}: {hint}")

@@ -1,9 +1,10 @@
-"""model.encoder = NAME, a timm encoder by its name, in settings that a user gives."""
+"""Settings that a user gives, and what follows from them: the sizes of model.encoder = NAME, a timm ViT."""
 
 from typing import Any
 
 from turbomim.train.settings.config import AnyConfig
 from turbomim.train.settings.dictionary import from_dict
+from turbomim.train.settings.schedule import with_shares
 
 
 def lay_over(base: AnyConfig, values: object, where: str) -> AnyConfig:
@@ -11,10 +12,14 @@ def lay_over(base: AnyConfig, values: object, where: str) -> AnyConfig:
 
     model.encoder brings the sizes of that timm encoder, over which sizes in the settings win:
     {"model": {"encoder": "vit_tiny_patch16_224", "depth": 6}} gives width 192, 3 heads and depth 6.
+    Fewer epochs shorten warm-up and drop, where these are not named, as `with_shares` says.
     Raises UsageError: an unknown key, a value that cannot be, an encoder that timm has not or that is no
     plain ViT.
     """
-    return from_dict(_with_encoder(values), base, where)
+    values = _with_encoder(values)
+    if isinstance(values, dict) and isinstance(optim := values.get("optim"), dict):
+        values = {**values, "optim": with_shares(optim, base.optim)}
+    return from_dict(values, base, where)
 
 
 def _with_encoder(values: object) -> Any:

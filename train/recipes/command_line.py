@@ -1,13 +1,17 @@
-"""What a command line says of a run: a recipe, a file and flags over it."""
+"""What a command line, or a program, says of a run: a recipe, a file and settings over it."""
+
+from collections.abc import Mapping
+from os import PathLike, fspath
 
 import yaml
 
 from turbomim.pipeline.places.opening import check_local
-from turbomim.pipeline.system.errors import UsageError, UserError, one_line
+from turbomim.pipeline.system.errors import UsageError, UserError, one_line, unknown_name
 from turbomim.pipeline.system.remedies import explain
 from turbomim.train.models.named_encoder import lay_over
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import Values, to_dict
 from turbomim.train.settings.flags import take_settings, take_value
 
 
@@ -22,6 +26,47 @@ def read_yaml(path: str, base: Config) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {one_line(error)}") from error
     return lay_over(base, values or {}, path)
+
+
+def config_of(
+    name: str,
+    settings: Mapping[str, object],
+    file: str | PathLike[str] | None = None,
+    where: str = "settings",
+) -> Config:
+    """The settings of a recipe, with those of a YAML file over it, and `settings` over both.
+
+    settings: by section.key, numbers, truth values, text and paths, or their text as a flag has it; None
+    leaves a setting as it is.  `config_of("demo", {"optim.epochs": 2, "step.compile": False})` is what
+    `demo --optim.epochs 2 --step.compile false` is.  where: who gave them, for errors.  Raises UsageError: an
+    unknown recipe or setting, a value that cannot be; UserError: a file that cannot be read.
+    """
+    base = recipe(name)
+    if file is not None:
+        base = read_yaml(fspath(file), base)
+    return lay_over(base, _by_section(settings, where), where)
+
+
+def _by_section(settings: Mapping[str, object], where: str) -> Values:
+    """{"optim.epochs": 10} as {"optim": {"epochs": 10}}; paths become text, and None is left out."""
+    values: Values = {}
+    for name, value in settings.items():
+        section, dot, key = name.replace("-", "_").partition(".")
+        if not dot:
+            raise _unknown_setting(f"{where}: unknown setting", name)
+        if value is not None:
+            values.setdefault(section, {})[key] = fspath(value) if isinstance(value, PathLike) else value
+    return values
+
+
+def _unknown_setting(what: str, name: str, before: str = "") -> UsageError:
+    """The error for a setting without its section: `epochs` is meant to be optim.epochs.
+
+    before: what each name is written with.
+    """
+    known = [f"{before}{section}.{key}" for section, keys in to_dict(Config()).items() for key in keys]
+    plain = name.removeprefix(before).replace("-", "_").partition("=")[0]
+    return unknown_name(what, name, known, [full for full in known if full.endswith(f".{plain}")])
 
 
 def parse_config(argv: list[str]) -> tuple[Config, bool]:
@@ -43,12 +88,13 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     file = take_value(argv, "--config")
     if not argv or argv[0].startswith("-"):
         raise UsageError(f"pretrain needs a recipe first, one of: {', '.join(RECIPES)}")
-    base = recipe(argv.pop(0))
-    if file is not None:
-        base = read_yaml(file, base)
+    name = argv.pop(0)
     others, flags = take_settings(argv)
+    if others and others[0].startswith("--"):
+        raise _unknown_setting("unknown flag", others[0], "--")
     if others:
         raise UsageError(
             f"{others[0]!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
         )
-    return lay_over(base, flags, "flags"), dry_run
+    settings = {f"{section}.{key}": text for section, keys in flags.items() for key, text in keys.items()}
+    return config_of(name, settings, file, "flags"), dry_run

@@ -36,7 +36,9 @@ def from_dict(values: object, base: AnyConfig, where: str) -> AnyConfig:
         typed = {}
         for key, value in section.items():
             if key not in types:
-                raise unknown_name(f"{where}: unknown key", f"{name}.{key}", [f"{name}.{k}" for k in types])
+                known = [f"{name}.{k}" for k in types]
+                elsewhere = [f"{s}.{key}" for s, held in sections.items() if hasattr(held, str(key))]
+                raise unknown_name(f"{where}: unknown key", f"{name}.{key}", known, elsewhere)
             typed[key] = _typed(f"{where}: {name}.{key}", value, types[key])
         sections[name] = replace(sections[name], **typed)
     return type(base)(**sections)
@@ -53,8 +55,9 @@ def _typed(name: str, value: object, kind: Any) -> object:
         return value
     if kind is bool and str(value).lower() in ("true", "false"):
         return str(value).lower() == "true"
-    if kind in (int, float) and not isinstance(value, bool):
+    if kind in (int, float):
         try:
+            # `true` is no number
             number = kind(str(value))
         except ValueError:
             number = math.nan

@@ -1,6 +1,8 @@
 """Learning rate and length of a run as pure functions of the step."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from turbomim.train.settings.config import OptimConfig
 
@@ -11,6 +13,22 @@ def total_steps(epochs: float, samples: int, global_batch: int) -> int:
     Epochs follow each other in the stream.
     """
     return math.ceil(epochs * samples / global_batch)
+
+
+def with_shares(optim: Mapping[str, Any], base: OptimConfig) -> dict[str, Any]:
+    """Settings of section `optim`, with the parts of the schedule that fewer epochs shorten too.
+
+    Of epochs alone warm-up and drop keep their share: over 40 of 800, {"epochs": 80} becomes {"epochs": 80,
+    "warmup_epochs": 4.0, …}.  More epochs leave them as they are, and what is named is as it is named.
+    """
+    try:
+        given = float(str(optim.get("epochs")))
+    except ValueError:
+        return dict(optim)
+    parts = {"warmup_epochs": base.warmup_epochs, "lr_drop_epochs": base.lr_drop_epochs}
+    if not 0 < given < base.epochs:
+        return dict(optim)
+    return {**{name: epochs * given / base.epochs for name, epochs in parts.items()}, **optim}
 
 
 def lr_of_step(step: int, samples: int, optim: OptimConfig) -> float:

@@ -60,7 +60,10 @@ def test_a_preset_cuts_the_step_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["mae-vit-b16-800e", "--preset", "a100"], "unknown preset 'a100': did you mean h100 or a100-80g?"),
+        (
+            ["mae-vit-b16-800e", "--preset", "a100"],
+            "unknown preset 'a100': did you mean a100-40g or a100-80g?",
+        ),
         (["demo", "--preset", "h100"], "--preset h100 knows ViT-B/16, ViT-L/16, ViT-H/14 at 224 pixels"),
         (
             ["mae-vit-b16-800e", "--preset", "h100", "--optim.micro-batch", "64"],

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from turbomim.pipeline.system.errors import UserError
-from turbomim.train.recipes.command_line import parse_config
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.recipes.command_line import config_of, parse_config
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
@@ -53,6 +53,20 @@ def test_fewer_epochs_than_warm_up_name_the_setting_to_change() -> None:
         from_dict({"optim": {"epochs": 0.05}}, recipe("cifar10-vit-t4"), "flags")
 
 
+def test_of_fewer_epochs_alone_warm_up_and_drop_keep_their_share(tmp_path: Path) -> None:
+    def schedule(name: str, *words: str) -> tuple[float, float, float]:
+        optim = parse_config([name, *words])[0].optim
+        return optim.epochs, optim.warmup_epochs, optim.lr_drop_epochs
+
+    assert schedule("pixmim-vit-b16-300e", "--optim.epochs", "30") == (30, 4, 0)
+    assert schedule("pixmim-vit-b16-300e", "--optim.epochs", "600") == (600, 40, 0)
+    assert schedule("pixmim-vit-b16-300e", "--optim.epochs", "30", "--optim.warmup-epochs", "9") == (30, 9, 0)
+    assert schedule("simmim-vit-b16-800e", "--optim.epochs", "80") == (80, 1, 70)
+    file = tmp_path / "f.yaml"
+    file.write_text("optim: {epochs: 30, warmup_epochs: 3}\n")
+    assert schedule("pixmim-vit-b16-300e", "--config", str(file), "--optim.epochs", "10") == (10, 1, 0)
+
+
 def test_order_of_sources(tmp_path: Path) -> None:
     file = tmp_path / "f.yaml"
     file.write_text("optim:\n  base_lr: 1e-4\n  global_batch: 128\ndata: {path: from-file}\n")
@@ -87,6 +101,10 @@ def test_order_of_sources(tmp_path: Path) -> None:
         (["demo", "--step.compile", "maybe"], "flags: step.compile = 'maybe': must be true or false"),
         (["demo", "--optim.base_lr", "nan"], "flags: optim.base_lr = nan: must be a number"),
         (["demo", "--optim.base_lr"], "--optim.base_lr needs a value"),
+        (["demo", "--epochs", "3"], "unknown flag '--epochs': did you mean --optim.epochs?"),
+        (["demo", "--warmup-epochs=3"], "did you mean --optim.warmup_epochs?"),
+        (["demo", "--model.epochs", "3"], "flags: unknown key 'model.epochs': did you mean optim.epochs?"),
+        (["mae"], "unknown recipe 'mae': did you mean mae-vit-s16-800e or mae-vit-b16-800e or"),
         (["demo", "stray"], "'stray' is not a setting: write --section.key VALUE"),
         (["demo", "--config", "/nowhere.yaml"], "--config /nowhere.yaml: No such file"),
         (
@@ -134,6 +152,43 @@ def test_bad_files_are_one_line(tmp_path: Path, text: str, message: str) -> None
     file.write_text(text)
     with pytest.raises(UserError) as error:
         parse_config(["demo", "--config", str(file)])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_of_a_program_are_those_of_flags(tmp_path: Path) -> None:
+    """Numbers, truth values and paths mean what their text means as a flag; None changes nothing."""
+    file = tmp_path / "f.yaml"
+    file.write_text("optim: {base_lr: 1e-4, global_batch: 128}\n")
+    given = {
+        "optim.epochs": 20,
+        "optim.base_lr": 0.5,
+        "step.compile": False,
+        "data.path": tmp_path / "shards",
+    }
+    config = config_of("demo", {**given, "run.name": None}, file)
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value).lower())]
+    words[-1] = str(tmp_path / "shards")
+    assert parse_config(["demo", "--config", str(file), *words]) == (config, False)
+    assert (config.optim.base_lr, config.optim.global_batch) == (0.5, 128)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 2}, "settings: unknown setting 'epochs': did you mean optim.epochs?"),
+        ({"optim.epoch": 2}, "settings: unknown key 'optim.epoch': did you mean optim.epochs"),
+        ({"optim.epochs": "many"}, "settings: optim.epochs = many: must be a number"),
+        ({"optim.epochs": True}, "settings: optim.epochs = True: must be a number"),
+        ({"optim.global_batch": 2.5}, "settings: optim.global_batch = 2.5: must be a whole number"),
+        ({"step.compile": 1}, "settings: step.compile = 1: must be true or false"),
+        ({"run.name": 5}, "settings: run.name = 5: must be text"),
+        ({"data.size": 100}, "data.size = 100: must be a multiple of model.patch (8)"),
+    ],
+)
+def test_bad_settings_of_a_program_are_one_line(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        config_of("demo", settings)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
