@@ -7,7 +7,8 @@ import tyro
 from rich.console import Console
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.report.compare import comparison_tables, find_incomparable, plot_losses
+from turbomim.train.report.comparable import find_incomparable
+from turbomim.train.report.compare import comparison_tables, plot_losses
 from turbomim.train.report.page import printable
 from turbomim.train.report.run import read_runs
 from turbomim.train.settings.flags import parse

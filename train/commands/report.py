@@ -6,7 +6,8 @@ from pathlib import Path
 import tyro
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.report.report import write_report
+from turbomim.pipeline.system.words import counted, sized
+from turbomim.train.report.report import report_path, write_report
 from turbomim.train.settings.flags import parse
 
 
@@ -17,7 +18,7 @@ class Report:
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, runs/NAME; several are shown side by side."""
     out: Path | None = None
-    """Page to write; report.html in the first run's folder if not given."""
+    """Page to write; if not given, RUN/report.html, and of several runs report-A-B.html in this folder."""
     benchmarks: Path | None = None
     """Folder whose *.jsonl files of `turbomim bench` are shown too."""
 
@@ -27,7 +28,10 @@ def report_command(argv: list[str]) -> None:
     options = parse(Report, argv, "turbomim report")
     if not options.runs:
         raise UsageError("report needs one or more run folders, runs/NAME: see turbomim report --help")
-    out = options.out or options.runs[0] / "report.html"
+    out = options.out or report_path(options.runs)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise UsageError(f"--out {out}: must be a file whose name ends in .html")
-    print(write_report(options.runs, out, options.benchmarks))
+    written = write_report(options.runs, out, options.benchmarks)
+    count = counted(len(written.problems), "file")
+    noted = f"; at its top: {count} with problems" if written.problems else ""
+    print(f"{out}: {sized(written.bytes)}{noted}")

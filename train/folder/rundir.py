@@ -26,6 +26,7 @@ from turbomim.pipeline.system.processes import is_alive
 from turbomim.pipeline.system.remedies import FULL, explain
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.versions import versions
+from turbomim.train.recipes.table import recipe_in_command
 from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
 
@@ -102,6 +103,15 @@ def write_settings(folder: Path, config: Config, device: torch.device, world: in
         "ranks": world,
     }
     write_json(folder / "env.json", env)
+
+
+def recipe_of(folder: Path) -> str:
+    """The recipe that a run was started by, as its env.json tells; empty where it tells none."""
+    try:
+        env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return recipe_in_command(env.get("command")) if isinstance(env, dict) else ""
 
 
 def set_status(folder: Path, status: str, step: int, position: int) -> None:

@@ -21,11 +21,13 @@ from turbomim.pipeline.tars.manifest import Manifest
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
 from turbomim.train.folder.crashes import read_deadly_samples
+from turbomim.train.folder.rundir import recipe_of
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.window_target import window_statistics
 from turbomim.train.pictures.grid import Row, write_grid
 from turbomim.train.pictures.pixels import FloatArray, denormalise, unpatchify
+from turbomim.train.recipes.title import run_title
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 HEADERS = ("photograph", "masked input", "reconstruction", "from visible patches only", "target")
@@ -58,7 +60,7 @@ def draw_reconstructions(
     batch = pick_samples(split, config, images, Journal(folder=run, rank=0, bad=read_deadly_samples(run)))
     out = out or picture_path(run, step)
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = explain_pictures(config, split.manifest)
+    text = explain_pictures(config, split.manifest, recipe_of(run))
     write_grid(reconstruct(model, batch, config), out, caption=text, headers=HEADERS)
     return out
 
@@ -77,24 +79,28 @@ class FixedPictures:
     def __init__(self, config: Config, split: Split, folder: Path, journal: Journal) -> None:
         self._config, self._folder = config, folder
         self._batch = pick_samples(split, config, min(FIXED, split.manifest.samples), journal)
-        self._caption = explain_pictures(config, split.manifest)
+        self._data = split.manifest
 
     def draw(self, model: MAE, step: int) -> Path:
         """Write what the model makes of them after `step` and return the picture's path."""
         out = picture_path(self._folder, step)
         out.parent.mkdir(parents=True, exist_ok=True)
         rows = reconstruct(model, self._batch, self._config)
-        write_grid(rows, out, caption=f"Step {step}. {self._caption}", headers=HEADERS)
+        # env.json, which tells the recipe, is there once training began
+        text = explain_pictures(self._config, self._data, recipe_of(self._folder))
+        write_grid(rows, out, caption=f"Step {step}. {text}", headers=HEADERS)
         return out
 
 
-def explain_pictures(config: Config, data: Manifest) -> str:
-    """What the picture shows, and which statistics turned normalised patches into pixels."""
+def explain_pictures(config: Config, data: Manifest, recipe: str) -> str:
+    """What the picture shows, and which statistics turned normalised patches into pixels.
+
+    recipe: the one that began the run, empty where it is not known.
+    """
     model = config.model
-    blur = "" if model.target == "raw" else f", radius {model.radius:g}"
     text = (
-        f"Split {data.name}-{data.split}. {config.patches - config.keep} of {config.patches} patches "
-        f"of {model.patch} pixels are masked; {model.target} target{blur}. "
+        f"{run_title(config, recipe)}. Split {data.name}-{data.split}. {config.patches - config.keep} of "
+        f"{config.patches} patches of {model.patch} pixels are masked. "
     )
     if model.norm_window:
         side = model.norm_window

@@ -1,13 +1,14 @@
 """`turbomim report`: one or more runs as one HTML page that needs nothing but itself."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from turbomim import __version__
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
-from turbomim.pipeline.system.words import sized
+from turbomim.train.recipes.title import run_title
 from turbomim.train.report.data import bad_part, data_part
-from turbomim.train.report.page import Html, html_page, html_section, short_path, tag
+from turbomim.train.report.page import Html, html_page, html_section, tag
 from turbomim.train.report.pictures import pictures_part
 from turbomim.train.report.results import analysis_part, benchmarks_part, environment_part, eval_part
 from turbomim.train.report.run import RunFacts, read_runs
@@ -17,17 +18,44 @@ from turbomim.train.report.sections import (
     settings_part,
     summary_part,
 )
+from turbomim.train.report.summary import cut_own_paths
+
+# of the name of a page of several: runs, and characters
+NAMED, LONGEST = 4, 80
 
 
-def write_report(paths: Sequence[Path], out: Path, benchmarks: Path | None = None) -> str:
-    """Write the page of these run folders; a line about it.  Raises UserError as `report`, and for no run."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenReport:
+    """A page that was written. bytes: its size; problems: what of the runs could not be read, in lines."""
+
+    path: Path
+    bytes: int
+    problems: tuple[str, ...]
+
+
+def write_report(
+    paths: Sequence[Path], out: Path | None = None, benchmarks: Path | None = None
+) -> WrittenReport:
+    """Write the page of these run folders, to `report_path` if out is not given.
+
+    Raises UserError as `read_runs` and `report_page`, and where it cannot be written.
+    """
     runs = read_runs(paths)
+    out = out or report_path(paths)
     make_folder_of(out)
     text = report_page(runs, benchmarks).encode()
     write_durably(out, text)
-    problems = sum(len(run.problems) for run in runs)
-    noted = f"; at its top: {problems} file{'s' * (problems > 1)} with problems" if problems else ""
-    return f"{out}: {sized(len(text))}{noted}"
+    problems = tuple(line for run in runs for line in run.problems)
+    return WrittenReport(path=out, bytes=len(text), problems=problems)
+
+
+def report_path(paths: Sequence[Path]) -> Path:
+    """Where the page of these run folders is: of one in its folder; of several here, under their names."""
+    if len(paths) == 1:
+        return paths[0] / "report.html"
+    names = [path.resolve().name for path in paths]
+    more = [f"and-{len(names) - NAMED}-more"] if len(names) > NAMED else []
+    return Path(f"report-{'-'.join([*names[:NAMED], *more])[:LONGEST]}.html")
 
 
 def report_page(runs: Sequence[RunFacts], benchmarks: Path | None = None) -> str:
@@ -46,18 +74,15 @@ def report_page(runs: Sequence[RunFacts], benchmarks: Path | None = None) -> str
         "Bad samples": bad_part(runs),
     }
     # reading and drawing have named them by now
-    problems = [tag("li", line) for line in dict.fromkeys(line for run in runs for line in _problems(run))]
+    problems = [
+        tag("li", cut_own_paths(line, runs))
+        for line in dict.fromkeys(line for run in runs for line in run.problems)
+    ]
     sections = {"Problems": [tag("ul", *problems, class_="problems")] if problems else [], **parts}
     shown: dict[str, Html] = {name: html_section(name, *part) for name, part in sections.items() if part}
     names = ", ".join(run.label for run in runs)
     ended = max((run.ended for run in runs), default="")
     when = f"as of {ended} (train.log), " if ended else ""
+    of = [run_title(run.config, run.recipe) for run in runs if run.config and len(runs) == 1]
+    when = "; ".join([*of, when])
     return html_page(f"turbomim report: {names}", f"{when}written by turbomim {__version__}", shown)
-
-
-def _problems(run: RunFacts) -> list[str]:
-    """What could not be read.  Its own paths are cut here: one with spaces has no end that a text shows."""
-    lines = run.problems
-    for path in (run.path, *(path for path, _ in run.splits.values())):
-        lines = [line.replace(str(path), short_path(str(path))) for line in lines]
-    return lines

@@ -7,11 +7,13 @@ import yaml
 from turbomim.train.folder.sinks import OF_MODEL
 from turbomim.train.pictures.plot import Line, loss_lines, series
 from turbomim.train.report.chart import line_chart
+from turbomim.train.report.comparable import comparable_groups, find_incomparable
 from turbomim.train.report.page import Html, html_table, short_path, tag
 from turbomim.train.report.run import RunFacts
 from turbomim.train.report.style import COLOURS
 from turbomim.train.report.summary import (
     all_names,
+    cut_own_paths,
     differing,
     recipe_settings,
     settings_as_text,
@@ -31,10 +33,12 @@ OTHERS = {
 
 
 def summary_part(runs: Sequence[RunFacts]) -> list[Html]:
-    """The facts of each run, a column each."""
+    """The facts of each run, a column each; above them what of the runs must not be compared."""
     facts = [summarise_run(run) for run in runs]
     rows = table_rows(all_names(facts), facts)
-    return [html_table(["run", *(run.label for run in runs)], rows)] if rows else []
+    notes = [tag("li", cut_own_paths(line, runs)) for line in find_incomparable(runs)]
+    warnings = [tag("ul", *notes, class_="problems")] if notes else []
+    return [*warnings, html_table(["run", *(run.label for run in runs)], rows)] if rows else warnings
 
 
 def settings_part(runs: Sequence[RunFacts]) -> list[Html]:
@@ -82,11 +86,16 @@ def _all_settings(run: RunFacts) -> str:
 
 
 def curves_part(runs: Sequence[RunFacts]) -> list[Html]:
-    """Losses, learning rate, rate and data wait, all runs in one chart each."""
+    """Losses, a chart for those that may be compared; learning rate, rate and data wait, all runs in each."""
     x_name, x_label = shared_x_axis(runs)
-    loss = line_chart(
-        "Masked-patch loss", x_label, _losses(runs, x_name), from_zero=False, cut=True, level=_no_skill(runs)
-    )
+    groups = comparable_groups(runs)
+    losses = []
+    for group in groups:
+        names = f", {', '.join(run.label for run in group)}" if len(groups) > 1 else ""
+        lines, level = _losses(group, runs, x_name), _no_skill(group)
+        losses.append(
+            line_chart(f"Masked-patch loss{names}", x_label, lines, from_zero=False, cut=True, level=level)
+        )
     others = [
         line_chart(
             title,
@@ -96,7 +105,9 @@ def curves_part(runs: Sequence[RunFacts]) -> list[Html]:
         )
         for key, title in OTHERS.items()
     ]
-    return _side_by_side([loss, *others])
+    apart = "Losses that must not be compared are in charts of their own; the summary says why."
+    notes = [tag("p", apart, class_="soft")] if sum(map(bool, losses)) > 1 else []
+    return [*notes, *_side_by_side([*losses, *others])]
 
 
 def method_part(runs: Sequence[RunFacts]) -> list[Html]:
@@ -128,17 +139,18 @@ def _line(run: RunFacts, x_name: str, y_name: str, name: str, number: int) -> Li
     return Line(name=name, x_N=x_N, y_N=y_N, colour=number, look="dashed" * (number // COLOURS % 2))
 
 
-def _losses(runs: Sequence[RunFacts], x_name: str) -> list[Line]:
-    """Of each run the logged loss, the same smoothed, and the held-out loss."""
+def _losses(group: Sequence[RunFacts], runs: Sequence[RunFacts], x_name: str) -> list[Line]:
+    """Of each run of a group the logged loss, the same smoothed, and the held-out loss."""
     lines: list[Line] = []
     for number, run in enumerate(runs):
-        label = f"{run.label}, " if len(runs) > 1 else ""
-        # one run has two colours: they are told apart more easily than dashes
-        colours = number, number if len(runs) > 1 else 1
-        lines += loss_lines(run.records, x_name, (f"{label}training", f"{label}held-out"), colours)
+        if any(run is one for one in group):
+            label = f"{run.label}, " if len(runs) > 1 else ""
+            # one run has two colours: they are told apart more easily than dashes
+            colours = number, number if len(runs) > 1 else 1
+            lines += loss_lines(run.records, x_name, (f"{label}training", f"{label}held-out"), colours)
     return lines
 
 
 def _no_skill(runs: Sequence[RunFacts]) -> float | None:
-    """The loss of predicting nothing: 1 where every run's targets are normalised by patch."""
+    """The loss of predicting nothing: 1 where every one's targets are normalised by patch."""
     return 1.0 if all(run.config and run.config.model.norm_pix for run in runs) else None

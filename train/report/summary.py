@@ -6,7 +6,9 @@ from turbomim.pipeline.system.words import duration
 from turbomim.train.folder.log import after_start, mean_over_time, seconds_of
 from turbomim.train.folder.rundir import has_died
 from turbomim.train.recipes.table import recipe
+from turbomim.train.recipes.title import method_name, run_title
 from turbomim.train.report.files import Numbers
+from turbomim.train.report.page import short_path
 from turbomim.train.report.run import RunFacts
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
@@ -18,8 +20,9 @@ NAMES = ("run.name", "run.folder", "finetune.weights")
 
 def summarise_run(run: RunFacts) -> dict[str, str]:
     """What a run was and what came out, by name; what is not known is left out."""
-    facts = {"recipe": run.recipe or "", "model": "", "target": ""}
+    facts = {"recipe": run.recipe or ""}
     if run.config:
+        facts["recipe"] = run_title(run.config, run.recipe)
         facts |= {"model": model_text(run.config), "target": target_text(run.config)}
     last = run.records[-1] if run.records else {}
     facts["status"] = "died" if has_died(run.status) else str(run.status.get("status", ""))
@@ -65,7 +68,7 @@ def model_text(config: Config) -> str:
     model = config.model
     blocks = model.stages if model.method.startswith("simmim-swin") else model.depth
     return (
-        f"{model.method}, {config.data.size} px, patch {model.patch}, "
+        f"{method_name(config)}, {config.data.size} px, patch {model.patch}, "
         f"width {model.width}, {blocks} blocks, {model.heads} heads"
     )
 
@@ -111,6 +114,17 @@ def differing(columns: Sequence[Mapping[str, str]]) -> list[str]:
 def heading_of(run: RunFacts, name: str, runs: Sequence[RunFacts]) -> str:
     """What a part of a run is called where several runs may be shown."""
     return f"{run.label}: {name}" if len(runs) > 1 else name
+
+
+def cut_own_paths(line: str, runs: Sequence[RunFacts]) -> str:
+    """A line in which paths of runs and of their data have their ends alone.
+
+    A page cuts any path in a text, but one with spaces has no end that a text shows.
+    """
+    for run in runs:
+        for path in (run.path, *(path for path, _ in run.splits.values())):
+            line = line.replace(str(path), short_path(str(path)))
+    return line
 
 
 def percent_or_number(value: float) -> str:

@@ -6,6 +6,7 @@ Planted bug: a pipe opened as a settings file, for ever, fails `test_what_cannot
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,23 @@ def test_what_cannot_be_reported_is_one_line(
     assert call(monkeypatch, "report", *(str(places.get(word, word)) for word in words)) == code
     assert_one_line(capsys, message)
     assert not (bare / "report.html").exists()
+
+
+def test_a_page_of_several_runs_is_nobodys_own(
+    bare: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Planted, and seen to fail: the first run's report.html as the default."""
+    others = [tmp_path / name for name in "bcdef"]
+    for other in others:
+        shutil.copytree(bare, other)
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, "report", "bare", "b/") == 0
+    assert capsys.readouterr().out.startswith("report-bare-b.html: ")
+    assert (tmp_path / "report-bare-b.html").exists() and not (bare / "report.html").exists()
+    assert call(monkeypatch, "report", *(other.name for other in others)) == 0
+    assert (tmp_path / "report-b-c-d-e-and-1-more.html").exists()
+    assert call(monkeypatch, "report", "bare") == 0
+    assert (bare / "report.html").exists()

@@ -22,6 +22,7 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.models.methods import make_model
 from turbomim.train.pictures.reconstruction import explain_pictures, reconstruct
+from turbomim.train.recipes.title import method_text
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.settings.model import ModelConfig
 
@@ -119,7 +120,8 @@ def test_what_visible_patches_tell_is_near_the_truth() -> None:
 def test_the_caption_says_what_was_borrowed(
     tiny_split: Split, kind: str, normalised: str, borrowed: str
 ) -> None:
-    text = explain_pictures(of_kind(kind), tiny_split.manifest)
+    text = explain_pictures(of_kind(kind), tiny_split.manifest, "demo")
+    assert text.startswith(f"demo ({method_text(of_kind(kind))}). Split ")
     assert normalised in text and f"the {borrowed} mean and variance" in text
     assert "though they are behind the mask" in text and "nothing is borrowed" in text
-    assert "Predictions are pixels" in explain_pictures(of_kind("pixels"), tiny_split.manifest)
+    assert "Predictions are pixels" in explain_pictures(of_kind("pixels"), tiny_split.manifest, "")

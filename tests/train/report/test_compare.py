@@ -4,6 +4,8 @@ Planted bugs, and the test that each makes fail:
 - a setting that decides the loss left out of DECIDES_LOSS: `test_losses_that_cannot_be_compared_are_named`;
 - the data's fingerprints not looked at: `test_other_data_and_seeds_are_named`;
 - a fact left out of DECIDES_SCORE: `test_scores_of_other_images_are_named`;
+- runs of other targets or data in one chart, or comparable ones in two:
+  `test_losses_share_a_chart_where_they_can_be_compared`;
 - every setting listed, or the first run's value in each column, those of fine-tunings left out:
   `test_runs_stand_side_by_side`;
 - steps in place of images on the axis: `test_the_plot_is_over_images_seen`.
@@ -28,7 +30,8 @@ from turbomim.pipeline.tars.manifest import load_manifest
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
 from turbomim.train.recipes.table import recipe
-from turbomim.train.report.compare import find_incomparable, plot_losses
+from turbomim.train.report.comparable import comparable_groups, find_incomparable
+from turbomim.train.report.compare import plot_losses
 from turbomim.train.report.run import RunFacts
 from turbomim.train.settings.config import Config
 
@@ -85,8 +88,9 @@ def test_runs_stand_side_by_side(
     *_, tunings = (number for number, row in enumerate(rows) if row and row[0] == "optim.base_lr")
     assert rows.pop(tunings) == ["optim.base_lr", "0.0005", "0.0001"]
     found = {row[0]: row[1:] for row in rows if row}
-    assert found["one"] == ["done", "64", "0.7500", "50", "1.2 %"]
-    assert found["two"] == ["done", "96", "0.2500", "50", "1.2 %"]
+    recipe = "no recipe (MAE, gaussian target, radius 17)"
+    assert found["one"] == [recipe, "done", "64", "0.7500", "50", "1.2 %"]
+    assert found["two"] == [recipe, "done", "96", "0.2500", "50", "1.2 %"]
     assert found["optim.base_lr"] == ["0.008", "0.002"] and found["run.seed"] == ["0", "3"]
     assert found["knn, trained: [b]token[/b], weighted"] == ["43.2", "–"], "brackets are no markup"
     assert not {"data.path", "optim.epochs", "run.name"} & set(found), "the same in both, or a name"
@@ -162,6 +166,30 @@ def test_other_data_and_seeds_are_named(tiny_split: Split) -> None:
     assert line == "a and b have other seeds (0 and 5): initial weights, order, crops and masks differ"
 
 
+def test_losses_share_a_chart_where_they_can_be_compared(tiny_split: Split) -> None:
+    manifest = load_manifest(Folder(tiny_split.folder))
+    a, c = facts("a"), facts("c", optim={"base_lr": 1.0}, run={"seed": 7})
+    b, d = facts("b", model={"target": "raw"}), facts("d", model={"target": "raw"})
+    elsewhere = dataclasses.replace(a, label="e", trained_on="0" * 64)
+    known = dataclasses.replace(a, label="f", trained_on="1" * 64)
+    unseen = dataclasses.replace(a, label="g", splits={"training": ("y", None)})
+    here = dataclasses.replace(a, label="h", splits={"training": ("x", manifest)})
+    settings_lost = dataclasses.replace(a, label="i", config=None)
+    no_losses = dataclasses.replace(b, label="j", records=[])
+
+    def labels(*runs: RunFacts) -> list[list[str]]:
+        return [[run.label for run in group] for group in comparable_groups(runs)]
+
+    assert labels(a, b, c, d) == [["a", "c"], ["b", "d"]]
+    assert labels(elsewhere, known) == [["e"], ["f"]]
+    assert labels(a, elsewhere, known) == [["a", "e"], ["f"]], "compared with all of a group"
+    assert labels(here, unseen) == [["h", "g"]], "perhaps other data"
+    assert labels(a, settings_lost, c) == [["a", "c"], ["i"]]
+    (line, _) = find_incomparable([a, settings_lost])
+    assert line == "training losses of a and i are not comparable: the settings of i are not known"
+    assert labels(a, no_losses) == [["a", "j"]], "nothing is compared"
+
+
 def test_scores_of_other_images_are_named() -> None:
     def run(label: str, **measured: Any) -> RunFacts:
         tree = {"train": "s", "train_samples": 60, "test": "t", "test_samples": 20, "size": 32} | measured
@@ -188,6 +216,20 @@ def test_the_plot_is_over_images_seen(tmp_path: Path, monkeypatch: pytest.Monkey
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == [r"\$a", r"\$a, held-out", "\u200b_b", "\u200b_b, held-out"]
     assert axes.get_ylim()[1] >= 1.1
+
+
+def test_losses_that_cannot_be_compared_have_axes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(
+        "matplotlib.figure.Figure.savefig", lambda self, file, format: drawn.extend(self.axes)
+    )
+    plot_losses([facts("a"), facts("b", model={"target": "raw"}), facts("c")], tmp_path / "p.png")
+    legends = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in drawn]
+    assert legends == [["a", "a, held-out", "c", "c, held-out"], ["b", "b, held-out"]]
+    colours = [{line.get_color() for line in axes.lines} for axes in drawn]
+    assert list(map(len, colours)) == [2, 1] and not colours[0] & colours[1]
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,9 @@ def test_the_same_files_give_the_same_page(
 def test_the_summary_is_that_of_the_log(bare: Path) -> None:
     page = page_of(bare)
     facts = {row[0]: row[1] for row in cells(part(page, "summary"))}
-    assert facts["run"] == "bare" and facts["recipe"] == "demo" and facts["status"] == "done"
+    assert facts["run"] == "bare" and facts["status"] == "done"
+    assert facts["recipe"] == "demo (MAE, gaussian target, radius 17)" and facts["model"].startswith("MAE, ")
+    assert "demo (MAE, gaussian target, radius 17); as of" in page.root.text, "the line under the title"
     assert facts["steps"] == "30 of 30" and facts["images seen"] == "240"
     assert facts["training loss"] == "0.8000" and facts["held-out loss"] == "0.9500 (step 20)"
     # without the first line: 80 and 40 img/s for 1 and 2 s; with it: the time
@@ -272,13 +274,24 @@ def test_several_runs_stand_side_by_side(bare: Path, full: Path, tmp_path: Path)
     assert cells(part(page, "summary"))[0] == ["run", end_of(bare), end_of(other), "r"], (
         "names that tell them apart"
     )
-    loss = part(page, "curves").all("figure")[0]
-    names = [item.text for item in loss.all("li")]
+    # another target and other data: a chart of its own, in the colours that runs have elsewhere
+    first, second, *_ = part(page, "curves").all("figure")
+    names = [item.text for item in first.all("li")]
     assert names[0] == f"{end_of(bare)}, training" and f"{end_of(other)}, held-out" in names
-    assert "r, training" in names
+    assert first.all("h3")[0].text == f"Masked-patch loss, {end_of(bare)}, {end_of(other)}"
+    assert second.all("h3")[0].text == "Masked-patch loss, r" and "r, training" not in names
+    assert [item.text for item in second.all("li")][:2] == ["r, training", "r, held-out"]
+    assert any("c2" in str(line.attributes["class"]) for line in second.all("polyline"))
+    warnings = [item.text for item in part(page, "summary").all("li")]
+    assert any(
+        f"training losses of {end_of(bare)} and r are not comparable: other targets" in w for w in warnings
+    )
     # another global batch: steps are not the same
-    assert "images seen" in loss.text and "optimizer step" not in loss.text
-    assert "optimizer step" in part(page_of(bare, other), "curves").text
+    assert "images seen" in first.text and "optimizer step" not in first.text
+    alike = page_of(bare, other)
+    assert "optimizer step" in part(alike, "curves").text
+    assert len([h for h in part(alike, "curves").all("h3") if "Masked-patch loss" in h.text]) == 1
+    assert "not comparable" not in alike.root.text and "charts of their own" not in alike.root.text
 
 
 def test_a_run_that_just_began_has_a_report(bare: Path) -> None:
@@ -287,7 +300,7 @@ def test_a_run_that_just_began_has_a_report(bare: Path) -> None:
     page = page_of(bare)
     assert page.faults == [] and page.root.id("curves") is None and page.root.id("problems") is None
     facts = {row[0]: row[1] for row in cells(part(page, "summary"))}
-    assert set(facts) == {"run", "model", "target"} and facts["run"] == "bare"
+    assert set(facts) == {"run", "recipe", "model", "target"} and facts["run"] == "bare"
 
 
 def test_a_store_that_is_down_is_not_waited_for(
