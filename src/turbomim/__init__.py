@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from turbomim.pipeline.system.errors import UserError
+    from turbomim.train.api.pretrain import pretrain
+    from turbomim.train.api.run import Run
     from turbomim.train.api.shard import shard
 else:
     # a type checker knows the names above, and no others
@@ -38,10 +40,12 @@ __version__ = "0.1.0"
 # each public name and the module that has it
 _MODULES: Final = {
     "UserError": "turbomim.pipeline.system.errors",
+    "Run": "turbomim.train.api.run",
+    "pretrain": "turbomim.train.api.pretrain",
     "shard": "turbomim.train.api.shard",
 }
 
-__all__ = ["UserError", "__version__", "shard"]
+__all__ = ["Run", "UserError", "__version__", "pretrain", "shard"]
 
 
 def __dir__() -> list[str]:

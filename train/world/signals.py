@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,14 @@ class StopFlag:
 
 @contextmanager
 def stop_flag() -> Iterator[StopFlag]:
-    """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; put the old handlers back at the end."""
+    """Turn SIGINT, SIGTERM and SIGUSR2 into a flag; put the old handlers back at the end.
+
+    In another thread than the main one they stay as they are: Python lets no other thread take signals.
+    """
     flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
     asked = 0.0
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 

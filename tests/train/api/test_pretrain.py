@@ -1,0 +1,96 @@
+"""`turbomim.pretrain` and `turbomim.Run`: the command's run, from Python."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from tests.runs import config_for, outcome, quiet
+
+import turbomim
+from turbomim.train.pretrain.pretrain import pretrain as run_pretraining
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import to_dict
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Every setting of a small run, by section.key."""
+    sections = to_dict(config)
+    free = ("data.path", "run.name")
+    return {
+        f"{section}.{key}": value
+        for section, keys in sections.items()
+        for key, value in keys.items()
+        if f"{section}.{key}" not in free
+    }
+
+
+@pytest.fixture
+def small(trees: Path) -> dict[str, Any]:
+    """Settings of a run of a few steps."""
+    return settings_of(config_for(trees, Path("runs"), optim={"epochs": 1, "warmup_epochs": 0}))
+
+
+def test_a_call_is_the_commands_run(trees: Path, small: dict[str, Any]) -> None:
+    run = turbomim.pretrain("demo", data=trees, name="mine", console=quiet(), **small)
+    config = config_for(trees, Path("runs"), optim={"epochs": 1, "warmup_epochs": 0}, run={"name": "other"})
+    run_pretraining(config, console=quiet())
+    assert outcome(run.folder) == outcome(Path("runs/other"))
+    assert run.status == "done" and run.step == 5
+    assert [record["step"] for record in run.metrics] == [1, 2, 3, 4, 5]
+    assert run.settings["optim"]["epochs"] == 1
+    assert os.fspath(run) == "runs/mine"
+
+
+def test_a_run_is_reported_and_drawn(trees: Path, small: dict[str, Any]) -> None:
+    run = turbomim.pretrain("demo", data=trees, name="mine", console=quiet(), **small)
+    page = run.report()
+    assert page.path == Path("runs/mine/report.html") and page.path.stat().st_size > 10_000
+    shown = page._repr_html_()
+    assert shown.startswith("<iframe srcdoc=") and "&lt;html" in shown and "<html" not in shown
+    picture = run.show(images=2, out="picture.png")
+    assert picture.width > 5 * 32 and Path("picture.png").exists()
+    Path("runs/mine/eval").mkdir()
+    Path("runs/mine/eval/knn.json").write_text(json.dumps({"scores": {}}), encoding="utf-8")
+    assert run.evaluations == {"knn": {"scores": {}}}
+
+
+def test_a_call_that_is_stopped_goes_on(trees: Path, small: dict[str, Any]) -> None:
+    class Stopping(Console):
+        """Asks the process to stop when the second step is said."""
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            if str(objects[0]).startswith("step 2/"):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt, match="the same call goes on"):
+        turbomim.pretrain("demo", data=trees, name="mine", console=Stopping(quiet=True), **small)
+    assert turbomim.Run("runs/mine").status == "preempted"
+    run = turbomim.pretrain("demo", data=trees, name="mine", console=quiet(), **small)
+    assert run.status == "done" and [record["step"] for record in run.metrics] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_in_another_thread(trees: Path, small: dict[str, Any]) -> None:
+    ended: list[turbomim.Run] = []
+
+    def train() -> None:
+        ended.append(turbomim.pretrain("demo", data=trees, name="mine", console=quiet(), **small))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert [run.status for run in ended] == ["done"]
+
+
+def test_what_cannot_be_is_one_line(trees: Path) -> None:
+    with pytest.raises(turbomim.UserError, match=r"did you mean optim\.epochs"):
+        turbomim.pretrain("demo", data=trees, name="mine", **{"optim.epoch": 2})
+    with pytest.raises(turbomim.UserError, match="is not a run: it does not exist"):
+        turbomim.Run("runs/nothing")
+    assert not Path("runs").exists()
