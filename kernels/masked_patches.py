@@ -83,17 +83,23 @@ def targets_of_whole_images(images_BHWC: Tensor, target: PatchTarget) -> tuple[T
     return whole_BNP, every_BN
 
 
-def _check_tensors(images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> None:
-    """Raise ValueError if `masked_patches` cannot work on these."""
+def check_images(images_BHWC: Tensor) -> None:
+    """Raise ValueError if these are no batch of square photographs."""
     shape = tuple(images_BHWC.shape)
     if images_BHWC.dtype != torch.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
         raise ValueError(f"images are {shape} {images_BHWC.dtype}: give square uint8 RGB, (B, S, S, 3)")
+
+
+def _check_tensors(images_BHWC: Tensor, ids_keep_BK: Tensor, ids_mask_BM: Tensor) -> None:
+    """Raise ValueError if `masked_patches` cannot work on these."""
+    check_images(images_BHWC)
     if not images_BHWC.is_contiguous():
         raise ValueError(f"images have strides {images_BHWC.stride()}: call .contiguous() on them first")
+    batch = images_BHWC.shape[0]
     for name, ids in (("ids_keep", ids_keep_BK), ("ids_mask", ids_mask_BM)):
-        if ids.dtype != torch.int64 or ids.ndim != 2 or ids.shape[0] != shape[0]:
+        if ids.dtype != torch.int64 or ids.ndim != 2 or ids.shape[0] != batch:
             raise ValueError(
-                f"{name} is {tuple(ids.shape)} {ids.dtype}: give int64, one row for each of {shape[0]} images"
+                f"{name} is {tuple(ids.shape)} {ids.dtype}: give int64, one row for each of {batch} images"
             )
         if ids.device != images_BHWC.device:
             raise ValueError(f"{name} is on {ids.device} and the images on {images_BHWC.device}: move one")

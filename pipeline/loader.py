@@ -23,6 +23,7 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.decoding.crop_draws import draw_crops
 from turbomim.pipeline.decoding.dali import CropGraph, DecodedGraph, GpuDecoding, find_undecodable_on_gpu
+from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.decoding.decode import BadImages, find_undecodable
 from turbomim.pipeline.decoding.failures import failure_reason, no_image_to_blame, of_machine
 from turbomim.pipeline.decoding.header import check_header
@@ -92,10 +93,7 @@ class Loader(Closing, Iterator[Batch]):
         notify: Callable[[str], None] = to_stderr,
         stopping: Callable[[], bool] = never,
     ) -> None:
-        _check_split(split)
-        _check_device(device)
-        store = Store.of(split.manifest.made)
-        crop.check_store(store)
+        store = check_source(split, crop, device)
         share_heaps()
         self._draw_crops = partial(draw_crops, crop, stream.seed)
         self._device = device
@@ -256,9 +254,16 @@ class Loader(Closing, Iterator[Batch]):
         return numbers_3B.unbind()
 
 
-def _check_split(split: Split) -> None:
+def check_source(split: Split, crop: Crop, device: str) -> Store:
+    """Return how the split keeps its photographs.  Raises UserError for what no Loader can give from it."""
     if split.manifest.samples < 1:
         raise UserError(f"the split {str(split.place)!r} has no samples: make it from a folder with images")
+    _check_device(device)
+    store = Store.of(split.manifest.made)
+    crop.check_store(store)
+    if crop.kind == "rrc" or (device == "cuda" and store.kind != "raw"):
+        import_dali()
+    return store
 
 
 def _check_device(device: str) -> None:

@@ -6,6 +6,7 @@ Shape suffixes: B samples, N of all turns.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import count, islice
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -64,14 +65,16 @@ class SampleStream:
 
     seed: of order, crops and flips; shuffle: order of an epoch, of all samples ("full") or of `window` shards
     at a time ("window"); groups: streams that a step takes equal parts of, each over its own share of the
-    shards (groups.py), a divisor of the cut's global batch and start.  Raises UsageError: no stream has these
-    values.
+    shards (groups.py), a divisor of the cut's global batch and start; by_epoch: no batch holds samples of two
+    epochs, see `epoch_slices`, which goes without groups and with steps of one micro-batch alone.
+    Raises UsageError: no stream has these values.
     """
 
     seed: int
     shuffle: Shuffle = "full"
     window: int = 16
     groups: int = 1
+    by_epoch: bool = False
     cut: BatchCut
 
     def __post_init__(self) -> None:
@@ -81,6 +84,10 @@ class SampleStream:
         need(1 <= self.groups <= MOST_GROUPS, "groups", self.groups, f"1 to {MOST_GROUPS:,}")
         for name, whole in (("global batch", self.cut.global_batch), ("start", self.cut.start)):
             need(whole % self.groups == 0, "groups", self.groups, f"a divisor of the {name}, {whole}")
+        if self.by_epoch:
+            need(self.groups == 1, "groups", self.groups, "1 for batches by epoch")
+            step = self.cut.world * self.cut.micro_batch
+            need(self.cut.global_batch == step, "global_batch", self.cut.global_batch, f"{step}, by epoch")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -96,22 +103,29 @@ class Turn:
 
 
 def turns(stream: SampleStream, shard_samples: Sequence[int]) -> Iterator[Turn]:
-    """Yield a rank's micro-batches for ever.  shard_samples: samples of each shard, in storage order."""
+    """Yield a rank's micro-batches for ever.  shard_samples: samples of each shard, in storage order.
+
+    Raises UserError: by epoch, if there are fewer samples than ranks.
+    """
     order = stream_order(stream, shard_samples)
-    done, together = 0, 1
-    cut, micro_batch = stream.cut, stream.cut.micro_batch
+    cut, together = stream.cut, 1
+    slices = (
+        epoch_slices(cut, sum(shard_samples))
+        if stream.by_epoch
+        else (rank_slice(turn, cut) for turn in count())
+    )
     while True:
-        slices = [rank_slice(turn, cut) for turn in range(done, done + together)]
-        places_B = np.concatenate([np.arange(s.start, s.stop) for s in slices])
+        # small micro-batches are drawn several at a time, but the first does not wait for the others
+        drawn = list(islice(slices, together))
+        places_B = np.concatenate([np.arange(s.start, s.stop) for s in drawn])
         epochs_B, ids_B = order(
             sort_by_group(places_B, stream.groups, start=cut.start, global_batch=cut.global_batch)
         )
-        for number, positions in enumerate(slices):
-            rows = slice(number * micro_batch, (number + 1) * micro_batch)
+        ends = np.cumsum([len(s) for s in drawn])
+        for positions, end in zip(drawn, ends.tolist(), strict=True):
+            rows = slice(end - len(positions), end)
             yield Turn(position=positions.start, epochs_B=epochs_B[rows], ids_B=ids_B[rows])
-        done += together
-        # small micro-batches are drawn several at a time, but the first does not wait for the others
-        together = min(2 * together, -(-CALL // micro_batch))
+        together = min(2 * together, -(-CALL // cut.micro_batch))
 
 
 def turns_of(ids_N: NDArray[np.int64], batch: int) -> Iterator[Turn]:
@@ -147,3 +161,38 @@ def rank_slice(turn: int, cut: BatchCut) -> range:
     step, micro = divmod(turn, share // cut.micro_batch)
     first = cut.start + step * cut.global_batch + cut.rank * share + micro * cut.micro_batch
     return range(first, first + cut.micro_batch)
+
+
+def epoch_slices(cut: BatchCut, samples: int) -> Iterator[range]:
+    """Yield a rank's positions of each step, for ever, where a step ends with the epoch.
+
+    The last step of an epoch takes equal shares of what is left: on one rank all of it, on several so much
+    that fewer samples than ranks are left out of the epoch.  Of 10 samples, micro-batch 2 and 2 ranks, rank 1
+    takes 2 and 3, then 6 and 7, then 9.  Raises UserError: fewer samples than ranks.
+    """
+    if samples < cut.world:
+        raise UserError(f"{samples} samples for {cut.world} ranks: an epoch needs at least one for each")
+    position = cut.start
+    while True:
+        end = (position // samples + 1) * samples
+        share = min(cut.micro_batch, (end - position) // cut.world)
+        first = position + cut.rank * share
+        if share:
+            yield range(first, first + share)
+        position = next_position(first, share, cut, samples)
+
+
+def next_position(first: int, share: int, cut: BatchCut, samples: int) -> int:
+    """The position at which the step after one of `epoch_slices` begins.
+
+    first: position of this rank's first sample in the step; share: samples of each rank in it.
+    """
+    done = first + (cut.world - cut.rank) * share
+    left = -done % samples
+    return done + left if left < cut.world else done
+
+
+def epoch_batches(cut: BatchCut, samples: int) -> int:
+    """How many steps `epoch_slices` gives a whole epoch of `samples`."""
+    steps, left = divmod(samples, cut.global_batch)
+    return steps + (left >= cut.world)

@@ -20,7 +20,10 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from turbomim.pipeline.batch import Batch
     from turbomim.pipeline.system.errors import UserError
+    from turbomim.train.api.loader import Loader
+    from turbomim.train.api.patches import low_pass, masked_patches, random_masking
     from turbomim.train.api.pretrain import pretrain
     from turbomim.train.api.run import Run
     from turbomim.train.api.shard import shard
@@ -39,13 +42,29 @@ __version__ = "0.1.0"
 
 # each public name and the module that has it
 _MODULES: Final = {
-    "UserError": "turbomim.pipeline.system.errors",
+    "Batch": "turbomim.pipeline.batch",
+    "Loader": "turbomim.train.api.loader",
     "Run": "turbomim.train.api.run",
+    "UserError": "turbomim.pipeline.system.errors",
+    "low_pass": "turbomim.train.api.patches",
+    "masked_patches": "turbomim.train.api.patches",
     "pretrain": "turbomim.train.api.pretrain",
+    "random_masking": "turbomim.train.api.patches",
     "shard": "turbomim.train.api.shard",
 }
 
-__all__ = ["Run", "UserError", "__version__", "pretrain", "shard"]
+__all__ = [
+    "Batch",
+    "Loader",
+    "Run",
+    "UserError",
+    "__version__",
+    "low_pass",
+    "masked_patches",
+    "pretrain",
+    "random_masking",
+    "shard",
+]
 
 
 def __dir__() -> list[str]:

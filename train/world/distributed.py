@@ -150,6 +150,19 @@ class World:
         raise SystemExit(2 if isinstance(error, UsageError) else 1)
 
 
+def this_rank() -> tuple[int, int, int]:
+    """Rank, ranks, and ranks of this machine: those of torch.distributed, else of torchrun, else 0, 1, 1.
+
+    For a library call within another program, which has joined the ranks, or will, in its own way.
+    """
+    rank, size = 0, 1
+    if dist.is_available() and dist.is_initialized():
+        rank, size = dist.get_rank(), dist.get_world_size()
+    elif {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def choose_device(wanted: str, local_rank: int) -> torch.device:
     """The device for `auto`, `cpu` or `cuda`.  Raises UserError where cuda is asked for and missing."""
     available = torch.cuda.is_available()

@@ -1,0 +1,276 @@
+"""`turbomim.Loader`: the batches of a split for a training loop of one's own."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from typing import Any, Literal
+from weakref import finalize
+
+import torch
+
+from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.decoding.crop import Crop, CropKind
+from turbomim.pipeline.loader import Loader as OpenLoader
+from turbomim.pipeline.loader import LoaderStats, check_source
+from turbomim.pipeline.loader_settings import BadSampleLimits
+from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Shuffle, epoch_batches, next_position
+from turbomim.pipeline.system.closing import Closing
+from turbomim.pipeline.system.errors import UsageError, UserError, need, one_line
+from turbomim.pipeline.system.open_files import raise_limit
+from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.tars.store import Interpolation
+from turbomim.train.api.dataset import BatchDataset
+from turbomim.train.machine.measurements import machine_name
+from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
+from turbomim.train.settings.config import DataConfig
+from turbomim.train.world.distributed import this_rank
+
+
+class Loader(Closing):
+    """The batches of a split: crops, labels and ids, decoded ahead by threads of this process.
+
+    A `for` gives one epoch: each sample once, in a new order, `len(loader)` batches, the last one shorter.
+    Another `for` goes on where the one before ended or was broken off, so after a `break` it gives the rest
+    of that epoch.  With endless=True a `for` does not end, and all batches are full: they go on over the
+    ends of epochs.  Samples, crops and flips follow from split, seed and position alone.
+
+    A sample that cannot be decoded is replaced by the next one in storage that can, and `notify` is told.
+
+    Example:
+        loader = turbomim.Loader("shards/train", size=224, batch=256, device="cuda")
+        for epoch in range(loader.epoch, 90):
+            for batch in loader:
+                train(batch.images_BHWC, batch.labels_B)  # uint8 (256, 224, 224, 3), int64 (256,)
+                torch.save(loader.state_dict(), "loader.pt")
+
+    A batch has images_BHWC (B, H, W, 3) uint8 RGB, labels_B (-1: no label), ids_B (a sample's place in
+    storage) and epochs_B, all (B,) int64 and on the device, and position, that of its first sample.
+
+    On several ranks each gets its own samples, as many as the others.  So at the end of an epoch a few are
+    left out: fewer than there are ranks, others in each epoch; endless leaves out none.
+
+    Args:
+        path: A folder of shards as `turbomim.shard` writes it, or its URL: s3://BUCKET/FOLDER.
+        size: Pixels a side of the crop.
+        batch: Samples of a batch, on this rank.
+        device: Where batches are: "cpu", or "cuda", torch's current GPU, which then decodes too.
+        crop: "src", simple resized crop: the short side is resized to `size`, then a square is cut out; or
+            "rrc", random resized crop.
+        rrc_scale: Least share of the image's area that "rrc" keeps, above 0, at most 1.
+        interpolation: Of the resize, "bicubic" or "bilinear".
+        seed: Of order, crops and flips.
+        shuffle: "full": an epoch is a permutation of all samples; "window": of shards, then of the samples of
+            `window` shards at a time, for storage that is slow at random reads.
+        window: Shards of a window.
+        endless: Whether a `for` goes on for ever, see above.
+        rank, world: This process among those that share the epoch.  None: those of torch.distributed when
+            the first batch is asked for, else those that torchrun has set, else 0 of 1.
+        threads: That decode; 0: as `turbomim tune loader` found, else a core each.
+        prefetch: Batches decoded ahead; 0: as `turbomim tune loader` found, else 2.
+        decode: Where a GPU's photographs are decoded, "mixed" (by the GPU) or "cpu"; "auto": as tuned, else
+            mixed.
+        max_bad_share: Of the samples, how many may be replaced before `for` raises, 0 to 1.
+        max_bad_row: As many replaced ones in a row are too many.
+        notify: Takes one line an event: a sample that was replaced, a read that is waited for.  None: each
+            line is a warning of Python's.
+
+    Raises:
+        UserError: In one line: no shards there, or changed ones; an argument that cannot be; a store that
+            cannot give the crop; no such device; too many samples that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        size: int = 224,
+        batch: int = 256,
+        device: str | torch.device = "cpu",
+        crop: CropKind = "src",
+        rrc_scale: float = 0.2,
+        interpolation: Interpolation = "bicubic",
+        seed: int = 0,
+        shuffle: Shuffle = "full",
+        window: int = 16,
+        endless: bool = False,
+        rank: int | None = None,
+        world: int | None = None,
+        threads: int = 0,
+        prefetch: int = 0,
+        decode: Literal["auto", "cpu", "mixed"] = "auto",
+        max_bad_share: float = 0.05,
+        max_bad_row: int = 100,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        raise_limit()
+        need(batch >= 1, "batch", batch, "at least 1")
+        if (rank is None) != (world is None):
+            raise UsageError(f"rank = {rank}, world = {world}: give both or none")
+        self._device = _device_kind(device)
+        self._crop = Crop(kind=crop, size=size, scale=rrc_scale, interpolation=interpolation)
+        self._limits = BadSampleLimits(max_share=max_bad_share, max_row=max_bad_row)
+        self._speed = _speed_settings(threads, prefetch, decode)
+        self._seed, self._shuffle, self._window, self._batch = seed, shuffle, window, batch
+        self._rank_and_world = None if rank is None or world is None else (rank, world)
+        self._notify = notify or warnings.warn
+        self.endless = endless
+        self.position = 0
+        # what cannot be is refused now, not at the first batch
+        self._stream()
+        self._split = open_split(path)
+        check_source(self._split, self._crop, self._device)
+        # the one that runs, if any; also closed where this is dropped
+        self._running: list[OpenLoader] = []
+        finalize(self, _close_all, self._running)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on from `position`: to the end of the epoch, or for ever."""
+        while True:
+            yield self._next()
+            if not self.endless and self.position % self.samples == 0:
+                return
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch on this rank; where the loader is endless, rounded up."""
+        cut = self._stream().cut
+        if self.endless:
+            return -(-self.samples // cut.global_batch)
+        return epoch_batches(cut, self.samples)
+
+    @property
+    def samples(self) -> int:
+        """Samples of the split."""
+        return self._split.manifest.samples
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by label; none for a split without labels."""
+        return self._split.manifest.classes
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over: the number, from 0, of the one that the next sample is of."""
+        return self.position // self.samples
+
+    @property
+    def stats(self) -> LoaderStats:
+        """Samples, replaced ones, and seconds waited, since the threads were started."""
+        return self._running[0].stats if self._running else LoaderStats()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next `for` goes on: `position`, one integer, and which stream of samples it counts.
+
+        Position: samples that were given, on all ranks, since the loader began.  The state fits a loader with
+        another batch, crop, device or number of ranks as well: the next samples are the same.
+        """
+        return {"position": self.position, **self._what_is_counted()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on where another loader was.  Raises UserError if that one's samples or order are not ours."""
+        ours = self._what_is_counted()
+        position = state_dict.get("position")
+        if not ours.keys() <= state_dict.keys() or type(position) is not int or position < 0:
+            raise UserError(
+                f"no state of a Loader: it has {', '.join(map(str, state_dict))}, and must have position, "
+                f"{', '.join(ours)}"
+            )
+        for name, value in ours.items():
+            if state_dict[name] != value:
+                raise UserError(
+                    f"the state has {name} {state_dict[name]!r} and this loader of "
+                    f"{str(self._split.place)!r} has {value!r}, so its samples would be others: give it the "
+                    f"same {name}"
+                )
+        self.close()
+        self.position = position
+
+    def dataset(self) -> BatchDataset:
+        """This loader as a torch IterableDataset of dictionaries, for Lightning, Hugging Face or torchdata.
+
+        Example:
+            DataLoader(loader.dataset(), batch_size=None)
+        """
+        return BatchDataset(self)
+
+    def close(self) -> None:
+        """End its threads; batches stay valid.  Another `for` would start them again, and go on."""
+        _close_all(self._running)
+
+    def _next(self) -> Batch:
+        if not self._running:
+            self._running.append(self._open())
+        try:
+            batch = next(self._running[0])
+        except BaseException:
+            # it has closed itself
+            self._running.clear()
+            raise
+        cut, share = self._cut, len(batch.ids_B)
+        if self.endless:
+            self.position = batch.position + (cut.world - cut.rank) * share
+        else:
+            self.position = next_position(batch.position, share, cut, self.samples)
+        return batch
+
+    def _open(self) -> OpenLoader:
+        stream = self._stream()
+        tuned = TUNED_LOADER.read(machine_name(torch.device(self._device)))
+        self._cut = stream.cut
+        return OpenLoader(
+            self._split,
+            self._crop,
+            stream,
+            rank_speed(self._speed, tuned, this_rank()[2]),
+            self._limits,
+            device=self._device,
+            notify=self._notify,
+        )
+
+    def _stream(self) -> SampleStream:
+        """What comes from `position` on."""
+        rank, world = self._rank_and_world or this_rank()[:2]
+        cut = BatchCut(
+            global_batch=self._batch * world,
+            micro_batch=self._batch,
+            rank=rank,
+            world=world,
+            start=self.position,
+        )
+        return SampleStream(
+            seed=self._seed,
+            shuffle=self._shuffle,
+            window=self._window,
+            by_epoch=not self.endless,
+            cut=cut,
+        )
+
+    def _what_is_counted(self) -> dict[str, Any]:
+        order = self._shuffle if self._shuffle == "full" else f"windows of {self._window} shards"
+        return {"split": self._split.manifest.fingerprint, "seed": self._seed, "shuffle": order}
+
+
+def _close_all(running: list[OpenLoader]) -> None:
+    while running:
+        running.pop().close()
+
+
+def _device_kind(device: str | torch.device) -> str:
+    """Give "cpu" or "cuda".  Raises UserError for a GPU that is not torch's current one."""
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"device = {device!r}: must be cpu or cuda ({one_line(error, 80)})") from None
+    here = torch.cuda.current_device() if found.type == "cuda" and torch.cuda.is_available() else found.index
+    if found.index not in (None, here):
+        raise UserError(
+            f"device {str(found)!r} is not torch's current one, cuda:{here}: call "
+            f"torch.cuda.set_device({found.index}) first"
+        )
+    return found.type
+
+
+def _speed_settings(threads: int, prefetch: int, decode: Literal["auto", "cpu", "mixed"]) -> DataConfig:
+    need(decode in ("auto", "cpu", "mixed"), "decode", repr(decode), "auto, cpu or mixed")
+    need(threads >= 0, "threads", threads, "0 (automatic) or more")
+    need(prefetch >= 0, "prefetch", prefetch, "0 (automatic) or more")
+    return DataConfig(threads=threads, prefetch=prefetch, decode=decode)
