@@ -3,8 +3,6 @@
 What the loader could not decode is a grey tile that says why.
 """
 
-import io
-import warnings
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +19,7 @@ from turbomim.pipeline.checking.sheet import (
     tiles_strip,
     write_sheet,
 )
-from turbomim.pipeline.decoding.header import check_header
-from turbomim.pipeline.decoding.ppm import ppm_pixels
+from turbomim.pipeline.decoding.decode import decode_stored
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.tars.split import Split
@@ -40,7 +37,7 @@ GREY, FRAME = "#c8c8c8", "#f2f2f2"
 def write_contact_sheet(split: Split, path: Path) -> int:
     """Draw up to 6 x 8 photographs of a split into a PNG file.  Returns how many.
 
-    Raises UserError if the file cannot be written or a shard cannot be read.
+    Raises UserError if the file cannot be written, a shard cannot be read, or memory ran out.
     """
     count = min(COLUMNS * ROWS, len(split.index))
     ids_B = np.linspace(0, len(split.index) - 1, count).astype(np.int64)
@@ -68,31 +65,16 @@ def _make_tile(split: Split, name: str, content_N: NDArray[np.uint8], label: int
     shard, member, offset = name.rsplit(":", 2)
     size = f"{len(content_N) / 1000:,.0f} kB"
     shown = ascii(what)[1:-1]
-    try:
-        thumb, width, height = _thumbnail(content_N, Store.of(split.manifest.made))
-    # a parser given damaged bytes may raise anything, and one image must not spoil the sheet
-    except Exception as error:
-        reason = ascii(f"cannot be decoded: {error} ({shard} at byte {offset})")[1:-1]
+    # what training gets: another decoder would show 16 bits, CMYK or damage otherwise
+    pixels_HWC = decode_stored(content_N, Store.of(split.manifest.made).kind)
+    if isinstance(pixels_HWC, str):
+        reason = ascii(f"cannot be decoded: {pixels_HWC} ({shard} at byte {offset})")[1:-1]
         return Tile(text=reason, ground=GREY, labels=(_shorten(member), _shorten(f"{shown}, {size}")))
+    height, width, _ = pixels_HWC.shape
+    thumb = Image.fromarray(pixels_HWC)
+    thumb.thumbnail((THUMB_WIDTH, THUMB_HEIGHT), reducing_gap=3.0)
     labels = _shorten(member), _shorten(f"{shown}, {width} x {height}, {size}")
     return Tile(picture=thumb, ground=FRAME, labels=labels)
-
-
-def _thumbnail(content_N: NDArray[np.uint8], store: Store) -> tuple[Image.Image, int, int]:
-    """Decode an image into the box of a thumbnail.  Returns it with the width and height it had."""
-    if store.kind == "raw":
-        image = Image.fromarray(ppm_pixels(content_N))
-    else:
-        check_header(content_N)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content_N.tobytes()))
-    width, height = image.size
-    # a JPEG is decoded at the half, quarter or eighth that suffices
-    image.draft("RGB", (2 * THUMB_WIDTH, 2 * THUMB_HEIGHT))
-    thumb = image.convert("RGB")
-    thumb.thumbnail((THUMB_WIDTH, THUMB_HEIGHT), reducing_gap=3.0)
-    return thumb, width, height
 
 
 def _shorten(text: str) -> str:

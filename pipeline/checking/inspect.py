@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from turbomim.pipeline.decoding.header import ALTERED, check_header
 from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.words import counted
@@ -38,7 +39,8 @@ class SplitSummary:
     classes: (name, samples), most samples first; samples is None where the manifest does not count them.
     byte_histogram: all images by their bytes, below each of `BYTE_EDGES`, then the rest.  short_side,
     long_side: pixels at `QUANTILES`.  histogram: images by short side, below each of `EDGES`, then the rest.
-    unreadable: sampled images without a readable header.  bad: what was left out.
+    unreadable: sampled images without a readable header.  altered: sampled images of each of `ALTERED`.
+    bad: what was left out.
     """
 
     path: str
@@ -52,7 +54,17 @@ class SplitSummary:
     long_side: tuple[int, ...]
     histogram: tuple[int, ...]
     formats: dict[str, int]
+    altered: dict[str, int]
     bad: tuple[BadImage, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Header:
+    """Of an image its format as Pillow calls it, (width, height) in pixels, and what of `ALTERED` it is."""
+
+    form: str
+    size: tuple[int, int]
+    altered: frozenset[str]
 
 
 def summarise(split: Split, sample: int = 1000) -> SplitSummary:
@@ -68,7 +80,7 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
         warnings.simplefilter("ignore")
         headers = on_threads(partial(_read_header, split), ids.tolist())
     readable = [header for header in headers if header is not None]
-    sides = np.array([sorted(size) for _, size in readable], np.int64).reshape(-1, 2)
+    sides = np.array([sorted(header.size) for header in readable], np.int64).reshape(-1, 2)
     counts = manifest.made.get("class_samples") or [None] * len(manifest.classes)
     classes = sorted(zip(manifest.classes, counts, strict=True), key=lambda item: -(item[1] or 0))
     return SplitSummary(
@@ -82,7 +94,8 @@ def summarise(split: Split, sample: int = 1000) -> SplitSummary:
         short_side=_quantiles(sides[:, 0]),
         long_side=_quantiles(sides[:, 1]),
         histogram=_histogram(sides[:, 0], EDGES),
-        formats=dict(Counter(form for form, _ in readable).most_common()),
+        formats=dict(Counter(header.form for header in readable).most_common()),
+        altered=dict(Counter(what for header in readable for what in sorted(header.altered))),
         bad=read_bad(split.place),
     )
 
@@ -109,6 +122,7 @@ def format_summary(summary: SplitSummary) -> str:
     percent = "".join(f"{f'{100 * q:g} %':>8}" for q in QUANTILES)
     lines += [
         f"formats      {', '.join(f'{form} {count:,}' for form, count in s.formats.items())}",
+        *(f"in training  {line}" for line in _altered_lines(s)),
         f"pixels       {percent}",
         f"short side   {''.join(f'{side:>8}' for side in s.short_side)}",
         f"long side    {''.join(f'{side:>8}' for side in s.long_side)}",
@@ -131,6 +145,18 @@ def _class_line(s: SplitSummary) -> str:
     return f"{len(s.classes):,}: {', '.join(shown)}{', …' * (len(s.classes) > TOP_CLASSES)}"
 
 
+def _altered_lines(s: SplitSummary) -> list[str]:
+    """What training sees otherwise than files have it: of all images if making counted, else the sampled."""
+    made = s.manifest.made.get("altered")
+    if made:
+        counts = {what: (some["images"], f" (first: {some['first']!a})") for what, some in made.items()}
+    else:
+        counts = {what: (count, f" (of {s.sampled:,} read)") for what, count in s.altered.items()}
+    return [
+        f"{counted(count, 'image')} {ALTERED.get(what, what)}{more}" for what, (count, more) in counts.items()
+    ]
+
+
 def _bars(edges: list[str], counts: tuple[int, ...]) -> list[str]:
     labels = [f"under {edges[0]}", *(f"{low} up" for low in edges)]
     return [
@@ -149,8 +175,8 @@ def _quantiles(side_N: NDArray[np.int64]) -> tuple[int, ...]:
     return tuple(int(value) for value in np.quantile(side_N, QUANTILES, method="nearest"))
 
 
-def _read_header(split: Split, sample_id: int) -> tuple[str, tuple[int, int]] | None:
-    """Read (format, (width, height)) of an image in its tar, or None if it has no readable header."""
+def _read_header(split: Split, sample_id: int) -> _Header | None:
+    """Read the header of an image in its tar; None if it has no readable one."""
     index = split.index
     offset, size = int(index.image_offset_N[sample_id]), int(index.image_bytes_N[sample_id])
     content = bytearray(size)
@@ -158,6 +184,15 @@ def _read_header(split: Split, sample_id: int) -> tuple[str, tuple[int, int]] | 
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             # Pillow calls a JPEG with more pictures behind the first MPO
-            return "JPEG" if image.format == "MPO" else str(image.format), image.size
+            form = "JPEG" if image.format == "MPO" else str(image.format)
+            return _Header(form=form, size=image.size, altered=_altered(content))
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
         return None
+
+
+def _altered(content: bytearray) -> frozenset[str]:
+    """What of `ALTERED` an image is; nothing for what the loader does not decode."""
+    try:
+        return check_header(np.frombuffer(content, np.uint8)).altered
+    except ValueError:
+        return frozenset()

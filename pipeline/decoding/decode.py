@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -160,7 +161,13 @@ def _by_pillow(image_N: NDArray[np.uint8], header: Header) -> Pixels:
     with PLUGINS[header.format](content) as image:
         if (image.height, image.width) != (header.height, header.width):
             raise Undecodable(f"{image.width} x {image.height} pixels, not what its header says")
-        if image.mode.startswith("I;16"):
-            grey_HW = (np.asarray(image).astype(np.uint32) * 255 + 32_767) // 65_535
-            return np.repeat(grey_HW.astype(np.uint8)[..., None], 3, -1)
-        return np.array(image.convert("RGB"))
+        return rgb_pixels(image)
+
+
+def rgb_pixels(image: Image.Image) -> Pixels:
+    """Return the first frame of an image of Pillow's as (H, W, 3) uint8 RGB, by the rule above."""
+    if image.mode.startswith("I;16"):
+        # convert("RGB") cuts off what is over 255
+        grey_HW = (np.asarray(image).astype(np.uint32) * 255 + 32_767) // 65_535
+        return np.repeat(grey_HW.astype(np.uint8)[..., None], 3, -1)
+    return np.array(image.convert("RGB"))

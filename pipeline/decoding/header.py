@@ -17,6 +17,12 @@ from numpy.typing import NDArray
 MAX_PIXELS = 178_956_970
 
 Format = Literal["jpg", "png", "webp"]
+# what of an image its pixels do not have as the file has it, in words that follow `12 images`
+ALTERED: Final = {
+    "alpha": "with alpha, which is dropped: what is transparent shows the colour stored beneath it",
+    "cmyk": "of four inks (CMYK), turned into RGB without a colour profile",
+    "frames": "with more than one frame, of which the first is taken",
+}
 
 # markers of JPEG: start of frame, C0 to CF without the tables DHT, JPG and DAC
 FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -46,6 +52,7 @@ CHUNK_HEAD, CHUNK_CRC = 8, 4
 class Header:
     """What a header says. height, width: pixels, EXIF orientation ignored; bits: of a sample.
 
+    altered: of `ALTERED`.
     Of a JPEG, components: 1, 3 or 4 (CMYK), and scan: the byte at which its first scan begins; 0 for others.
     """
 
@@ -55,6 +62,7 @@ class Header:
     bits: int
     components: int = 0
     scan: int = 0
+    altered: frozenset[str] = frozenset()
 
 
 def check_header(content_N: NDArray[np.uint8]) -> Header:
@@ -141,7 +149,8 @@ def _jpeg(content: memoryview) -> Header:
         scans = bytes(content).count(b"\xff\xda")
         if scans > MAX_SCANS or scans * height * width > MAX_SCAN_PIXELS:
             raise ValueError(f"a progressive JPEG of {scans:,} scans and {width} x {height} pixels")
-    return Header("jpg", height, width, bits, components, scan=end)
+    altered = frozenset({"cmyk"} if components == 4 else ())
+    return Header("jpg", height, width, bits, components, scan=end, altered=altered)
 
 
 def _chunks(content: memoryview) -> Iterator[tuple[bytes, int, int, int]]:
@@ -169,12 +178,18 @@ def _chunks(content: memoryview) -> Iterator[tuple[bytes, int, int, int]]:
 
 def _png(content: memoryview) -> Header:
     """Go through all chunks, of which some must hold pixels."""
-    data = sum(length for kind, _, length, _ in _chunks(content) if kind == b"IDAT")
+    data, kinds = 0, set[bytes]()
+    for kind, _, length, _ in _chunks(content):
+        kinds.add(kind)
+        data += length if kind == b"IDAT" else 0
     bits, colour, *methods = content[24:29]
     if bits not in PNG_BITS.get(colour, ()) or methods[:2] != [0, 0] or methods[2] > 1 or not data:
         raise ValueError("its PNG header says what no PNG has")
     width, height = struct.unpack(">II", content[16:24])
-    return Header("png", height, width, bits)
+    # a type with alpha, or a transparent colour
+    return Header(
+        "png", height, width, bits, altered=_altered(colour in (4, 6) or b"tRNS" in kinds, b"acTL" in kinds)
+    )
 
 
 def for_pixels(content_N: NDArray[np.uint8], header: Header) -> bytes:
@@ -214,7 +229,14 @@ def _webp(content: memoryview) -> Header:
     height, width = _webp_size(bytes(content[12:30]))
     if kinds[0] == b"VP8X" and not {b"VP8 ", b"VP8L", b"ANMF"} & {*kinds}:
         raise ValueError("its WebP has no picture")
-    return Header("webp", height, width, 8)
+    # byte 20 is of VP8X its flags, byte 24 of VP8L the end of its sizes
+    flags = content[20] if kinds[0] == b"VP8X" else content[24] & 0x10 if kinds[0] == b"VP8L" else 0
+    return Header("webp", height, width, 8, altered=_altered(bool(flags & 0x10), bool(flags & 0x02)))
+
+
+def _altered(alpha: bool, frames: bool) -> frozenset[str]:
+    found = {"alpha": alpha, "frames": frames}
+    return frozenset(kind for kind, there in found.items() if there)
 
 
 def _webp_size(chunk: bytes) -> tuple[int, int]:

@@ -25,12 +25,14 @@ class RefusedImage(Exception):
 class EncodedImage:
     """An image as a file holds it. extension: "jpg", "png", "webp" or "ppm".
 
-    levels: how many of 256 an image of 16 bits keeps when it is scaled to 8; None for others.
+    levels: how many of 256 an image of 16 bits keeps when it is scaled to 8; None for others.  altered: of
+    `ALTERED`.
     """
 
     content: bytes
     extension: str
     levels: int | None = None
+    altered: frozenset[str] = frozenset()
 
 
 def read_image(root: str, image: Photograph, min_side: int) -> EncodedImage:
@@ -83,7 +85,7 @@ def check_image(content: bytes, min_side: int) -> EncodedImage:
     if header.bits == 16:
         # after decoding, which scales them to 8 bits
         levels = int(np.count_nonzero(np.bincount(decode_or_refuse(content).ravel(), minlength=256)))
-    return EncodedImage(content=content, extension=header.format, levels=levels)
+    return EncodedImage(content=content, extension=header.format, levels=levels, altered=header.altered)
 
 
 def decode_or_refuse(content: bytes, *, strict: bool = False) -> Pixels:

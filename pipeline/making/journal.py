@@ -192,8 +192,9 @@ def result_of(line: str | bytes) -> ShardResult:
         index_sha256=tree["index_sha256"],
         bad=tuple(BadImage(**image) for image in tree["bad"]),
         samples_by_label={int(label): count for label, count in tree["samples_by_label"].items()},
-        # journals of the version before have none
+        # journals of the versions before have none
         few_levels=tuple(BadImage(**image) for image in tree.get("few_levels", ())),
+        altered={what: (count, first) for what, (count, first) in tree.get("altered", {}).items()},
     )
 
 

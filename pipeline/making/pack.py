@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from turbomim.pipeline.decoding.header import ALTERED
 from turbomim.pipeline.making.destination import Destination, difference
 from turbomim.pipeline.making.journal import FolderDestination
 from turbomim.pipeline.making.plan import (
@@ -184,6 +185,8 @@ def _finish(destination: Destination, plan: Plan, results: list[ShardResult], ke
     few_levels = sorted((image.path, image.reason) for result in results for image in result.few_levels)
     if few_levels:
         made["few_levels"] = {"images": len(few_levels), "first": list(few_levels[0])}
+    if altered := _altered(results):
+        made["altered"] = altered
     manifest = Manifest(
         name=plan.name,
         split=plan.settings.split,
@@ -197,6 +200,16 @@ def _finish(destination: Destination, plan: Plan, results: list[ShardResult], ke
     return PackReport(
         place=destination.place, manifest=manifest, bad=tuple(bad), kept=kept, notes=found.notes
     )
+
+
+def _altered(results: list[ShardResult]) -> dict[str, Any]:
+    """How many images training sees otherwise than their files have them, by what of `ALTERED`."""
+    found = {what: [r.altered[what] for r in results if what in r.altered] for what in ALTERED}
+    return {
+        what: {"images": sum(count for count, _ in some), "first": min(first for _, first in some)}
+        for what, some in found.items()
+        if some
+    }
 
 
 def _close_gaps(plan: Plan, results: list[ShardResult]) -> tuple[dict[str, str], tuple[Shard, ...]]:

@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,7 +65,7 @@ class ShardResult:
 
     shard.name: as the job named it, before the numbers are closed up.  index_sha256: hex, of the index file.
     samples_by_label counts what was written; few_levels: images of 16 bits, written too, of which little is
-    left in 8.
+    left in 8; altered: of `ALTERED`, the images written, and the first of their paths.
     """
 
     number: int
@@ -74,6 +74,7 @@ class ShardResult:
     bad: tuple[BadImage, ...]
     samples_by_label: dict[int, int]
     few_levels: tuple[BadImage, ...] = ()
+    altered: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
 def job_bytes(job: ShardJob) -> int:
@@ -139,6 +140,7 @@ def _write_tar(job: ShardJob, out: BinaryIO) -> tuple[ShardResult, bytes]:
     lines: list[str] = []
     bad: list[BadImage] = []
     few_levels: list[BadImage] = []
+    altered: dict[str, list[str]] = {}
     by_label = Counter[int]()
     for image, content in zip(job.images, _contents(job), strict=True):
         try:
@@ -150,6 +152,8 @@ def _write_tar(job: ShardJob, out: BinaryIO) -> tuple[ShardResult, bytes]:
             continue
         if stored.levels is not None and stored.levels < FEW_LEVELS:
             few_levels.append(BadImage(path=image.path, reason=f"{stored.levels} of 256 levels"))
+        for what in stored.altered:
+            altered.setdefault(what, []).append(image.path)
         fields = []
         for kind, data in (("cls", str(image.label).encode()), (stored.extension, stored.content)):
             member = tar_member(f"{image.key}.{kind}", data)
@@ -171,6 +175,7 @@ def _write_tar(job: ShardJob, out: BinaryIO) -> tuple[ShardResult, bytes]:
         bad=tuple(bad),
         samples_by_label=dict(by_label),
         few_levels=tuple(few_levels),
+        altered={what: (len(paths), min(paths)) for what, paths in altered.items()},
     )
     return result, index
 

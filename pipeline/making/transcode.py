@@ -46,7 +46,7 @@ def transcode(image: EncodedImage, store: Store, *, strict: bool) -> EncodedImag
     pixels_HWC = decode_or_refuse(image.content, strict=strict)
     if store.kind == "original":
         return image
-    return replace(store_pixels(pixels_HWC, store), levels=image.levels)
+    return replace(store_pixels(pixels_HWC, store), levels=image.levels, altered=image.altered)
 
 
 def store_pixels(pixels_HWC: NDArray[np.uint8], store: Store) -> EncodedImage:

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageOps
 from turbomim.kernels.masked_patches import targets_of_whole_images
 from turbomim.kernels.patch_target import PatchTarget, TargetKind
 from turbomim.pipeline.checking.sheet import Layout, Tile, headings_strip, tiles_strip, write_sheet
+from turbomim.pipeline.decoding.decode import rgb_pixels
 from turbomim.pipeline.system.durable import make_folder_of
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain
@@ -90,7 +91,7 @@ def read_photograph(path: Path) -> torch.Tensor:
     try:
         with Image.open(path) as image:
             ImageOps.exif_transpose(image, in_place=True)
-            upright = image.convert("RGB")
+            upright = Image.fromarray(rgb_pixels(image))
     # a broken file raises almost anything: each format has a reader of its own
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise UserError(f"--targets {path} cannot be read: {explain(error, 'give a JPEG or PNG')}") from error

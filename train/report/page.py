@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from turbomim.pipeline.decoding.decode import rgb_pixels
 from turbomim.train.report.style import STYLE
 
 # no text of a file may hold them in HTML: control characters, halves of surrogate pairs, non-characters
@@ -95,7 +96,8 @@ def html_picture(path: Path, alt: str) -> Html:
     with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as opened:
         if opened.width * opened.height > PIXELS:
             raise ValueError(f"{opened.width} x {opened.height} pixels are too many for a report")
-        whole = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
+        seen = opened.has_transparency_data
+        whole = opened.convert("RGBA") if seen else Image.fromarray(rgb_pixels(opened))
     if whole.mode == "RGBA":
         whole = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
     widest = min(whole.width, WIDEST)

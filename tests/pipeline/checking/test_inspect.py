@@ -13,8 +13,10 @@ from PIL import Image
 from tests.pipeline.tars.counted_place import CountedPlace
 from tests.pipeline.tars.tar_bytes import write_tar
 
+from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.pipeline.checking.contact_sheet import GREY, ROWS, THUMB_HEIGHT, write_contact_sheet
 from turbomim.pipeline.checking.inspect import BYTE_EDGES, format_summary, summarise
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, split_crops
 from turbomim.pipeline.making.index_tars import IndexSettings, index_tars
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
@@ -111,6 +113,36 @@ def test_the_sheet_of_a_split_of_ours_and_of_raw_pixels(tiny_split: Split, tmp_p
     assert write_contact_sheet(open_split(folder), tmp_path / "raw.png") == 1
     with Image.open(tmp_path / "raw.png") as sheet:
         assert sheet.getpixel((28 + 88, TOP + 66)) == (0, 0, 0)
+
+
+def test_the_sheet_shows_what_training_gets(tmp_path: Path) -> None:
+    """Greys of 16 bits by their high bits, which Pillow's RGB shows white; colours beneath alpha; CMYK.
+
+    Planted, and seen to fail: `convert("RGB")` in place of the loader's decoder.
+    """
+    greys = (0, 1000, 32_768, 60_000)
+    files = [
+        (f"{n}.png", png(8, 8, 16, 0, 8 * (b"\0" + 8 * value.to_bytes(2, "big"))))
+        for n, value in enumerate(greys)
+    ]
+    for name, image in {
+        "a": Image.new("RGBA", (8, 8), (9, 80, 200, 0)),
+        "b": Image.new("LA", (8, 8), (70, 3)),
+    }.items():
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        files.append((f"{name}.png", file.getvalue()))
+    write_tar(tmp_path / "a.tar", files)
+    index_tars(tmp_path)
+    split = open_split(tmp_path)
+    assert write_contact_sheet(split, tmp_path / "sheet.png") == 6
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        shown = [sheet.getpixel((28 + 88 + 188 * n, TOP + 66)) for n in range(6)]
+    # 1000 / 257 is 3.9
+    assert shown == [(0, 0, 0), (4, 4, 4), (128, 128, 128), (233, 233, 233), (9, 80, 200), (70, 70, 70)]
+    crop = CentreCrop(size=8)
+    (trained,) = (crops.images_BHWC for crops in split_crops(split, np.arange(6), crop, batch=6, threads=1))
+    assert [tuple(image[4, 4].tolist()) for image in trained] == shown
 
 
 def test_a_sheet_that_cannot_be_written(tiny_split: Split, tmp_path: Path) -> None:

@@ -34,6 +34,40 @@ def test_sizes_are_those_of_the_pixels(kind: Any) -> None:
         assert image_size(content(kind.content)) == kind.pixels.shape[:2]
 
 
+@pytest.mark.parametrize("kind", whole_kinds(), ids=lambda kind: kind.name)
+def test_what_the_pixels_do_not_have_is_told(kind: Any) -> None:
+    expected = {
+        "CMYK JPEG": {"cmyk"},
+        "PNG, palette with transparency": {"alpha"},
+        "PNG with alpha": {"alpha"},
+        "WebP with alpha": {"alpha"},
+        "animated WebP": {"frames"},
+        "animated PNG": {"frames"},
+    }
+    if kind.name not in ("BMP", "animated GIF"):
+        assert read_header(content(kind.content)).altered == expected.get(kind.name, set())
+
+
+def test_each_way_to_write_alpha_is_told() -> None:
+    """Planted, and seen to fail: alpha of the extended WebP alone, of colour type 6 alone."""
+    rgba = Image.fromarray(np.dstack([texture(0, 61, 302), texture(1, 61, 302)[..., :1]]))
+
+    def altered(image: Image.Image, form: str, **options: Any) -> set[str]:
+        file = io.BytesIO()
+        image.save(file, form, **options)
+        return set(read_header(content(file.getvalue())).altered)
+
+    assert altered(rgba, "PNG") == altered(rgba.convert("LA"), "PNG") == {"alpha"}
+    assert altered(rgba.convert("L"), "PNG", transparency=7) == {"alpha"}
+    assert altered(rgba, "WEBP", lossless=True) == altered(rgba, "WEBP", quality=80) == {"alpha"}
+    two: dict[str, Any] = {"save_all": True, "append_images": [rgba.rotate(180)]}
+    assert altered(rgba, "WEBP", **two) == altered(rgba, "PNG", **two) == {"alpha", "frames"}
+    extended = {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}
+    assert altered(rgba, "WEBP", **extended) == {"alpha"}
+    for plain in (rgba.convert("RGB"), rgba.convert("L")):
+        assert altered(plain, "WEBP", lossless=True, **extended) == altered(plain, "PNG") == set()
+
+
 @pytest.mark.parametrize(
     "file",
     [

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.pipeline.making.test_pack import bad_entries, contents, members, save
 from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.checking.inspect import format_summary, summarise
+from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
@@ -158,6 +160,50 @@ def test_sixteen_bits_of_which_little_is_left(tmp_path: Path, capsys: pytest.Cap
         )
     again = make_shards(tmp_path / "src", tmp_path / "a")
     assert again.found_whole and "17 of 256 levels" in describe_make(again, 1.0)
+
+
+def test_alpha_four_inks_and_frames_are_counted(tmp_path: Path) -> None:
+    """What training does not see of a file, told when shards are made and whenever they are looked at.
+
+    Planted, and seen to fail: the images of one shard alone, kinds lost by a store that encodes anew.
+    """
+    save_image(tmp_path / "src" / "plain.jpg")
+    rgba = Image.fromarray(np.dstack([texture(0, 40, 40), texture(1, 40, 40)[..., :1]]))
+    for name in ("b.png", "a.png", "c.webp"):
+        rgba.save(tmp_path / "src" / name)
+    rgba.convert("RGB").convert("CMYK").save(tmp_path / "src" / "inks.jpg")
+    rgba.save(tmp_path / "src" / "moves.png", save_all=True, append_images=[rgba.rotate(180)])
+    lines = [
+        "4 images with alpha, which is dropped: what is transparent shows the colour stored beneath it",
+        "1 image of four inks (CMYK), turned into RGB without a colour profile",
+        "1 image with more than one frame, of which the first is taken",
+    ]
+    firsts = ["a.png", "inks.jpg", "moves.png"]
+    for name, settings in {
+        "original": ShardSettings(shard_size=2),
+        "raw": ShardSettings(store="raw", short_side=32),
+    }.items():
+        report = make_shards(tmp_path / "src", tmp_path / name, settings)
+        counted = report.manifest.made["altered"]
+        assert [(what, some["images"], some["first"]) for what, some in counted.items()] == [
+            (what, count, first)
+            for what, count, first in zip(("alpha", "cmyk", "frames"), (4, 1, 1), firsts, strict=True)
+        ]
+        said, seen = describe_make(report, 1.0), format_summary(summarise(open_split(tmp_path / name)))
+        for line, first in zip(lines, firsts, strict=True):
+            assert f"{line} (first: {first!r})" in said and f"in training  {line} (first: {first!r})" in seen
+    # tars that were only indexed, or made before: told of the headers that are read
+    (tmp_path / "tars").mkdir()
+    for tar in (tmp_path / "original").glob("*.tar"):
+        shutil.copy(tar, tmp_path / "tars")
+    index_tars(tmp_path / "tars")
+    seen = format_summary(summarise(open_split(tmp_path / "tars")))
+    assert [f"in training  {line} (of 6 read)" in seen for line in lines] == [True] * 3
+    plain = tmp_path / "plain"
+    save_image(plain / "a.jpg")
+    report = make_shards(plain, tmp_path / "out")
+    assert "altered" not in report.manifest.made
+    assert "in training" not in format_summary(summarise(open_split(tmp_path / "out")))
 
 
 def test_a_16_bit_image_that_does_not_decode_is_refused(tmp_path: Path) -> None:

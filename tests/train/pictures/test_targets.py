@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.kernels.patch_target import TargetKind
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.pictures.targets import (
@@ -158,6 +159,13 @@ def test_what_is_no_photograph_is_one_line(tmp_path: Path, kind: str) -> None:
     text = str(caught.value)
     assert text.startswith(f"--targets {path} ") and "\n" not in text
     assert not (tmp_path / "out.png").exists()
+
+
+def test_greys_of_16_bits_are_scaled_as_for_training(tmp_path: Path) -> None:
+    """Planted, and seen to fail: Pillow's RGB, which shows them white."""
+    path = tmp_path / "deep.png"
+    path.write_bytes(png(30, 20, 16, 0, 20 * (b"\0" + 30 * (10_000).to_bytes(2, "big"))))
+    assert set(read_photograph(path).flatten().tolist()) == {39}, "10,000 of 65,535 are 38.9 of 255"
 
 
 def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ Planted bugs, and the test that each makes fail:
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -19,17 +21,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from tests.calls import call
 from tests.train.report.html_page import Page
 from tests.train.report.test_report import RECORDS, SECTIONS, bare, cells, end_of, full, page_of, part  # noqa: F401
 
+from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.report.page import short_paths
+from turbomim.train.report.page import html_picture, short_paths
 from turbomim.train.report.report import report_page
 from turbomim.train.report.run import read_runs
 
@@ -166,6 +170,14 @@ def test_damaged_data_are_named_too(full: Path, tiny_split: Split, tmp_path: Pat
     assert (
         line == f"{end_of(split)}, the training data, is not a folder seen from here: its facts are left out"
     )
+
+
+def test_pictures_of_16_bits_are_scaled_as_for_training(tmp_path: Path) -> None:
+    """Planted, and seen to fail: Pillow's RGB, which shows them white."""
+    (tmp_path / "deep.png").write_bytes(png(8, 8, 16, 0, 8 * (b"\0" + 8 * (10_000).to_bytes(2, "big"))))
+    source = html_picture(tmp_path / "deep.png", "a grey").partition("base64,")[2].partition('"')[0]
+    with Image.open(io.BytesIO(base64.b64decode(source))) as shown:
+        assert abs(np.asarray(shown).astype(int) - 39).max() <= 1
 
 
 def test_data_of_another_fingerprint_are_said_to_be(full: Path, photo_folder: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from turbomim.pipeline.decoding.header import ALTERED
 from turbomim.pipeline.making.pack import PackReport
 from turbomim.pipeline.making.photographs import describe_others
 from turbomim.pipeline.making.settings import ShardSettings
@@ -98,6 +99,10 @@ def describe_make(report: PackReport, seconds: float) -> str:
             f"{counted(few['images'], 'image')} of 16 bits with hardly any contrast in 8 (first: {path!r}, "
             f"{levels}): scale their values to all 16 bits before, or they train as nearly one colour"
         )
+    lines += [
+        f"{counted(some['images'], 'image')} {ALTERED.get(what, what)} (first: {some['first']!r})"
+        for what, some in manifest.made.get("altered", {}).items()
+    ]
     if report.other_files:
         lines.append(f"not images by their names: {describe_others(report.other_files, most=20)}")
     if report.empty_classes:
