@@ -12,9 +12,9 @@ from tests.gpu.waits import nobody_waits
 
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.augment_ahead import Augmented
-from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.loop.step import Step
+from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import DataConfig, StepConfig
 from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings

@@ -36,7 +36,7 @@ from turbomim.train.analyze.result import (
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.machine.processor import cores
-from turbomim.train.models.mae import MAE
+from turbomim.train.models.classifier import Encoder
 from turbomim.train.pictures.plot import INK, Line, label_axes, new_figure, plot_lines
 from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.world.distributed import choose_device
@@ -165,7 +165,7 @@ def relative(curve_F: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def amplitudes_of_blocks(model: MAE, batches: Iterable[NDArray[np.uint8]]) -> list[Tensor]:
+def amplitudes_of_blocks(model: Encoder, batches: Iterable[NDArray[np.uint8]]) -> list[Tensor]:
     """For each block of the encoder, in order, the mean log amplitudes of its map, (H, W) float64.
 
     batches: images (B, S, S, 3) uint8, whole; nothing is masked.
@@ -178,8 +178,7 @@ def amplitudes_of_blocks(model: MAE, batches: Iterable[NDArray[np.uint8]]) -> li
 
     device, count = next(model.parameters()).device, 0
     model.eval()
-    # blocks of a decoder are never run here, and so are not counted
-    handles = [block.register_forward_hook(add) for block in model.blocks_to_split()]
+    handles = [block.register_forward_hook(add) for block in model.encoder_blocks()]
     try:
         for images in batches:
             model.features(torch.from_numpy(images).to(device))

@@ -27,7 +27,7 @@ from turbomim.train.encoder.crop import crop_facts, scored_crop
 from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
 from turbomim.train.encoder.source import load_source
 from turbomim.train.machine.processor import cores
-from turbomim.train.models.mae import MAE
+from turbomim.train.models.classifier import Classifier, Encoder
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.settings.options import CropSize, EncoderPath, EncodingBatch, EncodingDevice
@@ -79,6 +79,11 @@ def embed_command(argv: list[str]) -> None:
         raise UsageError(f"--out {options.out}: must be a file whose name ends in {' or '.join(ENDINGS)}")
     check_least(batch=(options.batch, 1))
     of = load_source(options.run, settings)
+    if options.pool == "cls" and isinstance(of.model, Classifier):
+        raise UsageError(
+            f"--pool cls: the head of {options.run} reads the patch tokens, its class token learned nothing "
+            "from the labels; give --pool mean"
+        )
     if options.pool == "cls" and not of.model.prefix:
         raise UsageError(f"--pool cls: method {of.config.model.method} has no class token; give --pool mean")
     sized = of.at_size(options.size)
@@ -97,7 +102,7 @@ def embed_command(argv: list[str]) -> None:
     print_plain(console, what_was_written(options, embedded, source))
 
 
-def embed(config: Config, model: MAE, source: Source, options: Embed, bar: ImageProgress) -> Embedded:
+def embed(config: Config, model: Encoder, source: Source, options: Embed, bar: ImageProgress) -> Embedded:
     """Encode every image of a source, but for those that cannot be decoded.  Raises UserError if none can."""
     keys = source_keys(source)
     check_header(keys, options.out)

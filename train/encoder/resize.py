@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from turbomim.pipeline.system.errors import need
-from turbomim.train.models.mae import MAE
-from turbomim.train.models.methods import make_model
+from turbomim.train.models.classifier import AnyEncoder, fresh
 from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.dictionary import from_dict
 
@@ -51,17 +50,17 @@ def at_size(config: AnyConfig, size: object) -> AnyConfig:
     return replace(wanted, model=wider)
 
 
-def resized(model: MAE, config: Config, wanted: Config) -> MAE:
+def resized(model: AnyEncoder, config: Config, wanted: Config) -> AnyEncoder:
     """A model of `config` as one of `wanted`, the settings of `at_size`; the same one at the same size."""
     if wanted.data.size == config.data.size:
         return model
-    other = make_model(wanted)
+    other = fresh(model, wanted)
     shapes = {name: value.shape for name, value in other.state_dict().items()}
     weights = model.state_dict()
     # fixed, and of a decoder that nothing reads any more
     weights.pop("decoder_pos_embed", None)
     for name, value in weights.items():
-        if name == "pos_embed":
+        if name.removeprefix("encoder.") == "pos_embed":
             weights[name] = resample_positions(value, wanted.grid, model.prefix)
         elif name.endswith("relative_position_bias_table"):
             owner: Any = other.get_submodule(name.rpartition(".")[0])

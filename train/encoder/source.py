@@ -1,4 +1,4 @@
-"""What an evaluation is of: a run, or a file with a plain ViT by timm's names.
+"""What an evaluation is of: a run, a fine-tuning of one, or a file with a plain ViT by timm's names.
 
 A file goes the way that `turbomim import` goes: read as one that nobody vouches for, sizes from its shapes,
 every tensor in its place or an error that names all that is not.  A `turbomim export` has a .json beside it,
@@ -12,15 +12,15 @@ from pathlib import Path
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.sha256 import file_sha256
-from turbomim.train.encoder.features import load_run
+from turbomim.train.encoder.features import load_finetuned, load_run
 from turbomim.train.encoder.resize import at_size, resized
-from turbomim.train.folder import checkpoint
+from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.foreign.file import read_tensors
 from turbomim.train.foreign.formats import formats_of
 from turbomim.train.foreign.model import model_of
 from turbomim.train.foreign.settings import Asked
+from turbomim.train.models.classifier import Classifier, Encoder, fresh
 from turbomim.train.models.mae import MAE
-from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import Values
 
@@ -31,7 +31,7 @@ class Source:
 
     path: Path
     config: Config
-    model: MAE
+    model: Encoder
     # optimizer steps of the run; None of a file
     step: int | None
     # SHA-256 of the file that the weights are in, or what they are in words
@@ -49,7 +49,8 @@ class Source:
     @property
     def facts(self) -> dict[str, object]:
         """What a result says about it."""
-        about = {"encoder": encoder_size(self.config), "weights": "initial" if self.untrained else "trained"}
+        trained = "fine-tuned" if isinstance(self.model, Classifier) else "trained"
+        about = {"encoder": encoder_size(self.config), "weights": "initial" if self.untrained else trained}
         if self.step is None:
             return {"file": str(self.path), **({} if self.untrained else {"sha256": self.weights}), **about}
         seen = self.step * self.config.optim.global_batch
@@ -59,11 +60,19 @@ class Source:
         """The same encoder with the weights that its training began with, those of its seed."""
         return replace(
             self,
-            model=make_model(self.config),
+            model=fresh(self.model, self.config),
             step=None if self.step is None else 0,
             weights=f"initial weights by Philox, seed {self.config.run.seed} at {self.config.data.size} px",
             untrained=True,
         )
+
+    def pretrained(self) -> MAE:
+        """The encoder of a pre-training.  Raises UserError for a fine-tuned one, whose final norm is gone."""
+        if isinstance(self.model, Classifier):
+            raise UserError(
+                f"{self.path} is a fine-tuning, not a pre-training: give the run that it began from"
+            )
+        return self.model
 
     def at_size(self, size: int | None) -> Source:
         """The same encoder for images of another side, pixels; None: its own.  Raises UsageError."""
@@ -78,24 +87,32 @@ def encoder_size(config: Config) -> str:
 
 
 def load_source(path: Path, flags: Values) -> Source:
-    """A run folder's newest whole checkpoint, or the encoder in a file; prints what a file did not tell.
+    """As `read_source`; prints what a file did not tell."""
+    source = read_source(path, flags)
+    if source.assumed:
+        print(source.assumed)
+    return source
+
+
+def read_source(path: Path, flags: Values) -> Source:
+    """A run folder's newest whole checkpoint, a pre-training's or a fine-tuning's, or the encoder in a file.
 
     flags: settings of a file's encoder that its shapes do not tell, model.heads for example.
     Raises UserError: no run and no checkpoint, a file that cannot be read or is no plain ViT.
     """
     # a pipe is refused as a file
     if path.exists() and not path.is_dir():
-        source = load_file(path, flags)
-        if source.assumed:
-            print(source.assumed)
-        return source
+        return load_file(path, flags)
     if flags:
         section, values = next(iter(flags.items()))
         size = "--size is the side of the crops; " if "size" in flags.get("data", {}) else ""
         raise UsageError(
             f"--{section}.{next(iter(values))}: {size}a run has its own model; only a FILE takes it"
         )
-    config, model, step = load_run(path)
+    found: tuple[Config, Encoder, int] = (
+        load_finetuned(path) if rundir.is_finetuning(path) else load_run(path)
+    )
+    config, model, step = found
     digest = checkpoint.weights_digest(path / "ckpt", step)
     return Source(path=path, config=config, model=model, step=step, weights=digest)
 

@@ -25,8 +25,8 @@ from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
 from turbomim.train.evaluate.accuracy import count_hits, top_shares
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.tuned_loader import default_speed
+from turbomim.train.models.classifier import Classifier, Encoder
 from turbomim.train.models.initial import constant, initialise, normal
-from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config, OptimConfig
 from turbomim.train.settings.plan import largest_divisor
 from turbomim.train.settings.schedule import lr_of_step, total_steps
@@ -77,12 +77,14 @@ def fitting_batch(samples: int) -> int:
     return int(2 ** max(1, (samples // 8).bit_length() - 1))
 
 
-def published_encoder(model: MAE, config: Config) -> tuple[MAE, str]:
+def published_encoder(model: Encoder, config: Config) -> tuple[Encoder, str]:
     """The encoder as its method's published probe reads it, and which of its features.
 
     The class token after the final norm; without one the mean of the patch tokens; for SimMIM's ViT that mean
-    after the 8th block, before any norm.  Changes the model.
+    after the 8th block, before any norm.  Of a fine-tuning what its head reads.  Changes the model.
     """
+    if isinstance(model, Classifier):
+        return model, MEAN
     if config.model.method == "simmim":
         model.blocks = model.blocks[:SIMMIM_BLOCKS]
         model.norm = nn.Identity()  # type: ignore[assignment]
@@ -90,8 +92,10 @@ def published_encoder(model: MAE, config: Config) -> tuple[MAE, str]:
     return model, CLASS_TOKEN if model.prefix else MEAN
 
 
-def model_width(model: MAE) -> int:
+def model_width(model: Encoder) -> int:
     """Values of a feature."""
+    if isinstance(model, Classifier):
+        return model.head.in_features
     norm = model.norm
     return norm.normalized_shape[0] if isinstance(norm, nn.LayerNorm) else int(model.cls_token.shape[-1])
 
@@ -116,7 +120,7 @@ def random_crops(
     )
 
 
-def encoded_batches(loader: Loader, model: MAE, kind: str, batch: int) -> Batches:
+def encoded_batches(loader: Loader, model: Encoder, kind: str, batch: int) -> Batches:
     """A step's samples at a time, encoded as they come."""
     while True:
         parts: list[tuple[Tensor, Tensor]] = []

@@ -22,7 +22,7 @@ from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.results import Scores
 from turbomim.train.evaluate.splits import choose_ids, open_labelled
-from turbomim.train.models.mae import MAE
+from turbomim.train.models.classifier import Encoder
 from turbomim.train.settings.config import Config, Device
 from turbomim.train.world.distributed import choose_device
 
@@ -66,7 +66,7 @@ class Scoring:
 
 
 def evaluate_model(
-    model: MAE, config: Config, measures: Collection[str], on: Scoring, known: Scores | None = None
+    model: Encoder, config: Config, measures: Collection[str], on: Scoring, known: Scores | None = None
 ) -> dict[str, Any]:
     """Scores of a model in memory, of the same encoder with random weights, and of raw pixels.
 

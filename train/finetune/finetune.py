@@ -14,13 +14,14 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.resize import resized
 from turbomim.train.encoder.source import Source
 from turbomim.train.evaluate.splits import check_labelled, say_same
-from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.finetune.rand_augment import recording_rand_augment
 from turbomim.train.finetune.task import Finetuning
+from turbomim.train.folder.class_names import write_class_names
 from turbomim.train.loop.checkpoints import write_first_checkpoint
 from turbomim.train.loop.run import Outcome, Run
 from turbomim.train.loop.session import RunFolder, Session, open_session, take_folder
+from turbomim.train.models.classifier import Classifier
 from turbomim.train.settings.finetune import FinetuneConfig, check_micro_batch
 
 
@@ -45,6 +46,8 @@ def finetune(
         # a trial on every rank: a policy that its timm does not know ends it here, before there is a run
         world.run_on_all(lambda: recording_rand_augment(config.finetune.rand_augment, config.data.size))
         with take_folder(session) as folder:
+            if world.main:
+                write_class_names(folder.path, train.manifest.classes)
             if folder.checkpoint is None:
                 first = world.broadcast_from_rank0(lambda: write_initial_classifier(session, folder, source))
                 folder = dataclasses.replace(folder, checkpoint=first)
@@ -88,7 +91,7 @@ def with_classes(config: FinetuneConfig, classes: int) -> FinetuneConfig:
 def write_initial_classifier(session: Session[FinetuneConfig], folder: RunFolder, source: Source) -> Path:
     """Write the checkpoint that a fine-tuning begins with: the source's encoder and a new head."""
     config = session.config
-    model = Classifier(resized(source.model, source.config, config), config)
+    model = Classifier(resized(source.pretrained(), source.config, config), config)
     fingerprint = session.split.manifest.fingerprint
     return write_first_checkpoint(
         folder.path / "ckpt", model, layered_optimizer(model, config), config, fingerprint

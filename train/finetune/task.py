@@ -28,13 +28,13 @@ from turbomim.train.encoder.features import normalised
 from turbomim.train.evaluate.accuracy import count_hits, top_shares
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.augment_ahead import AugmentAhead, Augmented
-from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.loop.session import RunFolder, Session
 from turbomim.train.loop.step import autocast
 from turbomim.train.loop.task import Task
 from turbomim.train.machine.processor import cores
+from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.finetune import FinetuneConfig

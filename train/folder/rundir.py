@@ -59,6 +59,15 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
     return parse_config(text, str(folder), str(path), kind)
 
 
+def is_finetuning(folder: Path) -> bool:
+    """Whether a folder holds a fine-tuning.  Raises UserError if its settings cannot be read."""
+    try:
+        read_config(folder)
+    except FineTuning:
+        return True
+    return False
+
+
 def parse_config(text: str, folder: str, path: str, kind: type[AnyConfig]) -> AnyConfig:
     """The settings in the text of a config.yaml; folder, path: the run's and the file's, for people."""
     try:

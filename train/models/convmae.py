@@ -164,9 +164,9 @@ class ConvMAE(MAE):
         features_BND: Tensor = self.norm(tokens_BND)
         return features_BND
 
-    def blocks_to_split(self) -> list[nn.Module]:
-        """Blocks that FSDP2 gathers one at a time, as MAE's."""
-        return [*self.blocks1, *self.blocks2, *self.blocks3, *list(self.decoder_blocks)[:-1]]
+    def encoder_blocks(self) -> list[nn.Module]:
+        """The blocks of the three stages, in order."""
+        return [*self.blocks1, *self.blocks2, *self.blocks3]
 
     @classmethod
     def flops_per_image(cls, config: Config) -> float:

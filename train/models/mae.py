@@ -110,12 +110,16 @@ class MAE(Masked):
         masked_BME: Tensor = tokens_BME + last.mlp(last.norm2(tokens_BME))
         return masked_BME
 
+    def encoder_blocks(self) -> list[nn.Module]:
+        """The encoder's blocks, in order."""
+        return [*self.blocks]
+
     def blocks_to_split(self) -> list[nn.Module]:
         """Blocks that FSDP2 gathers one at a time.
 
         Not the last decoder block, whose parts are called one by one.
         """
-        return [*self.blocks, *list(self.decoder_blocks)[:-1]]
+        return [*self.encoder_blocks(), *list(self.decoder_blocks)[:-1]]
 
     @classmethod
     def flops_per_image(cls, config: Config) -> float:

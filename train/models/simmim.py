@@ -154,7 +154,7 @@ class SimMIM(MAE):
 
     def blocks_to_split(self) -> list[nn.Module]:
         """Blocks that FSDP2 gathers one at a time."""
-        return [*self.blocks]
+        return self.encoder_blocks()
 
     @classmethod
     def flops_per_image(cls, config: Config) -> float:

@@ -57,7 +57,7 @@ class SimMIMSwin(SimMIM):
         assert isinstance(encoder.patch_embed, PatchEmbed) and isinstance(encoder.norm, nn.LayerNorm)
         self.patch_embed, self.layers, self.norm = encoder.patch_embed, encoder.layers, encoder.norm
         self.merged = 2 ** (len(config.model.depths) - 1)
-        self.paths = add_drop_path(self.blocks_to_split(), config.model.drop_path)
+        self.paths = add_drop_path(self.encoder_blocks(), config.model.drop_path)
 
     def initial_weights(self) -> dict[str, Draw]:
         """The published ones; norms, SwinV2's scales and its q and v biases are constants of timm's."""
@@ -84,8 +84,8 @@ class SimMIMSwin(SimMIM):
         latent_BLD: Tensor = self.norm(tokens_BHWD).flatten(1, 2)
         return latent_BLD
 
-    def blocks_to_split(self) -> list[nn.Module]:
-        """Blocks that FSDP2 gathers one at a time."""
+    def encoder_blocks(self) -> list[nn.Module]:
+        """The blocks of all stages, in order."""
         kinds = SwinTransformerBlock | SwinTransformerV2Block
         return [module for module in self.layers.modules() if isinstance(module, kinds)]
 

@@ -47,11 +47,11 @@ from turbomim.train.commands.eval.finetune import Finetune, finetune_settings
 from turbomim.train.encoder.features import normalised
 from turbomim.train.encoder.source import load_source
 from turbomim.train.finetune.augment import augmented_batch
-from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.finetune import finetune, with_classes
 from turbomim.train.finetune.task import find_test_of_last_weights
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.mirror import Mirror
+from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.methods import make_model
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.finetune import FinetuneConfig

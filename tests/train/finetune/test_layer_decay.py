@@ -20,9 +20,9 @@ from tests.train.models.test_simmim_swin import SMALL as SWIN
 from tests.train.models.test_simmim_swin import SMALL_V2
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.finetune.classifier import Classifier
 from turbomim.train.finetune.layer_decay import depths_of, layer_of, layer_scale, layered_optimizer
 from turbomim.train.loop.step import Step
+from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, StepConfig

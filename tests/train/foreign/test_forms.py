@@ -28,6 +28,7 @@ from turbomim.train.encoder.features import load_run, normalised
 from turbomim.train.encoder.source import load_source
 from turbomim.train.export.programs import export
 from turbomim.train.foreign.formats import MMSELFSUP
+from turbomim.train.models.classifier import Encoder
 from turbomim.train.models.mae import MAE
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -235,7 +236,7 @@ def test_a_fine_tuned_mae_is_an_encoder(
     found = imported()
     assert all(torch.equal(found[f"norm.{kind}"], tensor) for kind, tensor in norm.items())
     assert all(torch.equal(found[name], t) for name, t in state.items() if not name.startswith("fc_norm."))
-    sources = [load_run(Path("runs/r"))[1]]
+    sources: list[Encoder] = [load_run(Path("runs/r"))[1]]
     if form == "mae":
         source = load_source(Path(file), {"model": {"heads": "4"}})
         assert "fc_norm, which normalised the mean" in source.assumed

@@ -50,6 +50,7 @@ def eval_finetune_command(argv: list[str]) -> None:
     options, flags = parse_with_settings(Finetune, argv, "turbomim eval finetune")
     check_json(options.json)
     source = load_source(options.run, {name: values for name, values in flags.items() if name == "model"})
+    source.pretrained()
     if options.random:
         source = source.initial()
     config = finetune_settings(

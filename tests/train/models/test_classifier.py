@@ -28,7 +28,7 @@ from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.timm import timm_arguments
 from turbomim.train.finetune.augment import mix_batch
-from turbomim.train.finetune.classifier import patches_of
+from turbomim.train.models.classifier import patches_of
 from turbomim.train.models.drop_path import DropPath
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig

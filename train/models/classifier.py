@@ -6,6 +6,8 @@ final norm is dropped; Swin keeps it, before the mean, and has no new one.
 Shapes: B batch, C colours, H W pixels, N patches, P values of a patch, T tokens, D width, K classes.
 """
 
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,9 +15,11 @@ from torch.nn import functional
 from turbomim.train.models.drop_path import add_drop_path, draw_paths, forget_paths
 from turbomim.train.models.initial import constant, initialise, normal
 from turbomim.train.models.mae import MAE
+from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.simmim_swin import SimMIMSwin
 from turbomim.train.models.vit import use_linear
+from turbomim.train.settings.config import Config
 from turbomim.train.settings.finetune import FinetuneConfig
 
 
@@ -57,12 +61,30 @@ class Classifier(nn.Module):
         head_draws = {"head.weight": normal(settings.head_std, cut), "head.bias": constant(0)}
         initialise(self, head_draws, config.run.seed)
 
+    @property
+    def prefix(self) -> int:
+        """Class tokens before the patch tokens; the head reads none."""
+        return self.encoder.prefix
+
+    def features(self, images_BHWC: Tensor) -> Tensor:
+        """Tokens (B, prefix + N, D) of whole images (B, H, W, 3) uint8, before the head's norm."""
+        return self.encoder.features(images_BHWC)
+
+    def pooled(self, tokens_BTD: Tensor) -> Tensor:
+        """What the linear layer reads (B, D): the mean of the patch tokens, normalised by the head's norm."""
+        mean_BD: Tensor = self.fc_norm(tokens_BTD[:, self.prefix :].mean(1))
+        return mean_BD
+
+    def encoder_blocks(self) -> list[nn.Module]:
+        """The encoder's blocks, in order."""
+        return self.encoder.encoder_blocks()
+
     def logits(self, images_BCHW: Tensor) -> Tensor:
         """Scores (B, K) of the classes, of normalised images."""
         patches_BNP = patches_of(images_BCHW, self.encoder.patch)
         every_BN = torch.arange(patches_BNP.shape[1], device=images_BCHW.device).repeat(len(images_BCHW), 1)
         tokens_BTD = self.encoder.encode_whole(patches_BNP, every_BN)
-        scores_BK: Tensor = self.head(self.fc_norm(tokens_BTD[:, self.encoder.prefix :].mean(1)))
+        scores_BK: Tensor = self.head(self.pooled(tokens_BTD))
         return scores_BK
 
     def forward(self, images_BCHW: Tensor, targets_BK: Tensor, epochs_B: Tensor, ids_B: Tensor) -> Tensor:
@@ -84,3 +106,18 @@ def drop_decoder(encoder: MAE) -> None:
         kept = name == "mask_token" and isinstance(encoder, SimMIM)
         if not kept and f"{name}.".startswith(encoder.decoder_names):
             delattr(encoder, name)
+
+
+# what features are read from: a pre-trained encoder, or one that was fine-tuned
+Encoder = MAE | Classifier
+AnyEncoder = TypeVar("AnyEncoder", bound=Encoder)
+
+
+def fresh(model: AnyEncoder, config: Config) -> AnyEncoder:
+    """A model of the same kind with initial weights, those of the settings' seed."""
+    made: Any = make_model(config)
+    if isinstance(model, Classifier):
+        assert isinstance(config, FinetuneConfig), "a classifier has settings of its own"
+        made = Classifier(made, config)
+    alike: AnyEncoder = made
+    return alike
