@@ -197,7 +197,8 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parser() -> Parser:
+    """The flags; of argparse, as a bare machine has no tyro."""
     parser = Parser(prog="turbomim bench all", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--data", default="", help="split to train on; embedded photographs are used if not given"
@@ -208,7 +209,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         default="runs/bench-all/results.jsonl",
         help="file for the results; what is made for them is kept beside it (%(default)s)",
     )
-    options = parser.parse_args(argv)
+    return parser
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    options = parser().parse_args(argv)
     check_local("--out", options.out)
     if not options.seconds >= 10:
         raise UsageError(f"--seconds {options.seconds:g}: at least 10")

@@ -111,7 +111,8 @@ def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def parser() -> Parser:
+    """The flags; of argparse, as a bare machine has no tyro."""
     parser = Parser(prog="turbomim bench gpu", description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=420, help="for everything; 420 if not given")
     parser.add_argument(
@@ -125,7 +126,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="folder of JPEG photographs; those of packages, if there are any, if not given",
     )
     parser.add_argument("--stages", default=",".join(SHARES), help="which, with commas between: %(default)s")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    options = parser().parse_args(argv)
     check_local("--out", options.out)
     check_local("--images", options.images)
     if not options.seconds >= 10:

@@ -17,8 +17,9 @@ import torch
 
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
 from turbomim.benchmarks.gpu.steps import task_of
+from turbomim.benchmarks.options import BenchTrain
 from turbomim.benchmarks.step.forms import Task, turbomim
-from turbomim.benchmarks.step.train import BenchTrain, measure
+from turbomim.benchmarks.step.train import measure
 from turbomim.pipeline.decoding.dali_package import import_dali
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import LoaderSpeed

@@ -11,7 +11,8 @@ from typing import Final
 import torch
 
 from turbomim.benchmarks.gpu.stage import Place, Row, attempt
-from turbomim.benchmarks.step.bench import REFERENCE, BenchStep, compare, configure, json_lines
+from turbomim.benchmarks.options import BenchStep
+from turbomim.benchmarks.step.bench import REFERENCE, compare, configure, json_lines
 from turbomim.benchmarks.step.forms import Task
 from turbomim.train.machine.memory import device_bytes
 from turbomim.train.machine.predicted_memory import predicted_bytes

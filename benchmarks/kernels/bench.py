@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from turbomim.benchmarks.kernels import eager_targets, static
 from turbomim.benchmarks.kernels.configurations import load_store_bytes
+from turbomim.benchmarks.options import BenchKernels
 from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import alternate, report
 from turbomim.kernels.masked_loss import masked_mse
@@ -32,23 +33,6 @@ from turbomim.train.settings.flags import parse
 
 SIZE, PATCH, PATCHES, KEEP, RADIUS = 224, 16, 196, 49, 40.0
 MASKED, VALUES = PATCHES - KEEP, PATCH * PATCH * 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchKernels:
-    """Time masks, patches, targets and the loss, ours and others, at 224 pixels with patches of 16.
-
-    Prints a JSON line a form as it is measured, and all as a table at the end.
-    """
-
-    batch: int = 0
-    """Images; 256 on a GPU and 64 on a CPU if not given."""
-    rounds: int = 15
-    """Times that every form is measured, one after the other."""
-    static: bool = False
-    """Print what the kernels take of A100, H100 and B200 instead: compiled and counted, no GPU needed."""
-    markdown: bool = False
-    """With --static: tables in markdown."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,7 +29,8 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.encoder.features import PIXELS, load_run
 from turbomim.train.evaluate.results import Scores
-from turbomim.train.evaluate.scores import MEASURES, Scoring, evaluate_model
+from turbomim.train.evaluate.scores import MEASURES, evaluate_model
+from turbomim.train.evaluate.scoring import Scoring
 from turbomim.train.folder.log import Record, after_start, read_metrics, seconds_of
 from turbomim.train.models.mae import MAE
 from turbomim.train.recipes.command_line import parse_config

@@ -11,9 +11,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import psutil
 
@@ -22,6 +22,7 @@ from turbomim.benchmarks.loader.job import PEERS, REFERENCE, Job
 from turbomim.benchmarks.loader.process import ask
 from turbomim.benchmarks.loader.sets import Encoding, Sets, read_all
 from turbomim.benchmarks.loader.table import Measurement, Row, plot, table
+from turbomim.benchmarks.options import BenchLoader
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.decoding.dali_package import WHEELS
 from turbomim.pipeline.system.errors import UserError
@@ -40,46 +41,6 @@ PACKAGES: Final = (
     "spdl-io",
     "ffcv",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchLoader:
-    """Compare the loader with every other one that is installed, on your own photographs."""
-
-    images: Path
-    """Folder of JPEG photographs, with or without subfolders."""
-    work: Path = Path("runs/bench-loader")
-    """Where every loader's copy of them is kept for the next run."""
-    out: Path | None = None
-    """Folder for results.jsonl and table.md; WORK if not given."""
-    plot: Path | None = None
-    """PNG file for a bar plot."""
-    peers: str = ""
-    """Names, with commas between them; all if not given.  PIL + DataLoader is always there."""
-    stores: str = "original,resized,raw"
-    """Which of the workloads."""
-    count: int = 0
-    """Photographs, the first by name; 0: all."""
-    reencode: str | None = None
-    """Encode the photographs anew first, QUALITY:SUBSAMPLING; 96:4:4:4 is like ImageNet."""
-    resized: str = "90:4:2:0"
-    """Encoding of the resized store."""
-    size: int = 224
-    """Side of the crops, pixels."""
-    batch: int = 64
-    """Images a batch."""
-    rounds: int = 3
-    """Measurements of each loader, each in a fresh process."""
-    seconds: float = 10.0
-    """The least length of a measurement."""
-    min_images: int = 2000
-    """The least images of a measurement."""
-    cores: int = len(os.sched_getaffinity(0))
-    """CPU cores that everything is pinned to."""
-    workers: int = 0
-    """Processes or threads of every loader; 0: the best known for each."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the batches are wanted."""
 
 
 def check_all(entrants: Sequence[Entrant], originals: Path) -> None:

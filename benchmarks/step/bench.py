@@ -12,11 +12,11 @@ import statistics
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
+from turbomim.benchmarks.options import BenchStep
 from turbomim.benchmarks.step.forms import FORMS, OTHER_LOSS, USUAL, Task
 from turbomim.benchmarks.step.process import FormProcess, Turn
 from turbomim.benchmarks.tables import markdown_table
@@ -25,7 +25,7 @@ from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.machine.matmul_rate import peak_flops
 from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.models.methods import flops_per_image
-from turbomim.train.settings.config import Config, DataConfig, Device, StepConfig
+from turbomim.train.settings.config import Config, DataConfig, StepConfig
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.precision import precision_name, uses_bfloat16
@@ -47,39 +47,6 @@ PEER: Final = "Hugging Face"
 # the most that losses may differ from the textbook's, as a share of it: of the first step, and of those after
 # updates, which turn rounding in small gradients into whole steps of AdamW
 TOLERANCES: Final = {False: (1e-5, 1e-3), True: (1e-2, 3e-2)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchStep:
-    """Time the training step alone, beside a textbook MAE and Hugging Face's."""
-
-    models: str = ""
-    """Names, with commas between them: vit-tiny, vit-small, vit-base, vit-large, vit-huge, vit-t4; if not
-    given, base to huge on a GPU and the first two on a CPU."""
-    forms: str = ""
-    """Names, with commas between them: textbook, textbook compiled, Hugging Face, turbomim; all four if not
-    given.  Others: turbomim with PixMIM, turbomim with max-autotune, turbomim with CUDA graphs.  The textbook
-    is always there."""
-    batch: int = 0
-    """Images a step; 256 on a GPU and 16 on a CPU if not given."""
-    size: int = 224
-    """Side of the images, pixels."""
-    decoder_width: int = 512
-    """Width of the decoder."""
-    decoder_depth: int = 8
-    """Blocks of the decoder."""
-    decoder_heads: int = 16
-    """Heads of the decoder."""
-    rounds: int = 5
-    """Times that every form is measured, one after the other."""
-    seconds: float = 1.0
-    """About the length of a measurement."""
-    device: Device = "auto"
-    """Where the steps run."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products; auto: bfloat16 on a GPU that has it."""
-    out: Path | None = None
-    """File for the JSON lines too; it is added to."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -10,12 +10,12 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import torch
 
-from turbomim.benchmarks.step.bench import BenchStep, configure
+from turbomim.benchmarks.options import BenchStep, BenchTrain
+from turbomim.benchmarks.step.bench import configure
 from turbomim.benchmarks.step.forms import LR, Task
 from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import emit, report
@@ -31,32 +31,12 @@ from turbomim.train.machine.measurements import machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.models.methods import make_model
 from turbomim.train.recipes.table import recipe
-from turbomim.train.settings.config import Config, Device
+from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import parse
 from turbomim.train.world.distributed import World, join_ranks
 
 SYNTHETIC: Final = "synthetic batch"
 REAL: Final = "end to end"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchTrain:
-    """Time training on shards, beside the same step on a batch that is in memory."""
-
-    data: str
-    """Split to train on, made by `turbomim shard make`."""
-    recipe: str = ""
-    """Recipe whose model and crops are used; MAE, ViT-B/16 on a GPU and ViT-Tiny on a CPU, if not given."""
-    batch: int = 0
-    """Images a step; 256 on a GPU and 16 on a CPU if not given."""
-    rounds: int = 5
-    """Times that both are measured, one after the other."""
-    steps: int = 8
-    """Steps of a measurement."""
-    device: Device = "auto"
-    """Where the steps run."""
-    out: Path | None = None
-    """File for the JSON lines too; it is added to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ from turbomim.benchmarks.loader.bench import pinned
 from turbomim.benchmarks.loader.entrants import INSTALL, chosen, say
 from turbomim.benchmarks.loader.process import ask
 from turbomim.benchmarks.loader.sets import Encoding, Sets
+from turbomim.benchmarks.options import BenchStore
 from turbomim.benchmarks.stores.job import ReadJob
 from turbomim.benchmarks.stores.table import EPOCHS, EXACT, TRAINED, Row, tables
 from turbomim.benchmarks.stores.weed import BUCKET, Weed, weed_server
@@ -37,34 +38,6 @@ SHARDS: Final = 16
 SHARES: Final = (0.25, 0.5, 0.75)
 # seconds of a process, beyond its start
 PATIENCE: Final = 600.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchStore:
-    """Compare reading from a bucket with reading from a folder, on a server of this machine."""
-
-    images: Path | None = None
-    """Folder of JPEG photographs; some that packages ship are cut if not given."""
-    work: Path = Path("runs/bench-store")
-    """Where the sets are kept for the next run, and the server while it runs."""
-    out: Path | None = None
-    """Folder for store.jsonl and store.md; WORK if not given."""
-    readers: str = ""
-    """Names, with commas between them; all if not given.  Ours in a folder is always there."""
-    count: int = 4096
-    """Photographs, the first by name."""
-    resized: str = "94:4:2:0"
-    """Encoding of the photographs, QUALITY:SUBSAMPLING, once resized."""
-    size: int = 224
-    """Side of the crops, pixels."""
-    batch: int = 64
-    """Images a batch."""
-    rounds: int = 3
-    """Measurements of each reader, each in a fresh process."""
-    train_images: int = 2048
-    """Images of each training run; 0: none."""
-    cores: int = len(os.sched_getaffinity(0))
-    """CPU cores that everything is pinned to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from turbomim.benchmarks.loader.run import cpu_seconds
-from turbomim.benchmarks.step.bench import BenchStep, configure
+from turbomim.benchmarks.options import BenchStep
+from turbomim.benchmarks.step.bench import configure
 from turbomim.benchmarks.step.train import timed_steps
 from turbomim.benchmarks.stores.job import ReadJob, Served
 from turbomim.pipeline.loader_settings import LoaderSpeed

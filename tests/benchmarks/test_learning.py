@@ -32,7 +32,8 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.features import PIXELS, load_run
 from turbomim.train.evaluate.results import Scores
-from turbomim.train.evaluate.scores import MEASURES, Scoring, evaluate_model
+from turbomim.train.evaluate.scores import MEASURES, evaluate_model
+from turbomim.train.evaluate.scoring import Scoring
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig
 from turbomim.train.settings.model import ModelConfig

@@ -21,7 +21,7 @@ from tests.runs import finish, launch
 
 from turbomim.benchmarks.loader import bench as bench_loader
 from turbomim.benchmarks.loader import sets as bench_loader_sets
-from turbomim.benchmarks.loader.bench import BenchLoader, compare, measure_all
+from turbomim.benchmarks.loader.bench import compare, measure_all
 from turbomim.benchmarks.loader.entrants import Entrant, missing
 from turbomim.benchmarks.loader.job import PEERS, REFERENCE, Job, endless, peer_module, sorted_files
 from turbomim.benchmarks.loader.peers import pil_files
@@ -29,6 +29,7 @@ from turbomim.benchmarks.loader.process import ask, reason
 from turbomim.benchmarks.loader.run import Stretch, check, definition, measure
 from turbomim.benchmarks.loader.sets import Encoding, Sets, members
 from turbomim.benchmarks.loader.table import Measurement, Row, plot, ratio, table
+from turbomim.benchmarks.options import BenchLoader
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.store import Kind

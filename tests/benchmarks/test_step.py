@@ -29,8 +29,9 @@ import torch
 
 from turbomim.benchmarks import all as bench_all
 from turbomim.benchmarks.all import Part, Result
+from turbomim.benchmarks.options import BenchStep
 from turbomim.benchmarks.step import bench as bench_step
-from turbomim.benchmarks.step.bench import MODELS, BenchStep, compare, configure, disagreement, json_lines
+from turbomim.benchmarks.step.bench import MODELS, compare, configure, disagreement, json_lines
 from turbomim.benchmarks.step.forms import FORMS, Task
 from turbomim.benchmarks.step.process import FormProcess, Turn
 from turbomim.pipeline.system.errors import UsageError, UserError

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from turbomim.benchmarks.loader.process import ask
+from turbomim.benchmarks.options import BenchStore
 from turbomim.benchmarks.stores import bench, job, reading
-from turbomim.benchmarks.stores.bench import FILLS, FOLDER, S3, BenchStore, compare
+from turbomim.benchmarks.stores.bench import FILLS, FOLDER, S3, compare
 from turbomim.benchmarks.stores.job import ReadJob, Served
 from turbomim.benchmarks.stores.table import EPOCHS, EXACT, TRAINED, Row, tables
 from turbomim.benchmarks.write_split import texture

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from turbomim.benchmarks.options import BenchTrain
 from turbomim.benchmarks.step import train as bench_train
 from turbomim.benchmarks.step.forms import Task
-from turbomim.benchmarks.step.train import BenchTrain, bench_train_command, measure, settings
+from turbomim.benchmarks.step.train import bench_train_command, measure, settings
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split

@@ -9,9 +9,7 @@ Suffixes: B masks, G units a side, S pixels a side, R visible units' rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from torch import Tensor
 from turbomim.kernels.masking import block_masking, random_masking
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.analyze.options import check_unit, kept_units
+from turbomim.train.analyze.options import AvgDist, Mask, check_unit, kept_units
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.pictures.plot import INK, Line, label_axes, new_figure, plot_lines
 from turbomim.train.recipes.table import recipe
@@ -29,33 +27,10 @@ from turbomim.train.settings.flags import check_least, parse
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Mask = Literal["random", "block"]
 # pixels; those are drawn that divide the image
 UNITS = (8, 16, 32, 64)
 # masks measured at once
 CHUNK = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class AvgDist:
-    """Draw the mean distance from masked to visible pixels over mask ratios, a curve a mask unit."""
-
-    mask: Mask = "random"
-    """random: each unit alike; block: rectangles of units, as model.mask block draws them."""
-    size: int = 224
-    """Side of the square image, pixels."""
-    units: str = ""
-    """Sides of a mask unit in pixels, like 16,32; of 8, 16, 32, 64 those that fit if not given."""
-    ratios: str = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.75,0.8,0.9"
-    """Shares of the units that are removed."""
-    recipe: str = ""
-    """Recipe whose size and mask are taken, whose unit is added, and whose ratio is marked."""
-    samples: int = 200
-    """Masks of each kind, those of sample ids 0, 1, 2 … in epoch 0."""
-    seed: int = 0
-    """Of the masks, as run.seed."""
-    out: Path = Path("analysis")
-    """Folder for avgdist.json and avgdist.png."""
 
 
 def analyze_avgdist_command(argv: list[str]) -> None:

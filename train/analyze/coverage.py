@@ -10,13 +10,10 @@ Suffixes: B samples, K units kept, G units a side.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import tyro
 from numpy.typing import NDArray
 
 from turbomim.kernels.masking import random_masking
@@ -32,7 +29,7 @@ from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Interpolation, Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
-from turbomim.train.analyze.options import check_unit, kept_units
+from turbomim.train.analyze.options import Coverage, check_unit, kept_units
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.pictures.plot import COLOURS, label_axes, new_figure
@@ -53,32 +50,6 @@ PANELS = {
     "object": "of an object's area, in the crop",
     "visible": "of an object's area, in visible patches",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Coverage:
-    """Draw how much of each image, and of each object, the crops keep, before and after masking."""
-
-    data: Annotated[str, tyro.conf.arg(metavar="SHARDS")]
-    """Split whose images' sizes are read."""
-    boxes: Annotated[Path | None, tyro.conf.arg(metavar="COCO.json|VOC")] = None
-    """Objects of the split's images: a COCO file of instances, or a folder of PASCAL VOC's .xml files."""
-    crops: str = "rrc:0.2,rrc:0.67,rrc:0.08,src"
-    """Crops to compare; rrc:SCALE keeps SCALE to 1 of the area (MAE 0.2, SimMIM 0.67, evaluation 0.08)."""
-    size: int = 224
-    """Side of the crop in pixels."""
-    mask_ratio: float = 0.75
-    """Share of the mask units that are removed."""
-    mask_unit: int = 16
-    """Side of a mask unit in pixels."""
-    samples: int = 2000
-    """Images, drawn once and for all; 0 = all."""
-    epochs: int = 4
-    """Crops and masks of each image: those of training's epochs 0, 1, 2 …"""
-    seed: int = 0
-    """Of crops and masks, as run.seed."""
-    out: Path = Path("analysis")
-    """Folder for coverage.json and coverage.png."""
 
 
 def analyze_coverage_command(argv: list[str]) -> None:

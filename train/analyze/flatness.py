@@ -10,7 +10,6 @@ Suffixes: N weights, S steps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +23,7 @@ from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, UserError, to_stderr
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.lanczos import Ritz, lanczos
-from turbomim.train.analyze.options import SideBySide, need_run
+from turbomim.train.analyze.options import Flatness, need_run
 from turbomim.train.analyze.result import (
     Analysis,
     TextTable,
@@ -48,21 +47,6 @@ if TYPE_CHECKING:
 
 # weights of Ritz values below this are not drawn
 LEAST_WEIGHT = 1e-9
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flatness(SideBySide):
-    """Find the leading eigenvalues of the Hessian of a run's pre-training loss, or of several runs'."""
-
-    images: int = 128
-    """Images whose mean loss is looked at: the first of the split's stream, cropped, flipped and masked as
-    the run itself would."""
-    steps: int = 30
-    """Lanczos steps; as many vectors of all weights are kept, 4 bytes a weight."""
-    top: int = 5
-    """Leading eigenvalues in the table; the JSON file has all that were found."""
-    seed: int = 0
-    """Of the vector that Lanczos starts from."""
 
 
 def analyze_flatness_command(argv: list[str]) -> None:

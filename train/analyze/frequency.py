@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.tars.split import open_split
-from turbomim.train.analyze.options import SideBySide
+from turbomim.train.analyze.options import Frequency
 from turbomim.train.analyze.result import (
     Analysis,
     TextTable,
@@ -46,14 +45,6 @@ if TYPE_CHECKING:
 
 # added to amplitudes: a map without waves has a logarithm too
 EPSILON = 1e-6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frequency(SideBySide):
-    """Draw the relative log amplitudes of the features after each block, of one encoder or of several."""
-
-    images: int = 256
-    """Images, drawn once and for all, the same ones for all; encoded whole and unmasked."""
 
 
 def analyze_frequency_command(argv: list[str]) -> None:

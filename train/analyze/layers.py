@@ -5,15 +5,12 @@ Source: arXiv:2308.00261.  Suffixes: S log records, L fused blocks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.analyze.options import need_run
+from turbomim.train.analyze.options import Layers, need_run
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, read_metrics
@@ -24,16 +21,6 @@ from turbomim.train.settings.flags import parse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layers:
-    """Draw the shares of the blocks that an MFF run fuses, over its steps."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME, of method mff."""
-    out: Path | None = None
-    """Folder for layers.json and layers.png; RUN/analysis if not given."""
 
 
 def analyze_layers_command(argv: list[str]) -> None:

@@ -10,12 +10,9 @@ Suffixes: B batch, N train samples, M test samples, D values of a feature, S the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,7 +27,7 @@ from turbomim.train.analyze.corruptions import (
     generator,
     severities_of_size,
 )
-from turbomim.train.analyze.options import analysis_folder
+from turbomim.train.analyze.options import Robustness, analysis_folder
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, CropBatches, encode, extract, trained_and_random
@@ -42,7 +39,6 @@ from turbomim.train.evaluate.scores import MEASURES
 from turbomim.train.evaluate.splits import check_samples, choose_ids, open_labelled
 from turbomim.train.pictures.plot import INK, Line, label_axes, new_figure, plot_lines
 from turbomim.train.settings.flags import check_least, parse_with_settings
-from turbomim.train.settings.options import EncodingBatch, EncodingDevice
 from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:
@@ -51,28 +47,6 @@ if TYPE_CHECKING:
 PROBE, NEAREST = "linear probe", f"{NEIGHBOURS} neighbours"
 # share of test samples classified correctly, of (features (M, D), labels (M,))
 Scorer = Callable[[Tensor, Tensor], float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Robustness:
-    """Score a run's frozen encoder under noise, blur, contrast, brightness, JPEG and pixelation."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE, as `turbomim eval` takes it."""
-    train: Annotated[str, tyro.conf.arg(metavar="SHARDS")]
-    """Labelled split that is learned from, clean."""
-    test: Annotated[str, tyro.conf.arg(metavar="SHARDS")]
-    """Labelled split that is corrupted and scored."""
-    samples: int = 10_000
-    """Train samples, drawn once and for all; 0 = all."""
-    test_samples: int = 2000
-    """Test samples, drawn once and for all; 0 = all.  They are kept in memory and encoded 51 times."""
-    seed: int = 0
-    """Of the noise, which belongs to the test sample."""
-    batch: EncodingBatch = 128
-    device: EncodingDevice = "auto"
-    out: Path | None = None
-    """Folder for robustness.json and robustness.png; RUN/analysis if not given."""
 
 
 def analyze_robustness_command(argv: list[str]) -> None:

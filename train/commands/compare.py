@@ -7,10 +7,6 @@ import tyro
 from rich.console import Console
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.report.comparable import find_incomparable
-from turbomim.train.report.compare import comparison_tables, plot_losses
-from turbomim.train.report.page import printable
-from turbomim.train.report.run import read_runs
 from turbomim.train.settings.flags import parse
 from turbomim.train.terminal.streams import print_plain
 
@@ -32,6 +28,12 @@ def compare_command(argv: list[str]) -> None:
         raise UsageError("compare needs two or more run folders, runs/NAME: see turbomim compare --help")
     if options.out.suffix.lower() != ".png" or options.out.is_dir():
         raise UsageError(f"--out {options.out}: must be a file whose name ends in .png")
+    # here: they import torch, which --help need not wait for
+    from turbomim.train.report.comparable import find_incomparable
+    from turbomim.train.report.compare import comparison_tables, plot_losses
+    from turbomim.train.report.page import printable
+    from turbomim.train.report.run import read_runs
+
     runs = read_runs(options.runs)
     console = Console()
     for table in comparison_tables(runs):

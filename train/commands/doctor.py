@@ -7,6 +7,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ from turbomim.train.machine.checks import (
 )
 from turbomim.train.machine.compiler import check_compile_caches, compile_caches, find_compiler
 from turbomim.train.machine.processor import cores, read_text
-from turbomim.train.settings.flags import no_arguments
+from turbomim.train.settings.flags import parse
 from turbomim.train.terminal.streams import print_plain
 
 _ESSENTIAL = (
@@ -58,6 +59,14 @@ TESTED: Final = {
     "huggingface_hub": ("0.34", "2.4"),
     "transformers": ("4.57", "5.24"),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Say what is installed, what this machine has, and what will be slow here and why."""
+
+    measure: bool = False
+    """Measure the machine's matrix products instead, and keep the rate: MFU is a share of it."""
 
 
 def examine() -> list[Check]:
@@ -247,10 +256,9 @@ def _compile_cache_check() -> Check:
 
 def doctor_command(argv: list[str]) -> None:
     """Print the report, or measure with --measure.  Exit code 1 where training cannot work."""
-    if argv == ["--measure"]:
+    if parse(Doctor, argv, "turbomim doctor").measure:
         measure_and_keep_rate()
         return
-    no_arguments(argv, "doctor")
     checks = examine()
     print_report(checks)
     if any(check.status == "missing" for check in checks):

@@ -3,39 +3,36 @@
 Suffixes: N images, D encoder width.
 """
 
+from __future__ import annotations
+
 import json
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
-import torch
 import tyro
 from numpy.typing import NDArray
 from rich.console import Console
 
 from turbomim import __version__
-from turbomim.pipeline.image_source import Source, open_source, source_classes, source_crops, source_keys
 from turbomim.pipeline.making.photographs import Photographs, describe_others
 from turbomim.pipeline.system.durable import check_space, durable_file, make_folder_of, write_durably
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.train.encoder.crop import crop_facts, scored_crop
-from turbomim.train.encoder.features import CLASS_TOKEN, MEAN, encode
-from turbomim.train.encoder.source import load_source
 from turbomim.train.machine.processor import cores
-from turbomim.train.models.classifier import Classifier, Encoder
-from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.settings.options import CropSize, EncoderPath, EncodingBatch, EncodingDevice
 from turbomim.train.terminal.progress import ImageProgress, image_bar
 from turbomim.train.terminal.streams import print_plain
-from turbomim.train.world.distributed import choose_device
 
-POOLS = {"mean": MEAN, "cls": CLASS_TOKEN}
+if TYPE_CHECKING:
+    from turbomim.pipeline.image_source import Source
+    from turbomim.train.models.classifier import Encoder
+    from turbomim.train.settings.config import Config
+
 ENDINGS = (".npz", ".safetensors")
 # bytes, as JSON in the header of a safetensors file, which may have 100,000,000
 MOST_KEYS = 90_000_000
@@ -78,6 +75,14 @@ def embed_command(argv: list[str]) -> None:
     if options.out.suffix not in ENDINGS or options.out.is_dir():
         raise UsageError(f"--out {options.out}: must be a file whose name ends in {' or '.join(ENDINGS)}")
     check_least(batch=(options.batch, 1))
+    # here, as in the functions below: they import torch, which --help need not wait for
+    from turbomim.pipeline.image_source import open_source, source_classes
+    from turbomim.train.encoder.crop import crop_facts
+    from turbomim.train.encoder.features import POOLS
+    from turbomim.train.encoder.source import load_source
+    from turbomim.train.models.classifier import Classifier
+    from turbomim.train.world.distributed import choose_device
+
     of = load_source(options.run, settings)
     if options.pool == "cls" and isinstance(of.model, Classifier):
         raise UsageError(
@@ -104,6 +109,12 @@ def embed_command(argv: list[str]) -> None:
 
 def embed(config: Config, model: Encoder, source: Source, options: Embed, bar: ImageProgress) -> Embedded:
     """Encode every image of a source, but for those that cannot be decoded.  Raises UserError if none can."""
+    import torch
+
+    from turbomim.pipeline.image_source import source_crops, source_keys
+    from turbomim.train.encoder.crop import scored_crop
+    from turbomim.train.encoder.features import POOLS, encode
+
     keys = source_keys(source)
     check_header(keys, options.out)
     crops = source_crops(source, scored_crop(config.data.size), batch=options.batch, threads=cores())
@@ -173,6 +184,10 @@ def write_embedded(out: Path, embedded: Embedded, classes: tuple[str, ...], made
         with durable_file(out, needed=embedded.features_ND.nbytes) as file:
             save_npz(file, {**numbers, **words})
     else:
+        import torch
+
+        from turbomim.pipeline.system.safetensors_file import write_safetensors
+
         tensors = {name: torch.from_numpy(array) for name, array in numbers.items()}
         write_safetensors(out, tensors, {key: json.dumps(value) for key, value in texts.items()})
 
@@ -194,6 +209,8 @@ def left_out_path(out: Path) -> Path:
 
 def what_was_written(options: Embed, embedded: Embedded, source: Source) -> str:
     """What was written and what was left out, in lines."""
+    from turbomim.train.encoder.features import POOLS
+
     count, width = embedded.features_ND.shape
     lines = [f"{options.out}: {count:,} x {width} float32, {POOLS[options.pool]}"]
     if embedded.left_out:

@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.encoder.features import load_run
-from turbomim.train.export.model_card import UNKNOWN_LICENSE
-from turbomim.train.export.programs import export
-from turbomim.train.export.weights import Trained, loaded_from
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.options import RunPath
 
@@ -27,7 +23,7 @@ class Export:
     """Folder; RUN/export/PROGRAM if not given."""
     size: int = 0
     """Pixels a side of mmseg's crops: positions are resized to it; the run's if not given."""
-    license: str = UNKNOWN_LICENSE
+    license: str = "other"
     """Licence of the weights, for the model card, as the Hugging Face Hub names it: apache-2.0, mit."""
 
 
@@ -39,6 +35,11 @@ def export_command(argv: list[str]) -> None:
         raise UsageError(f"--out {out}: must be a folder, files in it have names of their own")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", options.license):
         raise UsageError(f"--license {options.license!r}: must be as the Hub has it, apache-2.0 for example")
+    # here: they import torch, which --help need not wait for
+    from turbomim.train.encoder.features import load_run
+    from turbomim.train.export.programs import export
+    from turbomim.train.export.weights import Trained, loaded_from
+
     config, model, step = load_run(options.run)
     trained = Trained(run=options.run, config=config, model=model, step=step)
     for exported in export(trained, options.to, out, license=options.license, size=options.size):

@@ -4,24 +4,21 @@ The run folder gets config.yaml, import.json and ckpt/step-00000000: the weights
 optimizer, position 0 and no fingerprint, as no data was seen yet.  So everything that takes a run takes this.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import tyro
 
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.sha256 import file_sha256
-from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.foreign.file import read_tensors
-from turbomim.train.foreign.formats import grouped
-from turbomim.train.foreign.model import ForeignModel, model_of
-from turbomim.train.foreign.settings import MAE_RECIPE, Asked
-from turbomim.train.loop.checkpoints import write_first_checkpoint
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.settings.flags import parse_with_settings
+
+if TYPE_CHECKING:
+    from turbomim.train.foreign.model import ForeignModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +47,11 @@ def import_command(argv: list[str]) -> None:
     options, flags = parse_with_settings(Import, argv, "turbomim import")
     if "name" not in flags.get("run", {}):
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
+    # here, as in the functions below: they import torch, which --help need not wait for
+    from turbomim.train.foreign.file import read_tensors
+    from turbomim.train.foreign.model import model_of
+    from turbomim.train.foreign.settings import Asked
+
     theirs, notes = read_tensors(options.file)
     asked = Asked(file=options.file, form=options.from_, flags=flags, recipe=options.recipe)
     found = model_of(theirs, asked, "give the --recipe or settings it was made by")
@@ -59,6 +61,12 @@ def import_command(argv: list[str]) -> None:
 
 def begin_run(found: ForeignModel, options: Import) -> Path:
     """Write the run folder; the checkpoint first, so that a run with settings has its weights."""
+    import torch
+
+    from turbomim.train.folder import checkpoint, rundir
+    from turbomim.train.loop.checkpoints import write_first_checkpoint
+    from turbomim.train.loop.optim import make_optimizer
+
     config, placed = found.settled.config, found.placed
     folder = rundir.run_folder(config)
     with rundir.lock_run(config):
@@ -84,6 +92,9 @@ def what_was_taken(options: Import, found: ForeignModel, notes: list[str], folde
 
     notes: what was passed over in the file.
     """
+    from turbomim.train.foreign.formats import grouped
+    from turbomim.train.foreign.settings import MAE_RECIPE
+
     placed, method = found.placed, found.settled.config.model.method
     sizes = {**found.sizes["model"], **found.sizes["data"]}
     sizes_told = ", ".join(f"{key} {value}" for key, value in sizes.items())

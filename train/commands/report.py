@@ -7,7 +7,6 @@ import tyro
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.words import counted, sized
-from turbomim.train.report.report import report_path, write_report
 from turbomim.train.settings.flags import parse
 
 
@@ -28,6 +27,9 @@ def report_command(argv: list[str]) -> None:
     options = parse(Report, argv, "turbomim report")
     if not options.runs:
         raise UsageError("report needs one or more run folders, runs/NAME: see turbomim report --help")
+    # here: it imports torch, which --help need not wait for
+    from turbomim.train.report.report import report_path, write_report
+
     out = options.out or report_path(options.runs)
     if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
         raise UsageError(f"--out {out}: must be a file whose name ends in .html")

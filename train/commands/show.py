@@ -2,32 +2,43 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from tyro.conf import Positional, arg
+
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.settings.flags import parse
-from turbomim.train.settings.options import RunPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Draw reconstructions of a run's held-out photographs."""
+    """Draw reconstructions of a run's held-out photographs, or with --targets what a model must predict."""
 
-    run: RunPath
+    run: Annotated[Positional[Path | None], arg(help="Run folder, runs/NAME; none with --targets.")] = None
+    targets: Path | None = None
+    """Image file whose raw, Gaussian and ideal targets are drawn instead, with their spectra."""
     data: str | None = None
     """Split to draw from; the run's held-out split, else its training split, if not given."""
-    images: int = 6
-    """Photographs, one row each."""
+    images: int | None = None
+    """Photographs, one row each; 6 if not given."""
     out: Path | None = None
-    """Picture to write; RUN/images/reconstruction-STEP.png if not given."""
+    """Picture to write; if not given, RUN/images/reconstruction-STEP.png, or the image's name with
+    -targets.png, in this folder."""
 
 
 def show_command(argv: list[str]) -> None:
     """`turbomim show …`.  Raises UserError."""
-    if any(word.partition("=")[0] == "--targets" for word in argv):
-        from turbomim.train.pictures.targets import show_targets_command
-
-        show_targets_command(argv)
-        return
     options = parse(Show, argv, "turbomim show")
+    if options.targets is not None:
+        if (options.run, options.data, options.images) != (None, None, None):
+            raise UsageError("--targets draws one photograph: leave the run, --data and --images out")
+        from turbomim.train.pictures.targets import draw_targets
+
+        print(draw_targets(options.targets, options.out))
+        return
+    if options.run is None:
+        raise UsageError("show needs a run folder, runs/NAME, or --targets IMAGE: see turbomim show --help")
     from turbomim.train.pictures.reconstruction import draw_reconstructions
 
-    print(draw_reconstructions(options.run, data=options.data, images=options.images, out=options.out))
+    images = 6 if options.images is None else options.images
+    print(draw_reconstructions(options.run, data=options.data, images=images, out=options.out))

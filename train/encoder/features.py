@@ -26,6 +26,8 @@ PIXELS_SIDE = 32
 PIXELS = "raw pixels"
 # what is read of an encoder
 CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
+# by the words of --pool
+POOLS = {"mean": MEAN, "cls": CLASS_TOKEN}
 # images (B, S, S, 3) and labels (B,)
 CropBatches = Iterable[tuple[NDArray[np.uint8], NDArray[np.int64]]]
 

@@ -5,7 +5,6 @@ Suffixes: N train samples, M test samples, D values of a feature.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,9 +20,10 @@ from turbomim.train.encoder.source import encoder_size
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.results import Scores
+from turbomim.train.evaluate.scoring import Scoring
 from turbomim.train.evaluate.splits import choose_ids, open_labelled
 from turbomim.train.models.classifier import Encoder
-from turbomim.train.settings.config import Config, Device
+from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import choose_device
 
 # scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1
@@ -45,24 +45,6 @@ def linear_scores(train_ND: Tensor, labels_N: Tensor, test_MD: Tensor, labels_M:
 
 
 MEASURES: dict[str, Measure] = {"knn": knn_scores, "linear": linear_scores}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scoring:
-    """The splits and the crops that frozen features are scored on, and where images are encoded."""
-
-    train: str
-    """Labelled split that is learned from."""
-    test: str
-    """Labelled split that is scored, all of it."""
-    samples: int | None = None
-    """Train samples, drawn once and for all; 0 = all; 10,000 if not given (all with --recipe published)."""
-    size: int | None = None
-    """Side of the crops, pixels; the encoder's if not given.  Another resamples its positions."""
-    batch: int = 128
-    """Images encoded at once: decides speed and memory alone."""
-    device: Device = "auto"
-    """Where images are encoded."""
 
 
 def evaluate_model(

@@ -3,7 +3,6 @@
 Shapes: N patches, P values of a patch, H W pixels (H == W == SIZE).
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain
 from turbomim.train.pictures.pixels import FloatArray, to_uint8, unpatchify
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
-from turbomim.train.settings.flags import parse
 
 SIZE, PATCH = 224, 16
 # cycles per image; the published cut-off is 40, and it is the one whose normalised target is drawn
@@ -53,22 +51,6 @@ _HEADINGS: dict[TargetKind, str] = {
     "gaussian": "Gaussian low-pass target",
     "ideal": "Ideal low-pass target (PixMIM as published)",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """Draw the raw, Gaussian and ideal targets of one photograph, with their spectra."""
-
-    targets: Path
-    """Any image file."""
-    out: Path | None = None
-    """Picture to write; IMAGE's name with -targets.png, in this folder, if not given."""
-
-
-def show_targets_command(argv: list[str]) -> None:
-    """`turbomim show --targets IMAGE [--out FILE.png]`: write it, print its path.  Raises UserError."""
-    options = parse(Targets, argv, "turbomim show")
-    print(draw_targets(options.targets, options.out))
 
 
 def draw_targets(image: Path, out: Path | None = None) -> Path:

@@ -15,6 +15,9 @@ from turbomim.train.settings.dictionary import Values
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 
+# tyro's names of types, in words
+_KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path"}
+
 
 def parse(kind: type[T], argv: list[str], prog: str) -> T:
     """A dataclass out of flags.
@@ -53,6 +56,10 @@ def _one_line(box: str) -> str:
     lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
     parts = [" ".join(part.split()) for part in re.split(r"\n[─-]{4,}\n", "\n".join(["", *lines[1:]]))]
     error, *rest = [part for part in parts if part]
+    # tyro lists what each type of a union says of a value
+    if wrong := re.match(r"Error parsing (\S+): no type matching (.+?) could be .* from \['(.*?)'\]", error):
+        kinds = [_KINDS.get(kind, kind) for kind in wrong[2].split("|") if kind != "{None}"]
+        return f"{wrong[1]} {wrong[3]}: must be {' or '.join(kinds)}"
     meant = re.search(r"(?<!\S)--[\w.-]+", rest[0]) if len(rest) > 1 and "Perhaps" in rest[0] else None
     return f"{error}: did you mean {meant[0]}?" if meant and error.startswith("Unrecognized") else error
 

@@ -33,8 +33,9 @@ from turbomim.pipeline.stream.philox import CROP, draw_u32
 from turbomim.pipeline.stream.turns import Turn
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import Kind
-from turbomim.train.analyze.coverage import Coverage, shares_of
+from turbomim.train.analyze.coverage import shares_of
 from turbomim.train.analyze.objects import Objects, area, cell_areas
+from turbomim.train.analyze.options import Coverage
 
 Points = list[tuple[float, float]]
 

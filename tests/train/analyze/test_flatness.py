@@ -28,8 +28,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from turbomim.benchmarks.step.textbook_mae import TextbookMAE
 from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.tars.split import open_split
-from turbomim.train.analyze.flatness import Flatness, first_batch, hessian_product, sharpness, trained_weights
+from turbomim.train.analyze.flatness import first_batch, hessian_product, sharpness, trained_weights
 from turbomim.train.analyze.lanczos import lanczos
+from turbomim.train.analyze.options import Flatness
 from turbomim.train.encoder.features import load_run
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config, DataConfig

@@ -1,7 +1,8 @@
 """The commands as a user types them: exit codes, one-line errors, and the whole demo, small.
 
-Planted bug: `find_function` in train/commands/cli.py that imports the files of all verbs before it knows
-the word fails `test_what_needs_no_torch_does_not_wait_for_it`.
+Planted bugs: `find_command` in train/commands/cli.py that imports the files of all verbs before it knows the
+word, and options of a command in a file that imports torch, fail
+`test_what_needs_no_torch_does_not_wait_for_it`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from tests.calls import assert_one_line, call
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands import cli
+from turbomim.train.commands.recipes import published
+from turbomim.train.commands.table import COMMANDS, GROUPS, verbs
 from turbomim.train.demo.demo import demo
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.pictures.reconstruction import draw_reconstructions
@@ -43,7 +46,23 @@ def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["--help"], 0, "usage: turbomim COMMAND"),
         (["--version"], 0, "0."),
         (["pretran"], 2, "unknown command 'pretran': did you mean pretrain?"),
-        (["recipes"], 0, "pixmim-ideal-vit-b16-300e"),
+        (
+            ["recipes"],
+            0,
+            "  ideal 40      224  300     83.1, 63.3\n",
+        ),
+        (["recipes", "mae-vit-b16-800e"], 0, "    Source: the MAE repository's PRETRAIN.md."),
+        (
+            ["recipes", "mae-vit-b16-80e"],
+            2,
+            "unknown recipe 'mae-vit-b16-80e': did you mean mae-",
+        ),
+        (["recipes", "--help"], 0, "Recipe to tell all about"),
+        (["doctor", "--help"], 0, "--measure"),
+        (["show", "--help"], 0, "--targets"),
+        (["show"], 2, "show needs a run folder, runs/NAME, or --targets IMAGE"),
+        (["show", "r", "--targets", "x.jpg"], 2, "--targets draws one photograph: leave the run, --data and"),
+        (["eval"], 2, "eval needs a command: knn, linear, finetune; see turbomim eval --help"),
         (["pretrain", "demo", "--data.path", "/nowhere"], 1, "/nowhere"),
         (["pretrain", "pixmin"], 2, "unknown recipe 'pixmin': did you mean pixmim"),
         (["shard", "mak"], 2, "unknown shard command 'mak': did you mean make?"),
@@ -164,9 +183,9 @@ for words in sys.stdin.read().splitlines():
 
 def test_what_needs_no_torch_does_not_wait_for_it(photo_folder: Path, tmp_path: Path) -> None:
     words = [
-        "--help", "pretran", "pretrain --help", "pretrain pixmin", "demo --help", "show --help",
-        f"shard make {photo_folder} {tmp_path}/out", f"shard verify {tmp_path}/out", "shard --help",
-        "eval --help", "eval kn", "analyze --help", "tune --help", "bench --help",
+        "--help", "pretran", "pretrain pixmin", "eval kn", "recipes",
+        f"shard make {photo_folder} {tmp_path}/out", f"shard verify {tmp_path}/out",
+        *(f"{name} --help" for name in (*COMMANDS, *GROUPS)),
     ]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH],
@@ -177,6 +196,23 @@ def test_what_needs_no_torch_does_not_wait_for_it(photo_folder: Path, tmp_path: 
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_lists_its_commands(
+    group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verbs(group) and call(monkeypatch, group, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for verb in verbs(group):
+        assert any(line.startswith(f"  {verb} ") for line in lines)
+    assert lines[0] == f"usage: turbomim {group} COMMAND …" and max(map(len, lines)) <= 110
+
+
+def test_scores_that_a_recipe_quotes() -> None:
+    assert published("Published there: fine-tune 83.1, linear 63.3 (in float16).") == "83.1, 63.3"
+    assert published("with the slips: fine-tune\n    82.8.") == "82.8"
+    assert published("No published result.") == ""
 
 
 def test_a_refused_file_is_one_line(
@@ -262,7 +298,7 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
     [
         ("bench step --rouns 3", "Unrecognized options: --rouns, 3: did you mean --rounds?"),
         ("bench step --models a b", "Unrecognized options: b; see turbomim bench step --help"),
-        ("show x --images many", "Error parsing --images: invalid literal"),
+        ("show x --images many", "--images many: must be a whole number; see turbomim show --help"),
         ("bench step --device gpu", "invalid choice 'gpu' for argument '--device'"),
         ("shard verify", "Missing from turbomim shard verify: PATH"),
     ],

@@ -33,7 +33,8 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.encoder.features import load_run
 from turbomim.train.evaluate.online import KNN, PROBE, RANDOM, RAW, OnlineEval
-from turbomim.train.evaluate.scores import MEASURES, Scoring, evaluate_model
+from turbomim.train.evaluate.scores import MEASURES, evaluate_model
+from turbomim.train.evaluate.scoring import Scoring
 from turbomim.train.folder.log import line_of
 from turbomim.train.folder.sinks import scalars_of
 from turbomim.train.pretrain.pretrain import pretrain

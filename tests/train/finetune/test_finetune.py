@@ -43,7 +43,8 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.eval.finetune import Finetune, finetune_settings
+from turbomim.train.commands.eval.finetune import finetune_settings
+from turbomim.train.commands.eval.options import Finetune
 from turbomim.train.encoder.features import normalised
 from turbomim.train.encoder.source import load_source
 from turbomim.train.finetune.augment import augmented_batch

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.source import load_source
-from turbomim.train.evaluate.scores import Scoring, evaluate_model
+from turbomim.train.evaluate.scores import evaluate_model
+from turbomim.train.evaluate.scoring import Scoring
 from turbomim.train.folder import checkpoint
 from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.models.initial import Draw, convolution_draws, linear_draws, normal

@@ -19,6 +19,7 @@ from PIL import Image
 from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.kernels.patch_target import TargetKind
 from turbomim.pipeline.system.errors import UserError
+from turbomim.train.commands.show import show_command
 from turbomim.train.pictures.targets import (
     PATCH,
     RADII,
@@ -26,7 +27,6 @@ from turbomim.train.pictures.targets import (
     amplitudes,
     draw_targets,
     read_photograph,
-    show_targets_command,
     spectrum_picture,
     target_picture,
     target_sections,
@@ -121,7 +121,7 @@ def test_any_image_becomes_a_square(tmp_path: Path, mode: str, size: tuple[int, 
 def test_writes_a_picture_of_a_flat_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "flat.png"
     Image.new("RGB", (30, 20), "white").save(path)
-    show_targets_command(["--targets", str(path), "--out", str(tmp_path / "new" / "t.png")])
+    show_command(["--targets", str(path), "--out", str(tmp_path / "new" / "t.png")])
     assert capsys.readouterr().out == f"{tmp_path / 'new' / 't.png'}\n"
     sheet = np.asarray(Image.open(tmp_path / "new" / "t.png"))
     # in the first row: the white photograph, its spectrum, two columns of text, its target

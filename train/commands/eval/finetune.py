@@ -1,9 +1,9 @@
 """`turbomim eval finetune`: an encoder fine-tuned as published; settings as of pretrain, and a section."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.commands.eval.options import Finetune
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.encoder.resize import at_size
 from turbomim.train.encoder.source import Source, load_source
@@ -13,36 +13,11 @@ from turbomim.train.settings.config import RunConfig
 from turbomim.train.settings.dictionary import Values, from_dict
 from turbomim.train.settings.finetune import FinetuneConfig, published_finetune, tuned_size
 from turbomim.train.settings.flags import parse_with_settings
-from turbomim.train.settings.options import EncoderPath, LearnedSplit, ScoredSplit
 
 # RUN/eval/NAME.json of the other evaluations
 RESERVED = ("knn", "linear", "linear-published", "source")
 # options that are short for a field of optim
 SHORT = {"epochs": "epochs", "batch": "global_batch", "base_lr": "base_lr"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finetune:
-    """Train an encoder and a new head on labels by the published recipe of its method, and test it.
-
-    Resumes by the same command.  Any setting of pretrain, and those of the section finetune, may follow as
-    --section.field VALUE: --finetune.layer_decay 0.75, --step.compile false, --run.name other ….
-    """
-
-    run: EncoderPath
-    train: LearnedSplit
-    test: ScoredSplit
-    random: bool = False
-    """Begin with the encoder's random initial weights instead: what its training must be better than.  The
-    run's name is finetune-random then, if no other is given."""
-    epochs: float | None = None
-    """Passes over the train split, --optim.epochs; without --optim.warmup_epochs warm-up keeps its share."""
-    batch: int | None = None
-    """Samples of a step over all ranks, --optim.global_batch; the rate goes with it."""
-    base_lr: float | None = None
-    """Rate of 256 samples (SimMIM: 512), --optim.base_lr."""
-    json: Path | None = None
-    """File for the result, besides the run's own; RUN/eval/NAME.json if not given, and none of a FILE."""
 
 
 def eval_finetune_command(argv: list[str]) -> None:

@@ -1,26 +1,12 @@
 """`turbomim eval knn`, and what `eval linear` shares with it: frozen encoders are scored, results kept."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
+from turbomim.train.commands.eval.options import Eval
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.results import check_json, print_table, write_result
-from turbomim.train.evaluate.scores import Scoring, evaluate_model
+from turbomim.train.evaluate.scores import evaluate_model
 from turbomim.train.evaluate.splits import check_samples
 from turbomim.train.settings.dictionary import Values
 from turbomim.train.settings.flags import check_least, parse_with_settings
-from turbomim.train.settings.options import EncoderPath, LearnedSplit, ScoredSplit
-
-
-@dataclass(frozen=True, kw_only=True)
-class Eval(Scoring):
-    """Score a run's frozen encoder on labelled splits: nothing of it is trained."""
-
-    run: EncoderPath
-    train: LearnedSplit
-    test: ScoredSplit
-    json: Path | None = None
-    """File for the scores; RUN/eval/NAME.json if not given, and none of a FILE."""
 
 
 def eval_knn_command(argv: list[str]) -> None:

@@ -5,9 +5,8 @@ are made once, of central crops, and kept in a file, unless --augment asks for t
 """
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,8 @@ from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.eval.frozen import Eval, score_frozen
+from turbomim.train.commands.eval.frozen import score_frozen
+from turbomim.train.commands.eval.options import EvalLinear
 from turbomim.train.encoder.crop import crop_facts
 from turbomim.train.encoder.source import Source, load_source
 from turbomim.train.evaluate.cached_features import cached_features
@@ -41,27 +41,6 @@ from turbomim.train.settings.dictionary import Values
 from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.terminal.streams import print_plain
 from turbomim.train.world.distributed import choose_device
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalLinear(Eval):
-    """Score a run's frozen encoder by a linear layer on its features."""
-
-    recipe: Literal["solved", "published"] = "solved"
-    """solved: logistic regression, nothing tuned; published: batch norm, LARS, a schedule, as in papers."""
-    epochs: float | None = None
-    """Passes of the published head over the train samples; 90 if not given."""
-    warmup_epochs: float | None = None
-    """Passes with a rising rate; a ninth of the epochs if not given."""
-    base_lr: float | None = None
-    """The published head's rate for 256 samples; 0.1 if not given."""
-    head_batch: int | None = None
-    """Samples of one step of the published head; 16,384 if not given."""
-    augment: bool = False
-    """Train the published head on random crops and flips of every epoch instead of central crops."""
-    seed: int | None = None
-    """Of the published head's weights, order and crops; 0 if not given."""
-
 
 # scores by their names in results
 NAMES = {"top1": "published probe, top-1", "top5": "published probe, top-5"}

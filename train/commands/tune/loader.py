@@ -8,16 +8,15 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from turbomim.pipeline.decoding.crop import CropKind
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, to_stderr
 from turbomim.pipeline.tars.split import Split
-from turbomim.pipeline.tars.store import Interpolation
+from turbomim.train.commands.tune.options import TuneLoader
 from turbomim.train.commands.tune.paired import ROUNDS, is_faster, paired, wins
 from turbomim.train.loop.data import open_data, open_loader, store_in_words
 from turbomim.train.machine.measurements import Tuned, machine_name
@@ -25,7 +24,7 @@ from turbomim.train.machine.processor import cores
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, default_speed
 from turbomim.train.machine.versions import versions
 from turbomim.train.recipes.table import recipe
-from turbomim.train.settings.config import Config, Device
+from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import check_least, parse
 from turbomim.train.world.distributed import World, choose_device
 
@@ -43,31 +42,6 @@ POINT_POSITIONS = 100_003
 Measure = Callable[[LoaderSpeed], float]
 # values that each setting may take, in the order of the search
 Space = Mapping[str, tuple[Any, ...]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneLoader:
-    """Measure which loader settings are fastest here, and keep them for this machine.
-
-    `turbomim pretrain` uses them wherever a setting is automatic.
-    """
-
-    data: str
-    """Split to read, of the kind that will be trained on."""
-    recipe: str = "pixmim-vit-b16-300e"
-    """Recipe whose size, crop and batch are measured (turbomim recipes)."""
-    size: int | None = None
-    """Side of the training image, pixels; the recipe's if not given."""
-    crop: CropKind | None = None
-    """Crop; the recipe's if not given."""
-    interpolation: Interpolation | None = None
-    """Filter of the resize; the recipe's if not given."""
-    micro_batch: int | None = None
-    """Samples a batch; the recipe's, but at most 256, if not given."""
-    seconds: float = 60.0
-    """About how long the measuring takes in all."""
-    device: Device = "auto"
-    """Device that the batches are for."""
 
 
 def tune_loader_command(argv: list[str]) -> None:

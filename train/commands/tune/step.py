@@ -15,6 +15,7 @@ from typing import Any
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.words import counted
+from turbomim.train.commands.tune.options import TuneStep
 from turbomim.train.commands.tune.paired import is_faster
 from turbomim.train.commands.tune.step_rate import NO_MEMORY
 from turbomim.train.loop.data import open_data
@@ -23,22 +24,12 @@ from turbomim.train.machine.memory import GIB, device_bytes
 from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.machine.tuned_step import TUNED_STEP, StepSettings, step_key, with_settings
 from turbomim.train.machine.versions import versions
+from turbomim.train.recipes.command_line import config_of
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
-from turbomim.train.settings.flags import take_number, take_value
+from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World, choose_device
-
-HELP = """usage: turbomim tune step RECIPE --data SHARDS [--ranks N] [--images N] [--seconds S] [--KEY V …]
-
-Measures which micro-batch, compile mode and recomputation make the recipe's step fastest here, and keeps
-them for this machine, model and size: `turbomim pretrain` uses them where optim.micro_batch is 0.  Global
-batch and learning rate stay as they are.
-
-  --data SHARDS   split whose first batch is used, again and again
-  --ranks N       ranks that will share the global batch; 1 if not given
-  --images N      images of a measured step; a rank's share of the global batch if not given
-  --seconds S     time of a measurement once it is compiled; 5 if not given"""
 
 # micro-batches tried: the largest that fits, and this many halvings
 HALVINGS = 3
@@ -56,19 +47,13 @@ Measure = Callable[[StepSettings], float]
 
 def tune_step_command(argv: list[str]) -> None:
     """`turbomim tune step …`.  Raises UserError."""
-    if not argv or "--help" in argv or "-h" in argv:
-        print(HELP)
-        return
-    from turbomim.train.recipes.command_line import parse_config
-
-    words = list(argv)
-    data = take_value(words, "--data")
-    ranks, images = take_number(words, "--ranks", int) or 1, take_number(words, "--images", int)
-    seconds = take_number(words, "--seconds", float) or 5.0
-    config, _ = parse_config(words)
-    if data is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data))
-    tune_step(config, ranks=ranks, images=images, seconds=seconds)
+    options, flags = parse_with_settings(TuneStep, argv, "turbomim tune step")
+    check_least(ranks=(options.ranks, 1), images=(1 if options.images is None else options.images, 1))
+    if not 0 < options.seconds < math.inf:
+        raise UsageError(f"--seconds {options.seconds:g}: must be above 0")
+    given = {f"{section}.{key}": text for section, keys in flags.items() for key, text in keys.items()}
+    config = config_of(options.recipe, {"data.path": options.data, **given}, options.config, "flags")
+    tune_step(config, ranks=options.ranks, images=options.images, seconds=options.seconds)
 
 
 def tune_step(config: Config, *, ranks: int, images: int | None, seconds: float) -> Tuned[StepSettings]:

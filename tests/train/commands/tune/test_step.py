@@ -327,8 +327,9 @@ def test_a_process_without_memory_says_so_by_its_exit_code(
     [
         (["demo"], "data.path is empty: give the folder that `turbomim shard make` wrote, --data FOLDER"),
         (["demo", "--data", "/nowhere"], "--data /nowhere does not exist"),
-        (["demo", "--data", ".", "--ranks", "0"], "--ranks 0: must be a whole number above 0"),
-        (["demo", "--data", ".", "--seconds", "no"], "--seconds no: must be a number above 0"),
+        (["demo", "--data", ".", "--ranks", "0"], "--ranks 0: must be at least 1"),
+        (["demo", "--data", ".", "--images", "0"], "--images 0: must be at least 1"),
+        (["demo", "--data", ".", "--seconds", "0"], "--seconds 0: must be above 0"),
         (["dmo", "--data", "."], "unknown recipe 'dmo': did you mean demo?"),
     ],
 )
