@@ -24,7 +24,7 @@ demo: $(VENV)/demo.done  ## photographs to a pre-trained encoder, in minutes
 	$(BIN)/turbomim demo
 
 test: lint type  ## everything that decides whether a change is good
-	$(PYTEST) tests --ignore=tests/interpret
+	$(PYTEST) tests --ignore=tests/interpret $(if $(CONSTRAINTS),--ignore=tests/train/trackers/test_trackio.py)
 	TRITON_INTERPRET=1 $(PYTEST) tests/interpret
 
 # what differs between versions of torch, Triton, DALI and transformers

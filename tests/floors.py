@@ -48,6 +48,7 @@ FLOORS: Floors = (
     {
         "train/machine": "what this machine has, what a run takes on it",
         "train/recipes": "published settings by name, and flags over them",
+        "train/trackers": "TensorBoard, W&B, MLflow, Trackio",
     },
     {"train/models": "the methods (MAE, MFF, ConvMAE, SimMIM), initial weights, sharding"},
     {

@@ -14,10 +14,10 @@ from turbomim.train.analyze.options import Layers, need_run
 from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, read_metrics
-from turbomim.train.folder.sinks import OF_MODEL
 from turbomim.train.pictures.pixels import FloatArray
 from turbomim.train.pictures.plot import COLOURS, SOFT, Line, label_axes, new_figure, plot_lines, series
 from turbomim.train.settings.flags import parse
+from turbomim.train.trackers.scalars import OF_MODEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -41,8 +41,8 @@ _ESSENTIAL = (
     "obstore", "huggingface_hub",
 )  # fmt: skip
 _OPTIONAL = {
-    "matplotlib": "plots", "tensorboard": "tensorboard", "wandb": "wandb", "mvtb-data": "demo",
-    "scikit-image": "demo", "scikit-learn": "demo",
+    "matplotlib": "plots", "tensorboard": "tensorboard", "wandb": "wandb", "mlflow-skinny": "mlflow",
+    "trackio": "trackio", "mvtb-data": "demo", "scikit-image": "demo", "scikit-learn": "demo",
 }  # fmt: skip
 # the oldest and the newest release that the tests run with, those of constraints/; later parts of a version,
 # a newer patch release say, are free

@@ -19,10 +19,10 @@ from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.splits import check_labelled, choose_ids
 from turbomim.train.folder.log import Record
-from turbomim.train.folder.sinks import OF_EVAL
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
+from turbomim.train.trackers.scalars import OF_EVAL
 from turbomim.train.world.distributed import World
 
 BATCH = 64

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.folder.sinks import tensorboard_scores
+from turbomim.train.trackers.tensorboard import tensorboard_scores
 
 Scores = dict[str, dict[str, float]]
 # of a result, what decides it besides the weights

@@ -1,4 +1,4 @@
-"""What a run says: metrics.jsonl, the same as plain lines in train.log, a panel on a terminal, and sinks."""
+"""What a run says: metrics.jsonl, plain lines in train.log, a panel on a terminal, and trackers."""
 
 import contextlib
 import json
@@ -13,10 +13,12 @@ from rich.console import Console
 
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.words import duration
-from turbomim.train.folder.sinks import OF_EVAL, Sink, open_sinks, scalars_of
 from turbomim.train.settings.config import Config
 from turbomim.train.terminal.panel import LivePanel, Parts, live_panel
 from turbomim.train.terminal.streams import print_plain, printing_never_raises
+from turbomim.train.trackers.beside import Feed
+from turbomim.train.trackers.opening import open_trackers
+from turbomim.train.trackers.scalars import OF_EVAL, scalars_of
 
 Record = dict[str, Any]
 
@@ -93,7 +95,7 @@ def line_of(record: Record) -> str:
 
 
 class RunLog:
-    """Writes metrics.jsonl and train.log, moves the panel and feeds the sinks that `config` names.
+    """Writes metrics.jsonl and train.log, moves the panel and feeds the trackers that `config` names.
 
     Other ranks than 0 only add notes.  told: lines that the terminal has had, for train.log.
     """
@@ -115,11 +117,11 @@ class RunLog:
         self._noted: set[str] = set()
         self._files: tuple[IO[str], IO[str]] | None = None
         self._panel: LivePanel | None = None
-        self._sinks: list[Sink] = []
+        self._trackers: list[Feed] = []
 
     @contextmanager
     def open(self, step: int, unlogged: int = 0) -> Iterator[list[Record]]:
-        """Keep files and sinks open; what a killed run wrote there after `step` is dropped first.
+        """Keep files and trackers open; what a killed run wrote there after `step` is dropped first.
 
         unlogged: steps up to `step` that the next log line covers; a line of a stop among them is dropped.
         Yields the metrics that stay; none on ranks other than 0.  Nothing that is printed raises meanwhile.
@@ -136,15 +138,16 @@ class RunLog:
         with (
             self.metrics.open("a", encoding="utf-8") as metrics,
             self._open_plain() as plain,
-            open_sinks(self.config, self.folder, step, kept) as self._sinks,
         ):
             self._files = (metrics, plain)
             for line in self._told:
                 self.write_to_file(line)
             try:
-                yield kept
+                # their last words are in train.log too
+                with open_trackers(self.config, self.folder, step, kept, self.say) as self._trackers:
+                    yield kept
             finally:
-                self._files, self._sinks = None, []
+                self._files, self._trackers = None, []
 
     def _open_plain(self) -> IO[str]:
         # the name of a file need not be text
@@ -204,13 +207,13 @@ class RunLog:
         else:
             self._panel.show(record["step"], parts_of(record))
             self.write_to_file(line_of(record))
-        for sink in self._sinks:
-            sink.scalars(record["step"], scalars_of(clean))
+        for tracker in self._trackers:
+            tracker.put(record["step"], scalars_of(clean))
 
     def picture(self, step: int, path: Path) -> None:
         """Pass a PNG file on."""
-        for sink in self._sinks:
-            sink.picture(step, path)
+        for tracker in self._trackers:
+            tracker.put(step, path)
 
     def write_to_file(self, text: str) -> None:
         """Lines in train.log alone, while that is open."""

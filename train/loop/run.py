@@ -19,7 +19,6 @@ from turbomim.pipeline.system.errors import Stopped, UserError
 from turbomim.train.folder import rundir
 from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.log import Record
-from turbomim.train.folder.sinks import OF_MODEL
 from turbomim.train.loop.checkpoints import RunCheckpoints
 from turbomim.train.loop.data import LINES_BETWEEN_HINTS, Batches, filling, open_loader, slow_stage
 from turbomim.train.loop.log_window import LogWindow
@@ -31,6 +30,7 @@ from turbomim.train.loop.storage import StorageWindow
 from turbomim.train.loop.task import Task
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.schedule import lr_of_step
+from turbomim.train.trackers.scalars import OF_MODEL
 from turbomim.train.world.signals import StopFlag, stop_flag
 
 

@@ -24,7 +24,6 @@ from turbomim.train.folder.from_mirror import take_from_mirror
 from turbomim.train.folder.log import RunLog
 from turbomim.train.folder.mirror import Mirror
 from turbomim.train.folder.seen_shards import check_seen
-from turbomim.train.folder.sinks import check_sinks
 from turbomim.train.loop.data import about_data, about_groups, check_groups, open_data, with_cache
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.machine.compiler import check_compiler
@@ -34,6 +33,7 @@ from turbomim.train.machine.tuned_step import StepSettings, about_step
 from turbomim.train.settings.config import AnyConfig
 from turbomim.train.settings.plan import Plan, make_plan
 from turbomim.train.terminal.streams import print_plain
+from turbomim.train.trackers.opening import check_trackers
 from turbomim.train.world.distributed import World, join_ranks
 
 
@@ -92,7 +92,7 @@ def open_session(
     for anything a user or a file caused, in this order:
 
     1. ranks that do not come;
-    2. a compiler that is missing, or a package of a sink;
+    2. a compiler that is missing, or a tracker that is not installed;
     3. a damaged file of measured steps;
     4. splits that cannot be read or do not fit the settings;
     5. a damaged file of measured loaders;
@@ -101,7 +101,7 @@ def open_session(
     with join_ranks(config.step.device, config.step.rank_timeout) as world:
         if config.step.compile:
             check_compiler(world.device.type)
-        world.broadcast_from_rank0(lambda: check_sinks(config.run))
+        world.broadcast_from_rank0(lambda: check_trackers(config.run))
         # every rank trains with what rank 0 was given
         config, preset, tuned_step = world.broadcast_from_rank0(
             lambda: (config, preset, read_tuned_step(config, world))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import yaml
 
-from turbomim.train.folder.sinks import OF_MODEL
 from turbomim.train.pictures.plot import Line, loss_lines, series
 from turbomim.train.report.chart import line_chart
 from turbomim.train.report.comparable import comparable_groups, find_incomparable
@@ -21,6 +20,7 @@ from turbomim.train.report.summary import (
     table_rows,
 )
 from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.trackers.scalars import OF_MODEL
 
 # what else is drawn of a log record, and under which title
 OTHERS = {

@@ -235,6 +235,12 @@ class RunConfig:
     mirror: str = ""
     # project at Weights & Biases that gets scalars and pictures; empty = none; needs turbomim[wandb]
     wandb: str = ""
+    # experiment of MLflow that gets settings, scalars and pictures, where MLFLOW_TRACKING_URI says; empty =
+    # none; needs turbomim[mlflow]
+    mlflow: str = ""
+    # project of Trackio that gets them, on this machine unless Trackio is told otherwise; empty = none; needs
+    # turbomim[trackio]
+    trackio: str = ""
 
     def __post_init__(self) -> None:
         legal = "letters, digits, '.', '_' and '-', beginning with none of the last three"

@@ -77,6 +77,7 @@ def differences(one: Config, other: Config) -> list[str]:
         "step.rank_timeout",
         "run.name", "run.folder", "run.log_every", "run.save_every", "run.keep", "run.eval_every",
         "run.save_in_background", "run.picture_every", "run.tensorboard", "run.wandb",
+        "run.mlflow", "run.trackio",
         "run.lock", "run.mirror",
         "eval.every_epochs", "eval.train", "eval.test", "eval.samples", "eval.probe",
     }  # fmt: skip

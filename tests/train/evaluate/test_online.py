@@ -36,9 +36,9 @@ from turbomim.train.evaluate.online import KNN, PROBE, RANDOM, RAW, OnlineEval
 from turbomim.train.evaluate.scores import MEASURES, evaluate_model
 from turbomim.train.evaluate.scoring import Scoring
 from turbomim.train.folder.log import line_of
-from turbomim.train.folder.sinks import scalars_of
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
+from turbomim.train.trackers.scalars import scalars_of
 from turbomim.train.world.distributed import World
 
 SCORES = [name + ending for name in (KNN, PROBE) for ending in ("", RANDOM, RAW)]

@@ -1,10 +1,7 @@
-"""What a user sees: the panel at any width, plain lines in a pipe, sinks that forget what a kill left.
+"""What a user sees: the panel at any width, plain lines in a pipe, pictures.
 
 Planted bugs, and the test that each makes fail:
 - a panel whose lines end within parts, or are cut: `test_the_panel_loses_nothing`;
-- no purge_step for TensorBoard: `test_tensorboard_forgets_steps_after_the_resumed_one`;
-- scores written beside the run's own events: `test_scores_are_a_curve_of_their_own_in_tensorboard`;
-- kept records not sent to a new W&B run: `test_each_start_is_a_wandb_run_with_the_whole_curve`;
 - a picture of other photographs each time, or one that changes the weights:
   `test_pictures_of_fixed_photographs_change_only_where_the_model_predicts`.
 """
@@ -13,24 +10,19 @@ from __future__ import annotations
 
 import io
 import itertools
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests.runs import config_for, quiet
 
-from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder.log import RunLog, line_of, parts_of, read_metrics
-from turbomim.train.folder.sinks import SCALARS, check_sinks, scalars_of, tensorboard_scores
 from turbomim.train.pretrain.pretrain import pretrain
-from turbomim.train.settings.config import Config, RunConfig
+from turbomim.train.settings.config import Config
 from turbomim.train.terminal.panel import run_panel
 
 RECORD: dict[str, Any] = {
@@ -88,139 +80,6 @@ def test_a_terminal_has_the_panel_and_a_pipe_the_lines(tmp_path: Path, terminal:
     lines = (tmp_path / "train.log").read_text().splitlines()
     assert [line.split("  ", 1)[1] for line in lines] == [line_of(RECORD), "a note in between", "the end"]
     assert read_metrics(tmp_path / "metrics.jsonl") == [RECORD]
-
-
-@pytest.mark.parametrize(
-    ("run", "module", "message"),
-    [
-        (
-            RunConfig(tensorboard=True),
-            "tensorboard",
-            'run.tensorboard = true needs tensorboard, not installed: pip install "turbomim[tensorboard]"',
-        ),
-        (
-            RunConfig(wandb="mim"),
-            "wandb",
-            'run.wandb = mim needs wandb, not installed: pip install "turbomim[wandb]"',
-        ),
-    ],
-)
-def test_a_missing_package_is_one_line_before_anything_starts(
-    tiny_split: Split,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    run: RunConfig,
-    module: str,
-    message: str,
-) -> None:
-    find = sys.modules["importlib.util"].find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == module else find(name))
-    settings = {"tensorboard": run.tensorboard, "wandb": run.wandb}
-    with pytest.raises(UserError) as error:
-        pretrain(config_for(tiny_split.folder, tmp_path, run=settings), console=quiet())
-    assert str(error.value) == message
-    assert list(tmp_path.iterdir()) == [], "no run folder was made"
-    check_sinks(RunConfig())
-
-
-def test_numbers_that_are_not_finite_or_missing_are_left_out() -> None:
-    names = scalars_of(RECORD)
-    assert names["loss/train"] == 0.4231 and names["throughput/device/mfu"] == 0.401
-    of_finetuning = {"loss/test", "eval/finetune_top1", "eval/finetune_top5"}
-    assert set(names) == set(SCALARS.values()) - of_finetuning
-    assert "loss/train" not in scalars_of(RECORD | {"loss": None})
-
-
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """End the process's run, as a kill would, when the log has this step."""
-    real = RunLog.record
-
-    def record(self: RunLog, values: dict[str, Any]) -> None:
-        real(self, values)
-        if values["step"] == step:
-            raise RuntimeError("killed here")
-
-    monkeypatch.setattr(RunLog, "record", record)
-
-
-def killed_and_resumed(config: Config, monkeypatch: pytest.MonkeyPatch, step: int) -> int:
-    """Steps of a run that was broken off at `step` and went on from its checkpoint."""
-    with monkeypatch.context() as patch:
-        stop_at(patch, step)
-        with pytest.raises(RuntimeError, match="killed here"):
-            pretrain(config, console=quiet())
-    return pretrain(config, console=quiet()).steps
-
-
-def test_tensorboard_forgets_steps_after_the_resumed_one(
-    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = {"tensorboard": True, "save_every": 4, "picture_every": 5}
-    config = config_for(tiny_split.folder, tmp_path, run=run, optim={"epochs": 3})
-    steps = killed_and_resumed(config, monkeypatch, step=7)
-    events = EventAccumulator(str(tmp_path / "r" / "tb"))
-    events.Reload()
-    records = read_metrics(tmp_path / "r" / "metrics.jsonl")
-    losses = events.Scalars("loss/train")
-    assert [event.step for event in losses] == list(range(1, steps + 1)), "none twice, none missing"
-    assert [event.value for event in losses] == pytest.approx([record["loss"] for record in records])
-    assert [event.step for event in events.Images("reconstruction")] == [*range(5, steps, 5), steps]
-
-
-def test_scores_are_a_curve_of_their_own_in_tensorboard(tmp_path: Path) -> None:
-    scores = {"trained: mean": {"20 neighbours": 0.25, "weighted": 0.5}}
-    tensorboard_scores(tmp_path, 6, scores)
-    assert list(tmp_path.iterdir()) == [], "a run without TensorBoard gets none"
-    (tmp_path / "tb").mkdir()
-    tensorboard_scores(tmp_path, 6, scores)
-    assert [path.name for path in (tmp_path / "tb").iterdir()] == ["eval"], "the run's own file is left alone"
-    events = EventAccumulator(str(tmp_path / "tb" / "eval"))
-    events.Reload()
-    found = {name: [(e.step, e.value) for e in events.Scalars(name)] for name in events.Tags()["scalars"]}
-    assert len(found) == 2 and [(6, 0.25)] in found.values() and [(6, 0.5)] in found.values()
-    assert all(name.startswith("eval/") for name in found)
-
-
-class FakeRun:
-    """What wandb.init returns; a context manager."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.settings, self.rows, self.open = settings, list[tuple[int, dict[str, Any]]](), True
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        assert self.open
-        self.rows.append((step, values))
-
-    def __enter__(self) -> FakeRun:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.open = False
-
-
-def test_each_start_is_a_wandb_run_with_the_whole_curve(
-    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs: list[FakeRun] = []
-
-    def init(**settings: Any) -> FakeRun:
-        runs.append(FakeRun(settings))
-        return runs[-1]
-
-    fake = SimpleNamespace(init=init, Image=lambda path: Path(path).name, __spec__=object())
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    run = {"wandb": "mim", "save_every": 4, "picture_every": 5}
-    config = config_for(tiny_split.folder, tmp_path, run=run, optim={"epochs": 3})
-    steps = killed_and_resumed(config, monkeypatch, step=7)
-    first, second = runs
-    assert not first.open and not second.open
-    assert [each.settings["group"] for each in runs] == ["r", "r"]
-    assert [each.settings["name"] for each in runs] == ["r", "r-from-4"]
-    assert second.settings["project"] == "mim" and second.settings["config"]["model"]["width"] == 32
-    assert [step for step, values in first.rows if "loss/train" in values] == list(range(1, 8))
-    assert [step for step, values in second.rows if "loss/train" in values] == list(range(1, steps + 1))
-    pictures = [(step, values) for step, values in second.rows if "reconstruction" in values]
-    assert pictures[0] == (5, {"reconstruction": "reconstruction-00000005.png"})
 
 
 def tiles(path: Path, columns: int, rows: int, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

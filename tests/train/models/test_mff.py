@@ -33,7 +33,6 @@ from torch import Tensor, nn
 from turbomim.benchmarks.step.textbook_mae import TextbookMAE
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.folder.sinks import scalars_of
 from turbomim.train.loop.optim import decayed
 from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.models.mae import MAE
@@ -44,6 +43,7 @@ from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config, StepConfig
 from turbomim.train.settings.dictionary import differences
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.trackers.scalars import scalars_of
 
 # what makes an MAE of an MFF
 PLAIN = {"method": "mae", "fuse": ModelConfig().fuse}
