@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from turbomim.pipeline.decoding.header import ALTERED, check_header
+from turbomim.pipeline.making.list_rows import DELIMITERS
 from turbomim.pipeline.system.errors import at_least_one
 from turbomim.pipeline.system.executors import on_threads
 from turbomim.pipeline.system.words import counted
@@ -135,7 +136,10 @@ def format_summary(summary: SplitSummary) -> str:
 def _class_line(s: SplitSummary) -> str:
     label = Members.of(s.manifest.made).label if s.classes or s.manifest.foreign else None
     if label is None:
-        return "no labels"
+        others = s.manifest.made.get("other_files") or {}
+        lists = ", ".join(f"{others[ending]:,} {ending}" for ending in DELIMITERS if ending in others)
+        took = "; a list of labels is taken in place of the folder" if lists else ""
+        return f"no labels{f' (beside the images: {lists}{took})' * bool(lists)}"
     if not s.classes:
         return f"not named, labels from .{label}"
     shown = [

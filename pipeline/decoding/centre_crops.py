@@ -27,7 +27,7 @@ from turbomim.pipeline.tars.store import Interpolation, Kind, Store
 # batches read while one is decoded
 PREFETCH = 2
 _MEND = "an evaluation leaves no image out; mend it and remake the split with `turbomim shard make`"
-_LABEL = "make the split from a folder with a folder of images a class"
+_LABEL = "make the split from a folder with a folder of images a class, or from a list with labels"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,8 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
 
+from turbomim.pipeline.making.list_rows import DELIMITERS
 from turbomim.pipeline.making.passed_over import PassedOver
 from turbomim.pipeline.places.opening import is_remote, open_place
 from turbomim.pipeline.places.place import Status
@@ -22,6 +24,8 @@ from turbomim.pipeline.tars.tar import NO_LABEL
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 MAX_KEY = 80
+# of files that may be lists: a folder may have a text for each image
+MOST_LISTS = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +49,8 @@ class Photograph:
 class Photographs:
     """The image files below a root, a path or a URL, sorted by path.
 
-    other_files: what else lay there, files by extension.  refused: what a list named and cannot be packed.
+    other_files: what else lay there, files by extension.  lists: of these, files that may name images, those
+    nearest to the root.  refused: what a list named and cannot be packed.
     notes: what people should know of how they were found, in lines.
     """
 
@@ -53,6 +58,7 @@ class Photographs:
     images: tuple[Photograph, ...]
     classes: tuple[str, ...]
     other_files: dict[str, int]
+    lists: tuple[str, ...] = ()
     refused: tuple[BadImage, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -75,13 +81,15 @@ def find_photographs(source: str | os.PathLike[str], skip: str | None = None) ->
     """
     source, passed = os.fspath(source), PassedOver(skip)
     listed = _list_place(source, passed) if is_remote(source) else _list_folder(Path(source), passed)
-    paths, others = list[str](), Counter[str]()
+    paths, others, lists = list[str](), Counter[str](), list[str]()
     for path in listed.files:
         extension = os.path.splitext(path)[1].lower()
         if extension in EXTENSIONS:
             paths.append(path)
-        else:
-            others[extension] += 1
+            continue
+        others[extension] += 1
+        if extension in DELIMITERS:
+            lists.append(path)
     other_files = dict(sorted(others.items(), key=lambda item: (-item[1], os.fsencode(item[0]))))
     if not paths:
         raise UserError(
@@ -103,7 +111,14 @@ def find_photographs(source: str | os.PathLike[str], skip: str | None = None) ->
         for path, key in zip(paths, assign_keys(paths), strict=True)
     )
     notes = (passed.summary(),) if passed.summary() else ()
-    return Photographs(root=source, images=images, classes=classes, other_files=other_files, notes=notes)
+    return Photographs(
+        root=source,
+        images=images,
+        classes=classes,
+        other_files=other_files,
+        lists=tuple(nsmallest(MOST_LISTS, lists, key=lambda path: (path.count("/"), path))),
+        notes=notes,
+    )
 
 
 def stamp(file: str | os.PathLike[str]) -> tuple[int, int]:
@@ -248,7 +263,7 @@ def _classes(source: str, paths: list[str], folders: list[str]) -> tuple[str, ..
         raise UserError(
             f"{source!r} holds images both outside ({len(beside):,}, as {beside[0]!r}) and inside class "
             f"folders ({len(paths) - len(beside):,}, as {inside!r}): put all into class folders, or all into "
-            "one"
+            "one, or give a .csv, .tsv or .txt list of paths and labels"
         )
     return ()
 

@@ -3,14 +3,14 @@
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from turbomim import __version__
 from turbomim.pipeline.making.list_rows import DELIMITERS
-from turbomim.pipeline.making.photo_list import read_list
+from turbomim.pipeline.making.photo_list import read_list, unread_lists
 from turbomim.pipeline.making.photographs import Photograph, Photographs, find_photographs
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.making.shard_job import ShardJob
@@ -66,7 +66,10 @@ def find_source(
     for option, value in (("--root", root), ("--columns", columns)):
         if value is not None:
             raise UsageError(f"{option} belongs to a .csv, .tsv or .txt list: leave it out for a folder")
-    return find_photographs(source, skip)
+    found = find_photographs(source, skip)
+    if is_remote(source):
+        return found
+    return replace(found, notes=(*found.notes, *unread_lists(Path(source), found)))
 
 
 def source_name(source: str) -> str:

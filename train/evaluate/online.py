@@ -56,7 +56,8 @@ def labelled_splits(config: Config, split: Split, heldout: Split | None, world: 
             if not each.manifest.labelled:
                 raise UserError(
                     f"eval.every_epochs = {wanted.every_epochs:g}: {each.place} has no classes to tell "
-                    f"apart; give shards of a folder of images a class, --{setting} SHARDS"
+                    f"apart; give shards of a folder of images a class, or of a list with labels, "
+                    f"--{setting} SHARDS"
                 )
         check_labelled(train, test, ("knn",))
         opened.append((train, test))

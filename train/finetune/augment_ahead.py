@@ -129,7 +129,7 @@ class AugmentAhead(Closing, Iterator[Augmented]):
             sample = self._split.locate(int(ids_B[labels_B.argmin()]))
             raise UserError(
                 f"{self._split.place}: {sample} has no label: make the train split from a folder with a "
-                "folder of images a class"
+                "folder of images a class, or from a list with labels"
             )
         words_B2 = draw_u32(self._seed, epochs_B, ids_B, AUGMENT, 2)
         futures = []

@@ -62,7 +62,7 @@ def check_labels(train: Split, test: Split | None) -> None:
     if len(train.manifest.classes) < 2:
         raise UserError(
             f"{train.folder} has {len(train.manifest.classes)} classes: make the split from a folder with a "
-            "folder of images a class"
+            "folder of images a class, or from a list with labels"
         )
     say_same(train, test)
 
