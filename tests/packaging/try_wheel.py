@@ -44,7 +44,7 @@ def main(folder: Path, constraints: Path | None) -> None:
         assert wheel.name.startswith(f"turbomim-{version}-"), f"{wheel.name} says {version}"
         run("turbomim", "doctor")
         run("turbomim", "demo", "--epochs", "1")
-        for name in ("encoder.safetensors", "report.html"):
+        for name in ("model.safetensors", "report.html"):
             assert list(Path(empty, "runs", "demo").rglob(name)), f"the demo left no {name}"
         assert "done" in run("turbomim", "demo", "--epochs", "1")
 

@@ -20,7 +20,7 @@ class Export:
     """timm, hf (transformers), detectron2 (ViTDet), mmseg: the encoder, and hf an MAE's decoder, too; mae,
     mmselfsup: encoder and decoder; safetensors: the encoder of any method, by its own names."""
     out: Path | None = None
-    """Folder; RUN/export/PROGRAM if not given."""
+    """Folder; RUN/export for timm, else RUN/export-PROGRAM, if not given."""
     size: int = 0
     """Pixels a side of mmseg's crops: positions are resized to it; the run's if not given."""
     license: str = "other"
@@ -30,20 +30,20 @@ class Export:
 def export_command(argv: list[str]) -> None:
     """`turbomim export …`.  Raises UserError."""
     options = parse(Export, argv, "turbomim export")
-    out = options.out or options.run / "export" / options.to
+    # here: they import torch, which --help need not wait for
+    from turbomim.train.encoder.features import load_run
+    from turbomim.train.export.programs import export, usual_folder
+    from turbomim.train.export.weights import Trained, loaded_from
+
+    out = options.out or usual_folder(options.run, options.to)
     if out.suffix in (".safetensors", ".pth", ".pt") or (out.exists() and not out.is_dir()):
         raise UsageError(f"--out {out}: must be a folder, files in it have names of their own")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", options.license):
         raise UsageError(f"--license {options.license!r}: must be as the Hub has it, apache-2.0 for example")
-    # here: they import torch, which --help need not wait for
-    from turbomim.train.encoder.features import load_run
-    from turbomim.train.export.programs import export
-    from turbomim.train.export.weights import Trained, loaded_from
-
     config, model, step = load_run(options.run)
     trained = Trained(run=options.run, config=config, model=model, step=step)
     for exported in export(trained, options.to, out, license=options.license, size=options.size):
         print(f"{exported.path}: step {step}; {exported.checked}")
-        print(textwrap.indent(loaded_from(exported.load, exported.path.resolve()), "    "))
+        print(textwrap.indent(loaded_from(exported.load, exported.path), "    "))
         if exported.note:
             print(f"  {exported.note}")

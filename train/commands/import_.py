@@ -6,7 +6,7 @@ optimizer, position 0 and no fingerprint, as no data was seen yet.  So everythin
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -29,7 +29,7 @@ class Import:
     """
 
     file: tyro.conf.Positional[Path]
-    """Checkpoint: .pth or .pt as torch.save writes it, or .safetensors."""
+    """Checkpoint: .pth or .pt as torch.save writes it, .safetensors, or the folder of an export."""
     from_: Annotated[
         Literal["mae", "mmselfsup", "mff", "simmim", "convmae", "lsmae", "hf"], tyro.conf.arg(name="from")
     ]
@@ -48,10 +48,11 @@ def import_command(argv: list[str]) -> None:
     if "name" not in flags.get("run", {}):
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
     # here, as in the functions below: they import torch, which --help need not wait for
-    from turbomim.train.foreign.file import read_tensors
+    from turbomim.train.foreign.file import read_tensors, weights_file
     from turbomim.train.foreign.model import model_of
     from turbomim.train.foreign.settings import Asked
 
+    options = replace(options, file=weights_file(options.file))
     theirs, notes = read_tensors(options.file)
     asked = Asked(file=options.file, form=options.from_, flags=flags, recipe=options.recipe)
     found = model_of(theirs, asked, "give the --recipe or settings it was made by")

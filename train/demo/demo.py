@@ -17,7 +17,7 @@ from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.system.words import duration, sized
 from turbomim.train.demo.photos import PhotosReport, cut_photos
 from turbomim.train.demo.which_photograph import table_of_shares, which_photograph
-from turbomim.train.export.timm import create_call
+from turbomim.train.export.timm import CREATE
 from turbomim.train.export.weights import loaded_from
 from turbomim.train.folder.log import Record, after_start, mean_over_time, read_metrics, seconds_of
 from turbomim.train.machine.processor import cores
@@ -70,7 +70,7 @@ def demo(
         "4/4",
         f"pictures drawn, features scored, report written; {duration(time.monotonic() - begun)} in all",
     )
-    print_if_possible(console, closing_words(folder, config, records, asked))
+    print_if_possible(console, closing_words(folder, records, asked))
 
 
 def print_stage(console: Console, number: str, text: str) -> None:
@@ -128,7 +128,7 @@ def demo_config(folder: Path, epochs: float | None, compile_step: bool) -> Confi
     )
 
 
-def closing_words(folder: Path, config: Config, records: list[Record], asked: dict[str, Any] | None) -> str:
+def closing_words(folder: Path, records: list[Record], asked: dict[str, Any] | None) -> str:
     """What came out, where it is, and what to try next."""
     scores = f"\n{table_of_shares(asked)}\n  (kept in {folder / 'eval' / 'source.json'})\n" if asked else ""
     losses = series(records, "loss")[1]
@@ -136,7 +136,7 @@ def closing_words(folder: Path, config: Config, records: list[Record], asked: di
     timed = after_start(records)
     rate, wait = mean_over_time(timed, "img_per_s"), mean_over_time(timed, "data_wait_pct")
     seconds = sum(seconds_of(record) for record in timed)
-    encoder = folder / "export" / "encoder.safetensors"
+    encoder = folder / "export"
     return f"""
 done: {records[-1]["position"]} samples seen, {rate:.0f} img/s, {wait:.1f} % of the time waiting for data, \
 {duration(seconds)} of training
@@ -150,7 +150,7 @@ masked-patch loss: training {losses[-1]:.3f}; held-out photographs {heldout[0]:.
   {folder / "metrics.jsonl"}   every log line
   {folder / "ckpt"}   checkpoints
   {encoder}   the encoder, for timm:
-      {loaded_from(create_call(config), encoder.resolve())}
+      {loaded_from(CREATE, encoder)}
 
 next, with your own photographs:
   turbomim shard make FOLDER shards/mine/train

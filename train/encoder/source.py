@@ -15,7 +15,7 @@ from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.encoder.features import load_finetuned, load_run
 from turbomim.train.encoder.resize import at_size, resized
 from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.foreign.file import read_tensors
+from turbomim.train.foreign.file import EXPORTED, read_tensors, weights_file
 from turbomim.train.foreign.formats import formats_of
 from turbomim.train.foreign.model import model_of
 from turbomim.train.foreign.settings import Asked
@@ -44,7 +44,12 @@ class Source:
     @property
     def folder(self) -> Path:
         """Where evaluations of it are kept."""
-        return self.path / "eval" if self.step is not None else Path("runs") / f"eval-{self.path.stem}"
+        if self.step is not None:
+            return self.path / "eval"
+        # of an export's folder the folders' names: the file's is that of all exports
+        within = [place.name for place in (self.path.parent.parent, self.path.parent) if place.name != ".."]
+        name = "-".join(filter(None, within)) if self.path.name == EXPORTED else self.path.stem
+        return Path("runs") / f"eval-{name or EXPORTED}"
 
     @property
     def facts(self) -> dict[str, object]:
@@ -95,11 +100,14 @@ def load_source(path: Path, flags: Values) -> Source:
 
 
 def read_source(path: Path, flags: Values) -> Source:
-    """A run folder's newest whole checkpoint, a pre-training's or a fine-tuning's, or the encoder in a file.
+    """A run folder's newest whole checkpoint, a pre-training's or a fine-tuning's, or a file's encoder.
+
+    The folder of an export is the file in it.
 
     flags: settings of a file's encoder that its shapes do not tell, model.heads for example.
     Raises UserError: no run and no checkpoint, a file that cannot be read or is no plain ViT.
     """
+    path = weights_file(path)
     # a pipe is refused as a file
     if path.exists() and not path.is_dir():
         return load_file(path, flags)

@@ -52,7 +52,7 @@ def write_detectron2(model: MAE, config: Config, folder: Path) -> list[Exported]
     return [
         Exported(
             path=path,
-            load=f"train.init_checkpoint = PATH\nmodel.backbone.net.pretrain_img_size = {size}",
+            load=f'train.init_checkpoint = "PATH"\nmodel.backbone.net.pretrain_img_size = {size}',
             checked=f"detectron2 is not asked: {said} are those of ViTDet's source, no norm, no class token",
             library="detectron2",
             note=(
@@ -86,7 +86,8 @@ def write_mmseg(model: MAE, config: Config, folder: Path, *, size: int = 0) -> l
     return [
         Exported(
             path=path,
-            load='backbone = dict(\n    type="MAE",\n    init_cfg=dict(type="Pretrained", checkpoint=PATH),\n'
+            load='backbone = dict(\n    type="MAE",\n'
+            '    init_cfg=dict(type="Pretrained", checkpoint="PATH"),\n'
             f"    img_size=({size}, {size}),\n    patch_size={patch},\n"
             f"    embed_dims={config.model.width},\n    num_layers={config.model.depth},\n"
             f"    num_heads={config.model.heads},\n    init_values=1.0,\n"

@@ -1,4 +1,4 @@
-"""Folders for transformers' `from_pretrained`: the encoder as ViTModel, an MAE as ViTMAEForPreTraining.
+"""A folder for transformers' `from_pretrained`: the encoder as ViTModel; an MAE beside it, in mae/.
 
 The files are written here; transformers is needed to check them, and to load them.  Its attention has a
 matrix each for queries, keys and values.  The MAE is exact for any mask, which `noise` gives.
@@ -10,12 +10,14 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from turbomim.pipeline.system.errors import UserError, one_line
+from turbomim.train.encoder.crop import crop_share
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.check import IMAGES, random_images, same, same_features
 from turbomim.train.export.weights import Exported, encoder_weights, whole_model, write_weights
@@ -23,29 +25,44 @@ from turbomim.train.foreign.hf import to_vit, to_vit_mae
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
+_FEATURE: Final = """\
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+model = AutoModel.from_pretrained("PATH").eval()
+processor = AutoImageProcessor.from_pretrained("PATH")
+with torch.no_grad():
+    tokens = model(**processor(Image.open("photo.jpg"), return_tensors="pt")).last_hidden_state
+feature = tokens[:, 1:].mean(1)"""
+_CROP: Final = (
+    "The processor takes the crop of evaluation. Where a resized side is 3, 7, 11, … pixels longer than the "
+    "crop, transformers rounds the half of that down and turbomim up: its crop is one pixel off turbomim's."
+)
+
 
 def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
-    """Write encoder/ and, for an MAE, mae/, and compare outputs where transformers is installed.
+    """Write the encoder and, for an MAE, mae/ below, and compare outputs where transformers is installed.
 
     Raises UserError if transformers misses a tensor, has one left over, or gives other outputs.
     """
-    encoder = folder / "encoder"
-    _write(encoder, to_vit(encoder_weights(model)), vit_config(config), config)
+    width = config.model.width
+    # ViTModel has a pooler; without these it draws a random one, and warns
+    pooler = {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}
+    _write(folder, to_vit(encoder_weights(model)) | pooler, vit_config(config), config)
     exported = [
         Exported(
-            path=encoder,
-            load=(
-                "from transformers import ViTImageProcessor, ViTModel\n\n"
-                "encoder = ViTModel.from_pretrained(PATH, add_pooling_layer=False).eval()\n"
-                "processor = ViTImageProcessor.from_pretrained(PATH)"
-            ),
-            checked=_checked_encoder(encoder, model, config),
+            path=folder,
+            load='transformers.AutoModel.from_pretrained("PATH")',
+            module="transformers",
+            checked=_checked_encoder(folder, model, config),
             library="transformers",
             note=(
-                "`encoder(**processor(images=image, return_tensors='pt')).last_hidden_state` are the tokens "
-                "after the final norm, the class token first. The processor squeezes an image to a square; "
-                "training cropped: crop first where shapes matter."
+                "`last_hidden_state` are the tokens after the final norm, the class token first. "
+                "`pooler_output` learned nothing: it is the tanh of the class token. "
+                f"{_CROP}"
             ),
+            feature=_FEATURE,
         )
     ]
     if config.model.method == "mae":
@@ -54,11 +71,8 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
         exported.append(
             Exported(
                 path=mae,
-                load=(
-                    "from transformers import ViTImageProcessor, ViTMAEForPreTraining\n\n"
-                    "model = ViTMAEForPreTraining.from_pretrained(PATH).eval()\n"
-                    "processor = ViTImageProcessor.from_pretrained(PATH)"
-                ),
+                load='transformers.ViTMAEForPreTraining.from_pretrained("PATH")',
+                module="transformers",
                 checked=_checked_mae(mae, model, config),
                 library="transformers",
                 note=_note_of_mae(config),
@@ -106,14 +120,20 @@ def vit_mae_config(config: Config) -> dict[str, Any]:
 
 
 def processor_config(config: Config) -> dict[str, Any]:
-    """The preprocessor_config.json: how images become the encoder's input."""
+    """The preprocessor_config.json: the crop of evaluation, short side resized and the centre taken.
+
+    transformers has it under the name of its first model that took such a crop.
+    """
+    size = config.data.size
     return {
-        "image_processor_type": "ViTImageProcessor",
+        "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": config.data.size, "width": config.data.size},
+        "size": {"shortest_edge": int(size / crop_share(size))},
         # PIL's number of bicubic, by which evaluation resizes
         "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -123,7 +143,7 @@ def processor_config(config: Config) -> dict[str, Any]:
 
 
 def _write(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], config: Config) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)
     write_weights(folder / "model.safetensors", weights)
     for name, content in (("config.json", about), ("preprocessor_config.json", processor_config(config))):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -145,15 +165,25 @@ def _checked_encoder(folder: Path, model: MAE, config: Config) -> str:
         return _NOT_CHECKED
     import transformers
 
-    encoder = _load(transformers.ViTModel, folder, add_pooling_layer=False)
-    processor = transformers.ViTImageProcessor.from_pretrained(folder)
+    encoder = _load(transformers.AutoModel, folder)
+    processors: Any = transformers.AutoImageProcessor
+    processor = processors.from_pretrained(folder)
 
     def features(images_BHWC: Tensor) -> Tensor:
-        inputs = processor(images=list(images_BHWC.numpy()), return_tensors="pt")
+        # of the size that it resizes to, so that nothing is resized, and nothing but the centre is left
+        inputs = processor(images=list(_framed(images_BHWC, config).numpy()), return_tensors="pt")
         tokens_BTD: Tensor = encoder(**inputs).last_hidden_state
         return tokens_BTD
 
     return same_features(model, config, features, f"transformers {transformers.__version__}")
+
+
+def _framed(images_BHWC: Tensor, config: Config) -> Tensor:
+    """Images in a frame that the crop of evaluation takes away, so that they come out whole."""
+    size = config.data.size
+    frame = int(size / crop_share(size)) - size
+    before = frame // 2
+    return pad(images_BHWC, (0, 0, before, frame - before, before, frame - before))
 
 
 @torch.no_grad()
@@ -193,14 +223,12 @@ def _installed() -> bool:
     return importlib.util.find_spec("transformers") is not None
 
 
-def _load(kind: Any, folder: Path, **arguments: object) -> Any:
+def _load(kind: Any, folder: Path) -> Any:
     """Load a model from a folder.  Raises UserError if a tensor is missing or left over."""
     import transformers
 
     try:
-        model, found = kind.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, **arguments
-        )
+        model, found = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"{folder}: transformers {transformers.__version__} does not take it: {one_line(error, 300)}"

@@ -13,7 +13,7 @@ import yaml
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
-from turbomim.train.export.weights import Exported, Trained, loaded_from
+from turbomim.train.export.weights import Exported, Trained, loaded_from, loaded_from_hub
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.recipes.table import recipe, recipe_in_command
@@ -34,29 +34,55 @@ SHARES = ("top1", "top5")
 Rows = Iterator[tuple[str, object]]
 
 
-def model_card(exported: Exported, trained: Trained, license: str = UNKNOWN_LICENSE) -> str:
-    """The text of a card.  Raises UserError if a file of the run that it is made of cannot be read."""
+def model_card(
+    exported: Exported,
+    trained: Trained,
+    license: str = UNKNOWN_LICENSE,
+    repository: str = "",
+    below: str = "",
+) -> str:
+    """The text of a card.
+
+    repository: USER/NAME of the Hugging Face Hub that it is for, below: the export's folder in it; else the
+    card is for the folder that it is in.  Raises UserError if a file of the run that it is made of cannot be
+    read.
+    """
     run, config = trained.run, trained.config
     state = checkpoint.read_state(run / "ckpt" / f"step-{trained.step:08d}")
-    head = {
+    recipe_tag = recipe_name(run).partition("-")[0]
+    head: dict[str, Any] = {
         "library_name": exported.library,
         "license": license,
         "pipeline_tag": "image-feature-extraction",
-        "tags": ["masked-image-modeling", "self-supervised-learning", config.model.method, TAG],
+        "tags": list(
+            dict.fromkeys(
+                ["masked-image-modeling", "self-supervised-learning", config.model.method]
+                + [recipe_tag] * bool(recipe_tag)
+                + [TAG]
+            )
+        ),
     }
+    if results := hub_results(run):
+        head["model-index"] = [{"name": config.run.name, "results": results}]
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {config.run.name}\n",
         "A vision encoder pre-trained by masked image modelling: no labels, most of each image hidden, the "
-        f"hidden part predicted. Method {config.model.method}, exported by turbomim {__version__}.\n",
+        f"hidden part predicted. {what_it_is(run, config)}, exported by turbomim {__version__}.\n",
     ]
     if license == UNKNOWN_LICENSE:
         parts.append("The licence of these weights was not stated when they were exported.\n")
-    # as it is called in the folder that the card is in
-    place = Path("." if exported.path.is_dir() else exported.path.name)
+    here = "." if exported.path.is_dir() else exported.path.name
+
+    def placed(code: str) -> str:
+        return loaded_from_hub(code, repository, below) if repository else loaded_from(code, here)
+
+    imports = f"import {exported.module}\n\n" if exported.module else ""
+    code = exported.feature or imports + exported.load
     parts += [
         "## Loading\n",
-        f"```python\n{loaded_from(exported.load, place)}\n```\n",
+        *(["`feature` is what `turbomim embed` writes of the photograph.\n"] if exported.feature else []),
+        f"```python\n{placed(code)}\n```\n",
         *([f"{exported.note}\n"] if exported.note else []),
         f"Checked when it was exported: {exported.checked}.\n",
         "## Images\n",
@@ -97,11 +123,10 @@ def training_rows(run: Path, config: Config, state: checkpoint.State) -> Rows:
     name = recipe_name(run)
     changed = differences(recipe(name) if name else Config(), config)
     model = config.model
-    low_passed = f", radius {model.radius:g} cycles" if model.target != "raw" else ""
     yield "method", model.method
     yield (
         "target",
-        f"{model.target}{low_passed}; each patch normalised by its own statistics: {model.norm_pix}",
+        f"{target_of(config)}; each patch normalised by its own statistics: {model.norm_pix}",
     )
     yield (
         "mask",
@@ -157,12 +182,56 @@ def recipe_name(run: Path) -> str:
     return recipe_in_command(read_json(path).get("command")) if path.exists() else ""
 
 
+def what_it_is(run: Path, config: Config) -> str:
+    """Recipe, method and target, which tells PixMIM from MAE, in words."""
+    name = recipe_name(run)
+    recorded = f"Recipe {name}" if name else "No recipe recorded"
+    return f"{recorded}, method {config.model.method}, target {target_of(config)}"
+
+
+def target_of(config: Config) -> str:
+    """What is predicted, in words."""
+    model = config.model
+    return f"{model.target}, radius {model.radius:g} cycles" if model.target != "raw" else model.target
+
+
+def results_of(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What RUN/eval/*.json say, by name."""
+    for path in sorted((run / "eval").glob("*.json")):
+        yield path.stem, read_json(path)
+
+
+def hub_results(run: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run as the Hugging Face Hub has them: accuracies, shares of 1."""
+    return [
+        {
+            "task": {"type": "image-classification", "name": name},
+            "dataset": {"type": "imagefolder", "name": shown(found.get("test", "not named"))},
+            "metrics": [
+                {"type": "accuracy", "name": said, "value": round(value, 6)} for said, value in metrics
+            ],
+        }
+        for name, found in results_of(run)
+        if (metrics := list(_accuracies(found)))
+    ]
+
+
+def _accuracies(found: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The accuracies of a result by name: of the trained encoder alone."""
+    yield from ((key, found[key]) for key in SHARES if isinstance(found.get(key), float))
+    scores = found.get("scores")
+    for feature, row in scores.items() if isinstance(scores, dict) else ():
+        if feature.startswith("trained") and isinstance(row, dict):
+            for column, value in row.items():
+                if isinstance(value, float):
+                    yield f"{feature.removeprefix('trained: ')}, {column}", value
+
+
 def evaluations(run: Path) -> list[str]:
     """What RUN/eval/*.json say: single values as a list, scores by feature as a table."""
     parts = []
-    for path in sorted((run / "eval").glob("*.json")):
-        found = read_json(path)
-        parts.append(f"### {path.stem}\n")
+    for name, found in results_of(run):
+        parts.append(f"### {name}\n")
         singles = [
             f"- {key}: {shown(value, share=key in SHARES)}"
             for key, value in found.items()

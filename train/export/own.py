@@ -9,12 +9,14 @@ from typing import Final
 import torch
 from safetensors.torch import load_file
 
+from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.export.check import same_features
 from turbomim.train.export.timm import TIMM_NAMES
 from turbomim.train.export.weights import (
     Exported,
     encoder_weights,
+    facts,
     whole_model,
     write_torch,
     write_weights,
@@ -34,9 +36,10 @@ WHOLE: Final[dict[str, tuple[str, Names]]] = {
 
 
 def write_own(model: MAE, config: Config, folder: Path) -> list[Exported]:
-    """Write encoder.safetensors by the names here, read it back into a new model, compare features."""
-    path = folder / "encoder.safetensors"
+    """Write model.safetensors by the names here, read it back into a new model, compare features."""
+    path = folder / "model.safetensors"
     write_weights(path, encoder_weights(model))
+    write_json(folder / "config.json", facts(config))
     again = make_model(config, initial=False)
     with torch.no_grad():
         for name, tensor in again.named_parameters():
@@ -48,15 +51,14 @@ def write_own(model: MAE, config: Config, folder: Path) -> list[Exported]:
     return [
         Exported(
             path=path,
-            load="from safetensors.torch import load_file\n\nweights = load_file(PATH)",
+            load='safetensors.torch.load_file("PATH")',
+            module="safetensors.torch",
             checked=same_features(model, config, again.features, "read back"),
             library="turbomim",
             note=(
                 f"The encoder of {method} by the names that turbomim's train/models has: {known}. "
-                "`turbomim.train.encoder.features.load_run(RUN)` gives the model, its `features(images)` "
-                "the tokens."
+                "`turbomim embed` and `turbomim eval` take the run itself."
             ),
-            facts={"load": None, "timm": None},
         )
     ]
 
@@ -67,6 +69,7 @@ def write_whole(to: str, model: MAE, config: Config, folder: Path) -> list[Expor
     Raises UserError if they do not come back bit for bit.
     """
     path, weights = folder / f"{to}.pth", whole_model(model)
+    write_json(folder / f"{to}.json", facts(config))
     wrapper, names = WHOLE[to]
     write_torch({wrapper: names.to_theirs(weights)}, path)
     again = FORMATS[to].ours(read_tensors(path)[0])
@@ -75,10 +78,10 @@ def write_whole(to: str, model: MAE, config: Config, folder: Path) -> list[Expor
     return [
         Exported(
             path=path,
-            load=f"import torch\n\nweights = torch.load(PATH, weights_only=True)[{wrapper!r}]",
+            load=f'torch.load("PATH", weights_only=True)["{wrapper}"]',
+            module="torch",
             checked=f"read back: all {len(again)} tensors bit for bit",
             library="turbomim",
             note=f"Encoder and decoder, by {to}'s names.",
-            facts={"load": None, "timm": None},
         )
     ]

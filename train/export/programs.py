@@ -1,7 +1,6 @@
 """A run's weights as other programs load them: written beside their place, checked, then put there."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from turbomim import __version__
 from turbomim.pipeline.system.durable import make_folder, write_error
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.export import model_card
@@ -20,7 +18,7 @@ from turbomim.train.export.timm import TIMM_NAMES, write_timm
 from turbomim.train.export.weights import Exported, Trained, loaded_from, whole_model
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
-from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.settings.config import Config
 
 Write = Callable[[MAE, Config, Path], list[Exported]]
 
@@ -72,7 +70,6 @@ def export(
     try:
         written = write(on_host(trained.model, config), config, temporary)
         for exported in written:
-            _write_facts(exported, config)
             beside = exported.path if exported.path.is_dir() else exported.path.parent
             card = model_card.model_card(exported, trained, license)
             (beside / model_card.NAME).write_text(card, encoding="utf-8")
@@ -106,8 +103,16 @@ def export_at_end(trained: Trained) -> str:
         (exported,) = export(trained, to, trained.run / "export")
     except UserError as error:
         return f"the encoder is not exported: {error}; the weights are in {trained.run / 'ckpt'}"
-    how = "has the call that loads it" if to == "timm" else "says whose names it has: timm has no such model"
-    return f"the encoder is in {exported.path}; README.md beside it {how}; {exported.checked}"
+    how = "" if to == "timm" else " (timm has no such model)"
+    return (
+        f"the encoder is in {exported.path}: {loaded_from(exported.load, exported.path)}{how}; "
+        f"{exported.checked}"
+    )
+
+
+def usual_folder(run: Path, to: str) -> Path:
+    """Where a run's export for a program is if nothing else is asked for: that for timm as at a run's end."""
+    return run / ("export" if to == "timm" else f"export-{to}")
 
 
 def on_host(model: MAE, config: Config) -> MAE:
@@ -125,25 +130,6 @@ def check_method(config: Config, to: str) -> None:
     if methods and method not in methods:
         fitting = [name for name, p in PROGRAMS.items() if not p.methods or method in p.methods]
         raise UserError(f"{to} has no model of method {method}: give --to {'|'.join(fitting)}")
-
-
-def _write_facts(exported: Exported, config: Config) -> None:
-    """Write the .json of an export that has one."""
-    if not exported.facts:
-        return
-    facts = {**exported.facts}
-    if facts["load"] is not None:
-        facts["load"] = loaded_from(facts["load"], Path(exported.path.name))
-    facts |= {
-        "method": config.model.method,
-        "heads": config.model.heads,
-        "decoder_heads": config.model.decoder_heads,
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "turbomim": __version__,
-    }
-    text = json.dumps(facts, indent=1) + "\n"
-    exported.path.with_suffix(".json").write_text(text, encoding="utf-8")
 
 
 def _check_cards(folder: Path) -> None:

@@ -5,11 +5,12 @@ from typing import Any, Final
 
 import timm
 
+from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.check import same_features
-from turbomim.train.export.weights import Exported, encoder_weights, write_weights
+from turbomim.train.export.weights import Exported, encoder_weights, facts, write_weights
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.simmim_swin import swin_arguments
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
@@ -22,6 +23,18 @@ TIMM_NAMES: Final[dict[str, str]] = {
     "simmim-swin": "swin_base_patch4_window7_224",
     "simmim-swinv2": "swinv2_base_window8_256",
 }
+CREATE: Final = 'timm.create_model("local-dir:PATH", pretrained=True)'
+_FEATURE: Final = f"""\
+import timm
+import torch
+from PIL import Image
+
+model = {CREATE}.eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+with torch.no_grad():
+    tokens = model.forward_features(transform(Image.open("photo.jpg").convert("RGB"))[None])
+"""
+_MEAN: Final = "feature = tokens[:, model.num_prefix_tokens :].mean(1)"
 # absolute positions: tables of relative ones are resized by timm here, too
 _OTHER_SIZE: Final = (
     " At another `img_size` timm itself resizes positions otherwise, with antialiasing; MAE, mmpretrain and "
@@ -63,46 +76,59 @@ def timm_arguments(config: Config) -> dict[str, Any]:
     return arguments
 
 
-def create_call(config: Config) -> str:
-    """The Python expression that loads an export, with PATH for its place."""
+def folder_config(config: Config) -> dict[str, Any]:
+    """The config.json of a folder or repository that timm loads: its arguments, and what no tensor tells."""
     arguments = timm_arguments(config)
-    name = arguments.pop("model_name")
-    listed = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-    return f"timm.create_model({name!r}, {listed}, checkpoint_path=PATH)"
+    return {
+        "architecture": arguments.pop("model_name"),
+        "num_classes": 0,
+        "pretrained_cfg": {
+            "num_classes": 0,
+            **arguments.pop("pretrained_cfg_overlay"),
+            # as in timm's own: its images have one size, and a new head takes the place of this layer
+            "fixed_input_size": True,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head.fc" if config.model.method.startswith("simmim-swin") else "head",
+        },
+        "model_args": arguments,
+        **facts(config),
+    }
 
 
 def write_timm(model: MAE, config: Config, folder: Path) -> list[Exported]:
-    """Write encoder.safetensors, load it with timm, every name matched, and compare features.
+    """Write config.json and model.safetensors, load them with timm, every name matched, compare features.
 
     Raises UserError if timm does not take every tensor, or gives other features.
     """
-    path = folder / "encoder.safetensors"
-    write_weights(path, encoder_weights(model))
-    encoder = load(path, config)
+    write_weights(folder / "model.safetensors", encoder_weights(model))
+    write_json(folder / "config.json", folder_config(config))
+    encoder = load(folder)
     program = f"timm {timm.__version__}"
     checked = same_features(
         model, config, lambda images_BHWC: encoder.forward_features(normalised(images_BHWC)), program
     )
+    swin = config.model.method.startswith("simmim-swin")
     return [
         Exported(
-            path=path,
-            load=f"import timm\n\nencoder = {create_call(config)}.eval()",
+            path=folder,
+            load=CREATE,
+            module="timm",
             checked=checked,
             library="timm",
-            note="`encoder.forward_features(images)` gives the tokens after the final norm; photographs "
-            "become images by `timm.data.create_transform(**timm.data.resolve_model_data_config(encoder))`."
+            note="`model.forward_features(images)` gives the tokens after the final norm. "
+            "Without `pretrained=True` timm draws random weights, and does not say so."
             + _OTHER_SIZE
             * hasattr(model, "pos_embed"),
-            facts={"load": create_call(config), "timm": timm_arguments(config)},
+            feature=_FEATURE + ("feature = tokens.mean((1, 2))" if swin else _MEAN),
         )
     ]
 
 
-def load(path: Path, config: Config) -> Any:
-    """Timm's own model with an export's weights, every name matched.  Raises UserError."""
+def load(folder: Path) -> Any:
+    """Timm's own model of an export's folder, every name matched.  Raises UserError."""
     try:
-        return timm.create_model(**timm_arguments(config), checkpoint_path=str(path)).eval()
-    except (RuntimeError, TypeError, ValueError) as error:
+        return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    except (RuntimeError, TypeError, ValueError, KeyError, OSError, AttributeError) as error:
         raise UserError(
-            f"{path}: timm {timm.__version__} does not take it: {one_line(error, 300)}"
+            f"{folder}: timm {timm.__version__} does not take it: {one_line(error, 300)}"
         ) from error

@@ -1,8 +1,9 @@
 """Weights as they leave a run: float32, in host memory, in files that hold tensors alone."""
 
 import io
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class Exported:
     """A file or folder that was written and read back by its program."""
 
     path: Path
-    # Python that loads it, with PATH for its place
+    # what loads it, Python on a line where it can be, with PATH for its place
     load: str
     # by what it was checked, and what came out
     checked: str
@@ -40,13 +41,31 @@ class Exported:
     library: str
     # what whoever loads it must know
     note: str = ""
-    # what the .json beside it says, if there is one
-    facts: dict[str, Any] = field(default_factory=dict)
+    # Python that makes of photo.jpg the feature that `turbomim embed` writes, with PATH for its place
+    feature: str = ""
+    # the module that `load` needs
+    module: str = ""
 
 
-def loaded_from(load: str, path: Path) -> str:
-    """Python that loads an export, with its place where PATH stands."""
-    return load.replace("PATH", repr(str(path)))
+def loaded_from(load: str, path: str | Path) -> str:
+    """Python that loads an export, with its place where PATH stands within quotes."""
+    return load.replace("PATH", json.dumps(str(path), ensure_ascii=False)[1:-1])
+
+
+def loaded_from_hub(load: str, repository: str, below: str = "") -> str:
+    """Python that loads an export from a repository of the Hugging Face Hub, USER/NAME, or a folder in it."""
+    where = f'"{repository}"' + (f', subfolder="{below}"' if below else "")
+    return load.replace("local-dir:PATH", f"hf-hub:{repository}").replace('"PATH"', where)
+
+
+def facts(config: Config) -> dict[str, Any]:
+    """What no tensor tells, as the .json of an export has it."""
+    return {
+        "turbomim": __version__,
+        "method": config.model.method,
+        "heads": config.model.heads,
+        "decoder_heads": config.model.decoder_heads,
+    }
 
 
 def whole_model(model: MAE) -> dict[str, Tensor]:

@@ -29,8 +29,16 @@ _COUNT = "n_averaged"
 _NAME = re.compile(r"[A-Za-z0-9_.]{1,200}")
 _NUMBERS = (torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.bool)
 _ZIP, _PICKLES = b"PK\x03\x04", tuple(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5))
+# what exports, and folders of the Hugging Face Hub, call the weights
+EXPORTED = "model.safetensors"
 # names of passed over classes and functions on one line
 _MOST_NAMED = 3
+
+
+def weights_file(path: Path) -> Path:
+    """The file with the weights of an export's folder; any other path as it is."""
+    inside = path / EXPORTED
+    return inside if inside.is_file() else path
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], list[str]]:

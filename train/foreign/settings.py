@@ -106,8 +106,8 @@ def check_sizes(config: Config, sizes: Values, heads: dict[str, int], where: str
 def heads_beside(file: Path, wanted: Collection[str]) -> tuple[dict[str, str], Path | None]:
     """Heads, by their settings, that a card beside a file tells, and which card it is.
 
-    A card is the .json that `turbomim export` wrote, or transformers' config.json; others, and damaged ones,
-    are passed over.
+    A card is the .json that `turbomim export` wrote, or the config.json of transformers or timm; others, and
+    damaged ones, are passed over.
     """
     for card in (file.with_suffix(".json"), file.with_name("config.json")):
         said = _heads_of(card)
@@ -130,11 +130,13 @@ def _heads_of(card: Path) -> dict[str, Any]:
                 "heads": tree.get("num_attention_heads"),
                 "decoder_heads": tree.get("decoder_num_attention_heads"),
             }
+        if "model_args" in tree:
+            return {"heads": tree["model_args"].get("num_heads")}
         if "turbomim" not in tree:
             return {}
         # cards of before had timm's arguments alone
         return tree if "heads" in tree else {"heads": tree["timm"]["num_heads"]}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 

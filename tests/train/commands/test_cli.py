@@ -262,7 +262,7 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
         "metrics.jsonl",
         "loss.png",
         "reconstruction.png",
-        "export/encoder.safetensors",
+        "export/model.safetensors",
         "eval/source.json",
     ):
         assert (folder / name).exists(), name
@@ -280,7 +280,7 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
         line.strip() for line in text.splitlines() if line.strip().startswith("timm.create_model")
     )
     encoder = eval(call_line, {"timm": timm})
-    assert set(encoder.state_dict()) == set(load_file(folder / "export/encoder.safetensors"))
+    assert set(encoder.state_dict()) == set(load_file(folder / "export/model.safetensors"))
 
     before = {p: p.stat().st_mtime_ns for p in (folder / "ckpt").rglob("*")}
     demo(folder, epochs=6, images=96, compile_step=False, console=console)

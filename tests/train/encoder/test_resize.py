@@ -32,12 +32,13 @@ from tests.runs import config_for, outcome, quiet
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch.nn import functional
 
+from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.features import load_run, normalised
 from turbomim.train.encoder.resize import at_size, resample_positions, resized
 from turbomim.train.encoder.source import Source
-from turbomim.train.export.timm import load, timm_arguments
+from turbomim.train.export.timm import folder_config, load, timm_arguments
 from turbomim.train.export.weights import encoder_weights, write_weights
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim_swin import swin_arguments
@@ -100,13 +101,14 @@ def test_features_are_timms_at_that_size(kind: str, size: int, tmp_path: Path) -
     """
     config = CONFIGS[kind]
     model = stirred(config)
-    write_weights(tmp_path / "encoder.safetensors", encoder_weights(model))
+    write_weights(tmp_path / "model.safetensors", encoder_weights(model))
+    write_json(tmp_path / "config.json", folder_config(config))
     arguments = timm_arguments(config) | {"img_size": size}
     if "swin" in kind:
         arguments["window_size"] = 3 * size // 48
     if kind == "swinv2":
         arguments["pretrained_window_sizes"] = (3, 3)
-    arguments["pretrained_cfg_overlay"] = {"file": str(tmp_path / "encoder.safetensors")}
+    arguments["pretrained_cfg_overlay"] = {"file": str(tmp_path / "model.safetensors")}
     theirs: Any = timm.create_model(**arguments, pretrained=True).eval()
     ours = resized(model, config, at_size(config, size)).eval()
     if "pos_embed" in model.state_dict():
@@ -119,7 +121,7 @@ def test_features_are_timms_at_that_size(kind: str, size: int, tmp_path: Path) -
     torch.testing.assert_close(found, expected.reshape(found.shape), rtol=0, atol=1e-5)
     assert float(found.std()) > 0.1
     if kind != "swinv2":
-        loaded: Any = load(tmp_path / "encoder.safetensors", config)
+        loaded: Any = load(tmp_path)
         loaded.set_input_size(img_size=(size, size))
         if "pos_embed" in model.state_dict():
             torch.testing.assert_close(loaded.pos_embed, antialiased)
@@ -383,8 +385,8 @@ def test_a_file_has_random_weights_too(
     run: Path, trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = tuning(run / "export" / "encoder.safetensors", trees, "--random", "--json", "out.json")
+    words = tuning(run / "export" / "model.safetensors", trees, "--random", "--json", "out.json")
     assert call(monkeypatch, *words) == 0
     result = json.loads(Path("out.json").read_text())
     assert result["weights"] == "initial" and "sha256" not in result
-    assert Path("runs/eval-encoder/finetune-random/result.json").exists()
+    assert Path("runs/eval-r-export/finetune-random/result.json").exists()

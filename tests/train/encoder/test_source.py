@@ -103,26 +103,26 @@ def test_an_export_scores_as_its_run(
     """Its card tells two heads, where width 32 would be taken for one."""
     words = ["--train", str(trees), "--test", str(trees), "--samples", "0"]
     scores = []
-    for number, what in enumerate((run, run / "export" / "encoder.safetensors")):
+    for number, what in enumerate((run, run / "export" / "model.safetensors")):
         assert call(monkeypatch, "eval", "knn", str(what), *words, "--json", f"{number}.json") == 0
         result = json.loads(Path(f"{number}.json").read_text())
         scores.append({name: of for name, of in result["scores"].items() if name.startswith("trained")})
     assert scores[0] == scores[1] and len(scores[0]) == 2
-    assert result["file"].endswith("encoder.safetensors") and "step" not in result
+    assert result["file"].endswith("model.safetensors") and "step" not in result
     assert "assumed" not in capsys.readouterr().out
     # a finer view than scores
     pixels_BHWC = torch.arange(32 * 32 * 3).reshape(1, 32, 32, 3).remainder(251).to(torch.uint8)
-    both = [load_source(path, {}).model for path in (run, run / "export" / "encoder.safetensors")]
-    features = [encode(model.eval(), pixels_BHWC)["class token"] for model in both]
-    assert torch.equal(features[0], features[1])
+    ways = (run, run / "export" / "model.safetensors", run / "export")
+    features = [encode(load_source(path, {}).model.eval(), pixels_BHWC)["class token"] for path in ways]
+    assert torch.equal(features[0], features[1]) and torch.equal(features[0], features[2])
 
 
 def test_a_file_is_fine_tuned_and_probed(run: Path, trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = str(run / "export" / "encoder.safetensors")
+    file = str(run / "export" / "model.safetensors")
     words = ["--train", str(trees), "--test", str(trees)]
     few = ["--epochs", "0.2", "--batch", "8", "--step.compile", "false"]
     assert call(monkeypatch, "eval", "finetune", file, *words, *few) == 0
-    result = json.loads(Path("runs/eval-encoder/finetune/result.json").read_text())
+    result = json.loads(Path("runs/eval-r-export/finetune/result.json").read_text())
     assert result["file"] == file and result["test_samples"] == 33
     published = ["--recipe", "published", "--epochs", "2", "--warmup-epochs", "0", "--head-batch", "8"]
     assert call(monkeypatch, "eval", "linear", file, *words, *published) == 0

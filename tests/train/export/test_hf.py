@@ -25,18 +25,22 @@ from safetensors.torch import load_file
 from tests.exported import images, make_run, pixels
 from torch import Tensor
 
+from turbomim.pipeline.decoding.centre_crops import centre_crop
+from turbomim.pipeline.decoding.resize import resize
 from turbomim.pipeline.system.errors import UserError
+from turbomim.train.encoder.crop import scored_crop
 from turbomim.train.export import hf as export_hf
+from turbomim.train.export.hf import processor_config
 from turbomim.train.export.programs import export
 from turbomim.train.export.weights import write_weights
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
 pytestmark = pytest.mark.usefixtures("here")
 
 
-def load(kind: Any, folder: str, **arguments: object) -> Any:
+def load(kind: Any, folder: str) -> Any:
     """What transformers makes of a folder, nothing missing and nothing left over."""
-    model, found = kind.from_pretrained(folder, output_loading_info=True, **arguments)
+    model, found = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(found.values())
     return model.eval()
 
@@ -46,17 +50,18 @@ def test_the_encoder_is_a_vit_model(name: str) -> None:
     trained = make_run(name)
     model = trained.model
     exported = export(trained, "hf", Path("out"))
-    assert [e.path for e in exported] == [Path("out/encoder"), Path("out/mae")][: 1 + (name != "mff")]
+    assert [e.path for e in exported] == [Path("out"), Path("out/mae")][: 1 + (name != "mff")]
     for each in exported:
         assert f"transformers {transformers.__version__}: " in each.checked
-    encoder = load(transformers.ViTModel, "out/encoder", add_pooling_layer=False)
+    encoder = load(transformers.AutoModel, "out")
     processors: Any = transformers.AutoImageProcessor
-    processor = processors.from_pretrained("out/encoder")
+    processor = processors.from_pretrained("out")
     inputs = processor(images=list(images().numpy()), return_tensors="pt")
     torch.testing.assert_close(inputs["pixel_values"], pixels(images()), rtol=1e-5, atol=1e-5)
     with torch.no_grad():
-        theirs = encoder(**inputs).last_hidden_state
-        torch.testing.assert_close(model.features(images()), theirs, rtol=1e-5, atol=1e-5)
+        theirs = encoder(**inputs)
+        torch.testing.assert_close(model.features(images()), theirs.last_hidden_state, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(theirs.pooler_output, theirs.last_hidden_state[:, 0].tanh())
 
 
 @pytest.mark.parametrize("norm_pix", [True, False])
@@ -116,6 +121,7 @@ ENCODER: dict[str, tuple[int, ...]] = {
     "layernorm.weight": (48,),
     "layernorm.bias": (48,),
 }
+POOLER: dict[str, tuple[int, ...]] = {"pooler.dense.weight": (48, 48), "pooler.dense.bias": (48,)}
 WHOLE: dict[str, tuple[int, ...]] = {
     **{f"vit.{name}": shape for name, shape in ENCODER.items()},
     "decoder.mask_token": (1, 1, 32),
@@ -135,30 +141,52 @@ def test_names_on_disk_are_the_published_ones() -> None:
     """Whatever version is installed here; and the configuration alone builds a model of these shapes."""
     export(make_run("mae"), "hf", Path("out"))
     kinds: Any = transformers
-    for folder, expected, kind, more in (
-        ("encoder", ENCODER, kinds.ViTModel, {"add_pooling_layer": False}),
-        ("mae", WHOLE, kinds.ViTMAEForPreTraining, {}),
+    for folder, expected, kind in (
+        (".", ENCODER | POOLER, kinds.ViTModel),
+        ("mae", WHOLE, kinds.ViTMAEForPreTraining),
     ):
         found = {n: tuple(t.shape) for n, t in load_file(f"out/{folder}/model.safetensors").items()}
         assert found == expected
         about = transformers.AutoConfig.from_pretrained(f"out/{folder}")
         assert about.layer_norm_eps == 1e-6 and about.image_size == 48
         # the names of a model in memory are those of its version
-        built = sorted(tuple(t.shape) for t in kind(about, **more).state_dict().values())
+        built = sorted(tuple(t.shape) for t in kind(about).state_dict().values())
         assert built == sorted(expected.values())
     names = {path.name for path in Path("out/mae").iterdir()}
     assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 
 
-def test_images_of_other_sizes_are_resized_with_the_runs_filter() -> None:
+@pytest.mark.parametrize("size", [48, 136, 224])
+@pytest.mark.parametrize("sides", [(60, 90), (333, 500), (256, 263), (96, 98), (37, 40)])
+def test_the_processor_takes_the_crop_of_evaluation(size: int, sides: tuple[int, int]) -> None:
+    """To two grey levels: version 4 resizes by Pillow, version 5 and evaluation by torch.
+
+    Where the resized image is 3, 7, 11, ... pixels longer than the crop, torchvision rounds the half of it to
+    even, which is up, and transformers down.
+    """
     trained = make_run("mae")
-    config = trained.config
-    export(trained, "hf", Path("out"))
-    processor = transformers.ViTImageProcessor.from_pretrained("out/encoder")
-    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
-    assert processor(images=image, return_tensors="pt")["pixel_values"].shape == (1, 3, 48, 48)
-    # PIL's bicubic
-    assert processor.resample == 3 and config.data.interpolation == "bicubic"
+    config = dataclasses.replace(trained.config, data=dataclasses.replace(trained.config.data, size=size))
+    about = processor_config(config)
+    Path("preprocessor_config.json").write_text(json.dumps(about))
+    processors: Any = transformers.AutoImageProcessor
+    # smooth, so that a shift by a pixel is told from a rounding, yet no part is like another
+    y, x = np.mgrid[: sides[0], : sides[1]] / max(sides)
+    image_HWC = np.stack([255 * y, 255 * x, 127 + 127 * np.sin(9 * x + 5 * y)], axis=2).astype(np.uint8)
+    values_CHW = processors.from_pretrained(".")(images=image_HWC, return_tensors="pt")["pixel_values"][0]
+    found_HWC = 255 * (values_CHW.permute(1, 2, 0) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN))
+    resized = resize(image_HWC, *resized_shape(sides, about["size"]["shortest_edge"]), "bicubic")
+    top, left = ((side - size) // 2 for side in resized.shape[:2])
+    expected_HWC = torch.from_numpy(resized[top : top + size, left : left + size]).float()
+    torch.testing.assert_close(found_HWC, expected_HWC, rtol=0, atol=2.01)
+    ours_HWC = torch.from_numpy(centre_crop(image_HWC, scored_crop(size))).float()
+    beside = any((side - size) % 4 == 3 for side in resized.shape[:2])
+    assert torch.equal(ours_HWC, expected_HWC) != beside
+
+
+def resized_shape(sides: tuple[int, int], short: int) -> tuple[int, int]:
+    """The short side as it must be, the long one in proportion, rounded down."""
+    height, width = (short * side // min(sides) for side in sides)
+    return height, width
 
 
 def test_a_tensor_too_few_or_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,4 +219,4 @@ def test_without_transformers_it_is_written_and_says_so(monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (exported,) = export(trained, "hf", Path("out"))
     assert "transformers is not installed, so nothing was checked" in exported.checked
-    assert json.loads(Path("out/encoder/config.json").read_text())["model_type"] == "vit"
+    assert json.loads(Path("out/config.json").read_text())["model_type"] == "vit"

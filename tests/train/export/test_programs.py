@@ -31,6 +31,7 @@ from tests.exported import CONFIGS, make_run, snippets
 from tests.runs import config_for, quiet
 from tests.train.foreign.names import DECODER, ENCODER, weights
 
+from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export import programs as exporting
@@ -51,23 +52,20 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     capsys.readouterr()
     assert call(monkeypatch, "export", "runs/r", "--to", "timm", "--out", "new/small") == 0
     said = capsys.readouterr().out.splitlines()
-    assert (
-        said[0].startswith("new/small/encoder.safetensors: step 0; timm ") and "largest difference" in said[0]
-    )
-    encoder = eval(
-        next(line for line in said if "create_model" in line).split("encoder = ")[1], {"timm": timm}
-    )
+    assert said[0].startswith("new/small: step 0; timm ") and "largest difference" in said[0]
+    assert said[1] == '    timm.create_model("local-dir:new/small", pretrained=True)'
+    encoder = eval(said[1].strip(), {"timm": timm})
     expected = weights(ENCODER + DECODER)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in encoder.state_dict().items())
     assert sorted(p.name for p in Path("new/small").iterdir()) == [
-        "README.md", "encoder.json", "encoder.safetensors",
+        "README.md", "config.json", "model.safetensors",
     ]  # fmt: skip
     for to, key in (("mae", "model"), ("mmselfsup", "state_dict")):
         assert call(monkeypatch, "export", "runs/r", "--to", to) == 0
         said = capsys.readouterr().out.splitlines()
         count = len(ENCODER + DECODER)
-        assert said[0] == f"runs/r/export/{to}/{to}.pth: step 0; read back: all {count} tensors bit for bit"
-        assert f"weights_only=True)[{key!r}]" in "".join(said)
+        assert said[0] == f"runs/r/export-{to}/{to}.pth: step 0; read back: all {count} tensors bit for bit"
+        assert f'weights_only=True)["{key}"]' in "".join(said)
 
 
 @pytest.mark.parametrize(("to", "key"), [("mae", "model"), ("mmselfsup", "state_dict")])
@@ -93,12 +91,13 @@ def test_any_encoder_by_its_own_names(name: str) -> None:
         exported.checked
         == "read back: features of 3 random images are this run's, largest difference 0.0e+00"
     )
-    found = load_file("out/encoder.safetensors")
+    found = load_file("out/model.safetensors")
     ours = model.state_dict()
     assert set(found) == {n for n in ours if not n.startswith(model.decoder_names)}
     assert all(torch.equal(tensor, ours[n]) for n, tensor in found.items())
     assert ("timm has no such model" in exported.note) == (name == "convmae")
-    assert json.loads(Path("out/encoder.json").read_text())["load"] is None
+    about = json.loads(Path("out/config.json").read_text())
+    assert (about["method"], about["turbomim"]) == (trained.config.model.method, __version__)
 
 
 def test_a_program_without_the_method_is_refused() -> None:
@@ -126,10 +125,9 @@ def test_the_end_of_a_run_says_what_was_exported(trees: Path) -> None:
     )
     assert pretrain(config, console=quiet()).status == "done"
     log = Path("runs/r/train.log").read_text()
-    assert "the encoder is in runs/r/export/encoder.safetensors; README.md beside it says whose names" in log
-    assert "timm has no such model; read back: features of 3 random images are this run's" in log
-    card = json.loads(Path("runs/r/export/encoder.json").read_text())
-    assert card["load"] is None and card["timm"] is None and card["method"] == "convmae"
+    line = 'runs/r/export/model.safetensors: safetensors.torch.load_file("runs/r/export/model.safetensors")'
+    assert f"the encoder is in {line} (timm has no such model); read back: features of 3 random" in log
+    assert json.loads(Path("runs/r/export/config.json").read_text())["method"] == "convmae"
     assert "| steps | 1 of 1 |" in Path("runs/r/export/README.md").read_text()
 
     Path("runs/r/export/README.md").write_text("mine")
@@ -141,10 +139,11 @@ def test_the_end_of_a_run_says_what_was_exported(trees: Path) -> None:
 def test_a_run_of_timms_says_so(trees: Path) -> None:
     config = config_for(trees, Path("runs"), optim={"epochs": 0.24, "warmup_epochs": 0})
     pretrain(config, console=quiet())
-    assert "README.md beside it has the call that loads it; timm 1" in Path("runs/r/train.log").read_text()
+    line = 'the encoder is in runs/r/export: timm.create_model("local-dir:runs/r/export", pretrained=True)'
+    assert f"{line}; timm 1" in Path("runs/r/train.log").read_text()
 
 
-@pytest.mark.parametrize("place", ["README.md", "encoder/README.md"])
+@pytest.mark.parametrize("place", ["README.md", "mae/README.md"])
 def test_somebody_elses_readme_stays(place: str) -> None:
     trained = make_run("mae")
     Path("mine", place).parent.mkdir(parents=True)
@@ -184,10 +183,10 @@ def test_modes_follow_the_umask(to: str) -> None:
 
 def test_a_killed_export_is_no_hindrance() -> None:
     trained = make_run("mae")
-    Path("out/.tmp-export/encoder").mkdir(parents=True)
-    Path("out/.tmp-export/encoder/junk").write_text("")
+    Path("out/.tmp-export/mae").mkdir(parents=True)
+    Path("out/.tmp-export/mae/junk").write_text("")
     export(trained, "hf", Path("out"))
-    assert {path.name for path in Path("out").iterdir()} == {"encoder", "mae"}
+    assert not Path("out/.tmp-export").exists() and Path("out/mae/config.json").exists()
     assert not list(Path("out").rglob("junk"))
 
 

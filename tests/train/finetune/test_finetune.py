@@ -129,7 +129,7 @@ def test_it_begins_with_the_pre_trained_encoder_and_a_new_head(
     words += ["--step.compile", "false", "--run.folder", "kept", "--finetune.drop_path", "0.2"]
     assert call(monkeypatch, *words) == 0
     start = load_file("kept/finetune/ckpt/step-00000000/model.safetensors")
-    encoder = load_file(pretrained / "export" / "encoder.safetensors")
+    encoder = load_file(pretrained / "export" / "model.safetensors")
     assert all(
         torch.equal(start[f"encoder.{name}"], tensor)
         for name, tensor in encoder.items()

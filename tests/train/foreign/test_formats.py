@@ -128,7 +128,7 @@ def test_from_a_file_to_a_step_of_training(
     # a step from these weights, and from no others
     apart = max(float((trained[name] - tensor).abs().max()) for name, tensor in ours.items())
     assert 0 < apart < 0.02
-    assert "the encoder is in runs/r/export/encoder.safetensors" in Path("runs/r/train.log").read_text()
+    assert "the encoder is in runs/r/export" in Path("runs/r/train.log").read_text()
 
 
 def test_mae_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +147,7 @@ def test_mae_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     data = dataclasses.replace(config.data, path="SHARDS")
     assert parse_config(words) == (dataclasses.replace(config, data=data), False)
     assert call(monkeypatch, "export", "runs/r", "--to", "mae") == 0
-    same(torch.load("runs/r/export/mae/mae.pth", weights_only=True)["model"], theirs)
+    same(torch.load("runs/r/export-mae/mae.pth", weights_only=True)["model"], theirs)
 
 
 def test_mmselfsup_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,8 @@ def test_an_export_comes_back_with_its_heads(
     file = str(exported.path)
     assert import_file(monkeypatch, file, form) == 0
     told = capsys.readouterr().out.split("not in the tensors: ")[1]
-    assert "//" not in told and f"heads as {exported.path.with_suffix('.json')} has them" in told
+    card = "out/config.json" if to == "timm" else exported.path.with_suffix(".json")
+    assert "//" not in told and f"heads as {card} has them" in told
     found, _, _ = load_run(Path("runs/r"))
     assert found.model.heads == 4 and (to == "timm" or found.model.decoder_heads == 2)
     assert call(monkeypatch, "import", file, "--from", form, "--run.name", "s", "--model.heads", "3") == 0
@@ -224,7 +225,7 @@ def test_everything_that_takes_a_run_takes_it(
     assert call(monkeypatch, "export", "runs/r", "--to", "timm") == 0
     said = capsys.readouterr()
     assert "trained: mean of patch tokens" in said.out and "reconstruction-00000000.png" in said.out
-    assert "encoder.safetensors: step 0; timm 1" in said.out and not said.err
+    assert "runs/r/export: step 0; timm 1" in said.out and not said.err
 
 
 def test_a_run_that_is_there_is_left_alone(

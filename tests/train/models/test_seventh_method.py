@@ -86,7 +86,7 @@ def test_a_class_and_a_line_are_a_method(
     trained = load_file(found / checkpoint.FILES[0])
     moved = {name for name, value in start.state_dict().items() if not torch.equal(value, trained[name])}
     assert moved == {name for name, parameter in start.named_parameters() if parameter.requires_grad}
-    exported = set(load_file(result.folder / "export" / "encoder.safetensors"))
+    exported = set(load_file(result.folder / "export" / "model.safetensors"))
     assert exported == {name for name in trained if not name.startswith(("place", "head"))}
     count = count_parameters(config)
     assert count.trained == sum(p.numel() for p in start.parameters() if p.requires_grad)
