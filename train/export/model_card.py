@@ -17,6 +17,7 @@ from turbomim.train.export.weights import Exported, Trained, loaded_from, loaded
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.recipes.table import recipe, recipe_in_command
+from turbomim.train.recipes.title import method_text, run_title
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.settings.dictionary import differences
 
@@ -49,18 +50,14 @@ def model_card(
     """
     run, config = trained.run, trained.config
     state = checkpoint.read_state(run / "ckpt" / f"step-{trained.step:08d}")
-    recipe_tag = recipe_name(run).partition("-")[0]
+    title = run_title(config, recipe_name(run))
+    # a recipe's name begins with its method's, pixmim for one
+    methods = dict.fromkeys(filter(None, [config.model.method, recipe_name(run).partition("-")[0]]))
     head: dict[str, Any] = {
         "library_name": exported.library,
         "license": license,
         "pipeline_tag": "image-feature-extraction",
-        "tags": list(
-            dict.fromkeys(
-                ["masked-image-modeling", "self-supervised-learning", config.model.method]
-                + [recipe_tag] * bool(recipe_tag)
-                + [TAG]
-            )
-        ),
+        "tags": ["masked-image-modeling", "self-supervised-learning", *methods, TAG],
     }
     if results := hub_results(run):
         head["model-index"] = [{"name": config.run.name, "results": results}]
@@ -68,7 +65,7 @@ def model_card(
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {config.run.name}\n",
         "A vision encoder pre-trained by masked image modelling: no labels, most of each image hidden, the "
-        f"hidden part predicted. {what_it_is(run, config)}, exported by turbomim {__version__}.\n",
+        f"hidden part predicted. Recipe: {title}; exported by turbomim {__version__}.\n",
     ]
     if license == UNKNOWN_LICENSE:
         parts.append("The licence of these weights was not stated when they were exported.\n")
@@ -123,10 +120,11 @@ def training_rows(run: Path, config: Config, state: checkpoint.State) -> Rows:
     name = recipe_name(run)
     changed = differences(recipe(name) if name else Config(), config)
     model = config.model
-    yield "method", model.method
+    low_passed = f", radius {model.radius:g} cycles" if model.target != "raw" else ""
+    yield "method", method_text(config)
     yield (
         "target",
-        f"{target_of(config)}; each patch normalised by its own statistics: {model.norm_pix}",
+        f"{model.target}{low_passed}; each patch normalised by its own statistics: {model.norm_pix}",
     )
     yield (
         "mask",
@@ -180,19 +178,6 @@ def recipe_name(run: Path) -> str:
     """The recipe that the run's command names, empty where none is recorded."""
     path = run / "env.json"
     return recipe_in_command(read_json(path).get("command")) if path.exists() else ""
-
-
-def what_it_is(run: Path, config: Config) -> str:
-    """Recipe, method and target, which tells PixMIM from MAE, in words."""
-    name = recipe_name(run)
-    recorded = f"Recipe {name}" if name else "No recipe recorded"
-    return f"{recorded}, method {config.model.method}, target {target_of(config)}"
-
-
-def target_of(config: Config) -> str:
-    """What is predicted, in words."""
-    model = config.model
-    return f"{model.target}, radius {model.radius:g} cycles" if model.target != "raw" else model.target
 
 
 def results_of(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:

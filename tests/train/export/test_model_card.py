@@ -80,7 +80,7 @@ def test_what_a_bare_run_tells() -> None:
     assert found["mean, deviation"] == "0.485, 0.456, 0.406; 0.229, 0.224, 0.225"
     assert f"exported by turbomim {__version__}" in text
     assert 'timm.create_model("local-dir:.", pretrained=True)' in text
-    assert "No recipe recorded, method mae, target raw, exported" in text
+    assert "Recipe: no recipe (MAE, raw target); exported" in text
     assert (
         "No evaluation of this run is recorded" in text and "licence of these weights was not stated" in text
     )
@@ -107,12 +107,23 @@ def test_what_a_log_an_import_and_evaluations_add() -> None:
     (run / "env.json").write_text(json.dumps(env))
     (run / "import.json").write_text(json.dumps({"file": "/home/me/a.pth", "sha256": "77ff", "from": "mff"}))
     (run / "eval").mkdir()
-    (run / "eval" / "knn.json").write_text(json.dumps(SCORES))
+    (run / "eval" / "knn.json").write_text(json.dumps({**SCORES, "test": "/data/shards/trees/val"}))
     (run / "eval" / "finetune.json").write_text(json.dumps({"top1": 0.8125, "epochs": 5, "lr": 6.25e-05}))
     text = card_of(trained, license="cc-by-nc-4.0")
+    # as the Hub reads accuracies: of the trained encoder alone
+    results: Any = ModelCard(text).data
+    assert [
+        (r.task_name, r.dataset_name, r.metric_type, r.metric_name, r.metric_value)
+        for r in results.eval_results
+    ] == [
+        ("finetune", "not named", "accuracy", "top1", 0.8125),
+        ("knn", "trees/val", "accuracy", "class token, 20 neighbours", 0.5),
+        ("knn", "trees/val", "accuracy", "class token, weighted", 0.75),
+    ]
     assert yaml.safe_load(text.split("---")[1])["license"] == "cc-by-nc-4.0" and "not stated" not in text
     found = rows(text)
-    assert found["recipe"] == "mff-vit-b16-800e"
+    assert found["recipe"] == "mff-vit-b16-800e" and found["method"] == "MFF, raw target"
+    assert "Recipe: mff-vit-b16-800e (MFF, raw target); exported" in text
     assert "`data.size: 224 -> 48`" in found["settings other than the recipe's"]
     assert found["began with"].startswith("a.pth (mff), sha256 77ff")
     assert (found["steps"], found["samples of the data"]) == ("3 of 7", "33")
