@@ -49,7 +49,8 @@ def test_timm_gives_our_features(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     about = json.loads((folder / "config.json").read_text())
     assert about["method"] == config.model.method and about["heads"] == config.model.heads
     encoders = [timm.create_model(f"local-dir:{folder}", pretrained=True)]
-    assert timm.data.resolve_model_data_config(encoders[0]) == {
+    timm_data: Any = timm.data
+    assert timm_data.resolve_model_data_config(encoders[0]) == {
         "input_size": (3, 48, 48), "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD), "crop_pct": 1.0,
         "crop_mode": "center", "interpolation": "bicubic",
     }  # fmt: skip
