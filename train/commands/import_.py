@@ -94,7 +94,6 @@ def what_was_taken(options: Import, found: ForeignModel, notes: list[str], folde
     notes: what was passed over in the file.
     """
     from turbomim.train.foreign.formats import grouped
-    from turbomim.train.foreign.settings import MAE_RECIPE
 
     placed, method = found.placed, found.settled.config.model.method
     sizes = {**found.sizes["model"], **found.sizes["data"]}
@@ -110,8 +109,5 @@ def what_was_taken(options: Import, found: ForeignModel, notes: list[str], folde
     if placed.dropped:
         lines.append(f"  left out, as a run has no place for them: {grouped(placed.dropped)}")
     lines += [f"  {note}" for note in (*notes, *found.notes)]
-    lines.append(
-        f"  go on: turbomim pretrain {options.recipe or MAE_RECIPE} --config {folder}/config.yaml "
-        "--data.path SHARDS"
-    )
+    lines.append(f"  go on: turbomim pretrain --config {folder}/config.yaml --data.path SHARDS")
     return "\n".join(lines)

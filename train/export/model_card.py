@@ -16,7 +16,8 @@ from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.export.weights import Exported, Trained, loaded_from, loaded_from_hub
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import Record, read_metrics
-from turbomim.train.recipes.table import recipe, recipe_in_command
+from turbomim.train.folder.rundir import recipe_of
+from turbomim.train.recipes.table import recipe
 from turbomim.train.recipes.title import method_text, run_title
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.settings.dictionary import differences
@@ -50,9 +51,9 @@ def model_card(
     """
     run, config = trained.run, trained.config
     state = checkpoint.read_state(run / "ckpt" / f"step-{trained.step:08d}")
-    title = run_title(config, recipe_name(run))
+    title = run_title(config, recipe_of(run))
     # a recipe's name begins with its method's, pixmim for one
-    methods = dict.fromkeys(filter(None, [config.model.method, recipe_name(run).partition("-")[0]]))
+    methods = dict.fromkeys(filter(None, [config.model.method, recipe_of(run).partition("-")[0]]))
     head: dict[str, Any] = {
         "library_name": exported.library,
         "license": license,
@@ -117,7 +118,7 @@ def image_rows(config: Config) -> Rows:
 
 def training_rows(run: Path, config: Config, state: checkpoint.State) -> Rows:
     """How the weights came to be."""
-    name = recipe_name(run)
+    name = recipe_of(run)
     changed = differences(recipe(name) if name else Config(), config)
     model = config.model
     low_passed = f", radius {model.radius:g} cycles" if model.target != "raw" else ""
@@ -172,12 +173,6 @@ def measured(records: list[Record]) -> Rows:
     ):
         if last.get(key):
             yield text, f"{last[key]:,}"
-
-
-def recipe_name(run: Path) -> str:
-    """The recipe that the run's command names, empty where none is recorded."""
-    path = run / "env.json"
-    return recipe_in_command(read_json(path).get("command")) if path.exists() else ""
 
 
 def results_of(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -26,7 +26,7 @@ from turbomim.pipeline.system.processes import is_alive
 from turbomim.pipeline.system.remedies import FULL, explain
 from turbomim.train.machine.processor import cores
 from turbomim.train.machine.versions import versions
-from turbomim.train.recipes.table import recipe_in_command
+from turbomim.train.recipes.table import RECIPES, recipe_in_command
 from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
 
@@ -114,15 +114,6 @@ def write_settings(folder: Path, config: Config, device: torch.device, world: in
     write_json(folder / "env.json", env)
 
 
-def recipe_of(folder: Path) -> str:
-    """The recipe that a run was started by, as its env.json tells; empty where it tells none."""
-    try:
-        env = json.loads((folder / "env.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ""
-    return recipe_in_command(env.get("command")) if isinstance(env, dict) else ""
-
-
 def set_status(folder: Path, status: str, step: int, position: int) -> None:
     """Write status.json: running, done, preempted or failed, with the step and position reached."""
     of_process = {"process": os.getpid(), "host": socket.gethostname()}
@@ -132,11 +123,27 @@ def set_status(folder: Path, status: str, step: int, position: int) -> None:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """What status.json says; nothing if it cannot be read."""
+    return _read_json(folder / "status.json")
+
+
+def recipe_of(folder: Path) -> str:
+    """The recipe that a run's settings are laid over, empty where none is known.
+
+    Settings of earlier versions do not name it: then the command in env.json does.
+    """
     try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        named = read_config(folder).run.recipe
+    except (UserError, ValueError, RecursionError):
+        named = ""
+    return named if named in RECIPES else recipe_in_command(_read_json(folder / "env.json").get("command"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    return status if isinstance(status, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def has_died(status: dict[str, Any]) -> bool:

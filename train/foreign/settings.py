@@ -73,6 +73,8 @@ def settings_for(weights: Weights, sizes: Values, asked: Asked) -> Settled:
     else:
         laid = {**sizes, **flags, "model": {**sizes["model"], **heads, **flags["model"]}}
         laid["data"] = {**sizes["data"], **flags.get("data", {})}
+        # what the format's tensors tell is no recipe's any more
+        laid["run"] = {**flags.get("run", {}), "recipe": ""}
         config = lay_over(default_settings(asked.form, weights), laid, "flags")
         guessed = {key: why_heads(sizes, key) for key in heads if key not in flags["model"]}
         assumed = "target and schedule, which are defaults"

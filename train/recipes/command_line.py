@@ -15,17 +15,16 @@ from turbomim.train.settings.dictionary import Values, to_dict
 from turbomim.train.settings.flags import take_settings, take_value
 
 
-def read_yaml(path: str, base: Config) -> Config:
-    """`base` with the values of a YAML file laid over it."""
+def read_yaml(path: str) -> object:
+    """What a YAML file holds.  Raises UserError for one that cannot be read."""
     check_local("--config", path)
     try:
         with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+            return yaml.safe_load(file) or {}
     except OSError as error:
         raise UserError(f"--config {path}: {explain(error, 'check the path')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path} is not YAML: {one_line(error)}") from error
-    return lay_over(base, values or {}, path)
 
 
 def config_of(
@@ -36,15 +35,43 @@ def config_of(
 ) -> Config:
     """The settings of a recipe, with those of a YAML file over it, and `settings` over both.
 
-    settings: by section.key, numbers, truth values, text and paths, or their text as a flag has it; None
-    leaves a setting as it is.  `config_of("demo", {"optim.epochs": 2, "step.compile": False})` is what
-    `demo --optim.epochs 2 --step.compile false` is.  where: who gave them, for errors.  Raises UsageError: an
-    unknown recipe or setting, a value that cannot be; UserError: a file that cannot be read.
+    name: the recipe's, empty where the file names it.  settings: by section.key, numbers, truth values, text
+    and paths, or their text as a flag has it; None leaves a setting as it is.  where: who gave them, for
+    errors.  `config_of("demo", {"optim.epochs": 2, "step.compile": False})` is what
+    `demo --optim.epochs 2 --step.compile false` is.  Raises UsageError: no recipe, an unknown one, an unknown
+    setting, a value that cannot be; UserError: a file that cannot be read.
     """
-    base = recipe(name)
-    if file is not None:
-        base = read_yaml(fspath(file), base)
+    path = None if file is None else fspath(file)
+    values = {} if path is None else read_yaml(path)
+    base = _base(name, values, path)
+    if isinstance(values, dict):
+        values = {key: value for key, value in values.items() if key != "recipe"}
+    if path is not None:
+        base = lay_over(base, values, path)
+    if "run.recipe" in settings:
+        raise UsageError("run.recipe is no setting to be given: name the RECIPE itself")
     return lay_over(base, _by_section(settings, where), where)
+
+
+def _base(name: str, values: object, path: str | None) -> Config:
+    """The settings that a file's are laid over: its recipe's, or the defaults under all settings of a run.
+
+    A file has `recipe: NAME` at its top, and a run's config.yaml has it in the section run, empty where the
+    run has none.  name: of the command, empty if it names none.
+    """
+    held = values if isinstance(values, dict) else {}
+    section = held.get("run")
+    run = section if isinstance(section, dict) else {}
+    named = [str(word) for word in (held.get("recipe"), run.get("recipe")) if word is not None]
+    names = list(dict.fromkeys(word for word in (name, *named) if word))
+    if len(names) > 1:
+        raise UsageError(f"{path} is for the recipe {names[1]}, not {names[0]}: give the one or the other")
+    if not name and not named:
+        instead = "" if path is None else f", or {path} a line `recipe: NAME`"
+        raise UsageError(f"pretrain needs a recipe first{instead}, one of: {', '.join(RECIPES)}")
+    if names and names[0] != name and names[0] not in RECIPES:
+        raise unknown_name(f"{path}: unknown recipe", names[0], RECIPES)
+    return recipe(names[0]) if names else Config()
 
 
 def _by_section(settings: Mapping[str, object], where: str) -> Values:
@@ -70,7 +97,7 @@ def _unknown_setting(what: str, name: str, before: str = "") -> UsageError:
 
 
 def parse_config(argv: list[str]) -> tuple[Config, bool]:
-    """RECIPE [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run).
+    """[RECIPE] [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run).
 
     Of a setting the last of these that names it counts: 1. the default of `Config`, 2. the recipe, 3. the
     file, 4. the flags.  Raises UserError.
@@ -86,9 +113,7 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     dry_run = "--dry-run" in argv
     argv = [word for word in argv if word != "--dry-run"]
     file = take_value(argv, "--config")
-    if not argv or argv[0].startswith("-"):
-        raise UsageError(f"pretrain needs a recipe first, one of: {', '.join(RECIPES)}")
-    name = argv.pop(0)
+    name = argv.pop(0) if argv and not argv[0].startswith("-") else ""
     others, flags = take_settings(argv)
     if others and others[0].startswith("--"):
         raise _unknown_setting("unknown flag", others[0], "--")

@@ -5,6 +5,7 @@ turbomim …` for 8 GPUs.  A result is quoted only where it was published for ex
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from turbomim.pipeline.system.errors import unknown_name
 from turbomim.train.recipes import cifar10, convmae, lsmae, mae, mff, pixmim, simmim
@@ -26,11 +27,15 @@ def recipe(name: str) -> Config:
     """The settings of a recipe.  Raises UserError with the nearest names for an unknown one."""
     if name not in RECIPES:
         raise unknown_name("unknown recipe", name, RECIPES)
-    return RECIPES[name]()
+    config = RECIPES[name]()
+    return replace(config, run=replace(config.run, recipe=name))
 
 
 def recipe_in_command(command: object) -> str:
-    """The recipe that a run's command names, as its env.json has it; empty if it names none."""
+    """The recipe that a run's command names, as its env.json has it; empty if it names none.
+
+    Settings have it too, but for those of runs of earlier versions.
+    """
     words = command[1:] if isinstance(command, list) else []
     named = (str(word).removeprefix("--recipe=") for word in words)
     return next((word for word in named if word in RECIPES), "")

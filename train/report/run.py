@@ -13,8 +13,7 @@ from turbomim.pipeline.places.retries import impatient
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.manifest import Manifest, load_manifest
 from turbomim.train.folder.checkpoint import read_state
-from turbomim.train.folder.rundir import FineTuning, read_config
-from turbomim.train.recipes.table import recipe_in_command
+from turbomim.train.folder.rundir import FineTuning, read_config, recipe_of
 from turbomim.train.report.files import (
     Numbers,
     Tree,
@@ -97,7 +96,7 @@ def read_run(path: Path, label: str) -> RunFacts:
         path=path,
         label=label,
         config=config,
-        recipe=recipe_in_command(env.get("command")) or None,
+        recipe=recipe_of(path) or None,
         records=_records(path / "metrics.jsonl", problems),
         status=json_object(path / "status.json", problems),
         env=env,

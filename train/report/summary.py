@@ -15,7 +15,7 @@ from turbomim.train.settings.dictionary import to_dict
 
 NOT_SAID = "–"
 # these name a run, and decide nothing; the weights that a fine-tuning began from are its run's
-NAMES = ("run.name", "run.folder", "finetune.weights")
+NAMES = ("run.name", "run.recipe", "run.folder", "finetune.weights")
 
 
 def summarise_run(run: RunFacts) -> dict[str, str]:

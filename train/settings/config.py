@@ -210,6 +210,8 @@ class RunConfig:
 
     # runs/NAME
     name: str = "run"
+    # recipe that the settings are laid over; a command or a file names it, no flag does
+    recipe: str = ""
     # where runs are kept
     folder: str = "runs"
     # of weights, order, crops, flips and masks

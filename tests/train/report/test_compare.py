@@ -88,7 +88,7 @@ def test_runs_stand_side_by_side(
     *_, tunings = (number for number, row in enumerate(rows) if row and row[0] == "optim.base_lr")
     assert rows.pop(tunings) == ["optim.base_lr", "0.0005", "0.0001"]
     found = {row[0]: row[1:] for row in rows if row}
-    recipe = "no recipe (MAE, gaussian target, radius 17)"
+    recipe = "demo (MAE, gaussian target, radius 17)"
     assert found["one"] == [recipe, "done", "64", "0.7500", "50", "1.2 %"]
     assert found["two"] == [recipe, "done", "96", "0.2500", "50", "1.2 %"]
     assert found["optim.base_lr"] == ["0.008", "0.002"] and found["run.seed"] == ["0", "3"]

@@ -318,7 +318,11 @@ def test_a_store_that_is_down_is_not_waited_for(
     assert time.monotonic() - begun < 4 and capsys.readouterr().err == ""
 
 
-def test_the_recipe_is_that_of_the_command(bare: Path) -> None:
+def test_the_recipe_is_that_of_the_settings_and_before_these_had_it_of_the_command(bare: Path) -> None:
+    (bare / "env.json").write_text(json.dumps({"command": ["turbomim", "pretrain", "mae-vit-b16-800e"]}))
+    assert read_run(bare, "x").recipe == "demo"
+    text = (bare / "config.yaml").read_text()
+    (bare / "config.yaml").write_text(text.replace("  recipe: demo\n", ""))
     for command, name in (
         (["turbomim", "demo"], "demo"),
         (["turbomim", "pretrain", "mae-vit-b16-800e", "--run.name", "demo"], "mae-vit-b16-800e"),

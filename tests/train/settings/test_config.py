@@ -193,6 +193,52 @@ def test_bad_settings_of_a_program_are_one_line(settings: dict[str, object], mes
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("", "recipe: demo\noptim: {epochs: 20}\n", "demo"),
+        ("demo", "recipe: demo\n", "demo"),
+        ("demo", "optim: {epochs: 20}\n", "demo"),
+        # a run's own config.yaml, of an import without a recipe
+        ("", "run: {recipe: ''}\n", ""),
+        ("", "run: {recipe: demo}\n", "demo"),
+        ("demo", "run: {recipe: ''}\n", ""),
+    ],
+)
+def test_a_file_names_its_recipe(tmp_path: Path, name: str, text: str, found: str) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    config = config_of(name, {}, file)
+    assert config.run.recipe == found
+    assert config.model == (recipe(name or found) if name or found else Config()).model
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("", "optim: {epochs: 20}\n", "needs a recipe first, or f.yaml a line `recipe: NAME`, one of: demo"),
+        ("", "recipe: dmo\n", "f.yaml: unknown recipe 'dmo': did you mean demo?"),
+        ("", "recipe: [1]\n", "f.yaml: unknown recipe '[1]': known: "),
+        ("demo", "recipe: mae-vit-b16-800e\n", "f.yaml is for the recipe mae-vit-b16-800e, not demo: give"),
+        ("demo", "run: {recipe: mae-vit-b16-800e}\n", "f.yaml is for the recipe mae-vit-b16-800e, not demo"),
+        ("dmo", "{}\n", "unknown recipe 'dmo': did you mean demo?"),
+    ],
+)
+def test_a_file_and_its_recipe_that_do_not_fit_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("f.yaml").write_text(text)
+    with pytest.raises(UsageError) as error:
+        config_of(name, {}, "f.yaml")
+    assert message in str(error.value)
+
+
+def test_no_flag_names_the_recipe() -> None:
+    with pytest.raises(UsageError, match=r"run\.recipe is no setting to be given: name the RECIPE itself"):
+        parse_config(["demo", "--run.recipe", "mae-vit-b16-800e"])
+
+
 def test_differences_name_what_changes_the_numbers() -> None:
     one = Config()
     assert differences(one, dataclasses.replace(one, run=RunConfig(log_every=1, name="b"))) == []
