@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from turbomim.pipeline.batch import Batch
     from turbomim.pipeline.system.errors import UserError
+    from turbomim.train.api.embed import Embedded, embed
     from turbomim.train.api.loader import Loader
     from turbomim.train.api.patches import low_pass, masked_patches, random_masking
+    from turbomim.train.api.predict import Predictions, predict
     from turbomim.train.api.pretrain import pretrain
     from turbomim.train.api.run import Run
     from turbomim.train.api.shard import shard
@@ -43,11 +45,15 @@ __version__ = "0.1.0"
 # each public name and the module that has it
 _MODULES: Final = {
     "Batch": "turbomim.pipeline.batch",
+    "Embedded": "turbomim.train.api.embed",
     "Loader": "turbomim.train.api.loader",
+    "Predictions": "turbomim.train.api.predict",
     "Run": "turbomim.train.api.run",
     "UserError": "turbomim.pipeline.system.errors",
+    "embed": "turbomim.train.api.embed",
     "low_pass": "turbomim.train.api.patches",
     "masked_patches": "turbomim.train.api.patches",
+    "predict": "turbomim.train.api.predict",
     "pretrain": "turbomim.train.api.pretrain",
     "random_masking": "turbomim.train.api.patches",
     "shard": "turbomim.train.api.shard",
@@ -55,12 +61,16 @@ _MODULES: Final = {
 
 __all__ = [
     "Batch",
+    "Embedded",
     "Loader",
+    "Predictions",
     "Run",
     "UserError",
     "__version__",
+    "embed",
     "low_pass",
     "masked_patches",
+    "predict",
     "pretrain",
     "random_masking",
     "shard",

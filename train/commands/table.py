@@ -98,6 +98,12 @@ COMMANDS: Final = {
         "RUN|FILE SOURCE --out FILE",
         "features of a folder of images, or of shards, as .npz or .safetensors",
     ),
+    "predict": Command(
+        "train.commands.predict:predict_command",
+        "train.commands.predict:Predict",
+        "FINETUNING SOURCE --out FILE",
+        "the likeliest classes of a folder of images, or of shards, as .csv, .jsonl or .npz",
+    ),
     "analyze frequency": Command(
         "train.analyze.frequency:analyze_frequency_command",
         "train.analyze.options:Frequency",

@@ -50,7 +50,7 @@ def config_of(
         base = lay_over(base, values, path)
     if "run.recipe" in settings:
         raise UsageError("run.recipe is no setting to be given: name the RECIPE itself")
-    return lay_over(base, _by_section(settings, where), where)
+    return lay_over(base, by_section(settings, where), where)
 
 
 def _base(name: str, values: object, path: str | None) -> Config:
@@ -74,7 +74,7 @@ def _base(name: str, values: object, path: str | None) -> Config:
     return recipe(names[0]) if names else Config()
 
 
-def _by_section(settings: Mapping[str, object], where: str) -> Values:
+def by_section(settings: Mapping[str, object], where: str) -> Values:
     """{"optim.epochs": 10} as {"optim": {"epochs": 10}}; paths become text, and None is left out."""
     values: Values = {}
     for name, value in settings.items():

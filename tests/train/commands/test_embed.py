@@ -39,7 +39,7 @@ from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands import embed
+from turbomim.train.encoder import row_files
 from turbomim.train.encoder.features import load_run
 from turbomim.train.export.timm import timm_arguments
 from turbomim.train.pretrain.pretrain import pretrain
@@ -265,8 +265,8 @@ def test_an_interrupted_write_leaves_the_old_file(
     def cut(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(embed, "save_npz", cut)
-    monkeypatch.setattr(embed, "write_safetensors", cut)
+    monkeypatch.setattr(row_files, "save_npz", cut)
+    monkeypatch.setattr(row_files, "write_safetensors", cut)
     assert call(monkeypatch, "embed", str(run), str(photo_folder), "--out", str(out)) == 130
     assert out.read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == [name]
     assert "interrupted" in capsys.readouterr().err
@@ -325,7 +325,7 @@ def test_what_cannot_be_embedded_is_one_line(
 def test_more_keys_than_a_header_holds_are_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embed, "MOST_KEYS", 10)
+    monkeypatch.setattr(row_files, "MOST_KEYS", 10)
     with pytest.raises(UsageError, match=r"give a name ending in \.npz"):
-        embed.check_header(["a long key", "another"], tmp_path / "F.safetensors")
-    embed.check_header(["a long key", "another"], tmp_path / "F.npz")
+        row_files.check_header(["a long key", "another"], tmp_path / "F.safetensors")
+    row_files.check_header(["a long key", "another"], tmp_path / "F.npz")

@@ -1,0 +1,77 @@
+"""`turbomim.embed`: what the command writes, in memory, and the same of a timm model.
+
+Planted, each seen to fail the test named: the mean of all tokens, a deviation of 0.5, a fine-tuned model
+without its head's norm (`test_a_timm_model_has_the_features_of_its_run`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from tests.exported import make_run
+from tests.finetuned import make_finetuning
+from torch import nn
+
+import turbomim
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.export.timm import timm_arguments
+
+pytestmark = pytest.mark.usefixtures("here")
+
+TUNED = "mae tuned"
+
+
+def in_timm(kind: str) -> tuple[Path, nn.Module]:
+    """A run, or fine-tuning, of a kind and its encoder in timm's own class."""
+    name, _, tuned = kind.partition(" ")
+    run = make_run(name)
+    arguments, weights = timm_arguments(run.config), run.model.state_dict()
+    folder = run.run
+    if tuned:
+        folder, _, model = make_finetuning(name, Path("runs/r/eval"))
+        arguments |= {"num_classes": 3, "global_pool": "avg"}
+        weights = {key.removeprefix("encoder."): value for key, value in model.state_dict().items()}
+    theirs = timm.create_model(**arguments)
+    theirs.load_state_dict({key: weights[key] for key in theirs.state_dict()})
+    return folder, theirs
+
+
+@pytest.mark.parametrize(
+    ("kind", "pool"),
+    [("mae", "mean"), ("mae", "cls"), ("mff", "mean"), ("simmim", "mean"), ("swin", "mean"), (TUNED, "mean")],
+)
+def test_a_timm_model_has_the_features_of_its_run(kind: str, pool: str, photo_folder: Path) -> None:
+    folder, theirs = in_timm(kind)
+    theirs.train()
+    ours = turbomim.embed(folder, photo_folder, pool=pool)  # type: ignore[arg-type]
+    found = turbomim.embed(theirs, photo_folder, pool=pool)  # type: ignore[arg-type]
+    assert theirs.training, "left as it was"
+    assert found.keys == ours.keys and found.classes == ours.classes == ("ash", "birch", "cedar")
+    assert found.features_ND.dtype == np.float32
+    np.testing.assert_allclose(found.features_ND, ours.features_ND, rtol=0, atol=1e-5)
+    assert np.array_equal(found.labels_N, ours.labels_N)
+
+
+def test_it_returns_what_it_writes(tiny_split: Split, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run("mae").run
+    made = turbomim.embed(turbomim.Run(run), tiny_split.folder, "out/f.npz", size=32, batch=7)
+    with np.load("out/f.npz") as file:
+        assert np.array_equal(file["features"], made.features_ND) and file["keys"].tolist() == made.keys
+    assert not made.left_out and made.feature == "mean of patch tokens"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_what_cannot_be_embedded(photo_folder: Path) -> None:
+    _, tuned = in_timm(TUNED)
+    with pytest.raises(turbomim.UserError, match='pool "cls" of VisionTransformer: its head reads the patch'):
+        turbomim.embed(tuned, photo_folder, pool="cls")
+    with pytest.raises(turbomim.UserError, match="set_input_size"):
+        turbomim.embed(tuned, photo_folder, size=32)
+    with pytest.raises(turbomim.UserError, match="Linear is no timm model"):
+        turbomim.embed(torch.nn.Linear(2, 2), photo_folder)
+    with pytest.raises(turbomim.UserError, match="pool 'max': must be one of mean, cls"):
+        turbomim.embed(make_run("mae", "s").run, photo_folder, pool="max")  # type: ignore[arg-type]

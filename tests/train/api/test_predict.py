@@ -1,0 +1,126 @@
+"""`turbomim predict`: the head's probabilities of every image, by the test's crop, in three kinds of files.
+
+Planted, each seen to fail the test named: the crop of `embed` (`test_probabilities_are_those_of_the_head`);
+labels as the source numbers them (`test_labels_are_compared_by_name`); the share of all images, not of those
+with a label (the same).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.calls import assert_one_line, call
+from tests.exported import make_run, pixels
+from tests.finetuned import NAMES, make_finetuning
+from torchvision.transforms import functional as vision
+
+import turbomim
+from turbomim.pipeline.tars.split import Split
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.mark.parametrize("kind", ["mae", "convmae", "swin"])
+def test_probabilities_are_those_of_the_head(kind: str, photo_folder: Path) -> None:
+    run, config, model = make_finetuning(kind, Path("runs/r/eval"))
+    found = turbomim.predict(run, photo_folder / "ash", top=2, batch=4)
+    assert found.keys == sorted(path.name for path in (photo_folder / "ash").iterdir())
+    assert found.classes == NAMES and found.step == 3 and found.top_NK.shape == (11, 2)
+    # the whole short side: `finetune.test_crop` is 1
+    size = config.data.size
+    for key, names, shares in zip(found.keys, found.names, found.probabilities_NK, strict=True):
+        with Image.open(photo_folder / "ash" / key) as image:
+            short = vision.resize(image.convert("RGB"), size, vision.InterpolationMode.BICUBIC)
+        cut = torch.from_numpy(np.array(vision.center_crop(short, [size, size])))
+        with torch.no_grad():
+            expected = model.logits(pixels(cut[None]))[0].softmax(0)
+        assert abs(float(shares[0]) - float(expected.max())) < 0.02, key
+        assert names[0] == NAMES[int(expected.argmax())] or float(shares[0] - shares[1]) < 0.02
+    assert found.top1 is None and (found.labels_N == -1).all()
+
+
+def test_labels_are_compared_by_name(photo_folder: Path, tiny_split: Split) -> None:
+    """Of ash, birch and cedar the head knows the first and the last."""
+    run, _, _ = make_finetuning("mae", Path("runs/r/eval"))
+    for source in (photo_folder, tiny_split.folder):
+        found = turbomim.predict(run, source, top=1)
+        own = [next((name for name in NAMES if key.startswith(name)), "") for key in found.keys]
+        assert [NAMES[label] if label >= 0 else "" for label in found.labels_N] == own
+        right = [names[0] == name for names, name in zip(found.names, own, strict=True) if name]
+        assert found.top1 == pytest.approx(sum(right) / 22)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "npz"])
+def test_files_hold_what_is_returned(
+    ending: str,
+    photo_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, _, _ = make_finetuning("mae", Path("runs/r/eval"))
+    shutil.copytree(photo_folder, "photos")
+    Path("photos/ash/tree_00.jpg").write_bytes(b"")
+    out = Path("made") / f"p.{ending}"
+    assert call(monkeypatch, "predict", str(run), "photos", "--out", str(out), "--top", "9") == 0
+    said = capsys.readouterr().out
+    assert f"{out}: 32 images, the 3 likeliest of 3 classes\ntop-1 " in said
+    assert "left out: 1 images, named in made/p." in said and "empty file" in said
+    (left,) = Path(f"{out}.left-out.jsonl").read_text().splitlines()
+    assert json.loads(left)["key"] == "ash/tree_00.jpg"
+    found = turbomim.predict(run, "photos")
+    if ending == "npz":
+        with np.load(out) as file:
+            assert np.array_equal(file["top"], found.top_NK) and file["classes"].tolist() == [*NAMES]
+            assert np.array_equal(file["probabilities"], found.probabilities_NK)
+            assert file["keys"].tolist() == found.keys and json.loads(str(file["made"]))["step"] == 3
+        return
+    text = out.read_text(encoding="utf-8")
+    assert "Björk" in text
+    if ending == "csv":
+        table: list[dict[str, Any]] = [*csv.DictReader(text.splitlines())]
+        names = [[row[f"class_{place}"] for place in (1, 2, 3)] for row in table]
+        shares = [[float(row[f"probability_{place}"]) for place in (1, 2, 3)] for row in table]
+        assert [row["label"] for row in table].count("cedar") == 11
+    else:
+        table = [json.loads(line) for line in text.splitlines()]
+        names, shares = [row["classes"] for row in table], [row["probabilities"] for row in table]
+        assert table[0]["label"] == "ash" and "label" not in table[-12]
+    assert [row["key"] for row in table] == found.keys and names == found.names
+    assert np.array_equal(np.array(shares, np.float32), found.probabilities_NK)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (
+            ["TUNED", "PHOTOS", "--out", "p.txt"],
+            2,
+            "name ends in .csv or .jsonl or .npz",
+        ),
+        (["TUNED", "PHOTOS", "--out", "p.csv", "--top", "0"], 2, "--top 0: must be at least 1"),
+        (["RUN", "PHOTOS", "--out", "p.csv"], 1, "runs/p is no fine-tuning, it has no head"),
+        (["/nowhere", "PHOTOS", "--out", "p.csv"], 1, "/nowhere is not a run"),
+        (["TUNED", "/nowhere", "--out", "p.csv"], 1, "'/nowhere' does not exist"),
+    ],
+)
+def test_what_cannot_be_predicted_is_one_line(
+    photo_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    run, _, _ = make_finetuning("mae", Path("runs/r/eval"))
+    places = {"TUNED": run, "RUN": make_run("mae", "p").run, "PHOTOS": photo_folder}
+    assert call(monkeypatch, "predict", *(str(places.get(word, word)) for word in words)) == code
+    assert_one_line(capsys, message)
+    assert not [*Path().glob("p.*")]

@@ -1,0 +1,64 @@
+"""Features of a timm model in memory, as `encode` has them of the run that it was exported from.
+
+Suffixes: B images, T tokens, D width, S the image's side.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn, no_grad
+
+from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.encoder.features import CLASS_TOKEN, normalised
+
+
+def timm_size(model: nn.Module) -> int:
+    """Side of the images that it takes, pixels.  Raises UsageError for one that is no encoder of timm's."""
+    if not callable(getattr(model, "forward_features", None)):
+        raise UsageError(
+            f"{type(model).__name__} is no timm model, it has no forward_features: give what turbomim.load "
+            "or timm.create_model returns, or a run's path"
+        )
+    # what it was made for comes before what its weights were trained for
+    asked: Any = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    height, width = asked or _data_of(model)["input_size"][-2:]
+    if height != width:
+        raise UsageError(f"the model takes images of {height} x {width} pixels: it must be a square")
+    return int(width)
+
+
+def timm_features(model: nn.Module, kind: str) -> Callable[[Tensor], Tensor]:
+    """What gives one feature (B, D) float32 of images (B, S, S, 3) uint8 on the model's device.
+
+    kind: CLASS_TOKEN or MEAN, of which a model with a head over the mean (`fc_norm`) has the normalised one.
+    Raises UsageError for a class token that the model has not, or that its head does not read.
+    """
+    data = _data_of(model)
+    timm_model: Any = model
+    prefix: int = getattr(model, "num_prefix_tokens", 0)
+    head_norm: nn.Module | None = getattr(model, "fc_norm", None)
+    pools_patches = isinstance(head_norm, nn.LayerNorm)
+    if kind == CLASS_TOKEN and (not prefix or pools_patches):
+        why = "its head reads the patch tokens" if prefix else "it has no class token"
+        raise UsageError(f'pool "cls" of {type(model).__name__}: {why}; give "mean"')
+
+    @no_grad()
+    def features(images_BHWC: Tensor) -> Tensor:
+        tokens: Tensor = timm_model.forward_features(normalised(images_BHWC, data["mean"], data["std"]))
+        # Swin's are (B, rows, columns, D)
+        tokens_BTD = tokens.flatten(1, -2).float()
+        if kind == CLASS_TOKEN:
+            return tokens_BTD[:, 0]
+        mean_BD = tokens_BTD[:, prefix:].mean(1)
+        read_BD: Tensor = mean_BD if head_norm is None else head_norm(mean_BD)
+        return read_BD
+
+    return features
+
+
+def _data_of(model: nn.Module) -> dict[str, Any]:
+    """How images become the model's input, as timm says it: input_size, mean, std."""
+    # not every timm has its annotations
+    resolve: Callable[..., dict[str, Any]] = resolve_model_data_config
+    return resolve(model)
