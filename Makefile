@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # exact versions to install, constraints/oldest.txt or constraints/newest.txt; without it pip chooses
 CONSTRAINTS ?=
+# address of the repository, https://HOST/OWNER/NAME, which the page of a published package links to
+REPOSITORY ?=
 # processes that run the tests; each takes about 2 GB
 JOBS ?= 2
 
@@ -39,9 +41,8 @@ short: $(VENV)/dev.done  ## kernels, losses, step, loader and commands, in minut
 	$(PYTEST) $(SHORT)
 	TRITON_INTERPRET=1 $(PYTEST) tests/interpret
 
-wheel: $(VENV)/dev.done  ## builds dist/*.whl and tries it in an empty environment and folder
-	rm -rf dist build
-	$(BIN)/python -m build --outdir dist . >/dev/null
+wheel: $(VENV)/dev.done  ## builds dist/ twice, compares, and tries the wheel in an empty environment and folder
+	$(BIN)/python tests/packaging/build.py dist $(REPOSITORY)
 	$(BIN)/python tests/packaging/try_wheel.py dist $(CONSTRAINTS)
 
 lint: $(VENV)/dev.done
