@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from turbomim.pipeline.batch import Batch
     from turbomim.pipeline.system.errors import UserError
     from turbomim.train.api.embed import Embedded, embed
+    from turbomim.train.api.evaluate import evaluate
     from turbomim.train.api.loader import Loader
     from turbomim.train.api.patches import low_pass, masked_patches, random_masking
     from turbomim.train.api.predict import Predictions, predict
@@ -51,6 +52,7 @@ _MODULES: Final = {
     "Run": "turbomim.train.api.run",
     "UserError": "turbomim.pipeline.system.errors",
     "embed": "turbomim.train.api.embed",
+    "evaluate": "turbomim.train.api.evaluate",
     "low_pass": "turbomim.train.api.patches",
     "masked_patches": "turbomim.train.api.patches",
     "predict": "turbomim.train.api.predict",
@@ -68,6 +70,7 @@ __all__ = [
     "UserError",
     "__version__",
     "embed",
+    "evaluate",
     "low_pass",
     "masked_patches",
     "predict",

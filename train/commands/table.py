@@ -75,7 +75,7 @@ COMMANDS: Final = {
         "reconstruction pictures of a run; --targets IMAGE: what the model must predict",
     ),
     "eval knn": Command(
-        "train.commands.eval.frozen:eval_knn_command",
+        "train.commands.eval.knn:eval_knn_command",
         "train.commands.eval.options:Eval",
         "RUN|FILE",
         "nearest neighbours of frozen features, beside untrained ones and raw pixels",

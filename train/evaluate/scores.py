@@ -16,14 +16,15 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import crop_facts, eval_crops
 from turbomim.train.encoder.features import Features, every_feature, extract, trained_and_random
 from turbomim.train.encoder.resize import at_size, resized
-from turbomim.train.encoder.source import encoder_size
+from turbomim.train.encoder.source import Source, encoder_size
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.results import Scores
 from turbomim.train.evaluate.scoring import Scoring
-from turbomim.train.evaluate.splits import choose_ids, open_labelled
+from turbomim.train.evaluate.splits import check_samples, choose_ids, open_labelled
 from turbomim.train.models.classifier import Encoder
 from turbomim.train.settings.config import Config
+from turbomim.train.settings.flags import check_least
 from turbomim.train.world.distributed import choose_device
 
 # scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1
@@ -78,6 +79,13 @@ def evaluate_model(
         **crop_facts(wanted.data.size),
         "scores": scores_of(learned, scored, measures, known or {}),
     }
+
+
+def score_frozen(source: Source, measure: str, on: Scoring) -> dict[str, Any]:
+    """Score a frozen encoder by a measure of MEASURES.  Raises UserError: splits that cannot be compared."""
+    check_samples(on.samples, [measure])
+    check_least(batch=(on.batch, 1))
+    return {**source.facts, **evaluate_model(source.model, source.config, [measure], on)}
 
 
 def scores_of(learned: Features, scored: Features, measures: Collection[str], known: Scores) -> Scores:

@@ -6,7 +6,7 @@ import io
 import math
 import re
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError
@@ -138,3 +138,13 @@ def parse_with_settings(kind: type[T], argv: list[str], prog: str) -> tuple[T, V
     """A dataclass out of a command's own flags, and the settings among them.  Raises UsageError."""
     own, values = take_settings(argv)
     return parse(kind, own, prog), values
+
+
+def dotted(values: Values) -> dict[str, Any]:
+    """{"model": {"heads": "3"}} as {"model.heads": "3"}, which functions of the library take."""
+    return {f"{section}.{key}": text for section, keys in values.items() for key, text in keys.items()}
+
+
+def options_of(options: Any) -> dict[str, Any]:
+    """A dataclass of flags as the arguments of the function that the command calls."""
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}

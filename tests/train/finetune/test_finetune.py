@@ -43,12 +43,12 @@ from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.eval.finetune import finetune_settings
-from turbomim.train.commands.eval.options import Finetune
 from turbomim.train.encoder.features import normalised
 from turbomim.train.encoder.source import load_source
+from turbomim.train.finetune.asked import FinetuneAsked
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.finetune import finetune, with_classes
+from turbomim.train.finetune.settings import finetune_settings
 from turbomim.train.finetune.task import find_test_of_last_weights
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.mirror import Mirror
@@ -100,12 +100,10 @@ def settings(
     pretrained: Path, shards: dict[str, Path], folder: Path, epochs: float = 4, **flags: dict[str, Any]
 ) -> FinetuneConfig:
     """Three steps an epoch, in a folder of its own."""
-    options = Finetune(
-        run=pretrained, train=str(shards["train"]), test=str(shards["test"]), epochs=epochs, batch=16
-    )
+    asked = FinetuneAsked(train=str(shards["train"]), test=str(shards["test"]), epochs=epochs, batch=16)
     laid = {name: {**FLAGS.get(name, {}), **flags.get(name, {})} for name in {*FLAGS, *flags}}
     laid["run"]["folder"] = str(folder)
-    return finetune_settings(options, load_source(pretrained, {}), laid)
+    return finetune_settings(asked, load_source(pretrained, {}), laid)
 
 
 def attempt(config: FinetuneConfig, pretrained: Path) -> None:

@@ -34,7 +34,7 @@ from tests.train.report.html_page import Element, Page
 from turbomim.benchmarks.stores import weed
 from turbomim.pipeline.tars.manifest import BAD, MANIFEST
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.commands.eval.frozen import eval_knn_command
+from turbomim.train.commands.eval.knn import eval_knn_command
 from turbomim.train.folder import rundir
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe

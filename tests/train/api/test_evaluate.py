@@ -1,0 +1,67 @@
+"""`turbomim.evaluate`: the results of `turbomim eval`, from Python."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runs import config_for, quiet
+
+import turbomim
+from turbomim.train.commands.eval.knn import eval_knn_command
+from turbomim.train.pretrain.pretrain import pretrain
+
+SMALL: dict[str, Any] = {"step.compile": False, "finetune.rand_augment": "", "data.size": 32}
+
+
+@pytest.fixture(scope="module")
+def run(trees_of_module: Path, tmp_path_factory: pytest.TempPathFactory) -> turbomim.Run:
+    """A run of a few steps.  Do not change its settings."""
+    config = config_for(trees_of_module, tmp_path_factory.mktemp("runs"), optim={"epochs": 1})
+    return turbomim.Run(pretrain(config, console=quiet()).folder)
+
+
+@pytest.fixture(scope="module")
+def trees_of_module(tiny_split: Any) -> Path:
+    """The folder of `tiny_split`."""
+    folder: Path = tiny_split.folder
+    return folder
+
+
+def test_neighbours_are_the_commands(run: turbomim.Run, trees: Path, tmp_path: Path) -> None:
+    result = turbomim.evaluate(run, "knn", train=trees, test=trees)
+    assert json.loads((run.folder / "eval" / "knn.json").read_text(encoding="utf-8")) == result
+    eval_knn_command(
+        [str(run.folder), "--train", str(trees), "--test", str(trees), "--json", f"{tmp_path}/knn.json"]
+    )
+    assert json.loads((tmp_path / "knn.json").read_text(encoding="utf-8")) == result
+    assert run.evaluations["knn"] == result
+    assert 0 < result["scores"]["trained: mean of patch tokens"]["20 neighbours"] <= 1
+
+
+def test_a_fine_tuning_is_a_run(run: turbomim.Run, trees: Path) -> None:
+    result = turbomim.evaluate(
+        run, "finetune", train=trees, test=trees, console=quiet(), epochs=1, batch=8, **SMALL
+    )
+    tuned = turbomim.Run(result["folder"])
+    assert tuned.folder == run.folder / "eval" / "finetune" and tuned.status == "done"
+    assert tuned.settings["finetune"]["rand_augment"] == ""
+    assert run.evaluations["finetune"]["top1"] == result["top1"]
+
+
+@pytest.mark.parametrize(
+    ("measure", "options", "said"),
+    [
+        ("nearest", {}, "measure = 'nearest': must be knn, linear, finetune"),
+        ("knn", {"sample": 20}, "unknown option 'sample': did you mean samples"),
+        ("knn", {"epochs": 3}, "unknown option 'epochs'"),
+        ("linear", {"epochs": 3}, "--epochs is of --recipe published"),
+        ("finetune", {"optim.epoch": 3}, "did you mean optim.epochs"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    run: turbomim.Run, trees: Path, measure: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(turbomim.UserError) as caught:
+        turbomim.evaluate(run, measure, train=trees, test=trees, **options)
+    assert said in str(caught.value) and "\n" not in str(caught.value)

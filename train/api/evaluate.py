@@ -1,0 +1,114 @@
+"""`turbomim.evaluate`: what an encoder is worth, as `turbomim eval` measures it."""
+
+import json as json_format
+from dataclasses import fields
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from turbomim.pipeline.system.errors import need, to_stderr, unknown_name
+from turbomim.pipeline.system.open_files import raise_limit
+from turbomim.train.encoder.source import load_source
+from turbomim.train.evaluate.linear import score_linear
+from turbomim.train.evaluate.results import check_json, write_result
+from turbomim.train.evaluate.scores import score_frozen
+from turbomim.train.evaluate.scoring import LinearScoring, Scoring
+from turbomim.train.finetune.asked import FinetuneAsked
+from turbomim.train.finetune.finetune import finetune
+from turbomim.train.finetune.settings import finetune_settings
+from turbomim.train.recipes.command_line import by_section
+from turbomim.train.settings.dictionary import Values
+
+Asked = TypeVar("Asked", Scoring, LinearScoring, FinetuneAsked)
+Measure = Literal["knn", "linear", "finetune"]
+
+
+def evaluate(
+    run: str | PathLike[str],
+    measure: Measure,
+    *,
+    train: str | PathLike[str],
+    test: str | PathLike[str],
+    # a path, and a Console: a type checker would want every value of `**{"optim.epochs": 10}` to be one
+    json: Any = None,
+    console: Any = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Score an encoder on labelled shards, as `turbomim eval` does.
+
+    Example:
+        result = turbomim.evaluate(run, "knn", train="shards/train", test="shards/test")
+        print(result["scores"]["trained: mean of patch tokens"]["20 neighbours"])
+
+    Args:
+        run: A run's folder, or a file that `turbomim eval` takes.
+        measure: "knn": 20 nearest neighbours of frozen features; "linear": a linear layer on frozen features;
+            "finetune": the whole encoder is trained on labels.  It is a run of its own, RUN/eval/finetune,
+            which the same call resumes.
+        train: Labelled shards that are learned from.
+        test: Labelled shards that are scored.
+        json: A file for the result; RUN/eval/MEASURE.json if None, and none of a file's encoder.
+        console: Where the lines of a fine-tuning go, a rich.console.Console; standard output if None.
+        **options: Options of `turbomim eval MEASURE` by their names.  knn and linear: samples (train samples,
+            0 for all), size (pixels), batch (images), device; linear: recipe ("solved" or "published"),
+            epochs, warmup_epochs, base_lr, head_batch, augment, seed; finetune: random, epochs, batch,
+            base_lr, and any setting as `**{"section.key": value}`.
+
+    Returns:
+        The result, as the JSON file has it.  `scores`: shares of the test samples, 0 to 1, by feature and
+        measure; random weights and raw pixels are beside the trained encoder.  Of "finetune": top1, top5,
+        test_loss and `folder`, the run of the fine-tuned weights.
+
+    Raises:
+        UserError: No run or no checkpoint there, splits without labels or with other classes, an option that
+            does not exist or cannot be.
+        KeyboardInterrupt: A fine-tuning was asked to stop.  A checkpoint is saved: the same call goes on.
+    """
+    need(measure in get_args(Measure), "measure", repr(measure), ", ".join(get_args(Measure)))
+    raise_limit()
+    kept = None if json is None else Path(json)
+    check_json(kept)
+    settings = by_section({name: value for name, value in options.items() if "." in name}, "settings")
+    plain = {name: value for name, value in options.items() if "." not in name}
+    plain |= {"train": fspath(train), "test": fspath(test)}
+    if measure == "finetune":
+        return _finetune(Path(run), _asked(FinetuneAsked, plain), settings, kept, console)
+    name: str = measure
+    if measure == "knn":
+        scoring = _asked(Scoring, plain)
+        result = score_frozen(load_source(Path(run), settings), "knn", scoring)
+    else:
+        probe = _asked(LinearScoring, plain)
+        result = score_linear(load_source(Path(run), settings), probe)
+        name = "linear-published" if probe.recipe == "published" else name
+    if replaced := write_result(result, name, kept):
+        to_stderr(replaced)
+    return result
+
+
+def _asked(kind: type[Asked], options: dict[str, Any]) -> Asked:
+    """Options as a dataclass.  Raises UsageError for one that it has not."""
+    known = [field.name for field in fields(kind)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("unknown option", name, known)
+    return kind(**options)
+
+
+def _finetune(
+    run: Path, asked: FinetuneAsked, settings: Values, json: Path | None, console: Any
+) -> dict[str, Any]:
+    model = {name: values for name, values in settings.items() if name == "model"}
+    source = load_source(run, model)
+    source.pretrained()
+    if asked.random:
+        source = source.initial()
+    config = finetune_settings(
+        asked, source, {name: values for name, values in settings.items() if name != "model"}
+    )
+    kept = json or (None if source.step is None else source.folder / f"{config.run.name}.json")
+    outcome = finetune(config, source, console=console, result_copies=[] if kept is None else [kept])
+    if outcome.status == "preempted":
+        raise KeyboardInterrupt(f"stopped at step {outcome.step} of {outcome.steps}; the same call goes on")
+    result: dict[str, Any] = json_format.loads((outcome.folder / "result.json").read_text(encoding="utf-8"))
+    return {**result, "folder": str(outcome.folder)}
