@@ -20,7 +20,17 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
 CODE = re.compile(r"`([^`]+)`")
 
 
-@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md", "README.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "docs/architecture.md",
+        "docs/adding-a-method.md",
+        "docs/install.md",
+        "AGENTS.md",
+        "CONTRIBUTING.md",
+        "README.md",
+    ],
+)
 def test_links_lead_to_files(page: str) -> None:
     links = LINK.findall((ROOT / page).read_text(encoding="utf-8"))
     assert links

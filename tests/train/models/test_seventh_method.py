@@ -100,6 +100,15 @@ def test_a_class_and_a_line_are_a_method(
     assert 0 < trained_knn["weighted"] <= 1 and trained_knn.keys() == random_knn.keys()
 
 
+def test_the_page_on_adding_a_method_has_these_lines() -> None:
+    page = (ROOT / "docs/adding-a-method.md").read_text()
+    assert inspect.getsource(Place) in page
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert issubclass(found["Place"], MAE), "its imports are those that it needs"
+
+
 @pytest.mark.parametrize("method", [*METHODS.values()], ids=[*METHODS])
 def test_a_method_is_a_short_file_that_takes_no_others_internals(method: type[MAE]) -> None:
     text = Path(inspect.getfile(method)).read_text()
