@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("here")
 def settings_of(config: Config) -> dict[str, Any]:
     """Every setting of a small run, by section.key."""
     sections = to_dict(config)
-    free = ("data.path", "run.name")
+    free = ("data.path", "run.name", "run.recipe")
     return {
         f"{section}.{key}": value
         for section, keys in sections.items()
