@@ -34,12 +34,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def run_example(name: str, folder: Path, *arguments: object, killed: bool = False) -> list[str]:
     """The lines that an example prints on its steps or epochs."""
-    command = [
-        sys.executable,
-        *(["-c", KILL] if killed else []),
-        ROOT / "examples" / name,
-        *map(str, arguments),
-    ]
+    example = [str(ROOT / "examples" / name), *map(str, arguments)]
+    command = [sys.executable, *(["-c", KILL] if killed else []), *example]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr

@@ -82,6 +82,15 @@ def test_endless_goes_on_over_the_end_of_an_epoch(trees: Path) -> None:
     assert len(endless) == 5 and endless.position == 64
 
 
+def test_endless_ranks_share_the_stream(trees: Path) -> None:
+    one = turbomim.Loader(trees, endless=True, size=32, batch=8)
+    two = [turbomim.Loader(trees, endless=True, rank=rank, world=2, size=32, batch=4) for rank in range(2)]
+    for _ in range(6):
+        together = flat([taken(loader, 1)[0] for loader in two])
+        assert together == taken(one, 1)[0]
+        assert {loader.position for loader in two} == {one.position}
+
+
 @pytest.mark.parametrize("endless", [False, True])
 def test_it_goes_on_where_it_was(trees: Path, endless: bool) -> None:
     """After a break, a close, or a state that another loader takes: the rest, and no sample twice."""
