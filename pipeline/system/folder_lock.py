@@ -37,6 +37,30 @@ def folder_lock(folder: Path, *, what: Path, other: str, without: str, wanted: b
             os.close(handle)
 
 
+def check_lock(folder: Path, *, what: Path, other: str) -> None:
+    """Raise UserError as `folder_lock` does if another process holds `folder`; it changes nothing."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        # a shared lock does not wait for others like it
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _in_use(handle, what, other) from error
+    except OSError:
+        # a file system without locks is told of where the lock is taken
+        return
+    finally:
+        os.close(handle)
+
+
+def _in_use(handle: int, what: Path, other: str) -> UserError:
+    """The error for a lock that another process holds, which has written who it is into the file."""
+    owner = ascii(os.pread(handle, 200, 0).decode("latin-1"))[1:-1] or "another process"
+    return UserError(f"{str(what)!r} is in use by {owner}: wait for its end, or {other}")
+
+
 def _lock(folder: Path, what: Path, other: str, without: str) -> int | None:
     """Give the handle of the locked file, None if its last owner has just removed it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,9 +78,9 @@ def _lock(folder: Path, what: Path, other: str, without: str) -> int | None:
     except FileNotFoundError:
         pass
     except BlockingIOError as error:
-        owner = ascii(os.pread(handle, 200, 0).decode("latin-1"))[1:-1] or "another process"
+        refused = _in_use(handle, what, other)
         os.close(handle)
-        raise UserError(f"{str(what)!r} is in use by {owner}: wait for its end, or {other}") from error
+        raise refused from error
     except BaseException as error:
         os.close(handle)
         if isinstance(error, OSError) and error.errno in (*UNSUPPORTED, errno.ENOLCK, errno.EINVAL):

@@ -1,6 +1,7 @@
 """`turbomim.pretrain`: a pre-training from a recipe, as the command of that name."""
 
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.system.open_files import raise_limit
@@ -15,7 +16,8 @@ def pretrain(
     *,
     data: str | PathLike[str],
     name: str,
-    # a Console; a type checker would want every value of `**{"optim.epochs": 10}` to be one
+    # a path and a Console; a type checker would want every value of `**{"optim.epochs": 10}` to be one
+    begins_from: Any = None,
     console: Any = None,
     **settings: Any,
 ) -> Run:
@@ -32,6 +34,7 @@ def pretrain(
         recipe: A name that `turbomim recipes` lists.
         data: Shards to train on, made by `turbomim.shard`: a folder or URL.
         name: The run's name; its folder is runs/NAME, or below the setting run.folder.
+        begins_from: A run, or its folder, whose weights a new run begins with, as with `--from`.
         console: Where lines and the panel go, a rich.console.Console; standard output if None.
         **settings: Any setting of `turbomim pretrain --help`, as `**{"section.key": value}`.  One that many
             give is data.heldout, shards whose loss is measured on the way.
@@ -41,14 +44,15 @@ def pretrain(
 
     Raises:
         UserError: A setting does not exist or cannot be, the data cannot be read, the folder holds a run with
-            other settings, or the machine cannot do it.
+            other settings, the weights do not fit, or the machine cannot do it.
         KeyboardInterrupt: It was asked to stop (Ctrl-C, SIGTERM, SIGUSR2).  A checkpoint is saved: the same
             call goes on.
     """
     ensure_home()
     raise_limit()
     config = config_of(recipe, {"data.path": fspath(data), "run.name": name, **settings})
-    outcome = run_pretraining(config, console=console)
+    run = None if begins_from is None else Path(begins_from)
+    outcome = run_pretraining(config, console=console, begins_from=run)
     if outcome.status == "preempted":
         raise KeyboardInterrupt(f"stopped at step {outcome.step} of {outcome.steps}; the same call goes on")
     return Run(outcome.folder)

@@ -109,5 +109,8 @@ def what_was_taken(options: Import, found: ForeignModel, notes: list[str], folde
     if placed.dropped:
         lines.append(f"  left out, as a run has no place for them: {grouped(placed.dropped)}")
     lines += [f"  {note}" for note in (*notes, *found.notes)]
+    lines.append(
+        f"  by a recipe: turbomim pretrain RECIPE --from {folder} --run.name NAME --data.path SHARDS"
+    )
     lines.append(f"  go on: turbomim pretrain --config {folder}/config.yaml --data.path SHARDS")
     return "\n".join(lines)

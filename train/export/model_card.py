@@ -15,6 +15,7 @@ from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.train.encoder.crop import INTERPOLATION, crop_share
 from turbomim.train.export.weights import Exported, Trained, loaded_from, loaded_from_hub
 from turbomim.train.folder import checkpoint
+from turbomim.train.folder.begun import begun_in_words
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.folder.rundir import recipe_of
 from turbomim.train.recipes.table import recipe
@@ -136,11 +137,7 @@ def training_rows(run: Path, config: Config, state: checkpoint.State) -> Rows:
     yield f"settings other than {base}", "; ".join(f"`{text}`" for text in changed) or "none"
     if (run / "import.json").exists():
         source = read_json(run / "import.json")
-        yield (
-            "began with",
-            f"{Path(str(source.get('file'))).name} ({source.get('from')}), sha256 {source.get('sha256')}; "
-            "the terms of those weights hold for these",
-        )
+        yield "began with", f"{begun_in_words(source)}; the terms of those weights hold for these"
     records = [r for r in read_metrics(run / "metrics.jsonl") if r["step"] <= state.step]
     last = records[-1] if records else {}
     if state.fingerprint:

@@ -273,6 +273,16 @@ def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
         restore_optimizer(model, optimizer, _read_tensors(checkpoint / FILES[1], moments))
 
 
+def shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a checkpoint's weights, by name.  Raises UserError for a damaged file."""
+    path = checkpoint / FILES[0]
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error, 200)}") from error
+
+
 def _read_tensors(path: Path, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file by name; one that `ours` has split over ranks is split as that is."""
     tensors: dict[str, Tensor] = {}

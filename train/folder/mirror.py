@@ -77,11 +77,8 @@ class Mirror(Closing):
         """Let other machines have it."""
         self._lease.close()
 
-    def connect(self) -> dict[str, Status]:
-        """Take it for this run, and list what is there; again, where it was taken and could not be listed.
-
-        Raises UserError: it holds a run with other settings, or another machine copies there; and OSError.
-        """
+    def check_same(self) -> None:
+        """Raise UserError if it holds a run with other settings, and OSError; it writes nothing."""
         try:
             text = self.place.read("config.yaml").decode(errors="replace")
         except FileNotFoundError:
@@ -90,6 +87,13 @@ class Mirror(Closing):
             path = self.place.at("config.yaml")
             held = rundir.parse_config(text, str(self.place), path, type(self._config))
             rundir.refuse_other(str(self.place), held, self._config)
+
+    def connect(self) -> dict[str, Status]:
+        """Take it for this run, and list what is there; again, where it was taken and could not be listed.
+
+        Raises UserError: it holds a run with other settings, or another machine copies there; and OSError.
+        """
+        self.check_same()
         if not self._lease.held:
             self._lease.take()
         files = self.place.files()

@@ -5,6 +5,7 @@ photograph ended a process, deadly.jsonl too (crashes.py); where shards come fro
 (seen_shards.py).
 """
 
+import errno
 import json
 import os
 import platform
@@ -19,9 +20,9 @@ from typing import Any
 import torch
 import yaml
 
-from turbomim.pipeline.system.durable import write_durably, write_json
+from turbomim.pipeline.system.durable import write_durably, write_error, write_json
 from turbomim.pipeline.system.errors import UserError, one_line
-from turbomim.pipeline.system.folder_lock import folder_lock
+from turbomim.pipeline.system.folder_lock import check_lock, folder_lock
 from turbomim.pipeline.system.processes import is_alive
 from turbomim.pipeline.system.remedies import FULL, explain
 from turbomim.train.machine.processor import cores
@@ -29,6 +30,9 @@ from turbomim.train.machine.versions import versions
 from turbomim.train.recipes.table import RECIPES, recipe_in_command
 from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
+
+# what helps where another process has a run's folder
+OTHER_NAME = "give another --run.name"
 
 
 def run_folder(config: Config) -> Path:
@@ -85,16 +89,24 @@ def parse_config(text: str, folder: str, path: str, kind: type[AnyConfig]) -> An
 def check_same(folder: Path, config: Config) -> None:
     """Raise UserError if the folder holds a run whose settings would give other numbers."""
     if (folder / "config.yaml").exists():
-        refuse_other(str(folder), read_config(folder, type(config)), config)
+        refuse_other(str(folder), read_config(folder, type(config)), config, with_weights(folder, config))
 
 
-def refuse_other(folder: str, held: Config, config: Config) -> None:
-    """Raise UserError if what a folder holds was run with settings that give other numbers."""
+def refuse_other(folder: str, held: Config, config: Config, weights: str = "") -> None:
+    """Raise UserError if what a folder holds was run with settings that give other numbers.
+
+    weights: how a new run begins with the weights of this one, for people.
+    """
     if changed := differences(held, config):
         raise UserError(
             f"{folder} holds a run with other settings ({'; '.join(changed)}): "
-            "give the old ones to resume it, or another --run.name to start a new one"
+            f"give the old ones to resume it, or another --run.name to start a new one{weights}"
         )
+
+
+def with_weights(folder: Path, config: Config) -> str:
+    """How a new run begins with these weights, to be said after --run.name; of a fine-tuning none can."""
+    return f" (--from {folder} gives it these weights)" if type(config) is Config else ""
 
 
 def write_settings(folder: Path, config: Config, device: torch.device, world: int) -> None:
@@ -168,7 +180,19 @@ def explaining_full_disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def check_unlocked(config: Config) -> None:
+    """Raise UserError where `lock_run` would, as far as that can be told without writing anything."""
+    folder = run_folder(config)
+    if config.run.lock:
+        check_lock(folder, what=folder, other=OTHER_NAME)
+    # the nearest folder that is there; below it all is made
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        number = errno.EACCES if there.is_dir() else errno.ENOTDIR
+        raise write_error(folder, OSError(number, os.strerror(number), str(there)))
+
+
 def lock_run(config: Config) -> AbstractContextManager[None]:
     """Make the run's folder, and keep a second process out of it.  Raises UserError as `folder_lock`."""
-    folder, other, without = run_folder(config), "give another --run.name", "--run.lock false"
-    return folder_lock(folder, what=folder, other=other, without=without, wanted=config.run.lock)
+    folder, without = run_folder(config), "--run.lock false"
+    return folder_lock(folder, what=folder, other=OTHER_NAME, without=without, wanted=config.run.lock)

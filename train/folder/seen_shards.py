@@ -19,11 +19,11 @@ FILE: Final = "shards.json"
 RESTORE: Final = "put the old object back, or give another --run.name to begin anew"
 
 
-def check_seen(folder: Path, splits: Sequence[Split], *, resumed: bool) -> list[str]:
+def check_seen(folder: Path, splits: Sequence[Split], *, resumed: bool, note: bool = True) -> list[str]:
     """Compare the shards of splits in stores with those that the run began with, and note their versions.
 
-    resumed: whether it goes on; a new run notes alone.  Returns lines for the log.  Raises UserError for a
-    shard that is not the manifest's any more, or of which nobody knows.
+    resumed: whether it goes on; a new run notes alone.  note: whether versions are written.  Returns lines
+    for the log.  Raises UserError for a shard that is not the manifest's any more, or of which nobody knows.
     """
     lines = list[str]()
     seen = _read(folder / FILE) if resumed else {}
@@ -36,7 +36,7 @@ def check_seen(folder: Path, splits: Sequence[Split], *, resumed: bool) -> list[
             if held.get(name, version) != version:
                 lines.append(_check(split, number))
         now[str(split.tars)] = dict(zip(names, split.versions, strict=True))
-    if now != seen:
+    if note and now != seen:
         write_json(folder / FILE, now)
     return lines
 

@@ -102,8 +102,10 @@ class Run:
                     self.log.say(line)
                 if not self.at_end:
                     return self._run_noting_errors(flag, logged)
+                path, weights = self.folder.path, rundir.with_weights(self.folder.path, self.config)
                 self.log.say(
-                    f"{self.folder.path} is done: {self.step} of {self.plan.steps} steps; nothing to do"
+                    f"{path} is done: {self.step} of {self.plan.steps} steps; nothing to do; to train longer "
+                    f"give another --run.name{weights}"
                 )
                 # an error in here leaves the run as it was: done
                 return self._finish()

@@ -5,7 +5,7 @@ in it.  After both the task makes its model, and `Run` trains it.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint, rundir
+from turbomim.train.folder.begun import check_begun
 from turbomim.train.folder.crashes import explain_last_death, read_deadly_samples
 from turbomim.train.folder.from_mirror import take_from_mirror
 from turbomim.train.folder.log import RunLog
@@ -135,16 +136,19 @@ def open_session(
 
 
 @contextmanager
-def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
+def take_folder(
+    session: Session[Any], *others: Split, begins_from: Path | None = None
+) -> Iterator[RunFolder]:
     """Lock the run's folder, on rank 0, and find what it goes on from; every rank calls it.
 
     With `run.mirror` what is newer there is brought here first.  others: splits that the run reads besides
-    its own two.  Raises UserError: another process has the folder or the mirror, one of them holds another
-    run, no checkpoint in it is whole, a shard of a store was replaced, or the mirror cannot be used.
+    its own two; begins_from: the run whose weights it must begin with.  Raises UserError: another process has
+    the folder or the mirror, one of them holds another run, no checkpoint in it is whole, its run began with
+    other weights, a shard of a store was replaced, or the mirror cannot be used.
     """
     config, world = session.config, session.world
     path = rundir.run_folder(config)
-    splits = [session.split, *([session.heldout] if session.heldout else []), *others]
+    splits = _splits_of(session, others)
     on_gpu = session.loader_speed.decodes_on(world.device.type)
     mirror: Mirror | None = None
     told = list[str]()
@@ -163,9 +167,7 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
             if config.run.mirror:
                 mirror = held.enter_context(Mirror(config, tell))
                 taken = take_from_mirror(mirror, path, tell)
-            found, damaged = newest_checkpoint(path, session.split)
-            notes = [f"{each} is damaged and was passed over" for each in damaged]
-            notes += check_seen(path, splits, resumed=found is not None)
+            found, notes = _look_into(session, splits, begins_from, note=True)
             return found, taken + notes + explain_last_death(path, splits, on_gpu=on_gpu)
 
         found, notes = world.broadcast_from_rank0(look)
@@ -180,10 +182,45 @@ def take_folder(session: Session[Any], *others: Split) -> Iterator[RunFolder]:
         )
 
 
-def newest_checkpoint(folder: Path, split: Split) -> tuple[Path | None, list[Path]]:
+def check_folder(session: Session[Any], *others: Split, begins_from: Path | None = None) -> Path | None:
+    """What a run would go on from, None for a new one; it writes nothing.  Rank 0 calls it.
+
+    Arguments are those of `take_folder`.  Raises UserError as that does.
+    """
+    config = session.config
+    path = rundir.run_folder(config)
+    rundir.check_unlocked(config)
+    rundir.check_same(path, config)
+    if config.run.mirror:
+        Mirror(config, print).check_same()
+    return _look_into(session, _splits_of(session, others), begins_from, note=False)[0]
+
+
+def _splits_of(session: Session[Any], others: Sequence[Split]) -> list[Split]:
+    """All splits that a run reads."""
+    return [session.split, *([session.heldout] if session.heldout else []), *others]
+
+
+def _look_into(
+    session: Session[Any], splits: Sequence[Split], begins_from: Path | None, *, note: bool
+) -> tuple[Path | None, list[str]]:
+    """The checkpoint in the run's folder that it goes on from, and lines for the log.
+
+    note: whether the versions of a store's shards are noted in the folder.  Raises UserError.
+    """
+    path = rundir.run_folder(session.config)
+    again = rundir.with_weights(path, session.config)
+    found, damaged = newest_checkpoint(path, session.split, again)
+    check_begun(path, found, begins_from)
+    notes = [f"{each} is damaged and was passed over" for each in damaged]
+    return found, notes + check_seen(path, splits, resumed=found is not None, note=note)
+
+
+def newest_checkpoint(folder: Path, split: Split, again: str = "") -> tuple[Path | None, list[Path]]:
     """The checkpoint that a run of a split goes on from, if any, and damaged ones that were passed over.
 
-    Raises UserError: none of them is whole, or the newest has seen other samples.
+    again: how a new run begins with its weights, for people.  Raises UserError: none of them is whole, or the
+    newest has seen other samples.
     """
     found, damaged = checkpoint.newest(folder / "ckpt")
     if found is not None:
@@ -193,6 +230,6 @@ def newest_checkpoint(folder: Path, split: Split) -> tuple[Path | None, list[Pat
         if theirs != ours and (theirs or state.step):
             raise UserError(
                 f"{split.place} is not the data set of {found} (fingerprint {ours[:12]}, the checkpoint's is "
-                f"{theirs[:12]}): give the same shards, or another --run.name"
+                f"{theirs[:12]}): give the same shards, or another --run.name{again}"
             )
     return found, damaged

@@ -75,6 +75,12 @@ def count_parameters(config: Config) -> Parameters:
     return Parameters(trained=trained, fixed=sum(param.numel() for param in params) - trained)
 
 
+def shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a checkpoint of these settings, by name."""
+    model, _ = _model_without_storage(config)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
 def predicted_bytes(
     config: Config,
     micro_batch: int,

@@ -1,17 +1,22 @@
 """`--dry-run`: what a run is and takes, without a step."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import yaml
 from rich.console import Console
 from rich.table import Table
 
+from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
 from turbomim.train.loop.data import about_groups, check_groups, open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.run import Outcome
-from turbomim.train.loop.session import Session
+from turbomim.train.loop.session import Session, check_folder
 from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.machine.price import IMAGENET, price_table
 from turbomim.train.models.methods import flops_per_image
+from turbomim.train.pretrain.begin import check_beginning
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.plan import make_plan
@@ -19,9 +24,14 @@ from turbomim.train.terminal.streams import print_plain
 from turbomim.train.world.distributed import World, choose_device
 
 
-def print_dry_run(session: Session[Config]) -> Outcome:
-    """Print what the run is, on the main rank."""
+def print_dry_run(session: Session[Config], *others: Split, begins_from: Path | None) -> Outcome:
+    """Print what the run is, on the main rank.
+
+    others: splits that it reads besides its own two; begins_from: a run whose weights it begins with.  Raises
+    UserError for what the run itself would refuse, but for a disk that fills, without writing anything.
+    """
     config, plan = session.config, session.plan
+    begins = session.world.broadcast_from_rank0(lambda: _begins(session, others, begins_from))
     parameters = count_parameters(config)
     count = parameters.trained + parameters.fixed
     if session.world.main:
@@ -29,10 +39,22 @@ def print_dry_run(session: Session[Config]) -> Outcome:
         text = (
             f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"
             f"{lines}\n{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
-            f"device {session.world.device}; dry run: nothing was trained"
+            f"device {session.world.device}\n{begins}; dry run: nothing was trained"
         )
         print_plain(session.console, text)
     return Outcome(folder=rundir.run_folder(config), status="dry-run", step=0, steps=plan.steps)
+
+
+def _begins(session: Session[Config], others: Sequence[Split], begins_from: Path | None) -> str:
+    """What the run would begin with, for people.  Raises UserError."""
+    config = session.config
+    if begins_from is not None:
+        check_beginning(begins_from, config)
+    found = check_folder(session, *others, begins_from=begins_from)
+    folder = rundir.run_folder(config)
+    if found is not None:
+        return f"{folder} would go on from {found.name}, of {session.plan.steps:,} steps"
+    return f"{folder} would be a new run" + (f" with the weights of {begins_from}" if begins_from else "")
 
 
 def price(config: Config, *, ranks: int, img_per_s: float | None, preset: str | None) -> None:

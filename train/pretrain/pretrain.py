@@ -1,14 +1,17 @@
 """A pre-training put together: session opened, run folder taken, the masked model made; then the loop."""
 
 import dataclasses
+from pathlib import Path
 
 from rich.console import Console
 
 from turbomim.train.evaluate.online import labelled_splits
+from turbomim.train.folder.begun import begun_in_words, read_begun
 from turbomim.train.loop.run import Outcome, Run
 from turbomim.train.loop.session import open_session, take_folder
 from turbomim.train.machine.price import about_device
 from turbomim.train.machine.tuned_step import TUNED_STEP, step_key
+from turbomim.train.pretrain.begin import begin, check_beginning
 from turbomim.train.pretrain.dry_run import print_dry_run
 from turbomim.train.pretrain.task import Pretraining
 from turbomim.train.settings.config import Config
@@ -21,10 +24,12 @@ def pretrain(
     dry_run: bool = False,
     profile: range = range(0),
     console: Console | None = None,
+    begins_from: Path | None = None,
 ) -> Outcome:
     """Run or resume a pre-training in runs/NAME, with a profile of these steps of the process.
 
-    preset: a GPU whose micro-batch is taken.  Raises UserError for anything a user or a file caused.
+    preset: a GPU whose micro-batch is taken; begins_from: a run whose weights a new one begins with.  Raises
+    UserError for anything a user or a file caused.
     """
     with open_session(
         config,
@@ -38,6 +43,13 @@ def pretrain(
         on_device = world.broadcast_from_rank0(lambda: about_device(session.config, session.plan, world))
         session = dataclasses.replace(session, about=[*session.about, *on_device])
         if dry_run:
-            return print_dry_run(session)
-        with take_folder(session, *(labelled or ())) as folder:
+            return print_dry_run(session, *(labelled or ()), begins_from=begins_from)
+        if begins_from is not None:
+            # before there is a folder
+            world.broadcast_from_rank0(lambda: check_beginning(begins_from, session.config))
+        with take_folder(session, *(labelled or ()), begins_from=begins_from) as folder:
+            if begins_from is not None and folder.checkpoint is None:
+                first = world.broadcast_from_rank0(lambda: begin(session, folder.path, begins_from))
+                notes = [*folder.notes, f"began with {begun_in_words(read_begun(folder.path))}"]
+                folder = dataclasses.replace(folder, checkpoint=first, notes=notes)
             return Run(session, folder, Pretraining(session, folder, labelled), profile).go()

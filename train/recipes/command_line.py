@@ -102,14 +102,6 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     Of a setting the last of these that names it counts: 1. the default of `Config`, 2. the recipe, 3. the
     file, 4. the flags.  Raises UserError.
     """
-    if "--help" in argv or "-h" in argv:
-        # what trains and measures needs no flags' help: a bare machine has no tyro
-        import tyro
-
-        base = recipe(argv[0]) if argv[0] in RECIPES else Config()
-        # prints every setting with its comment and value, and exits
-        shown = tyro.conf.configure(tyro.conf.FlagConversionOff)(Config)
-        tyro.cli(shown, args=["--help"], default=base, prog="turbomim pretrain RECIPE")
     dry_run = "--dry-run" in argv
     argv = [word for word in argv if word != "--dry-run"]
     file = take_value(argv, "--config")

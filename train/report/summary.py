@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from turbomim.pipeline.system.words import duration
+from turbomim.train.folder.begun import begun_in_words, read_begun
 from turbomim.train.folder.log import after_start, mean_over_time, seconds_of
 from turbomim.train.folder.rundir import has_died
 from turbomim.train.recipes.table import recipe
@@ -25,6 +26,7 @@ def summarise_run(run: RunFacts) -> dict[str, str]:
         facts["recipe"] = run_title(run.config, run.recipe)
         facts |= {"model": model_text(run.config), "target": target_text(run.config)}
     last = run.records[-1] if run.records else {}
+    facts["began with"] = begun_in_words(read_begun(run.path))
     facts["status"] = "died" if has_died(run.status) else str(run.status.get("status", ""))
     facts["steps"] = f"{last['step']:,.0f} of {last['steps']:,.0f}" if "steps" in last else ""
     facts["images seen"] = _text(last, "position", ",.0f")
