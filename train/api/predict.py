@@ -19,17 +19,16 @@ from rich.console import Console
 from torch import Tensor
 
 from turbomim import __version__
-from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.image_source import open_source, source_classes
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.listings import BadImage
+from turbomim.train.encoder.crop import tested_crop
 from turbomim.train.encoder.features import load_finetuned, normalised
 from turbomim.train.encoder.row_files import check_out, write_arrays, write_left_out
 from turbomim.train.encoder.rows import rows_of, source_notes
 from turbomim.train.folder.class_names import read_class_names
 from turbomim.train.settings.config import Device
-from turbomim.train.settings.finetune import FinetuneConfig
 from turbomim.train.settings.flags import check_least
 from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
@@ -143,13 +142,6 @@ def predict(
         facts = {"run": str(folder), "source": fspath(source), "turbomim": __version__}
         _write(place, predictions, facts)
     return predictions
-
-
-def tested_crop(config: FinetuneConfig) -> CentreCrop:
-    """The crop that a fine-tuning is tested on."""
-    return CentreCrop(
-        size=config.data.size, interpolation=config.data.interpolation, share=config.finetune.test_crop
-    )
 
 
 def _numbers_in(

@@ -31,19 +31,17 @@ def export_command(argv: list[str]) -> None:
     """`turbomim export …`.  Raises UserError."""
     options = parse(Export, argv, "turbomim export")
     # here: they import torch, which --help need not wait for
-    from turbomim.train.encoder.features import load_run
-    from turbomim.train.export.programs import export, usual_folder
-    from turbomim.train.export.weights import Trained, loaded_from
+    from turbomim.train.export.programs import export, load_trained, usual_folder
+    from turbomim.train.export.weights import loaded_from
 
     out = options.out or usual_folder(options.run, options.to)
     if out.suffix in (".safetensors", ".pth", ".pt") or (out.exists() and not out.is_dir()):
         raise UsageError(f"--out {out}: must be a folder, files in it have names of their own")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", options.license):
         raise UsageError(f"--license {options.license!r}: must be as the Hub has it, apache-2.0 for example")
-    config, model, step = load_run(options.run)
-    trained = Trained(run=options.run, config=config, model=model, step=step)
+    trained = load_trained(options.run)
     for exported in export(trained, options.to, out, license=options.license, size=options.size):
-        print(f"{exported.path}: step {step}; {exported.checked}")
+        print(f"{exported.path}: step {trained.step}; {exported.checked}")
         print(textwrap.indent(loaded_from(exported.load, exported.path), "    "))
         if exported.note:
             print(f"  {exported.note}")

@@ -14,6 +14,7 @@ from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.machine.processor import cores
+from turbomim.train.settings.finetune import FinetuneConfig
 
 INTERPOLATION: Final[Literal["bicubic"]] = "bicubic"
 
@@ -29,6 +30,13 @@ def crop_share(size: int) -> float:
 def scored_crop(size: int) -> CentreCrop:
     """The crop of this side."""
     return CentreCrop(size=size, interpolation=INTERPOLATION, share=crop_share(size))
+
+
+def tested_crop(config: FinetuneConfig) -> CentreCrop:
+    """The crop that a fine-tuning is tested on."""
+    return CentreCrop(
+        size=config.data.size, interpolation=config.data.interpolation, share=config.finetune.test_crop
+    )
 
 
 def crop_facts(size: int) -> dict[str, object]:

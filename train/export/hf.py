@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.system.errors import UserError, one_line
-from turbomim.train.encoder.crop import crop_share
+from turbomim.train.encoder.crop import crop_share, scored_crop
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.check import IMAGES, random_images, same, same_features
 from turbomim.train.export.weights import Exported, encoder_weights, whole_model, write_weights
@@ -41,6 +42,10 @@ _CROP: Final = (
 )
 
 
+# PIL's numbers of the ways to resize
+PIL_NUMBERS: Final = {"bilinear": 2, "bicubic": 3}
+
+
 def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
     """Write the encoder and, for an MAE, mae/ below, and compare outputs where transformers is installed.
 
@@ -49,7 +54,9 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
     width = config.model.width
     # ViTModel has a pooler; without these it draws a random one, and warns
     pooler = {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}
-    _write(folder, to_vit(encoder_weights(model)) | pooler, vit_config(config), config)
+    write_folder(
+        folder, to_vit(encoder_weights(model)) | pooler, vit_config(config), processor_config(config)
+    )
     exported = [
         Exported(
             path=folder,
@@ -67,7 +74,7 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
     ]
     if config.model.method == "mae":
         mae = folder / "mae"
-        _write(mae, to_vit_mae(whole_model(model)), vit_mae_config(config), config)
+        write_folder(mae, to_vit_mae(whole_model(model)), vit_mae_config(config), processor_config(config))
         exported.append(
             Exported(
                 path=mae,
@@ -119,19 +126,19 @@ def vit_mae_config(config: Config) -> dict[str, Any]:
     }
 
 
-def processor_config(config: Config) -> dict[str, Any]:
-    """The preprocessor_config.json: the crop of evaluation, short side resized and the centre taken.
+def processor_config(config: Config, crop: CentreCrop | None = None) -> dict[str, Any]:
+    """The preprocessor_config.json: a crop, short side resized and the centre taken; None: of evaluation.
 
     transformers has it under the name of its first model that took such a crop.
     """
-    size = config.data.size
+    crop = crop or scored_crop(config.data.size)
+    size = crop.size
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": int(size / crop_share(size))},
-        # PIL's number of bicubic, by which evaluation resizes
-        "resample": 3,
+        "size": {"shortest_edge": int(size / crop.share)},
+        "resample": PIL_NUMBERS[crop.interpolation],
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},
         "do_rescale": True,
@@ -142,10 +149,13 @@ def processor_config(config: Config) -> dict[str, Any]:
     }
 
 
-def _write(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], config: Config) -> None:
+def write_folder(
+    folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], processor: Mapping[str, Any]
+) -> None:
+    """Write what `from_pretrained` reads: weights, config.json and preprocessor_config.json."""
     folder.mkdir(exist_ok=True)
     write_weights(folder / "model.safetensors", weights)
-    for name, content in (("config.json", about), ("preprocessor_config.json", processor_config(config))):
+    for name, content in (("config.json", about), ("preprocessor_config.json", processor)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -161,11 +171,11 @@ def _note_of_mae(config: Config) -> str:
 
 
 def _checked_encoder(folder: Path, model: MAE, config: Config) -> str:
-    if not _installed():
-        return _NOT_CHECKED
+    if not installed():
+        return NOT_CHECKED
     import transformers
 
-    encoder = _load(transformers.AutoModel, folder)
+    encoder = load(transformers.AutoModel, folder)
     processors: Any = transformers.AutoImageProcessor
     processor = processors.from_pretrained(folder)
 
@@ -189,11 +199,11 @@ def _framed(images_BHWC: Tensor, config: Config) -> Tensor:
 @torch.no_grad()
 def _checked_mae(folder: Path, model: MAE, config: Config) -> str:
     """Compare predictions of masked patches under masks that any run of this size may draw."""
-    if not _installed():
-        return _NOT_CHECKED
+    if not installed():
+        return NOT_CHECKED
     import transformers
 
-    theirs = _load(transformers.ViTMAEForPreTraining, folder)
+    theirs = load(transformers.ViTMAEForPreTraining, folder)
     images_BHWC = random_images(config)
     order_BN = torch.rand(IMAGES, config.patches, generator=torch.Generator().manual_seed(1)).argsort(1)
     # it keeps int(N * (1 - ratio)) patches, whatever a mask unit is here
@@ -214,16 +224,17 @@ def _checked_mae(folder: Path, model: MAE, config: Config) -> str:
     )
 
 
-_NOT_CHECKED = (
+NOT_CHECKED = (
     "transformers is not installed, so nothing was checked: pip install 'turbomim[hf]', and export again"
 )
 
 
-def _installed() -> bool:
+def installed() -> bool:
+    """Whether transformers is there to check what is written."""
     return importlib.util.find_spec("transformers") is not None
 
 
-def _load(kind: Any, folder: Path) -> Any:
+def load(kind: Any, folder: Path) -> Any:
     """Load a model from a folder.  Raises UserError if a tensor is missing or left over."""
     import transformers
 

@@ -12,8 +12,8 @@ import yaml
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError, one_line
-from turbomim.train.encoder.crop import INTERPOLATION, crop_share
-from turbomim.train.export.weights import Exported, Trained, loaded_from, loaded_from_hub
+from turbomim.train.encoder.crop import scored_crop, tested_crop
+from turbomim.train.export.weights import Exported, Trained, Tuned, loaded_from, loaded_from_hub
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.begun import begun_in_words
 from turbomim.train.folder.log import Record, read_metrics
@@ -22,6 +22,7 @@ from turbomim.train.recipes.table import recipe
 from turbomim.train.recipes.title import method_text, run_title
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.settings.dictionary import differences
+from turbomim.train.settings.finetune import FinetuneConfig
 
 NAME = "README.md"
 # what tells our cards from others' files
@@ -31,15 +32,20 @@ UNKNOWN_LICENSE = "other"
 # by the setting data.crop
 CROPS = {"src": "simple resized crop", "rrc": "random resized crop"}
 
+# classes that are named
+MOST_CLASSES = 20
+
 # shares of samples among an evaluation's single values
 SHARES = ("top1", "top5")
+
+FEATURE = "`feature` is what `turbomim embed` writes of the photograph.\n"
 
 Rows = Iterator[tuple[str, object]]
 
 
 def model_card(
     exported: Exported,
-    trained: Trained,
+    trained: Trained | Tuned,
     license: str = UNKNOWN_LICENSE,
     repository: str = "",
     below: str = "",
@@ -50,7 +56,8 @@ def model_card(
     card is for the folder that it is in.  Raises UserError if a file of the run that it is made of cannot be
     read.
     """
-    run, config = trained.run, trained.config
+    run, config, tuned = trained.run, trained.config, isinstance(trained, Tuned)
+    what = f"Then fine-tuned on labels: it tells {_classes(trained)}. " if isinstance(trained, Tuned) else ""
     state = checkpoint.read_state(run / "ckpt" / f"step-{trained.step:08d}")
     title = run_title(config, recipe_of(run))
     # a recipe's name begins with its method's, pixmim for one
@@ -58,7 +65,7 @@ def model_card(
     head: dict[str, Any] = {
         "library_name": exported.library,
         "license": license,
-        "pipeline_tag": "image-feature-extraction",
+        "pipeline_tag": "image-classification" if tuned else "image-feature-extraction",
         "tags": ["masked-image-modeling", "self-supervised-learning", *methods, TAG],
     }
     if results := hub_results(run):
@@ -67,7 +74,7 @@ def model_card(
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {config.run.name}\n",
         "A vision encoder pre-trained by masked image modelling: no labels, most of each image hidden, the "
-        f"hidden part predicted. Recipe: {title}; exported by turbomim {__version__}.\n",
+        f"hidden part predicted. {what}Recipe: {title}; exported by turbomim {__version__}.\n",
     ]
     if license == UNKNOWN_LICENSE:
         parts.append("The licence of these weights was not stated when they were exported.\n")
@@ -80,7 +87,7 @@ def model_card(
     code = exported.feature or imports + exported.load
     parts += [
         "## Loading\n",
-        *(["`feature` is what `turbomim embed` writes of the photograph.\n"] if exported.feature else []),
+        *([FEATURE] if exported.feature and not tuned else []),
         f"```python\n{placed(code)}\n```\n",
         *([f"{exported.note}\n"] if exported.note else []),
         f"Checked when it was exported: {exported.checked}.\n",
@@ -94,6 +101,13 @@ def model_card(
     return "\n".join(parts)
 
 
+def _classes(tuned: Tuned) -> str:
+    """Its classes in words, the first of them by name."""
+    names = ", ".join(tuned.classes[:MOST_CLASSES])
+    more = f" and {len(tuned.classes) - MOST_CLASSES:,} others" if len(tuned.classes) > MOST_CLASSES else ""
+    return f"{len(tuned.classes):,} classes, {names}{more}"
+
+
 def table(rows: Rows) -> str:
     """Rows as Markdown."""
     lines = [f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in rows]
@@ -104,13 +118,14 @@ def image_rows(config: Config) -> Rows:
     """What an image goes through before the encoder sees it."""
     data, model = config.data, config.model
     size = data.size
+    crop = tested_crop(config) if isinstance(config, FinetuneConfig) else scored_crop(size)
     yield (
         "size",
         f"{size} x {size} pixels, RGB, {config.grid} x {config.grid} patches of {model.patch} pixels",
     )
     yield (
         "evaluation crop",
-        f"short side to {int(size / crop_share(size))} ({INTERPOLATION}), then the central {size} x {size}",
+        f"short side to {int(size / crop.share)} ({crop.interpolation}), then the central {size} x {size}",
     )
     yield "training crop", f"{CROPS[data.crop]} ({data.interpolation}), flipped half of the time"
     yield "values", "divided by 255, less the mean, divided by the deviation"
@@ -173,7 +188,10 @@ def measured(records: list[Record]) -> Rows:
 
 
 def results_of(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What RUN/eval/*.json say, by name."""
+    """What RUN/eval/*.json, and a fine-tuning's result.json, say, by name."""
+    if (run / "result.json").exists():
+        # a fine-tuning's own
+        yield "finetune", read_json(run / "result.json")
     for path in sorted((run / "eval").glob("*.json")):
         yield path.stem, read_json(path)
 

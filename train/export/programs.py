@@ -10,14 +10,18 @@ from typing import Final, NamedTuple
 
 from turbomim.pipeline.system.durable import make_folder, write_error
 from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.encoder.features import load_finetuned, load_run
 from turbomim.train.export import model_card
 from turbomim.train.export.dense import write_detectron2, write_mmseg
 from turbomim.train.export.hf import write_hf
 from turbomim.train.export.own import write_own, write_whole
 from turbomim.train.export.timm import TIMM_NAMES, write_timm
-from turbomim.train.export.weights import Exported, Trained, loaded_from, whole_model
+from turbomim.train.export.tuned import tuned_writer
+from turbomim.train.export.weights import Exported, Trained, Tuned, loaded_from, whole_model
+from turbomim.train.folder import rundir
+from turbomim.train.folder.class_names import read_class_names
+from turbomim.train.models.classifier import AnyEncoder, fresh
 from turbomim.train.models.mae import MAE
-from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import Config
 
 Write = Callable[[MAE, Config, Path], list[Exported]]
@@ -45,7 +49,12 @@ PROGRAMS: Final[dict[str, Program]] = {
 
 
 def export(
-    trained: Trained, to: str, folder: Path, *, license: str = model_card.UNKNOWN_LICENSE, size: int = 0
+    trained: Trained | Tuned,
+    to: str,
+    folder: Path,
+    *,
+    license: str = model_card.UNKNOWN_LICENSE,
+    size: int = 0,
 ) -> list[Exported]:
     """Write weights for a program, have it load them, and put them with their model cards into a folder.
 
@@ -54,13 +63,11 @@ def export(
     Raises UserError: a method that the program has not, weights that it does not take or that give other
     outputs, a README.md of somebody else's.
     """
-    config = trained.config
-    check_method(config, to)
     if size < 0:
         raise UsageError(f"--size {size}: must be above 0")
     if size and to != "mmseg":
         raise UsageError(f"--size {size} is for --to mmseg alone: leave it out for --to {to}")
-    write: Write = partial(write_mmseg, size=size) if size else PROGRAMS[to].write
+    write = _writer(trained, to, size)
     _check_cards(folder)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     temporary = folder / ".tmp-export"
@@ -68,7 +75,7 @@ def export(
     make_folder(folder)
     make_folder(temporary)
     try:
-        written = write(on_host(trained.model, config), config, temporary)
+        written = write(temporary)
         for exported in written:
             beside = exported.path if exported.path.is_dir() else exported.path.parent
             card = model_card.model_card(exported, trained, license)
@@ -110,16 +117,36 @@ def export_at_end(trained: Trained) -> str:
     )
 
 
+def _writer(trained: Trained | Tuned, to: str, size: int) -> Callable[[Path], list[Exported]]:
+    """What writes a run, or a fine-tuning with its head, for a program into a folder."""
+    if isinstance(trained, Tuned):
+        write_tuned = tuned_writer(trained.config, to)
+        return partial(write_tuned, on_host(trained.model, trained.config), trained.config, trained.classes)
+    check_method(trained.config, to)
+    write: Write = partial(write_mmseg, size=size) if size else PROGRAMS[to].write
+    return partial(write, on_host(trained.model, trained.config), trained.config)
+
+
+def load_trained(run: Path) -> Trained | Tuned:
+    """What is exported of a run's, or a fine-tuning's, folder: its newest checkpoint.  Raises UserError."""
+    if rundir.is_finetuning(run):
+        config, model, step = load_finetuned(run)
+        classes = read_class_names(run, config)
+        return Tuned(run=run, config=config, model=model.eval(), step=step, classes=classes)
+    plain, encoder, step = load_run(run)
+    return Trained(run=run, config=plain, model=encoder, step=step)
+
+
 def usual_folder(run: Path, to: str) -> Path:
     """Where a run's export for a program is if nothing else is asked for: that for timm as at a run's end."""
     return run / ("export" if to == "timm" else f"export-{to}")
 
 
-def on_host(model: MAE, config: Config) -> MAE:
+def on_host(model: AnyEncoder, config: Config) -> AnyEncoder:
     """The model, or a copy of it in host memory: outputs are compared there, in float32."""
     if next(model.parameters()).device.type == "cpu":
         return model
-    copy = make_model(config, initial=False)
+    copy = fresh(model, config)
     copy.load_state_dict(whole_model(model))
     return copy
 

@@ -13,8 +13,10 @@ from torch import Tensor
 from turbomim import __version__
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.safetensors_file import write_safetensors
+from turbomim.train.models.classifier import Classifier, Encoder
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
+from turbomim.train.settings.finetune import FinetuneConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -26,6 +28,17 @@ class Trained:
     config: Config
     model: MAE
     step: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Tuned:
+    """The same of a fine-tuning, exported with its head; classes: the names of its outputs."""
+
+    run: Path
+    config: FinetuneConfig
+    model: Classifier
+    step: int
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +81,7 @@ def facts(config: Config) -> dict[str, Any]:
     }
 
 
-def whole_model(model: MAE) -> dict[str, Tensor]:
+def whole_model(model: Encoder) -> dict[str, Tensor]:
     """Every tensor of a model in host memory, numbers as float32, each with a storage of its own."""
     return {
         name: tensor.detach().to(

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from turbomim.pipeline.batch import Batch
-from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
+from turbomim.pipeline.decoding.centre_crops import centre_crops
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.tars.split import Split
+from turbomim.train.encoder.crop import tested_crop
 from turbomim.train.encoder.features import normalised
 from turbomim.train.evaluate.accuracy import count_hits, top_shares
 from turbomim.train.finetune.augment import augmented_batch
@@ -111,11 +112,7 @@ class Finetuning(Task):
         crops = centre_crops(
             self.test,
             ids_N,
-            CentreCrop(
-                size=self.config.data.size,
-                interpolation=self.config.data.interpolation,
-                share=self.config.finetune.test_crop,
-            ),
+            tested_crop(self.config),
             batch=self.session.plan.micro_batch,
             threads=max(1, cores() // self.world.local_size),
             journal=self.folder.journal,

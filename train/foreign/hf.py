@@ -52,7 +52,7 @@ _QKV: Final = ("query", "key", "value")
 
 def to_vit(weights: Weights) -> dict[str, Tensor]:
     """An encoder's tensors by ViTModel's names."""
-    return _ENCODER_ALONE.to_theirs(_split(weights))
+    return _ENCODER_ALONE.to_theirs(split_qkv(weights))
 
 
 def to_vit_mae(weights: Weights) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ def to_vit_mae(weights: Weights) -> dict[str, Tensor]:
     The class token has no position in the decoder here, and a zero there.
     """
     encoder = tuple((ours, f"vit.{theirs}") for ours, theirs in _ENCODER)
-    theirs = Names(begin=(*_DECODER, *encoder), inside=_INSIDE).to_theirs(_split(weights))
+    theirs = Names(begin=(*_DECODER, *encoder), inside=_INSIDE).to_theirs(split_qkv(weights))
     theirs["decoder.decoder_pos_embed"][:, 0] = 0
     return theirs
 
@@ -71,7 +71,7 @@ def from_hf(weights: Weights) -> dict[str, Tensor]:
     return _joined(_ANY_VERSION.to_ours(_VIT.to_ours(weights)))
 
 
-def _split(weights: Weights) -> dict[str, Tensor]:
+def split_qkv(weights: Weights) -> dict[str, Tensor]:
     """The same with every qkv as three tensors."""
     split: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -85,7 +85,7 @@ def _split(weights: Weights) -> dict[str, Tensor]:
 
 
 def _joined(weights: Weights) -> dict[str, Tensor]:
-    """The inverse of `_split`; what lacks one of the three stays as it is."""
+    """The inverse of `split_qkv`; what lacks one of the three stays as it is."""
     joined = dict(weights)
     for name, tensor in weights.items():
         stem, query, kind = name.partition(".attn.query.")
