@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from turbomim.pipeline.system.errors import UserError
     from turbomim.train.api.embed import Embedded, embed
     from turbomim.train.api.evaluate import evaluate
+    from turbomim.train.api.export import export
+    from turbomim.train.api.load import load
     from turbomim.train.api.loader import Loader
     from turbomim.train.api.patches import low_pass, masked_patches, random_masking
     from turbomim.train.api.predict import Predictions, predict
@@ -53,6 +55,8 @@ _MODULES: Final = {
     "UserError": "turbomim.pipeline.system.errors",
     "embed": "turbomim.train.api.embed",
     "evaluate": "turbomim.train.api.evaluate",
+    "export": "turbomim.train.api.export",
+    "load": "turbomim.train.api.load",
     "low_pass": "turbomim.train.api.patches",
     "masked_patches": "turbomim.train.api.patches",
     "predict": "turbomim.train.api.predict",
@@ -71,6 +75,8 @@ __all__ = [
     "__version__",
     "embed",
     "evaluate",
+    "export",
+    "load",
     "low_pass",
     "masked_patches",
     "predict",

@@ -1,12 +1,10 @@
 """`turbomim export`: a run's newest weights for other programs."""
 
-import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.options import RunPath
 
@@ -30,18 +28,12 @@ class Export:
 def export_command(argv: list[str]) -> None:
     """`turbomim export …`.  Raises UserError."""
     options = parse(Export, argv, "turbomim export")
-    # here: they import torch, which --help need not wait for
-    from turbomim.train.export.programs import export, load_trained, usual_folder
-    from turbomim.train.export.weights import loaded_from
+    # here: it imports torch, which --help need not wait for
+    from turbomim.train.api.export import export
 
-    out = options.out or usual_folder(options.run, options.to)
-    if out.suffix in (".safetensors", ".pth", ".pt") or (out.exists() and not out.is_dir()):
-        raise UsageError(f"--out {out}: must be a folder, files in it have names of their own")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", options.license):
-        raise UsageError(f"--license {options.license!r}: must be as the Hub has it, apache-2.0 for example")
-    trained = load_trained(options.run)
-    for exported in export(trained, options.to, out, license=options.license, size=options.size):
-        print(f"{exported.path}: step {trained.step}; {exported.checked}")
-        print(textwrap.indent(loaded_from(exported.load, exported.path), "    "))
+    written = export(options.run, options.to, out=options.out, size=options.size, license=options.license)
+    for exported in written:
+        print(f"{exported.path}: step {exported.step}; {exported.checked}")
+        print(textwrap.indent(exported.line, "    "))
         if exported.note:
             print(f"  {exported.note}")

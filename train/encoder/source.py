@@ -126,16 +126,17 @@ def read_source(path: Path, flags: Values) -> Source:
 
 
 def load_file(path: Path, flags: Values) -> Source:
-    """The encoder in a checkpoint by timm's or MAE's names; a decoder or classifier beside it is left out."""
+    """The encoder in a checkpoint by names of timm, MAE or transformers; a decoder or head is left out."""
     (tensors, notes), where = read_tensors(path), str(path)
-    other = [form for form in formats_of(tensors) if form not in ("mae", "lsmae")]
+    forms = formats_of(tensors)
+    other = [form for form in forms if form not in ("mae", "lsmae", "hf")]
     if other:
         raise UserError(
             f"{where} has the names of {' or '.join(other)}, not of a plain ViT: `turbomim import {where} "
             f"--from {other[0]} --run.name NAME` makes a run of it, which eval takes"
         )
-    asked = Asked(file=path, form="mae", flags=flags)
-    found = model_of(tensors, asked, "eval takes plain ViTs with timm's names alone")
+    asked = Asked(file=path, form="hf" if forms == ["hf"] else "mae", flags=flags)
+    found = model_of(tensors, asked, "eval takes plain ViTs alone, by the names of timm or transformers")
     config, assumed = found.settled.config, [*notes, *found.notes]
     if "heads" in found.settled.guessed_heads:
         assumed.append(

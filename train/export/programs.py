@@ -17,7 +17,7 @@ from turbomim.train.export.hf import write_hf
 from turbomim.train.export.own import write_own, write_whole
 from turbomim.train.export.timm import TIMM_NAMES, write_timm
 from turbomim.train.export.tuned import tuned_writer
-from turbomim.train.export.weights import Exported, Trained, Tuned, loaded_from, whole_model
+from turbomim.train.export.weights import Exported, Trained, Tuned, whole_model
 from turbomim.train.folder import rundir
 from turbomim.train.folder.class_names import read_class_names
 from turbomim.train.models.classifier import AnyEncoder, fresh
@@ -95,7 +95,7 @@ def export(
         raise
     shutil.rmtree(temporary, ignore_errors=True)
     return [
-        dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary))
+        dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary), step=trained.step)
         for exported in written
     ]
 
@@ -111,10 +111,7 @@ def export_at_end(trained: Trained) -> str:
     except UserError as error:
         return f"the encoder is not exported: {error}; the weights are in {trained.run / 'ckpt'}"
     how = "" if to == "timm" else " (timm has no such model)"
-    return (
-        f"the encoder is in {exported.path}: {loaded_from(exported.load, exported.path)}{how}; "
-        f"{exported.checked}"
-    )
+    return f"the encoder is in {exported.path}: {exported.line}{how}; {exported.checked}"
 
 
 def _writer(trained: Trained | Tuned, to: str, size: int) -> Callable[[Path], list[Exported]]:

@@ -102,7 +102,7 @@ def write_timm(model: MAE, config: Config, folder: Path) -> list[Exported]:
     """
     write_weights(folder / "model.safetensors", encoder_weights(model))
     write_json(folder / "config.json", folder_config(config))
-    encoder = load(folder)
+    encoder = load_folder(folder)
     program = f"timm {timm.__version__}"
     checked = same_features(
         model, config, lambda images_BHWC: encoder.forward_features(normalised(images_BHWC)), program
@@ -124,7 +124,14 @@ def write_timm(model: MAE, config: Config, folder: Path) -> list[Exported]:
     ]
 
 
-def load(folder: Path) -> Any:
+def timm_model(model: MAE, config: Config) -> Any:
+    """Timm's own model with this one's weights, in host memory."""
+    made: Any = timm.create_model(**timm_arguments(config))
+    made.load_state_dict(encoder_weights(model))
+    return made
+
+
+def load_folder(folder: Path) -> Any:
     """Timm's own model of an export's folder, every name matched.  Raises UserError."""
     try:
         return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

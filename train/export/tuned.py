@@ -22,7 +22,7 @@ from turbomim.train.encoder.crop import tested_crop
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export import hf
 from turbomim.train.export.check import IMAGES, random_images, same
-from turbomim.train.export.timm import CREATE, TIMM_NAMES, folder_config, load
+from turbomim.train.export.timm import CREATE, TIMM_NAMES, folder_config, load_folder
 from turbomim.train.export.weights import Exported, whole_model, write_weights
 from turbomim.train.foreign.beit import to_beit
 from turbomim.train.models.classifier import Classifier
@@ -94,7 +94,7 @@ def write_timm(
     """Write config.json and model.safetensors, load them with timm, every name matched, compare logits."""
     write_weights(folder / "model.safetensors", timm_weights(model))
     write_json(folder / "config.json", timm_config(config, classes))
-    theirs = load(folder)
+    theirs = load_folder(folder)
     return [
         Exported(
             path=folder,

@@ -58,6 +58,13 @@ class Exported:
     feature: str = ""
     # the module that `load` needs
     module: str = ""
+    # optimizer steps that the weights are of
+    step: int = 0
+
+    @property
+    def line(self) -> str:
+        """What loads it from where it is, on a line where it can be."""
+        return loaded_from(self.load, self.path)
 
 
 def loaded_from(load: str, path: str | Path) -> str:

@@ -38,7 +38,7 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.features import load_run, normalised
 from turbomim.train.encoder.resize import at_size, resample_positions, resized
 from turbomim.train.encoder.source import Source
-from turbomim.train.export.timm import folder_config, load, timm_arguments
+from turbomim.train.export.timm import folder_config, load_folder, timm_arguments
 from turbomim.train.export.weights import encoder_weights, write_weights
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim_swin import swin_arguments
@@ -121,7 +121,7 @@ def test_features_are_timms_at_that_size(kind: str, size: int, tmp_path: Path) -
     torch.testing.assert_close(found, expected.reshape(found.shape), rtol=0, atol=1e-5)
     assert float(found.std()) > 0.1
     if kind != "swinv2":
-        loaded: Any = load(tmp_path)
+        loaded: Any = load_folder(tmp_path)
         loaded.set_input_size(img_size=(size, size))
         if "pos_embed" in model.state_dict():
             torch.testing.assert_close(loaded.pos_embed, antialiased)

@@ -1,0 +1,80 @@
+"""`turbomim.load`: timm's model of a run, of its exports and of files, that computes what the run computes.
+
+Planted, each seen to fail the test named: weights not loaded, training mode (`test_every_way_is_the_run`);
+a squeezed image, 16-bit grey cut off (`test_its_transform_is_the_crop_of_evaluation`); no warning
+(`test_a_file_that_does_not_tell_its_heads_warns`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from tests.exported import CONFIGS, images, make_run, pixels
+
+import turbomim
+from turbomim.benchmarks.write_split import texture
+from turbomim.pipeline.decoding.centre_crops import centre_crop
+from turbomim.train.encoder.crop import scored_crop
+from turbomim.train.encoder.features import normalised
+
+pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "convmae"])
+def test_every_way_is_the_run(kind: str) -> None:
+    trained = make_run(kind)
+    programs = ("timm", "hf", "mae") if kind in ("mae", "pixmim", "lsmae") else ("timm",)
+    written = [turbomim.export(trained.run, to)[0].path for to in programs]  # type: ignore[arg-type]
+    with torch.no_grad():
+        expected = trained.model.features(images())
+        for way in (trained.run, turbomim.Run(trained.run), str(trained.run), *written):
+            model = turbomim.load(way)
+            assert not model.training and next(model.parameters()).dtype == torch.float32
+            found = model.forward_features(pixels(images()))
+            torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
+            assert model.transform.size == 48
+    assert model.num_features == expected.shape[-1]
+
+
+def test_its_transform_is_the_crop_of_evaluation() -> None:
+    """Bit for bit: of a photograph that is no square, of grey, and of 16-bit grey, which is scaled."""
+    transform = turbomim.load(make_run("mae").run).transform
+    photograph = Image.fromarray(texture(3, 77, 138))
+    crop = centre_crop(np.asarray(photograph), scored_crop(48))
+    assert torch.equal(transform(photograph), normalised(torch.from_numpy(crop)[None])[0])
+    grey = transform(photograph.convert("L"))
+    assert grey.shape == (3, 48, 48) and grey.dtype == torch.float32
+    deep = Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257)
+    torch.testing.assert_close(transform(deep), grey)
+
+
+def test_a_file_that_does_not_tell_its_heads_warns() -> None:
+    (exported,) = turbomim.export(make_run("mae").run, "timm")
+    save_file(load_file(exported.path / "model.safetensors"), "alone.safetensors")
+    with pytest.warns(UserWarning, match="does not tell its heads: 1 are assumed"):
+        turbomim.load("alone.safetensors")
+    model = turbomim.load("alone.safetensors", **{"model.heads": 4})
+    assert model.blocks[0].attn.num_heads == 4
+
+
+def test_what_cannot_be_loaded_is_one_line() -> None:
+    run = make_run("convmae").run
+    for source, settings, words in (
+        (run, {}, "timm has no model of method convmae: turbomim.embed takes the run itself"),
+        ("nowhere", {}, "nowhere is not a run"),
+        (turbomim.export(run, "safetensors")[0].path, {}, "convmae"),
+        (run, {"model.heads": 4}, "model.heads: a run has its own model"),
+        (run, {"heads": 4}, "did you mean"),
+    ):
+        with pytest.raises(turbomim.UserError, match=words) as error:
+            turbomim.load(source, **settings)
+        assert "\n" not in str(error.value)
+    Path("broken").mkdir()
+    Path("broken/config.json").write_text('{"architecture": "vit_no_such"}')
+    with pytest.raises(turbomim.UserError, match=r"broken: timm .* does not take it: Unknown model"):
+        turbomim.load("broken")

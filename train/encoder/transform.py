@@ -1,0 +1,30 @@
+"""The crop of evaluation for one photograph in memory: what a loaded model brings with it.
+
+Shapes: S the crop's side, C channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from turbomim.pipeline.decoding.centre_crops import centre_crop
+from turbomim.pipeline.decoding.decode import rgb_pixels
+from turbomim.train.encoder.crop import scored_crop
+from turbomim.train.encoder.features import normalised
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A Pillow image to what an encoder takes: short side resized, the central square, normalised.
+
+    size: pixels of the square's side.  As everywhere here, EXIF orientation is ignored, alpha dropped.
+    """
+
+    size: int
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The image as (3, S, S) float32, by ImageNet's mean and deviation."""
+        crop_HWC = torch.from_numpy(centre_crop(rgb_pixels(image), scored_crop(self.size)))
+        return normalised(crop_HWC[None])[0]
