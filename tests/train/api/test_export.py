@@ -41,7 +41,7 @@ def test_what_cannot_be_is_one_line() -> None:
         ({"to": "safetensors", "size": 32}, "is for --to mmseg alone"),
     ):
         with pytest.raises(turbomim.UserError, match=words) as error:
-            turbomim.export(run, **arguments)  # type: ignore[arg-type]
+            turbomim.export(run, **arguments)
         assert "\n" not in str(error.value)
     with pytest.raises(turbomim.UserError, match="nowhere is not a run"):
         turbomim.export("nowhere", "timm")

@@ -8,6 +8,7 @@ a squeezed image, 16-bit grey cut off (`test_its_transform_is_the_crop_of_evalua
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def test_every_way_is_the_run(kind: str) -> None:
     written = [turbomim.export(trained.run, to)[0].path for to in programs]  # type: ignore[arg-type]
     with torch.no_grad():
         expected = trained.model.features(images())
-        for way in (trained.run, turbomim.Run(trained.run), str(trained.run), *written):
+        ways: list[Any] = [trained.run, turbomim.Run(trained.run), str(trained.run), *written]
+        for way in ways:
             model = turbomim.load(way)
             assert not model.training and next(model.parameters()).dtype == torch.float32
             found = model.forward_features(pixels(images()))
