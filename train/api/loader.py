@@ -65,7 +65,8 @@ class Loader(Closing):
         endless: Whether a `for` goes on for ever, see above.
         rank, world: This process among those that share the epoch.  None: those of torch.distributed when
             the first batch is asked for, else those that torchrun has set, else 0 of 1.
-        threads: That decode; 0: as `turbomim tune loader` found, else a core each.
+        threads: That decode; 0: as `turbomim tune loader` found, else this machine's cores, shared by its
+            ranks.
         prefetch: Batches decoded ahead; 0: as `turbomim tune loader` found, else 2.
         decode: Where a GPU's photographs are decoded, "mixed" (by the GPU) or "cpu"; "auto": as tuned, else
             mixed.
@@ -136,6 +137,10 @@ class Loader(Closing):
         if self.endless:
             return -(-self.samples // cut.global_batch)
         return epoch_batches(cut, self.samples)
+
+    def __repr__(self) -> str:
+        """Where it reads, how much there is, and where it is."""
+        return f"turbomim.Loader({str(self._split.place)!r}): {self.samples:,} samples, at {self.position:,}"
 
     @property
     def samples(self) -> int:

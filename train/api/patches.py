@@ -4,6 +4,7 @@ Suffixes: B batch, H W pixels (H == W == S), C channels, N patches, K kept, M ma
 patch (p * p * 3, in row, column, channel order).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -83,8 +84,11 @@ def masked_patches(
         outside the image gives a row of NaN.
 
     Raises:
-        ValueError: Shapes, dtypes, devices or numbers do not fit.
+        ValueError: Shapes, dtypes, devices or numbers do not fit, or the radius is so large that it would
+            filter nothing.
     """
+    if target != "raw":
+        _check_radius(images_BHWC, radius)
     what = PatchTarget(
         patch=patch, kind=target, radius=radius, norm_pix=norm_pix, mean=_three(mean), std=_three(std)
     )
@@ -116,8 +120,21 @@ def low_pass(
     filters = {"gaussian": gaussian_ref, "ideal": ideal_ref}
     if kind not in filters:
         raise ValueError(f'kind is "{kind}": choose "gaussian" or "ideal"')
-    kernel.check_images(images_BHWC)
+    _check_radius(images_BHWC, radius)
     return filters[kind](images_BHWC, radius)
+
+
+def _check_radius(images_BHWC: Tensor, radius: float) -> None:
+    """Raise ValueError if these are no images, or their waves are all within the radius."""
+    kernel.check_images(images_BHWC)
+    size = images_BHWC.shape[1]
+    # the fastest wave goes from corner to corner
+    fastest = size / math.sqrt(2)
+    if radius > fastest:
+        raise ValueError(
+            f"radius is {radius}: images of {size} pixels have waves of up to {fastest:.0f} cycles, "
+            "so nothing would be filtered: choose a smaller one"
+        )
 
 
 def _three(numbers: Sequence[float]) -> tuple[float, float, float]:

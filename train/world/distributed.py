@@ -153,14 +153,16 @@ class World:
 def this_rank() -> tuple[int, int, int]:
     """Rank, ranks, and ranks of this machine: those of torch.distributed, else of torchrun, else 0, 1, 1.
 
-    For a library call within another program, which has joined the ranks, or will, in its own way.
+    For a library call within another program, which has joined the ranks, or will, in its own way.  Of the
+    machine, only torchrun tells: else as many ranks as it has GPUs, or all where it has none.
     """
     rank, size = 0, 1
     if dist.is_available() and dist.is_initialized():
         rank, size = dist.get_rank(), dist.get_world_size()
     elif {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    return rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    here = min(size, torch.cuda.device_count() or size)
+    return rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", here))
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 import turbomim
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
+from turbomim.train.world.distributed import this_rank
 
 SAMPLES = 33
 SMALL: dict[str, Any] = {"size": 32, "batch": 8, "threads": 1}
@@ -54,6 +55,7 @@ def test_a_for_is_an_epoch(trees: Path) -> None:
         assert sorted(flat(epoch)) == list(range(SAMPLES))
     assert first != second
     assert len(loader) == 5 and loader.samples == SAMPLES and loader.classes == ("ash", "birch", "cedar")
+    assert repr(loader) == f"turbomim.Loader({str(trees)!r}): 33 samples, at 66"
 
 
 @pytest.mark.parametrize("crop", ["src", "rrc"])
@@ -184,6 +186,18 @@ def test_the_rank_is_that_of_the_program(trees: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert ids_of(loader) == ids_of(turbomim.Loader(trees, rank=1, world=2, **SMALL))
+
+
+def test_ranks_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torchrun does not tell how many they are: as many as there are GPUs, or all."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert this_rank() == (3, 8, 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert this_rank() == (3, 8, 8)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert this_rank() == (3, 8, 2)
 
 
 def test_peeking_takes_a_batch(trees: Path) -> None:
