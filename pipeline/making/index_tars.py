@@ -16,8 +16,14 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from turbomim import __version__
-from turbomim.pipeline.making.index_target import index_target, put_file, write_index
-from turbomim.pipeline.making.tar_folder import check_listings, find_tars, name_split
+from turbomim.pipeline.making.tar_folder import (
+    check_listings,
+    find_tars,
+    index_target,
+    name_split,
+    put_file,
+    write_index,
+)
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.places.retries import TRAFFIC

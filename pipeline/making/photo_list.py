@@ -6,13 +6,12 @@ relative to the root, or absolute and inside it.
 
 import os
 import re
-from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from turbomim.pipeline.making.list_rows import CHOOSE, IMAGE, Row, read_rows
-from turbomim.pipeline.making.photographs import MOST_LISTS, Photograph, Photographs, assign_keys, stamp
+from turbomim.pipeline.making.list_rows import Row, read_rows
+from turbomim.pipeline.making.photographs import Photograph, Photographs, assign_keys, stamp
 from turbomim.pipeline.places.opening import meant_url
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
@@ -24,8 +23,6 @@ CLASS: Final = re.compile(r"(-1|0|[1-9][0-9]*)(\.0*)?")
 NUMBER: Final = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 MISSING: Final = frozenset(("nan", "null", "none", "na", "n/a"))
 MAX_CLASSES: Final = 1_000_000
-# rows that tell where a list's paths start
-LOOKED_AT: Final = 100
 
 
 def read_list(source: Path, root: Path | None = None, columns: str | None = None) -> Photographs:
@@ -73,86 +70,21 @@ def read_list(source: Path, root: Path | None = None, columns: str | None = None
     )
 
 
-def unread_lists(source: Path, found: Photographs) -> list[str]:
-    """Say of each list in a folder, or beside one without classes, that it names images and was not read.
-
-    What names no image is a list only by its name, and is passed over, unless its rows look like a list's.
-    """
-    inside = [source / path for path in found.lists]
-    return [hint for path in (*inside, *_beside(source, found)) if (hint := _unread(path, source, found))]
-
-
-def _beside(source: Path, found: Photographs) -> list[Path]:
-    """Tables that lie beside a folder of images without labels, as data sets are often given away."""
-    if found.classes or source.name in ("", ".."):
-        return []
+def check_there(source: Path, found: Photographs) -> None:
+    """Raise UserError if no file of a list could be seen: its paths start elsewhere, or name other images."""
+    if any((image.bytes, image.mtime_ns) != (0, 0) for image in found.images):
+        return
+    first, top = found.images[0].path, os.path.abspath(found.root)
     try:
-        files = sorted(path for path in source.parent.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+        folders = sorted(entry.path for entry in os.scandir(top) if entry.is_dir())
     except OSError:
-        return []
-    return files[:MOST_LISTS]
-
-
-def _unread(path: Path, source: Path, found: Photographs) -> str:
-    """What people should know of a list that was not read; "" for a file that is none."""
-    rows, clear = _rows_of(path)
-    named = [os.path.normpath(name) for _, name, _ in rows]
-    root, count = _root_of(named, path, source, found)
-    what = f"{str(path)!r} was not read: "
-    if not count:
-        return _names_nothing(what, named, found, inside=path.is_relative_to(source))
-    labelled = not clear or any(label for _, _, label in rows)
-    if labelled:
-        what += f"it names {count:,} of {counted(len(found.images), 'image')}, with labels"
-        what += "; labels are the folders' names" if found.classes else ""
-    else:
-        what += f"it names {count:,} of {counted(len(found.images), 'image')}, without labels"
-    start = "" if root == path.parent else f" with --root {str(root)!r}"
-    choose = "" if clear else f"; which column is the label is not clear, so give {CHOOSE} too"
-    takes = "take its labels" if labelled else "take these images alone"
-    return f"{what}. To {takes}, give it in place of the folder{start}{choose}"
-
-
-def _rows_of(path: Path) -> tuple[list[Row], bool]:
-    """The rows of what may be a list, none if it is none, and whether its columns are clear."""
-    for columns in (None, "label="):
-        with suppress(UserError):
-            return read_rows(path, columns)[0], columns is None
-    return [], True
-
-
-def _root_of(named: list[str], path: Path, source: Path, found: Photographs) -> tuple[Path, int]:
-    """The folder that a list's paths start from, and how many images they name then."""
-    top, images = os.path.abspath(source), {image.path for image in found.images}
-    by_name = {os.path.basename(image): image for image in images}
-    roots = [path.parent, source]
-    for name in named[:LOOKED_AT]:
-        image = by_name.get(os.path.basename(name), "")
-        if image.endswith(f"/{name}"):
-            roots.append(source / image.removesuffix(f"/{name}"))
-            break
-
-    def count(root: Path) -> int:
-        start, above = os.path.abspath(root), os.path.join(top, "")
-        return len({os.path.normpath(os.path.join(start, n)).removeprefix(above) for n in named} & images)
-
-    counts = [count(root) for root in roots]
-    return roots[counts.index(max(counts))], max(counts)
-
-
-def _names_nothing(what: str, named: list[str], found: Photographs, *, inside: bool) -> str:
-    """Why a list names no image that was found; "" for what does not look like a list of these images."""
-    whole = {os.path.splitext(os.path.basename(image.path))[0]: image.path for image in found.images}
-    for name in named[:LOOKED_AT]:
-        image = whole.get(os.path.basename(name))
-        if image:
-            return (
-                f"{what}it names images without their endings, as {name!r} for {image!r}. To take its "
-                "labels, write the endings, and give it in place of the folder"
-            )
-        if inside and IMAGE.fullmatch(name):
-            return f"{what}none of the images that it names is here, as {name!r}"
-    return ""
+        folders = []
+    near = next((folder for folder in folders if os.path.exists(os.path.join(folder, first))), "")
+    start = f"as --root {os.path.relpath(near)!r} (that one is there)" if near else "as --root"
+    raise UserError(
+        f"{str(source)!r}: of {counted(len(found.images), 'image')} that it names none can be seen, the first "
+        f"is {first!r} in {top!r}; put it into the folder that its paths start from, or give that {start}"
+    )
 
 
 def _inside(source: Path, top: str, line: int, path: str) -> str:

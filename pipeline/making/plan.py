@@ -10,10 +10,11 @@ from typing import Any
 
 from turbomim import __version__
 from turbomim.pipeline.making.list_rows import DELIMITERS
-from turbomim.pipeline.making.photo_list import read_list, unread_lists
+from turbomim.pipeline.making.photo_list import check_there, read_list
 from turbomim.pipeline.making.photographs import Photograph, Photographs, find_photographs
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.making.shard_job import ShardJob
+from turbomim.pipeline.making.unread_lists import unread_lists
 from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.system.errors import UsageError, UserError
 
@@ -62,7 +63,9 @@ def find_source(
             )
         if skip is not None:
             raise UsageError("--skip belongs to a folder: leave it out for a list")
-        return read_list(Path(source), root, columns)
+        listed = read_list(Path(source), root, columns)
+        check_there(Path(source), listed)
+        return listed
     for option, value in (("--root", root), ("--columns", columns)):
         if value is not None:
             raise UsageError(f"{option} belongs to a .csv, .tsv or .txt list: leave it out for a folder")

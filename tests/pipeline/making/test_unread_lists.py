@@ -8,6 +8,7 @@ from tests.pipeline.making.test_pack import save_image
 from turbomim.pipeline.checking.inspect import format_summary, summarise
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.plan import find_source
+from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.commands.shard.make import describe_make
 
@@ -53,6 +54,7 @@ def test_lists_beside_images_are_named(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 GIVE = ", with labels; labels are the folders' names. To take its labels, give it in place of the folder"
+END = "To take its labels, write the endings, and give it in place of the folder"
 CHOOSE = "; which column is the label is not clear, so give --columns path=NAME,label=NAME too"
 
 
@@ -61,7 +63,11 @@ CHOOSE = "; which column is the label is not clear, so give --columns path=NAME,
     [
         (["i/a.jpg", "j/b.jpg"], {"l": "i/a.jpg,x\nj/b.jpg,y\n"}, [f"it names 2 of 2 images{GIVE}"]),
         (["i/a.jpg", "i/b.jpg"], {"l": "a.jpg,x\nb.jpg,y\n"}, [f"2 of 2 images{GIVE} with --root 'src/i'"]),
-        (["a.jpg"], {"l": "id,breed\na,pug\n"}, ["without their endings, as 'a' for 'a.jpg'. To take its"]),
+        (
+            ["a.jpg"],
+            {"l": "id,breed\na,pug\n"},
+            [f"without their endings, as 'a' for 'a.jpg'. {END}{CHOOSE}"],
+        ),
         (["a.jpg"], {"l": "path,class\ngone/x.jpg,pug\n"}, ["it names is here, as 'gone/x.jpg'"]),
         (["a.jpg"], {"l": "file,where,taken\na.jpg,here,2020\n"}, [f"in place of the folder{CHOOSE}"]),
         (["a.jpg"], {"l": "camera,lens\nX100,23\n", "m": "", "n": "1,2,3\n4,5,6\n"}, []),
@@ -95,6 +101,23 @@ def test_a_table_beside_a_flat_folder_is_named(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "classed").mkdir()
     Path("train").rename("classed/train")
     assert find_source("classed").notes == (), "labels are there"
+
+
+def test_a_list_of_which_nothing_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told at once, with the folder that its paths seem to start from."""
+    monkeypatch.chdir(tmp_path)
+    flat(Path("data/train"), "a.jpg", "b.jpg")
+    Path("data/labels.csv").write_text("file,label\na.jpg,cat\nb.jpg,dog\n")
+    said = "'data/labels.csv': of 2 images that it names none can be seen, the first is 'a.jpg' in "
+    with pytest.raises(UserError, match=said) as found:
+        find_source("data/labels.csv")
+    assert str(found.value).endswith("or give that as --root 'data/train' (that one is there)")
+    assert len(find_source("data/labels.csv", Path("data/train")).images) == 2
+    Path("data/labels.csv").write_text("file,label\nx.jpg,cat\n")
+    with pytest.raises(
+        UserError, match=r"of 1 image that it names none can be seen, .* or give that as --root$"
+    ):
+        find_source("data/labels.csv")
 
 
 def test_a_text_for_each_image_is_not_read_a_million_times(tmp_path: Path) -> None:
