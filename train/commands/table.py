@@ -88,7 +88,7 @@ COMMANDS: Final = {
     ),
     "eval finetune": Command(
         "train.commands.eval.finetune:eval_finetune_command",
-        "train.commands.eval.options:Finetune",
+        "train.commands.eval.options:FinetuneHelp",
         "RUN|FILE",
         "what the encoder is worth where all of it is trained on labels",
     ),

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.words import counted
+from turbomim.train.pictures.plot import Line, series
+from turbomim.train.report.chart import line_chart
 from turbomim.train.report.files import Tree, json_lines, numbers
 from turbomim.train.report.page import Html, html_table, short_path, tag
 from turbomim.train.report.pictures import captioned_picture
@@ -38,6 +41,8 @@ def eval_part(runs: Sequence[RunFacts]) -> list[Html]:
             scores = scores_of(tree)
             parts.append(tag("h3", heading_of(run, name, runs)))
             parts.append(_scores(scores, _caption(tree)) if scores else _facts(tree, name))
+            parts.append(_by_epoch(run, name))
+    parts = [part for part in parts if part]
     tuned = finetunings(runs)
     names = differing(list(tuned.values()))
     if names:
@@ -45,6 +50,14 @@ def eval_part(runs: Sequence[RunFacts]) -> list[Html]:
         parts.append(tag("h3", "Settings that differ between fine-tunings"))
         parts.append(html_table(["setting", *tuned], rows[:MOST_ROWS]))
     return parts
+
+
+def _by_epoch(run: RunFacts, name: str) -> Html:
+    """The accuracy of the fine-tuning RUN/eval/NAME on its test split, over its epochs; nothing of others."""
+    records = [*map(numbers, json_lines(run.path / "eval" / name / "metrics.jsonl", run.problems))]
+    x_N, y_N = series(records, "test_top1", "epoch")
+    line = Line(name="", x_N=x_N, y_N=y_N, colour=0, marks=True)
+    return line_chart(f"Share of test images right, {name}", "epoch", [line])
 
 
 def finetunings(runs: Sequence[RunFacts]) -> dict[str, dict[str, str]]:
@@ -147,6 +160,9 @@ def _caption(tree: Tree) -> str:
     """What a result of `turbomim eval` was measured on."""
     step, train, test = tree.get("step"), tree.get("train_samples"), tree.get("test_samples")
     parts = [f"step {step:,}"] if isinstance(step, int) else []
+    epochs, steps = tree.get("epochs"), tree.get("steps")
+    if isinstance(epochs, int | float) and isinstance(steps, int):
+        parts.append(f"then trained for {epochs:g} epochs, {counted(steps, 'step')}")
     parts += [f"{train:,} samples of {tree.get('train')} to learn from"] if isinstance(train, int) else []
     parts += [f"{test:,} of {tree.get('test')} scored"] if isinstance(test, int) else []
     return ", ".join([*parts, "% of samples right"])

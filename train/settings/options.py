@@ -11,12 +11,16 @@ from tyro.conf import Positional, arg
 from turbomim.train.settings.config import Device
 
 RunPath = Annotated[Positional[Path], arg(help="Run folder, runs/NAME.")]
+_FILE = "or a FILE with a plain ViT, timm's or\nwhat `export --to timm|safetensors|mae` made of one."
+PretrainedPath = Annotated[
+    Positional[Path],
+    arg(help=f"Run folder, runs/NAME, whose newest whole checkpoint counts; {_FILE}"),
+]
 EncoderPath = Annotated[
     Positional[Path],
     arg(
-        help="Run folder, runs/NAME, whose newest whole checkpoint counts; or a FILE with a plain ViT, "
-        "timm's or\n"
-        "what `export --to timm|safetensors|mae` made of one."
+        help="Run folder, runs/NAME, or a fine-tuning's, RUN/eval/finetune, whose newest whole checkpoint "
+        f"counts; {_FILE}"
     ),
 ]
 ShardsPath = Annotated[

@@ -266,6 +266,20 @@ def test_settings_of_fine_tunings_stand_side_by_side(bare: Path) -> None:
     ]
 
 
+def test_a_fine_tuning_has_its_epochs(bare: Path) -> None:
+    """How long it was trained, and how it got on; of another result's folder, or a damaged log, nothing."""
+    tree = {**json.loads(tuning(epochs=100)), "epochs": 2.5, "steps": 1250, "test": "t", "test_samples": 7}
+    for name in ("finetune", "other"):
+        (bare / "eval" / name).mkdir(parents=True)
+        (bare / "eval" / f"{name}.json").write_text(json.dumps(tree))
+    lines = [json.dumps({"step": n, "epoch": n / 500, "test_top1": n / 2000}) for n in (500, 1250)]
+    (bare / "eval" / "finetune" / "metrics.jsonl").write_text("\n".join([*lines, "{broken", ""]))
+    evaluation = part(page_of(bare), "evaluation")
+    assert "step 3, then trained for 2.5 epochs, 1,250 steps, 7 of t scored" in evaluation.text
+    assert "Share of test images right, finetune" in evaluation.text
+    assert "Share of test images right, other" not in evaluation.text
+
+
 def test_several_runs_stand_side_by_side(bare: Path, full: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / "bare"
     shutil.copytree(bare, other)
