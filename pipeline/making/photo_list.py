@@ -81,9 +81,10 @@ def check_there(source: Path, found: Photographs) -> None:
         folders = []
     near = next((folder for folder in folders if os.path.exists(os.path.join(folder, first))), "")
     start = f"as --root {os.path.relpath(near)!r} (that one is there)" if near else "as --root"
+    images = counted(len(found.images), "image")
     raise UserError(
-        f"{str(source)!r}: of {counted(len(found.images), 'image')} that it names none can be seen, the first "
-        f"is {first!r} in {top!r}; put it into the folder that its paths start from, or give that {start}"
+        f"{str(source)!r}: of {images} that it names none can be seen, the first is {first!r} in {top!r}; "
+        f"put it into the folder that its paths start from, or give that {start}"
     )
 
 
