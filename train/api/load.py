@@ -6,11 +6,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.encoder.crop import scored_crop, tested_crop
 from turbomim.train.encoder.source import read_source
 from turbomim.train.encoder.transform import Transform
+from turbomim.train.export.programs import load_tuned
 from turbomim.train.export.timm import TIMM_NAMES, load_folder, timm_model
+from turbomim.train.export.tuned import timm_model as tuned_timm_model
+from turbomim.train.folder import rundir
 from turbomim.train.recipes.command_line import by_section
+from turbomim.train.settings.config import AnyConfig
 
 
 def load(source: str | PathLike[str], **settings: Any) -> Any:
@@ -21,15 +27,17 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
         tokens = model.forward_features(model.transform(Image.open("photo.jpg"))[None])
 
     Args:
-        source: A run's path or `turbomim.Run`, of which the newest checkpoint is taken; the folder of an
-            export for timm or transformers; or a file with a plain ViT, .safetensors or .pth.
+        source: A run's path or `turbomim.Run`, of which the newest checkpoint is taken; a fine-tuning's, which
+            comes with its head; the folder of an export for timm, or of an encoder for transformers; or a
+            file with a plain ViT, .safetensors or .pth.
         **settings: What a file does not tell of its encoder: `**{"model.heads": 6}`.
 
     Returns:
         A torch module on the CPU, in eval mode, with all that timm's models have: `forward_features(images)`
         takes images (B, 3, S, S) float32 and gives tokens (B, T, D) after the final norm, a Swin's as a map
         (B, rows, columns, D); `num_prefix_tokens`, `num_features` (D), `reset_classifier`.
-        Its `transform` makes of a Pillow image the crop of evaluation, (3, S, S) float32.
+        Its `transform` makes of a Pillow image the crop of evaluation, (3, S, S) float32.  A fine-tuning's
+        `model(images)` gives logits (B, K); `pretrained_cfg["label_names"]` has the classes.
         `turbomim.embed` takes it.  Heads that a file does not tell are assumed, with a warning.
 
     Raises:
@@ -41,19 +49,32 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
         if settings:
             raise UsageError(f"{next(iter(settings))}: the config.json of {path} tells it: leave it out")
         model = load_folder(path)
-        size = model.pretrained_cfg["input_size"][-1]
+        images = model.pretrained_cfg
+        crop = CentreCrop(
+            size=images["input_size"][-1], interpolation=images["interpolation"], share=images["crop_pct"]
+        )
+    elif (path / "config.yaml").exists() and rundir.is_finetuning(path):
+        if settings:
+            raise UsageError(f"{next(iter(settings))}: a fine-tuning has its own model: leave it out")
+        tuned = load_tuned(path)
+        _check_method(path, tuned.config)
+        model, crop = tuned_timm_model(tuned.model, tuned.config, tuned.classes), tested_crop(tuned.config)
     else:
         found = read_source(path, by_section(settings, "load"))
         if found.assumed:
             warnings.warn(found.assumed, stacklevel=2)
-        method, size = found.config.model.method, found.config.data.size
-        if method not in TIMM_NAMES:
-            raise UserError(
-                f"{path}: timm has no model of method {method}: turbomim.embed takes the run itself"
-            )
-        model = timm_model(found.pretrained(), found.config)
-    model.transform = Transform(size)
+        _check_method(path, found.config)
+        model, crop = timm_model(found.pretrained(), found.config), scored_crop(found.config.data.size)
+    model.transform = Transform(crop)
     return model.eval()
+
+
+def _check_method(path: Path, config: AnyConfig) -> None:
+    """Raise UserError for a method that timm has not."""
+    if config.model.method not in TIMM_NAMES:
+        raise UserError(
+            f"{path}: timm has no model of method {config.model.method}: turbomim.embed takes the run itself"
+        )
 
 
 def _is_of_timm(folder: Path) -> bool:

@@ -9,9 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from turbomim.pipeline.decoding.centre_crops import centre_crop
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop
 from turbomim.pipeline.decoding.decode import rgb_pixels
-from turbomim.train.encoder.crop import scored_crop
 from turbomim.train.encoder.features import normalised
 
 
@@ -19,12 +18,12 @@ from turbomim.train.encoder.features import normalised
 class Transform:
     """A Pillow image to what an encoder takes: short side resized, the central square, normalised.
 
-    size: pixels of the square's side.  As everywhere here, EXIF orientation is ignored, alpha dropped.
+    As everywhere here, EXIF orientation is ignored, alpha dropped.
     """
 
-    size: int
+    crop: CentreCrop
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The image as (3, S, S) float32, by ImageNet's mean and deviation."""
-        crop_HWC = torch.from_numpy(centre_crop(rgb_pixels(image), scored_crop(self.size)))
+        crop_HWC = torch.from_numpy(centre_crop(rgb_pixels(image), self.crop))
         return normalised(crop_HWC[None])[0]

@@ -127,11 +127,16 @@ def _writer(trained: Trained | Tuned, to: str, size: int) -> Callable[[Path], li
 def load_trained(run: Path) -> Trained | Tuned:
     """What is exported of a run's, or a fine-tuning's, folder: its newest checkpoint.  Raises UserError."""
     if rundir.is_finetuning(run):
-        config, model, step = load_finetuned(run)
-        classes = read_class_names(run, config)
-        return Tuned(run=run, config=config, model=model.eval(), step=step, classes=classes)
+        return load_tuned(run)
     plain, encoder, step = load_run(run)
     return Trained(run=run, config=plain, model=encoder, step=step)
+
+
+def load_tuned(run: Path) -> Tuned:
+    """A fine-tuning's newest checkpoint, with the names of its classes.  Raises UserError."""
+    config, model, step = load_finetuned(run)
+    classes = read_class_names(run, config)
+    return Tuned(run=run, config=config, model=model.eval(), step=step, classes=classes)
 
 
 def usual_folder(run: Path, to: str) -> Path:

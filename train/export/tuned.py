@@ -88,6 +88,16 @@ def timm_weights(model: Classifier) -> dict[str, Tensor]:
     return {re.sub(r"^rel_pos_bias\.(\d+)\.", r"blocks.\1.attn.", name): t for name, t in named.items()}
 
 
+def timm_model(model: Classifier, config: FinetuneConfig, classes: tuple[str, ...]) -> Any:
+    """Timm's own model with this one's weights and head, in host memory."""
+    about = timm_config(config, classes)
+    made: Any = timm.create_model(
+        about["architecture"], pretrained_cfg_overlay=about["pretrained_cfg"], **about["model_args"]
+    )
+    made.load_state_dict(timm_weights(model))
+    return made
+
+
 def write_timm(
     model: Classifier, config: FinetuneConfig, classes: tuple[str, ...], folder: Path
 ) -> list[Exported]:

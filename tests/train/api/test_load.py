@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tests.exported import CONFIGS, images, make_run, pixels
+from tests.finetuned import NAMES, make_finetuning
 
 import turbomim
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding.centre_crops import centre_crop
-from turbomim.train.encoder.crop import scored_crop
+from turbomim.train.encoder.crop import scored_crop, tested_crop
 from turbomim.train.encoder.features import normalised
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -39,8 +40,23 @@ def test_every_way_is_the_run(kind: str) -> None:
             assert not model.training and next(model.parameters()).dtype == torch.float32
             found = model.forward_features(pixels(images()))
             torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
-            assert model.transform.size == 48
+            assert model.transform.crop == scored_crop(48)
     assert model.num_features == expected.shape[-1]
+
+
+@pytest.mark.parametrize("kind", ["mff", "simmim", "swin"])
+def test_a_fine_tuning_comes_with_its_head(kind: str) -> None:
+    folder, config, classifier = make_finetuning(kind, Path("runs"))
+    (exported,) = turbomim.export(folder, "timm")
+    with torch.no_grad():
+        expected = classifier.logits(pixels(images()))
+        for way in (folder, exported.path):
+            model = turbomim.load(way)
+            torch.testing.assert_close(model(pixels(images())), expected, rtol=1e-5, atol=1e-5)
+            assert model.transform.crop == tested_crop(config)
+            assert tuple(model.pretrained_cfg["label_names"]) == NAMES
+    with pytest.raises(turbomim.UserError, match="a fine-tuning has its own model"):
+        turbomim.load(folder, **{"model.heads": 4})
 
 
 def test_its_transform_is_the_crop_of_evaluation() -> None:
