@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from turbomim.pipeline.batch import Batch
     from turbomim.pipeline.system.errors import UserError
+    from turbomim.train.api.crops import centre_crops
     from turbomim.train.api.embed import Embedded, embed
     from turbomim.train.api.evaluate import evaluate
     from turbomim.train.api.export import export
@@ -53,6 +54,7 @@ _MODULES: Final = {
     "Predictions": "turbomim.train.api.predict",
     "Run": "turbomim.train.api.run",
     "UserError": "turbomim.pipeline.system.errors",
+    "centre_crops": "turbomim.train.api.crops",
     "embed": "turbomim.train.api.embed",
     "evaluate": "turbomim.train.api.evaluate",
     "export": "turbomim.train.api.export",
@@ -73,6 +75,7 @@ __all__ = [
     "Run",
     "UserError",
     "__version__",
+    "centre_crops",
     "embed",
     "evaluate",
     "export",
