@@ -33,6 +33,7 @@ from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.machine.tuned_step import StepSettings, about_step
 from turbomim.train.settings.config import AnyConfig
 from turbomim.train.settings.plan import Plan, make_plan
+from turbomim.train.settings.schedule import with_steps
 from turbomim.train.terminal.streams import print_plain
 from turbomim.train.trackers.opening import check_trackers
 from turbomim.train.world.distributed import World, join_ranks
@@ -115,7 +116,12 @@ def open_session(
         tuned_loader = world.run_on_all(lambda: TUNED_LOADER.read(machine_name(world.device)))
         # it refuses on every rank or on none, so no exchange is needed
         resolved, used = world.run_replicated(
-            lambda: resolve(config, ranks=world.size, preset=preset, tuned_step=tuned_step)
+            lambda: resolve(
+                with_steps(config, split.manifest.samples),
+                ranks=world.size,
+                preset=preset,
+                tuned_step=tuned_step,
+            )
         )
         loader_speed = rank_speed(data, tuned_loader, world.local_size)
         yield Session(

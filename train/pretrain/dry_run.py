@@ -20,6 +20,7 @@ from turbomim.train.pretrain.begin import check_beginning
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.plan import make_plan
+from turbomim.train.settings.schedule import with_steps
 from turbomim.train.terminal.streams import print_plain
 from turbomim.train.world.distributed import World, choose_device
 
@@ -74,7 +75,7 @@ def price(config: Config, *, ranks: int, img_per_s: float | None, preset: str | 
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
-    resolved, _ = resolve(config, ranks=ranks, preset=preset)
+    resolved, _ = resolve(with_steps(config, samples), ranks=ranks, preset=preset)
     plan = make_plan(resolved, samples, ranks)
     for name, value in price_table(resolved, plan, source, img_per_s=img_per_s, preset=preset):
         table.add_row(name, value)

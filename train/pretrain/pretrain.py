@@ -14,6 +14,7 @@ from turbomim.train.machine.tuned_step import TUNED_STEP, step_key
 from turbomim.train.pretrain.begin import begin, check_beginning
 from turbomim.train.pretrain.dry_run import print_dry_run
 from turbomim.train.pretrain.task import Pretraining
+from turbomim.train.recipes.idle import idle_settings
 from turbomim.train.settings.config import Config
 
 
@@ -41,7 +42,8 @@ def pretrain(
         labelled = labelled_splits(session.config, session.split, session.heldout, world)
         # rank 0 alone writes it, and tracing a step takes a second
         on_device = world.broadcast_from_rank0(lambda: about_device(session.config, session.plan, world))
-        session = dataclasses.replace(session, about=[*session.about, *on_device])
+        idle = idle_settings(session.config, session.plan.steps)
+        session = dataclasses.replace(session, about=[*session.about, *on_device, *idle])
         if dry_run:
             return print_dry_run(session, *(labelled or ()), begins_from=begins_from)
         if begins_from is not None:

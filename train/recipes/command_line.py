@@ -48,6 +48,8 @@ def config_of(
         values = {key: value for key, value in values.items() if key != "recipe"}
     if path is not None:
         base = lay_over(base, values, path)
+    if all(settings.get(name) not in (None, 0, "0") for name in ("optim.epochs", "optim.steps")):
+        raise UsageError("optim.epochs and optim.steps both say how long the run is: give one of them")
     if "run.recipe" in settings:
         raise UsageError("run.recipe is no setting to be given: name the RECIPE itself")
     return lay_over(base, by_section(settings, where), where)

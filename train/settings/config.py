@@ -107,6 +107,9 @@ class OptimConfig:
 
     # passes over the data
     epochs: float = 800
+    # optimizer steps of the run, in place of epochs; 0 = as many as epochs take.  Warm-up and drop keep their
+    # share of fewer passes, where they are not given
+    steps: int = 0
     # passes with a rising lr
     warmup_epochs: float = 40
     # lr reached after warm-up = base_lr * global_batch / lr_batch
@@ -155,13 +158,15 @@ class OptimConfig:
             self.warmup_epochs,
             f"0 to optim.epochs ({self.epochs:g}): fewer epochs need --optim.warmup_epochs, too",
         )
+        need(self.steps >= 0, "optim.steps", self.steps, "0 (by epochs) or more")
         need(self.base_lr > 0, "optim.base_lr", self.base_lr, "above 0")
         need(0 <= self.warmup_start <= 1, "optim.warmup_start", self.warmup_start, "0 to 1")
         plain = self.schedule == "cosine" and not self.published_slips
         legal = "mae, with optim.schedule step or optim.published_slips"
         need(self.warmup == "mae" or plain, "optim.warmup", self.warmup, legal)
         need(self.lr_batch >= 1, "optim.lr_batch", self.lr_batch, "at least 1 sample")
-        need(self.min_lr >= 0, "optim.min_lr", self.min_lr, "0 or more")
+        legal = f"0 to the rate after warm-up, {self.lr:g}"
+        need(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, legal)
         drop = self.lr_drop_epochs
         legal = f"above optim.warmup_epochs ({self.warmup_epochs:g}) with optim.schedule step"
         need(self.schedule == "cosine" or drop > self.warmup_epochs, "optim.lr_drop_epochs", drop, legal)
@@ -317,6 +322,13 @@ class Config:
         need(
             target != "ideal" or radius >= 1, "model.radius", radius, "at least 1 cycle for the ideal target"
         )
+        # of the corner of the spectrum; the ideal disc has its centre half a pixel from it
+        highest = (size - (target == "ideal")) / math.sqrt(2)
+        legal = (
+            f"below {highest:.1f} cycles, the highest frequency of {size} pixels, from which on nothing is "
+            "filtered: that is model.target raw"
+        )
+        need(target == "raw" or radius < highest, "model.radius", radius, legal)
 
     @property
     def grid(self) -> int:

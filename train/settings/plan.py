@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.words import counted
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.schedule import total_steps
+from turbomim.train.settings.schedule import run_steps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +58,7 @@ def make_plan(config: Config, samples: int, world: int) -> Plan:
             f"(global batch {total} / {world} ranks): use a divisor, {near} for example"
         )
     check_graphs(config, micro_steps=local // micro)
-    steps = total_steps(config.optim.epochs, samples, total)
+    steps = run_steps(config.optim, samples)
     return Plan(
         samples=samples,
         steps=steps,

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from turbomim.train.settings.config import OptimConfig
+from turbomim.pipeline.system.errors import need
+from turbomim.train.settings.config import AnyConfig, OptimConfig
 
 
 def total_steps(epochs: float, samples: int, global_batch: int) -> int:
@@ -15,20 +17,55 @@ def total_steps(epochs: float, samples: int, global_batch: int) -> int:
     return math.ceil(epochs * samples / global_batch)
 
 
-def with_shares(optim: Mapping[str, Any], base: OptimConfig) -> dict[str, Any]:
-    """Settings of section `optim`, with the parts of the schedule that fewer epochs shorten too.
+# parts of a schedule, in epochs
+PARTS = ("warmup_epochs", "lr_drop_epochs")
 
-    Of epochs alone warm-up and drop keep their share: over 40 of 800, {"epochs": 80} becomes {"epochs": 80,
-    "warmup_epochs": 4.0, …}.  More epochs leave them as they are, and what is named is as it is named.
+
+def with_shares(optim: Mapping[str, Any], base: OptimConfig) -> dict[str, Any]:
+    """Settings of section `optim`, with what follows from a new length of the run.
+
+    Of fewer epochs alone warm-up and drop keep their share: over 40 of 800, {"epochs": 80} becomes {"epochs":
+    80, "warmup_epochs": 4.0, …}.  More epochs leave them as they are, and what is named is as it is named.
+    Epochs take the place of steps.  How many epochs steps are is known with the data: `with_steps` keeps the
+    share of `epochs` then; of a part that is named beside steps all is kept, as epochs become that part.
     """
+    given = dict(optim)
     try:
-        given = float(str(optim.get("epochs")))
+        epochs, steps = (float(str(given.get(name, 0))) for name in ("epochs", "steps"))
+        parts = {name: float(str(given.get(name, getattr(base, name)))) for name in PARTS}
     except ValueError:
-        return dict(optim)
-    parts = {"warmup_epochs": base.warmup_epochs, "lr_drop_epochs": base.lr_drop_epochs}
-    if not 0 < given < base.epochs:
-        return dict(optim)
-    return {**{name: epochs * given / base.epochs for name, epochs in parts.items()}, **optim}
+        # what is no number is refused with its name
+        return given
+    if "epochs" in given:
+        shorter = {name: getattr(base, name) * epochs / base.epochs for name in PARTS}
+        return {"steps": 0, **(shorter if 0 < epochs < base.epochs else {}), **given}
+    by_steps = steps if "steps" in given else base.steps
+    if by_steps and given.keys() & set(PARTS) and max(parts.values()) > 0:
+        given["epochs"] = max(parts.values())
+    return given
+
+
+def with_steps(config: AnyConfig, samples: int) -> AnyConfig:
+    """The settings of a run of `optim.steps` steps with the epochs that these are; as they are without steps.
+
+    Warm-up and drop keep their share of the epochs of the settings, if that makes them shorter.  Raises
+    UsageError where warm-up has more epochs than the run, as it cannot if nobody gave its epochs.
+    """
+    optim = config.optim
+    if not optim.steps:
+        return config
+    epochs = optim.steps * optim.global_batch / samples
+    whole = max(optim.warmup_epochs, optim.lr_drop_epochs) == optim.epochs
+    share = 1.0 if whole else min(1.0, epochs / optim.epochs)
+    legal = f"0 to {epochs:g}, the epochs of optim.steps ({optim.steps})"
+    need(optim.warmup_epochs * share <= epochs, "optim.warmup_epochs", optim.warmup_epochs, legal)
+    parts = {name: getattr(optim, name) * share for name in PARTS}
+    return replace(config, optim=replace(optim, epochs=epochs, **parts))
+
+
+def run_steps(optim: OptimConfig, samples: int) -> int:
+    """Optimizer steps of a run over a split of `samples` samples."""
+    return optim.steps or total_steps(optim.epochs, samples, optim.global_batch)
 
 
 def lr_of_step(step: int, samples: int, optim: OptimConfig) -> float:
@@ -65,7 +102,7 @@ def _lr_of_mmengine(step: int, samples: int, optim: OptimConfig) -> float:
     with convert_to_iter_based, of mmselfsup's PixMIM and mmpretrain's MFF.  Their epochs are whole steps; of
     ours, which follow each other in the stream, a part of a step counts as one.
     """
-    warm, steps = (total_steps(e, samples, optim.global_batch) for e in (optim.warmup_epochs, optim.epochs))
+    warm, steps = total_steps(optim.warmup_epochs, samples, optim.global_batch), run_steps(optim, samples)
     if step < warm:
         start = optim.warmup_start
         return optim.lr * (start + (1 - start) * step / max(warm - 1, 1))

@@ -135,6 +135,24 @@ def test_a_folder_in_use_is_refused(config: Config) -> None:
         pass
 
 
+def test_steps_and_what_does_nothing_are_said(trees: Path) -> None:
+    """A run of so many steps takes them, and goes on as any other."""
+    optim = {"steps": 3, "warmup_epochs": 0.1}
+    model = {"target": "raw", "radius": 9.0}
+    config = config_for(trees, Path("runs"), optim=optim, model=model, run={"log_every": 4})
+    said = dry(config)
+    assert "; 3 steps = 0.727273 epochs of 33 samples" in said
+    assert "model.radius = 9.0 does nothing: model.target is raw" in said
+    assert "run.log_every = 4 does nothing: the run has 3 steps, and its end comes first" in said
+    console = Console(file=io.StringIO(), width=200)
+    assert pretrain(config, console=console).step == 3
+    assert rundir.read_config(Path("runs/r")).optim.steps == 3
+    assert "model.radius = 9.0 does nothing" in Path("runs/r/train.log").read_text()
+    # the settings that it kept are those that are given again
+    assert pretrain(config, console=console).steps == 3
+    assert "is done: 3 of 3 steps" in Path("runs/r/train.log").read_text()
+
+
 def test_it_says_what_the_run_would_go_on_from_and_writes_nothing(config: Config) -> None:
     before = files()
     assert "runs/r would go on from step-00000005, of 5 steps; dry run: nothing was trained" in dry(config)

@@ -13,17 +13,20 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from turbomim.pipeline.system.errors import UserError
+from turbomim.train.recipes.command_line import config_of, parse_config
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config, OptimConfig
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
 from turbomim.train.settings.finetune import published_finetune
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.plan import make_plan
-from turbomim.train.settings.schedule import lr_at, lr_of_step, total_steps
+from turbomim.train.settings.schedule import lr_at, lr_of_step, total_steps, with_steps
 
 MAE = OptimConfig(epochs=300, warmup_epochs=40)
 
@@ -176,3 +179,73 @@ def test_the_rate_is_written_out_with_its_batch() -> None:
     assert (
         "lr 0.0008 = 0.0002 x 2048/512" in text and "62,557 steps = 100 epochs of 1,281,167 samples" in text
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "samples", "epochs", "warmup"),
+    [
+        # of 800 epochs with a warm-up of 40: 100 steps of 64 are 10 passes over 640 samples
+        ((), 640, 10, 0.5),
+        # more passes than the recipe's leave warm-up as it is
+        ((), 4, 1600, 40),
+        (("--optim.warmup_epochs", "2"), 640, 10, 2),
+        (("--optim.warmup_epochs", "0"), 640, 10, 0),
+    ],
+)
+def test_steps_take_the_place_of_epochs(
+    words: tuple[str, ...], samples: int, epochs: float, warmup: float
+) -> None:
+    given = ["mae-vit-b16-800e", "--optim.global_batch", "64", "--optim.steps", "100", *words]
+    config = parse_config(given)[0]
+    settled = with_steps(config, samples)
+    optim = settled.optim
+    assert (optim.epochs, optim.warmup_epochs) == pytest.approx((epochs, warmup))
+    assert make_plan(settled, samples, 1).steps == 100
+    # what a run writes, and goes on from
+    assert with_steps(settled, samples) == settled
+
+
+def test_a_warm_up_beyond_the_steps_is_refused() -> None:
+    """It is named, and is no share of anything; so is one beside a drop that is named."""
+    for name, epochs in (("warmup_epochs", 40), ("lr_drop_epochs", 700)):
+        given = {"optim.steps": 100, "optim.schedule": "step", f"optim.{name}": epochs}
+        config = config_of("mae-vit-b16-800e", {"optim.lr_drop_epochs": 750, **given})
+        with pytest.raises(UserError, match=r"optim\.warmup_epochs = 40.*: must be 0 to 10, the epochs"):
+            with_steps(config, 4096 * 10)
+
+
+def test_a_run_has_as_many_steps_as_were_asked_for_whatever_rounding_says() -> None:
+    base = recipe("cifar10-vit-t4")
+    for samples in range(3, 400, 7):
+        for batch in (3, 8, 64):
+            optim = replace(base.optim, steps=97, global_batch=batch, micro_batch=0)
+            settled = with_steps(replace(base, optim=optim), samples)
+            assert make_plan(settled, samples, 1).steps == 97
+            assert lr_of_step(96, samples, settled.optim) < settled.optim.lr / 100
+
+
+def test_the_later_of_steps_and_epochs_counts(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text("recipe: mae-vit-b16-800e\noptim: {steps: 100}\n")
+    optim = config_of("", {"optim.epochs": 400}, file).optim
+    assert (optim.steps, optim.epochs, optim.warmup_epochs) == (0, 400, 20)
+    file.write_text("recipe: mae-vit-b16-800e\noptim: {epochs: 400}\n")
+    optim = config_of("", {"optim.steps": 100}, file).optim
+    assert (optim.steps, optim.epochs, optim.warmup_epochs) == (100, 400, 20)
+    with pytest.raises(UserError, match=r"optim\.epochs and optim\.steps both say how long the run is"):
+        config_of("", {"optim.epochs": 400, "optim.steps": 100}, file)
+    assert config_of("", {"optim.epochs": 400, "optim.steps": 0}, file).optim.steps == 0
+
+
+@pytest.mark.parametrize(("target", "limit"), [("gaussian", 158.3), ("ideal", 157.6)])
+def test_a_low_pass_that_filters_nothing_is_refused(target: str, limit: float) -> None:
+    given = {"model.target": target, "model.radius": limit}
+    assert config_of("mae-vit-b16-800e", given).model.radius == limit
+    with pytest.raises(UserError, match=r"model\.radius = 158\.4: must be below 15[78]\.\d cycles"):
+        config_of("mae-vit-b16-800e", {**given, "model.radius": 158.4})
+    assert config_of("mae-vit-b16-800e", {"model.radius": 500}).model.target == "raw"
+
+
+def test_a_rate_that_would_rise_to_its_end_is_refused() -> None:
+    with pytest.raises(UserError, match=r"optim\.min_lr = 0\.1: must be 0 to the rate after warm-up"):
+        config_of("mae-vit-b16-800e", {"optim.min_lr": 0.1})
