@@ -22,6 +22,7 @@ from typing import Final
 from turbomim.benchmarks.stage_process import Parser, last_line, run_lines, say
 from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.settings.known_flags import check_flags, flags_of
 
 # photographs that are cut out of the embedded ones
 PHOTOGRAPHS: Final = 960
@@ -213,6 +214,7 @@ def parser() -> Parser:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    check_flags(argv, flags_of(parser))
     options = parser().parse_args(argv)
     check_local("--out", options.out)
     if not options.seconds >= 10:

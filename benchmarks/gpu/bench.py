@@ -22,6 +22,7 @@ from turbomim.benchmarks.gpu.stage import Row
 from turbomim.benchmarks.stage_process import Parser, last_line, run_lines, say
 from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.settings.known_flags import check_flags, flags_of
 
 # of the time, by stage, in their order; what one leaves goes to those after it
 SHARES: Final = {
@@ -130,6 +131,7 @@ def parser() -> Parser:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    check_flags(argv, flags_of(parser))
     options = parser().parse_args(argv)
     check_local("--out", options.out)
     check_local("--images", options.images)

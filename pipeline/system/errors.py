@@ -58,13 +58,15 @@ def unknown_name(
 
     meant: known names that the caller is sure of.  Else those that begin with the name, which is then half
     a name, else the nearest two, else those with the same three letters at the start, else all are listed.
+    The dashes of a flag make it like no other.
     """
     known = list(known)
-    near = (
-        list(meant)
-        or (len(name) >= 3 and [k for k in known if k.startswith(name)][:4])
-        or difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-        or [k for k in known if k[:3] == name[:3]]
-    )
+    plain, bare = {k.lstrip("-"): k for k in known}, name.lstrip("-")
+    near = list(meant) or [
+        plain[k]
+        for k in (len(bare) >= 3 and [k for k in plain if k.startswith(bare)][:4])
+        or difflib.get_close_matches(bare, plain, n=2, cutoff=0.5)
+        or [k for k in plain if k[:3] == bare[:3]]
+    ]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     return UsageError(f"{what} {name!r}: {hint}")

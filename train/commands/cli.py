@@ -1,11 +1,13 @@
 """`turbomim …`: argv to one function call.  Exit codes: 0 done or preempted, 1 error, 2 usage."""
 
+from __future__ import annotations
+
 import importlib
 import os
 import sys
 import traceback
 import warnings
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UsageError, UserError, unknown_name
@@ -17,6 +19,9 @@ from turbomim.train.machine.compiler import advice_on_cache
 from turbomim.train.machine.home import ensure_home
 from turbomim.train.terminal.interrupts import ending_when_interrupted
 from turbomim.train.terminal.streams import prepare_streams
+
+if TYPE_CHECKING:
+    from turbomim.train.settings.known_flags import Flags
 
 # also says the whole error, of any command
 TRACEBACK = "--traceback"
@@ -46,9 +51,19 @@ def imported(name: str) -> Any:
 
 
 def options_of(name: str) -> Any:
-    """What a command's flags are of: a dataclass, a function that gives a parser of argparse, or None."""
-    options = COMMANDS[name].options
-    return imported(options) if options else None
+    """What a command's flags are of: a dataclass, or a function that gives a parser of argparse."""
+    return imported(COMMANDS[name].options)
+
+
+def flags_by_command() -> dict[str, Flags]:
+    """The flags of every command, its own and settings; imports no torch."""
+    from turbomim.train.settings.known_flags import flags_of, settings_of
+
+    return {
+        name: flags_of(options_of(name))
+        | (settings_of(imported(command.settings)) if command.settings else {})
+        for name, command in COMMANDS.items()
+    }
 
 
 def import_and_call(function: str, argv: list[str]) -> None:
@@ -68,7 +83,9 @@ def call(argv: list[str]) -> None:
         print(group_overview(argv[0]))
     else:
         name, words = find_command(argv)
-        if any(word in HELP for word in words) and isinstance(options := options_of(name), type):
+        asked = any(word in HELP for word in words)
+        # the help of pretrain shows a recipe's values
+        if asked and name != "pretrain" and isinstance(options := options_of(name), type):
             # in place of its own file, which may import torch
             imported("train.settings.flags:parse")(options, ["--help"], f"turbomim {name}")
         else:

@@ -1,11 +1,17 @@
 """`turbomim pretrain RECIPE …`."""
 
 from pathlib import Path
+from typing import Final
 
 from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.recipes.command_line import parse_config
+from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import take_number, take_value
+from turbomim.train.settings.known_flags import check_flags, settings_of
+
+# flags that are no settings; pretrain_help.py says what they are, and needs what a bare machine has not
+OWN: Final = ("--config", "--from", "--preset", "--dry-run", "--world-size", "--img-per-s", "--profile")
 
 
 def pretrain_command(argv: list[str]) -> None:
@@ -15,6 +21,7 @@ def pretrain_command(argv: list[str]) -> None:
 
         print_help(argv)
         return
+    check_flags(argv, dict.fromkeys(OWN, ()) | settings_of(Config))
     words = list(argv)
     preset, steps = take_value(words, "--preset"), take_value(words, "--profile")
     ranks = take_number(words, "--world-size", int)

@@ -10,14 +10,19 @@ from typing import Final, NamedTuple
 class Command(NamedTuple):
     """A command's FILE:FUNCTION of argv, the FILE:CLASS of its flags, and what help says of it.
 
-    The file of the class imports no torch: --help, completion and refused flags need not wait for it.
+    settings: the FILE:CLASS of the settings that it takes too, --section.field VALUE.  The files of both
+    classes import no torch: --help and completion need not wait for it.
     """
 
     function: str
     options: str
     words: str
     about: str
+    settings: str = ""
 
+
+SETTINGS: Final = "train.settings.config:Config"
+FINETUNE_SETTINGS: Final = "train.settings.finetune:FinetuneConfig"
 
 COMMANDS: Final = {
     "demo": Command(
@@ -58,7 +63,7 @@ COMMANDS: Final = {
     ),
     "pretrain": Command(
         "train.commands.pretrain:pretrain_command",
-        "",
+        "train.commands.pretrain_help:Pretrain",
         "RECIPE --data.path PATH [--section.field VALUE …]",
         "pre-train; --help lists every setting, --dry-run says what would be trained",
     ),
@@ -79,24 +84,28 @@ COMMANDS: Final = {
         "train.commands.eval.options:Eval",
         "RUN|FILE",
         "nearest neighbours of frozen features, beside untrained ones and raw pixels",
+        SETTINGS,
     ),
     "eval linear": Command(
         "train.commands.eval.linear:eval_linear_command",
         "train.commands.eval.options:EvalLinear",
         "RUN|FILE",
         "a linear layer on frozen features, solved or trained as in the papers",
+        SETTINGS,
     ),
     "eval finetune": Command(
         "train.commands.eval.finetune:eval_finetune_command",
         "train.commands.eval.options:FinetuneHelp",
         "RUN|FILE",
         "what the encoder is worth where all of it is trained on labels",
+        FINETUNE_SETTINGS,
     ),
     "embed": Command(
         "train.commands.embed:embed_command",
         "train.commands.embed:Embed",
         "RUN|FILE SOURCE --out FILE",
         "features of a folder of images, or of shards, as .npz or .safetensors",
+        SETTINGS,
     ),
     "predict": Command(
         "train.commands.predict:predict_command",
@@ -109,6 +118,7 @@ COMMANDS: Final = {
         "train.analyze.options:Frequency",
         "RUN|FILE…",
         "how fine the features of each block are, by Fourier transforms",
+        SETTINGS,
     ),
     "analyze layers": Command(
         "train.analyze.layers:analyze_layers_command",
@@ -139,6 +149,7 @@ COMMANDS: Final = {
         "train.analyze.options:Robustness",
         "RUN|FILE",
         "scores under noise, blur, contrast, brightness, JPEG and pixelation",
+        SETTINGS,
     ),
     "report": Command(
         "train.commands.report:report_command",
@@ -157,6 +168,7 @@ COMMANDS: Final = {
         "train.commands.import_:Import",
         "FILE --from PROGRAM --run.name NAME",
         "begin a run with another program's weights",
+        SETTINGS,
     ),
     "export": Command(
         "train.commands.export:export_command",
@@ -175,6 +187,7 @@ COMMANDS: Final = {
         "train.commands.tune.options:TuneStep",
         "RECIPE --data SHARDS",
         "which micro-batch, compile mode and recomputation are fastest here",
+        SETTINGS,
     ),
     # the trainer imports no benchmark: these are reached by name alone
     "bench loader": Command(

@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import Values
+from turbomim.train.settings.known_flags import check_flags, flags_of, settings_of
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -30,6 +32,8 @@ def parse(kind: type[T], argv: list[str], prog: str) -> T:
 
     if any(word in ("-h", "--help") for word in argv):
         return tyro.cli(kind, args=argv, prog=prog)
+    # before what tyro finds, which may be the flag that is missing for it
+    check_flags(argv, flags_of(kind))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -52,16 +56,15 @@ def _check_paths(options: object, argv: list[str]) -> None:
 
 
 def _one_line(box: str) -> str:
-    """What a box of tyro's says: below its title, with rules between, the error and flags that were meant."""
+    """What a box of tyro's says: below its title, with rules between, the error."""
     lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
     parts = [" ".join(part.split()) for part in re.split(r"\n[─-]{4,}\n", "\n".join(["", *lines[1:]]))]
-    error, *rest = [part for part in parts if part]
+    error = next(part for part in parts if part)
     # tyro lists what each type of a union says of a value
     if wrong := re.match(r"Error parsing (\S+): no type matching (.+?) could be .* from \['(.*?)'\]", error):
         kinds = [_KINDS.get(kind, kind) for kind in wrong[2].split("|") if kind != "{None}"]
         return f"{wrong[1]} {wrong[3]}: must be {' or '.join(kinds)}"
-    meant = re.search(r"(?<!\S)--[\w.-]+", rest[0]) if len(rest) > 1 and "Perhaps" in rest[0] else None
-    return f"{error}: did you mean {meant[0]}?" if meant and error.startswith("Unrecognized") else error
+    return error
 
 
 def python_bools(argv: list[str]) -> list[str]:
@@ -134,8 +137,12 @@ def take_settings(argv: list[str]) -> tuple[list[str], Values]:
     return own, values
 
 
-def parse_with_settings(kind: type[T], argv: list[str], prog: str) -> tuple[T, Values]:
-    """A dataclass out of a command's own flags, and the settings among them.  Raises UsageError."""
+def parse_with_settings(kind: type[T], argv: list[str], prog: str, config: type = Config) -> tuple[T, Values]:
+    """A dataclass out of a command's own flags, and the settings among them, which are of `config`.
+
+    Raises UsageError.
+    """
+    check_flags(argv, flags_of(kind) | settings_of(config))
     own, values = take_settings(argv)
     return parse(kind, own, prog), values
 

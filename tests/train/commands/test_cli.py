@@ -296,7 +296,7 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ("bench step --rouns 3", "Unrecognized options: --rouns, 3: did you mean --rounds?"),
+        ("bench step --rouns 3", "unknown flag '--rouns': did you mean --rounds?"),
         ("bench step --models a b", "Unrecognized options: b; see turbomim bench step --help"),
         ("show x --images many", "--images many: must be a whole number; see turbomim show --help"),
         ("bench step --device gpu", "invalid choice 'gpu' for argument '--device'"),

@@ -76,8 +76,8 @@ def test_other_names_are_of_no_known_program(
         (["--model.decoder_depth", "4"], ["model.decoder_depth 4", "--model.decoder_depth 2"]),
         (["--model.heads", "5"], ["model.width = 192: must be a multiple of 4 x its 5 heads"]),
         (["--recipe", "mae-vit-b16"], ["unknown recipe 'mae-vit-b16': did you mean mae-vit-b16-800e"]),
-        (["--model.wdth", "3"], ["unknown key 'model.wdth': did you mean model.width"]),
-        (["--to", "mae"], ["Unrecognized options: --to"]),
+        (["--model.wdth", "3"], ["unknown flag '--model.wdth': did you mean --model.width"]),
+        (["--to", "mae"], ["unknown flag '--to': known: --from, --recipe"]),
     ],
 )
 def test_settings_that_do_not_fit_name_those_that_do(
