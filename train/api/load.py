@@ -27,9 +27,9 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
         tokens = model.forward_features(model.transform(Image.open("photo.jpg"))[None])
 
     Args:
-        source: A run's path or `turbomim.Run`, of which the newest checkpoint is taken; a fine-tuning's, which
-            comes with its head; the folder of an export for timm, or of an encoder for transformers; or a
-            file with a plain ViT, .safetensors or .pth.
+        source: A run's path or `turbomim.Run`, of which the newest checkpoint is taken; a fine-tuning's, with
+            its head; the folder of an export for timm, or of an encoder for transformers; or a file with a
+            plain ViT, .safetensors or .pth.
         **settings: What a file does not tell of its encoder: `**{"model.heads": 6}`.
 
     Returns:
