@@ -29,7 +29,7 @@ def tuned_config(kind: str, folder: Path, classes: int = len(NAMES)) -> Finetune
         model=base.model,
         optim=OptimConfig(global_batch=8),
         run=RunConfig(name="tuned", folder=str(folder)),
-        finetune=FinetuneSettings(classes=classes, drop_path=0.2, test_crop=1.0, weights="none"),
+        finetune=FinetuneSettings(classes=classes, drop_path=0.2, test_crop=0.75, weights="none"),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.encoder.crop import scored_crop, tested_crop
+from turbomim.train.encoder.crop import crop_of_test, scored_crop
 from turbomim.train.encoder.source import read_source
 from turbomim.train.encoder.transform import Transform
 from turbomim.train.export.programs import load_tuned
@@ -58,7 +58,7 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
             raise UsageError(f"{next(iter(settings))}: a fine-tuning has its own model: leave it out")
         tuned = load_tuned(path)
         _check_method(path, tuned.config)
-        model, crop = tuned_timm_model(tuned.model, tuned.config, tuned.classes), tested_crop(tuned.config)
+        model, crop = tuned_timm_model(tuned.model, tuned.config, tuned.classes), crop_of_test(tuned.config)
     else:
         found = read_source(path, by_section(settings, "load"))
         if found.assumed:

@@ -23,7 +23,7 @@ from turbomim.pipeline.image_source import open_source, source_classes
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.train.encoder.crop import tested_crop
+from turbomim.train.encoder.crop import crop_of_test
 from turbomim.train.encoder.features import load_finetuned, normalised
 from turbomim.train.encoder.row_files import check_out, write_arrays, write_left_out
 from turbomim.train.encoder.rows import rows_of, source_notes
@@ -126,7 +126,7 @@ def predict(
         return found.indices, found.values
 
     with image_bar(console or Console()) as bar:
-        rows = rows_of(images, likeliest, tested_crop(config), batch=batch, device=target, progress=bar.show)
+        rows = rows_of(images, likeliest, crop_of_test(config), batch=batch, device=target, progress=bar.show)
     predictions = Predictions(
         keys=rows.keys,
         classes=classes,

@@ -32,7 +32,7 @@ def scored_crop(size: int) -> CentreCrop:
     return CentreCrop(size=size, interpolation=INTERPOLATION, share=crop_share(size))
 
 
-def tested_crop(config: FinetuneConfig) -> CentreCrop:
+def crop_of_test(config: FinetuneConfig) -> CentreCrop:
     """The crop that a fine-tuning is tested on."""
     return CentreCrop(
         size=config.data.size, interpolation=config.data.interpolation, share=config.finetune.test_crop

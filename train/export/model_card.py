@@ -12,7 +12,7 @@ import yaml
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError, one_line
-from turbomim.train.encoder.crop import scored_crop, tested_crop
+from turbomim.train.encoder.crop import crop_of_test, scored_crop
 from turbomim.train.export.weights import Exported, Trained, Tuned, loaded_from, loaded_from_hub
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.begun import begun_in_words
@@ -118,7 +118,7 @@ def image_rows(config: Config) -> Rows:
     """What an image goes through before the encoder sees it."""
     data, model = config.data, config.model
     size = data.size
-    crop = tested_crop(config) if isinstance(config, FinetuneConfig) else scored_crop(size)
+    crop = crop_of_test(config) if isinstance(config, FinetuneConfig) else scored_crop(size)
     yield (
         "size",
         f"{size} x {size} pixels, RGB, {config.grid} x {config.grid} patches of {model.patch} pixels",

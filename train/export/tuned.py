@@ -18,7 +18,7 @@ from torch import Tensor
 
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.encoder.crop import tested_crop
+from turbomim.train.encoder.crop import crop_of_test
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export import hf
 from turbomim.train.export.check import IMAGES, random_images, same
@@ -150,7 +150,7 @@ def write_hf(
         folder,
         to_beit(classifier_weights(model)),
         hf_config(config, classes),
-        hf.processor_config(config, tested_crop(config)),
+        hf.processor_config(config, crop_of_test(config)),
     )
     return [
         Exported(

@@ -24,7 +24,7 @@ from turbomim.pipeline.decoding.centre_crops import centre_crops
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.encoder.crop import tested_crop
+from turbomim.train.encoder.crop import crop_of_test
 from turbomim.train.encoder.features import normalised
 from turbomim.train.evaluate.accuracy import count_hits, top_shares
 from turbomim.train.finetune.augment import augmented_batch
@@ -112,7 +112,7 @@ class Finetuning(Task):
         crops = centre_crops(
             self.test,
             ids_N,
-            tested_crop(self.config),
+            crop_of_test(self.config),
             batch=self.session.plan.micro_batch,
             threads=max(1, cores() // self.world.local_size),
             journal=self.folder.journal,

@@ -21,8 +21,7 @@ from tests.finetuned import NAMES, make_finetuning
 import turbomim
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding.centre_crops import centre_crop
-from turbomim.train.encoder import crop as crops
-from turbomim.train.encoder.crop import scored_crop
+from turbomim.train.encoder.crop import crop_of_test, scored_crop
 from turbomim.train.encoder.features import normalised
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -54,7 +53,7 @@ def test_a_fine_tuning_comes_with_its_head(kind: str) -> None:
         for way in (folder, exported.path):
             model = turbomim.load(way)
             torch.testing.assert_close(model(pixels(images())), expected, rtol=1e-5, atol=1e-5)
-            assert model.transform.crop == crops.tested_crop(config)
+            assert model.transform.crop == crop_of_test(config)
             assert tuple(model.pretrained_cfg["label_names"]) == NAMES
     with pytest.raises(turbomim.UserError, match="a fine-tuning has its own model"):
         turbomim.load(folder, **{"model.heads": 4})

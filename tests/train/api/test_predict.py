@@ -34,17 +34,30 @@ def test_probabilities_are_those_of_the_head(kind: str, photo_folder: Path) -> N
     found = turbomim.predict(run, photo_folder / "ash", top=2, batch=4)
     assert found.keys == sorted(path.name for path in (photo_folder / "ash").iterdir())
     assert found.classes == NAMES and found.step == 3 and found.top_NK.shape == (11, 2)
-    # the whole short side: `finetune.test_crop` is 1
-    size = config.data.size
+    # `finetune.test_crop` is 0.75 of the short side: 48 of 64 pixels
+    size, short_side = config.data.size, round(config.data.size / config.finetune.test_crop)
     for key, names, shares in zip(found.keys, found.names, found.probabilities_NK, strict=True):
         with Image.open(photo_folder / "ash" / key) as image:
-            short = vision.resize(image.convert("RGB"), size, vision.InterpolationMode.BICUBIC)
+            short = vision.resize(image.convert("RGB"), short_side, vision.InterpolationMode.BICUBIC)
         cut = torch.from_numpy(np.array(vision.center_crop(short, [size, size])))
         with torch.no_grad():
             expected = model.logits(pixels(cut[None]))[0].softmax(0)
         assert abs(float(shares[0]) - float(expected.max())) < 0.02, key
         assert names[0] == NAMES[int(expected.argmax())] or float(shares[0] - shares[1]) < 0.02
     assert found.top1 is None and (found.labels_N == -1).all()
+
+
+@pytest.mark.parametrize("kind", ["mae", "swin"])
+def test_a_loaded_fine_tuning_tells_the_same(kind: str, photo_folder: Path) -> None:
+    """Its transform is the crop of the test, its features are those of the run."""
+    run, _, _ = make_finetuning(kind, Path("runs/r/eval"))
+    model, found = turbomim.load(run), turbomim.predict(run, photo_folder / "ash")
+    for key, row, shares in zip(found.keys, found.top_NK, found.probabilities_NK, strict=True):
+        with Image.open(photo_folder / "ash" / key) as image, torch.no_grad():
+            theirs = model(model.transform(image)[None]).softmax(1)[0, torch.from_numpy(row)]
+        np.testing.assert_allclose(theirs.numpy(), shares, rtol=0, atol=1e-5)
+    ours, theirs = (turbomim.embed(each, photo_folder / "ash").features_ND for each in (run, model))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
 def test_labels_are_compared_by_name(photo_folder: Path, tiny_split: Split) -> None:
