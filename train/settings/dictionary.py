@@ -11,6 +11,20 @@ from turbomim.train.settings.config import AnyConfig, Config
 # settings by section and key, of any type where nothing has checked them yet
 Values = dict[str, dict[str, Any]]
 
+# settings that a run may have anew when it goes on: they decide no number
+FREE = frozenset({
+    "data.path", "data.heldout", "data.cache", "data.cache_gb",
+    "data.threads", "data.readers", "data.prefetch", "data.decode",
+    "data.hw_decoder_load", "data.max_bad_share", "data.max_bad_row", "model.encoder",
+    "step.device", "step.compile", "step.compile_mode", "step.precision", "step.recompute", "step.shard",
+    "step.rank_timeout",
+    "run.name", "run.recipe", "run.folder", "run.log_every", "run.save_every", "run.keep",
+    "run.eval_every", "run.save_in_background", "run.picture_every", "run.tensorboard", "run.wandb",
+    "run.mlflow", "run.trackio",
+    "run.lock", "run.mirror",
+    "eval.every_epochs", "eval.train", "eval.test", "eval.samples", "eval.probe",
+})  # fmt: skip
+
 
 def to_dict(config: Config) -> Values:
     """Plain nested dictionary: what config.yaml and checkpoints hold."""
@@ -69,18 +83,7 @@ def _typed(name: str, value: object, kind: Any) -> object:
 
 def differences(one: Config, other: Config) -> list[str]:
     """Settings that decide the numbers of a run and differ: 'section.key: one -> other'."""
-    free = {
-        "data.path", "data.heldout", "data.cache", "data.cache_gb",
-        "data.threads", "data.readers", "data.prefetch", "data.decode",
-        "data.hw_decoder_load", "data.max_bad_share", "data.max_bad_row", "model.encoder",
-        "step.device", "step.compile", "step.compile_mode", "step.precision", "step.recompute", "step.shard",
-        "step.rank_timeout",
-        "run.name", "run.recipe", "run.folder", "run.log_every", "run.save_every", "run.keep",
-        "run.eval_every", "run.save_in_background", "run.picture_every", "run.tensorboard", "run.wandb",
-        "run.mlflow", "run.trackio",
-        "run.lock", "run.mirror",
-        "eval.every_epochs", "eval.train", "eval.test", "eval.samples", "eval.probe",
-    }  # fmt: skip
+    free = set(FREE)
     if one.data.shuffle == other.data.shuffle == "full":
         free.add("data.window")
     a, b = to_dict(one), to_dict(other)
