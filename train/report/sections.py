@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import yaml
 
+from turbomim.train.evaluate.knn import NEIGHBOURS
+from turbomim.train.evaluate.online import KNN, PROBE, RANDOM, RAW
 from turbomim.train.pictures.plot import Line, loss_lines, series
 from turbomim.train.report.chart import line_chart
 from turbomim.train.report.comparable import comparable_groups, find_incomparable
@@ -29,6 +31,11 @@ OTHERS = {
     "data_wait_pct": "Time waiting for data, %",
     "grad_norm": "Gradient norm",
     "test_top1": "Share of test images right",
+}
+
+SCORES = {
+    KNN: f"{NEIGHBOURS} neighbours: share of test images right",
+    PROBE: "Linear probe: share of test images right",
 }
 
 
@@ -107,7 +114,22 @@ def curves_part(runs: Sequence[RunFacts]) -> list[Html]:
     ]
     apart = "Losses that must not be compared are in charts of their own; the summary says why."
     notes = [tag("p", apart, class_="soft")] if sum(map(bool, losses)) > 1 else []
-    return [*notes, *_side_by_side([*losses, *others])]
+    return [*notes, *_side_by_side([*losses, *others, *_scores_while_training(runs)])]
+
+
+def _scores_while_training(runs: Sequence[RunFacts]) -> list[Html]:
+    """What neighbours and the linear probe got right while a run trained, a chart a run.
+
+    Runs have charts of their own, as each names the images that it scores.
+    """
+    kinds = {"": "trained", RANDOM: "random weights", RAW: "raw pixels"}
+    charts = []
+    for run in runs:
+        of_run = f", {run.label}" if len(runs) > 1 else ""
+        for key, what in SCORES.items():
+            lines = [_line(run, "step", f"{key}{of}", name, n) for n, (of, name) in enumerate(kinds.items())]
+            charts.append(line_chart(f"{what}{of_run}", "optimizer step", lines))
+    return charts
 
 
 def method_part(runs: Sequence[RunFacts]) -> list[Html]:

@@ -308,6 +308,25 @@ def test_several_runs_stand_side_by_side(bare: Path, full: Path, tmp_path: Path)
     assert "not comparable" not in alike.root.text and "charts of their own" not in alike.root.text
 
 
+def test_scores_while_a_run_trained_are_drawn(bare: Path, tmp_path: Path) -> None:
+    """A chart a run with the baselines; none without scores.  Planted, and seen to fail: no baselines."""
+    scores = [
+        {"eval/knn_top1": 0.1 * n, "eval/knn_top1_random": 0.25, "eval/knn_top1_pixels": 0.3}
+        for n in range(3)
+    ]
+    lines = [json.dumps(record | score) + "\n" for record, score in zip(RECORDS, scores, strict=True)]
+    other = tmp_path / "other"
+    shutil.copytree(bare, other)
+    (bare / "metrics.jsonl").write_text("".join(lines))
+    curves = part(page_of(bare), "curves").all("figure")
+    (chart,) = [figure for figure in curves if "neighbours" in figure.text]
+    assert [item.text for item in chart.all("li")] == ["trained", "random weights", "raw pixels"]
+    said = chart.all("svg")[0].attributes["aria-label"]
+    assert said is not None and "trained from 0 to 0.2; random weights from 0.25 to 0.25" in said
+    both = part(page_of(bare, other), "curves").text
+    assert "right, bare" in both and "right, other" not in both
+
+
 def test_a_run_that_just_began_has_a_report(bare: Path) -> None:
     for name in ("metrics.jsonl", "train.log", "status.json", "env.json"):
         (bare / name).unlink()
