@@ -16,6 +16,7 @@ from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.store import Interpolation
 from turbomim.train.encoder.crop import crop_share
 from turbomim.train.machine.processor import cores
+from turbomim.train.world.distributed import named_device
 
 
 def centre_crops(
@@ -56,7 +57,8 @@ def centre_crops(
         for an image without a label.
 
     Raises:
-        UserError: There is no image, an argument cannot be, or the source cannot be read.
+        UserError: There is no image, an argument cannot be, there is no such device, or the source cannot be
+            read.
     """
     need(batch >= 1, "batch", batch, "at least 1")
     need(share is None or 0 < share <= 1, "share", share, "above 0 and at most 1")
@@ -65,7 +67,7 @@ def centre_crops(
     raise_limit()
     crop = CentreCrop(size=size, interpolation=interpolation, share=share or crop_share(size))
     images = open_source(fspath(source), columns, skip)
-    return _batches(images, crop, batch, torch.device(device), notify or warnings.warn)
+    return _batches(images, crop, batch, named_device(device), notify or warnings.warn)
 
 
 def _batches(

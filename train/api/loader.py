@@ -15,7 +15,7 @@ from turbomim.pipeline.loader import LoaderStats, check_source
 from turbomim.pipeline.loader_settings import BadSampleLimits
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Shuffle, epoch_batches, next_position
 from turbomim.pipeline.system.closing import Closing
-from turbomim.pipeline.system.errors import UsageError, UserError, need, one_line
+from turbomim.pipeline.system.errors import UsageError, UserError, need
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import Interpolation
@@ -23,7 +23,7 @@ from turbomim.train.api.dataset import BatchDataset
 from turbomim.train.machine.measurements import machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.settings.config import DataConfig
-from turbomim.train.world.distributed import this_rank
+from turbomim.train.world.distributed import named_device, this_rank
 
 
 class Loader(Closing):
@@ -261,11 +261,8 @@ def _close_all(running: list[OpenLoader]) -> None:
 
 def _device_kind(device: str | torch.device) -> str:
     """Give "cpu" or "cuda".  Raises UserError for a GPU that is not torch's current one."""
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"device = {device!r}: must be cpu or cuda ({one_line(error, 80)})") from None
-    here = torch.cuda.current_device() if found.type == "cuda" and torch.cuda.is_available() else found.index
+    found = named_device(device)
+    here = torch.cuda.current_device() if found.type == "cuda" else None
     if found.index not in (None, here):
         raise UserError(
             f"device {str(found)!r} is not torch's current one, cuda:{here}: call "

@@ -165,6 +165,22 @@ def this_rank() -> tuple[int, int, int]:
     return rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", here))
 
 
+def named_device(device: str | torch.device) -> torch.device:
+    """The device that a library call was given.  Raises UserError: it is no CPU or GPU, or is not there."""
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        found = torch.device("meta")
+    if found.type not in ("cpu", "cuda"):
+        raise UsageError(f"device = {str(device)!r}: must be cpu or cuda")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {str(device)!r} was asked for, but torch finds {torch.cuda.device_count() or 'no'} GPU: "
+            "check the driver or use 'cpu'"
+        )
+    return found
+
+
 def choose_device(wanted: str, local_rank: int) -> torch.device:
     """The device for `auto`, `cpu` or `cuda`.  Raises UserError where cuda is asked for and missing."""
     available = torch.cuda.is_available()
