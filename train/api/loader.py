@@ -104,6 +104,9 @@ class Loader(Closing):
         notify: Callable[[str], None] | None = None,
     ) -> None:
         raise_limit()
+        whole = {"size": size, "batch": batch, "seed": seed, "window": window}
+        for name, number in whole.items():
+            need(isinstance(number, int), name, repr(number), "a whole number")
         need(batch >= 1, "batch", batch, "at least 1")
         if (rank is None) != (world is None):
             raise UsageError(f"rank = {rank}, world = {world}: give both or none")

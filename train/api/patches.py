@@ -88,7 +88,7 @@ def masked_patches(
             filter nothing.
     """
     if target != "raw":
-        _check_radius(images_BHWC, radius)
+        _check_radius(images_BHWC, radius, target)
     what = PatchTarget(
         patch=patch, kind=target, radius=radius, norm_pix=norm_pix, mean=_three(mean), std=_three(std)
     )
@@ -120,20 +120,20 @@ def low_pass(
     filters = {"gaussian": gaussian_ref, "ideal": ideal_ref}
     if kind not in filters:
         raise ValueError(f'kind is "{kind}": choose "gaussian" or "ideal"')
-    _check_radius(images_BHWC, radius)
+    _check_radius(images_BHWC, radius, kind)
     return filters[kind](images_BHWC, radius)
 
 
-def _check_radius(images_BHWC: Tensor, radius: float) -> None:
+def _check_radius(images_BHWC: Tensor, radius: float, kind: TargetKind) -> None:
     """Raise ValueError if these are no images, or their waves are all within the radius."""
     kernel.check_images(images_BHWC)
     size = images_BHWC.shape[1]
-    # the fastest wave goes from corner to corner
-    fastest = size / math.sqrt(2)
-    if radius > fastest:
+    # of the spectrum's corner; the ideal disc has its centre half a pixel from it
+    highest = (size - (kind == "ideal")) / math.sqrt(2)
+    if radius >= highest:
         raise ValueError(
-            f"radius is {radius}: images of {size} pixels have waves of up to {fastest:.0f} cycles, "
-            "so nothing would be filtered: choose a smaller one"
+            f"radius is {radius}: images of {size} pixels have waves of up to {highest:.1f} cycles, so "
+            "nothing would be filtered: choose a smaller one"
         )
 
 

@@ -264,6 +264,9 @@ def test_a_sample_that_does_not_decode_is_replaced_and_told(own_split: Split) ->
     ("changes", "words"),
     [
         ({"batch": 0}, "batch = 0: must be at least 1"),
+        ({"batch": 2.5}, "batch = 2.5: must be a whole number"),
+        ({"size": "64"}, "size = '64': must be a whole number"),
+        ({"seed": 1.5}, "seed = 1.5: must be a whole number"),
         ({"size": 4}, "size = 4: must be at least 9"),
         ({"crop": "centre"}, "crop = 'centre': must be src or rrc"),
         ({"rrc_scale": 2}, "rrc_scale = 2: must be above 0"),
