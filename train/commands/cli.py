@@ -1,30 +1,25 @@
 """`turbomim …`: argv to one function call.  Exit codes: 0 done or preempted, 1 error, 2 usage."""
 
-from __future__ import annotations
-
-import importlib
 import os
 import sys
 import traceback
 import warnings
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UsageError, UserError, unknown_name
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy
-from turbomim.train.commands.table import COMMANDS, GROUPS, verbs
+from turbomim.train.commands.table import COMMANDS, GROUPS, imported, options_of, verbs
 from turbomim.train.commands.usage import group_overview, overview
 from turbomim.train.machine.compiler import advice_on_cache
 from turbomim.train.machine.home import ensure_home
 from turbomim.train.terminal.interrupts import ending_when_interrupted
 from turbomim.train.terminal.streams import prepare_streams
 
-if TYPE_CHECKING:
-    from turbomim.train.settings.known_flags import Flags
-
 # also says the whole error, of any command
 TRACEBACK = "--traceback"
+COMPLETION: Final = "--print-completion"
 HELP: Final = ("-h", "--help")
 
 
@@ -44,28 +39,6 @@ def find_command(argv: list[str]) -> tuple[str, list[str]]:
     raise unknown_name(f"unknown {group} command", argv[1], verbs(group))
 
 
-def imported(name: str) -> Any:
-    """What FILE:NAME names, imported only now: most files of commands import torch, which takes seconds."""
-    file, _, name = name.partition(":")
-    return getattr(importlib.import_module(f"turbomim.{file}"), name)
-
-
-def options_of(name: str) -> Any:
-    """What a command's flags are of: a dataclass, or a function that gives a parser of argparse."""
-    return imported(COMMANDS[name].options)
-
-
-def flags_by_command() -> dict[str, Flags]:
-    """The flags of every command, its own and settings; imports no torch."""
-    from turbomim.train.settings.known_flags import flags_of, settings_of
-
-    return {
-        name: flags_of(options_of(name))
-        | (settings_of(imported(command.settings)) if command.settings else {})
-        for name, command in COMMANDS.items()
-    }
-
-
 def import_and_call(function: str, argv: list[str]) -> None:
     """Call FILE:FUNCTION."""
     imported(function)(argv)
@@ -79,6 +52,9 @@ def call(argv: list[str]) -> None:
             raise SystemExit(2)
     elif argv[0] == "--version":
         print(__version__)
+    elif argv[0].partition("=")[0] == COMPLETION:
+        words = argv[0].partition("=")[2:] if "=" in argv[0] else argv[1:]
+        print(imported("train.commands.completion:completion_script")(" ".join(words)))
     elif argv[0] in GROUPS and argv[1:2] in ([word] for word in HELP):
         print(group_overview(argv[0]))
     else:

@@ -1,10 +1,11 @@
 """All commands: where each of them is, what follows its name, and a line on what it is for.
 
-Nothing is imported here: a command is found by the name of its file, so that no command waits for what only
+A command is found by the name of its file, which is imported only then: no command waits for what only
 another needs.
 """
 
-from typing import Final, NamedTuple
+import importlib
+from typing import Any, Final, NamedTuple
 
 
 class Command(NamedTuple):
@@ -265,3 +266,14 @@ GROUPS: Final = {
 def verbs(group: str) -> list[str]:
     """The second words of a group's commands; none if there is no such group."""
     return [name.removeprefix(f"{group} ") for name in COMMANDS if name.startswith(f"{group} ")]
+
+
+def imported(name: str) -> Any:
+    """What FILE:NAME names, imported only now: most files of commands import torch, which takes seconds."""
+    file, _, name = name.partition(":")
+    return getattr(importlib.import_module(f"turbomim.{file}"), name)
+
+
+def options_of(name: str) -> Any:
+    """What a command's flags are of: a dataclass, or a function that gives a parser of argparse."""
+    return imported(COMMANDS[name].options)

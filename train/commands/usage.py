@@ -12,6 +12,7 @@ INDENT: Final = " " * (LEFT + 2)
 SPELT_OUT: Final = ("shard", "eval")
 
 NOTES: Final = """`turbomim COMMAND --help` lists a command's flags; `turbomim pretrain --help` every setting.
+`turbomim --version` says the version; `turbomim --print-completion bash|zsh` a script for completion at TAB.
 What a user or a file caused ends in one line; with --traceback the whole error stands before it."""
 
 

@@ -13,8 +13,9 @@ import pytest
 from tests.calls import assert_one_line, call
 
 from turbomim.pipeline.system.errors import UsageError
-from turbomim.train.commands.cli import flags_by_command, options_of
+from turbomim.train.commands.completion import flags_by_command
 from turbomim.train.commands.pretrain import OWN
+from turbomim.train.commands.table import options_of
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.known_flags import Flags, check_flags, flags_of, settings_of
 
