@@ -1,18 +1,24 @@
 """Try a wheel as a new user does: an empty environment, an empty folder, no checkout near.
 
 `python tests/packaging/try_wheel.py FOLDER [CONSTRAINTS]` installs the wheel in FOLDER with the extras that
-the demo needs, and runs what the README promises of it.  `make wheel` builds one and calls this.
+the demo and the notebook need, and runs what the README promises of it, and examples/quickstart.ipynb.
+`make wheel` builds one and calls this.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import venv
 from pathlib import Path
+from typing import Any
 
+NOTEBOOK = Path(__file__).parents[2] / "examples" / "quickstart.ipynb"
 # what takes long to import, and is not needed to say `turbomim --help`
 SLOW = "torch triton numpy timm nvidia torchvision transformers"
 
@@ -35,7 +41,7 @@ def main(folder: Path, constraints: Path | None) -> None:
             return done.stdout
 
         limits = [f"--constraint={constraints.resolve()}"] if constraints else []
-        run("pip", "install", "--quiet", f"{wheel}[demo,cuda13]", *limits)
+        run("pip", "install", "--quiet", f"{wheel}[notebook,cuda13]", *limits)
         where = run("python", "-c", "import turbomim; print(turbomim.__file__)")
         assert Path(where.strip()).is_relative_to(environment), where
         slow = f"import sys, turbomim; print(*(set({SLOW.split()}) & set(sys.modules)))"
@@ -47,6 +53,21 @@ def main(folder: Path, constraints: Path | None) -> None:
         for name in ("model.safetensors", "report.html"):
             assert list(Path(empty, "runs", "demo").rglob(name)), f"the demo left no {name}"
         assert "done" in run("turbomim", "demo", "--epochs", "1")
+        begun = time.monotonic()
+        copy = shutil.copy(NOTEBOOK, empty)
+        run("jupyter-execute", "--inplace", "--timeout=1200", copy)
+        print(f"the notebook took {time.monotonic() - begun:.0f} s")
+        check_outputs(json.loads(Path(copy).read_text()))
+
+
+def check_outputs(notebook: dict[str, Any]) -> None:
+    """A notebook that ran shows pictures and a page, and no complaint."""
+    outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
+    kinds = [kind for output in outputs for kind in output.get("data", ())]
+    assert kinds.count("image/png") == 3, kinds
+    assert "text/html" in kinds, "no report"
+    complaints = [output["text"] for output in outputs if output.get("name") == "stderr"]
+    assert not complaints, complaints
 
 
 if __name__ == "__main__":

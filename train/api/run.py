@@ -63,7 +63,7 @@ class Run(PathLike[str]):
         """The records of metrics.jsonl, oldest first, one every `run.log_every` steps.
 
         Each is a dict with step, epoch, loss (mean over the steps since the record before), heldout_loss
-        (None where it was not measured), lr, grad_norm, img_per_s, step_ms, data_wait_pct (%), memory_gib.
+        (only where it was measured), lr, grad_norm, img_per_s, step_ms, data_wait_pct (%), memory_gib.
         """
         return read_metrics(self.folder / "metrics.jsonl")
 

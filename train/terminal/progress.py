@@ -1,4 +1,4 @@
-"""How far a long work is: bars on a terminal, elsewhere a line now and then."""
+"""How far a long work is: bars on a terminal or in a notebook, elsewhere a line now and then."""
 
 from __future__ import annotations
 
@@ -27,20 +27,25 @@ LINE_INTERVAL = 10.0
 
 @contextmanager
 def open_bar(console: Console, *columns: ProgressColumn) -> Iterator[Callable[..., None]]:
-    """Show a bar for as long as the context is open, on a terminal only.
+    """Show a bar for as long as the context is open, on a terminal or in a notebook only.
 
     Gives the function that moves it: rich's `Progress.update` for the one task that there is.
     """
     bar = Progress(*columns, console=console, transient=True)
     task = bar.add_task("", total=None)
     # elsewhere rich before 15 ends a bar with an empty line, one that is switched off too
-    with bar if console.is_terminal else nullcontext():
+    with bar if can_draw(console) else nullcontext():
         yield partial(bar.update, task)
+
+
+def can_draw(console: Console) -> bool:
+    """Whether a bar that moves can be shown: on a terminal, and in a notebook."""
+    return console.is_terminal or console.is_jupyter
 
 
 @contextmanager
 def image_bar(console: Console) -> Iterator[ImageProgress]:
-    """Show how many images are done; elsewhere than on a terminal, a line every ten seconds says so."""
+    """Show how many images are done; where no bar can be drawn, a line every ten seconds says so."""
     columns = TextColumn("images"), BarColumn(), TextColumn("{task.description}")
     with open_bar(console, *columns) as move:
         yield ImageProgress(console, move)
@@ -62,7 +67,7 @@ class ImageProgress:
             self.before = done
         text = progress_text(done, total, done - self.before, now - self.begun)
         self.move(completed=done, total=total, description=text)
-        if not self.console.is_terminal and now - self.said >= LINE_INTERVAL:
+        if not can_draw(self.console) and now - self.said >= LINE_INTERVAL:
             print_plain(self.console, text)
             self.said = now
 
@@ -76,7 +81,7 @@ def progress_text(done: int, total: int, now_done: int, seconds: float) -> str:
 
 @contextmanager
 def byte_bar() -> Iterator[Callable[[int, int, int], None]]:
-    """Show how many bytes are done, img/s and the time left, on a terminal only.
+    """Show how many bytes are done, img/s and the time left, on a terminal or in a notebook only.
 
     Gives what is told of progress: bytes and images done since its last call, bytes in all.
     """

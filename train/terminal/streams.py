@@ -56,7 +56,11 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
 
 def print_plain(console: Console, text: str) -> None:
     """Print a text as it is: no markup, no colours, no line broken."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if console.is_jupyter:
+        # there each call of rich's would be an output of its own
+        print(text, file=console.file)
+    else:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.runs import quiet
 
 import turbomim
-from tests.runs import quiet
 
 # of a model of a few thousand weights
 SMALL: dict[str, Any] = {
