@@ -265,8 +265,9 @@ def _close_all(running: list[OpenLoader]) -> None:
 def _device_kind(device: str | torch.device) -> str:
     """Give "cpu" or "cuda".  Raises UserError for a GPU that is not torch's current one."""
     found = named_device(device)
-    here = torch.cuda.current_device() if found.type == "cuda" else None
-    if found.index not in (None, here):
+    # asked for a number alone: the question opens the GPU, which may be another rank's still
+    here = None if found.type == "cpu" or found.index is None else torch.cuda.current_device()
+    if found.type == "cuda" and found.index != here:
         raise UserError(
             f"device {str(found)!r} is not torch's current one, cuda:{here}: call "
             f"torch.cuda.set_device({found.index}) first"

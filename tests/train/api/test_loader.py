@@ -306,6 +306,28 @@ def test_a_gpu_that_is_not_there_is_refused_at_once(trees: Path) -> None:
             turbomim.Loader(trees, device=device)
 
 
+def test_the_gpu_must_be_the_current_one_and_is_not_opened_early(
+    trees: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank makes its loader before it has chosen its GPU."""
+    asked: list[str] = []
+
+    def current_device() -> int:
+        asked.append("asked")
+        return 0
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", current_device)
+    turbomim.Loader(trees, device="cuda", **SMALL)
+    assert not asked
+    turbomim.Loader(trees, device="cuda:0", **SMALL)
+    with pytest.raises(
+        UserError, match=r"'cuda:1' is not torch's current one, cuda:0: call .*set_device\(1\)"
+    ):
+        turbomim.Loader(trees, device="cuda:1", **SMALL)
+
+
 def test_fewer_samples_than_ranks(trees: Path) -> None:
     with pytest.raises(UserError, match="33 samples for 40 ranks"):
         ids_of(turbomim.Loader(trees, rank=0, world=40, **SMALL))
