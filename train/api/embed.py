@@ -19,6 +19,7 @@ from turbomim.pipeline.system.durable import check_space, make_folder_of
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.listings import BadImage
+from turbomim.train.api.load import has_head, load
 from turbomim.train.encoder.crop import crop_facts, scored_crop
 from turbomim.train.encoder.features import CLASS_TOKEN, POOLS, encode
 from turbomim.train.encoder.row_files import check_header, check_out, write_arrays, write_left_out
@@ -104,6 +105,9 @@ def embed(
     check_least(batch=(batch, 1))
     raise_limit()
     target = choose_device(device, 0)
+    if not isinstance(model, nn.Module) and has_head(Path(model)):
+        # its head's norm is of the mean: a plain ViT's is of every token
+        model = load(model).to(target)
     if isinstance(model, nn.Module):
         if size is not None or settings:
             raise UsageError(

@@ -79,8 +79,18 @@ def _check_method(path: Path, config: AnyConfig) -> None:
 
 def _is_of_timm(folder: Path) -> bool:
     """Whether a folder's config.json names a model of timm's."""
+    return "architecture" in _about(folder)
+
+
+def has_head(folder: Path) -> bool:
+    """Whether a folder has a classifier for timm, as a fine-tuning's export is."""
+    return _is_of_timm(folder) and bool(_about(folder).get("num_classes"))
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """A folder's config.json; nothing without one."""
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(about, dict) and "architecture" in about
+        return {}
+    return about if isinstance(about, dict) else {}

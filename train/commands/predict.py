@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from turbomim.pipeline.system.words import counted
 from turbomim.train.settings.flags import parse
 from turbomim.train.settings.options import EncodingBatch, EncodingDevice
 from turbomim.train.terminal.streams import print_plain
@@ -64,8 +65,8 @@ def what_was_written(out: Path, found: Predictions) -> str:
     from turbomim.train.encoder.row_files import left_out_line
 
     count, top = found.top_NK.shape
-    lines = [f"{out}: {count:,} images, the {top} likeliest of {len(found.classes):,} classes"]
+    lines = [f"{out}: {counted(count, 'image')}, the {top} likeliest of {len(found.classes):,} classes"]
     if found.top1 is not None:
         labelled = int((found.labels_N >= 0).sum())
-        lines.append(f"top-1 {100 * found.top1:.2f} % of {labelled:,} images with a label")
+        lines.append(f"top-1 {100 * found.top1:.2f} % of {counted(labelled, 'image')} with a label")
     return "\n".join([*lines, *left_out_line(out, found.left_out), *found.notes])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from turbomim.pipeline.system.durable import durable_file, make_folder_of, write_durably
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.safetensors_file import write_safetensors
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.listings import BadImage
 
 # bytes, as JSON in the header of a safetensors file, which may have 100,000,000
@@ -85,6 +86,6 @@ def left_out_line(out: Path, left_out: list[BadImage]) -> list[str]:
         return []
     first = left_out[0]
     return [
-        f"left out: {len(left_out):,} images, named in {left_out_path(out)}; "
+        f"left out: {counted(len(left_out), 'image')}, named in {left_out_path(out)}; "
         f"first: {first.path!a}, {ascii(first.reason)[1:-1]}"
     ]

@@ -128,6 +128,11 @@ def read_source(path: Path, flags: Values) -> Source:
 def load_file(path: Path, flags: Values) -> Source:
     """The encoder in a checkpoint by names of timm, MAE or transformers; a decoder or head is left out."""
     (tensors, notes), where = read_tensors(path), str(path)
+    if any(name.startswith("beit.") for name in tensors):
+        raise UserError(
+            f"{where} is a BEiT of transformers, as `export FINETUNING --to hf` writes it: give the "
+            "fine-tuning itself, or its export for timm"
+        )
     forms = formats_of(tensors)
     other = [form for form in forms if form not in ("mae", "lsmae", "hf")]
     if other:

@@ -59,7 +59,8 @@ def model_card(
     run, config, tuned = trained.run, trained.config, isinstance(trained, Tuned)
     what = f"Then fine-tuned on labels: it tells {_classes(trained)}. " if isinstance(trained, Tuned) else ""
     state = checkpoint.read_state(run / "ckpt" / f"step-{trained.step:08d}")
-    title = run_title(config, recipe_of(run))
+    # a fine-tuning's settings do not tell which recipe pre-trained it
+    title = f"Method: {method_text(config)}" if tuned else f"Recipe: {run_title(config, recipe_of(run))}"
     # a recipe's name begins with its method's, pixmim for one
     methods = dict.fromkeys(filter(None, [config.model.method, recipe_of(run).partition("-")[0]]))
     head: dict[str, Any] = {
@@ -74,7 +75,7 @@ def model_card(
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
         f"# {config.run.name}\n",
         "A vision encoder pre-trained by masked image modelling: no labels, most of each image hidden, the "
-        f"hidden part predicted. {what}Recipe: {title}; exported by turbomim {__version__}.\n",
+        f"hidden part predicted. {what}{title}; exported by turbomim {__version__}.\n",
     ]
     if license == UNKNOWN_LICENSE:
         parts.append("The licence of these weights was not stated when they were exported.\n")

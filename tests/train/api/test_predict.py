@@ -56,8 +56,20 @@ def test_a_loaded_fine_tuning_tells_the_same(kind: str, photo_folder: Path) -> N
         with Image.open(photo_folder / "ash" / key) as image, torch.no_grad():
             theirs = model(model.transform(image)[None]).softmax(1)[0, torch.from_numpy(row)]
         np.testing.assert_allclose(theirs.numpy(), shares, rtol=0, atol=1e-5)
-    ours, theirs = (turbomim.embed(each, photo_folder / "ash").features_ND for each in (run, model))
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    (exported,) = turbomim.export(run, "timm")
+    ours, *others = (turbomim.embed(each, photo_folder / "ash") for each in (run, model, exported.path))
+    for other in others:
+        np.testing.assert_allclose(ours.features_ND, other.features_ND, rtol=0, atol=1e-5)
+
+
+def test_an_export_for_transformers_is_no_encoder_here(photo_folder: Path) -> None:
+    run, _, _ = make_finetuning("mae", Path("runs/r/eval"))
+    (exported,) = turbomim.export(run, "hf")
+    said = "is a BEiT of transformers, .* give the fine-tuning itself"
+    with pytest.raises(turbomim.UserError, match=said):
+        turbomim.load(exported.path)
+    with pytest.raises(turbomim.UserError, match=said):
+        turbomim.embed(exported.path, photo_folder)
 
 
 def test_labels_are_compared_by_name(photo_folder: Path, tiny_split: Split) -> None:
@@ -85,7 +97,7 @@ def test_files_hold_what_is_returned(
     assert call(monkeypatch, "predict", str(run), "photos", "--out", str(out), "--top", "9") == 0
     said = capsys.readouterr().out
     assert f"{out}: 32 images, the 3 likeliest of 3 classes\ntop-1 " in said
-    assert "left out: 1 images, named in made/p." in said and "empty file" in said
+    assert "left out: 1 image, named in made/p." in said and "empty file" in said
     (left,) = Path(f"{out}.left-out.jsonl").read_text().splitlines()
     assert json.loads(left)["key"] == "ash/tree_00.jpg"
     found = turbomim.predict(run, "photos")
