@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from turbomim.pipeline.decoding.header import ALTERED
 from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.manifest import BAD, Manifest
@@ -88,7 +89,20 @@ def _split_facts(path: str, manifest: Manifest | None, problems: list[str]) -> d
         "store": store,
         "fingerprint": manifest.fingerprint[:FINGERPRINT],
         "made by": value_text(manifest.made.get("by")),
+        **_altered(manifest.made.get("altered")),
     }
+
+
+def _altered(counts: object) -> dict[str, str]:
+    """What training sees otherwise than files had it, as `shard make` counted; nothing if it did not."""
+    if not isinstance(counts, dict) or not counts:
+        return {}
+    lines = [
+        f"{value_text(some.get('images'))} {words}"
+        for what, words in ALTERED.items()
+        if isinstance(some := counts.get(what), dict)
+    ]
+    return {"images seen otherwise": "; ".join(lines)}
 
 
 def _first(rows: Sequence[object]) -> str:

@@ -172,6 +172,38 @@ def test_damaged_data_are_named_too(full: Path, tiny_split: Split, tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize(
+    ("altered", "shown"),
+    [
+        (None, ""),
+        ("x", ""),
+        (
+            {"alpha": {"images": 1200, "first": HOSTILE}, "new": 3, "cmyk": 4},
+            "1,200 with alpha, which is dropped",
+        ),
+        ({"alpha": {}, "frames": {"images": 2}}, "; 2 with more than one frame, of which the first is taken"),
+    ],
+)
+def test_what_training_sees_otherwise_is_among_the_data(
+    altered: object,
+    shown: str,
+    bare: Path,  # noqa: F811
+    tiny_split: Split,
+    tmp_path: Path,
+) -> None:
+    split = tmp_path / "split"
+    shutil.copytree(tiny_split.folder, split)
+    tree = json.loads((split / MANIFEST).read_text())
+    tree["made"] |= {"altered": altered} if altered else {}
+    (split / MANIFEST).write_text(json.dumps(tree))
+    text = (bare / "config.yaml").read_text()
+    (bare / "config.yaml").write_text(text.replace(str(tiny_split.folder), str(split)))
+    page = page_of(bare)
+    rows = dict(cells(part(page, "data")))
+    assert page.faults == [] and shown in rows.get("images seen otherwise", "")
+    assert ("images seen otherwise" in rows) == bool(shown)
+
+
 def test_pictures_of_16_bits_are_scaled_as_for_training(tmp_path: Path) -> None:
     """Planted, and seen to fail: Pillow's RGB, which shows them white."""
     (tmp_path / "deep.png").write_bytes(png(8, 8, 16, 0, 8 * (b"\0" + 8 * (10_000).to_bytes(2, "big"))))
