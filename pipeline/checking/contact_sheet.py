@@ -63,6 +63,8 @@ def _make_tile(split: Split, name: str, content_N: NDArray[np.uint8], label: int
         "no label" if label < 0 else f"{label} {classes[label]}" if label < len(classes) else f"label {label}"
     )
     shard, member, offset = name.rsplit(":", 2)
+    # the font of sheets has Latin letters alone
+    member = member.encode("ascii", "backslashreplace").decode()
     size = f"{len(content_N) / 1000:,.0f} kB"
     shown = ascii(what)[1:-1]
     # what training gets: another decoder would show 16 bits, CMYK or damage otherwise

@@ -107,14 +107,14 @@ def format_summary(summary: SplitSummary) -> str:
     made = ", ".join(f"{name} {value}" for name, value in store.to_json().items() if name != "kind")
     shards = counted(len(manifest.shards), "shard")
     lines = [
-        f"{manifest.name}-{manifest.split}  {s.path!a}",
+        f"{manifest.name}-{manifest.split}  {s.path!r}",
         f"samples      {manifest.samples:,} in {shards}, {manifest.bytes:,} bytes",
         f"store        {store.kind}{': ' * bool(made)}{made}",
         f"classes      {_class_line(s)}",
         f"fingerprint  {manifest.fingerprint}",
         f"left out     {counted(len(s.bad), 'image')}{' (bad.jsonl), first:' if s.bad else ''}",
     ]
-    lines += [f"             {image.path!a}: {ascii(image.reason)[1:-1]}" for image in s.bad[:FIRST_BAD]]
+    lines += [f"             {image.path!r}: {repr(image.reason)[1:-1]}" for image in s.bad[:FIRST_BAD]]
     lines += [f"image bytes, all images (mean {s.image_bytes_mean:,.0f}):"]
     lines += _bars([f"{edge // 1000} kB" for edge in BYTE_EDGES], s.byte_histogram)
     lines += [f"headers      {s.sampled:,} read, evenly spaced; {s.unreadable:,} unreadable"]
@@ -143,7 +143,7 @@ def _class_line(s: SplitSummary) -> str:
     if not s.classes:
         return f"not named, labels from .{label}"
     shown = [
-        ascii(name)[1:-1] + (f" {count:,}" if count is not None else "")
+        repr(name)[1:-1] + (f" {count:,}" if count is not None else "")
         for name, count in s.classes[:TOP_CLASSES]
     ]
     return f"{len(s.classes):,}: {', '.join(shown)}{', …' * (len(s.classes) > TOP_CLASSES)}"
@@ -153,7 +153,7 @@ def _altered_lines(s: SplitSummary) -> list[str]:
     """What training sees otherwise than files have it: of all images if making counted, else the sampled."""
     made = s.manifest.made.get("altered")
     if made:
-        counts = {what: (some["images"], f" (first: {some['first']!a})") for what, some in made.items()}
+        counts = {what: (some["images"], f" (first: {some['first']!r})") for what, some in made.items()}
     else:
         counts = {what: (count, f" (of {s.sampled:,} read)") for what, count in s.altered.items()}
     return [

@@ -48,7 +48,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = self.file if self.member is None else f"{self.file}:{self.member}:{self.offset}"
-        return f"{ascii(where)[1:-1]} {self.reason}"
+        return f"{repr(where)[1:-1]} {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

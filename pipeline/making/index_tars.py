@@ -284,7 +284,7 @@ def _check_images(indexed: list[IndexedTar], choice: Members, allow_missing: boo
     if missing and not allow_missing:
         tar, key, extensions = missing[0]
         raise UserError(
-            f"{len(missing):,} samples have no image ({wanted}), the first is {key!a} in {tar!r} with "
+            f"{len(missing):,} samples have no image ({wanted}), the first is {key!r} in {tar!r} with "
             f"{' '.join(extensions[:8])}: choose with --image EXT, or leave them out with --allow-missing"
         )
     return [

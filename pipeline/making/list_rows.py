@@ -150,7 +150,7 @@ def _spaced(source: Path, text: str) -> Iterator[Cells]:
             raise UserError(f"{where}: a quote is not closed; close it, and write one in a name twice")
         if label is not None and not IMAGE.fullmatch(path) and (image := FOLLOWED.match(path)):
             raise UserError(
-                f"{where}: more than one word behind {image[0].strip()!a}; quote what holds spaces"
+                f"{where}: more than one word behind {image[0].strip()!r}; quote what holds spaces"
             )
         found.append((line, [re.sub('""', '"', c[1:-1]).strip() if c.startswith('"') else c for c in cells]))
         lines.setdefault(len(cells), line)
@@ -172,7 +172,7 @@ def _choose(where: str, cells: list[str], wanted: dict[str, str]) -> Columns:
     # a number, a folder or an image's ending: none of these stands in a header
     if not any(image) and "/" not in cells[0] and not any(re.fullmatch(r"[-+.\d]+", cell) for cell in cells):
         raise UserError(
-            f"{where}: {', '.join(cells)[:SHOWN]!a} looks like a header, and no column is known to be the "
+            f"{where}: {', '.join(cells)[:SHOWN]!r} looks like a header, and no column is known to be the "
             f"path: give {CHOOSE}; if it is none, write path,label above it"
         )
     if len(cells) > 2:
@@ -193,22 +193,22 @@ def _header(where: str, cells: list[str], known: dict[str, list[int]], wanted: d
     for role in NAMES:
         name = wanted.get(role)
         if name and name not in cells:
-            raise UserError(f"{where}: no column is called {name!a}, but {shown!a}: give {CHOOSE}")
+            raise UserError(f"{where}: no column is called {name!r}, but {shown!r}: give {CHOOSE}")
         places[role] = cells.index(name) if name else None if name == "" else next(iter(known[role]), None)
     path, label = places["path"], places["label"]
     if path is None or path == label:
-        raise UserError(f"{where}: no column of {shown!a} is known to be the path: give {CHOOSE}")
+        raise UserError(f"{where}: no column of {shown!r} is known to be the path: give {CHOOSE}")
     unread = [cell for at, cell in enumerate(cells) if at not in (path, label)]
     # a column without a name is an index, as of pandas
     if label is None and "label" not in wanted and any(unread):
         raise UserError(
-            f"{where}: no column of {shown!a} is known to be the label: give {CHOOSE}, or --columns label= "
+            f"{where}: no column of {shown!r} is known to be the label: give {CHOOSE}, or --columns label= "
             "for no labels"
         )
     for place in (path, label):
         if place is not None and cells.count(cells[place]) > 1:
-            raise UserError(f"{where}: two columns are called {cells[place]!a}: rename one")
-    note = f"columns: path {cells[path]!a}, " + ("no labels" if label is None else f"label {cells[label]!a}")
+            raise UserError(f"{where}: two columns are called {cells[place]!r}: rename one")
+    note = f"columns: path {cells[path]!r}, " + ("no labels" if label is None else f"label {cells[label]!r}")
     note += f"; not read: {', '.join(map(ascii, unread))} ({CHOOSE} takes others)" if unread else ""
     return Columns(path=path, label=label, width=len(cells), header=True, note=note)
 
@@ -218,7 +218,7 @@ def _wanted(columns: str | None) -> dict[str, str]:
     pairs = [part.partition("=") for part in columns.split(",")] if columns is not None else []
     wanted = {role.strip(): name.strip() for role, _, name in pairs}
     if not all(equals and role.strip() in NAMES for role, equals, _ in pairs) or len(wanted) < len(pairs):
-        raise UsageError(f"--columns is {columns!a}: give path=NAME,label=NAME, names of the list's header")
+        raise UsageError(f"--columns is {columns!r}: give path=NAME,label=NAME, names of the list's header")
     if wanted.get("path") == "":
         raise UsageError("--columns path=: give the name of the column with the paths")
     return wanted

@@ -52,7 +52,7 @@ class PassedOver:
         """`passed over: 12 files in 3 @eaDir folders, 1 Thumbs.db file`; "" for nothing."""
         shown = []
         for pattern in self._patterns:
-            name = "hidden" if pattern == ".*" else ascii(pattern)[1:-1]
+            name = "hidden" if pattern == ".*" else repr(pattern)[1:-1]
             if self._folders[pattern]:
                 where = counted(self._folders[pattern], f"{name} folder")
                 shown.append(f"{counted(self._inside[pattern], 'file')} in {where}")

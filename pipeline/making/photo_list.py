@@ -46,8 +46,8 @@ def read_list(source: Path, root: Path | None = None, columns: str | None = None
             continue
         if _canonical(label) != _canonical(other):
             raise UserError(
-                f"{str(source)!r}, line {line}: {inside!r} has the label {label!a}, and in line {before} "
-                f"{other!a}: remove one of the rows"
+                f"{str(source)!r}, line {line}: {inside!r} has the label {label!r}, and in line {before} "
+                f"{other!r}: remove one of the rows"
             )
         refused.append(BadImage(path=inside, reason=f"line {line}: listed before, in line {before}"))
     listed = sorted(row_of.values(), key=lambda row: os.fsencode(row[1]))
@@ -127,18 +127,18 @@ def _classes(
     if len(numbers) == len(names):
         classes = tuple(sorted(names, key=numbers.__getitem__))
         first = next(name for name in classes if not CLASS.fullmatch(name))
-        notes = [f"labels are no whole numbers from 0, as {first!a}: taken as names, in the numbers' order"]
+        notes = [f"labels are no whole numbers from 0, as {first!r}: taken as names, in the numbers' order"]
     else:
         classes = tuple(sorted(names, key=os.fsencode))
         if numbers:
             number, name = min(numbers, key=len), min(names - numbers.keys(), key=os.fsencode)
             notes = [
-                f"labels are a mix, {counted(len(numbers), 'number')} as {number!a} and "
-                f"{counted(len(names) - len(numbers), 'name')} as {name!a}: all taken as names"
+                f"labels are a mix, {counted(len(numbers), 'number')} as {number!r} and "
+                f"{counted(len(names) - len(numbers), 'name')} as {name!r}: all taken as names"
             ]
     for name in sorted(names - given):
         images = counted(sum(label == name for _, _, label in rows), "image")
-        notes.append(f"the label {name!a} of {images} is taken as a name: leave it empty where there is none")
+        notes.append(f"the label {name!r} of {images} is taken as a name: leave it empty where there is none")
     label_of = {name: label for label, name in enumerate(classes)}
     return rows, classes, [label_of[label] for _, _, label in rows], notes
 
@@ -170,7 +170,7 @@ def _check_numbers(source: Path, rows: list[Row], numbers: dict[str, Decimal]) -
         before, other = first.setdefault(numbers[label], (line, label))
         if other != label:
             raise UserError(
-                f"{str(source)!r}, line {line}: label {label!a} and, in line {before}, {other!a} are one "
+                f"{str(source)!r}, line {line}: label {label!r} and, in line {before}, {other!r} are one "
                 "number written in two ways: write it in one"
             )
 

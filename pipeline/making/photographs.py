@@ -135,7 +135,7 @@ def describe_others(other_files: dict[str, int], most: int = 5) -> str:
     """Say how many files of which extension, most frequent first: `12 .txt, 3 .heic`."""
     # an extension comes from a file name: shown escaped, so that the message stays one line
     shown = [
-        f"{count:,} {ascii(extension)[1:-1] if extension else 'without extension'}"
+        f"{count:,} {repr(extension)[1:-1] if extension else 'without extension'}"
         for extension, count in list(other_files.items())[:most]
     ]
     if len(other_files) > most:

@@ -31,13 +31,13 @@ def find_tars(place: Place) -> list[str]:
     tars = [file for file in files if file.endswith(".tar")]
     if not tars:
         kinds = Counter(file.partition(".")[2] or file for file in files).most_common(5)
-        found = ", ".join(f"{count:,} {ascii(kind)[1:-1]}" for kind, count in kinds)
+        found = ", ".join(f"{count:,} {repr(kind)[1:-1]}" for kind, count in kinds)
         lacks = f"no .tar files in {folder!r}, but {found}" if found else f"no files in {folder!r}"
         raise UserError(f"{lacks}: give a folder of tar files")
     for tar in tars:
         if not tar.isprintable() or URL.match(tar):
             raise UserError(
-                f"the file name {tar!a} in {folder!r} is not printable text, or looks like a URL, which "
+                f"the file name {tar!r} in {folder!r} is not printable text, or looks like a URL, which "
                 "other readers may follow or run: rename it"
             )
     return sorted(tars, key=natural)
@@ -75,7 +75,7 @@ def check_listings(place: Place, force: bool) -> None:
     for entry in os.scandir(place.folder) if place.folder else ():
         # where a file is about to be written under a temporary name, the link's target would be
         if entry.is_symlink() and entry.name.startswith(".") and entry.name.endswith(".tmp"):
-            raise UserError(f"{folder!r} holds the link {entry.name!a}, which leads elsewhere: remove it")
+            raise UserError(f"{folder!r} holds the link {entry.name!r}, which leads elsewhere: remove it")
     if place.folder:
         there = [name for name in LISTINGS if os.path.lexists(place.folder / name)]
     else:

@@ -29,7 +29,7 @@ def in_words(process: Mapping[str, Any]) -> str:
     """Give its number and host, for people."""
     if "process" not in process:
         return "another process"
-    return f"process {process['process']} on {ascii(process.get('host'))[1:-1]}"
+    return f"process {process['process']} on {repr(process.get('host'))[1:-1]}"
 
 
 def _system() -> str:

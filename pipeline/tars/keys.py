@@ -85,7 +85,7 @@ def look_at_names(names: Iterable[bytes], is_image: Callable[[str], bool], label
     keys_of: Counter[str] = Counter(ext.rpartition(".")[0] for some in images.values() for ext in some)
     return TarNames(
         dotted=dotted,
-        trouble="" if odd is None else f"{odd!a} would be a sample with {counted(len(images[odd]), 'image')}",
+        trouble="" if odd is None else f"{odd!r} would be a sample with {counted(len(images[odd]), 'image')}",
         fields=frozenset(keys_of),
         recurring=frozenset(field for field, keys in keys_of.items() if field and keys > 1),
         single=all(len(some) < 2 for some in images.values()),
@@ -114,7 +114,7 @@ def choose_keys(tars: list[TarNames]) -> tuple[Keys, str]:
         trouble = f"images would be of {len(counts):,} kinds"
     if not trouble and any(tar.labelled[1] for tar in tars) and not any(tar.labelled[0] for tar in tars):
         trouble = "no sample would have a label"
-    usual = f"keys end at the first dot of a name, as {dotted!a}: --keys last-dot if they do not"
+    usual = f"keys end at the first dot of a name, as {dotted!r}: --keys last-dot if they do not"
     if not trouble:
         return "first-dot", usual
     clear = len(counts) == 1 or (
@@ -123,7 +123,7 @@ def choose_keys(tars: list[TarNames]) -> tuple[Keys, str]:
     )
     if clear and all(tar.sound for tar in tars) and len(frozenset().union(*(tar.kinds for tar in tars))) == 1:
         why = f"at the first, {trouble}; --keys first-dot if it is so"
-        return "last-dot", f"keys end at the last dot of a name, as {dotted!a}: {why}"
+        return "last-dot", f"keys end at the last dot of a name, as {dotted!r}: {why}"
     return "first-dot", usual
 
 

@@ -48,7 +48,7 @@ def read_samples_of(tar: OpenTar, choice: Members) -> TarSamples:
         if key in seen or len(set(extensions)) < len(extensions):
             why = "stand apart" if key in seen else f"are named twice ({', '.join(extensions[:8])})"
             raise BadTar(
-                place, f"members of the sample {key!a} {why}: its members must follow each other, each once"
+                place, f"members of the sample {key!r} {why}: its members must follow each other, each once"
             )
         seen.add(key)
         images = [(extension, member) for extension, member in members if choice.is_image(extension)]
@@ -59,10 +59,10 @@ def read_samples_of(tar: OpenTar, choice: Members) -> TarSamples:
             names = " and ".join(extension for extension, _ in images[:2])
             two = choice.keys == "first-dot" and any("." in extension for extension, _ in images)
             other = ", or, if they are two samples, --keys last-dot" if two else ""
-            raise BadTar(place, f"the sample {key!a} has two images, {names}: choose with --image EXT{other}")
+            raise BadTar(place, f"the sample {key!r} has two images, {names}: choose with --image EXT{other}")
         extension, image = images[0]
         if image.size > MAX_IMAGE_BYTES:
-            raise BadTar(place, f"the image of {key!a} has {image.size:,} bytes, over the limit of 2 GiB")
+            raise BadTar(place, f"the image of {key!r} has {image.size:,} bytes, over the limit of 2 GiB")
         found.images[extension] += 1
         for extension, member in members:
             if extension == choice.label:
@@ -90,7 +90,7 @@ def _read_label(tar: OpenTar, member: TarMember, key: str) -> int:
     if member.size > LABEL_BYTES or not is_label(content):
         raise BadTar(
             member.offset,
-            f"the label of {key!a} is {content!r} ({member.size:,} bytes), not a decimal number of at most "
+            f"the label of {key!r} is {content!r} ({member.size:,} bytes), not a decimal number of at most "
             f"{LABEL_BYTES} digits, or -1 for none: choose with --label EXT, or --label none to read no "
             "labels",
         )

@@ -83,8 +83,8 @@ class Split:
         shard, offset = int(self.index.shard_N[sample]), int(self.index.image_offset_N[sample])
         name = bytearray(100)
         self.read_into(shard, memoryview(name), offset - BLOCK)
-        member = name.rstrip(b"\0")
-        return f"{self.manifest.shards[shard].name}:{ascii(member.decode('latin-1'))[1:-1]}:{offset}"
+        member = name.rstrip(b"\0").decode(errors="surrogateescape")
+        return f"{self.manifest.shards[shard].name}:{repr(member)[1:-1]}:{offset}"
 
 
 # the version of each shard, and where each sample lies

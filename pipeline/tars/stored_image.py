@@ -56,10 +56,10 @@ def read_named_image(path: str | os.PathLike[str], named: str) -> bytes:
     parts = NAMED.fullmatch(named)
     helps = "give SHARD.tar:KEY, as `turbomim shard verify` prints it"
     if not parts:
-        raise UserError(f"{named!a} names no image: {helps}")
+        raise UserError(f"{named!r} names no image: {helps}")
     if parts["shard"] not in {shard.name for shard in manifest.shards}:
         count = counted(len(manifest.shards), "shard")
-        raise UserError(f"no shard {parts['shard']!a} in {str(place)!r}, {count}: {helps}")
+        raise UserError(f"no shard {parts['shard']!r} in {str(place)!r}, {count}: {helps}")
     try:
         images = images_of_shard(place, parts["shard"], members)
         for image in images:
@@ -76,8 +76,8 @@ def read_named_image(path: str | os.PathLike[str], named: str) -> bytes:
                 return bytes(content[:size])
     except (OSError, ValueError) as error:
         said = explain(error, "`turbomim shard verify` says more")
-        raise UserError(f"cannot read {named!a} of {str(place)!r}: {said}") from error
+        raise UserError(f"cannot read {named!r} of {str(place)!r}: {said}") from error
     raise UserError(
-        f"no sample {parts['name']!a} in the index of {parts['shard']!r}, {counted(len(images), 'sample')}"
-        + (f", the first {images[0].name!a}" if images else "")
+        f"no sample {parts['name']!r} in the index of {parts['shard']!r}, {counted(len(images), 'sample')}"
+        + (f", the first {images[0].name!r}" if images else "")
     )

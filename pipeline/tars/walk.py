@@ -75,7 +75,7 @@ def walk_tar(tar: OpenTar) -> Iterator[TarMember]:
             member = _member(header, size, extended, place)
             end = place + BLOCK + round_up(member.size, BLOCK)
             if end > tar_bytes:
-                raise _cut(place, ascii(member.name.decode(errors="replace")), end, tar_bytes)
+                raise _cut(place, repr(member.name.decode(errors="replace")), end, tar_bytes)
             if kind in FILE_KINDS and not (kind == b"\0" and member.name.endswith(b"/")):
                 yield member
             extended = {}
@@ -113,7 +113,7 @@ def _member(header: bytes, size: int, extended: Mapping[str, bytes], place: int)
     name = extended.get("path") or _field(header[NAME])
     if "path" not in extended and header[MAGIC] == POSIX_MAGIC and (prefix := _field(header[PREFIX])):
         name = prefix + b"/" + name
-    shown = ascii(name.decode(errors="replace"))
+    shown = repr(name.decode(errors="replace"))
     kind = header[KIND]
     if kind not in (*FILE_KINDS, FOLDER):
         what = REFUSED.get(kind, f"a member of the unknown kind {kind!r}")

@@ -87,5 +87,5 @@ def left_out_line(out: Path, left_out: list[BadImage]) -> list[str]:
     first = left_out[0]
     return [
         f"left out: {counted(len(left_out), 'image')}, named in {left_out_path(out)}; "
-        f"first: {first.path!a}, {ascii(first.reason)[1:-1]}"
+        f"first: {first.path!r}, {repr(first.reason)[1:-1]}"
     ]

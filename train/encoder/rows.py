@@ -73,7 +73,7 @@ def rows_of(
         done += len(some.places_B) + len(some.faults)
         progress(done, len(keys))
     if not kept:
-        first = f": the first is {left_out[0].path!a}, {left_out[0].reason}" if left_out else ""
+        first = f": the first is {left_out[0].path!r}, {left_out[0].reason}" if left_out else ""
         where = source.root if isinstance(source, Photographs) else source.place
         raise UserError(f"{where} has no image that can be encoded{first}")
     return Rows(

@@ -254,7 +254,7 @@ class RunConfig:
         need(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name) is not None, "run.name", self.name, legal)
         named = os.fsencode(self.folder)
         legal = "a name in UTF-8, as safetensors wants it"
-        need(named == named.decode(errors="ignore").encode(), "run.folder", ascii(self.folder), legal)
+        need(named == named.decode(errors="ignore").encode(), "run.folder", repr(self.folder), legal)
         check_local("run.folder", self.folder)
         check_seed("run.seed", self.seed)
         need(self.log_every >= 1, "run.log_every", self.log_every, "at least 1 step")

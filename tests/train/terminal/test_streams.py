@@ -248,6 +248,37 @@ def test_the_panel_is_as_wide_as_it_was_drawn(encoding: str, tmp_path: Path) -> 
     assert {len(line) + line.count("林") for line in drawn} == {60}, drawn
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", "Åre 林"), ("iso-8859-1", "Åre \\u6797"), ("ascii", "\\xc5re \\u6797")]
+)
+def test_names_are_shown_as_they_are_but_for_what_a_terminal_obeys(
+    encoding: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of classes, files and folders, by the commands that print them."""
+    photos = tmp_path / "photos"
+    for number, label in enumerate(("Åre 林", "a")):
+        (photos / label).mkdir(parents=True)
+        Image.effect_noise((48, 40), 90).convert("RGB").save(photos / label / f"{number}.jpg")
+    (photos / "Åre 林" / "x\x1b[31m.jpg").write_bytes(b"no image")
+    printed = ""
+    shards = str(tmp_path / "Åre 林 shards")
+    for words in (
+        ("shard", "make", str(photos), shards, "--workers", "1"),
+        ("shard", "inspect", shards, "--sheet", str(tmp_path / "Åre 林.png")),
+        ("shard", "cat", shards, "nothing/Åre 林"),
+    ):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding, write_through=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", stream)
+            patch.setattr(sys, "stderr", stream)
+            assert call(monkeypatch, *words) == (words[1] == "cat"), printed
+        said = stream.buffer.getvalue().decode(encoding)
+        assert shown in said, said
+        printed += said
+    assert f"{shown} 1" in printed, "the class, counted"
+    assert "\x1b" not in printed and "x\\x1b[31m.jpg" in printed
+
+
 def test_a_name_that_is_no_text_is_in_the_log(tmp_path: Path) -> None:
     log = RunLog(tmp_path, quiet(), config=Config())
     with log.open(0):

@@ -45,7 +45,7 @@ def describe_index(report: IndexReport, seconds: float) -> str:
     lines = [
         f"{counted(manifest.samples, 'sample')} in {counted(len(manifest.shards), 'shard')}, "
         f"{sized(manifest.bytes)}, indexed as {manifest.name}-{manifest.split} in "
-        f"{str(report.place)!a} ({manifest.samples / seconds:,.0f} img/s)",
+        f"{str(report.place)!r} ({manifest.samples / seconds:,.0f} img/s)",
         f"images {' '.join(indexed['image'])}, {labels}; `turbomim shard verify --images` decodes them all",
     ]
     if report.requests:

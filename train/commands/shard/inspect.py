@@ -30,9 +30,9 @@ def shard_inspect_command(argv: list[str]) -> None:
     """`turbomim shard inspect PATH`: print what is in a split.  Raises UserError."""
     options = parse(ShardInspect, argv, "turbomim shard inspect")
     if options.sheet is not None and options.sheet.suffix.lower() != ".png":
-        raise UsageError(f"--sheet {str(options.sheet)!a}: must be a file whose name ends in .png")
+        raise UsageError(f"--sheet {str(options.sheet)!r}: must be a file whose name ends in .png")
     split = open_split(options.path)
     sys.stdout.write(format_summary(summarise(split, options.sample)) + "\n")
     if options.sheet is not None:
         drawn = write_contact_sheet(split, options.sheet)
-        sys.stdout.write(f"sheet        {counted(drawn, 'image')} in {str(options.sheet)!a}\n")
+        sys.stdout.write(f"sheet        {counted(drawn, 'image')} in {str(options.sheet)!r}\n")
