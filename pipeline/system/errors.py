@@ -35,14 +35,22 @@ def at_least_one(option: str, value: int | None) -> None:
         raise UserError(f"{option} is {value}: it must be at least 1")
 
 
+def said(error: BaseException) -> str:
+    """What an error says; one of the system without its number, the file first: `'x': Permission denied`."""
+    if not (isinstance(error, OSError) and error.errno and error.strerror):
+        return str(error)
+    files = [repr(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return ": ".join([" -> ".join(files), error.strerror] if files else [error.strerror])
+
+
 def one_line(error: BaseException, most: int | None = None) -> str:
     """What an error says without line breaks, at most so many letters; its class if it says nothing."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    return " ".join(said(error).split())[:most] or type(error).__name__
 
 
 def one_line_with_class(error: BaseException) -> str:
     """An error's class and what it says, without line breaks."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {' '.join(said(error).split())}"
 
 
 def to_stderr(line: str) -> None:

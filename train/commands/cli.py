@@ -7,7 +7,7 @@ import warnings
 from typing import Final, NoReturn
 
 from turbomim import __version__
-from turbomim.pipeline.system.errors import UsageError, UserError, unknown_name
+from turbomim.pipeline.system.errors import UsageError, UserError, said, unknown_name
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.system.remedies import OF_THE_MACHINE, remedy
 from turbomim.train.commands.table import COMMANDS, GROUPS, imported, options_of, verbs
@@ -85,9 +85,9 @@ def _end(error: BaseException) -> NoReturn:
     if isinstance(error, KeyboardInterrupt):
         print("turbomim: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    text = str(error)
+    text = said(error)
     if isinstance(error, OSError):
-        # the system refused a file: its own words name the file and the reason
+        # the system refused a file
         helps = remedy(error, advice_on_cache(error))
         text += f"{helps and '; '}{helps}; `turbomim {TRACEBACK} COMMAND` shows where"
         _drop_output()

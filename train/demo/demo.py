@@ -13,7 +13,7 @@ from rich.console import Console
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
-from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.system.errors import UserError, one_line, to_stderr
 from turbomim.pipeline.system.words import duration, sized
 from turbomim.train.demo.photos import PhotosReport, cut_photos
 from turbomim.train.demo.which_photograph import table_of_shares, which_photograph
@@ -81,7 +81,7 @@ def print_stage(console: Console, number: str, text: str) -> None:
 def print_if_possible(console: Console, text: str) -> None:
     """Print a text; a terminal that is gone stops no demo."""
     with printing_never_raises(
-        console, lambda error: to_stderr(f"the demo goes on, but cannot print: {error}")
+        console, lambda error: to_stderr(f"the demo goes on, but cannot print: {one_line(error)}")
     ):
         print_plain(console, text)
 

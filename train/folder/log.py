@@ -12,6 +12,7 @@ from typing import IO, Any
 from rich.console import Console
 
 from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.errors import one_line
 from turbomim.pipeline.system.words import duration
 from turbomim.train.settings.config import Config
 from turbomim.train.terminal.panel import LivePanel, Parts, live_panel
@@ -167,7 +168,7 @@ class RunLog:
 
     def _lost_terminal(self, error: Exception) -> None:
         self.write_to_file(
-            f"the terminal cannot be written ({error}): the run goes on, and every line is here"
+            f"the terminal cannot be written ({one_line(error)}): the run goes on, and every line is here"
         )
 
     def say(self, text: str) -> None:

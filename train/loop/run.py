@@ -217,6 +217,9 @@ class Run:
         4 to 6 come after the last step, too.
         """
         run = self.config.run
+        if self.config.step.compile and not self.at_end and not self.log.console.is_terminal:
+            # where no panel says so
+            self.log.say("compiling the step: the first one takes a minute or so")
         window = LogWindow(self.config, self.plan, self.world, self.task.peak_flops, holds_compile=True)
         if self.resumed_from is not None:
             window.resume(self.resumed_from)

@@ -110,12 +110,13 @@ def gpu_checks(gpus: list[Gpu], driver: str | None, cuda: str, cores: int) -> li
 
 
 def matrix_products_check() -> Check:
-    """Measured rates of matrix products on the CPU; well under a second."""
+    """About the rates of matrix products on the CPU, tried for well under a second; not what MFU is of."""
     import torch
 
     single, half = _gflops(torch.float32), _gflops(torch.bfloat16)
     value = (
-        f"CPU, {torch.get_num_threads()} threads: float32 {single:.3g}, bfloat16 {half:.3g} GFLOP/s measured"
+        f"CPU, {torch.get_num_threads()} threads, a short try: float32 {single:.3g}, "
+        f"bfloat16 {half:.3g} GFLOP/s"
     )
     if single > 4 * half:
         value += (

@@ -108,7 +108,7 @@ def about_peak(device: torch.device, *, bfloat16: bool) -> str:
     measure = "`turbomim doctor --measure` measures what this machine reaches"
     if datasheet:
         return f"MFU is of the datasheet's {flops_text(datasheet)} of {kind} matrix products; {measure}"
-    return f"no MFU: the rate of {kind} matrix products here is not known; {measure}"
+    return f"no MFU: no rate of {kind} matrix products is kept here; {measure}, and keeps it"
 
 
 def flops_text(rate: float) -> str:

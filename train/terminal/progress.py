@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from turbomim.pipeline.system.words import duration
+from turbomim.pipeline.system.words import duration, sized
 from turbomim.train.terminal.streams import print_plain
 
 # seconds between lines where there is no terminal to draw a bar on
@@ -81,7 +81,7 @@ def progress_text(done: int, total: int, now_done: int, seconds: float) -> str:
 
 @contextmanager
 def byte_bar() -> Iterator[Callable[[int, int, int], None]]:
-    """Show how many bytes are done, img/s and the time left, on a terminal or in a notebook only.
+    """Show how many bytes are done, img/s and the time left; where no bar can be drawn, a line now and then.
 
     Gives what is told of progress: bytes and images done since its last call, bytes in all.
     """
@@ -92,15 +92,20 @@ def byte_bar() -> Iterator[Callable[[int, int, int], None]]:
         TextColumn("{task.description} img/s"),
         TimeRemainingColumn(),
     )
-    begun = time.perf_counter()
-    images = 0
-    with open_bar(Console(stderr=True), *columns) as move:
+    console = Console(stderr=True)
+    begun = last_line = time.perf_counter()
+    size = images = 0
+    with open_bar(console, *columns) as move:
         move(description="0")
 
         def progress(some_bytes: int, some_images: int, all_bytes: int) -> None:
-            nonlocal images
-            images += some_images
-            rate = images / (time.perf_counter() - begun)
-            move(advance=some_bytes, total=all_bytes, description=f"{rate:,.0f}")
+            nonlocal images, size, last_line
+            now = time.perf_counter()
+            images, size = images + some_images, size + some_bytes
+            rate = f"{images / (now - begun):,.0f}"
+            move(advance=some_bytes, total=all_bytes, description=rate)
+            if not can_draw(console) and now - last_line >= LINE_INTERVAL:
+                print_plain(console, f"{sized(size)} of {sized(all_bytes)}, {rate} img/s")
+                last_line = now
 
         yield progress
