@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 # none, and the low-pass filters of `lowpass` and of `ideal`
 TargetKind = Literal["raw", "gaussian", "ideal"]
+
+
+def highest_frequency(size: int, kind: TargetKind) -> float:
+    """Return the frequency at the corner of an image's spectrum, in cycles: a filter of it filters nothing.
+
+    size: pixels a side.  The disc of "ideal" has its centre half a frequency from zero.
+    """
+    return (size - (kind == "ideal")) / math.sqrt(2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,6 @@ Suffixes: B batch, H W pixels (H == W == S), C channels, N patches, K kept, M ma
 patch (p * p * 3, in row, column, channel order).
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -15,7 +14,7 @@ from turbomim.kernels import masked_patches as kernel
 from turbomim.kernels import masking
 from turbomim.kernels.ideal import ideal_ref
 from turbomim.kernels.lowpass import gaussian_ref
-from turbomim.kernels.patch_target import PatchTarget, TargetKind
+from turbomim.kernels.patch_target import PatchTarget, TargetKind, highest_frequency
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -128,8 +127,7 @@ def _check_radius(images_BHWC: Tensor, radius: float, kind: TargetKind) -> None:
     """Raise ValueError if these are no images, or their waves are all within the radius."""
     kernel.check_images(images_BHWC)
     size = images_BHWC.shape[1]
-    # of the spectrum's corner; the ideal disc has its centre half a pixel from it
-    highest = (size - (kind == "ideal")) / math.sqrt(2)
+    highest = highest_frequency(size, kind)
     if radius >= highest:
         raise ValueError(
             f"radius is {radius}: images of {size} pixels have waves of up to {highest:.1f} cycles, so "

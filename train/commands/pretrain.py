@@ -57,5 +57,9 @@ def _take_run(words: list[str]) -> Path | None:
     check_local("--from", run)
     no_recipe = not words or words[0].startswith("-")
     if no_recipe and not any(word == "--config" or word.startswith("--config=") for word in words):
+        from turbomim.train.folder.rundir import read_config
+
+        # what is no run is said of --from, and not of a file
+        read_config(Path(run))
         words += ["--config", str(Path(run) / "config.yaml")]
     return Path(run)

@@ -48,6 +48,8 @@ def finetune_settings(asked: FinetuneAsked, source: Source, flags: Values) -> Fi
         finetune=replace(published.finetune, test_crop=crop_share(data.size), weights=source.weights),
     )
     optim = {**flags.get("optim", {}), **short_options(asked, flags)}
+    if {"epochs", "steps"} <= optim.keys():
+        raise UsageError("epochs and --optim.steps both say how long the run is: give one of them")
     if "epochs" in optim and "warmup_epochs" not in optim:
         share = published.optim.warmup_epochs / published.optim.epochs
         # what is no number is said of the epochs

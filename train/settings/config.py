@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from turbomim.kernels.patch_target import highest_frequency
 from turbomim.pipeline.decoding.crop import Crop, CropKind
 from turbomim.pipeline.loader_settings import BadSampleLimits
 from turbomim.pipeline.places.opening import check_local
@@ -322,8 +323,7 @@ class Config:
         need(
             target != "ideal" or radius >= 1, "model.radius", radius, "at least 1 cycle for the ideal target"
         )
-        # of the corner of the spectrum; the ideal disc has its centre half a pixel from it
-        highest = (size - (target == "ideal")) / math.sqrt(2)
+        highest = highest_frequency(size, target)
         legal = (
             f"below {highest:.1f} cycles, the highest frequency of {size} pixels, from which on nothing is "
             "filtered: that is model.target raw"

@@ -26,6 +26,7 @@ from tests.calls import assert_one_line, call
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands import cli
+from turbomim.train.commands.pretrain import OWN
 from turbomim.train.commands.recipes import published
 from turbomim.train.commands.table import COMMANDS, GROUPS, verbs
 from turbomim.train.demo.demo import demo
@@ -309,3 +310,16 @@ def test_wrong_flags_of_small_commands_are_one_line(
     assert call(monkeypatch, *argv.split()) == 2
     said = capsys.readouterr().err
     assert line in said and said.count("\n") == 1 and "─" not in said
+
+
+def test_the_help_of_pretrain_begins_with_what_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each with a line, and the recipe's values behind the settings."""
+    assert call(monkeypatch, "pretrain", "demo", "--help") == 0
+    own, _, settings = capsys.readouterr().out.partition("data options")
+    # a line that begins with the flag, in a box or, in plain letters, in none
+    first = [(line.strip(" │|").split() or [""])[0] for line in own.splitlines()]
+    assert [word for word in first if word in OWN] == list(OWN)
+    assert "--data.size INT" in settings and "(default: 96)" in " ".join(settings.split())
+    assert "--config" not in settings and "None" not in own

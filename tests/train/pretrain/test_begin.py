@@ -162,6 +162,8 @@ def test_it_is_named_where_a_run_cannot_go_on(
     pretrain(done, console=quiet())
     log = (trained / "train.log").read_text()
     assert f"nothing to do; to train longer give another --run.name (--from {trained} gives it these" in log
+    assert call(monkeypatch, "pretrain", "--from", "nowhere", "--run.name", "x") == 1
+    assert "nowhere is not a run: it does not exist" in capsys.readouterr().err
     words = ("--from", str(trained), "--run.folder", "runs", "--run.name", "longer", "--optim.epochs", "0.5")
     assert call(monkeypatch, "pretrain", *words) == 0
     assert "from the weights in runs/longer/ckpt/step-00000000: step 0 of 3" in capsys.readouterr().out
