@@ -50,7 +50,8 @@ class Feed:
         with self._changed:
             self._left, late, missing = True, self._thread.is_alive(), len(self._waiting)
         if missing:
-            self._tell(f"{self._name}: {counted(missing, 'record')} not sent; metrics.jsonl has all")
+            why = ": no answer yet" if late else ""
+            self._tell(f"{self._name}: {counted(missing, 'record')} not sent{why}; metrics.jsonl has all")
         elif late:
             self._tell(f"{self._name}: did not end within {PATIENCE:.0f} s; nobody waits for it any more")
 

@@ -84,7 +84,9 @@ def test_one_that_hangs_is_left() -> None:
     feed.put(1, {"loss": 1.0})
     begun = time.monotonic()
     end(feed, seconds=0.1)
-    assert time.monotonic() - begun < 30 and said == ["run.x: 1 record not sent; metrics.jsonl has all"]
+    assert time.monotonic() - begun < 30 and said == [
+        "run.x: 1 record not sent: no answer yet; metrics.jsonl has all"
+    ]
     held.set()
     feed.wait(time.monotonic() + 60)
     assert len(said) == 1, "nobody hears of it any more"
