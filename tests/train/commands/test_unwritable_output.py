@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 from tests.calls import call
+from tests.finetuned import make_finetuning
 from tests.runs import config_for, quiet
 
 from turbomim.pipeline.system.durable import make_folder, write_error
@@ -35,24 +36,26 @@ COMMANDS = {
     "compare": ("compare RUN TWIN", "c.png"),
     "export": ("export RUN --to safetensors", ""),
     "embed": ("embed RUN DATA", "e.npz"),
+    "predict": ("predict TUNED DATA", "p.csv"),
 }
 
 
 @pytest.fixture(scope="module")
 def run(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps of a tiny model, and a copy beside it, named twin."""
+    """Two steps of a tiny model, and beside it a copy, named twin, and a fine-tuning, named tuned."""
     settings = {"epochs": 0.5, "warmup_epochs": 0}
     folder = pretrain(
         config_for(tiny_split.folder, tmp_path_factory.mktemp("runs"), optim=settings), console=quiet()
     ).folder
     shutil.copytree(folder, folder.parent / "twin")
+    make_finetuning("mae", folder.parent)
     return folder
 
 
 def words_of(command: str, run: Path, data: Path, out: Path) -> list[str]:
     """A command of COMMANDS that writes to, or into, a place."""
     words, file = COMMANDS[command]
-    places = {"RUN": run, "TWIN": run.parent / "twin", "DATA": data}
+    places = {"RUN": run, "TWIN": run.parent / "twin", "TUNED": run.parent / "tuned", "DATA": data}
     return [*(str(places.get(word, word)) for word in words.split()), "--out", str(out / file)]
 
 
