@@ -36,7 +36,7 @@ def compare_command(argv: list[str]) -> None:
 
     runs = read_runs(options.runs)
     console = Console()
-    for table in comparison_tables(runs):
+    for table in comparison_tables(runs, console.width):
         console.print(table, markup=False)
     for line in [*find_incomparable(runs), *(problem for run in runs for problem in run.problems)]:
         print_plain(console, printable(f"note: {line}"))

@@ -23,22 +23,27 @@ from turbomim.train.report.summary import (
 )
 
 SHOWN = ("recipe", "status", "images seen", "training loss", "held-out loss", "img/s", "waiting for data")
+# characters of a word, or of a row's name, that is not broken; paths may have more
+LONGEST = 30
 
 
-def comparison_tables(runs: Sequence[RunFacts]) -> list[Table]:
-    """What came out, the settings that differ, and the scores, where there are any."""
+def comparison_tables(runs: Sequence[RunFacts], width: int) -> list[Table]:
+    """What came out, the settings that differ, and the scores, where there are any; a column a run.
+
+    width: characters of a line, for which a table is cut into several of fewer runs.
+    """
     facts = {run.label: summarise_run(run) for run in runs}
     shown = [name for name in SHOWN if any(name in some for some in facts.values())]
-    rows = [[label, *(some.get(name, NOT_SAID) for name in shown)] for label, some in facts.items()]
     known = {run.label: settings_as_text(run.config) for run in runs if run.config}
     scores = {run.label: _scores(run) for run in runs}
     tuned = finetunings(runs)
     changed, changed_tuning = differing([*known.values()]), differing([*tuned.values()])
+    measures = all_names([*scores.values()])
     return [
-        _table("runs", ["run", *shown], rows),
-        *_columns("settings that differ", "setting", known, changed),
-        *_columns("evaluation, % of samples right", "measure", scores, all_names([*scores.values()])),
-        *_columns("settings that differ between fine-tunings", "setting", tuned, changed_tuning),
+        *_tables("runs", "run", facts, shown, width),
+        *_tables("settings that differ", "setting", known, changed, width),
+        *_tables("evaluation, % of samples right", "measure", scores, measures, width),
+        *_tables("settings that differ between fine-tunings", "setting", tuned, changed_tuning, width),
     ]
 
 
@@ -52,12 +57,29 @@ def _scores(run: RunFacts) -> dict[str, str]:
     }
 
 
-def _columns(
-    title: str, head: str, columns: Mapping[str, Mapping[str, str]], names: Sequence[str]
+def _tables(
+    title: str, head: str, columns: Mapping[str, Mapping[str, str]], names: Sequence[str], width: int
 ) -> list[Table]:
-    """A table with a column of each name of `columns`, a row of each of `names`; none without a row."""
-    rows = table_rows(names, [*columns.values()])
-    return [_table(title, [head, *columns], rows)] if rows else []
+    """A table with a column of each name of `columns`, a row of each of `names`; none without a row.
+
+    It is cut into several where columns of whole words are too wide together.
+    """
+    if not names:
+        return []
+    parts: list[list[str]] = [[]]
+    # what stands between columns takes 3 characters each, and one more
+    first = left = width - 4 - min(max(map(len, [head, *names])), LONGEST)
+    for label, column in columns.items():
+        words = [word for name in ("", *names) for word in column.get(name, NOT_SAID).split()]
+        needed = 3 + min(max(map(len, ["", *label.split(), *words])), LONGEST)
+        if parts[-1] and needed > left:
+            parts.append([])
+            left = first
+        parts[-1].append(label)
+        left -= needed
+    return [
+        _table(title, [head, *part], table_rows(names, [columns[label] for label in part])) for part in parts
+    ]
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

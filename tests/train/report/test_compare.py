@@ -14,6 +14,7 @@ Planted bugs, and the test that each makes fail:
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from tests.calls import assert_one_line, call
 
 from turbomim.pipeline.places.folder import Folder
@@ -31,7 +33,7 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
 from turbomim.train.recipes.table import recipe
 from turbomim.train.report.comparable import comparable_groups, find_incomparable
-from turbomim.train.report.compare import plot_losses
+from turbomim.train.report.compare import comparison_tables, plot_losses
 from turbomim.train.report.run import RunFacts
 from turbomim.train.settings.config import Config
 
@@ -89,12 +91,26 @@ def test_runs_stand_side_by_side(
     assert rows.pop(tunings) == ["optim.base_lr", "0.0005", "0.0001"]
     found = {row[0]: row[1:] for row in rows if row}
     recipe = "demo (MAE, gaussian target, radius 17)"
-    assert found["one"] == [recipe, "done", "64", "0.7500", "50", "1.2 %"]
-    assert found["two"] == [recipe, "done", "96", "0.2500", "50", "1.2 %"]
+    assert found["recipe"] == [recipe, recipe] and found["status"] == ["done", "done"]
+    assert found["images seen"] == ["64", "96"] and found["training loss"] == ["0.7500", "0.2500"]
+    assert found["img/s"] == ["50", "50"] and found["waiting for data"] == ["1.2 %", "1.2 %"]
     assert found["optim.base_lr"] == ["0.008", "0.002"] and found["run.seed"] == ["0", "3"]
     assert found["knn, trained: [b]token[/b], weighted"] == ["43.2", "–"], "brackets are no markup"
     assert not {"data.path", "optim.epochs", "run.name"} & set(found), "the same in both, or a name"
     assert Image.open(out).size == (1200, 750)
+
+
+def test_words_are_whole_on_a_narrow_terminal() -> None:
+    """Planted, and seen to fail: all runs in one table of any width."""
+    runs = [dataclasses.replace(facts(name), recipe="pixmim-vit-b16-300e") for name in "abcd"]
+    console = Console(width=80, file=io.StringIO())
+    tables = comparison_tables(runs, console.width)
+    assert [len(table.columns) for table in tables] == [3, 3]
+    for table in tables:
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert text.count("pixmim-vit-b16-300e") == 4 and max(map(len, text.splitlines())) <= 80
 
 
 # left at the defaults, as SimMIM has none
