@@ -1,6 +1,7 @@
 """`turbomim.export`: a run's newest weights for other programs."""
 
 import re
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -8,6 +9,7 @@ from typing import Final, Literal, get_args
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.export import programs
 from turbomim.train.export.model_card import UNKNOWN_LICENSE
+from turbomim.train.export.push import check_push, push_folder
 from turbomim.train.export.weights import Exported
 
 Program = Literal["timm", "hf", "detectron2", "mmseg", "mae", "mmselfsup", "safetensors"]
@@ -21,6 +23,8 @@ def export(
     out: str | PathLike[str] | None = None,
     size: int = 0,
     license: str = UNKNOWN_LICENSE,
+    push: str | None = None,
+    public: bool = False,
 ) -> list[Exported]:
     """Write the newest whole checkpoint as another program loads it, in float32, and check that it does.
 
@@ -38,14 +42,18 @@ def export(
         out: The folder; RUN/export for timm, RUN/export-PROGRAM for the others if None.
         size: Pixels a side of mmseg's crops: positions are resized to it; 0: the run's.
         license: Of the weights, as the Hugging Face Hub names it: "apache-2.0".
+        push: USER/NAME of the Hugging Face Hub, which timm and transformers load from: made if it is not
+            there.  The token is that of `hf auth login`, or HF_TOKEN.
+        public: Let everybody see it; else it is made private, and a public one is refused.
 
     Returns:
         What was written, the encoder first: `path`, `line` (what loads it), `checked` (by which program, and
-        how far its outputs are apart), `note` (what whoever loads it must know).
+        how far its outputs are apart), `note` (what whoever loads it must know), `url` (of what was pushed).
 
     Raises:
         UserError: There is no run or no checkpoint, a method that the program has not, weights that it does
-            not take or that give other outputs, somebody else's README.md in the folder, a full disk.
+            not take or that give other outputs, somebody else's README.md in the folder, a full disk; or no
+            token, no permission, no network.
     """
     if to not in _PROGRAMS:
         raise UsageError(f"to {to!r}: must be one of {', '.join(_PROGRAMS)}")
@@ -55,4 +63,13 @@ def export(
         raise UsageError(f"out {folder}: must be a folder, files in it have names of their own")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise UsageError(f"license {license!r}: must be as the Hub has it, apache-2.0 for example")
-    return programs.export(programs.load_trained(place), to, folder, license=license, size=size)
+    if public and not push:
+        raise UsageError("public is for push: give push, USER/NAME")
+    if push:
+        check_push(push, to)
+    trained = programs.load_trained(place)
+    written = programs.export(trained, to, folder, license=license, size=size, repository=push or "")
+    if not push:
+        return written
+    url = push_folder(folder, push, public=public)
+    return [replace(exported, url=url) for exported in written]

@@ -23,6 +23,11 @@ class Export:
     """Pixels a side of mmseg's crops: positions are resized to it; the run's if not given."""
     license: str = "other"
     """Licence of the weights, for the model card, as the Hugging Face Hub names it: apache-2.0, mit."""
+    push: str = ""
+    """Repository of the Hugging Face Hub, USER/NAME, to put the export for timm or hf into; made if it is not
+    there. The token is that of `hf auth login`, or HF_TOKEN."""
+    public: bool = False
+    """Let everybody see what is pushed; else the repository is private."""
 
 
 def export_command(argv: list[str]) -> None:
@@ -31,9 +36,19 @@ def export_command(argv: list[str]) -> None:
     # here: it imports torch, which --help need not wait for
     from turbomim.train.api.export import export
 
-    written = export(options.run, options.to, out=options.out, size=options.size, license=options.license)
+    written = export(
+        options.run,
+        options.to,
+        out=options.out,
+        size=options.size,
+        license=options.license,
+        push=options.push,
+        public=options.public,
+    )
     for exported in written:
         print(f"{exported.path}: step {exported.step}; {exported.checked}")
         print(textwrap.indent(exported.line, "    "))
         if exported.note:
             print(f"  {exported.note}")
+    if options.push:
+        print(f"pushed, {'for everybody' if options.public else 'private'}: {written[0].url}")

@@ -6,18 +6,20 @@ optimizer, position 0 and no fingerprint, as no data was seen yet.  So everythin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.train.settings.flags import parse_with_settings
 
 if TYPE_CHECKING:
+    from turbomim.train.foreign.hub import Fetched
     from turbomim.train.foreign.model import ForeignModel
 
 
@@ -28,12 +30,15 @@ class Import:
     Settings follow as in pretrain, --section.field VALUE; --run.name is needed.
     """
 
-    file: tyro.conf.Positional[Path]
-    """Checkpoint: .pth or .pt as torch.save writes it, .safetensors, or the folder of an export."""
+    file: tyro.conf.Positional[str]
+    """Checkpoint: .pth or .pt as torch.save writes it, .safetensors, or the folder of an export; or a model
+    of the Hugging Face Hub, hf://USER/NAME[@REVISION][/FILE]."""
     from_: Annotated[
-        Literal["mae", "mmselfsup", "mff", "simmim", "convmae", "lsmae", "hf"], tyro.conf.arg(name="from")
-    ]
-    """Program that wrote it; mff is mmpretrain's, hf is transformers (a ViTMAE or a ViT)."""
+        Literal["mae", "mmselfsup", "mff", "simmim", "convmae", "lsmae", "hf"] | None,
+        tyro.conf.arg(name="from"),
+    ] = None
+    """Program that wrote it; by the names of its tensors if not given. mff is mmpretrain's, hf is
+    transformers (a ViTMAE or a ViT), mae has timm's names, too."""
     recipe: str = ""
     """Recipe that it fits; without one the sizes are those of the tensors, and heads those of the export's
     .json, or guessed."""
@@ -49,18 +54,29 @@ def import_command(argv: list[str]) -> None:
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
     # here, as in the functions below: they import torch, which --help need not wait for
     from turbomim.train.foreign.file import read_tensors, weights_file
+    from turbomim.train.foreign.formats import formats_of
+    from turbomim.train.foreign.hub import SCHEME, Fetched, fetch
     from turbomim.train.foreign.model import model_of
     from turbomim.train.foreign.settings import Asked
 
-    options = replace(options, file=weights_file(options.file))
-    theirs, notes = read_tensors(options.file)
-    asked = Asked(file=options.file, form=options.from_, flags=flags, recipe=options.recipe)
+    if options.file.startswith(SCHEME):
+        fetched = fetch(options.file)
+    else:
+        check_local("file", options.file)
+        path = weights_file(Path(options.file))
+        fetched = Fetched(path=path, url=str(path.resolve()))
+    theirs, notes = read_tensors(fetched.path)
+    # mae is the first of those that fit, and what a file of no known program is refused as
+    form = options.from_ or next(iter(formats_of(theirs)), "mae")
+    asked = Asked(file=fetched.path, form=form, flags=flags, recipe=options.recipe)
     found = model_of(theirs, asked, "give the --recipe or settings it was made by")
-    folder = begin_run(found, options)
-    print(what_was_taken(options, found, notes, folder))
+    folder = begin_run(found, fetched, form)
+    if not options.from_:
+        notes = [f"--from {form}, by the names of its tensors", *notes]
+    print(what_was_taken(options, found, form, notes, folder))
 
 
-def begin_run(found: ForeignModel, options: Import) -> Path:
+def begin_run(found: ForeignModel, fetched: Fetched, form: str) -> Path:
     """Write the run folder; the checkpoint first, so that a run with settings has its weights."""
     import torch
 
@@ -76,9 +92,9 @@ def begin_run(found: ForeignModel, options: Import) -> Path:
         optimizer = make_optimizer(found.model, config.optim)
         write_first_checkpoint(folder / "ckpt", found.model, optimizer, config, fingerprint="")
         source = {
-            "file": str(options.file.resolve()),
-            "sha256": file_sha256(options.file),
-            "from": options.from_,
+            "file": fetched.url,
+            "sha256": file_sha256(fetched.path),
+            "from": form,
             "taken": placed.taken,
             "fresh": placed.fresh,
             "dropped": placed.dropped,
@@ -88,7 +104,7 @@ def begin_run(found: ForeignModel, options: Import) -> Path:
     return folder
 
 
-def what_was_taken(options: Import, found: ForeignModel, notes: list[str], folder: Path) -> str:
+def what_was_taken(options: Import, found: ForeignModel, form: str, notes: list[str], folder: Path) -> str:
     """What was taken and assumed, and the command that goes on.
 
     notes: what was passed over in the file.
@@ -100,7 +116,7 @@ def what_was_taken(options: Import, found: ForeignModel, notes: list[str], folde
     sizes_told = ", ".join(f"{key} {value}" for key, value in sizes.items())
     lines = [
         f"{folder}: step 0 with {len(placed.taken)} of {len(placed.weights)} tensors from {options.file} "
-        f"({options.from_}); unexpected 0, of another shape 0, missing {len(placed.fresh)}",
+        f"({form}); unexpected 0, of another shape 0, missing {len(placed.fresh)}",
         f"  method {method}; from the tensors: {sizes_told or 'no sizes, all shapes fit'}",
         f"  not in the tensors: {found.settled.assumed}",
     ]

@@ -13,7 +13,7 @@ import yaml
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.train.encoder.crop import crop_of_test, scored_crop
-from turbomim.train.export.weights import Exported, Trained, Tuned, loaded_from, loaded_from_hub
+from turbomim.train.export.weights import Exported, Trained, Tuned
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.begun import begun_in_words
 from turbomim.train.folder.log import Record, read_metrics
@@ -47,14 +47,10 @@ def model_card(
     exported: Exported,
     trained: Trained | Tuned,
     license: str = UNKNOWN_LICENSE,
-    repository: str = "",
-    below: str = "",
 ) -> str:
-    """The text of a card.
+    """The text of a card, for the folder that it is in, or for the repository that it will be pushed to.
 
-    repository: USER/NAME of the Hugging Face Hub that it is for, below: the export's folder in it; else the
-    card is for the folder that it is in.  Raises UserError if a file of the run that it is made of cannot be
-    read.
+    Raises UserError if a file of the run that it is made of cannot be read.
     """
     run, config, tuned = trained.run, trained.config, isinstance(trained, Tuned)
     what = f"Then fine-tuned on labels: it tells {_classes(trained)}. " if isinstance(trained, Tuned) else ""
@@ -81,15 +77,12 @@ def model_card(
         parts.append("The licence of these weights was not stated when they were exported.\n")
     here = "." if exported.path.is_dir() else exported.path.name
 
-    def placed(code: str) -> str:
-        return loaded_from_hub(code, repository, below) if repository else loaded_from(code, here)
-
     imports = f"import {exported.module}\n\n" if exported.module else ""
     code = exported.feature or imports + exported.load
     parts += [
         "## Loading\n",
         *([FEATURE] if exported.feature and not tuned else []),
-        f"```python\n{placed(code)}\n```\n",
+        f"```python\n{exported.placed(code, here)}\n```\n",
         *([f"{exported.note}\n"] if exported.note else []),
         f"Checked when it was exported: {exported.checked}.\n",
         "## Images\n",
@@ -107,6 +100,11 @@ def _classes(tuned: Tuned) -> str:
     names = ", ".join(tuned.classes[:MOST_CLASSES])
     more = f" and {len(tuned.classes) - MOST_CLASSES:,} others" if len(tuned.classes) > MOST_CLASSES else ""
     return f"{len(tuned.classes):,} classes, {names}{more}"
+
+
+def is_ours(card: Path) -> bool:
+    """Whether a README.md is a card that was written here."""
+    return f"- {TAG}\n" in card.read_text(encoding="utf-8", errors="replace")
 
 
 def table(rows: Rows) -> str:

@@ -55,11 +55,13 @@ def export(
     *,
     license: str = model_card.UNKNOWN_LICENSE,
     size: int = 0,
+    repository: str = "",
 ) -> list[Exported]:
     """Write weights for a program, have it load them, and put them with their model cards into a folder.
 
     Nothing is changed there before everything is written and checked.  license: as the Hugging Face Hub names
-    it; size: pixels a side that positions are resized to, for mmseg, 0 = the run's.
+    it; size: pixels a side that positions are resized to, for mmseg, 0 = the run's; repository: of the Hub,
+    USER/NAME, that the cards are written for.
     Raises UserError: a method that the program has not, weights that it does not take or that give other
     outputs, a README.md of somebody else's.
     """
@@ -75,7 +77,15 @@ def export(
     make_folder(folder)
     make_folder(temporary)
     try:
-        written = write(temporary)
+        written = [
+            dataclasses.replace(
+                exported,
+                step=trained.step,
+                repository=repository,
+                below="" if exported.path == temporary else exported.path.name,
+            )
+            for exported in write(temporary)
+        ]
         for exported in written:
             beside = exported.path if exported.path.is_dir() else exported.path.parent
             card = model_card.model_card(exported, trained, license)
@@ -95,7 +105,7 @@ def export(
         raise
     shutil.rmtree(temporary, ignore_errors=True)
     return [
-        dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary), step=trained.step)
+        dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary))
         for exported in written
     ]
 
@@ -164,7 +174,5 @@ def check_method(config: Config, to: str) -> None:
 def _check_cards(folder: Path) -> None:
     """Raise UserError if a README.md in the folder, or in one below, is no card of ours."""
     for path in (folder / model_card.NAME, *folder.glob(f"*/{model_card.NAME}")):
-        if path.exists() and f"- {model_card.TAG}\n" not in path.read_text(
-            encoding="utf-8", errors="replace"
-        ):
+        if path.exists() and not model_card.is_ours(path):
             raise UserError(f"{path} is no model card of ours and would be overwritten: give another --out")

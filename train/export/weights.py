@@ -60,11 +60,21 @@ class Exported:
     module: str = ""
     # optimizer steps that the weights are of
     step: int = 0
+    # where it was pushed on the Hugging Face Hub: USER/NAME, the folder in it, and the address
+    repository: str = ""
+    below: str = ""
+    url: str = ""
 
     @property
     def line(self) -> str:
-        """What loads it from where it is, on a line where it can be."""
-        return loaded_from(self.load, self.path)
+        """What loads it from where it is, or was pushed, on a line where it can be."""
+        return self.placed(self.load, self.path)
+
+    def placed(self, code: str, path: str | Path) -> str:
+        """Python that loads it with its place: the repository if it is for one, else a path."""
+        if self.repository:
+            return loaded_from_hub(code, self.repository, self.below)
+        return loaded_from(code, path)
 
 
 def loaded_from(load: str, path: str | Path) -> str:

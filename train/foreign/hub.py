@@ -1,0 +1,113 @@
+"""Models of the Hugging Face Hub: fetched, and what is said of the Hub where it cannot be asked.
+
+huggingface_hub finds the token by itself (`hf auth login`, HF_TOKEN); it goes to the Hub alone.
+"""
+
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+from turbomim.pipeline.places.endpoints import check_endpoints
+from turbomim.pipeline.system.errors import UserError, one_line
+from turbomim.train.foreign.file import EXPORTED
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+SCHEME: Final = "hf://"
+NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_URL: Final = re.compile(r"hf://(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
+# what holds weights, the one that is taken first
+_WEIGHTS: Final = (EXPORTED, "pytorch_model.bin")
+_ENDINGS: Final = (".safetensors", ".pth", ".pt", ".bin")
+_LOG_IN: Final = "run `hf auth login`, or set HF_TOKEN"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """A file of the Hub: where it is on this machine, and its URL with the commit that it is of."""
+
+    path: Path
+    url: str
+
+
+def fetch(where: str) -> Fetched:
+    """Fetch a model's weights and the config.json beside them into the cache of huggingface_hub.
+
+    where: hf://USER/NAME[@REVISION][/FILE].  Raises UserError, a line: no such model, revision or file, no
+    permission, no network.
+    """
+    parts = _URL.fullmatch(where)
+    if parts is None or parts["name"].startswith("datasets/"):
+        raise UserError(f"{where!r} names no model: give hf://USER/NAME[@REVISION][/FILE]")
+    api = client()
+    name, revision = parts["name"], parts["revision"]
+    try:
+        about = api.model_info(name, revision=revision)
+        files = [each.rfilename for each in about.siblings or []]
+        file = parts["file"] or _weights_of(files, where)
+        beside = str(PurePosixPath(file).with_name("config.json"))
+        for wanted in (beside, file):
+            if wanted == file or wanted in files:
+                path = Path(api.hf_hub_download(name, wanted, revision=about.sha))
+    except Exception as error:
+        raise hub_error(error, f"{where} is not fetched", name) from error
+    return Fetched(path=path, url=f"{SCHEME}{name}@{about.sha}/{file}")
+
+
+def client() -> "HfApi":
+    """The Hub's client.  Its bars are for terminals alone.  Raises UserError if HF_ENDPOINT is no URL."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import disable_progress_bars
+
+    check_endpoints("hf")
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    return HfApi(library_name="turbomim")
+
+
+def hub_error(error: Exception, what: str, name: str) -> UserError:
+    """An error of huggingface_hub as a line: what failed, why, and what helps."""
+    from huggingface_hub import constants, errors
+
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, errors.GatedRepoError):
+        why = f"its owner lets in who agrees to terms: agree at {constants.ENDPOINT}/{name}, then {_LOG_IN}"
+    elif isinstance(error, errors.RevisionNotFoundError):
+        why = f"{name} has no such revision: check what follows the @"
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        why = f"there is no model {name}, or no permission to see it: check the name, or {_LOG_IN}"
+    elif isinstance(error, errors.LocalTokenNotFoundError) or status == 401:
+        why = f"the Hub takes no token from here: {_LOG_IN}"
+    elif status == 403:
+        why = f"no permission for {name}: check the name, and take a token that may write"
+    elif isinstance(error, errors.OfflineModeIsEnabled):
+        why = "HF_HUB_OFFLINE is set: unset it"
+    elif isinstance(error, errors.EntryNotFoundError) and status:
+        why = f"{name} has no such file: check what follows the name"
+    elif isinstance(error, errors.HFValidationError):
+        why = f"nothing on the Hub can be called {name!r}: give USER/NAME"
+    elif status:
+        why = f"the Hub answers with status {status}, {one_line(error, 200)}: try again"
+    else:
+        why = (
+            f"{constants.ENDPOINT} cannot be asked, {type(error).__name__}: check the network and HF_ENDPOINT"
+        )
+    return UserError(f"{what}: {why}")
+
+
+def _weights_of(files: Iterable[str], where: str) -> str:
+    """The file with the weights among those of a model.  Raises UserError if it cannot be told."""
+    top = [file for file in files if "/" not in file and file.endswith(_ENDINGS)]
+    for file in _WEIGHTS:
+        if file in top:
+            return file
+    if len(top) != 1:
+        listed = ", ".join(top[:5]) or "none"
+        raise UserError(f"{where} has no {EXPORTED}; files of weights: {listed}: give {where}/FILE")
+    return top[0]
