@@ -50,24 +50,26 @@ def import_command(argv: list[str]) -> None:
     Raises UserError: a file that cannot be read or does not fit, a run folder that is taken.
     """
     options, flags = parse_with_settings(Import, argv, "turbomim import")
+    of_hub = options.file.startswith("hf://")
+    if not of_hub:
+        check_local("file", options.file)
     if "name" not in flags.get("run", {}):
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
     # here, as in the functions below: they import torch, which --help need not wait for
     from turbomim.train.foreign.file import read_tensors, weights_file
     from turbomim.train.foreign.formats import formats_of
-    from turbomim.train.foreign.hub import SCHEME, Fetched, fetch
+    from turbomim.train.foreign.hub import Fetched, fetch
     from turbomim.train.foreign.model import model_of
     from turbomim.train.foreign.settings import Asked
 
-    if options.file.startswith(SCHEME):
+    if of_hub:
         fetched = fetch(options.file)
     else:
-        check_local("file", options.file)
         path = weights_file(Path(options.file))
         fetched = Fetched(path=path, url=str(path.resolve()))
     theirs, notes = read_tensors(fetched.path)
     # mae is the first of those that fit, and what a file of no known program is refused as
-    form = options.from_ or next(iter(formats_of(theirs)), "mae")
+    form: str = options.from_ or [*formats_of(theirs), "mae"][0]
     asked = Asked(file=fetched.path, form=form, flags=flags, recipe=options.recipe)
     found = model_of(theirs, asked, "give the --recipe or settings it was made by")
     folder = begin_run(found, fetched, form)

@@ -17,7 +17,6 @@ from turbomim.train.foreign.file import EXPORTED
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-SCHEME: Final = "hf://"
 NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _URL: Final = re.compile(r"hf://(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 # what holds weights, the one that is taken first
@@ -55,13 +54,13 @@ def fetch(where: str) -> Fetched:
                 path = Path(api.hf_hub_download(name, wanted, revision=about.sha))
     except Exception as error:
         raise hub_error(error, f"{where} is not fetched", name) from error
-    return Fetched(path=path, url=f"{SCHEME}{name}@{about.sha}/{file}")
+    return Fetched(path=path, url=f"hf://{name}@{about.sha}/{file}")
 
 
 def client() -> "HfApi":
     """The Hub's client.  Its bars are for terminals alone.  Raises UserError if HF_ENDPOINT is no URL."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     check_endpoints("hf")
     if not sys.stderr.isatty():

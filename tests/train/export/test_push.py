@@ -65,7 +65,7 @@ def test_what_was_pushed_loads_from_the_hub(
     assert "license: apache-2.0" in card and f'"hf-hub:{NAME}"' in card and "local-dir" not in card
     with torch.no_grad():
         expected = trained.model.features(images())
-        model = timm.create_model(f"hf-hub:{NAME}", pretrained=True).eval()
+        model: Any = timm.create_model(f"hf-hub:{NAME}", pretrained=True).eval()
         torch.testing.assert_close(model.forward_features(pixels(images())), expected, rtol=1e-5, atol=1e-5)
     # the same again; transformers' takes its place
     turbomim.export("runs/r", "timm", push=NAME, license="apache-2.0")
