@@ -36,6 +36,9 @@ def test_one_that_was_put_there_again_is_hashed_once(
     own_split: Split, place: CountedPlace, tmp_path: Path
 ) -> None:
     name = own_split.manifest.shards[1].name
+    # a dry run notes nothing
+    assert check_seen(tmp_path, [far(own_split, place)], resumed=False, note=False) == []
+    assert not (tmp_path / FILE).exists()
     for resumed in (False, True):
         assert check_seen(tmp_path, [far(own_split, place), own_split], resumed=resumed) == []
     place.versions[name] = "v2"
