@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
 from turbomim.train.pictures.plot import new_figure, write_figure
+from turbomim.train.terminal.streams import table_console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,4 +100,4 @@ def print_table(table: TextTable) -> None:
         drawn.add_column(column, justify="right" if number else "left")
     for row in table.rows:
         drawn.add_row(*row)
-    Console().print(drawn, markup=False)
+    table_console().print(drawn, markup=False)

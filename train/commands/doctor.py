@@ -34,7 +34,7 @@ from turbomim.train.machine.checks import (
 from turbomim.train.machine.compiler import check_compile_caches, compile_caches, find_compiler
 from turbomim.train.machine.processor import cores, read_text
 from turbomim.train.settings.flags import parse
-from turbomim.train.terminal.streams import print_plain
+from turbomim.train.terminal.streams import print_plain, table_console
 
 _ESSENTIAL = (
     "triton", "torchvision", "timm", "webdataset", "numpy", "Pillow", "safetensors", "tyro", "rich", "PyYAML",
@@ -127,7 +127,7 @@ def measure_and_keep_rate() -> None:
 
 def print_report(checks: list[Check], console: Console | None = None) -> None:
     """Print the checks as a table, then the advice of those that are slow or missing."""
-    console = console or Console()
+    console = console or table_console()
     colours = {"ok": "green", "slow": "yellow", "missing": "red"}
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.terminal.streams import table_console
 from turbomim.train.trackers.tensorboard import tensorboard_scores
 
 Scores = dict[str, dict[str, float]]
@@ -75,4 +75,4 @@ def print_table(result: dict[str, Any]) -> None:
         table.add_column(column, justify="right")
     for name, values in scores.items():
         table.add_row(name, *(f"{100 * values[column]:.1f}" for column in columns))
-    Console().print(table, markup=False)
+    table_console().print(table, markup=False)

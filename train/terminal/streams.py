@@ -14,6 +14,9 @@ from rich.console import Console
 # the name of our error handler, as `codecs` knows it
 DRAWN = "turbomim.drawn"
 
+# letters of a line where no terminal says how many it shows
+WIDE = 1000
+
 # what stands for a character that an encoding lacks; any other is escaped, as "\u6797"
 STAND_INS = {
     "…": "...", "•": "*", "·": "*", "×": "x", "µ": "u", "μ": "u", "±": "+-",
@@ -52,6 +55,12 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
     lacking = error.object[error.start : error.end]
     drawn = (STAND_INS.get(c, c.encode("ascii", "backslashreplace").decode()) for c in lacking)
     return "".join(drawn), error.end
+
+
+def table_console() -> Console:
+    """Standard output for tables: as wide as the terminal, and elsewhere as wide as a table needs."""
+    console = Console()
+    return console if console.is_terminal or console.is_jupyter else Console(width=WIDE)
 
 
 def print_plain(console: Console, text: str) -> None:
