@@ -16,6 +16,7 @@ from typing import Any
 from turbomim.pipeline.decoding.header import ALTERED
 from turbomim.pipeline.making.destination import Destination, difference
 from turbomim.pipeline.making.journal import FolderDestination
+from turbomim.pipeline.making.photographs import describe_others
 from turbomim.pipeline.making.plan import (
     Plan,
     default_name,
@@ -38,8 +39,10 @@ from turbomim.pipeline.places.opening import is_remote, open_place
 from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.errors import UserError, at_least_one
 from turbomim.pipeline.system.executors import local_processes, run_jobs
+from turbomim.pipeline.system.words import counted, sized
 from turbomim.pipeline.tars.listings import BadImage, list_split, read_bad
 from turbomim.pipeline.tars.manifest import (
+    BAD,
     Manifest,
     Shard,
     check_shards,
@@ -49,9 +52,9 @@ from turbomim.pipeline.tars.manifest import (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class PackReport:
-    """What `make_shards` wrote and what it left out.
+    """What `make_shards` wrote and what it left out; printed, it is `describe_make`.
 
     bad: images that were refused.  kept: shards that an earlier run of the same command had finished.
     found_whole: nothing was left to do, not even to move them into place.  notes: how the source was read.
@@ -64,6 +67,9 @@ class PackReport:
     notes: tuple[str, ...]
     found_whole: bool = False
 
+    def __repr__(self) -> str:
+        return describe_make(self)
+
     @property
     def other_files(self) -> dict[str, int]:
         """Number of files that are no images, by extension."""
@@ -75,6 +81,43 @@ class PackReport:
         """Classes without a sample."""
         counts = self.manifest.made["class_samples"]
         return [name for name, count in zip(self.manifest.classes, counts, strict=True) if not count]
+
+
+def describe_make(report: PackReport, seconds: float | None = None) -> str:
+    """What was written and what was left out, in lines; seconds: that it took, if somebody counted."""
+    manifest = report.manifest
+    classes = counted(len(manifest.classes), "class", "classes") if manifest.classes else "no classes"
+    what = (
+        f"{counted(manifest.samples, 'image')} of {classes} in "
+        f"{counted(len(manifest.shards), 'shard')}, {sized(manifest.bytes)}, in {report.place}"
+    )
+    if report.found_whole:
+        lines = [f"already whole, nothing to do: {what}"]
+    elif report.kept:
+        lines = [f"{what} ({counted(report.kept, 'shard')} kept from an earlier run)"]
+    else:
+        lines = [what if seconds is None else f"{what} ({manifest.samples / seconds:,.0f} img/s)"]
+    lines += report.notes
+    if report.bad:
+        reasons = f"first: {report.bad[0].path!r}, {report.bad[0].reason}"
+        left_out = counted(len(report.bad), "image")
+        lines.append(f"left out: {left_out}, named in {report.place.at(BAD)}; {reasons}")
+    if few := manifest.made.get("few_levels"):
+        path, levels = few["first"]
+        lines.append(
+            f"{counted(few['images'], 'image')} of 16 bits with hardly any contrast in 8 (first: {path!r}, "
+            f"{levels}): scale their values to all 16 bits before, or they train as nearly one colour"
+        )
+    lines += [
+        f"{counted(some['images'], 'image')} {ALTERED.get(what, what)} (first: {some['first']!r})"
+        for what, some in manifest.made.get("altered", {}).items()
+    ]
+    if report.other_files:
+        lines.append(f"not images by their names: {describe_others(report.other_files, most=20)}")
+    if report.empty_classes:
+        more = f" and {len(report.empty_classes) - 10:,} others" if len(report.empty_classes) > 10 else ""
+        lines.append(f"classes without an image: {', '.join(map(repr, report.empty_classes[:10]))}{more}")
+    return "\n".join(lines)
 
 
 def make_shards(

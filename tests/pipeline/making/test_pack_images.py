@@ -16,12 +16,11 @@ from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.checking.inspect import format_summary, summarise
 from turbomim.pipeline.making.index_tars import index_tars
-from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.pack import describe_make, make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
-from turbomim.train.commands.shard.make import describe_make
 
 
 def test_the_extension_is_that_of_the_content(tmp_path: Path) -> None:

@@ -6,11 +6,10 @@ import pytest
 from tests.pipeline.making.test_pack import save_image
 
 from turbomim.pipeline.checking.inspect import format_summary, summarise
-from turbomim.pipeline.making.pack import make_shards
+from turbomim.pipeline.making.pack import describe_make, make_shards
 from turbomim.pipeline.making.plan import find_source
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
-from turbomim.train.commands.shard.make import describe_make
 
 BESIDE = {
     "labels.csv": "file,label\na.jpg,cat\nb.jpg,dog\n",

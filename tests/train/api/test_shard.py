@@ -26,6 +26,13 @@ def test_a_plain_script_makes_the_same_shards(photo_folder: Path, tiny_split: Sp
 
 
 @pytest.mark.usefixtures("here")
+def test_what_it_returns_is_read_by_people(photo_folder: Path) -> None:
+    said = repr(turbomim.shard(photo_folder, "made"))
+    assert said.startswith("33 images of 3 classes in 1 shard, ") and said.splitlines()[0].endswith("made")
+    assert repr(turbomim.shard(photo_folder, "made")).startswith("already whole, nothing to do: 33 images")
+
+
+@pytest.mark.usefixtures("here")
 def test_an_unknown_setting_is_named(photo_folder: Path) -> None:
     with pytest.raises(turbomim.UserError, match="'shard_sise': did you mean shard_size"):
         turbomim.shard(photo_folder, "made", shard_sise=9)

@@ -10,14 +10,11 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from turbomim.pipeline.decoding.header import ALTERED
-from turbomim.pipeline.making.pack import PackReport
-from turbomim.pipeline.making.photographs import describe_others
+from turbomim.pipeline.making.pack import PackReport, describe_make
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.places.opening import is_remote
 from turbomim.pipeline.system.executors import open_executor
-from turbomim.pipeline.system.words import counted, sized
-from turbomim.pipeline.tars.manifest import BAD, MAKING
+from turbomim.pipeline.tars.manifest import MAKING
 from turbomim.train.api.shard import shard
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse, python_bools
@@ -72,40 +69,3 @@ def pack(options: ShardMake, console: Console) -> PackReport:
             raise
     print_plain(console, describe_make(report, time.perf_counter() - begun))
     return report
-
-
-def describe_make(report: PackReport, seconds: float) -> str:
-    """What was written and what was left out, in lines."""
-    manifest = report.manifest
-    classes = counted(len(manifest.classes), "class", "classes") if manifest.classes else "no classes"
-    what = (
-        f"{counted(manifest.samples, 'image')} of {classes} in "
-        f"{counted(len(manifest.shards), 'shard')}, {sized(manifest.bytes)}, in {report.place}"
-    )
-    if report.found_whole:
-        lines = [f"already whole, nothing to do: {what}"]
-    elif report.kept:
-        lines = [f"{what} ({counted(report.kept, 'shard')} kept from an earlier run)"]
-    else:
-        lines = [f"{what} ({manifest.samples / seconds:,.0f} img/s)"]
-    lines += report.notes
-    if report.bad:
-        reasons = f"first: {report.bad[0].path!r}, {report.bad[0].reason}"
-        left_out = counted(len(report.bad), "image")
-        lines.append(f"left out: {left_out}, named in {report.place.at(BAD)}; {reasons}")
-    if few := manifest.made.get("few_levels"):
-        path, levels = few["first"]
-        lines.append(
-            f"{counted(few['images'], 'image')} of 16 bits with hardly any contrast in 8 (first: {path!r}, "
-            f"{levels}): scale their values to all 16 bits before, or they train as nearly one colour"
-        )
-    lines += [
-        f"{counted(some['images'], 'image')} {ALTERED.get(what, what)} (first: {some['first']!r})"
-        for what, some in manifest.made.get("altered", {}).items()
-    ]
-    if report.other_files:
-        lines.append(f"not images by their names: {describe_others(report.other_files, most=20)}")
-    if report.empty_classes:
-        more = f" and {len(report.empty_classes) - 10:,} others" if len(report.empty_classes) > 10 else ""
-        lines.append(f"classes without an image: {', '.join(map(repr, report.empty_classes[:10]))}{more}")
-    return "\n".join(lines)
