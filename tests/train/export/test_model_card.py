@@ -185,7 +185,7 @@ def test_the_cards_code_gives_the_feature_of_embed(
     """Of a photograph that is no square.
 
     timm's transform and version 4 of transformers resize by Pillow, `embed` by torch: values differ by a grey
-    level here and there, features by 0.02 at most where these are about 1; a squeezed image's by 0.5 or more.
+    level here and there, features by 0.0005 at most where these are about 1; a squeezed image's by 0.37.
     """
     trained = make_run(kind)
     export(trained, to, Path("out"))
