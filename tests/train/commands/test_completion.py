@@ -69,10 +69,9 @@ def offered(shell: str, script: Path, words: list[str]) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+# the script is the same but for a few lines; not every machine has zsh
+@pytest.mark.parametrize("shell", ["bash", *filter(shutil.which, ["zsh"])])
 def test_what_a_shell_offers(shell: str, tmp_path: Path) -> None:
-    if shutil.which(shell) is None:
-        pytest.skip(f"needs {shell}")
     script = tmp_path / "script"
     script.write_text(completion_script(shell))
     cases = [
