@@ -21,7 +21,6 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 import turbomim
 
@@ -78,4 +77,7 @@ settings = TrainingArguments(
 torch.manual_seed(0)
 small = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], num_labels=len(loader.classes))
 trainer = LoaderTrainer(ResNetForImageClassification(small), settings, callbacks=[KeepPosition()])
-trainer.train(resume_from_checkpoint=get_last_checkpoint(FOLDER) if Path(FOLDER).is_dir() else None)
+# a checkpoint without the loader's position was cut short by a kill
+whole = [file.parent for file in Path(FOLDER).glob("checkpoint-*/loader.json")]
+newest = max(whole, key=lambda folder: int(folder.name.partition("-")[2]), default=None)
+trainer.train(resume_from_checkpoint=None if newest is None else str(newest))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 from rich.console import Console
 
-from turbomim.train.settings.flags import parse_with_settings
+from turbomim.train.settings.flags import arguments_of, dotted, parse_with_settings
 from turbomim.train.settings.options import CropSize, EncoderPath, EncodingBatch, EncodingDevice
 from turbomim.train.terminal.streams import print_plain
 
@@ -46,19 +46,8 @@ def embed_command(argv: list[str]) -> None:
     from turbomim.train.api.embed import embed
 
     console = Console()
-    embedded = embed(
-        options.run,
-        options.source,
-        options.out,
-        pool=options.pool,
-        size=options.size,
-        columns=options.columns,
-        skip=options.skip,
-        batch=options.batch,
-        device=options.device,
-        console=console,
-        **{f"{section}.{key}": text for section, keys in settings.items() for key, text in keys.items()},
-    )
+    arguments = arguments_of(options) | dotted(settings)
+    embedded = embed(arguments.pop("run"), **arguments, console=console)
     print_plain(console, what_was_written(options.out, embedded))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import arguments_of, parse
 from turbomim.train.settings.options import RunPath
 
 
@@ -36,15 +36,7 @@ def export_command(argv: list[str]) -> None:
     # here: it imports torch, which --help need not wait for
     from turbomim.train.api.export import export
 
-    written = export(
-        options.run,
-        options.to,
-        out=options.out,
-        size=options.size,
-        license=options.license,
-        push=options.push,
-        public=options.public,
-    )
+    written = export(**arguments_of(options))
     for exported in written:
         print(f"{exported.path}: step {exported.step}; {exported.checked}")
         print(textwrap.indent(exported.line, "    "))

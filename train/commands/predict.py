@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 
 from turbomim.pipeline.system.words import counted
-from turbomim.train.settings.flags import parse
+from turbomim.train.settings.flags import arguments_of, parse
 from turbomim.train.settings.options import EncodingBatch, EncodingDevice
 from turbomim.train.terminal.streams import print_plain
 
@@ -46,17 +46,7 @@ def predict_command(argv: list[str]) -> None:
     from turbomim.train.api.predict import predict
 
     console = Console()
-    found = predict(
-        options.run,
-        options.source,
-        options.out,
-        top=options.top,
-        columns=options.columns,
-        skip=options.skip,
-        batch=options.batch,
-        device=options.device,
-        console=console,
-    )
+    found = predict(**arguments_of(options), console=console)
     print_plain(console, what_was_written(options.out, found))
 
 

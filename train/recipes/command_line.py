@@ -12,7 +12,7 @@ from turbomim.train.models.named_encoder import lay_over
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import Values, to_dict
-from turbomim.train.settings.flags import take_settings, take_value
+from turbomim.train.settings.flags import dotted, take_settings, take_value
 
 
 def read_yaml(path: str) -> object:
@@ -115,5 +115,4 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
         raise UsageError(
             f"{others[0]!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
         )
-    settings = {f"{section}.{key}": text for section, keys in flags.items() for key, text in keys.items()}
-    return config_of(name, settings, file, "flags"), dry_run
+    return config_of(name, dotted(flags), file, "flags"), dry_run

@@ -152,6 +152,6 @@ def dotted(values: Values) -> dict[str, Any]:
     return {f"{section}.{key}": text for section, keys in values.items() for key, text in keys.items()}
 
 
-def options_of(options: Any) -> dict[str, Any]:
+def arguments_of(options: Any) -> dict[str, Any]:
     """A dataclass of flags as the arguments of the function that the command calls."""
     return {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}

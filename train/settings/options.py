@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from turbomim.train.settings.config import Device
 
 RunPath = Annotated[Positional[Path], arg(help="Run folder, runs/NAME.")]
-_FILE = "or a FILE with a plain ViT, timm's or\nwhat `export --to timm|safetensors|mae` made of one."
+_FILE = "or an export's folder, or a\nFILE with a plain ViT, timm's or MAE's."
 PretrainedPath = Annotated[
     Positional[Path],
     arg(help=f"Run folder, runs/NAME, whose newest whole checkpoint counts; {_FILE}"),

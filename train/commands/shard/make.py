@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +17,7 @@ from turbomim.pipeline.system.executors import open_executor
 from turbomim.pipeline.tars.manifest import MAKING
 from turbomim.train.api.shard import shard
 from turbomim.train.machine.processor import cores
-from turbomim.train.settings.flags import parse, python_bools
+from turbomim.train.settings.flags import arguments_of, parse, python_bools
 from turbomim.train.terminal.streams import print_plain
 
 
@@ -51,18 +51,9 @@ def shard_make_command(argv: list[str]) -> None:
 def pack(options: ShardMake, console: Console) -> PackReport:
     """Make shards, show how far it is, and say what was written and left out.  Raises UserError."""
     begun = time.perf_counter()
-    settings = {field.name: getattr(options, field.name) for field in fields(ShardSettings)}
     with open_executor(options.executor) as executor:
         try:
-            report = shard(
-                options.src,
-                options.dst,
-                workers=options.workers,
-                executor=executor,
-                lock=options.lock,
-                console=console,
-                **settings,
-            )
+            report = shard(**arguments_of(options) | {"executor": executor}, console=console)
         except KeyboardInterrupt:
             if is_remote(options.dst) or Path(options.dst, MAKING).exists():
                 print_plain(console, "finished shards are kept: the same command resumes")
