@@ -32,12 +32,16 @@ def at_size(config: AnyConfig, size: object) -> AnyConfig:
     """
     if size is None:
         return config
-    # no mask is drawn of whole images: none of its settings may refuse a size
-    unmasked = replace(config.model, mask="random", mask_unit=1, complementary=False)
+    # no mask is drawn of whole images and nothing is predicted: none of these settings may refuse a size
+    unmasked = replace(config.model, mask="random", mask_unit=1, complementary=False, target="raw")
     wanted = from_dict({"data": {"size": size}}, replace(config, model=unmasked), "flags")
     before, now, model = config.data.size, wanted.data.size, config.model
     if now == before:
         return config
+    if now > before:
+        # a larger image has every frequency of the filter
+        unmasked = replace(unmasked, target=model.target)
+        wanted = replace(wanted, model=unmasked)
     if not model.method.startswith("simmim-swin"):
         return wanted
     legal = f"a multiple of {before // gcd(before, model.window)}, as windows of {model.window} tokens grow"

@@ -222,6 +222,15 @@ def test_masks_refuse_no_size() -> None:
     assert at_size(config, "40").grid == 5
 
 
+def test_targets_refuse_no_size() -> None:
+    """40 cycles are beyond what 48 pixels have, and nothing is predicted of them."""
+    config = recipe("pixmim-vit-b16-300e")
+    with pytest.raises(UsageError, match=r"model\.radius"):
+        replace(config, data=replace(config.data, size=48))
+    assert at_size(config, 48).model.target == "raw"
+    assert at_size(config, 256).model.target == "gaussian"
+
+
 @pytest.mark.parametrize(
     ("kind", "size", "message"),
     [

@@ -106,7 +106,9 @@ def recipe_with_options(options: TuneLoader) -> Config:
     if batch is None:
         batch = min(optim.micro_batch or optim.global_batch, MOST_BATCH)
     check_least(micro_batch=(batch, 1))
-    return replace(config, data=data, optim=replace(optim, micro_batch=batch))
+    # what is predicted of the images must not refuse a size
+    model = replace(config.model, target="raw")
+    return replace(config, data=data, model=model, optim=replace(optim, micro_batch=batch))
 
 
 def search_space(device: str, cores: int) -> Space:
