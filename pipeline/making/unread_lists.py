@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +13,15 @@ from turbomim.pipeline.system.words import counted
 
 # rows that tell where a list's paths start, and how it calls images
 LOOKED_AT: Final = 100
+# bytes a list may have to be looked at, and one more share for each image; files beside a folder
+LONGEST, OF_AN_IMAGE, MOST_BESIDE = 2**22, 200, 10_000
 
 
 def unread_lists(source: Path, found: Photographs) -> list[str]:
     """Say of each list in a folder, or beside one without classes, that it was not read and what it names.
 
     found: the images of the folder.  What names none of them is passed over without a word, unless its rows
-    look like those of a list.
+    look like those of a list.  So is a file that is too long for a list of these images.
     """
     inside = [source / path for path in found.lists]
     return [hint for path in (*inside, *_beside(source, found)) if (hint := _unread(path, source, found))]
@@ -29,14 +32,17 @@ def _beside(source: Path, found: Photographs) -> list[Path]:
     if found.classes or source.name in ("", ".."):
         return []
     try:
-        files = sorted(path for path in source.parent.iterdir() if path.suffix.lower() in (".csv", ".tsv"))
+        files = list(islice(source.parent.iterdir(), MOST_BESIDE))
     except OSError:
         return []
-    return files[:MOST_LISTS]
+    return sorted(path for path in files if path.suffix.lower() in (".csv", ".tsv"))[:MOST_LISTS]
 
 
 def _unread(path: Path, source: Path, found: Photographs) -> str:
     """The hint of one file; "" for what is no list of these images."""
+    # a named pipe would be waited for, and a table of something else may have gigabytes
+    if not path.is_file() or path.stat().st_size > LONGEST + OF_AN_IMAGE * len(found.images):
+        return ""
     rows, clear = _rows_of(path)
     named = [os.path.normpath(name) for _, name, _ in rows]
     root, count = _root_of(named, path, source, found)

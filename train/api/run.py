@@ -1,15 +1,16 @@
 """`turbomim.Run`: a run folder as Python reads it."""
 
 import html
-import json
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.report.files import json_objects
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import Values, to_dict
 from turbomim.train.settings.finetune import FinetuneConfig
@@ -51,12 +52,13 @@ class Run(PathLike[str]):
     def status(self) -> str:
         """How it stands: running, done, preempted, failed or died; empty before its first step."""
         status = rundir.read_status(self.folder)
-        return "died" if rundir.has_died(status) else str(status.get("status", ""))
+        return "died" if rundir.has_died(status) else str(status.get("status") or "")
 
     @property
     def step(self) -> int:
         """Optimizer steps taken, up to the last save or end."""
-        return int(rundir.read_status(self.folder).get("step", 0))
+        step = rundir.read_status(self.folder).get("step")
+        return step if isinstance(step, int) else 0
 
     @property
     def metrics(self) -> list[Record]:
@@ -69,9 +71,15 @@ class Run(PathLike[str]):
 
     @property
     def evaluations(self) -> dict[str, dict[str, Any]]:
-        """The results of `turbomim.evaluate` that are kept in the run, by their names: knn, linear …"""
-        paths = sorted((self.folder / "eval").glob("*.json"))
-        return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+        """The results of `turbomim.evaluate` that are kept in the run, by their names: knn, linear …
+
+        Raises UserError for a damaged file of one.
+        """
+        problems = list[str]()
+        found = json_objects(self.folder / "eval", problems)
+        if problems:
+            raise UserError(f"{problems[0]}: evaluate again, or remove the file")
+        return found
 
     def report(self, out: str | PathLike[str] | None = None) -> "Page":
         """Write everything that is known about the run into one HTML page; a notebook shows it.

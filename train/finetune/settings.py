@@ -28,6 +28,8 @@ def finetune_settings(asked: FinetuneAsked, source: Source, flags: Values) -> Fi
 
     Raises UsageError for a flag that cannot be, and for a field that 4 and 5 both give.
     """
+    if "recipe" in flags.get("run", {}):
+        raise UsageError("run.recipe is no setting of a fine-tuning, which has what its method published")
     published = published_finetune(source.config.model)
     size = flags.get("data", {}).get("size", tuned_size(source.config))
     own = at_size(source.config, size)

@@ -1,6 +1,8 @@
 """A list of labels beside the images of a folder is not read without a word, and the word is right."""
 
+import os
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from tests.pipeline.making.test_pack import save_image
@@ -8,6 +10,7 @@ from tests.pipeline.making.test_pack import save_image
 from turbomim.pipeline.checking.inspect import format_summary, summarise
 from turbomim.pipeline.making.pack import describe_make, make_shards
 from turbomim.pipeline.making.plan import find_source
+from turbomim.pipeline.making.unread_lists import LONGEST
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 
@@ -123,3 +126,20 @@ def test_a_text_for_each_image_is_not_read_a_million_times(tmp_path: Path) -> No
     flat(tmp_path / "src", "deep/a.jpg", **{f"t{n:02d}": "" for n in range(12)})
     (tmp_path / "src" / "deep" / "a.csv").touch()
     assert find_source(tmp_path / "src").lists == tuple(f"t{n:02d}.csv" for n in range(10))
+
+
+def test_what_cannot_be_a_list_of_the_images_is_not_read(tmp_path: Path) -> None:
+    """A named pipe, which would never end, and a table of something else, which may have gigabytes.
+
+    Planted, and seen to fail (the pipe by its writer's time): all that has a table's ending read whole.
+    """
+    for folder in (tmp_path, tmp_path / "train"):
+        flat(tmp_path / "train", "a.jpg")
+        row = f"a.jpg,{'x' * 2**16}\n"
+        (folder / "long.csv").write_text(f"file,label\n{row * (LONGEST // len(row) + 1)}")
+        os.mkfifo(folder / "pipe.csv")
+        # opened for both ways no open waits, and a read ends as soon as this is closed
+        handle = os.open(folder / "pipe.csv", os.O_RDWR)
+        os.write(handle, b"file,label\na.jpg,cat\n")
+        Timer(1.0, os.close, [handle]).start()
+    assert find_source(tmp_path / "train").notes == ()

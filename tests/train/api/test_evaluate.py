@@ -57,6 +57,7 @@ def test_a_fine_tuning_is_a_run(run: turbomim.Run, trees: Path) -> None:
         ("knn", {"epochs": 3}, "unknown option 'epochs'"),
         ("linear", {"epochs": 3}, "--epochs is of --recipe published"),
         ("finetune", {"optim.epoch": 3}, "did you mean optim.epochs"),
+        ("finetune", {"run.recipe": "demo"}, "run.recipe is no setting of a fine-tuning"),
     ],
 )
 def test_what_cannot_be_is_one_line(

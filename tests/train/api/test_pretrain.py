@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from tests.runs import config_for, outcome, quiet
 
 import turbomim
+from turbomim.train.folder.rundir import write_settings
 from turbomim.train.pretrain.pretrain import pretrain as run_pretraining
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
@@ -94,3 +96,15 @@ def test_what_cannot_be_is_one_line(trees: Path) -> None:
     with pytest.raises(turbomim.UserError, match="is not a run: it does not exist"):
         turbomim.Run("runs/nothing")
     assert not Path("runs").exists()
+
+
+def test_files_that_were_damaged_are_no_tracebacks(trees: Path, tmp_path: Path) -> None:
+    """Planted, and seen to fail: the step as int() has it, and results as json.loads does."""
+    write_settings(tmp_path, config_for(trees, tmp_path), torch.device("cpu"), 1)
+    run = turbomim.Run(tmp_path)
+    (run.folder / "status.json").write_text('{"status": null, "step": null}')
+    assert run.step == 0 and run.status == ""
+    (run.folder / "eval").mkdir()
+    (run.folder / "eval" / "knn.json").write_text('{"scores": ')
+    with pytest.raises(turbomim.UserError, match=r"knn.json cannot be read: .*: evaluate again, or remove"):
+        print(run.evaluations)
