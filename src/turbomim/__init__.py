@@ -1,4 +1,4 @@
-"""turbomim: the fastest way from JPEGs to a pre-trained vision encoder by masked image modelling.
+"""turbomim: from JPEGs to a pre-trained vision encoder by masked image modelling.
 
 As a library: every name in `__all__` is documented, and stays; all else may change.  Each is imported when it
 is first used.
@@ -8,7 +8,7 @@ is first used.
     turbomim.shard("photographs", "shards/train")
     run = turbomim.pretrain("demo", data="shards/train", name="mine")
 
-Bytes flow one way: shards -> sample stream -> DALI batch (uint8) -> fused kernel -> model -> loss -> step
+Bytes flow one way: shards -> sample stream -> batch (uint8) -> fused kernel -> model -> loss -> step
 -> checkpoint.
 
 Shape suffixes, everywhere: B batch, C channels, H W pixels, N patches (samples, in an index), K kept,

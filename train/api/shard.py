@@ -43,9 +43,16 @@ def shard(
         executor: Where the work is done instead: any executor of concurrent.futures.
         lock: Keep other processes out of dst.
         console: Where the bar is drawn; standard output if None.
-        **settings: Options of `turbomim shard make` by their names: name, split, root, columns, skip,
-            shard_size and shard_count (images, shards), store ("original", "resized" or "raw"), short_side
-            and min_side (pixels), resampling, quality, subsampling, check, on_bad, seed.
+        **settings: Options of `turbomim shard make` by their names:
+            store: "original" (bytes as they are), "resized" (JPEG) or "raw" (pixels);
+            short_side: pixels that resized and raw images have there, 224; resampling: "bicubic";
+            quality: of resized JPEGs, 95; subsampling: of their colours, "4:4:4";
+            shard_size: images a shard, 1000; shard_count: shards in all, in its place;
+            name: first part of the shards' names, that of src; split: the second, "train";
+            root: what the paths of a list start from, its folder; columns: of a list, "path=NAME,label=NAME";
+            skip: names to pass over, "PATTERN[,PATTERN]"; min_side: pixels, shorter ones are left out, 32;
+            check: "header" or "full" (every pixel); on_bad: "quarantine" (left out) or "fail";
+            seed: of the shuffle, 0.
 
     Returns:
         What was written: `manifest` (shards, samples, classes, fingerprint), `bad` (images left out,

@@ -165,6 +165,7 @@ class OptimConfig:
         plain = self.schedule == "cosine" and not self.published_slips
         legal = "mae, with optim.schedule step or optim.published_slips"
         need(self.warmup == "mae" or plain, "optim.warmup", self.warmup, legal)
+        need(self.global_batch >= 1, "optim.global_batch", self.global_batch, "at least 1")
         need(self.lr_batch >= 1, "optim.lr_batch", self.lr_batch, "at least 1 sample")
         legal = f"0 to the rate after warm-up, {self.lr:g}"
         need(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, legal)
@@ -176,7 +177,6 @@ class OptimConfig:
         need(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "0 to below 1")
         need(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 to below 1")
         need(self.eps > 0, "optim.eps", self.eps, "above 0")
-        need(self.global_batch >= 1, "optim.global_batch", self.global_batch, "at least 1")
         need(self.micro_batch >= 0, "optim.micro_batch", self.micro_batch, "0 (automatic) or more")
         need(self.max_skipped >= 1, "optim.max_skipped", self.max_skipped, "at least 1 step")
 
@@ -320,9 +320,7 @@ class Config:
                 f"large enough for a blur of less than {size} pixels, {4 / (2 * math.pi) + 0.01:.2f} at least"
             )
             need(reach < size, "model.radius", radius, legal)
-        need(
-            target != "ideal" or radius >= 1, "model.radius", radius, "at least 1 cycle for the ideal target"
-        )
+        need(target != "ideal" or radius >= 1, "model.radius", radius, "at least 1 cycle for an ideal disc")
         highest = highest_frequency(size, target)
         legal = (
             f"below {highest:.1f} cycles, the highest frequency of {size} pixels, from which on nothing is "

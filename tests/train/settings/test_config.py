@@ -180,6 +180,7 @@ def test_settings_of_a_program_are_those_of_flags(tmp_path: Path) -> None:
         ({"optim.epoch": 2}, "settings: unknown key 'optim.epoch': did you mean optim.epochs"),
         ({"optim.epochs": "many"}, "settings: optim.epochs = many: must be a number"),
         ({"optim.epochs": True}, "settings: optim.epochs = True: must be a number"),
+        ({"optim.global_batch": -16}, "optim.global_batch = -16: must be at least 1"),
         ({"optim.global_batch": 2.5}, "settings: optim.global_batch = 2.5: must be a whole number"),
         ({"step.compile": 1}, "settings: step.compile = 1: must be true or false"),
         ({"run.name": 5}, "settings: run.name = 5: must be text"),
