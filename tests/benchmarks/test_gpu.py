@@ -49,7 +49,7 @@ def test_stages_are_those_of_the_shares() -> None:
         (["--seconds", "1"], "--seconds 1: at least 10"),
         (["--stages", "machine,tets"], "--stages has 'tets': choose among machine, tests"),
         (["--images", "/no/such"], "--images /no/such is no folder: give one of JPEG photographs"),
-        (["--second"], "bench gpu: "),
+        (["--second"], "unknown flag '--second': did you mean --seconds?"),
     ],
 )
 def test_what_a_user_gets_wrong(argv: list[str], message: str) -> None:

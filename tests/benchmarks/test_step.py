@@ -158,7 +158,7 @@ def test_models_are_those_of_the_papers() -> None:
         (["step", "--rounds", "1"], "--rounds 1 "),
         (["train", "--data", "x", "--steps", "0"], "--steps 0 "),
         (["all", "--seconds", "1"], "--seconds 1: at least 10"),
-        (["all", "--second"], "bench all: "),
+        (["all", "--second"], "unknown flag '--second': did you mean --seconds?"),
     ],
 )
 def test_what_a_user_gets_wrong(argv: list[str], message: str) -> None:

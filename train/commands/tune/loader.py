@@ -4,19 +4,20 @@ Coordinate descent: one setting after the other takes the value of the highest r
 it also wins against the best so far in most rounds of a comparison.
 """
 
+from __future__ import annotations
+
 import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, to_stderr
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.commands.tune.options import TuneLoader
 from turbomim.train.commands.tune.paired import ROUNDS, is_faster, paired, wins
 from turbomim.train.loop.data import open_data, open_loader, store_in_words
 from turbomim.train.machine.measurements import Tuned, machine_name
@@ -27,6 +28,9 @@ from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import check_least, parse
 from turbomim.train.world.distributed import World, choose_device
+
+if TYPE_CHECKING:
+    from turbomim.train.commands.tune.options import TuneLoader
 
 # times that all settings are gone through
 PASSES = 2
@@ -46,6 +50,9 @@ Space = Mapping[str, tuple[Any, ...]]
 
 def tune_loader_command(argv: list[str]) -> None:
     """`turbomim tune loader …`.  Raises UserError."""
+    # here: a machine lent for a measurement may have no tyro, and takes `loader_rate` alone
+    from turbomim.train.commands.tune.options import TuneLoader
+
     tune_loader(parse(TuneLoader, argv, "turbomim tune loader"))
 
 
