@@ -17,7 +17,7 @@ from turbomim.pipeline.places.endpoints import check_endpoints
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.places.refusals import explain_failure
 from turbomim.pipeline.places.retries import persistently
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, without_password
 from turbomim.pipeline.system.remedies import NoSuchObject, PlaceError
 
 if TYPE_CHECKING:
@@ -103,9 +103,10 @@ class DataSet:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
         if isinstance(error, GatedRepoError):
+            where = f"{without_password(self.api.endpoint)}/datasets/{self.name}"
             return PlaceError(
                 "its owner lets in who agrees to terms",
-                f"agree at {self.api.endpoint}/datasets/{self.name}, then run `hf auth login`",
+                f"agree at {where}, then run `hf auth login`",
             )
         if isinstance(error, RevisionNotFoundError):
             return NoSuchObject(f"the data set has no revision {self.revision!r}", "check what follows the @")

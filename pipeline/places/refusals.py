@@ -8,6 +8,7 @@ import os
 import re
 
 from turbomim.pipeline.places.endpoints import look_at, server_of
+from turbomim.pipeline.system.errors import without_password
 from turbomim.pipeline.system.remedies import Changed, Exists, NoSuchObject, PlaceError
 
 STATUS = re.compile(r"status code: (\d{3})")
@@ -157,8 +158,8 @@ def changed(what: str) -> Changed:
 
 
 def without_secrets(text: str) -> str:
-    """Cut queries out of URLs, and every value that the environment calls a key, a token or a secret."""
-    text = re.sub(r"\?[^\s\"')]*", "", text)
+    """Cut passwords and queries out of URLs, and what the environment calls a key, a token or a secret."""
+    text = re.sub(r"\?[^\s\"')]*", "", without_password(text))
     for name, value in os.environ.items():
         if len(value) >= 6 and SECRET_NAME.search(name):
             text = text.replace(value, "***")

@@ -1,6 +1,7 @@
 """What a user is told in one line: exceptions, and notes on standard error."""
 
 import difflib
+import re
 import sys
 import typing
 from contextlib import suppress
@@ -35,10 +36,18 @@ def at_least_one(option: str, value: int | None) -> None:
         raise UserError(f"{option} is {value}: it must be at least 1")
 
 
+def without_password(text: str) -> str:
+    """Cut user and password out of URLs: of `https://me:secret@host/x` is left `https://host/x`."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", text)
+
+
 def said(error: BaseException) -> str:
-    """What an error says; one of the system without its number, the file first: `'x': Permission denied`."""
+    """What an error says; one of the system without its number, the file first: `'x': Permission denied`.
+
+    URLs in it have no password.
+    """
     if not (isinstance(error, OSError) and error.errno and error.strerror):
-        return str(error)
+        return without_password(str(error))
     files = [repr(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return ": ".join([" -> ".join(files), error.strerror] if files else [error.strerror])
 

@@ -44,7 +44,7 @@ def export(
         license: Of the weights, as the Hugging Face Hub names it: "apache-2.0".
         push: USER/NAME of the Hugging Face Hub, which timm and transformers load from: made if it is not
             there.  The token is that of `hf auth login`, or HF_TOKEN.
-        public: Let everybody see it; else it is made private, and a public one is refused.
+        public: It is made for everybody to see; else private.  One of the other kind is refused.
 
     Returns:
         What was written, the encoder first: `path`, `line` (what loads it), `checked` (by which program, and
@@ -71,5 +71,5 @@ def export(
     written = programs.export(trained, to, folder, license=license, size=size, repository=push or "")
     if not push:
         return written
-    url = push_folder(folder, push, public=public)
+    url = push_folder(folder, written[0].files, push, public=public)
     return [replace(exported, url=url) for exported in written]

@@ -38,6 +38,9 @@ MOST_CLASSES = 20
 # shares of samples among an evaluation's single values
 SHARES = ("top1", "top5")
 
+# a fine-tuning's own result: its file, and what it is called
+RESULT, OWN = "result.json", "finetune"
+
 FEATURE = "`feature` is what `turbomim embed` writes of the photograph.\n"
 
 Rows = Iterator[tuple[str, object]]
@@ -65,7 +68,7 @@ def model_card(
         "pipeline_tag": "image-classification" if tuned else "image-feature-extraction",
         "tags": ["masked-image-modeling", "self-supervised-learning", *methods, TAG],
     }
-    if results := hub_results(run):
+    if results := hub_results(run, trained.step):
         head["model-index"] = [{"name": config.run.name, "results": results}]
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
@@ -188,15 +191,18 @@ def measured(records: list[Record]) -> Rows:
 
 def results_of(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """What RUN/eval/*.json, and a fine-tuning's result.json, say, by name."""
-    if (run / "result.json").exists():
-        # a fine-tuning's own
-        yield "finetune", read_json(run / "result.json")
+    if (run / RESULT).exists():
+        yield OWN, read_json(run / RESULT)
     for path in sorted((run / "eval").glob("*.json")):
         yield path.stem, read_json(path)
 
 
-def hub_results(run: Path) -> list[dict[str, Any]]:
-    """The evaluations of a run as the Hugging Face Hub has them: accuracies, shares of 1."""
+def hub_results(run: Path, step: int) -> list[dict[str, Any]]:
+    """The evaluations of a run's weights of a step as the Hugging Face Hub has them: accuracies, shares of 1.
+
+    Not those of initial weights or of another step.  A fine-tuning's own result tells where it began.
+    """
+    tuned = (run / RESULT).exists()
     return [
         {
             "task": {"type": "image-classification", "name": name},
@@ -206,6 +212,7 @@ def hub_results(run: Path) -> list[dict[str, Any]]:
             ],
         }
         for name, found in results_of(run)
+        if (name == OWN and tuned) or (found.get("weights") != "initial" and found.get("step", step) == step)
         if (metrics := list(_accuracies(found)))
     ]
 

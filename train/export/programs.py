@@ -90,10 +90,12 @@ def export(
             beside = exported.path if exported.path.is_dir() else exported.path.parent
             card = model_card.model_card(exported, trained, license)
             (beside / model_card.NAME).write_text(card, encoding="utf-8")
-        for path in [path for path in temporary.rglob("*") if path.is_file()]:
-            target = folder / path.relative_to(temporary)
+        paths = [path for path in temporary.rglob("*") if path.is_file()]
+        files = tuple(path.relative_to(temporary).as_posix() for path in paths)
+        for file in files:
+            target = folder / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
+            (temporary / file).replace(target)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         # none that has something in it
@@ -105,7 +107,7 @@ def export(
         raise
     shutil.rmtree(temporary, ignore_errors=True)
     return [
-        dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary))
+        dataclasses.replace(exported, path=folder / exported.path.relative_to(temporary), files=files)
         for exported in written
     ]
 

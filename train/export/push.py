@@ -1,17 +1,16 @@
 """Exports to the Hugging Face Hub: a folder's files into a repository, private unless said otherwise."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 from turbomim import __version__
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError, without_password
 from turbomim.train.export import model_card
-from turbomim.train.foreign.hub import NAME, client, hub_error
+from turbomim.train.foreign.hub import NAME, TIMEOUT, client, hub_error
 
 # the programs that load from the Hub
 PROGRAMS: Final = ("timm", "hf")
-# what an export has; nothing else of its folder is anybody's
-_FILES: Final = ("README.md", "config.json", "model.safetensors", "preprocessor_config.json")
 
 
 def check_push(repository: str, to: str) -> None:
@@ -28,19 +27,26 @@ def check_push(repository: str, to: str) -> None:
         raise UserError(f"push {repository}: no token is stored here: run `hf auth login`, or set HF_TOKEN")
 
 
-def push_folder(folder: Path, repository: str, *, public: bool) -> str:
-    """Put an export's files into a repository, which is made if it is not there; its URL.
+def push_folder(folder: Path, files: Collection[str], repository: str, *, public: bool) -> str:
+    """Put files of a folder into a repository, which is made if it is not there; its URL.
 
-    repository: USER/NAME.  Raises UserError, a line: no permission, a repository that others can see without
-    `public`, somebody else's README.md in it, no network.
+    repository: USER/NAME.  Raises UserError, a line: no permission, a repository that is there and is public
+    without `public`, or private with it, somebody else's README.md in it, no network.
     """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
     api = client()
     what = f"{folder} is not pushed to {repository}"
     try:
-        api.create_repo(repository, private=not public, exist_ok=True)
-        about = api.model_info(repository)
+        try:
+            about = api.model_info(repository, timeout=TIMEOUT)
+        except RepositoryNotFoundError:
+            api.create_repo(repository, private=not public)
+            about = api.model_info(repository, timeout=TIMEOUT)
         if not about.private and not public:
             raise UserError(f"{what}: everybody can see it: give --public if that is meant, or another name")
+        if about.private and public:
+            raise UserError(f"{what}: it is private: make it public in its settings, or leave --public out")
         if "README.md" in [each.rfilename for each in about.siblings or []]:
             card = Path(api.hf_hub_download(repository, "README.md", revision=about.sha))
             if not model_card.is_ours(card):
@@ -48,9 +54,9 @@ def push_folder(folder: Path, repository: str, *, public: bool) -> str:
         api.upload_folder(
             repo_id=repository,
             folder_path=folder,
-            allow_patterns=[*_FILES, *(f"mae/{file}" for file in _FILES)],
+            allow_patterns=list(files),
             commit_message=f"Export by turbomim {__version__}",
         )
     except Exception as error:
         raise hub_error(error, what, repository) from error
-    return f"{api.endpoint}/{repository}"
+    return f"{without_password(api.endpoint)}/{repository}"

@@ -60,6 +60,8 @@ class Exported:
     module: str = ""
     # optimizer steps that the weights are of
     step: int = 0
+    # what was written, this and the others with it: names in the folder of the whole export
+    files: tuple[str, ...] = ()
     # where it was pushed on the Hugging Face Hub: USER/NAME, the folder in it, and the address
     repository: str = ""
     below: str = ""

@@ -33,7 +33,9 @@ def begun_in_words(record: dict[str, Any]) -> str:
         return ""
     path, digest = Path(str(record.get("file"))), f"sha256 {record.get('sha256')}"
     if record.get("from") != OURS:
-        return f"{path.name} ({record.get('from')}), {digest}"
+        # a URL of the Hub is everybody's, and its file's name says nothing
+        file = str(record.get("file"))
+        return f"{file if file.startswith('hf://') else path.name} ({record.get('from')}), {digest}"
     before = record.get("before")
     first = begun_in_words(before) if isinstance(before, dict) else ""
     where = "/".join(path.parts[-2:])

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from turbomim.pipeline.places.endpoints import check_endpoints
-from turbomim.pipeline.system.errors import UserError, one_line
+from turbomim.pipeline.system.errors import UserError, one_line, without_password
+from turbomim.pipeline.system.remedies import explain
 from turbomim.train.foreign.file import EXPORTED
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ _URL: Final = re.compile(r"hf://(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/
 # what holds weights, the one that is taken first
 _WEIGHTS: Final = (EXPORTED, "pytorch_model.bin")
 _ENDINGS: Final = (".safetensors", ".pth", ".pt", ".bin")
+# seconds for one answer about a model: of itself huggingface_hub waits for ever
+TIMEOUT: Final = 20.0
 _LOG_IN: Final = "run `hf auth login`, or set HF_TOKEN"
 
 
@@ -45,7 +48,7 @@ def fetch(where: str) -> Fetched:
     api = client()
     name, revision = parts["name"], parts["revision"]
     try:
-        about = api.model_info(name, revision=revision)
+        about = api.model_info(name, revision=revision, timeout=TIMEOUT)
         files = [each.rfilename for each in about.siblings or []]
         file = parts["file"] or _weights_of(files, where)
         beside = str(PurePosixPath(file).with_name("config.json"))
@@ -73,10 +76,11 @@ def hub_error(error: Exception, what: str, name: str) -> UserError:
     from huggingface_hub import constants, errors
 
     status = getattr(getattr(error, "response", None), "status_code", 0)
+    server = without_password(constants.ENDPOINT)
     if isinstance(error, UserError):
         return error
     if isinstance(error, errors.GatedRepoError):
-        why = f"its owner lets in who agrees to terms: agree at {constants.ENDPOINT}/{name}, then {_LOG_IN}"
+        why = f"its owner lets in who agrees to terms: agree at {server}/{name}, then {_LOG_IN}"
     elif isinstance(error, errors.RevisionNotFoundError):
         why = f"{name} has no such revision: check what follows the @"
     elif isinstance(error, errors.RepositoryNotFoundError):
@@ -93,10 +97,11 @@ def hub_error(error: Exception, what: str, name: str) -> UserError:
         why = f"nothing on the Hub can be called {name!r}: give USER/NAME"
     elif status:
         why = f"the Hub answers with status {status}, {one_line(error, 200)}: try again"
+    elif isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
+        where = error.filename or constants.HF_HUB_CACHE
+        why = f"{where}: {explain(error, 'set HF_HOME to a folder that can be written')}"
     else:
-        why = (
-            f"{constants.ENDPOINT} cannot be asked, {type(error).__name__}: check the network and HF_ENDPOINT"
-        )
+        why = f"{server} cannot be asked, {type(error).__name__}: check the network and HF_ENDPOINT"
     return UserError(f"{what}: {why}")
 
 

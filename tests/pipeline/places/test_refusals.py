@@ -138,6 +138,7 @@ def test_no_secret_is_in_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_distinct")
     text = "https://h/p?X-Amz-Signature=abc 'http://h/q?sig=def', key distinct-secret, hf_distinct"
     assert without_secrets(text) == "https://h/p 'http://h/q', key ***, ***"
+    assert without_secrets("at https://me:p@ss@h:9/a@b, hf://me/a@b") == "at https://h:9/a@b, hf://me/a@b"
     found = explain_refusal(refused.GenericError(f"odd: {text}"), WHAT)
     assert not re.search("distinct|abc|def", str(found))
 

@@ -1,6 +1,7 @@
 """Model cards: what is in them is in the run's files, and what is not there is not in them.
 
 Planted, each seen to fail the test named: log lines after the checkpoint, `other` whatever the licence,
+accuracies of random weights or of another step,
 whole paths, the position as the number of samples (`test_what_a_log_an_import_and_evaluations_add`); a loss
 of None (`test_a_loss_that_is_no_number_is_left_out`); a list for an object
 (`test_a_damaged_file_is_one_line`); images by the settings instead of the checkpoint
@@ -109,6 +110,10 @@ def test_what_a_log_an_import_and_evaluations_add() -> None:
     (run / "eval").mkdir()
     (run / "eval" / "knn.json").write_text(json.dumps({**SCORES, "test": "/data/shards/trees/val"}))
     (run / "eval" / "finetune.json").write_text(json.dumps({"top1": 0.8125, "epochs": 5, "lr": 6.25e-05}))
+    # of other weights than those that are exported
+    for other in ({"weights": "initial"}, {"step": 2}):
+        path = run / "eval" / f"finetune-{next(iter(other))}.json"
+        path.write_text(json.dumps({"top1": 0.25, "step": 3, **other}))
     text = card_of(trained, license="cc-by-nc-4.0")
     # as the Hub reads accuracies: of the trained encoder alone
     results: Any = ModelCard(text).data

@@ -1,14 +1,17 @@
 """Exports pushed to a hub, loaded from there by timm and transformers, and imported again.
 
 Planted, each seen to fail the test named: always public, everything in the folder pushed
-(`test_what_was_pushed_loads_from_the_hub`); a public repository taken
-(`test_what_the_hub_refuses_is_one_line`); the main branch whatever the revision
-(`test_an_import_is_of_a_revision`).
+(`test_what_was_pushed_loads_from_the_hub`); a public repository taken,
+a private one for everybody, the network blamed for the cache (`test_what_the_hub_refuses_is_one_line`);
+what another export wrote pushed (`test_what_another_export_wrote_beside_it_stays_here`); no timeout, the
+password of HF_ENDPOINT said (`test_a_hub_that_takes_connections_and_says_nothing`); the main branch
+whatever the revision (`test_an_import_is_of_a_revision`), and the file's bare name for what a run began with.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,9 @@ from tests.stores.model_hub import OTHER, TOKEN, USER, ModelHub, Repository, mod
 
 import turbomim
 from turbomim.train.encoder.features import load_run
+from turbomim.train.export import push
+from turbomim.train.folder.begun import begun_in_words
+from turbomim.train.foreign import hub as foreign_hub
 
 pytestmark = pytest.mark.usefixtures("here")
 NAME = f"{USER}/trees-mae"
@@ -87,6 +93,14 @@ def test_it_is_public_if_that_is_said(hub: ModelHub) -> None:
     assert not hub.repositories[NAME].private
 
 
+def test_what_another_export_wrote_beside_it_stays_here(hub: ModelHub) -> None:
+    make_run("mae")
+    turbomim.export("runs/r", "hf", out="both")
+    (encoder,) = turbomim.export("runs/r", "timm", out="both", push=NAME)
+    assert sorted(encoder.files) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(hub.repositories[NAME].files) == sorted(encoder.files)
+
+
 def test_an_import_is_of_a_revision(
     hub: ModelHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +126,7 @@ def test_an_import_is_of_a_revision(
         source = json.loads(Path("runs", name, "import.json").read_text())
         commit = hub.repositories[NAME].commit()
         assert source["file"].startswith(f"hf://{NAME}@{commit}/")
+        assert begun_in_words(source).startswith(f"{source['file']} ({form})")
         assert ("decoder_embed.weight" in source["taken"]) == ("mae/" in url)
     # the stand-in forgets old commits
     assert call(monkeypatch, "import", f"hf://{NAME}@{first}", "--run.name", "old") == 1
@@ -146,6 +161,8 @@ def test_what_the_hub_refuses_is_one_line(
     assert "public is for push" in refusal(
         monkeypatch, capsys, "export", "runs/r", "--to", "timm", "--public"
     )
+    hub.repositories[NAME] = Repository(private=True)
+    assert "it is private: make it public in its settings, or leave --public out" in pushing(NAME, "--public")
     hub.repositories[NAME] = Repository(private=False)
     assert "everybody can see it: give --public if that is meant" in pushing(NAME)
     hub.repositories[NAME].files["README.md"] = b"# mine\n"
@@ -154,6 +171,12 @@ def test_what_the_hub_refuses_is_one_line(
     assert "there is no model test-people/none, or no permission" in importing(f"hf://{USER}/none")
     assert "has no model.safetensors; files of weights: none" in importing(f"hf://{NAME}")
     assert f"{NAME} has no such file" in importing(f"hf://{NAME}/a.pth")
+    hub.repositories[NAME].files["a.pth"] = b"mine"
+    Path("file").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_CACHE", str(Path("file/cache").absolute()))
+        said = importing(f"hf://{NAME}/a.pth")
+    assert "file/cache" in said and "Not a directory; set HF_HOME to a folder that can be written" in said
     assert "names no model: give hf://USER/NAME" in importing("hf://datasets/a/b")
     assert "names no model: give hf://USER/NAME" in importing("hf://a")
     monkeypatch.setenv("HF_TOKEN", "hf_other")
@@ -173,3 +196,22 @@ def test_a_hub_that_does_not_answer(
     assert "http://127.0.0.1:9 cannot be asked, ConnectError: check the network and HF_ENDPOINT" in said or (
         "ConnectionError" in said
     )
+
+
+def test_a_hub_that_takes_connections_and_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run("mae")
+    monkeypatch.setattr(foreign_hub, "TIMEOUT", 0.3)
+    monkeypatch.setattr(push, "TIMEOUT", 0.3)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://me:S3CRET@{server}")
+        for words in (
+            ("import", f"hf://{NAME}", "--run.name", "n"),
+            ("export", "runs/r", "--to", "timm", "--push", NAME),
+        ):
+            said = refusal(monkeypatch, capsys, *words)
+            assert f"http://{server} cannot be asked, ReadTimeout: check the network" in said

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 from tests.calls import assert_one_line, call
 from tests.exported import images, pixels
@@ -106,6 +107,10 @@ def test_from_photographs_to_predictions(
     found = turbomim.predict(tuned, photo_folder)
     assert found.top1 == pytest.approx(json.loads((tuned / "result.json").read_text())["top1"])
     assert call(monkeypatch, "export", str(tuned), "--to", "timm") == 0
+    results: Any = ModelCard.load(tuned / "export" / "README.md").data
+    assert [r.metric_value for r in results.eval_results if r.metric_name == "top1"] == [
+        pytest.approx(found.top1)
+    ]
     model = in_timm(tuned / "export")
     data: Any = timm.data
     transform = data.create_transform(**data.resolve_model_data_config(model))
