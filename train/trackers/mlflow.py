@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from turbomim.pipeline.system.durable import write_json
-from turbomim.pipeline.system.errors import UserError, one_line
+from turbomim.pipeline.system.errors import UserError, one_line, without_password
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 
@@ -27,7 +27,8 @@ def check_mlflow(experiment: str) -> None:
         _client()
     except Exception as error:
         remedy = "set MLFLOW_TRACKING_URI to a server's URL, or install mlflow for sqlite:///FILE"
-        why = f"MLflow cannot keep runs at {_tracking_uri()}: {remedy} ({one_line(error, 200)})"
+        where = without_password(_tracking_uri())
+        why = f"MLflow cannot keep runs at {where}: {remedy} ({one_line(error, 200)})"
         raise UserError(f"run.mlflow = {experiment}: {why}") from error
 
 
@@ -53,10 +54,11 @@ class MLflow:
     def __init__(self, config: Config, folder: Path, step: int) -> None:
         self._client = _client()
         note = folder / "mlflow.json"
-        there = self._run_of(note) if step else ""
+        there = self._run_of(note)
         self._run = there or self._new_run(config, note)
         if there:
             self._client.update_run(there, status="RUNNING")
+        self._send_settings(config)
         self.last_step = self._find_last_step()
 
     def _run_of(self, note: Path) -> str:
@@ -75,21 +77,27 @@ class MLflow:
         return run if stage == "active" else ""
 
     def _new_run(self, config: Config, note: Path) -> str:
-        from mlflow.entities import Param
-
         name = config.run.mlflow
         experiment = self._client.get_experiment_by_name(name)
         number = experiment.experiment_id if experiment else self._client.create_experiment(name)
         run = str(self._client.create_run(number, run_name=config.run.name).info.run_id)
+        # at once: what fails after it is tried again on this run
+        write_json(note, {"experiment": name, "run_id": run})
+        return run
+
+    def _send_settings(self, config: Config) -> None:
+        """Send the settings that it has not yet: MLflow takes no other value for one that it has."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self._run).data.params
         settings = [
             Param(f"{section}.{key}", str(value)[:MOST_CHARACTERS])
             for section, values in to_dict(config).items()
             for key, value in values.items()
+            if f"{section}.{key}" not in known
         ]
         for begin in range(0, len(settings), MOST_PARAMETERS):
-            self._client.log_batch(run, params=settings[begin : begin + MOST_PARAMETERS])
-        write_json(note, {"experiment": name, "run_id": run})
-        return run
+            self._client.log_batch(self._run, params=settings[begin : begin + MOST_PARAMETERS])
 
     def _find_last_step(self) -> int:
         keys = self._client.get_run(self._run).data.metrics

@@ -15,9 +15,10 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         there = (folder / "tb").is_dir()
-        self.last_step = step if there else 0
+        self.last_step = min(step, last_drawn(folder / "tb"))
         # TensorBoard hides what older files hold of this step and later ones
-        self._writer = SummaryWriter(str(folder / "tb"), purge_step=step + 1 if there else None)
+        purged = self.last_step + 1 if there else None
+        self._writer = SummaryWriter(str(folder / "tb"), purge_step=purged)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write numbers, and flush: a killed process has written what it logged."""
@@ -33,6 +34,22 @@ class TensorBoard:
     def close(self, *, failed: bool) -> None:
         """Close the file; TensorBoard does not know of runs that fail."""
         self._writer.close()
+
+
+def last_drawn(folder: Path) -> int:
+    """The last step that event files of a folder have, and that no later one of them hides; 0 for none."""
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    last = 0
+    # their names begin with the time
+    for path in sorted(folder.glob("*tfevents*")):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            if event.HasField("session_log"):
+                # written by a start: it hides its step and later ones
+                last = min(last, event.step - 1)
+            elif event.HasField("summary"):
+                last = max(last, event.step)
+    return last
 
 
 def tensorboard_scores(run: Path, step: int, scores: Mapping[str, Mapping[str, float]]) -> None:

@@ -29,7 +29,7 @@ class Doubtful:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self.asked.set()
         if self.down.is_set():
-            raise ConnectionError("down")
+            raise ConnectionError("http://me:S3CRET@host is down")
         self.steps.append(step)
 
     def picture(self, step: int, path: Path) -> None:
@@ -57,7 +57,9 @@ def test_what_is_not_taken_is_sent_when_it_works_again(monkeypatch: pytest.Monke
         time.sleep(0.001)
     end(feed, failed=True)
     assert tracker.steps == [3, 4, 5], "it has the first two already"
-    assert said[0] == "run.x: ConnectionError: down; the run goes on, and what is not sent waits"
+    assert (
+        said[0] == "run.x: ConnectionError: http://host is down; the run goes on, and what is not sent waits"
+    )
     assert len(said) == 2 and tracker.closed == [True]
 
 

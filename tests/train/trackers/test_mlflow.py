@@ -2,13 +2,17 @@
 
 Planted bugs, and the test that each makes fail:
 - every start a new run, or every record sent again: `test_a_killed_run_is_one_run_with_no_point_twice`;
+- it is noted after the settings, or looked for after a checkpoint only, or settings are sent again:
+  `test_settings_that_fail_and_a_kill_before_the_first_checkpoint_make_no_second_run`;
 - the run looked for where another MLflow is: `test_elsewhere_it_is_a_new_run_with_the_whole_curve`.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -18,7 +22,10 @@ from tests.train.trackers.killed import drawn, killed_and_resumed
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.pretrain.pretrain import pretrain
-from turbomim.train.settings.config import RunConfig
+from turbomim.train.settings.config import Config, RunConfig
+from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.trackers import mlflow as tracked
+from turbomim.train.trackers.mlflow import MLflow
 from turbomim.train.trackers.opening import check_trackers
 
 
@@ -58,6 +65,33 @@ def test_a_killed_run_is_one_run_with_no_point_twice(
     assert sorted(pictures) == [*range(5, len(records), 5), len(records)]
 
 
+def test_settings_that_fail_and_a_kill_before_the_first_checkpoint_make_no_second_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    config = Config(run=RunConfig(name="r", mlflow="mim"))
+    real, asked = mlflow.MlflowClient.log_batch, list[int]()
+
+    def second_fails(self: mlflow.MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 2:
+            raise ConnectionError("down")
+        return real(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "log_batch", second_fails)
+        patch.setattr(tracked, "MOST_PARAMETERS", 50)
+        with pytest.raises(ConnectionError):
+            MLflow(config, tmp_path, 0)
+        MLflow(config, tmp_path, 0).scalars(1, {"loss/train": 1.0})
+    # killed here; the number of threads may change
+    changed = replace(config, data=replace(config.data, threads=3))
+    assert MLflow(changed, tmp_path, 0).last_step == 1
+    (run,) = the_runs()
+    assert set(run.data.params) == {
+        f"{section}.{key}" for section, values in to_dict(config).items() for key in values
+    }
+
+
 def test_elsewhere_it_is_a_new_run_with_the_whole_curve(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Path
 ) -> None:
@@ -75,5 +109,9 @@ def test_a_place_that_cannot_be_is_one_line_before_anything_starts(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://nowhere")
     with pytest.raises(UserError, match=r"run.mlflow = mim: MLflow cannot keep runs at ftp://nowhere: set "):
         check_trackers(RunConfig(mlflow="mim"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "odd://me:S3CRET@host/mlflow")
+    with pytest.raises(UserError, match=r"keep runs at odd://host/mlflow: ") as error:
+        check_trackers(RunConfig(mlflow="mim"))
+    assert "S3CRET" not in str(error.value)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     check_trackers(RunConfig(mlflow="mim"))

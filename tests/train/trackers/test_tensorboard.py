@@ -2,7 +2,9 @@
 
 - no purge_step: `test_tensorboard_forgets_steps_after_the_resumed_one`;
 - scores written beside the run's own events: `test_scores_are_a_curve_of_their_own`;
-- nothing sent of the steps before it was switched on: `test_switched_on_later_it_has_the_whole_curve`.
+- nothing sent of the steps before it was switched on: `test_switched_on_later_it_has_the_whole_curve`;
+- the last step taken for the checkpoint's, or of hidden events:
+  `test_switched_off_for_a_while_it_lacks_nothing`.
 """
 
 from pathlib import Path
@@ -15,7 +17,7 @@ from tests.train.trackers.killed import drawn, killed_and_resumed
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.pretrain.pretrain import pretrain
-from turbomim.train.trackers.tensorboard import tensorboard_scores
+from turbomim.train.trackers.tensorboard import TensorBoard, tensorboard_scores
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -45,6 +47,20 @@ def test_switched_on_later_it_has_the_whole_curve(
     assert [event.step for event in read(tmp_path / "r" / "tb").Scalars("loss/train")] == [
         record["step"] for record in records
     ]
+
+
+def test_switched_off_for_a_while_it_lacks_nothing(tmp_path: Path) -> None:
+    def draw(after: int, until: int) -> list[int]:
+        board = TensorBoard(tmp_path, after)
+        for step in range(board.last_step + 1, until + 1):
+            board.scalars(step, {"loss/train": 1.0})
+        board.close(failed=False)
+        return [event.step for event in read(tmp_path / "tb").Scalars("loss/train")]
+
+    # killed at 9 and at 6, each time after a checkpoint at 4; gone on with to 12 without TensorBoard
+    assert draw(0, 9) == [*range(1, 10)]
+    assert draw(4, 6) == [*range(1, 7)]
+    assert draw(12, 14) == [*range(1, 15)]
 
 
 def test_scores_are_a_curve_of_their_own(tmp_path: Path) -> None:
