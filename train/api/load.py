@@ -45,11 +45,13 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
             that timm has not.
     """
     path = Path(source)
+    statistics: dict[str, tuple[float, ...]] = {}
     if _is_of_timm(path):
         if settings:
             raise UsageError(f"{next(iter(settings))}: the config.json of {path} tells it: leave it out")
         model = load_folder(path)
         images = model.pretrained_cfg
+        statistics = {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
         crop = CentreCrop(
             size=images["input_size"][-1], interpolation=images["interpolation"], share=images["crop_pct"]
         )
@@ -65,7 +67,7 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
             warnings.warn(found.assumed, stacklevel=2)
         _check_method(path, found.config)
         model, crop = timm_model(found.pretrained(), found.config), scored_crop(found.config.data.size)
-    model.transform = Transform(crop)
+    model.transform = Transform(crop, **statistics)
     return model.eval()
 
 

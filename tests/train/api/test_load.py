@@ -1,12 +1,14 @@
 """`turbomim.load`: timm's model of a run, of its exports and of files, that computes what the run computes.
 
 Planted, each seen to fail the test named: weights not loaded, training mode (`test_every_way_is_the_run`);
-a squeezed image, 16-bit grey cut off (`test_its_transform_is_the_crop_of_evaluation`); no warning
+a squeezed image, 16-bit grey cut off (`test_its_transform_is_the_crop_of_evaluation`); always
+ImageNet's mean (`test_its_transform_normalises_as_a_folder_for_timm_says`); no warning
 (`test_a_file_that_does_not_tell_its_heads_warns`).
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,22 @@ def test_its_transform_is_the_crop_of_evaluation() -> None:
     assert grey.shape == (3, 48, 48) and grey.dtype == torch.float32
     deep = Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257)
     torch.testing.assert_close(transform(deep), grey)
+
+
+def test_its_transform_normalises_as_a_folder_for_timm_says() -> None:
+    """As another's encoder that was trained on values from -1 to 1."""
+    (exported,) = turbomim.export(make_run("mae").run, "timm")
+    about = json.loads((exported.path / "config.json").read_text())
+    about["pretrained_cfg"] |= {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.4, 0.5]}
+    (exported.path / "config.json").write_text(json.dumps(about))
+    model = turbomim.load(exported.path)
+    Path("photos").mkdir()
+    Image.fromarray(texture(3, 77, 138)).save("photos/photo.png")
+    with torch.no_grad(), Image.open("photos/photo.png") as photograph:
+        tokens = model.forward_features(model.transform(photograph)[None])
+    mean_D = tokens[0, model.num_prefix_tokens :].mean(0)
+    (embedded_D,) = turbomim.embed(model, "photos", device="cpu").features_ND
+    np.testing.assert_allclose(mean_D.numpy(), embedded_D, rtol=1e-5, atol=1e-5)
 
 
 def test_a_file_that_does_not_tell_its_heads_warns() -> None:
