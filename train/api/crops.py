@@ -16,7 +16,7 @@ from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.store import Interpolation
 from turbomim.train.encoder.crop import crop_share
 from turbomim.train.machine.processor import cores
-from turbomim.train.world.distributed import named_device
+from turbomim.train.world.distributed import choose_device
 
 
 def centre_crops(
@@ -67,7 +67,7 @@ def centre_crops(
     raise_limit()
     crop = CentreCrop(size=size, interpolation=interpolation, share=share or crop_share(size))
     images = open_source(fspath(source), columns, skip)
-    return _batches(images, crop, batch, named_device(device), notify or warnings.warn)
+    return _batches(images, crop, batch, choose_device(device), notify or warnings.warn)
 
 
 def _batches(

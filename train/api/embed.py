@@ -29,6 +29,7 @@ from turbomim.train.encoder.timm_features import timm_features, timm_size
 from turbomim.train.models.classifier import Classifier
 from turbomim.train.recipes.command_line import by_section
 from turbomim.train.settings.config import Device
+from turbomim.train.settings.dictionary import typed
 from turbomim.train.settings.flags import check_least
 from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
@@ -102,6 +103,7 @@ def embed(
         raise UsageError(f"pool {pool!r}: must be one of {', '.join(POOLS)}")
     if place is not None:
         check_out(place, ENDINGS)
+    batch = typed("batch", batch, int)
     check_least(batch=(batch, 1))
     raise_limit()
     target = choose_device(device, 0)
@@ -127,7 +129,8 @@ def embed(
         if place is not None:
             check_space(place.parent, bytes_of_rows)
 
-    training = made_by.module.training
+    # of each part: a model may be trained with some of them frozen
+    training = {part: part.training for part in made_by.module.modules()}
     made_by.module.eval()
     try:
         with image_bar(console or Console()) as bar:
@@ -141,7 +144,8 @@ def embed(
                 check=check,
             )
     finally:
-        made_by.module.train(training)
+        for part, before in training.items():
+            part.training = before
     embedded = Embedded(
         keys=rows.keys,
         features_ND=rows.made[0],

@@ -1,12 +1,11 @@
 """`turbomim.evaluate`: what an encoder is worth, as `turbomim eval` measures it."""
 
 import json as json_format
-from dataclasses import fields
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, get_args
 
-from turbomim.pipeline.system.errors import need, to_stderr, unknown_name
+from turbomim.pipeline.system.errors import need, to_stderr
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.linear import score_linear
@@ -17,10 +16,10 @@ from turbomim.train.finetune.asked import FinetuneAsked
 from turbomim.train.finetune.finetune import finetune
 from turbomim.train.finetune.settings import finetune_settings
 from turbomim.train.recipes.command_line import by_section
-from turbomim.train.settings.dictionary import Values
+from turbomim.train.settings.dictionary import Values, from_options
 
-Asked = TypeVar("Asked", Scoring, LinearScoring, FinetuneAsked)
 Measure = Literal["knn", "linear", "finetune"]
+UNKNOWN: Final = "unknown option"
 
 
 def evaluate(
@@ -72,27 +71,18 @@ def evaluate(
     plain = {name: value for name, value in options.items() if "." not in name}
     plain |= {"train": fspath(train), "test": fspath(test)}
     if measure == "finetune":
-        return _finetune(Path(run), _asked(FinetuneAsked, plain), settings, kept, console)
+        return _finetune(Path(run), from_options(plain, FinetuneAsked, UNKNOWN), settings, kept, console)
     name: str = measure
     if measure == "knn":
-        scoring = _asked(Scoring, plain)
+        scoring = from_options(plain, Scoring, UNKNOWN)
         result = score_frozen(load_source(Path(run), settings), "knn", scoring)
     else:
-        probe = _asked(LinearScoring, plain)
+        probe = from_options(plain, LinearScoring, UNKNOWN)
         result = score_linear(load_source(Path(run), settings), probe)
         name = "linear-published" if probe.recipe == "published" else name
     if replaced := write_result(result, name, kept):
         to_stderr(replaced)
     return result
-
-
-def _asked(kind: type[Asked], options: dict[str, Any]) -> Asked:
-    """Options as a dataclass.  Raises UsageError for one that it has not."""
-    known = [field.name for field in fields(kind)]
-    for name in options:
-        if name not in known:
-            raise unknown_name("unknown option", name, known)
-    return kind(**options)
 
 
 def _finetune(

@@ -1,9 +1,10 @@
 """`turbomim.Loader`: the batches of a split for a training loop of one's own."""
 
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex, cast
 from weakref import finalize
 
 import torch
@@ -23,7 +24,7 @@ from turbomim.train.api.dataset import BatchDataset
 from turbomim.train.machine.measurements import machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.settings.config import DataConfig
-from turbomim.train.world.distributed import named_device, this_rank
+from turbomim.train.world.distributed import choose_device, this_rank
 
 
 class Loader(Closing):
@@ -104,9 +105,8 @@ class Loader(Closing):
         notify: Callable[[str], None] | None = None,
     ) -> None:
         raise_limit()
-        whole = {"size": size, "batch": batch, "seed": seed, "window": window}
-        for name, number in whole.items():
-            need(isinstance(number, int), name, repr(number), "a whole number")
+        size, batch = _whole("size", size), _whole("batch", batch)
+        seed, window = _whole("seed", seed), _whole("window", window)
         need(batch >= 1, "batch", batch, "at least 1")
         if (rank is None) != (world is None):
             raise UsageError(f"rank = {rank}, world = {world}: give both or none")
@@ -262,9 +262,16 @@ def _close_all(running: list[OpenLoader]) -> None:
         running.pop().close()
 
 
+def _whole(name: str, number: object) -> int:
+    """A whole number, which may be numpy's.  Raises UsageError."""
+    found = isinstance(number, SupportsIndex) and not isinstance(number, bool)
+    need(found, name, repr(number), "a whole number")
+    return operator.index(cast(SupportsIndex, number))
+
+
 def _device_kind(device: str | torch.device) -> str:
     """Give "cpu" or "cuda".  Raises UserError for a GPU that is not torch's current one."""
-    found = named_device(device)
+    found = choose_device(device)
     # asked for a number alone: the question opens the GPU, which may be another rank's still
     here = None if found.type == "cpu" or found.index is None else torch.cuda.current_device()
     if found.type == "cuda" and found.index != here:

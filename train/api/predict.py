@@ -29,6 +29,7 @@ from turbomim.train.encoder.row_files import check_out, write_arrays, write_left
 from turbomim.train.encoder.rows import rows_of, source_notes
 from turbomim.train.folder.class_names import read_class_names
 from turbomim.train.settings.config import Device
+from turbomim.train.settings.dictionary import typed
 from turbomim.train.settings.flags import check_least
 from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
@@ -108,6 +109,7 @@ def predict(
     place = None if out is None else Path(out)
     if place is not None:
         check_out(place, ENDINGS)
+    top, batch = typed("top", top, int), typed("batch", batch, int)
     check_least(top=(top, 1), batch=(batch, 1))
     raise_limit()
     folder = Path(run)

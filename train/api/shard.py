@@ -2,7 +2,6 @@
 
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import fields
 from os import PathLike
 from typing import Any
 
@@ -10,9 +9,9 @@ from rich.console import Console
 
 from turbomim.pipeline.making.pack import PackReport, make_shards
 from turbomim.pipeline.making.settings import ShardSettings
-from turbomim.pipeline.system.errors import unknown_name
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.train.machine.processor import cores
+from turbomim.train.settings.dictionary import from_options
 from turbomim.train.terminal.progress import image_bar
 
 
@@ -62,10 +61,7 @@ def shard(
         UserError: A setting does not exist or cannot be, src has no image, dst holds something else, the disk
             is full, or an image is not fit where on_bad is "fail".
     """
-    known = [field.name for field in fields(ShardSettings)]
-    for name in settings:
-        if name not in known:
-            raise unknown_name("unknown setting of shard", name, known)
+    asked = from_options(settings, ShardSettings, "unknown setting of shard")
     raise_limit()
     on_threads = executor is None and workers is None
     threads = ThreadPoolExecutor(cores(), "turbomim-shard") if on_threads else nullcontext(executor)
@@ -73,7 +69,7 @@ def shard(
         return make_shards(
             src,
             dst,
-            ShardSettings(**settings),
+            asked,
             workers=1 if workers is None else workers,
             executor=place,
             progress=bar.show,

@@ -32,22 +32,49 @@ def take_from_mirror(mirror: Mirror, folder: Path, tell: Callable[[str], None]) 
     try:
         files = mirror.connect()
     except OSError as error:
-        passing = isinstance(error, PlaceError) and error.passing
-        if passing and checkpoint.complete(folder / "ckpt"):
-            mirror.was_down(reason(error))
-            return [f"mirror {place}: {reason(error)}; the run goes on from the disk, and tries it again"]
-        helps = "check --run.mirror, or start without it" if passing else "check --run.mirror"
-        hint = "; without it nobody knows what this run has there" if passing else ""
-        raise UserError(f"the mirror {place} cannot be used: {explain(error, helps)}{hint}") from error
+        return [_going_on_without(mirror, folder, error)]
     try:
         return _take(place, files, folder, tell)
     except OSError as error:
         raise UserError(f"{place} cannot be read: {explain(error, 'run the same command again')}") from error
 
 
+def newer_in_mirror(mirror: Mirror, folder: Path) -> str:
+    """The checkpoint that `take_from_mirror` would try first, empty for none.  It writes nothing.
+
+    Raises UserError as that does, but for what only the whole files show.
+    """
+    try:
+        mirror.check_same()
+        theirs = whole_in(mirror.place.files())
+    except FileNotFoundError:
+        # it is made when it is taken
+        return ""
+    except OSError as error:
+        _going_on_without(mirror, folder, error)
+        return ""
+    return theirs[0] if theirs and theirs[0] > _ours(folder) else ""
+
+
+def _ours(folder: Path) -> str:
+    """The newest whole checkpoint on the disk, empty for none."""
+    return next((path.name for path in checkpoint.complete(folder / "ckpt") if checkpoint.is_whole(path)), "")
+
+
+def _going_on_without(mirror: Mirror, folder: Path, error: OSError) -> str:
+    """The line on a mirror that is down, for a run that has a checkpoint.  Raises UserError for any other."""
+    passing = isinstance(error, PlaceError) and error.passing
+    if passing and checkpoint.complete(folder / "ckpt"):
+        mirror.was_down(reason(error))
+        return f"mirror {mirror.place}: {reason(error)}; the run goes on from the disk, and tries it again"
+    helps = "check --run.mirror, or start without it" if passing else "check --run.mirror"
+    hint = "; without it nobody knows what this run has there" if passing else ""
+    raise UserError(f"the mirror {mirror.place} cannot be used: {explain(error, helps)}{hint}") from error
+
+
 def _take(place: Place, files: Mapping[str, Status], folder: Path, tell: Callable[[str], None]) -> list[str]:
     ckpt, theirs, notes = folder / "ckpt", whole_in(files), list[str]()
-    ours = next((path.name for path in checkpoint.complete(ckpt) if checkpoint.is_whole(path)), "")
+    ours = _ours(folder)
     for name in theirs:
         if name <= ours:
             return notes

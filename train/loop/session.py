@@ -21,7 +21,7 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.begun import check_begun
 from turbomim.train.folder.crashes import explain_last_death, read_deadly_samples
-from turbomim.train.folder.from_mirror import take_from_mirror
+from turbomim.train.folder.from_mirror import newer_in_mirror, take_from_mirror
 from turbomim.train.folder.log import RunLog
 from turbomim.train.folder.mirror import Mirror
 from turbomim.train.folder.seen_shards import check_seen
@@ -188,8 +188,8 @@ def take_folder(
         )
 
 
-def check_folder(session: Session[Any], *others: Split, begins_from: Path | None = None) -> Path | None:
-    """What a run would go on from, None for a new one; it writes nothing.  Rank 0 calls it.
+def check_folder(session: Session[Any], *others: Split, begins_from: Path | None = None) -> str:
+    """The checkpoint that a run would go on from, empty for a new one; it writes nothing.  Rank 0 calls it.
 
     Arguments are those of `take_folder`.  Raises UserError as that does.
     """
@@ -197,9 +197,11 @@ def check_folder(session: Session[Any], *others: Split, begins_from: Path | None
     path = rundir.run_folder(config)
     rundir.check_unlocked(config)
     rundir.check_same(path, config)
-    if config.run.mirror:
-        Mirror(config, print).check_same()
-    return _look_into(session, _splits_of(session, others), begins_from, note=False)[0]
+    mirror = Mirror(config, print) if config.run.mirror else None
+    if mirror and (newer := newer_in_mirror(mirror, path)):
+        return f"{newer} of the mirror {mirror.place}"
+    found, _ = _look_into(session, _splits_of(session, others), begins_from, note=False)
+    return found.name if found else ""
 
 
 def _splits_of(session: Session[Any], others: Sequence[Split]) -> list[Split]:

@@ -53,8 +53,8 @@ def _begins(session: Session[Config], others: Sequence[Split], begins_from: Path
         check_beginning(begins_from, config)
     found = check_folder(session, *others, begins_from=begins_from)
     folder = rundir.run_folder(config)
-    if found is not None:
-        return f"{folder} would go on from {found.name}, of {session.plan.steps:,} steps"
+    if found:
+        return f"{folder} would go on from {found}, of {session.plan.steps:,} steps"
     return f"{folder} would be a new run" + (f" with the weights of {begins_from}" if begins_from else "")
 
 

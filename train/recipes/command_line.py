@@ -13,6 +13,7 @@ from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import Values, to_dict
 from turbomim.train.settings.flags import dotted, take_settings, take_value
+from turbomim.train.settings.schedule import PARTS
 
 
 def read_yaml(path: str) -> object:
@@ -44,11 +45,16 @@ def config_of(
     path = None if file is None else fspath(file)
     values = {} if path is None else read_yaml(path)
     base = _base(name, values, path)
+    lengths = [name for name in ("optim.epochs", "optim.steps") if settings.get(name) not in (None, 0, "0")]
     if isinstance(values, dict):
         values = {key: value for key, value in values.items() if key != "recipe"}
+        optim = values.get("optim")
+        if lengths and isinstance(optim, dict) and not optim.keys() & set(PARTS):
+            # warm-up and drop keep their share of the recipe's epochs, not of what the file made of them
+            values["optim"] = {key: value for key, value in optim.items() if key != "epochs"}
     if path is not None:
         base = lay_over(base, values, path)
-    if all(settings.get(name) not in (None, 0, "0") for name in ("optim.epochs", "optim.steps")):
+    if len(lengths) == 2:
         raise UsageError("optim.epochs and optim.steps both say how long the run is: give one of them")
     if "run.recipe" in settings:
         raise UsageError("run.recipe is no setting to be given: name the RECIPE itself")

@@ -2,14 +2,19 @@
 
 import math
 import typing
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any, Literal
+from os import PathLike
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, TypeVar
 
 from turbomim.pipeline.system.errors import UsageError, need, unknown_name
 from turbomim.train.settings.config import AnyConfig, Config
 
 # settings by section and key, of any type where nothing has checked them yet
 Values = dict[str, dict[str, Any]]
+Made = TypeVar("Made")
 
 # settings that a run may have anew when it goes on: they decide no number
 FREE = frozenset({
@@ -47,22 +52,39 @@ def from_dict(values: object, base: AnyConfig, where: str) -> AnyConfig:
         if not isinstance(section, dict):
             raise UsageError(f"{where}: section {name} must hold key: value lines, not {section!r}")
         types = typing.get_type_hints(type(sections[name]))
-        typed = {}
+        given = {}
         for key, value in section.items():
             if key not in types:
                 known = [f"{name}.{k}" for k in types]
-                elsewhere = [f"{s}.{key}" for s, held in sections.items() if hasattr(held, str(key))]
+                elsewhere = [f"{s}.{key}" for s, held in sections.items() if key in asdict(held)]
                 raise unknown_name(f"{where}: unknown key", f"{name}.{key}", known, elsewhere)
-            typed[key] = _typed(f"{where}: {name}.{key}", value, types[key])
-        sections[name] = replace(sections[name], **typed)
+            given[key] = typed(f"{where}: {name}.{key}", value, types[key])
+        sections[name] = replace(sections[name], **given)
     return type(base)(**sections)
 
 
-def _typed(name: str, value: object, kind: Any) -> object:
-    """The value as `kind` (int, float, str, bool or a Literal of strings).
+def from_options(options: Mapping[str, object], kind: type[Made], unknown: str) -> Made:
+    """A dataclass of options that nothing has checked yet.
 
-    Flags bring every value as text.
+    Raises UsageError for a value of another type, and for a name that it has not, as `unknown` 'NAME'.
     """
+    types = typing.get_type_hints(kind)
+    for name in options:
+        if name not in types:
+            raise unknown_name(unknown, name, types)
+    return kind(**{name: typed(name, value, types[name]) for name, value in options.items()})
+
+
+def typed(name: str, value: object, kind: Any) -> Any:
+    """The value as `kind` (int, float, str, bool, Path or a Literal of strings, or one of them and None).
+
+    Flags bring every value as text.  Raises UsageError.
+    """
+    if NoneType in (kinds := typing.get_args(kind)):
+        return None if value is None else typed(name, value, kinds[0])
+    if kind is Path:
+        need(isinstance(value, str | PathLike), name, repr(value), "a path")
+        return Path(str(value))
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         need(value in choices, name, value, f"one of {', '.join(choices)}")

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from turbomim.pipeline.system.errors import UsageError, UserError, one_line
+from turbomim.pipeline.system.errors import UsageError, UserError, need, one_line
 from turbomim.train.world.peers import GRACE, Peers, exit_after
 
 T = TypeVar("T")
@@ -165,33 +165,30 @@ def this_rank() -> tuple[int, int, int]:
     return rank, size, int(os.environ.get("LOCAL_WORLD_SIZE", here))
 
 
-def named_device(device: str | torch.device) -> torch.device:
-    """The device that a library call was given.  Raises UserError: it is no CPU or GPU, or is not there."""
+def choose_device(wanted: str | torch.device, local_rank: int | None = None) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `cuda:NUMBER`.
+
+    local_rank: the GPU of `auto` and `cuda`; None: torch's current one, without a number, as asking for it
+    would open it.  Raises UsageError for another word, UserError where a GPU is asked for and missing.
+    """
+    auto, gpus = str(wanted) == "auto", torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
-        found = torch.device(device)
-    except RuntimeError:
+        found = torch.device(("cuda" if gpus else "cpu") if auto else wanted)
+    except (RuntimeError, TypeError):
         found = torch.device("meta")
-    if found.type not in ("cpu", "cuda"):
-        raise UsageError(f"device = {str(device)!r}: must be cpu or cuda")
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise UserError(
-            f"device {str(device)!r} was asked for, but torch finds {torch.cuda.device_count() or 'no'} GPU: "
-            "check the driver or use 'cpu'"
-        )
-    return found
-
-
-def choose_device(wanted: str, local_rank: int) -> torch.device:
-    """The device for `auto`, `cpu` or `cuda`.  Raises UserError where cuda is asked for and missing."""
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise UserError("step.device = cuda: no CUDA device is visible; use step.device auto or cpu")
-    if wanted == "cpu" or not available:
+    need(found.type in ("cpu", "cuda"), "device", repr(str(wanted)), "auto, cpu, cuda or cuda:NUMBER")
+    if found.type == "cpu":
         return torch.device("cpu")
-    if local_rank >= torch.cuda.device_count():
+    if (found.index or 0) >= gpus:
         raise UserError(
-            f"local rank {local_rank} has no GPU: {torch.cuda.device_count()} visible; lower --nproc-per-node"
+            f"device {str(wanted)!r} was asked for, but torch finds {gpus or 'no'} GPU: check the driver, or "
+            "use auto or cpu"
         )
+    numbered = ":" in str(found)
+    if numbered or local_rank is None:
+        return found
+    if local_rank >= gpus:
+        raise UserError(f"local rank {local_rank} has no GPU: {gpus} visible; lower --nproc-per-node")
     return torch.device("cuda", local_rank)
 
 

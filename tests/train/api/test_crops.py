@@ -62,7 +62,7 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path) -> None:
         ({"share": 0}, "share = 0: must be above 0"),
         ({"size": 0}, "size = 0: must be"),
         ({"interpolation": "nearest"}, "interpolation = 'nearest': must be"),
-        ({"device": "gpu"}, "device = 'gpu': must be cpu or cuda"),
+        ({"device": "gpu"}, "device = 'gpu': must be auto, cpu, cuda or cuda:NUMBER"),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but torch finds"),
         ({"columns": "path=a"}, "--columns belongs to a list"),
     ],

@@ -47,9 +47,11 @@ def in_timm(kind: str) -> tuple[Path, nn.Module]:
 def test_a_timm_model_has_the_features_of_its_run(kind: str, pool: str, photo_folder: Path) -> None:
     folder, theirs = in_timm(kind)
     theirs.train()
+    theirs.get_submodule("blocks" if hasattr(theirs, "blocks") else "layers").eval()
+    modes = [part.training for part in theirs.modules()]
     ours = turbomim.embed(folder, photo_folder, pool=pool)  # type: ignore[arg-type]
     found = turbomim.embed(theirs, photo_folder, pool=pool)  # type: ignore[arg-type]
-    assert theirs.training, "left as it was"
+    assert [part.training for part in theirs.modules()] == modes and theirs.training, "left as they were"
     assert found.keys == ours.keys and found.classes == ours.classes == ("ash", "birch", "cedar")
     assert found.features_ND.dtype == np.float32
     np.testing.assert_allclose(found.features_ND, ours.features_ND, rtol=0, atol=1e-5)
@@ -73,5 +75,10 @@ def test_what_cannot_be_embedded(photo_folder: Path) -> None:
         turbomim.embed(tuned, photo_folder, size=32)
     with pytest.raises(turbomim.UserError, match="Linear is no timm model"):
         turbomim.embed(torch.nn.Linear(2, 2), photo_folder)
+    run = make_run("mae", "s").run
     with pytest.raises(turbomim.UserError, match="pool 'max': must be one of mean, cls"):
-        turbomim.embed(make_run("mae", "s").run, photo_folder, pool="max")  # type: ignore[arg-type]
+        turbomim.embed(run, photo_folder, pool="max")  # type: ignore[arg-type]
+    with pytest.raises(turbomim.UserError, match="device = 'gpu': must be auto, cpu, cuda or cuda:NUMBER"):
+        turbomim.embed(run, photo_folder, device="gpu")  # type: ignore[arg-type]
+    with pytest.raises(turbomim.UserError, match="batch = many: must be a whole number"):
+        turbomim.embed(run, photo_folder, batch="many")  # type: ignore[arg-type]

@@ -54,6 +54,9 @@ def test_a_fine_tuning_is_a_run(run: turbomim.Run, trees: Path) -> None:
     [
         ("nearest", {}, "measure = 'nearest': must be knn, linear, finetune"),
         ("knn", {"sample": 20}, "unknown option 'sample': did you mean samples"),
+        ("knn", {"samples": "many"}, "samples = many: must be a whole number"),
+        ("knn", {"device": "gpu"}, "device = gpu: must be one of auto, cpu, cuda"),
+        ("linear", {"recipe": "publishd"}, "recipe = publishd: must be one of solved, published"),
         ("knn", {"epochs": 3}, "unknown option 'epochs'"),
         ("linear", {"epochs": 3}, "--epochs is of --recipe published"),
         ("finetune", {"optim.epoch": 3}, "did you mean optim.epochs"),

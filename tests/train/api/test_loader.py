@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -267,6 +268,7 @@ def test_a_sample_that_does_not_decode_is_replaced_and_told(own_split: Split) ->
         ({"batch": 2.5}, "batch = 2.5: must be a whole number"),
         ({"size": "64"}, "size = '64': must be a whole number"),
         ({"seed": 1.5}, "seed = 1.5: must be a whole number"),
+        ({"window": True}, "window = True: must be a whole number"),
         ({"size": 4}, "size = 4: must be at least 9"),
         ({"crop": "centre"}, "crop = 'centre': must be src or rrc"),
         ({"rrc_scale": 2}, "rrc_scale = 2: must be above 0"),
@@ -279,8 +281,8 @@ def test_a_sample_that_does_not_decode_is_replaced_and_told(own_split: Split) ->
         ({"threads": -1}, "threads = -1: must be"),
         ({"prefetch": -1}, "prefetch = -1: must be"),
         ({"decode": "gpu"}, "decode = 'gpu': must be"),
-        ({"device": "gpu"}, "device = 'gpu': must be cpu or cuda"),
-        ({"device": "meta"}, "device = 'meta': must be cpu or cuda"),
+        ({"device": "gpu"}, "device = 'gpu': must be auto, cpu, cuda or cuda:NUMBER"),
+        ({"device": "meta"}, "device = 'meta': must be auto, cpu, cuda or cuda:NUMBER"),
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but torch finds"),
         ({"max_bad_share": 2}, "max_bad_share = 2"),
         ({"max_bad_row": 0}, "max_bad_row = 0"),
@@ -290,6 +292,13 @@ def test_what_cannot_be_is_refused_at_once(trees: Path, changes: dict[str, Any],
     with pytest.raises(UserError, match=words) as caught:
         turbomim.Loader(trees, **(SMALL | changes))
     assert "\n" not in str(caught.value)
+
+
+def test_numpys_whole_numbers_are_taken(trees: Path) -> None:
+    """Planted, and seen to fail: Python's integers alone, of which truth values are some."""
+    asked = SMALL | {"size": np.int64(64), "batch": np.uint8(8)}
+    batch = next(iter(turbomim.Loader(trees, **asked)))
+    assert batch.images_BHWC.shape == (8, 64, 64, 3)
 
 
 def test_a_place_without_shards_is_refused_at_once(tmp_path: Path) -> None:

@@ -42,3 +42,9 @@ def test_an_unknown_setting_is_named(photo_folder: Path) -> None:
 def test_no_workers_are_refused(photo_folder: Path) -> None:
     with pytest.raises(turbomim.UserError, match="workers is 0"):
         turbomim.shard(photo_folder, "made", workers=0)
+
+
+def test_a_setting_of_another_type_is_named(photo_folder: Path) -> None:
+    """Planted, and seen to fail: settings that the dataclass takes whatever they are."""
+    with pytest.raises(turbomim.UserError, match="shard_size = many: must be a whole number"):
+        turbomim.shard(photo_folder, "out", shard_size="many")

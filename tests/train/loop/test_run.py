@@ -168,7 +168,7 @@ def test_loss_falls_and_the_run_folder_is_complete(trees: Path, tmp_path: Path) 
         ({"data": {"path": ""}}, r"data.path is empty: give the folder"),
         ({"data": {"path": "/nowhere"}}, r"--data.path /nowhere does not exist: give the folder"),
         ({"data": {"heldout": "/nowhere"}}, r"--data.heldout /nowhere does not exist: give the folder"),
-        ({"step": {"device": "cuda"}}, r"step.device = cuda: no CUDA device is visible"),
+        ({"step": {"device": "cuda"}}, r"device 'cuda' was asked for, but torch finds no GPU"),
     ],
     ids=["micro-batch", "no path", "nowhere", "held-out nowhere", "no gpu"],
 )

@@ -159,3 +159,11 @@ def test_it_says_what_the_run_would_go_on_from_and_writes_nothing(config: Config
     new = dataclasses.replace(config, run=dataclasses.replace(config.run, name="new"))
     assert "runs/new would be a new run; dry run" in dry(new)
     assert files() == before and not Path("runs/new").exists()
+
+
+def test_it_says_what_would_come_from_the_mirror(config: Config) -> None:
+    """Planted, and seen to fail: what is on the disk alone."""
+    shutil.rmtree("runs/r")
+    before = files()
+    assert "runs/r would go on from step-00000005 of the mirror mirror/r, of 5 steps" in dry(config)
+    assert files() == before

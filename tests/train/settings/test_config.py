@@ -104,6 +104,10 @@ def test_order_of_sources(tmp_path: Path) -> None:
         (["demo", "--epochs", "3"], "unknown flag '--epochs': did you mean --optim.epochs?"),
         (["demo", "--warmup-epochs=3"], "did you mean --optim.warmup_epochs?"),
         (["demo", "--model.epochs", "3"], "flags: unknown key 'model.epochs': did you mean optim.epochs?"),
+        (
+            ["demo", "--model.lr", "3"],
+            "flags: unknown key 'model.lr': did you mean model.target",
+        ),
         (["mae"], "unknown recipe 'mae': did you mean mae-vit-s16-800e or mae-vit-b16-800e or"),
         (["demo", "stray"], "'stray' is not a setting: write --section.key VALUE"),
         (["demo", "--config", "/nowhere.yaml"], "--config /nowhere.yaml: No such file"),

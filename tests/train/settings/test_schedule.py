@@ -231,10 +231,20 @@ def test_the_later_of_steps_and_epochs_counts(tmp_path: Path) -> None:
     assert (optim.steps, optim.epochs, optim.warmup_epochs) == (0, 400, 20)
     file.write_text("recipe: mae-vit-b16-800e\noptim: {epochs: 400}\n")
     optim = config_of("", {"optim.steps": 100}, file).optim
-    assert (optim.steps, optim.epochs, optim.warmup_epochs) == (100, 400, 20)
+    assert (optim.steps, optim.epochs, optim.warmup_epochs) == (100, 800, 40)
     with pytest.raises(UserError, match=r"optim\.epochs and optim\.steps both say how long the run is"):
         config_of("", {"optim.epochs": 400, "optim.steps": 100}, file)
     assert config_of("", {"optim.epochs": 400, "optim.steps": 0}, file).optim.steps == 0
+
+
+@pytest.mark.parametrize(("more", "warmup"), [("", 40), (", warmup_epochs: 8", 8)])
+def test_warm_up_is_a_share_of_the_recipes_epochs(tmp_path: Path, more: str, warmup: float) -> None:
+    """Planted, and seen to fail: a share of what the file's fewer epochs had made of it, 4 of 800."""
+    file = tmp_path / "f.yaml"
+    file.write_text(f"recipe: mae-vit-b16-800e\noptim: {{epochs: 80{more}}}\n")
+    assert config_of("", {"optim.epochs": 800}, file).optim.warmup_epochs == warmup
+    optim = config_of("", {"optim.steps": 100}, file).optim
+    assert optim.warmup_epochs / optim.epochs == (0.1 if more else 0.05)
 
 
 @pytest.mark.parametrize(("target", "limit"), [("gaussian", 158.3), ("ideal", 157.6)])
