@@ -20,8 +20,10 @@ from tests.runs import config_for, quiet
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.remedies import PlaceError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
+from turbomim.train.folder.mirror import Mirror
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 
@@ -167,3 +169,20 @@ def test_it_says_what_would_come_from_the_mirror(config: Config) -> None:
     before = files()
     assert "runs/r would go on from step-00000005 of the mirror mirror/r, of 5 steps" in dry(config)
     assert files() == before
+
+
+def test_a_mirror_that_refuses_is_told_of_in_the_runs_words(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted, and seen to fail: the place's own error, which names no setting."""
+
+    def refused(self: Mirror) -> None:
+        raise PlaceError("no credentials", passing=False)
+
+    monkeypatch.setattr(Mirror, "check_same", refused)
+    words, said = r"the mirror mirror/r cannot be used: no credentials.*check --run\.mirror", set()
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=words) as caught:
+            pretrain(config, console=quiet(), dry_run=dry_run)
+        said.add(str(caught.value))
+    assert len(said) == 1
