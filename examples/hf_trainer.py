@@ -79,5 +79,7 @@ small = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], nu
 trainer = LoaderTrainer(ResNetForImageClassification(small), settings, callbacks=[KeepPosition()])
 # a checkpoint without the loader's position was cut short by a kill
 whole = [file.parent for file in Path(FOLDER).glob("checkpoint-*/loader.json")]
-newest = max(whole, key=lambda folder: int(folder.name.partition("-")[2]), default=None)
-trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+steps = max((int(folder.name.partition("-")[2]) for folder in whole), default=0)
+# the Trainer takes a step before it looks whether it has taken all
+if steps < STEPS:
+    trainer.train(resume_from_checkpoint=f"{FOLDER}/checkpoint-{steps}" if steps else None)

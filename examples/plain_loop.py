@@ -53,7 +53,9 @@ if STATE.exists():
     loader.load_state_dict(state["loader"])
     step = state["steps"]
 
-for batch in loader:
+batches = iter(loader)
+while step < STEPS:
+    batch = next(batches)
     # ids of patches to keep and to remove: they follow from epoch and id of each sample
     masks = turbomim.random_masking(batch.epochs_B, batch.ids_B, patches=PATCHES, ratio=0.75)
     visible, target = turbomim.masked_patches(
@@ -70,5 +72,3 @@ for batch in loader:
         torch.save(saved, "saving.pt")
         os.replace("saving.pt", STATE)
     print(f"step {step}: loss {loss.item():.6f}, samples {batch.ids_B.tolist()}", flush=True)
-    if step == STEPS:
-        break

@@ -72,6 +72,8 @@ def test_killed_it_goes_on_with_the_same_samples(name: str, module: str, trees: 
     assert samples(resumed) == expected[SAVED:]
     # the weights are the same, too: so is the loss of the step that was taken twice
     assert resumed[0] == begun[-1]
+    # all steps are saved already: none is taken
+    assert run_example(name, tmp_path, trees, 2 * SAVED, SAVED) == []
 
 
 def test_supervised_training_with_timm(trees: Path, tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ Suffixes: B images, T tokens, D width, S the image's side.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn, no_grad
 
-from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.encoder.features import CLASS_TOKEN, normalised
 
 
@@ -32,7 +32,9 @@ def timm_features(model: nn.Module, kind: str) -> Callable[[Tensor], Tensor]:
     """What gives one feature (B, D) float32 of images (B, S, S, 3) uint8 on the model's device.
 
     kind: CLASS_TOKEN or MEAN, of which a model with a head over the mean (`fc_norm`) has the normalised one.
-    Raises UsageError for a class token that the model has not, or that its head does not read.
+    Of a convolutional network the mean is over the places of its last map.
+    Raises UsageError for a class token that the model has not, or that its head does not read; the function
+    raises UserError where the model gives neither tokens nor a map.
     """
     data = _data_of(model)
     timm_model: Any = model
@@ -46,8 +48,7 @@ def timm_features(model: nn.Module, kind: str) -> Callable[[Tensor], Tensor]:
     @no_grad()
     def features(images_BHWC: Tensor) -> Tensor:
         tokens: Tensor = timm_model.forward_features(normalised(images_BHWC, data["mean"], data["std"]))
-        # Swin's are (B, rows, columns, D)
-        tokens_BTD = tokens.flatten(1, -2).float()
+        tokens_BTD = _channels_last(tokens, model).flatten(1, -2).float()
         if kind == CLASS_TOKEN:
             return tokens_BTD[:, 0]
         mean_BD = tokens_BTD[:, prefix:].mean(1)
@@ -55,6 +56,22 @@ def timm_features(model: nn.Module, kind: str) -> Callable[[Tensor], Tensor]:
         return read_BD
 
     return features
+
+
+def _channels_last(tokens: Any, model: nn.Module) -> Tensor:
+    """Tokens (B, T, D), or a map (B, rows, columns, D): Swin's is one, ConvNeXt's has D before them.
+
+    Raises UserError for anything else.
+    """
+    width, shape = getattr(model, "num_features", None), tuple(getattr(tokens, "shape", ()))
+    if len(shape) in (3, 4) and shape[-1] == width:
+        return cast(Tensor, tokens)
+    if len(shape) == 4 and shape[1] == width:
+        return cast(Tensor, tokens.permute(0, 2, 3, 1))
+    raise UserError(
+        f"{type(model).__name__}: its forward_features gives {shape or type(tokens).__name__}, neither "
+        f"tokens nor a map of num_features = {width} channels: pool it in a loop over turbomim.centre_crops"
+    )
 
 
 def _data_of(model: nn.Module) -> dict[str, Any]:

@@ -23,6 +23,10 @@ TIMM_NAMES: Final[dict[str, str]] = {
     "simmim-swin": "swin_base_patch4_window7_224",
     "simmim-swinv2": "swinv2_base_window8_256",
 }
+# what timm says of the weights that it has itself for such a model: these are others
+_NOT_THEIRS: Final = dict.fromkeys(
+    ("url", "hf_hub_id", "source", "tag", "license", "description", "origin_url", "paper_name", "paper_ids")
+)
 CREATE: Final = 'timm.create_model("local-dir:PATH", pretrained=True)'
 _FEATURE: Final = f"""\
 import timm
@@ -126,9 +130,18 @@ def write_timm(model: MAE, config: Config, folder: Path) -> list[Exported]:
 
 def timm_model(model: MAE, config: Config) -> Any:
     """Timm's own model with this one's weights, in host memory."""
-    made: Any = timm.create_model(**timm_arguments(config))
+    made = unfilled(folder_config(config))
     made.load_state_dict(encoder_weights(model))
     return made
+
+
+def unfilled(about: dict[str, Any]) -> Any:
+    """Timm's own model of a config.json, with random weights, which claims nobody's."""
+    return timm.create_model(
+        about["architecture"],
+        pretrained_cfg_overlay=_NOT_THEIRS | about["pretrained_cfg"],
+        **about["model_args"],
+    )
 
 
 def load_folder(folder: Path) -> Any:

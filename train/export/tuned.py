@@ -22,7 +22,7 @@ from turbomim.train.encoder.crop import crop_of_test
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export import hf
 from turbomim.train.export.check import IMAGES, random_images, same
-from turbomim.train.export.timm import CREATE, TIMM_NAMES, folder_config, load_folder
+from turbomim.train.export.timm import CREATE, TIMM_NAMES, folder_config, load_folder, unfilled
 from turbomim.train.export.weights import Exported, whole_model, write_weights
 from turbomim.train.foreign.beit import to_beit
 from turbomim.train.models.classifier import Classifier
@@ -90,10 +90,7 @@ def timm_weights(model: Classifier) -> dict[str, Tensor]:
 
 def timm_model(model: Classifier, config: FinetuneConfig, classes: tuple[str, ...]) -> Any:
     """Timm's own model with this one's weights and head, in host memory."""
-    about = timm_config(config, classes)
-    made: Any = timm.create_model(
-        about["architecture"], pretrained_cfg_overlay=about["pretrained_cfg"], **about["model_args"]
-    )
+    made = unfilled(timm_config(config, classes))
     made.load_state_dict(timm_weights(model))
     return made
 

@@ -7,6 +7,7 @@ without its head's norm (`test_a_timm_model_has_the_features_of_its_run`).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from torch import nn
 
 import turbomim
 from turbomim.pipeline.tars.split import Split
+from turbomim.train.encoder.crop import scored_crop
+from turbomim.train.encoder.features import normalised
 from turbomim.train.export.timm import timm_arguments
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -65,6 +68,28 @@ def test_it_returns_what_it_writes(tiny_split: Split, capsys: pytest.CaptureFixt
         assert np.array_equal(file["features"], made.features_ND) and file["keys"].tolist() == made.keys
     assert not made.left_out and made.feature == "mean of patch tokens"
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "test_convnext", "test_efficientnet"])
+def test_a_map_is_pooled_over_its_places(name: str, photo_folder: Path) -> None:
+    model: Any = timm.create_model(name).eval()
+    features_ND = turbomim.embed(model, photo_folder).features_ND
+    size = model.pretrained_cfg["input_size"][-1]
+    (crops,) = turbomim.centre_crops(photo_folder, size=size, share=scored_crop(size).share)
+    with torch.no_grad():
+        maps = model.forward_features(
+            normalised(crops.images_BHWC, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+        )
+    np.testing.assert_allclose(features_ND, maps.mean((2, 3)).numpy(), rtol=0, atol=1e-5)
+
+
+def test_what_is_neither_tokens_nor_a_map_is_refused(photo_folder: Path) -> None:
+    model: Any = timm.create_model("test_convnext").eval()
+    model.num_features = 7
+    with pytest.raises(
+        turbomim.UserError, match=r"ConvNeXt: its forward_features gives .* num_features = 7 "
+    ):
+        turbomim.embed(model, photo_folder)
 
 
 def test_what_cannot_be_embedded(photo_folder: Path) -> None:

@@ -29,6 +29,12 @@ from turbomim.train.encoder.features import normalised
 pytestmark = pytest.mark.usefixtures("here")
 
 
+def claims_nothing(said: dict[str, Any], classes: int) -> None:
+    """Not that its weights are the ones that timm has for such a model."""
+    assert not [said.get(key) for key in ("url", "hf_hub_id", "tag", "license") if said.get(key)]
+    assert said["num_classes"] == classes
+
+
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "convmae"])
 def test_every_way_is_the_run(kind: str) -> None:
     trained = make_run(kind)
@@ -43,6 +49,7 @@ def test_every_way_is_the_run(kind: str) -> None:
             found = model.forward_features(pixels(images()))
             torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-5, atol=1e-5)
             assert model.transform.crop == scored_crop(48)
+            claims_nothing(model.pretrained_cfg, 0)
     assert model.num_features == expected.shape[-1]
 
 
@@ -57,6 +64,7 @@ def test_a_fine_tuning_comes_with_its_head(kind: str) -> None:
             torch.testing.assert_close(model(pixels(images())), expected, rtol=1e-5, atol=1e-5)
             assert model.transform.crop == crop_of_test(config)
             assert tuple(model.pretrained_cfg["label_names"]) == NAMES
+            claims_nothing(model.pretrained_cfg, len(NAMES))
     with pytest.raises(turbomim.UserError, match="a fine-tuning has its own model"):
         turbomim.load(folder, **{"model.heads": 4})
 
