@@ -65,7 +65,7 @@ FULL = ENCODER + DECODER
 # settings of the formats that name a recipe, besides what the tensors tell
 ONE_STEP = [
     "--step.compile=false", "--step.device=cpu", "--optim.global_batch=8", "--optim.epochs=0.24",
-    "--optim.warmup_epochs=0", "--data.threads=1", "--data.readers=1",
+    "--optim.warmup_epochs=0", "--optim.min_lr=0", "--data.threads=1", "--data.readers=1",
 ]  # fmt: skip
 VIT = [f"--model.width={WIDTH}", f"--model.depth={DEPTH}", f"--model.heads={HEADS}"]
 FLAGS = {
@@ -158,7 +158,8 @@ def test_mmselfsup_both_ways(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         "data_preprocessor.std": torch.ones(3, 1, 1),
     }
     file = save({"meta": {"epoch": 300}, "state_dict": {**theirs, **others}, "optimizer": {"state": {}}})
-    assert import_file(monkeypatch, file, "mmselfsup") == 0
+    # 40 cycles are beyond what so small an image has
+    assert import_file(monkeypatch, file, "mmselfsup", "--model.radius=6") == 0
     said = capsys.readouterr().out
     assert all(name in said for name in others)
     same(imported(), ours)
