@@ -32,6 +32,8 @@ def find_command(argv: list[str]) -> tuple[str, list[str]]:
         if (name := " ".join(argv[:words])) in COMMANDS:
             return name, argv[words:]
     group = argv[0]
+    if group.startswith("-"):
+        raise UsageError(f"unknown flag {group!r}: a command comes first; without one: --help or --version")
     if group not in GROUPS:
         raise unknown_name("unknown command", group, dict.fromkeys(name.split()[0] for name in COMMANDS))
     if len(argv) == 1 or not argv[1]:
@@ -46,6 +48,8 @@ def import_and_call(function: str, argv: list[str]) -> None:
 
 def call(argv: list[str]) -> None:
     """Call what argv names.  Raises UserError, OSError, SystemExit."""
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
     if not argv or argv[0] in HELP:
         print(overview())
         if not argv:

@@ -8,7 +8,9 @@ from typing import Final
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.commands.table import COMMANDS, GROUPS, imported, options_of, verbs
+from turbomim.train.machine.presets import PRESETS
 from turbomim.train.recipes.table import RECIPES
+from turbomim.train.recipes.title import METHODS
 from turbomim.train.settings.known_flags import Flags, flags_of, settings_of
 
 # What a shell tells of the line: word, which is completed; place, of the word (the command's is 1); before,
@@ -32,11 +34,21 @@ _turbomim() {{
     local name=${{words[2]}} second=${{words[3]}}
     if [[ $word == --*=* ]]; then before=${{word%%=*}}; word=${{word#*=}}; compset -P '*='; fi
 {body}
-    if [[ -n $list ]]; then compadd -- ${{=list}}; else _files; fi
+    if [[ -n $list ]]; then compadd -M 'm:_=-' -- ${{=list}}; else _files; fi
 }}
 if [[ ${{funcstack[1]}} == _turbomim ]]; then _turbomim "$@"; else compdef _turbomim turbomim; fi"""
 
 SHELLS: Final = {"bash": BASH, "zsh": ZSH}
+
+# the values of flags whose type does not list them
+LISTED: Final = {
+    "--recipe": tuple(RECIPES),
+    "--preset": tuple(PRESETS),
+    "--model.method": tuple(METHODS),
+}
+
+# what may stand in a command's place
+FIRST: Final = ("help", "--help", "--version", "--traceback", "--print-completion")
 
 
 def completion_script(shell: str) -> str:
@@ -57,21 +69,29 @@ def flags_by_command() -> dict[str, Flags]:
 
 def _body() -> str:
     """The table in words that both shells read: first the commands, then values, recipes, flags."""
-    flags = flags_by_command()
+    flags = {
+        # the RECIPE is given by its name alone
+        name: {flag: LISTED.get(flag, words) for flag, words in of.items() if flag != "--run.recipe"}
+        for name, of in flags_by_command().items()
+    }
     firsts = dict.fromkeys(name.split()[0] for name in COMMANDS)
     values = {
         # a setting is the same of all commands
-        f"* {flag}" if "." in flag else f"{name} {flag}": choices or tuple(RECIPES)
+        f"* {flag}" if "." in flag else f"{name} {flag}": choices
         for name, of in flags.items()
         for flag, choices in of.items()
-        if choices or flag == "--recipe"
+        if choices
     }
     of_recipes = [
         name for name, command in COMMANDS.items() if "RECIPE" in command.words or name == "recipes"
     ]
     return "\n".join(
         [
-            f'    if [[ $place == 1 ]]; then list="{" ".join((*firsts, "--help", "--version"))}"',
+            # a setting may be typed as YAML has it, --optim.base_lr
+            "    before=${before//_/-}",
+            "    if [[ $word == --* ]]; then word=${word//_/-}; fi",
+            f'    if [[ $place == 1 ]]; then list="{" ".join((*firsts, *FIRST))}"',
+            f'    elif [[ $name == help && $place == 2 ]]; then list="{" ".join(firsts)}"',
             '    elif [[ $name == --print-completion ]]; then list="bash zsh"',
             "    else",
             # the second word of a group belongs to the name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -22,7 +22,7 @@ class Embed:
     """Write the features of whole images, nothing masked, in the order of their source."""
 
     run: EncoderPath
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """Folder of images, or of a folder of images a class, or a list as `shard make` takes, or a folder of
     shards."""
     out: Path

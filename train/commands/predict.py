@@ -24,7 +24,7 @@ class Predict:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FINETUNING")]
     """Folder of a fine-tuning, RUN/eval/finetune, whose newest whole checkpoint counts."""
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """Folder of images, or of a folder of images a class, or a list as `shard make` takes, or a folder of
     shards."""
     out: Path

@@ -60,11 +60,23 @@ def _one_line(box: str) -> str:
     lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()]
     parts = [" ".join(part.split()) for part in re.split(r"\n[─-]{4,}\n", "\n".join(["", *lines[1:]]))]
     error = next(part for part in parts if part)
+    if error.startswith("Missing from "):
+        return _missing(box)
     # tyro lists what each type of a union says of a value
     if wrong := re.match(r"Error parsing (\S+): no type matching (.+?) could be .* from \['(.*?)'\]", error):
         kinds = [_KINDS.get(kind, kind) for kind in wrong[2].split("|") if kind != "{None}"]
         return f"{wrong[1]} {wrong[3]}: must be {' or '.join(kinds)}"
     return error
+
+
+def _missing(box: str) -> str:
+    """`shard make needs SRC and DST`, out of a box that says of each what it is, further right."""
+    command, _, below = box.split("Missing from turbomim ")[1].partition(":")
+    # up to a rule or the box's end
+    lines = [line.strip("│|").rstrip() for line in re.split(r"[─-]{4,}", below)[0].splitlines()[1:]]
+    indent = min(len(line) - len(line.lstrip()) for line in lines if line)
+    *others, last = [line.split()[0] for line in lines if line and line[indent] != " "]
+    return f"{command} needs {', '.join(others)}{' and ' * bool(others)}{last}"
 
 
 def python_bools(argv: list[str]) -> list[str]:

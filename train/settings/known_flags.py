@@ -39,20 +39,29 @@ def check_flags(words: Sequence[str], known: Flags) -> None:
 
 
 def _unknown_flag(flag: str, known: Flags) -> UsageError:
-    """The error: `--dat` is meant to be --data sooner than --data.path, and `--epoch` --optim.epochs."""
-    if "." in flag:
-        # of another section
-        sure = [name for name in known if name.endswith(f".{flag.rpartition('.')[2]}")]
+    """The error: `--dat` is meant to be --data sooner than --data.path, and `--lr` --optim.base-lr."""
+    section, dot, last = flag.rpartition(".")
+    if dot:
+        # of another section, or with the end of its name alone
+        sure = [name for name in known if name.endswith(f".{last}")]
+        sure = sure or [
+            name for name in known if name.startswith(f"{section}.") and name.endswith(f"-{last}")
+        ]
         return unknown_name("unknown flag", flag, known, sure)
     no = flag.startswith("--no-")
     own = {name[2:]: name for name in known if "." not in name and name.startswith("--no-") == no}
     fields = {name.rpartition(".")[2]: name for name in known if "." in name}
-    sure = [name for name in known if name.endswith(f".{flag[2:]}")] or [
+    whole = [name for name in known if name.endswith(f".{flag[2:]}")]
+    # a section alone, and one with a dash for its dot
+    whole += [name for name in (f"{flag}.path", f"--{flag[2:].replace('-', '.', 1)}") if name in known]
+    close = [
         names[word] for names in (own, fields) for word in difflib.get_close_matches(flag[2:], names, n=1)
     ]
+    ends = [name for name in known if "." in name and name.endswith(f"-{flag[2:]}")]
+    sure = whole[:1] or ends[:3] or close[:1]
     if not own and not sure:
         return UsageError(f"unknown flag {flag!r}: there are none but --help")
-    return unknown_name("unknown flag", flag, own.values(), sure[:1])
+    return unknown_name("unknown flag", flag, own.values(), sure)
 
 
 def _of_dataclass(options: type) -> Flags:

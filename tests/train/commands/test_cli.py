@@ -199,6 +199,17 @@ def test_what_needs_no_torch_does_not_wait_for_it(photo_folder: Path, tmp_path: 
     assert (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.parametrize("words", ["", "shard", "shard make", "pretrain demo"])
+def test_help_is_a_command_too(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for argv in (["help", *words.split()], [*words.split(), "--help"]):
+        assert call(monkeypatch, *argv) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != ""
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_lists_its_commands(
     group: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -301,7 +312,13 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
         ("bench step --models a b", "Unrecognized options: b; see turbomim bench step --help"),
         ("show x --images many", "--images many: must be a whole number; see turbomim show --help"),
         ("bench step --device gpu", "invalid choice 'gpu' for argument '--device'"),
-        ("shard verify", "Missing from turbomim shard verify: PATH"),
+        ("shard verify", "turbomim: shard verify needs PATH; see turbomim shard verify --help"),
+        ("shard make", "turbomim: shard make needs SRC and DST; see turbomim shard make --help"),
+        ("predict", "turbomim: predict needs FINETUNING, SOURCE and --out; see turbomim predict --help"),
+        ("bench loader", "turbomim: bench loader needs --images; see turbomim bench loader --help"),
+        ("-v", "unknown flag '-v': a command comes first; without one: --help or --version"),
+        ("--foo", "unknown flag '--foo': a command comes first; without one: --help or --version"),
+        ("pretrain demo --data x", "unknown flag '--data': did you mean --data.path?"),
     ],
 )
 def test_wrong_flags_of_small_commands_are_one_line(

@@ -13,13 +13,22 @@ from pathlib import Path
 import pytest
 from tests.calls import assert_one_line, call
 
-from turbomim.train.commands.completion import completion_script
+from turbomim.train.commands.completion import LISTED, completion_script
+from turbomim.train.models.methods import METHODS
 
 # words of the line, the last one is completed; what is offered first, and how much in all (0: not counted)
 CASES = [
     (["ev"], ["eval"], 1),
     ([""], ["demo", "shard", "pretrain"], 0),
     (["--v"], ["--version"], 1),
+    (["--p"], ["--print-completion"], 1),
+    (["--t"], ["--traceback"], 1),
+    (["help", "do"], ["doctor"], 1),
+    (["pretrain", "demo", "--preset", "h1"], ["h100"], 1),
+    (["pretrain", "demo", "--model.method", "simmim-"], ["simmim-swin", "simmim-swinv2"], 2),
+    (["pretrain", "demo", "--optim.base_"], ["--optim.base-lr"], 1),
+    (["pretrain", "demo", "--step.compile_mode", "red"], ["reduce-overhead"], 1),
+    (["pretrain", "demo", "--run.rec"], [], 0),
     (["--print-completion", ""], ["bash", "zsh"], 2),
     (["eval", ""], ["knn", "linear", "finetune"], 3),
     (["shard", "ver"], ["verify"], 1),
@@ -52,7 +61,11 @@ IN_ZSH = """
 compdef() {}
 compset() {}
 _files() {}
-compadd() { shift; for each in "$@"; do if [[ $each == $typed* ]]; then print -r -- $each; fi; done }
+compadd() {
+    [[ $1 == -M && $2 == m:_=- && $typed == --* ]] && typed=${typed//_/-}
+    while [[ $1 != -- ]]; do shift; done; shift
+    for each in "$@"; do if [[ $each == $typed* ]]; then print -r -- $each; fi; done
+}
 source "$1"; shift
 words=(turbomim "$@"); CURRENT=$(($# + 1)); typed=${words[CURRENT]#--*=}
 _turbomim
@@ -82,6 +95,10 @@ def test_what_a_shell_offers(shell: str, tmp_path: Path) -> None:
         found = offered(shell, script, words)
         assert found[: len(first)] == first and (not count or len(found) == count), (words, found)
         assert first or not found, (words, found)
+
+
+def test_the_methods_are_those_there_are() -> None:
+    assert LISTED["--model.method"] == tuple(METHODS)
 
 
 @pytest.mark.parametrize("words", [["--print-completion", "bash"], ["--print-completion=zsh"]])

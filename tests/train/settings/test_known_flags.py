@@ -62,6 +62,9 @@ def test_a_misspelt_flag_is_told(command: str) -> None:
         (["--modl.heads", "3"], "did you mean --model.heads?"),
         (["--model.epochs", "3"], "did you mean --optim.epochs?"),
         (["--epoch", "3"], "did you mean --optim.epochs?"),
+        (["--data-path", "x"], "did you mean --data.path?"),
+        (["--optim.lr", "1"], "did you mean --optim.base-lr or --optim.min-lr?"),
+        (["--lr", "1"], "did you mean --optim.base-lr or --optim.min-lr?"),
         (["--xyz"], "'--xyz': known: --data, --check"),
     ],
 )
@@ -73,6 +76,8 @@ def test_what_is_meant(words: list[str], said: str) -> None:
             "--no-check",
             "--data.path",
             "--optim.epochs",
+            "--optim.base-lr",
+            "--optim.min-lr",
             "--data.rrc-scale",
             "--model.heads",
         ),
