@@ -24,6 +24,8 @@ from transformers import (
 
 import turbomim
 
+if len(sys.argv) != 4:
+    sys.exit("usage: python hf_trainer.py SHARDS STEPS SAVE_EVERY")
 SHARDS, STEPS, SAVE_EVERY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 FOLDER, BATCH = "hf", 8
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 import turbomim
 
+if len(sys.argv) != 4:
+    sys.exit("usage: python lightning_trainer.py SHARDS STEPS SAVE_EVERY")
 SHARDS, STEPS, SAVE_EVERY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 SIZE, BATCH = 64, 8
 FOLDER = Path("lightning")

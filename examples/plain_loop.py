@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import turbomim
 
+if len(sys.argv) != 4:
+    sys.exit("usage: python plain_loop.py SHARDS STEPS SAVE_EVERY")
 SHARDS, STEPS, SAVE_EVERY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 SIZE, PATCH, BATCH, WIDTH = 64, 8, 8, 64
 PATCHES, VALUES = (SIZE // PATCH) ** 2, PATCH * PATCH * 3

@@ -15,6 +15,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 import turbomim
 
+if len(sys.argv) != 4:
+    sys.exit("usage: python stateful_dataloader.py SHARDS STEPS SAVE_EVERY")
 SHARDS, STEPS, SAVE_EVERY = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 STATE = Path("stateful_dataloader.pt")
 

@@ -17,11 +17,15 @@ from torch import Tensor
 
 import turbomim
 
+if len(sys.argv) != 5:
+    sys.exit("usage: python supervised_timm.py TRAIN TEST MODEL EPOCHS")
 TRAIN, TEST, NAME, EPOCHS = *sys.argv[1:4], int(sys.argv[4])
 SIZE, BATCH = 64, 16
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 loader = turbomim.Loader(TRAIN, size=SIZE, batch=BATCH, device=device, crop="rrc", rrc_scale=0.08)
+if not loader.classes:
+    sys.exit(f"{TRAIN} has no labels: see turbomim.shard")
 model = timm.create_model(NAME, num_classes=len(loader.classes)).to(device)
 optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05)
 schedule = CosineLRScheduler(optimizer, EPOCHS * len(loader), warmup_t=len(loader), t_in_epochs=False)

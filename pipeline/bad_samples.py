@@ -30,8 +30,8 @@ class Repair:
     """Replaces the samples of one rank's batches, and counts them.
 
     samples, replaced: handed out so far, and how many of these were stand-ins, whose share counts from 200
-    samples on.  known: reasons of samples that must not be decoded; trying: called with a sample before it
-    is decoded to find a stand-in.
+    samples on, but at once where none is allowed.  known: reasons of samples that must not be decoded;
+    trying: called with a sample before it is decoded to find a stand-in.
     """
 
     def __init__(
@@ -98,7 +98,8 @@ class Repair:
             self._row += 1
             if self._row >= self._limits.max_row:
                 raise self._too_many(f"{self._row:,} samples in a row, {self._row_limit}")
-            if self.samples >= MIN_SAMPLES and self.replaced > self._limits.max_share * self.samples:
+            many = self.samples >= MIN_SAMPLES or not self._limits.max_share
+            if many and self.replaced > self._limits.max_share * self.samples:
                 share = self.replaced / self.samples
                 limit = f"the limit is max_bad_share {self._limits.max_share:.1%}"
                 raise self._too_many(f"{self.replaced:,} of {self.samples:,} samples ({share:.1%}), {limit},")

@@ -17,3 +17,7 @@ class Batch:
     ids_B: Tensor
     epochs_B: Tensor
     position: int
+
+    def __repr__(self) -> str:
+        images = self.images_BHWC
+        return f"Batch: images {tuple(images.shape)} on {images.device}, at {self.position:,}"

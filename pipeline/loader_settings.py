@@ -46,8 +46,8 @@ class LoaderSpeed:
 class BadSampleLimits:
     """How many samples may be replaced because they cannot be decoded, see bad_samples.py.
 
-    max_share: of those handed out, once they are many; max_row: as many in a row, of the stream or of the
-    storage, end the run.  Raises UsageError: no limits have these values.
+    max_share: of those handed out, once they are many, or at once if 0; max_row: as many in a row, of
+    the stream or of the storage, end the run.  Raises UsageError: no limits have these values.
     """
 
     max_share: float = 0.05

@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 import typing
+import warnings
 from contextlib import suppress
 
 
@@ -66,6 +67,14 @@ def to_stderr(line: str) -> None:
     """Say one line to whoever watches; a closed terminal ends no run."""
     with suppress(OSError):
         print(f"turbomim: {line}", file=sys.stderr, flush=True)
+
+
+def to_warning(line: str) -> None:
+    """Say one line as a warning of Python's, at the caller's own line, not at one of this library."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and str(frame.f_globals.get("__name__")).startswith("turbomim."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(line, stacklevel=level)
 
 
 def unknown_name(

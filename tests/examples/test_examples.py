@@ -47,15 +47,29 @@ def samples(lines: list[str]) -> list[list[int]]:
     return [json.loads(re.sub(".*samples ", "", line)) for line in lines]
 
 
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [
-        ("plain_loop.py", "torch"),
-        ("stateful_dataloader.py", "torchdata"),
-        ("lightning_trainer.py", "lightning"),
-        ("hf_trainer.py", "accelerate"),
-    ],
-)
+LOOPS = [
+    ("plain_loop.py", "torch"),
+    ("stateful_dataloader.py", "torchdata"),
+    ("lightning_trainer.py", "lightning"),
+    ("hf_trainer.py", "accelerate"),
+]
+
+
+def refusal(name: str, folder: Path, *arguments: str) -> str:
+    """What an example says that takes no step."""
+    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize(("name", "module"), [*LOOPS, ("supervised_timm.py", "timm")])
+def test_without_arguments_it_says_its_usage(name: str, module: str, tmp_path: Path) -> None:
+    pytest.importorskip(module)
+    assert refusal(name, tmp_path).splitlines()[-1].startswith(f"usage: python {name} ")
+
+
+@pytest.mark.parametrize(("name", "module"), LOOPS)
 def test_killed_it_goes_on_with_the_same_samples(name: str, module: str, trees: Path, tmp_path: Path) -> None:
     pytest.importorskip(module)
     endless = name == "plain_loop.py"
@@ -82,3 +96,9 @@ def test_supervised_training_with_timm(trees: Path, tmp_path: Path) -> None:
         "epoch 1: of 33 right",
         "epoch 2: of 33 right",
     ]
+
+
+def test_supervised_training_needs_labels(photo_folder: Path, tmp_path: Path) -> None:
+    turbomim.shard(photo_folder / "ash", tmp_path / "shards")
+    said = refusal("supervised_timm.py", tmp_path, "shards", "shards", "resnet10t", "1")
+    assert said.splitlines()[-1] == "shards has no labels: see turbomim.shard"

@@ -1,6 +1,5 @@
 """`turbomim.centre_crops`: every image of a source once, as tests see it."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from os import PathLike, fspath
 
@@ -11,7 +10,7 @@ from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.image_source import Source, open_source, source_crops, source_keys
 from turbomim.pipeline.making.photographs import Photographs
-from turbomim.pipeline.system.errors import need
+from turbomim.pipeline.system.errors import need, to_warning
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.store import Interpolation
 from turbomim.train.encoder.crop import crop_share
@@ -61,13 +60,14 @@ def centre_crops(
             read.
     """
     need(batch >= 1, "batch", batch, "at least 1")
+    need(notify is None or callable(notify), "notify", repr(notify), "a function that takes a line, or None")
     need(share is None or 0 < share <= 1, "share", share, "above 0 and at most 1")
     # what no crop of training can have is refused likewise
     Crop(kind="rrc", size=size, interpolation=interpolation)
     raise_limit()
     crop = CentreCrop(size=size, interpolation=interpolation, share=share or crop_share(size))
     images = open_source(fspath(source), columns, skip)
-    return _batches(images, crop, batch, choose_device(device), notify or warnings.warn)
+    return _batches(images, crop, batch, choose_device(device), notify or to_warning)
 
 
 def _batches(

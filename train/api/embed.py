@@ -54,6 +54,11 @@ class Embedded:
     feature: str
     notes: list[str]
 
+    def __repr__(self) -> str:
+        count, width = self.features_ND.shape
+        images = f"{count:,} images, {len(self.left_out):,} left out"
+        return f"turbomim.Embedded: {images}, {width} features, {self.feature}"
+
 
 def embed(
     model: nn.Module | str | PathLike[str],

@@ -1,10 +1,11 @@
 """`turbomim.Loader`: the batches of a split for a training loop of one's own."""
 
 import operator
-import warnings
+import os
 from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
 from os import PathLike
-from typing import Any, Literal, SupportsIndex, cast
+from typing import Any, Final, Literal, SupportsIndex, cast
 from weakref import finalize
 
 import torch
@@ -16,7 +17,7 @@ from turbomim.pipeline.loader import LoaderStats, check_source
 from turbomim.pipeline.loader_settings import BadSampleLimits
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Shuffle, epoch_batches, next_position
 from turbomim.pipeline.system.closing import Closing
-from turbomim.pipeline.system.errors import UsageError, UserError, need
+from turbomim.pipeline.system.errors import UsageError, UserError, need, to_warning
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import Interpolation
@@ -71,7 +72,8 @@ class Loader(Closing):
         prefetch: Batches decoded ahead; 0: as `turbomim tune loader` found, else 2.
         decode: Where a GPU's photographs are decoded, "mixed" (by the GPU) or "cpu"; "auto": as tuned, else
             mixed.
-        max_bad_share: Of the samples, how many may be replaced before `for` raises, 0 to 1.
+        max_bad_share: Of the samples, how many may be replaced before `for` raises, 0 to 1; counted from 200
+            samples on.  0: none may, from the first.
         max_bad_row: As many replaced ones in a row are too many.
         notify: Takes one line an event: a sample that was replaced, a read that is waited for.  None: each
             line is a warning of Python's.
@@ -107,6 +109,16 @@ class Loader(Closing):
         raise_limit()
         size, batch = _whole("size", size), _whole("batch", batch)
         seed, window = _whole("seed", seed), _whole("window", window)
+        threads, prefetch = _whole("threads", threads), _whole("prefetch", prefetch)
+        max_bad_row = _whole("max_bad_row", max_bad_row)
+        for name, share in (("rrc_scale", rrc_scale), ("max_bad_share", max_bad_share)):
+            need(isinstance(share, Real), name, repr(share), "a number")
+        need(
+            notify is None or callable(notify),
+            "notify",
+            repr(notify),
+            "a function that takes a line, or None",
+        )
         need(batch >= 1, "batch", batch, "at least 1")
         if (rank is None) != (world is None):
             raise UsageError(f"rank = {rank}, world = {world}: give both or none")
@@ -116,7 +128,7 @@ class Loader(Closing):
         self._speed = _speed_settings(threads, prefetch, decode)
         self._seed, self._shuffle, self._window, self._batch = seed, shuffle, window, batch
         self._rank_and_world = None if rank is None or world is None else (rank, world)
-        self._notify = notify or warnings.warn
+        self._notify = notify or to_warning
         self.endless = endless
         self.position = 0
         # what cannot be is refused now, not at the first batch
@@ -176,12 +188,16 @@ class Loader(Closing):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on where another loader was.  Raises UserError if that one's samples or order are not ours."""
         ours = self._what_is_counted()
-        position = state_dict.get("position")
-        if not ours.keys() <= state_dict.keys() or type(position) is not int or position < 0:
+        position: Any = state_dict.get("position")
+        if not {"position", *ours} <= state_dict.keys():
             raise UserError(
-                f"no state of a Loader: it has {', '.join(map(str, state_dict))}, and must have position, "
-                f"{', '.join(ours)}"
+                f"no state of a Loader: it has {', '.join(map(str, state_dict)) or 'nothing'}, and must have "
+                f"position, {', '.join(ours)}"
             )
+        # orders are defined for so many epochs
+        end = self.samples * 2**32
+        good = type(position) is int and 0 <= position < end
+        need(good, "position", repr(position), f"a whole number from 0 on, below {end:,}")
         for name, value in ours.items():
             if state_dict[name] != value:
                 raise UserError(
@@ -207,6 +223,15 @@ class Loader(Closing):
     def _next(self) -> Batch:
         if not self._running:
             self._running.append(self._open())
+            self._pid = os.getpid()
+        if self._pid != os.getpid():
+            # a fork has no threads: to wait for one, or to end it, would take for ever
+            _FORKED.extend(self._running)
+            self._running.clear()
+            raise UserError(
+                "this process was forked in the middle of a `for` over this Loader, whose threads stayed "
+                "behind: close it before the fork, or make one here"
+            )
         try:
             batch = next(self._running[0])
         except BaseException:
@@ -255,6 +280,10 @@ class Loader(Closing):
     def _what_is_counted(self) -> dict[str, Any]:
         order = self._shuffle if self._shuffle == "full" else f"windows of {self._window} shards"
         return {"split": self._split.manifest.fingerprint, "seed": self._seed, "shuffle": order}
+
+
+# loaders of the process that this one was forked from: never closed here
+_FORKED: Final[list[OpenLoader]] = []
 
 
 def _close_all(running: list[OpenLoader]) -> None:

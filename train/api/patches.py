@@ -43,7 +43,13 @@ def random_masking(
     Raises:
         ValueError: Shapes, dtypes or devices do not fit, or no patch would stay, or none be removed.
     """
-    return masking.random_masking(seed, epochs_B, ids_B, patches, int(patches * (1 - ratio)))
+    keep = int(patches * (1 - ratio))
+    if not 0 < keep < patches:
+        raise ValueError(
+            f"ratio is {ratio}: of {patches} patches {keep} would stay visible; choose a share between 0 and "
+            "1 by which at least one stays and one is removed"
+        )
+    return masking.random_masking(seed, epochs_B, ids_B, patches, keep)
 
 
 def masked_patches(

@@ -40,6 +40,12 @@ class Run(PathLike[str]):
     def __fspath__(self) -> str:
         return str(self.folder)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.folder.resolve() == other.folder.resolve()
+
+    def __hash__(self) -> int:
+        return hash(self.folder.resolve())
+
     def __repr__(self) -> str:
         return f"turbomim.Run({str(self.folder)!r}): {self.status or 'not begun'}"
 

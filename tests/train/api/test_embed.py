@@ -66,6 +66,10 @@ def test_it_returns_what_it_writes(tiny_split: Split, capsys: pytest.CaptureFixt
     made = turbomim.embed(turbomim.Run(run), tiny_split.folder, "out/f.npz", size=32, batch=7)
     with np.load("out/f.npz") as file:
         assert np.array_equal(file["features"], made.features_ND) and file["keys"].tolist() == made.keys
+    count, width = made.features_ND.shape
+    assert repr(made).startswith(f"turbomim.Embedded: {count} images, 0 left out, {width} features, mean")
+    assert turbomim.Run(run) == turbomim.Run(Path(run).resolve()) != run
+    assert len({turbomim.Run(run), turbomim.Run(Path(run).resolve())}) == 1
     assert not made.left_out and made.feature == "mean of patch tokens"
     assert capsys.readouterr() == ("", "")
 

@@ -10,6 +10,7 @@ import gc
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -64,6 +65,7 @@ def test_what_a_batch_holds(trees: Path, crop: Any) -> None:
     with turbomim.Loader(trees, crop=crop, **SMALL) as loader:
         batches = list(loader)
     assert [batch.position for batch in batches] == [0, 8, 16, 24, 32]
+    assert repr(batches[1]) == "Batch: images (8, 32, 32, 3) on cpu, at 8"
     for batch in batches:
         count = len(batch.ids_B)
         assert batch.images_BHWC.shape == (count, 32, 32, 3) and batch.images_BHWC.dtype == torch.uint8
@@ -129,8 +131,9 @@ def test_the_state_is_one_integer_and_fits_another_batch(trees: Path) -> None:
     [
         ({"seed": 1}, "the state has seed 1 and this loader of '.*' has 0"),
         ({"shuffle": "window"}, "shuffle 'windows of 16 shards' and .* has 'full'"),
-        ({"position": -1}, "no state of a Loader"),
-        ({"position": "7"}, "no state of a Loader"),
+        ({"position": -1}, "position = -1: must be a whole number from 0 on"),
+        ({"position": "7"}, "position = '7': must be"),
+        ({"position": 10**12}, "position = 1000000000000: must be .*, below 141,733,920,768"),
     ],
 )
 def test_the_state_of_other_samples_is_refused(trees: Path, changes: dict[str, Any], words: str) -> None:
@@ -249,14 +252,17 @@ def test_a_sample_that_does_not_decode_is_replaced_and_told(own_split: Split) ->
     """By a warning of Python's, or to whoever was named; the loader counts it."""
     trees = damaged(own_split, 3)
     loader = turbomim.Loader(trees, **SMALL)
-    with pytest.warns(UserWarning, match=r"cannot be decoded .* replaced by"):
+    with pytest.warns(UserWarning, match=r"cannot be decoded .* replaced by") as warned:
         epoch = ids_of(loader)
+    assert {warning.filename for warning in warned} == {__file__}
     assert sorted(flat(epoch)) == list(range(SAMPLES))
     assert loader.stats.replaced == 1 and loader.stats.samples == SAMPLES
     lines: list[str] = []
     with turbomim.Loader(trees, **SMALL, notify=lines.append) as told:
         assert ids_of(told) == epoch
     assert "replaced by" in "".join(lines)
+    with pytest.raises(UserError, match=r"^1 of \d+ samples .* the limit is max_bad_share 0.0%"):
+        ids_of(turbomim.Loader(trees, **SMALL, max_bad_share=0, notify=lines.append))
     with pytest.raises(UserError, match="limit is max_bad_row 1"):
         ids_of(turbomim.Loader(trees, **SMALL, max_bad_row=1, notify=lines.append))
 
@@ -286,6 +292,11 @@ def test_a_sample_that_does_not_decode_is_replaced_and_told(own_split: Split) ->
         ({"device": "cuda:99"}, "device 'cuda:99' was asked for, but torch finds"),
         ({"max_bad_share": 2}, "max_bad_share = 2"),
         ({"max_bad_row": 0}, "max_bad_row = 0"),
+        ({"threads": "2"}, "threads = '2': must be a whole number"),
+        ({"prefetch": 1.5}, "prefetch = 1.5: must be a whole number"),
+        ({"rrc_scale": "0.5"}, "rrc_scale = '0.5': must be a number"),
+        ({"max_bad_share": "0"}, "max_bad_share = '0': must be a number"),
+        ({"notify": "print"}, "notify = 'print': must be a function"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(trees: Path, changes: dict[str, Any], words: str) -> None:
@@ -335,6 +346,25 @@ def test_the_gpu_must_be_the_current_one_and_is_not_opened_early(
         UserError, match=r"'cuda:1' is not torch's current one, cuda:0: call .*set_device\(1\)"
     ):
         turbomim.Loader(trees, device="cuda:1", **SMALL)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_fork_in_the_middle_is_refused(trees: Path) -> None:
+    """It has none of the threads: it would wait for ever."""
+    loader = turbomim.Loader(trees, **SMALL)
+    batches = iter(loader)
+    next(batches)
+    child = os.fork()
+    if not child:
+        signal.alarm(10)
+        try:
+            next(batches)
+        except UserError as error:
+            os._exit(7 if "forked" in str(error) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert len(next(batches).ids_B) == 8
 
 
 def test_fewer_samples_than_ranks(trees: Path) -> None:

@@ -82,7 +82,7 @@ def test_what_does_not_fit(images: Tensor) -> None:
     turbomim.masked_patches(images, *masks, patch=PATCH, radius=24)
     with pytest.raises(ValueError, match="give three"):
         turbomim.masked_patches(images, *masks, patch=PATCH, mean=(0.5,))
-    with pytest.raises(ValueError, match="keep is 0"):
+    with pytest.raises(ValueError, match="ratio is 1"):
         turbomim.random_masking(EPOCHS, IDS, patches=16, ratio=1)
 
 
@@ -94,3 +94,10 @@ def test_a_radius_that_filters_nothing_is_refused(images: Tensor, kind: Any, hig
         turbomim.low_pass(images, radius=highest + 0.1, kind=kind)
     with pytest.raises(ValueError, match="nothing would be filtered"):
         turbomim.masked_patches(images, *masks, patch=PATCH, target=kind, radius=24)
+
+
+@pytest.mark.parametrize("ratio", [75, 1, 0, -0.5])
+def test_a_ratio_that_leaves_or_removes_nothing_is_named(ratio: float) -> None:
+    ids_B = torch.arange(2)
+    with pytest.raises(ValueError, match=f"^ratio is {ratio}: of 196 patches"):
+        turbomim.random_masking(ids_B, ids_B, ratio=ratio)
