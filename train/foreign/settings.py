@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.foreign.formats import LOW_PASS
 from turbomim.train.foreign.names import Weights
@@ -54,7 +56,7 @@ def settings_for(weights: Weights, sizes: Values, asked: Asked) -> Settled:
     What counts, the first that tells a setting:
 
     1. flags;
-    2. of heads, a card beside the file;
+    2. of heads, a card beside the file, which a flag may not contradict;
     3. the recipe, if one is named;
     4. the tensors: sizes, and heads by the width;
     5. the recipe that is the default of the format.
@@ -65,6 +67,12 @@ def settings_for(weights: Weights, sizes: Values, asked: Asked) -> Settled:
     """
     heads = guess_heads(sizes)
     of_card, card = heads_beside(asked.file, heads)
+    for key, told in of_card.items():
+        if (given := str(asked.flags.get("model", {}).get(key, told))) != told:
+            raise UsageError(
+                f"--model.{key} {given}: {card} says {told}: leave it out, or, if that is of another model, "
+                f"move {asked.file} to a folder of its own"
+            )
     flags = {**asked.flags, "model": {**of_card, **asked.flags.get("model", {})}}
     guessed: dict[str, str] = {}
     if asked.recipe:
@@ -81,13 +89,13 @@ def settings_for(weights: Weights, sizes: Values, asked: Asked) -> Settled:
         if guessed:
             guesses = ", ".join(f"{key} {heads[key]} ({why})" for key, why in guessed.items())
             assumed = f"{guesses}; {assumed}"
-    check_sizes(config, sizes, heads, str(asked.file))
+    check_sizes(config, sizes, {**heads, **of_card}, str(asked.file))
     if of_card.keys() - asked.flags.get("model", {}).keys():
         assumed += f"; heads as {card} has them"
     return Settled(config=config, assumed=assumed, guessed_heads=guessed)
 
 
-def check_sizes(config: Config, sizes: Values, heads: dict[str, int], where: str) -> None:
+def check_sizes(config: Config, sizes: Values, heads: Values, where: str) -> None:
     """Raise UsageError that names the flags that would fit if settings have not the tensors' sizes."""
     wrong = [
         f"{section}.{key} {getattr(getattr(config, section), key)}"
@@ -108,10 +116,14 @@ def check_sizes(config: Config, sizes: Values, heads: dict[str, int], where: str
 def heads_beside(file: Path, wanted: Collection[str]) -> tuple[dict[str, str], Path | None]:
     """Heads, by their settings, that a card beside a file tells, and which card it is.
 
-    A card is the .json that `turbomim export` wrote, or the config.json of transformers or timm; others, and
-    damaged ones, are passed over.
+    A card is the .json that `turbomim export` wrote, the config.json of transformers or timm, or of a
+    checkpoint the config.yaml of its run; others, and damaged ones, are passed over.
     """
-    for card in (file.with_suffix(".json"), file.with_name("config.json")):
+    cards = [file.with_suffix(".json"), file.with_name("config.json")]
+    # RUN/ckpt/STEP/FILE
+    if file.parent.parent.name == "ckpt":
+        cards.append(file.parent.parent.parent / "config.yaml")
+    for card in cards:
         said = _heads_of(card)
         heads = {key: str(said[key]) for key in wanted if type(said.get(key)) is int}
         if heads:
@@ -124,7 +136,10 @@ def _heads_of(card: Path) -> dict[str, Any]:
     try:
         if not card.is_file() or card.stat().st_size > MOST_CARD:
             return {}
-        tree = json.loads(card.read_text(encoding="utf-8"))
+        text = card.read_text(encoding="utf-8")
+        if card.suffix == ".yaml":
+            return dict(yaml.safe_load(text)["model"])
+        tree = json.loads(text)
         if not isinstance(tree, dict):
             return {}
         if tree.get("model_type") in ("vit", "vit_mae"):
@@ -138,7 +153,7 @@ def _heads_of(card: Path) -> dict[str, Any]:
             return {}
         # cards of before had timm's arguments alone
         return tree if "heads" in tree else {"heads": tree["timm"]["num_heads"]}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, yaml.YAMLError):
         return {}
 
 

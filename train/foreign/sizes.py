@@ -23,12 +23,16 @@ def sizes_of(weights: Weights) -> Values:
 
     # of ConvMAE's three convolutions, each on the one before
     strides = [side(f"patch_embed{stage}.proj.weight", 3, 4) for stage in (1, 2, 3)]
+    widths = [side(f"patch_embed{stage}.proj.weight", 0, 4) for stage in (1, 2)]
+    depths = [blocks(f"blocks{stage}") for stage in (1, 2)]
     patch = side("patch_embed.proj.weight", 3, 4) or math.prod(strides)
     bias = "rel_pos_bias.relative_position_bias_table"
     found = {
         "patch": patch,
         "width": side("patch_embed.proj.weight", 0, 4) or side("pos_embed", 2, 3),
         "depth": blocks("blocks") or blocks("blocks3"),
+        "conv_widths": ",".join(map(str, widths)) if all(widths) else "",
+        "conv_depths": ",".join(map(str, depths)) if all(depths) else "",
         "heads": side(bias, 1, 2),
         "decoder_width": side("decoder_embed.weight", 0, 2),
         "decoder_depth": blocks("decoder_blocks"),

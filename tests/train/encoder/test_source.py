@@ -24,6 +24,7 @@ from tests.runs import config_for, quiet
 from tests.train.folder.test_hostile_checkpoints import Evil
 from torch import nn
 
+from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.features import encode
 from turbomim.train.encoder.source import load_source
@@ -203,12 +204,21 @@ def test_a_card_that_is_none_is_passed_over(theirs: Any) -> None:
 @pytest.mark.parametrize(
     "card", ['{"heads": 4, "turbomim": "0"}', '{"timm": {"num_heads": 4}, "turbomim": "0"}']
 )
-def test_a_card_tells_heads_and_flags_win(theirs: Any, card: str) -> None:
+def test_a_card_tells_heads(theirs: Any, card: str) -> None:
     torch.save(theirs.state_dict(), "vit.pth")
     Path("vit.json").write_text(card)
-    for flags, heads in (({}, 4), ({"model": {"heads": "2"}}, 2)):
+    for flags in ({}, {"model": {"heads": "4"}}):
         source = load_source(Path("vit.pth"), flags)
-        assert (source.config.model.heads, source.assumed) == (heads, "")
+        assert (source.config.model.heads, source.assumed) == (4, "")
+    with pytest.raises(UserError, match=r"--model\.heads 2: vit\.json says 4: leave it out"):
+        load_source(Path("vit.pth"), {"model": {"heads": "2"}})
+
+
+def test_a_checkpoint_has_the_heads_of_its_run() -> None:
+    """Four; were config.yaml not read, width 48 would be taken for one."""
+    run = make_run("mae").run
+    source = load_source(run / "ckpt" / "step-00000003" / "model.safetensors", {})
+    assert (source.config.model.heads, source.assumed) == (4, "")
 
 
 @pytest.mark.parametrize("to", ["timm", "safetensors", "mae"])

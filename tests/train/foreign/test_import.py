@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.calls import call
+from tests.calls import assert_one_line, call
 from tests.exported import make_run
 from tests.runs import config_for, outcome, quiet, run
 from tests.train.foreign.imports import import_file, imported, same, save
@@ -103,7 +103,7 @@ def test_other_files_that_hold_the_same(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_export_comes_back_with_its_heads(
     to: str, form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Four and two, where widths 48 and 32 would be taken for one and one; flags win."""
+    """Four and two, where widths 48 and 32 would be taken for one and one; a flag may not say otherwise."""
     trained = make_run("mae", "old")
     (exported,) = export(trained, to, Path("out"))
     file = str(exported.path)
@@ -113,8 +113,24 @@ def test_an_export_comes_back_with_its_heads(
     assert "//" not in told and f"heads as {card} has them" in told
     found, _, _ = load_run(Path("runs/r"))
     assert found.model.heads == 4 and (to == "timm" or found.model.decoder_heads == 2)
-    assert call(monkeypatch, "import", file, "--from", form, "--run.name", "s", "--model.heads", "3") == 0
-    assert load_run(Path("runs/s"))[0].model.heads == 3
+    assert call(monkeypatch, "import", file, "--from", form, "--run.name", "s", "--model.heads", "3") == 2
+    assert_one_line(capsys, f"--model.heads 3: {card} says 4", "leave it out")
+
+
+def test_the_sizes_that_would_fit_are_those_of_a_convmae(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Followed, they give the run's features; planted: the guess, one head, or no sizes of convolutions."""
+    trained = make_run("convmae", "old")
+    (exported,) = export(trained, "safetensors", Path("out"))
+    of_recipe = [str(exported.path), "convmae", "--recipe", "convmae-b-1600e"]
+    assert import_file(monkeypatch, *of_recipe) == 2
+    fitting = capsys.readouterr().err.split("it would fit ")[1].split()
+    assert import_file(monkeypatch, *of_recipe, *fitting) == 0
+    _, model, _ = load_run(Path("runs/r"))
+    pixels_BHWC = torch.arange(48 * 48 * 3).reshape(1, 48, 48, 3).remainder(251).to(torch.uint8)
+    with torch.no_grad():
+        assert torch.equal(model.eval().features(pixels_BHWC), trained.model.eval().features(pixels_BHWC))
 
 
 def test_what_programs_leave_beside_weights_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
