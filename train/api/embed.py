@@ -14,13 +14,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from turbomim import __version__
+from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.image_source import open_source, source_classes, source_keys
 from turbomim.pipeline.system.durable import check_space, make_folder_of
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.train.api.load import has_head, load
-from turbomim.train.encoder.crop import crop_facts, scored_crop
+from turbomim.train.encoder.crop import crop_facts, own_crop, scored_crop
 from turbomim.train.encoder.features import CLASS_TOKEN, POOLS, encode
 from turbomim.train.encoder.row_files import check_header, check_out, write_arrays, write_left_out
 from turbomim.train.encoder.rows import Make, rows_of, source_notes
@@ -142,7 +143,7 @@ def embed(
             rows = rows_of(
                 images,
                 made_by.make,
-                scored_crop(made_by.size),
+                made_by.crop,
                 batch=batch,
                 device=target,
                 progress=bar.show,
@@ -161,18 +162,18 @@ def embed(
         notes=[*made_by.notes, *source_notes(images)],
     )
     if place is not None:
-        facts = {**made_by.facts, "source": fspath(source), **crop_facts(made_by.size)}
+        facts = {**made_by.facts, "source": fspath(source), **crop_facts(made_by.crop)}
         _write(place, embedded, facts)
     return embedded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Encoder:
-    """What makes features of images of a size, and what a file says about it."""
+    """What makes features of crops, and what a file says about it."""
 
     module: nn.Module
     make: Make
-    size: int
+    crop: CentreCrop
     feature: str
     facts: dict[str, object]
     notes: list[str]
@@ -197,7 +198,7 @@ def _of_run(path: Path, kind: str, size: int | None, settings: dict[str, Any]) -
     return _Encoder(
         module=model,
         make=make,
-        size=sized.config.data.size,
+        crop=own_crop(sized.config),
         feature=f"{kind}, as the head reads it" if tuned else kind,
         facts=of.facts,
         notes=[of.assumed] if of.assumed else [],
@@ -206,10 +207,13 @@ def _of_run(path: Path, kind: str, size: int | None, settings: dict[str, Any]) -
 
 def _of_timm(model: nn.Module, kind: str) -> _Encoder:
     size, features = timm_size(model), timm_features(model, kind)
+    # what `turbomim.load` gave it, unless it was made for another size since
+    brought = getattr(getattr(model, "transform", None), "crop", None)
+    same = isinstance(brought, CentreCrop) and brought.size == size
     return _Encoder(
         module=model,
         make=lambda images_BHWC: (features(images_BHWC),),
-        size=size,
+        crop=brought if same else scored_crop(size),
         feature=kind,
         facts={"model": type(model).__name__},
         notes=[],

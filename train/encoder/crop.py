@@ -14,6 +14,7 @@ from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.machine.processor import cores
+from turbomim.train.settings.config import Config
 from turbomim.train.settings.finetune import FinetuneConfig
 
 INTERPOLATION: Final[Literal["bicubic"]] = "bicubic"
@@ -39,9 +40,15 @@ def crop_of_test(config: FinetuneConfig) -> CentreCrop:
     )
 
 
-def crop_facts(size: int) -> dict[str, object]:
-    """What a result says about the crops that it is of."""
-    return {"size": size, "crop": crop_share(size), "interpolation": INTERPOLATION}
+def own_crop(config: Config) -> CentreCrop:
+    """The crop that a fine-tuning is tested on; of a pre-training the scored one."""
+    return crop_of_test(config) if isinstance(config, FinetuneConfig) else scored_crop(config.data.size)
+
+
+def crop_facts(crop: CentreCrop | int) -> dict[str, object]:
+    """What a result says about the crops that it is of, or of scored ones of this side."""
+    crop = scored_crop(crop) if isinstance(crop, int) else crop
+    return {"size": crop.size, "crop": crop.share, "interpolation": crop.interpolation}
 
 
 def eval_crops(

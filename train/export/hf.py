@@ -36,7 +36,7 @@ processor = AutoImageProcessor.from_pretrained("PATH")
 with torch.no_grad():
     tokens = model(**processor(Image.open("photo.jpg"), return_tensors="pt")).last_hidden_state
 feature = tokens[:, 1:].mean(1)"""
-_CROP: Final = (
+CROP: Final = (
     "The processor takes the crop of evaluation. Where a resized side is 3, 7, 11, … pixels longer than the "
     "crop, transformers rounds the half of that down and turbomim up: its crop is one pixel off turbomim's."
 )
@@ -67,7 +67,7 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
             note=(
                 "`last_hidden_state` are the tokens after the final norm, the class token first. "
                 "`pooler_output` learned nothing: it is the tanh of the class token. "
-                f"{_CROP}"
+                f"{CROP}"
             ),
             feature=_FEATURE,
         )

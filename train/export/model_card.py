@@ -12,7 +12,7 @@ import yaml
 
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UserError, one_line
-from turbomim.train.encoder.crop import crop_of_test, scored_crop
+from turbomim.train.encoder.crop import own_crop
 from turbomim.train.export.weights import Exported, Trained, Tuned
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.begun import begun_in_words
@@ -22,7 +22,6 @@ from turbomim.train.recipes.table import recipe
 from turbomim.train.recipes.title import method_text, run_title
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.settings.dictionary import differences
-from turbomim.train.settings.finetune import FinetuneConfig
 
 NAME = "README.md"
 # what tells our cards from others' files
@@ -120,7 +119,7 @@ def image_rows(config: Config) -> Rows:
     """What an image goes through before the encoder sees it."""
     data, model = config.data, config.model
     size = data.size
-    crop = crop_of_test(config) if isinstance(config, FinetuneConfig) else scored_crop(size)
+    crop = own_crop(config)
     yield (
         "size",
         f"{size} x {size} pixels, RGB, {config.grid} x {config.grid} patches of {model.patch} pixels",

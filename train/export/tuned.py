@@ -157,7 +157,8 @@ def write_hf(
             checked=_checked_hf(folder, model, config),
             library="transformers",
             note="It is a BeitForImageClassification: the ViT of transformers has its head on the class "
-            "token, this one reads the mean of the patch tokens. `model.config.id2label` has the names.",
+            "token, this one reads the mean of the patch tokens. `model.config.id2label` has the names. "
+            f"{hf.CROP}",
             feature=_IN_HF,
         )
     ]
