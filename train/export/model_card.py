@@ -5,6 +5,7 @@ Every number in it is read from the run's files; what they do not tell is not th
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from turbomim.train.recipes.table import recipe
 from turbomim.train.recipes.title import method_text, run_title
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.settings.dictionary import differences
+from turbomim.train.settings.finetune import FinetuneConfig, published_finetune
 
 NAME = "README.md"
 # what tells our cards from others' files
@@ -136,8 +138,14 @@ def image_rows(config: Config) -> Rows:
 def training_rows(run: Path, config: Config, state: checkpoint.State) -> Rows:
     """How the weights came to be."""
     name = recipe_of(run)
-    changed = differences(recipe(name) if name else Config(), config)
     model = config.model
+    if isinstance(config, FinetuneConfig):
+        published = published_finetune(model)
+        own = {key: getattr(config.finetune, key) for key in ("classes", "weights")}
+        base = replace(config, optim=published.optim, finetune=replace(published.finetune, **own))
+        changed = differences(base, config)
+    else:
+        changed = differences(recipe(name) if name else Config(), config)
     low_passed = f", radius {model.radius:g} cycles" if model.target != "raw" else ""
     yield "method", method_text(config)
     yield (
@@ -148,9 +156,13 @@ def training_rows(run: Path, config: Config, state: checkpoint.State) -> Rows:
         "mask",
         f"{model.mask}, {model.mask_ratio:g} of the units of {model.mask_unit} x {model.mask_unit} patches",
     )
-    yield "recipe", name or "none recorded"
-    base = "the recipe's" if name else "the defaults"
-    yield f"settings other than {base}", "; ".join(f"`{text}`" for text in changed) or "none"
+    if isinstance(config, FinetuneConfig):
+        yield from pretraining_rows(run)
+        told = "the published fine-tuning's"
+    else:
+        yield "recipe", name or "none recorded"
+        told = "the recipe's" if name else "the defaults"
+    yield f"settings other than {told}", "; ".join(f"`{text}`" for text in changed) or "none"
     if (run / "import.json").exists():
         source = read_json(run / "import.json")
         yield "began with", f"{begun_in_words(source)}; the terms of those weights hold for these"
@@ -164,6 +176,15 @@ def training_rows(run: Path, config: Config, state: checkpoint.State) -> Rows:
     yield "images seen", f"{state.position:,}"
     yield from measured(records)
     yield "versions of the training", ", ".join(f"{k} {v}" for k, v in state.versions.items())
+
+
+def pretraining_rows(run: Path) -> Rows:
+    """Of a fine-tuning's folder: what pre-trained its encoder, as far as its result.json tells."""
+    found = read_json(run / "result.json") if (run / "result.json").exists() else {}
+    source = found.get("run") or found.get("file")
+    if isinstance(source, str):
+        yield "pre-trained by", shown(source)
+        yield "recipe of the pre-training", recipe_of(Path(source)) or "none recorded"
 
 
 def measured(records: list[Record]) -> Rows:
@@ -232,8 +253,10 @@ def evaluations(run: Path) -> list[str]:
     parts = []
     for name, found in results_of(run):
         parts.append(f"### {name}\n")
+        # a fine-tuning's own size is another line
+        before_tuning = "pre-trained at " if name.startswith("finetune") else ""
         singles = [
-            f"- {key}: {shown(value, share=key in SHARES)}"
+            f"- {key}: {before_tuning * (key == 'encoder')}{shown(value, share=key in SHARES)}"
             for key, value in found.items()
             if isinstance(value, int | float | str)
         ]

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.calls import assert_one_line, call
 from tests.exported import images, make_run, pixels
 from tests.finetuned import NAMES, make_finetuning
 
+import turbomim
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.features import MEAN, encode, load_finetuned
@@ -71,6 +74,24 @@ def test_it_is_scored_as_any_encoder(
     found = json.loads((run / "analysis" / "frequency.json").read_text())["results"]
     assert len(found[str(run)]["blocks"]) == 3
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("given", ["folder", "export", "in memory"])
+def test_the_rows_are_what_predict_tells_classes_by(given: str, photo_folder: Path) -> None:
+    """Of 48 pixels evaluation crops all, this fine-tuning 0.75: planted, the crop of evaluation."""
+    run, _, model = make_finetuning("mae", Path("runs/r/eval"))
+    source: Any = run
+    if given != "folder":
+        source = turbomim.export(run, "timm")[0].path if given == "export" else turbomim.load(run)
+    found = turbomim.embed(source, photo_folder, "F.npz")
+    with torch.no_grad():
+        shares_BK = model.head(torch.from_numpy(found.features_ND)).softmax(1)
+    top_BK = turbomim.predict(run, photo_folder).probabilities_NK
+    torch.testing.assert_close(
+        shares_BK.sort(descending=True).values, torch.from_numpy(top_BK), rtol=0, atol=1e-5
+    )
+    with np.load("F.npz") as file:
+        assert json.loads(str(file["made"]))["crop"] == 0.75
 
 
 def test_what_needs_a_pre_training_says_so(

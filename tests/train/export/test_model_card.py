@@ -24,7 +24,9 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from tests.calls import call
 from tests.exported import FINGERPRINT, POSITION, STEP, make_run, snippets
+from tests.finetuned import make_finetuning
 
+import turbomim
 from turbomim import __version__
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.system.errors import UserError
@@ -204,6 +206,24 @@ def test_the_cards_code_gives_the_feature_of_embed(
     space: dict[str, Any] = {}
     exec(snippets(Path("README.md").read_text())[0], space)
     np.testing.assert_allclose(space["feature"][0].numpy(), ours_D, rtol=0, atol=0.005)
+
+
+def test_a_fine_tuning_names_what_pre_trained_it() -> None:
+    """And what is not as published is of the fine-tuning; planted: all settings against the defaults."""
+    pretrained = make_run("mae").run
+    tuned, _, _ = make_finetuning("mae", pretrained / "eval")
+    for_it = {"run": str(pretrained), "step": 3, "encoder": "48 px, patch 8, 48x3, 4 heads", "size": 48}
+    (tuned / "result.json").write_text(json.dumps(for_it))
+    (exported,) = turbomim.export(tuned, "hf")
+    card = (exported.path / "README.md").read_text()
+    found = rows(card)
+    assert found["pre-trained by"] == "runs/r" and found["recipe of the pre-training"] == "none recorded"
+    settings = found["settings other than the published fine-tuning's"]
+    assert (
+        "`finetune.drop_path: 0.1 -> 0.2`" in settings and "`finetune.test_crop: 0.875 -> 0.75`" in settings
+    )
+    assert "model." not in settings and "recipe" not in found
+    assert "- encoder: pre-trained at 48 px" in card and "one pixel off" in card
 
 
 def test_settings_with_bars_do_not_break_the_table() -> None:
