@@ -208,12 +208,12 @@ def _of_run(path: Path, kind: str, size: int | None, settings: dict[str, Any]) -
 def _of_timm(model: nn.Module, kind: str) -> _Encoder:
     size, features = timm_size(model), timm_features(model, kind)
     # what `turbomim.load` gave it, unless it was made for another size since
-    brought = getattr(getattr(model, "transform", None), "crop", None)
-    same = isinstance(brought, CentreCrop) and brought.size == size
+    brought: Any = getattr(getattr(model, "transform", None), "crop", None)
+    own = isinstance(brought, CentreCrop) and brought.size == size
     return _Encoder(
         module=model,
         make=lambda images_BHWC: (features(images_BHWC),),
-        crop=brought if same else scored_crop(size),
+        crop=brought if own else scored_crop(size),
         feature=kind,
         facts={"model": type(model).__name__},
         notes=[],

@@ -60,11 +60,11 @@ def export(
     place = Path(run)
     folder = programs.usual_folder(place, to) if out is None else Path(out)
     if folder.suffix in (".safetensors", ".pth", ".pt") or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"out {folder}: must be a folder, files in it have names of their own")
+        raise UsageError(f"--out {folder}: must be a folder, files in it have names of their own")
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
-        raise UsageError(f"license {license!r}: must be as the Hub has it, apache-2.0 for example")
+        raise UsageError(f"--license {license!r}: must be as the Hub has it, apache-2.0 for example")
     if public and not push:
-        raise UsageError("public is for push: give push, USER/NAME")
+        raise UsageError("--public is for --push: give --push USER/NAME")
     if push:
         check_push(push, to)
     trained = programs.load_trained(place)

@@ -3,17 +3,19 @@
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from turbomim.train.settings.flags import arguments_of, parse
-from turbomim.train.settings.options import RunPath
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
     """Write the newest whole checkpoint of a run as another program loads it, in float32, and check that."""
 
-    run: RunPath
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run folder, runs/NAME, or a fine-tuning's, RUN/eval/finetune, which is exported with its head."""
     to: Literal["timm", "hf", "detectron2", "mmseg", "mae", "mmselfsup", "safetensors"]
     """timm, hf (transformers), detectron2 (ViTDet), mmseg: the encoder, and hf an MAE's decoder, too; mae,
     mmselfsup: encoder and decoder; safetensors: the encoder of any method, by its own names."""

@@ -56,6 +56,7 @@ def import_command(argv: list[str]) -> None:
     if "name" not in flags.get("run", {}):
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
     # here, as in the functions below: they import torch, which --help need not wait for
+    from turbomim.train.folder import rundir
     from turbomim.train.foreign.file import read_tensors, weights_file
     from turbomim.train.foreign.formats import formats_of
     from turbomim.train.foreign.hub import Fetched, fetch
@@ -65,7 +66,13 @@ def import_command(argv: list[str]) -> None:
     if of_hub:
         fetched = fetch(options.file)
     else:
-        path = weights_file(Path(options.file))
+        given = Path(options.file)
+        if (given / "config.yaml").is_file():
+            remedy = f"`turbomim pretrain --from {given} --run.name NAME` begins with its weights"
+            if rundir.is_finetuning(given):
+                remedy = "it can be imported as its export for timm, without its head"
+            raise UserError(f"{given} is a run: {remedy}")
+        path = weights_file(given)
         fetched = Fetched(path=path, url=str(path.resolve()))
     theirs, notes = read_tensors(fetched.path)
     # mae is the first of those that fit, and what a file of no known program is refused as
@@ -124,6 +131,10 @@ def what_was_taken(options: Import, found: ForeignModel, form: str, notes: list[
     ]
     if placed.fresh:
         lines.append(f"  the file has no decoder: initial values for {grouped(placed.fresh)}")
+        # beside an encoder for transformers
+        whole = Path(options.file) / "mae"
+        if (whole / "model.safetensors").is_file():
+            lines.append(f"  {whole} has one: turbomim import {whole} --run.name NAME")
     if placed.dropped:
         lines.append(f"  left out, as a run has no place for them: {grouped(placed.dropped)}")
     lines += [f"  {note}" for note in (*notes, *found.notes)]

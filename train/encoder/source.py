@@ -18,7 +18,7 @@ from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.foreign.file import EXPORTED, read_tensors, weights_file
 from turbomim.train.foreign.formats import formats_of
 from turbomim.train.foreign.model import model_of
-from turbomim.train.foreign.settings import Asked
+from turbomim.train.foreign.settings import NEED_RECIPE, Asked
 from turbomim.train.models.classifier import Classifier, Encoder, fresh
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
@@ -128,20 +128,17 @@ def read_source(path: Path, flags: Values) -> Source:
 def load_file(path: Path, flags: Values) -> Source:
     """The encoder in a checkpoint by names of timm, MAE or transformers; a decoder or head is left out."""
     (tensors, notes), where = read_tensors(path), str(path)
-    if any(name.startswith("beit.") for name in tensors):
-        raise UserError(
-            f"{where} is a BEiT of transformers, as `export FINETUNING --to hf` writes it: give the "
-            "fine-tuning itself, or its export for timm"
-        )
     forms = formats_of(tensors)
     other = [form for form in forms if form not in ("mae", "lsmae", "hf")]
     if other:
+        named = " --recipe NAME" * (other[0] in NEED_RECIPE)
         raise UserError(
-            f"{where} has the names of {' or '.join(other)}, not of a plain ViT: `turbomim import {where} "
-            f"--from {other[0]} --run.name NAME` makes a run of it, which eval takes"
+            f"{where} has the names of {' or '.join(other)}, not of a plain ViT: give the run that it was "
+            f"exported from; of another program's file `turbomim import {where} --from {other[0]}{named} "
+            "--run.name NAME` makes a run"
         )
     asked = Asked(file=path, form="hf" if forms == ["hf"] else "mae", flags=flags)
-    found = model_of(tensors, asked, "eval takes plain ViTs alone, by the names of timm or transformers")
+    found = model_of(tensors, asked, "it must be a plain ViT by the names of timm or transformers")
     config, assumed = found.settled.config, [*notes, *found.notes]
     if "heads" in found.settled.guessed_heads:
         assumed.append(

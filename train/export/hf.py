@@ -36,6 +36,16 @@ processor = AutoImageProcessor.from_pretrained("PATH")
 with torch.no_grad():
     tokens = model(**processor(Image.open("photo.jpg"), return_tensors="pt")).last_hidden_state
 feature = tokens[:, 1:].mean(1)"""
+_PREDICTED: Final = """\
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, ViTMAEForPreTraining
+
+model = ViTMAEForPreTraining.from_pretrained("PATH").eval()
+processor = AutoImageProcessor.from_pretrained("PATH")
+with torch.no_grad():
+    found = model(**processor(Image.open("photo.jpg"), return_tensors="pt"))
+patches, masked = found.logits, found.mask"""
 CROP: Final = (
     "The processor takes the crop of evaluation. Where a resized side is 3, 7, 11, … pixels longer than the "
     "crop, transformers rounds the half of that down and turbomim up: its crop is one pixel off turbomim's."
@@ -83,6 +93,7 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
                 checked=_checked_mae(mae, model, config),
                 library="transformers",
                 note=_note_of_mae(config),
+                feature=_PREDICTED,
             )
         )
     return exported
@@ -237,13 +248,21 @@ def installed() -> bool:
 def load(kind: Any, folder: Path) -> Any:
     """Load a model from a folder.  Raises UserError if a tensor is missing or left over."""
     import transformers
+    from transformers import utils
 
+    # not every version has its annotations
+    logging: Any = utils.logging
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         model, found = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
             f"{folder}: transformers {transformers.__version__} does not take it: {one_line(error, 300)}"
         ) from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     wrong = {what: sorted(map(str, names)) for what, names in found.items() if names}
     if wrong:
         raise UserError(f"{folder}: transformers {transformers.__version__} does not take all of it: {wrong}")

@@ -85,7 +85,7 @@ def model_card(
     code = exported.feature or imports + exported.load
     parts += [
         "## Loading\n",
-        *([FEATURE] if exported.feature and not tuned else []),
+        *([FEATURE] if "\nfeature = " in exported.feature else []),
         f"```python\n{exported.placed(code, here)}\n```\n",
         *([f"{exported.note}\n"] if exported.note else []),
         f"Checked when it was exported: {exported.checked}.\n",

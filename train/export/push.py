@@ -1,5 +1,6 @@
 """Exports to the Hugging Face Hub: a folder's files into a repository, private unless said otherwise."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -7,10 +8,14 @@ from typing import Final
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UsageError, UserError, without_password
 from turbomim.train.export import model_card
-from turbomim.train.foreign.hub import NAME, TIMEOUT, client, hub_error
+from turbomim.train.foreign.hub import TIMEOUT, client, hub_error
 
 # the programs that load from the Hub
 PROGRAMS: Final = ("timm", "hf")
+# what the Hub takes; source: huggingface_hub's validators
+_PART: Final = r"[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
+_NAME: Final = re.compile(f"{_PART}/{_PART}")
+_MOST_LETTERS: Final = 96
 
 
 def check_push(repository: str, to: str) -> None:
@@ -19,12 +24,15 @@ def check_push(repository: str, to: str) -> None:
 
     if to not in PROGRAMS:
         raise UsageError(
-            f"push {repository}: {to} is not loaded from the Hub: give --to {'|'.join(PROGRAMS)}"
+            f"--push {repository}: {to} is not loaded from the Hub: give --to {'|'.join(PROGRAMS)}"
         )
-    if not NAME.fullmatch(repository):
-        raise UsageError(f"push {repository!r}: must be USER/NAME")
+    if not _NAME.fullmatch(repository) or len(repository) > _MOST_LETTERS:
+        raise UsageError(
+            f"--push {repository!r}: must be USER/NAME, at most {_MOST_LETTERS} of a-z, A-Z, 0-9, _ and, "
+            "not at an end nor two together, - and ."
+        )
     if not get_token():
-        raise UserError(f"push {repository}: no token is stored here: run `hf auth login`, or set HF_TOKEN")
+        raise UserError(f"--push {repository}: no token is stored here: run `hf auth login`, or set HF_TOKEN")
 
 
 def push_folder(folder: Path, files: Collection[str], repository: str, *, public: bool) -> str:

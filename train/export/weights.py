@@ -54,7 +54,7 @@ class Exported:
     library: str
     # what whoever loads it must know
     note: str = ""
-    # Python that makes of photo.jpg the feature that `turbomim embed` writes, with PATH for its place
+    # Python that uses it on photo.jpg, with PATH for its place; `feature` is what `turbomim embed` writes
     feature: str = ""
     # the module that `load` needs
     module: str = ""

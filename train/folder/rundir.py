@@ -57,6 +57,14 @@ def read_config(folder: Path, kind: type[Config] = Config) -> Config:
                 f"{folder} is a file and no run: give a run folder, runs/NAME; `turbomim import` makes one "
                 "of a checkpoint"
             ) from error
+        # an export's folder, a checkpoint's
+        inside = [place for place in folder.parents[:2] if (place / "config.yaml").is_file()]
+        if isinstance(error, FileNotFoundError) and inside:
+            raise UserError(f"{folder} is not a run, but in the folder of one: give {inside[0]}") from error
+        if isinstance(error, FileNotFoundError) and (folder / "config.json").is_file():
+            raise UserError(
+                f"{folder} is an export: give the run, or the fine-tuning, that it was made of"
+            ) from error
         raise UserError(
             f"{folder} is not a run: {path} cannot be read: {explain(error, 'give a run folder, runs/NAME')}"
         ) from error

@@ -159,6 +159,14 @@ FORMATS: Final[dict[str, Format]] = {
 }
 
 
+# exports that nothing here takes back, by what their names begin with
+_EXPORTS: Final = {
+    "beit.": "a BEiT of transformers, as `export FINETUNING --to hf` writes it: give the fine-tuning itself "
+    "(to embed or eval), or its export for timm",
+    "backbone.net.": "an export for detectron2, without a final norm: give the run, or its export for timm",
+}
+
+
 def formats_of(names: Iterable[str]) -> list[str]:
     """The formats that a checkpoint with these names may have."""
     names = set(names)
@@ -176,9 +184,12 @@ def check_format(names: Collection[str], form: str, where: str) -> None:
         return
     if is_beit_or_swin(names):
         raise UserError(
-            f"{where} is a SimMIM encoder, or another Beit or Swin by timm's names: eval takes plain ViTs, "
-            "import takes SimMIM's own checkpoints; give the run that it was exported from"
+            f"{where} is a SimMIM encoder, or another Beit or Swin by timm's names; files are taken of plain "
+            "ViTs, and by import of SimMIM's own checkpoints: give the run that it was exported from"
         )
+    for begin, what in _EXPORTS.items():
+        if any(name.startswith(begin) for name in names):
+            raise UserError(f"{where} is {what}")
     if fitting:
         raise UserError(f"{where} is not of --from {form}: its names are those of {' or '.join(fitting)}")
     raise UserError(

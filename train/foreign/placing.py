@@ -50,6 +50,9 @@ def place_tensors(weights: Weights, model: MAE, dropped: str, where: str, remedy
         "of another shape": shaped,
     }
     said = [f"{what}: {grouped(names)}" for what, names in problems.items() if names]
+    norm = {"norm.weight", "norm.bias"}
+    if len(said) == 1 and problems["missing"] == norm:
+        remedy = "the final norm is not there, as in exports for mmseg: give the run, or its export for timm"
     if said:
         raise UserError(f"{where} does not fit; {'; '.join(said)}; {remedy}")
     placed = {name: weights[name].to(ours[name].dtype, copy=True).contiguous() for name in taken}

@@ -1,7 +1,7 @@
 """The settings of a model for another program's tensors: what tells them, and what has to be assumed."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ MAE_RECIPE, PIXMIM_RECIPE = "mae-vit-b16-800e", "pixmim-ideal-vit-b16-800e"
 PUBLISHED_HEADS = {"": {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}, "decoder_": {384: 12, 512: 16}}
 # values an attention head has at any other width
 HEAD_WIDTH = {"": 64, "decoder_": 32}
+# formats whose tensors do not tell all sizes
+NEED_RECIPE = ("simmim", "convmae")
 # bytes; an export's card has some hundred
 MOST_CARD = 2**16
 
@@ -95,7 +97,7 @@ def settings_for(weights: Weights, sizes: Values, asked: Asked) -> Settled:
     return Settled(config=config, assumed=assumed, guessed_heads=guessed)
 
 
-def check_sizes(config: Config, sizes: Values, heads: Values, where: str) -> None:
+def check_sizes(config: Config, sizes: Values, heads: Mapping[str, object], where: str) -> None:
     """Raise UsageError that names the flags that would fit if settings have not the tensors' sizes."""
     wrong = [
         f"{section}.{key} {getattr(getattr(config, section), key)}"
@@ -180,7 +182,7 @@ def default_settings(form: str, weights: Weights) -> Config:
 
     Raises UsageError for a format whose tensors do not tell all sizes.
     """
-    if form in ("simmim", "convmae"):
+    if form in NEED_RECIPE:
         known = ", ".join(name for name in RECIPES if recipe(name).model.method.startswith(form))
         raise UsageError(
             f"--from {form} needs --recipe NAME, as its tensors do not tell all of its encoder: {known}"

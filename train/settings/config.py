@@ -167,7 +167,8 @@ class OptimConfig:
         need(self.warmup == "mae" or plain, "optim.warmup", self.warmup, legal)
         need(self.global_batch >= 1, "optim.global_batch", self.global_batch, "at least 1")
         need(self.lr_batch >= 1, "optim.lr_batch", self.lr_batch, "at least 1 sample")
-        legal = f"0 to the rate after warm-up, {self.lr:g}"
+        remedy = "a small batch has a small one; give --optim.min_lr, or a larger --optim.base_lr"
+        legal = f"0 to the rate after warm-up, {self.lr:g}: {remedy}"
         need(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, legal)
         drop = self.lr_drop_epochs
         legal = f"above optim.warmup_epochs ({self.warmup_epochs:g}) with optim.schedule step"

@@ -40,6 +40,9 @@ def in_timm(kind: str) -> tuple[Path, nn.Module]:
         weights = {key.removeprefix("encoder."): value for key, value in model.state_dict().items()}
     theirs = timm.create_model(**arguments)
     theirs.load_state_dict({key: weights[key] for key in theirs.state_dict()})
+    if tuned:
+        # its own crop
+        theirs.transform = turbomim.load(folder).transform
     return folder, theirs
 
 

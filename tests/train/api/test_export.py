@@ -37,7 +37,7 @@ def test_what_cannot_be_is_one_line() -> None:
         ({"to": "onnx"}, "to 'onnx': must be one of timm, hf"),
         ({"to": "hf"}, "hf has no model of method convmae: give --to safetensors"),
         ({"to": "safetensors", "out": "a.pth"}, "out a.pth: must be a folder"),
-        ({"to": "safetensors", "license": "My own"}, "license 'My own': must be as the Hub has it"),
+        ({"to": "safetensors", "license": "My own"}, "--license 'My own': must be as the Hub has it"),
         ({"to": "safetensors", "size": 32}, "is for --to mmseg alone"),
     ):
         with pytest.raises(turbomim.UserError, match=words) as error:

@@ -142,13 +142,13 @@ def test_files_that_do_not_fit_are_one_line(
     endless = {**weights, "norm.bias": torch.full((64,), float("inf"))}
     for tree, parts in (
         (registers, ("unexpected: reg_token",)),
-        (odd, ("of another shape: blocks.N.norm1.weight (63,) for (64,); eval takes plain ViTs",)),
+        (odd, ("of another shape: blocks.N.norm1.weight (63,) for (64,); it must be a plain ViT",)),
         (pooled, ("missing: norm.bias, norm.weight",)),
         (endless, ("not finite in norm.bias",)),
         ({"x": torch.ones(1)}, ("no known program",)),
         (
             {"encoder.mask_token": torch.ones(1, 1, 8)},
-            ("`turbomim import bad.pth --from simmim --run.name NAME`",),
+            ("`turbomim import bad.pth --from simmim --recipe NAME --run.name NAME`",),
         ),
         ({}, ("holds no weights",)),
     ):
@@ -243,10 +243,13 @@ def test_other_encoders_by_timms_names_are_named(
     words = ["--train", str(trees), "--test", str(trees)]
     assert call(monkeypatch, "eval", "knn", str(exported.path), *words) == 1
     assert_one_line(
-        capsys, "is a SimMIM encoder, or another Beit or Swin", "eval takes plain ViTs", "give the run"
+        capsys,
+        "is a SimMIM encoder, or another Beit or Swin",
+        "files are taken of plain ViTs",
+        "give the run",
     )
     assert call(monkeypatch, "import", str(exported.path), "--from", "mae", "--run.name", "s") == 1
-    assert_one_line(capsys, "is a SimMIM encoder", "import takes SimMIM's own checkpoints")
+    assert_one_line(capsys, "is a SimMIM encoder", "by import of SimMIM's own checkpoints")
 
 
 def test_a_pipe_is_refused(

@@ -154,11 +154,12 @@ def test_what_the_hub_refuses_is_one_line(
         return refusal(monkeypatch, capsys, "import", url, "--run.name", "n")
 
     assert f"no permission for {OTHER}/x: check the name" in pushing(f"{OTHER}/x")
-    assert "push 'trees': must be USER/NAME" in pushing("trees")
+    for name in ("trees", "Hüber/x", "some body/x", "a-/x", "a/x--y", "a/x.", "a/b/c", f"a/{'x' * 95}"):
+        assert f"--push '{name}': must be USER/NAME, at most 96 of a-z" in pushing(name)
     assert "mae is not loaded from the Hub: give --to timm|hf" in refusal(
         monkeypatch, capsys, "export", "runs/r", "--to", "mae", "--push", NAME
     )
-    assert "public is for push" in refusal(
+    assert "--public is for --push" in refusal(
         monkeypatch, capsys, "export", "runs/r", "--to", "timm", "--public"
     )
     hub.repositories[NAME] = Repository(private=True)

@@ -11,6 +11,7 @@ one (`test_a_roll_back_to_the_start_is_to_the_imported_weights`).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 import types
@@ -23,6 +24,7 @@ import torch
 from safetensors.torch import save_file
 from tests.calls import assert_one_line, call
 from tests.exported import make_run
+from tests.finetuned import make_finetuning
 from tests.runs import config_for, outcome, quiet, run
 from tests.train.foreign.imports import import_file, imported, same, save
 from tests.train.foreign.names import (
@@ -31,6 +33,7 @@ from tests.train.foreign.names import (
     weights,
 )
 
+import turbomim
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
@@ -46,6 +49,24 @@ from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 
 pytestmark = pytest.mark.usefixtures("here")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run runs/old, a fine-tuning of it, and exports of both."""
+    folder = tmp_path_factory.mktemp("made")
+    with contextlib.chdir(folder):
+        run = make_run("mae", "old").run
+        tuned, _, _ = make_finetuning("mae", run / "eval")
+        exports: tuple[tuple[Path, Any, str | Path], ...] = (
+            (run, "timm", "timm"), (run, "hf", "hf"), (run, "mmseg", "mmseg"), (tuned, "hf", "tuned"),
+            (run, "detectron2", "detectron2"), (tuned, "timm", tuned / "export"),
+            (make_run("convmae", "c").run, "safetensors", "convmae"),
+        )  # fmt: skip
+        for source, to, out in exports:
+            turbomim.export(source, to, out=out)
+    return folder
+
 
 FULL = ENCODER + DECODER
 OURS = {name for name, _, _ in FULL}
@@ -131,6 +152,50 @@ def test_the_sizes_that_would_fit_are_those_of_a_convmae(
     pixels_BHWC = torch.arange(48 * 48 * 3).reshape(1, 48, 48, 3).remainder(251).to(torch.uint8)
     with torch.no_grad():
         assert torch.equal(model.eval().features(pixels_BHWC), trained.model.eval().features(pixels_BHWC))
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("import runs/old", "runs/old is a run: `turbomim pretrain --from runs/old --run.name NAME`"),
+        ("import runs/old/eval/tuned", "it can be imported as its export for timm"),
+        ("import mmseg/mmseg.pth", "the final norm is not there, as in exports for mmseg: give the run"),
+        ("import detectron2/detectron2.pth", "is an export for detectron2"),
+        ("import tuned", "is a BEiT of transformers, as `export FINETUNING --to hf` writes it"),
+        ("export timm", "timm is an export: give the run"),
+        ("export runs/old/ckpt/step-00000003", "is not a run, but in the folder of one: give runs/old"),
+        ("export runs/old/eval/tuned/export", "in the folder of one: give runs/old/eval/tuned"),
+        ("predict runs/old/eval/tuned/export", "in the folder of one: give runs/old/eval/tuned"),
+        ("embed convmae", "--from convmae --recipe NAME --run.name NAME"),
+        ("export runs/old --to", "give --to timm|hf|detectron2|mmseg|mae|mmselfsup|safetensors; see"),
+    ],
+)
+def test_a_refusal_names_what_helps(
+    words: str, parts: str, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of folders and files that people take for another thing."""
+    monkeypatch.chdir(made)
+    more = {
+        "import": ["--run.name", "new"],
+        "export": ["--to", "timm"],
+        "predict": ["photographs", "--out", "p.csv"],
+        "embed": ["photographs", "--out", "F.npz"],
+    }
+    command, *given = words.split()
+    if given[-1] == "--to":
+        assert call(monkeypatch, command, given[0]) == 2
+    else:
+        assert call(monkeypatch, command, *given, *more[command]) == 1
+    assert_one_line(capsys, parts)
+
+
+def test_the_whole_mae_is_named_where_its_encoder_is_taken(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert call(monkeypatch, "import", f"{made}/hf", "--run.name", "new") == 0
+    assert f"{made}/hf/mae has one: turbomim import {made}/hf/mae --run.name NAME" in capsys.readouterr().out
+    assert call(monkeypatch, "import", f"{made}/hf/mae", "--run.name", "whole") == 0
+    assert "has one" not in capsys.readouterr().out
 
 
 def test_what_programs_leave_beside_weights_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

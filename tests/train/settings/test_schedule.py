@@ -257,5 +257,8 @@ def test_a_low_pass_that_filters_nothing_is_refused(target: str, limit: float) -
 
 
 def test_a_rate_that_would_rise_to_its_end_is_refused() -> None:
-    with pytest.raises(UserError, match=r"optim\.min_lr = 0\.1: must be 0 to the rate after warm-up"):
+    with pytest.raises(
+        UserError,
+        match=r"optim\.min_lr = 0\.1: must be 0 to the rate after warm-up.*give --optim\.min_lr, or a larger",
+    ):
         config_of("mae-vit-b16-800e", {"optim.min_lr": 0.1})
