@@ -10,6 +10,7 @@ from turbomim.train.finetune.asked import FinetuneAsked
 from turbomim.train.settings.config import RunConfig
 from turbomim.train.settings.dictionary import Values, from_dict
 from turbomim.train.settings.finetune import FinetuneConfig, published_finetune, tuned_size
+from turbomim.train.settings.schedule import with_shares
 
 # RUN/eval/NAME.json of the other evaluations
 RESERVED = ("knn", "linear", "linear-published", "source")
@@ -57,7 +58,7 @@ def finetune_settings(asked: FinetuneAsked, source: Source, flags: Values) -> Fi
         # what is no number is said of the epochs
         number = from_dict({"optim": {"warmup_epochs": 0, "epochs": optim["epochs"]}}, base, "flags")
         optim["warmup_epochs"] = share * number.optim.epochs
-    config = from_dict({**flags, **({"optim": optim} if optim else {})}, base, "flags")
+    config = from_dict({**flags, "optim": with_shares(optim, base.optim)}, base, "flags")
     if config.run.mirror:
         # as beside the disk's: PLACE/RUN/eval/NAME
         mirror = "/".join((config.run.mirror.rstrip("/"), *source.folder.resolve().parts[-2:]))

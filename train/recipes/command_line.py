@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from os import PathLike, fspath
+from typing import Any, Final
 
 import yaml
 
@@ -13,7 +14,25 @@ from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import Values, to_dict
 from turbomim.train.settings.flags import dotted, take_settings, take_value
-from turbomim.train.settings.schedule import PARTS
+from turbomim.train.settings.schedule import PARTS, has_shares
+
+BOTH: Final = "both say how long the run is: give one of them"
+
+
+class EachKeyOnce(yaml.SafeLoader):
+    """YAML whose mappings name a key once; of two the first would be lost without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """The mapping that comes next.  Raises UserError."""
+        node = super().compose_mapping_node(anchor)
+        lines = dict[str, int]()
+        for key, _ in node.value:
+            name, mark = str(key.value), key.start_mark
+            if name in lines:
+                twice = f"in line {lines[name]} and again in line {mark.line + 1}"
+                raise UserError(f"--config {mark.name}: {name} is {twice}: give it once")
+            lines[name] = mark.line + 1
+        return node
 
 
 def read_yaml(path: str) -> object:
@@ -21,7 +40,7 @@ def read_yaml(path: str) -> object:
     check_local("--config", path)
     try:
         with open(path, encoding="utf-8") as file:
-            return yaml.safe_load(file) or {}
+            return yaml.load(file, EachKeyOnce) or {}
     except OSError as error:
         raise UserError(f"--config {path}: {explain(error, 'check the path')}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -48,14 +67,20 @@ def config_of(
     lengths = [name for name in ("optim.epochs", "optim.steps") if settings.get(name) not in (None, 0, "0")]
     if isinstance(values, dict):
         values = {key: value for key, value in values.items() if key != "recipe"}
-        optim = values.get("optim")
-        if lengths and isinstance(optim, dict) and not optim.keys() & set(PARTS):
-            # warm-up and drop keep their share of the recipe's epochs, not of what the file made of them
-            values["optim"] = {key: value for key, value in optim.items() if key != "epochs"}
+        optim, run = values.get("optim"), values.get("run")
+        # a run's config.yaml has all settings, and those epochs that its steps are
+        of_run = isinstance(run, dict) and "recipe" in run
+        if isinstance(optim, dict):
+            if optim.get("epochs") and optim.get("steps") and not of_run:
+                raise UsageError(f"{path}: optim.epochs and optim.steps {BOTH}")
+            if lengths and (not optim.keys() & set(PARTS) or (of_run and has_shares(optim, base.optim))):
+                # warm-up and drop keep their share of the recipe's epochs, not of what the file made of them
+                fixed = ("epochs", *PARTS)
+                values["optim"] = {key: value for key, value in optim.items() if key not in fixed}
     if path is not None:
         base = lay_over(base, values, path)
     if len(lengths) == 2:
-        raise UsageError("optim.epochs and optim.steps both say how long the run is: give one of them")
+        raise UsageError(f"optim.epochs and optim.steps {BOTH}")
     if "run.recipe" in settings:
         raise UsageError("run.recipe is no setting to be given: name the RECIPE itself")
     return lay_over(base, by_section(settings, where), where)

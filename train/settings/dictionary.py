@@ -94,7 +94,7 @@ def typed(name: str, value: object, kind: Any) -> Any:
     if kind in (int, float):
         try:
             # `true` is no number
-            number = kind(str(value))
+            number = value if kind is float and isinstance(value, float) else kind(str(value))
         except ValueError:
             number = math.nan
         need(math.isfinite(number), name, value, "a whole number" if kind is int else "a number")

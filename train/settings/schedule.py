@@ -21,45 +21,67 @@ def total_steps(epochs: float, samples: int, global_batch: int) -> int:
 PARTS = ("warmup_epochs", "lr_drop_epochs")
 
 
+class Kept(float):
+    """Epochs of a part that was named beside steps: no share of anything."""
+
+
 def with_shares(optim: Mapping[str, Any], base: OptimConfig) -> dict[str, Any]:
     """Settings of section `optim`, with what follows from a new length of the run.
 
     Of fewer epochs alone warm-up and drop keep their share: over 40 of 800, {"epochs": 80} becomes {"epochs":
     80, "warmup_epochs": 4.0, …}.  More epochs leave them as they are, and what is named is as it is named.
     Epochs take the place of steps.  How many epochs steps are is known with the data: `with_steps` keeps the
-    share of `epochs` then; of a part that is named beside steps all is kept, as epochs become that part.
+    shares of `epochs` then; a part that is named beside steps is `Kept`.
     """
     given = dict(optim)
     try:
         epochs, steps = (float(str(given.get(name, 0))) for name in ("epochs", "steps"))
-        parts = {name: float(str(given.get(name, getattr(base, name)))) for name in PARTS}
+        named = {name: Kept(str(given[name])) for name in PARTS if name in given}
     except ValueError:
         # what is no number is refused with its name
         return given
     if "epochs" in given:
         shorter = {name: getattr(base, name) * epochs / base.epochs for name in PARTS}
         return {"steps": 0, **(shorter if 0 < epochs < base.epochs else {}), **given}
-    by_steps = steps if "steps" in given else base.steps
-    if by_steps and given.keys() & set(PARTS) and max(parts.values()) > 0:
-        given["epochs"] = max(parts.values())
-    return given
+    if not (steps if "steps" in given else base.steps):
+        return given
+    # other steps: what was kept is a share of them
+    shares = {name: float(getattr(base, name)) for name in PARTS} if "steps" in given else {}
+    # no warm-up is longer than the epochs
+    room = max(base.epochs, named.get("warmup_epochs", 0.0))
+    return {**shares, **given, **named, "epochs": float(room)}
+
+
+def has_shares(optim: Mapping[str, Any], base: OptimConfig) -> bool:
+    """Whether warm-up and drop of a run's settings are what `base` has, or its shares of fewer epochs."""
+    try:
+        epochs, *parts = (float(str(optim[name])) for name in ("epochs", *PARTS))
+    except (KeyError, ValueError):
+        return False
+    share = min(1.0, epochs / base.epochs)
+    return all(
+        math.isclose(part, getattr(base, name) * share) for name, part in zip(PARTS, parts, strict=True)
+    )
 
 
 def with_steps(config: AnyConfig, samples: int) -> AnyConfig:
     """The settings of a run of `optim.steps` steps with the epochs that these are; as they are without steps.
 
-    Warm-up and drop keep their share of the epochs of the settings, if that makes them shorter.  Raises
-    UsageError where warm-up has more epochs than the run, as it cannot if nobody gave its epochs.
+    Warm-up and drop keep their share of the epochs of the settings, if that makes them shorter and they are
+    not `Kept`.  Raises UsageError where warm-up has more epochs than the run, as it cannot if nobody gave its
+    epochs.
     """
     optim = config.optim
     if not optim.steps:
         return config
     epochs = optim.steps * optim.global_batch / samples
-    whole = max(optim.warmup_epochs, optim.lr_drop_epochs) == optim.epochs
-    share = 1.0 if whole else min(1.0, epochs / optim.epochs)
+    share = min(1.0, epochs / optim.epochs)
+    given = {name: getattr(optim, name) for name in PARTS}
+    parts: dict[str, Any] = {
+        name: float(part) if isinstance(part, Kept) else part * share for name, part in given.items()
+    }
     legal = f"0 to {epochs:g}, the epochs of optim.steps ({optim.steps})"
-    need(optim.warmup_epochs * share <= epochs, "optim.warmup_epochs", optim.warmup_epochs, legal)
-    parts = {name: getattr(optim, name) * share for name in PARTS}
+    need(parts["warmup_epochs"] <= epochs, "optim.warmup_epochs", optim.warmup_epochs, legal)
     return replace(config, optim=replace(optim, epochs=epochs, **parts))
 
 

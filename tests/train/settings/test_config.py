@@ -149,6 +149,8 @@ def test_bad_settings_are_one_line(words: list[str], message: str) -> None:
         ("model: {norm_pix: 1}\n", "model.norm_pix = 1: must be true or false"),
         ("data: [\n", "is not YAML"),
         ("1: {}\n", "unknown section '1'"),
+        ("optim:\n  epochs: 3\n\n  epochs: 4\n", "bad.yaml: epochs is in line 2 and again in line 4: give"),
+        ("run: {name: a}\noptim: {}\nrun: {seed: 1}\n", "bad.yaml: run is in line 1 and again in line 3"),
     ],
 )
 def test_bad_files_are_one_line(tmp_path: Path, text: str, message: str) -> None:

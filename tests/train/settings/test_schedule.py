@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.recipes.command_line import config_of, parse_config
@@ -206,12 +207,73 @@ def test_steps_take_the_place_of_epochs(
 
 
 def test_a_warm_up_beyond_the_steps_is_refused() -> None:
-    """It is named, and is no share of anything; so is one beside a drop that is named."""
-    for name, epochs in (("warmup_epochs", 40), ("lr_drop_epochs", 700)):
-        given = {"optim.steps": 100, "optim.schedule": "step", f"optim.{name}": epochs}
-        config = config_of("mae-vit-b16-800e", {"optim.lr_drop_epochs": 750, **given})
-        with pytest.raises(UserError, match=r"optim\.warmup_epochs = 40.*: must be 0 to 10, the epochs"):
-            with_steps(config, 4096 * 10)
+    """It is named, and is no share of anything."""
+    config = config_of("mae-vit-b16-800e", {"optim.steps": 100, "optim.warmup_epochs": 40})
+    with pytest.raises(UserError, match=r"optim\.warmup_epochs = 40.*: must be 0 to 10, the epochs"):
+        with_steps(config, 4096 * 10)
+
+
+@pytest.mark.parametrize(
+    ("given", "warmup", "drop"),
+    [({}, 1.25, 87.5), ({"optim.warmup_epochs": 2}, 2, 87.5), ({"optim.lr_drop_epochs": 90}, 1.25, 90)],
+)
+def test_of_steps_warm_up_and_drop_are_shares_each_on_its_own(
+    tmp_path: Path, given: dict[str, float], warmup: float, drop: float
+) -> None:
+    """As of as many epochs, where 100 of 800 take the place of steps; in a file as by flags.
+
+    Planted, and seen to fail: one that is named leaves the other as long as it is of 800.
+    """
+    file = tmp_path / "f.yaml"
+    lines = "".join(f", {name.partition('.')[2]}: {value}" for name, value in given.items())
+    file.write_text(f"optim: {{steps: 450{lines}}}\n")
+    by_steps = config_of("simmim-swinv2-b-800e", {"optim.steps": 450, **given})
+    samples = 450 * by_steps.optim.global_batch // 100
+    for config in (
+        with_steps(by_steps, samples),
+        with_steps(config_of("simmim-swinv2-b-800e", {"run.name": "n"}, file), samples),
+        config_of("simmim-swinv2-b-800e", {"optim.epochs": 100, **given}),
+    ):
+        optim = config.optim
+        assert (optim.epochs, optim.warmup_epochs, optim.lr_drop_epochs) == pytest.approx((100, warmup, drop))
+        assert type(optim.warmup_epochs) is type(optim.lr_drop_epochs) is float
+
+
+def test_a_warm_up_longer_than_the_recipes_epochs_fits_steps() -> None:
+    config = config_of("cifar10-vit-t4", {"optim.steps": 1000, "optim.warmup_epochs": 20})
+    assert with_steps(config, 256 * 10).optim.warmup_epochs == 20
+
+
+def test_a_file_with_epochs_and_steps_is_a_runs_own(tmp_path: Path) -> None:
+    """By hand, warm-up would be a share of epochs that do not count."""
+    file = tmp_path / "f.yaml"
+    file.write_text("recipe: mae-vit-b16-800e\noptim: {epochs: 3, steps: 5, warmup_epochs: 1}\n")
+    with pytest.raises(UserError, match=r"f\.yaml: optim\.epochs and optim\.steps both say how long"):
+        config_of("", {}, file)
+    file.write_text(file.read_text().replace("epochs: 3, ", ""))
+    assert with_steps(config_of("", {}, file), 4096).optim.warmup_epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("trial", "longer", "warmup"),
+    [
+        ({}, {"optim.epochs": 100}, 5),
+        ({}, {"optim.steps": 100}, 5),
+        # what the trial named counts on
+        ({"optim.warmup_epochs": 0.5}, {"optim.epochs": 100}, 0.5),
+    ],
+)
+def test_a_longer_run_after_a_trial_has_the_recipes_warm_up(
+    tmp_path: Path, trial: dict[str, float], longer: dict[str, float], warmup: float
+) -> None:
+    """Planted, and seen to fail: the warm-up of the trial's 12 steps."""
+    file, samples = tmp_path / "config.yaml", 4096
+    config = with_steps(config_of("mae-vit-b16-800e", {"optim.steps": 12, **trial}), samples)
+    assert config.optim.warmup_epochs == pytest.approx(trial.get("optim.warmup_epochs", 0.6))
+    file.write_text(yaml.safe_dump(to_dict(config)))
+    assert config_of("", {}, file) == config
+    again = with_steps(config_of("", longer, file), samples)
+    assert (again.optim.epochs, again.optim.warmup_epochs) == pytest.approx((100, warmup))
 
 
 def test_a_run_has_as_many_steps_as_were_asked_for_whatever_rounding_says() -> None:
