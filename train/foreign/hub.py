@@ -18,7 +18,6 @@ from turbomim.train.foreign.file import EXPORTED
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-NAME: Final = re.compile(r"[\w.-]+/[\w.-]+")
 _URL: Final = re.compile(r"hf://(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 # what holds weights, the one that is taken first
 _WEIGHTS: Final = (EXPORTED, "pytorch_model.bin")
