@@ -77,13 +77,18 @@ def to_warning(line: str) -> None:
     warnings.warn(line, stacklevel=level)
 
 
+# names that an error lists where there are more than twice as many
+MANY = 12
+
+
 def unknown_name(
     what: str, name: str, known: typing.Iterable[str], meant: typing.Sequence[str] = ()
 ) -> UsageError:
     """The error for an unknown name, `WHAT 'NAME': did you mean …`.
 
     meant: known names that the caller is sure of.  Else those that begin with the name, which is then half
-    a name, else the nearest two, else those with the same three letters at the start, else all are listed.
+    a name, else the nearest two, else those with the same three letters at the start, else they are listed,
+    the first of them if there are many.
     The dashes of a flag make it like no other.
     """
     known = list(known)
@@ -94,5 +99,8 @@ def unknown_name(
         or difflib.get_close_matches(bare, plain, n=2, cutoff=0.5)
         or [k for k in plain if k[:3] == bare[:3]]
     ]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    # a list that nobody reads to its end
+    most = MANY if len(known) > 2 * MANY else len(known)
+    rest = f", … ({len(known)} in all)" if most < len(known) else ""
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:most])}{rest}"
     return UsageError(f"{what} {name!r}: {hint}")

@@ -18,6 +18,7 @@ from rich.text import Text
 from turbomim.pipeline.decoding.dali_package import import_dali, installed_wheels, wheel_problem
 from turbomim.pipeline.system.errors import UserError, one_line_with_class
 from turbomim.pipeline.system.packages import installed
+from turbomim.pipeline.system.words import counted
 from turbomim.train.machine.checks import (
     Check,
     cpu_check,
@@ -120,7 +121,7 @@ def measure_and_keep_rate() -> None:
     device = choose_device("auto", 0)
     bfloat16 = uses_bfloat16(StepConfig(), device)
     path = write_rate(device, measure_rate(device, bfloat16=bfloat16), bfloat16=bfloat16)
-    threads = f" with {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    threads = f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     line = f"{about_peak(device, bfloat16=bfloat16)}{threads}; written to {path}"
     print_plain(Console(), line)
 

@@ -115,7 +115,7 @@ def matrix_products_check() -> Check:
 
     single, half = _gflops(torch.float32), _gflops(torch.bfloat16)
     value = (
-        f"CPU, {torch.get_num_threads()} threads, a short try: float32 {single:.3g}, "
+        f"CPU, {counted(torch.get_num_threads(), 'thread')}, a short try: float32 {single:.3g}, "
         f"bfloat16 {half:.3g} GFLOP/s"
     )
     if single > 4 * half:

@@ -61,7 +61,11 @@ PRESETS = {
 def find_gpu(name: str) -> Gpu:
     """The GPU of a preset.  Raises UsageError with the nearest names for an unknown one."""
     if name not in PRESETS:
-        raise unknown_name("unknown preset", name, PRESETS)
+        near = [gpu for gpu in PRESETS if gpu.startswith(name)]
+        # another GPU, however alike its name, is not the one that was meant
+        if not near:
+            raise UsageError(f"unknown preset {name!r}: known: {', '.join(PRESETS)}")
+        raise unknown_name("unknown preset", name, PRESETS, near)
     return PRESETS[name]
 
 

@@ -34,7 +34,7 @@ def price_table(
         "given"
         if img_per_s
         else f"assumed, not measured: {MFU:.0%} of the datasheet's {flops_text(datasheet)} of an {gpu.name}, "
-        f"{flops / 1e9:.1f} GFLOP an image"
+        f"{flops_in_words(flops)}"
     )
     hours = plan.steps * plan.global_batch / (rate * plan.world) / 3600
     memory = step_memory(config, plan, bfloat16=True)
@@ -51,7 +51,7 @@ def price_table(
         ("photographs", f"{plan.samples:,} ({source})"),
         (
             "model",
-            f"{(count.trained + count.fixed) / 1e6:.1f} M parameters, {flops / 1e9:.1f} GFLOP an image",
+            f"{(count.trained + count.fixed) / 1e6:.1f} M parameters, {flops_in_words(flops)}",
         ),
         (
             "batch",
@@ -71,10 +71,17 @@ def price_table(
     ]
 
 
+def flops_in_words(flops: float) -> str:
+    """`58.7 GFLOP an image`, of less than 1 GFLOP `14 MFLOP an image`, `0.3 MFLOP an image`."""
+    if flops >= 1e9:
+        return f"{flops / 1e9:.1f} GFLOP an image"
+    return f"{flops / 1e6:.{0 if flops >= 1e7 else 1}f} MFLOP an image"
+
+
 def recipe_price(config: Config) -> str:
     """A recipe's FLOPs, and the time that ImageNet-1k takes if the datasheet's rate is used to MFU of it."""
     flops = flops_per_image(config)
-    text = f"{flops / 1e9:.1f} GFLOP an image" if flops >= 1e9 else f"{flops / 1e6:.0f} MFLOP an image"
+    text = flops_in_words(flops)
     if config.data.size < SMALLEST_PRICED:
         # not meant for ImageNet
         return text

@@ -27,6 +27,11 @@ def encoder_sizes(name: str) -> dict[str, int]:
     """
     known = timm.list_models(module="vision_transformer")
     if name not in known:
+        if not name.startswith("vit"):
+            raise UsageError(
+                f"model.encoder: timm has no ViT {name!r}: use one like {', '.join(PLAIN)}; "
+                "timm.list_models('vit_*') lists all"
+            )
         raise unknown_name("model.encoder: timm has no ViT", name, known)
     # shapes without memory, so that a giant costs no more than a dwarf
     with torch.device("meta"):

@@ -14,7 +14,7 @@ from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.run import Outcome
 from turbomim.train.loop.session import Session, check_folder
 from turbomim.train.machine.predicted_memory import count_parameters
-from turbomim.train.machine.price import IMAGENET, price_table
+from turbomim.train.machine.price import IMAGENET, flops_in_words, price_table
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.pretrain.begin import check_beginning
 from turbomim.train.settings.config import Config
@@ -39,7 +39,7 @@ def print_dry_run(session: Session[Config], *others: Split, begins_from: Path | 
         lines = "\n".join(session.about)
         text = (
             f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"
-            f"{lines}\n{count:,} parameters, {flops_per_image(config) / 1e9:.1f} GFLOP an image, "
+            f"{lines}\n{count:,} parameters, {flops_in_words(flops_per_image(config))}, "
             f"device {session.world.device}\n{begins}; dry run: nothing was trained"
         )
         print_plain(session.console, text)

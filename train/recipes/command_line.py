@@ -100,8 +100,11 @@ def _base(name: str, values: object, path: str | None) -> Config:
     if len(names) > 1:
         raise UsageError(f"{path} is for the recipe {names[1]}, not {names[0]}: give the one or the other")
     if not name and not named:
-        instead = "" if path is None else f", or {path} a line `recipe: NAME`"
-        raise UsageError(f"pretrain needs a recipe first{instead}, one of: {', '.join(RECIPES)}")
+        instead = "--config FILE or --from RUN" if path is None else f"{path} a line `recipe: NAME`"
+        raise UsageError(
+            f"pretrain needs a recipe first, as demo or pixmim-vit-b16-300e, or {instead}; "
+            "turbomim recipes lists all"
+        )
     if names and names[0] != name and names[0] not in RECIPES:
         raise unknown_name(f"{path}: unknown recipe", names[0], RECIPES)
     return recipe(names[0]) if names else Config()

@@ -67,16 +67,16 @@ def _tables(
     if not names:
         return []
     parts: list[list[str]] = [[]]
-    # what stands between columns takes 3 characters each, and one more
-    first = left = width - 4 - min(max(map(len, [head, *names])), LONGEST)
+    # what stands between columns takes 3 characters each, and one more; rich makes wide columns alike
+    room, widest = width - 4 - min(max(map(len, [head, *names])), LONGEST), 0
     for label, column in columns.items():
         words = [word for name in ("", *names) for word in column.get(name, NOT_SAID).split()]
         needed = 3 + min(max(map(len, ["", *label.split(), *words])), LONGEST)
-        if parts[-1] and needed > left:
+        widest = max(widest, needed)
+        if parts[-1] and widest * (len(parts[-1]) + 1) > room:
             parts.append([])
-            left = first
+            widest = needed
         parts[-1].append(label)
-        left -= needed
     return [
         _table(title, [head, *part], table_rows(names, [columns[label] for label in part])) for part in parts
     ]

@@ -85,6 +85,8 @@ def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
 
 def read_run(path: Path, label: str) -> RunFacts:
     """Everything about a run but its pictures.  Raises UserError if the folder is no run."""
+    if not path.exists():
+        raise UserError(f"{path} is not a run: it does not exist")
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path} is not a run: it has no config.yaml; give a folder like runs/NAME")
     problems: list[str] = []

@@ -101,7 +101,7 @@ class ModelConfig:
         for name, text in (("model.conv_widths", self.conv_widths), ("model.conv_depths", self.conv_depths)):
             ok = re.fullmatch(r"[1-9]\d{0,4},[1-9]\d{0,4}", text) is not None
             need(ok, name, repr(text), "two whole numbers above 0 with a comma between, stage 1 first")
-        need(0 < self.mask_ratio < 1, "model.mask_ratio", self.mask_ratio, "between 0 and 1")
+        need(0 < self.mask_ratio < 1, "model.mask_ratio", self.mask_ratio, "above 0 and below 1")
         need(self.mask_unit >= 1, "model.mask_unit", self.mask_unit, "at least 1 patch")
         legal = "1 with model.mask block, whose rectangles are made of patches"
         need(self.mask == "random" or self.mask_unit == 1, "model.mask_unit", self.mask_unit, legal)

@@ -318,6 +318,16 @@ def test_the_demo_small_and_its_second_call(tmp_path: Path, monkeypatch: pytest.
         ("bench loader", "turbomim: bench loader needs --images; see turbomim bench loader --help"),
         ("-v", "unknown flag '-v': a command comes first; without one: --help or --version"),
         ("--foo", "unknown flag '--foo': a command comes first; without one: --help or --version"),
+        ("pretrain demo --preset b200", "unknown preset 'b200': known: a100-40g, a100-80g, h100, h200"),
+        (
+            "pretrain",
+            "pretrain needs a recipe first, as demo or pixmim-vit-b16-300e, or --config FILE or --from",
+        ),
+        (
+            "pretrain demo --model.encoder resnet50",
+            "'resnet50': use one like vit_tiny_patch16_224, vit_small",
+        ),
+        ("pretrain demo --model.mask_ratio 0", "model.mask_ratio = 0.0: must be above 0 and below 1"),
         ("pretrain demo --data x", "unknown flag '--data': did you mean --data.path?"),
     ],
 )

@@ -18,7 +18,7 @@ from tests.train.report.test_report import bare  # noqa: F401
     ("words", "code", "message"),
     [
         ([], 2, "report needs one or more run folders"),
-        (["/nowhere"], 1, "/nowhere is not a run: it has no config.yaml; give a folder like runs/NAME"),
+        (["/nowhere"], 1, "/nowhere is not a run: it does not exist"),
         (["FILE"], 1, "is not a run"),
         (["PIPE"], 1, "is not a run"),
         (["TUNED"], 1, "is a fine-tuning, not a pre-training: its scores are in"),

@@ -22,7 +22,7 @@ from turbomim.train.machine.matmul_rate import BF16_FLOPS
 from turbomim.train.machine.memory import GIB
 from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.machine.presets import MODELS, MOST, PRESETS, SHARE, apply_preset, model_name
-from turbomim.train.machine.price import IMAGENET, checkpoint_bytes, price_table, recipe_price
+from turbomim.train.machine.price import IMAGENET, checkpoint_bytes, flops_in_words, price_table, recipe_price
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config, DataConfig
@@ -143,3 +143,10 @@ def test_recipes_are_priced_on_imagenet_alone() -> None:
     # 800 epochs of 1,281,167 images at 58.5 GFLOP: 6.0e19 / (8 x 0.4 x 312e12) s = 16.7 h
     assert recipe_price(recipe("mae-vit-b16-800e")).endswith("17 hours on 8x A100, 42 hours on 1x H200")
     assert recipe_price(recipe("demo")).endswith("MFLOP an image")
+
+
+@pytest.mark.parametrize(
+    ("flops", "said"), [(5.87e10, "58.7 GFLOP"), (1e9, "1.0 GFLOP"), (1.4e7, "14 MFLOP"), (3e5, "0.3 MFLOP")]
+)
+def test_small_models_have_flops_too(flops: float, said: str) -> None:
+    assert flops_in_words(flops) == f"{said} an image"

@@ -91,7 +91,7 @@ def test_order_of_sources(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "pretrain needs a recipe first, one of: demo, "),
+        ([], "pretrain needs a recipe first, as demo or "),
         (["dmo"], "unknown recipe 'dmo': did you mean demo?"),
         (["demo", "--data.pth", "x"], "flags: unknown key 'data.pth': did you mean data.path"),
         (["demo", "--dat.path", "x"], "flags: unknown section 'dat': did you mean data?"),
@@ -223,7 +223,11 @@ def test_a_file_names_its_recipe(tmp_path: Path, name: str, text: str, found: st
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("", "optim: {epochs: 20}\n", "needs a recipe first, or f.yaml a line `recipe: NAME`, one of: demo"),
+        (
+            "",
+            "optim: {epochs: 20}\n",
+            "recipe first, as demo or pixmim-vit-b16-300e, or f.yaml a line `recipe: NAME`; ",
+        ),
         ("", "recipe: dmo\n", "f.yaml: unknown recipe 'dmo': did you mean demo?"),
         ("", "recipe: [1]\n", "f.yaml: unknown recipe '[1]': known: "),
         ("demo", "recipe: mae-vit-b16-800e\n", "f.yaml is for the recipe mae-vit-b16-800e, not demo: give"),
