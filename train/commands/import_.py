@@ -30,16 +30,16 @@ class Import:
     Settings follow as in pretrain, --section.field VALUE; --run.name is needed.
     """
 
-    file: tyro.conf.Positional[str]
+    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
     """Checkpoint: .pth or .pt as torch.save writes it, .safetensors, or the folder of an export; or a model
     of the Hugging Face Hub, hf://USER/NAME[@REVISION][/FILE]."""
     from_: Annotated[
         Literal["mae", "mmselfsup", "mff", "simmim", "convmae", "lsmae", "hf"] | None,
-        tyro.conf.arg(name="from"),
+        tyro.conf.arg(name="from", metavar="PROGRAM"),
     ] = None
-    """Program that wrote it; by the names of its tensors if not given. mff is mmpretrain's, hf is
-    transformers (a ViTMAE or a ViT), mae has timm's names, too."""
-    recipe: str = ""
+    """Program that wrote it: mae, mmselfsup, mff, simmim, convmae, lsmae, hf; by the names of its tensors if
+    not given. mff is mmpretrain's, hf is transformers (a ViTMAE or a ViT), mae has timm's names, too."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="RECIPE")] = ""
     """Recipe that it fits; without one the sizes are those of the tensors, and heads those of the export's
     .json, or guessed."""
 

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import tyro
 
@@ -17,7 +17,7 @@ HEADINGS: Final = ("recipe", "method", "target", "px", "epochs", "published")
 class Recipes:
     """Print the recipes in a table, or one with its source, results, FLOPs and the hours that it takes."""
 
-    name: tyro.conf.Positional[str] = ""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]")] = ""
     """Recipe to tell all about."""
 
 

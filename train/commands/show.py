@@ -14,7 +14,9 @@ from turbomim.train.settings.flags import parse
 class Show:
     """Draw reconstructions of a run's held-out photographs, or with --targets what a model must predict."""
 
-    run: Annotated[Positional[Path | None], arg(help="Run folder, runs/NAME; none with --targets.")] = None
+    run: Annotated[
+        Positional[Path | None], arg(metavar="[RUN]", help="Run folder, runs/NAME; none with --targets.")
+    ] = None
     targets: Path | None = None
     """Image file whose raw, Gaussian and ideal targets are drawn instead, with their spectra."""
     data: str | None = None

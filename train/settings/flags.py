@@ -66,6 +66,10 @@ def _one_line(box: str) -> str:
     if wrong := re.match(r"Error parsing (\S+): no type matching (.+?) could be .* from \['(.*?)'\]", error):
         kinds = [_KINDS.get(kind, kind) for kind in wrong[2].split("|") if kind != "{None}"]
         return f"{wrong[1]} {wrong[3]}: must be {' or '.join(kinds)}"
+    # in the order of a set, with the None of what may be left out
+    if wrong := re.match(r"(invalid choice .*)\. Expected one of \((.*)\)\.?$", error):
+        choices = sorted(word.strip(" '") for word in wrong[2].split(","))
+        return f"{wrong[1]}: must be one of {', '.join(word for word in choices if word not in ('', 'None'))}"
     return error
 
 

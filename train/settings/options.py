@@ -10,17 +10,18 @@ from tyro.conf import Positional, arg
 
 from turbomim.train.settings.config import Device
 
-RunPath = Annotated[Positional[Path], arg(help="Run folder, runs/NAME.")]
+RunPath = Annotated[Positional[Path], arg(metavar="RUN", help="Run folder, runs/NAME.")]
 _FILE = "or an export's folder, or a\nFILE with a plain ViT, timm's or MAE's."
 PretrainedPath = Annotated[
     Positional[Path],
-    arg(help=f"Run folder, runs/NAME, whose newest whole checkpoint counts; {_FILE}"),
+    arg(metavar="RUN|FILE", help=f"Run folder, runs/NAME, whose newest whole checkpoint counts; {_FILE}"),
 ]
 EncoderPath = Annotated[
     Positional[Path],
     arg(
+        metavar="RUN|FILE",
         help="Run folder, runs/NAME, or a fine-tuning's, RUN/eval/finetune, whose newest whole checkpoint "
-        f"counts; {_FILE}"
+        f"counts; {_FILE}",
     ),
 ]
 ShardsPath = Annotated[

@@ -1,8 +1,9 @@
 """The options of `turbomim tune`; a file that imports no torch, so that --help need not wait for it."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from turbomim.pipeline.decoding.crop import CropKind
 from turbomim.pipeline.tars.store import Interpolation
@@ -43,7 +44,7 @@ class TuneStep:
     VALUE.
     """
 
-    recipe: Positional[str]
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
     """Recipe whose step is measured (turbomim recipes)."""
     data: str | None = None
     """Split whose first batch is used, again and again; data.path if not given."""
