@@ -5,13 +5,13 @@ photograph ended a process, deadly.jsonl too (crashes.py); where shards come fro
 (seen_shards.py); where MLflow draws the run, mlflow.json (trackers/mlflow.py).
 """
 
-import errno
 import json
 import os
 import platform
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -195,9 +195,12 @@ def check_unlocked(config: Config) -> None:
         check_lock(folder, what=folder, other=OTHER_NAME)
     # the nearest folder that is there; below it all is made
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        number = errno.EACCES if there.is_dir() else errno.ENOTDIR
-        raise write_error(folder, OSError(number, os.strerror(number), str(there)))
+    try:
+        # without a name; permissions alone are no answer for root
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def lock_run(config: Config) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
+from turbomim.train.folder.checkpoint import step_name
 from turbomim.train.loop.data import about_groups, check_groups, open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.run import Outcome
@@ -53,8 +54,11 @@ def _begins(session: Session[Config], others: Sequence[Split], begins_from: Path
         check_beginning(begins_from, config)
     found = check_folder(session, *others, begins_from=begins_from)
     folder = rundir.run_folder(config)
+    steps = session.plan.steps
+    if found.partition(" ")[0] == step_name(steps):
+        return f"{folder} is done, with {found}"
     if found:
-        return f"{folder} would go on from {found}, of {session.plan.steps:,} steps"
+        return f"{folder} would go on from {found}, of {steps:,} steps"
     return f"{folder} would be a new run" + (f" with the weights of {begins_from}" if begins_from else "")
 
 

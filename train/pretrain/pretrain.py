@@ -42,7 +42,7 @@ def pretrain(
         labelled = labelled_splits(session.config, session.split, session.heldout, world)
         # rank 0 alone writes it, and tracing a step takes a second
         on_device = world.broadcast_from_rank0(lambda: about_device(session.config, session.plan, world))
-        idle = idle_settings(session.config, session.plan.steps)
+        idle = idle_settings(session.config, session.plan.steps, world.device.type, world.size)
         session = dataclasses.replace(session, about=[*session.about, *on_device, *idle])
         if dry_run:
             return print_dry_run(session, *(labelled or ()), begins_from=begins_from)

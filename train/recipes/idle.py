@@ -5,15 +5,16 @@ from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 
 
-def idle_settings(config: Config, steps: int) -> list[str]:
+def idle_settings(config: Config, steps: int, device: str, ranks: int) -> list[str]:
     """A line for every setting that is other than its recipe's, and that nothing reads.
 
-    steps: of the run.  What a method does not read at all is refused (train/settings/model.py).
+    steps, device (cpu or cuda), ranks: of the run.  What a method does not read at all is refused
+    (train/settings/model.py).
     """
     base = recipe(config.run.recipe) if config.run.recipe in RECIPES else Config()
     ours, theirs = to_dict(config), to_dict(base)
     lines = []
-    for name, why in _why_idle(config, steps).items():
+    for name, why in _why_idle(config, steps, device, ranks).items():
         section, _, key = name.partition(".")
         value = ours[section][key]
         if why and value != theirs[section][key]:
@@ -21,23 +22,26 @@ def idle_settings(config: Config, steps: int) -> list[str]:
     return lines
 
 
-def _why_idle(config: Config, steps: int) -> dict[str, str]:
+def _why_idle(config: Config, steps: int, device: str, ranks: int) -> dict[str, str]:
     """Why a setting would do nothing, by its name; empty where it does something."""
     data, model, optim, run, scores = config.data, config.model, config.optim, config.run, config.eval
 
     def beyond(every: int) -> str:
         return f"the run has {steps:,} steps, and its end comes first" if every > steps else ""
 
+    no_gpu = "the run is on a CPU" if device == "cpu" else ""
     unscored = "eval.every_epochs is 0" if not scores.every_epochs else ""
     return {
         "data.rrc_scale": "data.crop is src" if data.crop == "src" else "",
         "data.window": "data.shuffle is full" if data.shuffle == "full" else "",
-        "data.hw_decoder_load": "data.decode is cpu" if data.decode == "cpu" else "",
+        "data.decode": no_gpu if data.decode == "mixed" else "",
+        "data.hw_decoder_load": "data.decode is cpu" if data.decode == "cpu" else no_gpu,
         "model.radius": "model.target is raw" if model.target == "raw" else "",
         "optim.lr_drop_epochs": _why_no_drop(config),
         "optim.min_lr": "optim.schedule is step" if optim.schedule == "step" else "",
         "optim.warmup_start": "optim.warmup_epochs is 0" if not optim.warmup_epochs else "",
         "step.compile_mode": "step.compile is false" if not config.step.compile else "",
+        "step.shard": "the run has one rank" if ranks == 1 else "",
         "run.log_every": beyond(run.log_every),
         "run.save_every": beyond(run.save_every),
         "run.picture_every": beyond(run.picture_every),

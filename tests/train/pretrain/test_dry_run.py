@@ -34,9 +34,9 @@ Change = Callable[[Config], Config]
 
 @pytest.fixture(scope="module")
 def trained(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of five steps with a mirror, over.  Do not change it."""
+    """A run of five steps with a mirror, over, with checkpoints of steps 4 and 5.  Do not change it."""
     runs = tmp_path_factory.mktemp("runs")
-    optim, run = {"epochs": 1, "warmup_epochs": 0}, {"mirror": str(runs / "mirror")}
+    optim, run = {"epochs": 1, "warmup_epochs": 0}, {"mirror": str(runs / "mirror"), "save_every": 2}
     pretrain(config_for(tiny_split.folder, runs / "runs", optim=optim, run=run), console=quiet())
     return runs
 
@@ -102,6 +102,11 @@ def below_a_file(config: Config) -> Config:
     return dataclasses.replace(config, run=dataclasses.replace(config.run, folder="file/runs"))
 
 
+def where_nobody_may_write(config: Config) -> Config:
+    """Permissions let root, and the system does not."""
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, folder="/proc", mirror=""))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -109,6 +114,7 @@ def below_a_file(config: Config) -> Config:
         (with_other_data, "other is not the data set of runs/r/ckpt/step-00000005 (fingerprint "),
         (without_a_whole_checkpoint, "no checkpoint in runs/r/ckpt is whole (step-00000005, "),
         (with_another_in_the_mirror, "mirror/r holds a run with other settings (run.seed: 0 -> 1)"),
+        (where_nobody_may_write, "cannot write '/proc/r': "),
         (below_a_file, "cannot write 'file/runs/r': "),
     ],
 )
@@ -157,17 +163,20 @@ def test_steps_and_what_does_nothing_are_said(trees: Path) -> None:
 
 def test_it_says_what_the_run_would_go_on_from_and_writes_nothing(config: Config) -> None:
     before = files()
-    assert "runs/r would go on from step-00000005, of 5 steps; dry run: nothing was trained" in dry(config)
+    assert "runs/r is done, with step-00000005; dry run: nothing was trained" in dry(config)
     new = dataclasses.replace(config, run=dataclasses.replace(config.run, name="new"))
     assert "runs/new would be a new run; dry run" in dry(new)
     assert files() == before and not Path("runs/new").exists()
+    shutil.rmtree("runs/r/ckpt/step-00000005")
+    alone = dataclasses.replace(config, run=dataclasses.replace(config.run, mirror=""))
+    assert "runs/r would go on from step-00000004, of 5 steps; dry run" in dry(alone)
 
 
 def test_it_says_what_would_come_from_the_mirror(config: Config) -> None:
     """Planted, and seen to fail: what is on the disk alone."""
     shutil.rmtree("runs/r")
     before = files()
-    assert "runs/r would go on from step-00000005 of the mirror mirror/r, of 5 steps" in dry(config)
+    assert "runs/r is done, with step-00000005 of the mirror mirror/r" in dry(config)
     assert files() == before
 
 

@@ -49,23 +49,34 @@ IDLE: list[tuple[dict[str, object], dict[str, object], str]] = [
 @pytest.mark.parametrize(("given", "_", "why"), IDLE, ids=[next(iter(given)) for given, _, _ in IDLE])
 def test_what_does_nothing_is_said(given: dict[str, object], _: dict[str, object], why: str) -> None:
     name, value = next(iter(given.items()))
-    assert f"{name} = {value} does nothing: {why}" in idle_settings(config_of("demo", given), 100)
+    assert f"{name} = {value} does nothing: {why}" in idle_settings(config_of("demo", given), 100, "cuda", 2)
 
 
 @pytest.mark.parametrize(("given", "more", "_"), IDLE, ids=[next(iter(given)) for given, _, _ in IDLE])
 def test_what_is_read_is_not_said(given: dict[str, object], more: dict[str, object], _: str) -> None:
     name = next(iter(given))
-    said = idle_settings(config_of("demo", {**given, **more}), 100)
+    said = idle_settings(config_of("demo", {**given, **more}), 100, "cuda", 2)
     assert not [line for line in said if line.startswith(name)]
 
 
 def test_a_drop_after_the_end_does_nothing() -> None:
     given = {"optim.schedule": "step", "optim.lr_drop_epochs": 500, "optim.epochs": 100}
-    assert idle_settings(config_of("demo", given), 100) == [
+    assert idle_settings(config_of("demo", given), 100, "cuda", 2) == [
         "optim.lr_drop_epochs = 500.0 does nothing: the run ends before, after 100 epochs"
     ]
 
 
+def test_what_needs_a_gpu_or_ranks_does_nothing_without() -> None:
+    given = {"data.decode": "mixed", "data.hw_decoder_load": 0.5, "step.shard": True}
+    config = config_of("demo", given)
+    assert idle_settings(config, 100, "cpu", 1) == [
+        "data.decode = mixed does nothing: the run is on a CPU",
+        "data.hw_decoder_load = 0.5 does nothing: the run is on a CPU",
+        "step.shard = True does nothing: the run has one rank",
+    ]
+    assert idle_settings(config, 100, "cuda", 2) == []
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_has_nothing_to_say(name: str) -> None:
-    assert idle_settings(recipe(name), 1) == []
+    assert idle_settings(recipe(name), 1, "cpu", 1) == []
