@@ -57,6 +57,7 @@ from turbomim.train.models.methods import make_model
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.finetune import FinetuneConfig
 from turbomim.train.settings.plan import Plan, make_plan
+from turbomim.train.settings.schedule import with_steps
 
 COLOURS = {"blue": (40, 60, 190), "green": (50, 170, 60), "red": (180, 50, 40)}
 
@@ -116,6 +117,14 @@ def attempt(config: FinetuneConfig, pretrained: Path) -> None:
 def ranked(config: FinetuneConfig, pretrained: Path, rank: int, world: int, port: int) -> None:
     as_rank(rank, world, port)
     attempt(config, pretrained)
+
+
+def test_a_warm_up_named_beside_steps_is_no_share(pretrained: Path, shards: dict[str, Path]) -> None:
+    """Planted, and seen to fail: a share of the published epochs."""
+    asked = FinetuneAsked(train=str(shards["train"]), test=str(shards["test"]), batch=16)
+    flags = {"optim": {"steps": 30, "warmup_epochs": 2}}
+    optim = with_steps(finetune_settings(asked, load_source(pretrained, {}), flags), 48).optim
+    assert (optim.epochs, optim.warmup_epochs) == pytest.approx((10, 2))
 
 
 def test_it_begins_with_the_pre_trained_encoder_and_a_new_head(
