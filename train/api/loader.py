@@ -212,7 +212,8 @@ class Loader(Closing):
         """This loader as a torch IterableDataset of dictionaries, for Lightning, Hugging Face or torchdata.
 
         Example:
-            DataLoader(loader.dataset(), batch_size=None)
+            data = loader.dataset()
+            for batch in DataLoader(data, batch_size=None): ...
         """
         return BatchDataset(self)
 

@@ -226,7 +226,10 @@ def test_simmim_and_convmae_names() -> None:
     }
     blocks = {f"blocks{n}.{m}.norm1.weight": torch.ones(8) for n, m in ((1, 0), (3, 0), (3, 1))}
     found = sizes_of({**convs, **blocks, "pos_embed": torch.ones(1, 196, 768)})
-    assert found == {"model": {"patch": 16, "width": 768, "depth": 2}, "data": {"size": 224}}
+    assert found == {
+        "model": {"patch": 16, "width": 768, "depth": 2, "conv_widths": "8,8"},
+        "data": {"size": 224},
+    }
 
 
 def test_stored_position_embeddings_are_kept_and_used(monkeypatch: pytest.MonkeyPatch) -> None:
