@@ -357,5 +357,7 @@ def test_the_help_of_pretrain_begins_with_what_is_no_setting(
     # a line that begins with the flag, in a box or, in plain letters, in none
     first = [(line.strip(" │|").split() or [""])[0] for line in own.splitlines()]
     assert [word for word in first if word in OWN] == list(OWN)
-    assert "--data.size INT" in settings and "(default: 96)" in " ".join(settings.split())
+    # where a line of the box ends depends on tyro and rich
+    assert "--data.size INT" in settings
+    assert "(default: 96)" in " ".join(word for word in settings.split() if word not in "│|")
     assert "--config" not in settings and "None" not in own
