@@ -11,7 +11,7 @@ from typing import Final
 
 from torch import Tensor
 
-from turbomim.train.foreign.hf import split_qkv
+from turbomim.train.foreign.hf import INSIDE, split_qkv
 from turbomim.train.foreign.names import Names, Pairs, Weights
 
 # (ours, theirs)
@@ -24,14 +24,7 @@ _BEGIN: Final[Pairs] = (
     ("head.", "classifier."),
 )
 _INSIDE: Final[Pairs] = (
-    (".norm1.", ".layernorm_before."),
-    (".norm2.", ".layernorm_after."),
-    (".attn.proj.", ".attention.output.dense."),
-    (".attn.query.", ".attention.attention.query."),
-    (".attn.key.", ".attention.attention.key."),
-    (".attn.value.", ".attention.attention.value."),
-    (".mlp.fc1.", ".intermediate.dense."),
-    (".mlp.fc2.", ".output.dense."),
+    *INSIDE,
     # SimMIM's
     (".gamma_1", ".lambda_1"),
     (".gamma_2", ".lambda_2"),

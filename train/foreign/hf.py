@@ -25,7 +25,7 @@ _DECODER: Final[Pairs] = (
     ("decoder_", "decoder.decoder_"),
     ("mask_token", "decoder.mask_token"),
 )
-_INSIDE: Final[Pairs] = (
+INSIDE: Final[Pairs] = (
     (".norm1.", ".layernorm_before."),
     (".norm2.", ".layernorm_after."),
     (".attn.proj.", ".attention.output.dense."),
@@ -45,8 +45,8 @@ _INSIDE_5: Final[Pairs] = (
 )
 # of an MAE the encoder's names begin with it
 _VIT: Final = Names(begin=(("", "vit."),))
-_ENCODER_ALONE: Final = Names(begin=_ENCODER, inside=_INSIDE)
-_ANY_VERSION: Final = Names(begin=(*_BEGIN_5, *_DECODER, *_ENCODER), inside=(*_INSIDE, *_INSIDE_5))
+_ENCODER_ALONE: Final = Names(begin=_ENCODER, inside=INSIDE)
+_ANY_VERSION: Final = Names(begin=(*_BEGIN_5, *_DECODER, *_ENCODER), inside=(*INSIDE, *_INSIDE_5))
 _QKV: Final = ("query", "key", "value")
 
 
@@ -61,7 +61,7 @@ def to_vit_mae(weights: Weights) -> dict[str, Tensor]:
     The class token has no position in the decoder here, and a zero there.
     """
     encoder = tuple((ours, f"vit.{theirs}") for ours, theirs in _ENCODER)
-    theirs = Names(begin=(*_DECODER, *encoder), inside=_INSIDE).to_theirs(split_qkv(weights))
+    theirs = Names(begin=(*_DECODER, *encoder), inside=INSIDE).to_theirs(split_qkv(weights))
     theirs["decoder.decoder_pos_embed"][:, 0] = 0
     return theirs
 

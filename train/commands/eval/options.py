@@ -21,14 +21,8 @@ class Eval(Scoring):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalLinear(LinearScoring):
+class EvalLinear(LinearScoring, Eval):
     """Score a run's frozen encoder by a linear layer on its features."""
-
-    run: EncoderPath
-    train: LearnedSplit
-    test: ScoredSplit
-    json: Path | None = None
-    """File for the scores; RUN/eval/NAME.json if not given, and none of a FILE."""
 
 
 @dataclass(frozen=True, kw_only=True)
