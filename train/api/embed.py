@@ -15,16 +15,15 @@ from torch import Tensor, nn
 
 from turbomim import __version__
 from turbomim.pipeline.decoding.centre_crops import CentreCrop
-from turbomim.pipeline.image_source import open_source, source_classes, source_keys
-from turbomim.pipeline.system.durable import check_space, make_folder_of
+from turbomim.pipeline.image_source import open_source
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.train.api.load import has_head, load
 from turbomim.train.encoder.crop import crop_facts, own_crop, scored_crop
 from turbomim.train.encoder.features import CLASS_TOKEN, POOLS, encode
-from turbomim.train.encoder.row_files import check_header, check_out, write_arrays, write_left_out
-from turbomim.train.encoder.rows import Make, rows_of, source_notes
+from turbomim.train.encoder.row_files import file_to_write, write_arrays
+from turbomim.train.encoder.rows import Make, rows_of
 from turbomim.train.encoder.source import read_source
 from turbomim.train.encoder.timm_features import timm_features, timm_size
 from turbomim.train.models.classifier import Classifier
@@ -32,7 +31,6 @@ from turbomim.train.recipes.command_line import by_section
 from turbomim.train.settings.config import Device
 from turbomim.train.settings.dictionary import typed
 from turbomim.train.settings.flags import check_least
-from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
 
 ENDINGS: Final = (".npz", ".safetensors")
@@ -104,11 +102,9 @@ def embed(
         UserError: There is no run, no checkpoint, no image, the model has no such feature, an image file
             changed while it was read, or the disk is full.
     """
-    place = None if out is None else Path(out)
     if pool not in POOLS:
         raise UsageError(f"pool {pool!r}: must be one of {', '.join(POOLS)}")
-    if place is not None:
-        check_out(place, ENDINGS)
+    place = file_to_write(out, ENDINGS)
     batch = typed("batch", batch, int)
     check_least(batch=(batch, 1))
     raise_limit()
@@ -127,28 +123,13 @@ def embed(
         made_by = _of_run(Path(model), POOLS[pool], size, settings)
         made_by.module.to(target)
     images = open_source(fspath(source), columns, skip)
-    if place is not None:
-        check_header(source_keys(images), place)
-        make_folder_of(place)
-
-    def check(bytes_of_rows: int) -> None:
-        if place is not None:
-            check_space(place.parent, bytes_of_rows)
-
     # of each part: a model may be trained with some of them frozen
     training = {part: part.training for part in made_by.module.modules()}
     made_by.module.eval()
     try:
-        with image_bar(console or Console()) as bar:
-            rows = rows_of(
-                images,
-                made_by.make,
-                made_by.crop,
-                batch=batch,
-                device=target,
-                progress=bar.show,
-                check=check,
-            )
+        rows = rows_of(
+            images, made_by.make, made_by.crop, batch=batch, device=target, out=place, console=console
+        )
     finally:
         for part, before in training.items():
             part.training = before
@@ -156,10 +137,10 @@ def embed(
         keys=rows.keys,
         features_ND=rows.made[0],
         labels_N=rows.labels_N,
-        classes=source_classes(images),
+        classes=rows.classes,
         left_out=rows.left_out,
         feature=made_by.feature,
-        notes=[*made_by.notes, *source_notes(images)],
+        notes=[*made_by.notes, *rows.notes],
     )
     if place is not None:
         facts = {**made_by.facts, "source": fspath(source), **crop_facts(made_by.crop)}
@@ -221,11 +202,7 @@ def _of_timm(model: nn.Module, kind: str) -> _Encoder:
 
 
 def _write(out: Path, embedded: Embedded, facts: dict[str, object]) -> None:
-    """Write the file, whole or not at all, and beside it the list of what was left out, if anything was.
-
-    It has features, keys, labels (if any), classes (their names, if known) and made (JSON).
-    """
-    write_left_out(out, embedded.left_out)
+    """Write features, keys, labels (if any), classes (their names, if known) and made (JSON)."""
     made = {**facts, "features": embedded.feature, "turbomim": __version__}
     numbers: dict[str, NDArray[Any]] = {"features": embedded.features_ND}
     texts: dict[str, Any] = {"keys": embedded.keys, "made": made}

@@ -19,19 +19,18 @@ from rich.console import Console
 from torch import Tensor
 
 from turbomim import __version__
-from turbomim.pipeline.image_source import open_source, source_classes
-from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.image_source import open_source
+from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.train.encoder.crop import crop_of_test
 from turbomim.train.encoder.features import load_finetuned, normalised
-from turbomim.train.encoder.row_files import check_out, write_arrays, write_left_out
-from turbomim.train.encoder.rows import rows_of, source_notes
+from turbomim.train.encoder.row_files import file_to_write, write_arrays
+from turbomim.train.encoder.rows import rows_of
 from turbomim.train.folder.class_names import read_class_names
 from turbomim.train.settings.config import Device
 from turbomim.train.settings.dictionary import typed
 from turbomim.train.settings.flags import check_least
-from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
 
 ENDINGS: Final = (".csv", ".jsonl", ".npz")
@@ -106,9 +105,7 @@ def predict(
         UserError: The folder is no fine-tuning or has no checkpoint, there is no image, an image file changed
             while it was read, or the disk is full.
     """
-    place = None if out is None else Path(out)
-    if place is not None:
-        check_out(place, ENDINGS)
+    place = file_to_write(out, ENDINGS)
     top, batch = typed("top", top, int), typed("batch", batch, int)
     check_least(top=(top, 1), batch=(batch, 1))
     raise_limit()
@@ -116,8 +113,6 @@ def predict(
     config, model, step = load_finetuned(folder)
     classes = read_class_names(folder, config)
     images = open_source(fspath(source), columns, skip)
-    if place is not None:
-        make_folder_of(place)
     target = choose_device(device, 0)
     model.to(target).eval()
 
@@ -127,20 +122,19 @@ def predict(
         found = shares_BC.topk(min(top, len(classes)), dim=1)
         return found.indices, found.values
 
-    with image_bar(console or Console()) as bar:
-        rows = rows_of(images, likeliest, crop_of_test(config), batch=batch, device=target, progress=bar.show)
+    crop = crop_of_test(config)
+    rows = rows_of(images, likeliest, crop, batch=batch, device=target, out=place, console=console)
     predictions = Predictions(
         keys=rows.keys,
         classes=classes,
         top_NK=rows.made[0],
         probabilities_NK=rows.made[1],
-        labels_N=_numbers_in(classes, source_classes(images), rows.labels_N),
+        labels_N=_numbers_in(classes, rows.classes, rows.labels_N),
         left_out=rows.left_out,
         step=step,
-        notes=source_notes(images),
+        notes=rows.notes,
     )
     if place is not None:
-        write_left_out(place, predictions.left_out)
         facts = {"run": str(folder), "source": fspath(source), "turbomim": __version__}
         _write(place, predictions, facts)
     return predictions

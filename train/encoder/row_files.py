@@ -3,6 +3,7 @@
 import json
 import zipfile
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,10 +21,12 @@ from turbomim.pipeline.tars.listings import BadImage
 MOST_KEYS = 90_000_000
 
 
-def check_out(out: Path, endings: tuple[str, ...]) -> None:
-    """Raise UsageError for a file whose name does not say what to write."""
-    if out.suffix not in endings or out.is_dir():
-        raise UsageError(f"--out {out}: must be a file whose name ends in {' or '.join(endings)}")
+def file_to_write(out: str | PathLike[str] | None, endings: tuple[str, ...]) -> Path | None:
+    """The path of a file to write, if any.  Raises UsageError if its name does not say what to write."""
+    path = None if out is None else Path(out)
+    if path is not None and (path.suffix not in endings or path.is_dir()):
+        raise UsageError(f"--out {path}: must be a file whose name ends in {' or '.join(endings)}")
+    return path
 
 
 def check_header(keys: list[str], out: Path) -> None:

@@ -6,19 +6,24 @@ Suffixes: N images of the source that have a row, B images of a batch, S the cro
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
 from turbomim.pipeline.decoding.centre_crops import CentreCrop
-from turbomim.pipeline.image_source import Source, source_crops, source_keys
+from turbomim.pipeline.image_source import Source, source_classes, source_crops, source_keys
 from turbomim.pipeline.making.photographs import Photographs, describe_others
+from turbomim.pipeline.system.durable import check_space, make_folder_of
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.listings import BadImage
+from turbomim.train.encoder.row_files import check_header, write_left_out
 from turbomim.train.machine.processor import cores
+from turbomim.train.terminal.progress import image_bar
 
 # what is made of images (B, S, S, 3) uint8: tensors (B, …)
 Make = Callable[[Tensor], tuple[Tensor, ...]]
@@ -26,12 +31,17 @@ Make = Callable[[Tensor], tuple[Tensor, ...]]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Rows:
-    """Keys, labels (N,) int64, -1 for none, and what was made, (N, …) each; and what was left out."""
+    """Keys, labels (N,) int64, -1 for none, and what was made, (N, …) each; and what was left out.
+
+    classes: the name of each label, where known.  notes: how the images were found, in lines.
+    """
 
     keys: list[str]
     labels_N: NDArray[np.int64]
+    classes: tuple[str, ...]
     made: tuple[NDArray[Any], ...]
     left_out: list[BadImage]
+    notes: list[str]
 
 
 def rows_of(
@@ -41,50 +51,60 @@ def rows_of(
     *,
     batch: int,
     device: torch.device,
-    progress: Callable[[int, int], None],
-    check: Callable[[int], None] = lambda _: None,
+    out: Path | None,
+    console: Console | None,
 ) -> Rows:
     """Make a row of every image of a source.
 
-    batch: images made at once; progress: hears images done, and all; check: hears the bytes of all rows when
-    the first are made, and may raise.  Raises UserError if no image can be used, or the source cannot be
-    read.
+    batch: images made at once; out: the file that the rows are for, whose folder is made, and which gets the
+    list of the images left out beside it; None: there is none.  console: where the bar is drawn, standard
+    output if None.  Raises UserError if no image can be used, the source cannot be read, or the rows do not
+    fit into the file or on its disk.
     """
     keys = source_keys(source)
+    if out is not None:
+        check_header(keys, out)
+        make_folder_of(out)
     labels_N = np.full(len(keys), -1)
     rows: list[NDArray[Any]] = []
     kept: list[int] = []
     left_out = [*source.refused] if isinstance(source, Photographs) else []
     done = 0
-    progress(0, len(keys))
-    for some in source_crops(source, crop, batch=batch, threads=cores()):
-        left_out += [BadImage(path=keys[place], reason=reason) for place, reason in some.faults]
-        if len(some.places_B):
-            made = [each.cpu().numpy() for each in make(torch.from_numpy(some.images_BHWC).to(device))]
-            if not rows:
-                check(len(keys) * sum(each[0].nbytes for each in made))
-                # pages that nothing is written to are not taken
-                rows = [np.empty((len(keys), *each.shape[1:]), each.dtype) for each in made]
-            here = slice(len(kept), len(kept) + len(some.places_B))
-            labels_N[here] = some.labels_B
-            for all_rows, each in zip(rows, made, strict=True):
-                all_rows[here] = each
-            kept += some.places_B.tolist()
-        done += len(some.places_B) + len(some.faults)
-        progress(done, len(keys))
+    with image_bar(console or Console()) as bar:
+        bar.show(0, len(keys))
+        for some in source_crops(source, crop, batch=batch, threads=cores()):
+            left_out += [BadImage(path=keys[place], reason=reason) for place, reason in some.faults]
+            if len(some.places_B):
+                made = [each.cpu().numpy() for each in make(torch.from_numpy(some.images_BHWC).to(device))]
+                if not rows:
+                    if out is not None:
+                        check_space(out.parent, len(keys) * sum(each[0].nbytes for each in made))
+                    # pages that nothing is written to are not taken
+                    rows = [np.empty((len(keys), *each.shape[1:]), each.dtype) for each in made]
+                here = slice(len(kept), len(kept) + len(some.places_B))
+                labels_N[here] = some.labels_B
+                for all_rows, each in zip(rows, made, strict=True):
+                    all_rows[here] = each
+                kept += some.places_B.tolist()
+            done += len(some.places_B) + len(some.faults)
+            bar.show(done, len(keys))
     if not kept:
         first = f": the first is {left_out[0].path!r}, {left_out[0].reason}" if left_out else ""
         where = source.root if isinstance(source, Photographs) else source.place
         raise UserError(f"{where} has no image that can be encoded{first}")
+    if out is not None:
+        write_left_out(out, left_out)
     return Rows(
         keys=[keys[place] for place in kept],
         labels_N=labels_N[: len(kept)],
+        classes=source_classes(source),
         made=tuple(each[: len(kept)] for each in rows),
         left_out=left_out,
+        notes=_notes(source),
     )
 
 
-def source_notes(source: Source) -> list[str]:
+def _notes(source: Source) -> list[str]:
     """What people should know of how images were found, in lines."""
     if not isinstance(source, Photographs):
         return []
