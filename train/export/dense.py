@@ -54,7 +54,6 @@ def write_detectron2(model: MAE, config: Config, folder: Path) -> list[Exported]
             path=path,
             load=f'train.init_checkpoint = "PATH"\nmodel.backbone.net.pretrain_img_size = {size}',
             checked=f"detectron2 is not asked: {said} are those of ViTDet's source, no norm, no class token",
-            library="detectron2",
             note=(
                 "In a ViTDet configuration, or, without spaces, behind `lazyconfig_train_net.py`. "
                 "No `?matching_heuristics=True`: the names are the model's. "
@@ -93,7 +92,6 @@ def write_mmseg(model: MAE, config: Config, folder: Path, *, size: int = 0) -> l
             f"    num_heads={config.model.heads},\n    init_values=1.0,\n"
             '    norm_cfg=dict(type="LN", eps=1e-6),\n)',
             checked=f"mmseg is not asked: {said} are those of its MAE backbone's source, no norm",
-            library="mmseg",
             note=(
                 f"In a segmentor, for crops of {size} pixels; for others export again with `--size`. "
                 "mmseg is not strict: where names are wrong it trains from scratch and does not say so. "

@@ -8,7 +8,8 @@ Shapes: B images, N patches, K kept, M masked, H W pixels, C channels, P values 
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,32 +27,24 @@ from turbomim.train.foreign.hf import to_vit, to_vit_mae
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
-_FEATURE: Final = """\
+# before the lines that use OUTPUT, of what MODEL stands for
+_CODE: Final = """\
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, MODEL
 
-model = AutoModel.from_pretrained("PATH").eval()
+model = MODEL.from_pretrained("PATH").eval()
 processor = AutoImageProcessor.from_pretrained("PATH")
 with torch.no_grad():
-    tokens = model(**processor(Image.open("photo.jpg"), return_tensors="pt")).last_hidden_state
-feature = tokens[:, 1:].mean(1)"""
-_PREDICTED: Final = """\
-import torch
-from PIL import Image
-from transformers import AutoImageProcessor, ViTMAEForPreTraining
-
-model = ViTMAEForPreTraining.from_pretrained("PATH").eval()
-processor = AutoImageProcessor.from_pretrained("PATH")
-with torch.no_grad():
-    found = model(**processor(Image.open("photo.jpg"), return_tensors="pt"))
-patches, masked = found.logits, found.mask"""
+    """
+OUTPUT: Final = 'model(**processor(Image.open("photo.jpg"), return_tensors="pt"))'
 CROP: Final = (
     "The processor takes the crop of evaluation. Where a resized side is 3, 7, 11, … pixels longer than the "
     "crop, transformers rounds the half of that down and turbomim up: its crop is one pixel off turbomim's."
 )
-
-
+_NOT_CHECKED: Final = (
+    "transformers is not installed, so nothing was checked: pip install 'turbomim[hf]', and export again"
+)
 # PIL's numbers of the ways to resize
 PIL_NUMBERS: Final = {"bilinear": 2, "bicubic": 3}
 
@@ -68,35 +61,48 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
         folder, to_vit(encoder_weights(model)) | pooler, vit_config(config), processor_config(config)
     )
     exported = [
-        Exported(
-            path=folder,
-            load='transformers.AutoModel.from_pretrained("PATH")',
-            module="transformers",
-            checked=_checked_encoder(folder, model, config),
-            library="transformers",
-            note=(
-                "`last_hidden_state` are the tokens after the final norm, the class token first. "
-                "`pooler_output` learned nothing: it is the tanh of the class token. "
-                f"{CROP}"
-            ),
-            feature=_FEATURE,
+        exported_as(
+            "AutoModel",
+            folder,
+            partial(_check_encoder, folder, model, config),
+            "`last_hidden_state` are the tokens after the final norm, the class token first. "
+            f"`pooler_output` learned nothing: it is the tanh of the class token. {CROP}",
+            f"tokens = {OUTPUT}.last_hidden_state\nfeature = tokens[:, 1:].mean(1)",
         )
     ]
     if config.model.method == "mae":
         mae = folder / "mae"
         write_folder(mae, to_vit_mae(whole_model(model)), vit_mae_config(config), processor_config(config))
         exported.append(
-            Exported(
-                path=mae,
-                load='transformers.ViTMAEForPreTraining.from_pretrained("PATH")',
-                module="transformers",
-                checked=_checked_mae(mae, model, config),
-                library="transformers",
-                note=_note_of_mae(config),
-                feature=_PREDICTED,
+            exported_as(
+                "ViTMAEForPreTraining",
+                mae,
+                partial(_check_mae, model, config),
+                _note_of_mae(config),
+                f"found = {OUTPUT}\npatches, masked = found.logits, found.mask",
             )
         )
     return exported
+
+
+def exported_as(name: str, folder: Path, check: Callable[[Any, str], str], note: str, code: str) -> Exported:
+    """What transformers loads from a folder as its class of a name; checked where it is installed.
+
+    check: compares the model that it loaded, and is told whose it is; code: Python that uses OUTPUT.
+    """
+    checked = _NOT_CHECKED
+    if importlib.util.find_spec("transformers"):
+        import transformers
+
+        theirs = _load(getattr(transformers, name), folder)
+        checked = check(theirs, f"transformers {transformers.__version__}")
+    return Exported(
+        path=folder,
+        load=f'transformers.{name}.from_pretrained("PATH")',
+        checked=checked,
+        note=note,
+        code=_CODE.replace("MODEL", name) + code,
+    )
 
 
 def vit_config(config: Config) -> dict[str, Any]:
@@ -181,22 +187,19 @@ def _note_of_mae(config: Config) -> str:
     return " ".join(parts)
 
 
-def _checked_encoder(folder: Path, model: MAE, config: Config) -> str:
-    if not installed():
-        return NOT_CHECKED
+def _check_encoder(folder: Path, model: MAE, config: Config, theirs: Any, program: str) -> str:
     import transformers
 
-    encoder = load(transformers.AutoModel, folder)
     processors: Any = transformers.AutoImageProcessor
     processor = processors.from_pretrained(folder)
 
     def features(images_BHWC: Tensor) -> Tensor:
         # of the size that it resizes to, so that nothing is resized, and nothing but the centre is left
         inputs = processor(images=list(_framed(images_BHWC, config).numpy()), return_tensors="pt")
-        tokens_BTD: Tensor = encoder(**inputs).last_hidden_state
+        tokens_BTD: Tensor = theirs(**inputs).last_hidden_state
         return tokens_BTD
 
-    return same_features(model, config, features, f"transformers {transformers.__version__}")
+    return same_features(model, config, features, program)
 
 
 def _framed(images_BHWC: Tensor, config: Config) -> Tensor:
@@ -208,13 +211,8 @@ def _framed(images_BHWC: Tensor, config: Config) -> Tensor:
 
 
 @torch.no_grad()
-def _checked_mae(folder: Path, model: MAE, config: Config) -> str:
+def _check_mae(model: MAE, config: Config, theirs: Any, program: str) -> str:
     """Compare predictions of masked patches under masks that any run of this size may draw."""
-    if not installed():
-        return NOT_CHECKED
-    import transformers
-
-    theirs = load(transformers.ViTMAEForPreTraining, folder)
     images_BHWC = random_images(config)
     order_BN = torch.rand(IMAGES, config.patches, generator=torch.Generator().manual_seed(1)).argsort(1)
     # it keeps int(N * (1 - ratio)) patches, whatever a mask unit is here
@@ -228,24 +226,10 @@ def _checked_mae(folder: Path, model: MAE, config: Config) -> str:
     noise_BN = order_BN.argsort(1).float()
     logits_BNP = theirs(normalised(images_BHWC), noise=noise_BN).logits
     theirs_BMP = logits_BNP.gather(1, ids_mask_BM[..., None].expand(-1, -1, logits_BNP.shape[2]))
-    return same(
-        ours_BMP,
-        theirs_BMP,
-        f"transformers {transformers.__version__}: predicted patches of {IMAGES} random images",
-    )
+    return same(ours_BMP, theirs_BMP, f"{program}: predicted patches of {IMAGES} random images")
 
 
-NOT_CHECKED = (
-    "transformers is not installed, so nothing was checked: pip install 'turbomim[hf]', and export again"
-)
-
-
-def installed() -> bool:
-    """Whether transformers is there to check what is written."""
-    return importlib.util.find_spec("transformers") is not None
-
-
-def load(kind: Any, folder: Path) -> Any:
+def _load(kind: Any, folder: Path) -> Any:
     """Load a model from a folder.  Raises UserError if a tensor is missing or left over."""
     import transformers
     from transformers import utils

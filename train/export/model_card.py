@@ -80,12 +80,10 @@ def model_card(
     if license == UNKNOWN_LICENSE:
         parts.append("The licence of these weights was not stated when they were exported.\n")
     here = "." if exported.path.is_dir() else exported.path.name
-
-    imports = f"import {exported.module}\n\n" if exported.module else ""
-    code = exported.feature or imports + exported.load
+    code = exported.code or exported.load
     parts += [
         "## Loading\n",
-        *([FEATURE] if "\nfeature = " in exported.feature else []),
+        *([FEATURE] if "\nfeature = " in code else []),
         f"```python\n{exported.placed(code, here)}\n```\n",
         *([f"{exported.note}\n"] if exported.note else []),
         f"Checked when it was exported: {exported.checked}.\n",

@@ -47,14 +47,14 @@ def write_own(model: MAE, config: Config, folder: Path) -> list[Exported]:
                 tensor.zero_()
     again.load_state_dict({**again.state_dict(), **load_file(path)})
     method = config.model.method
+    load = 'safetensors.torch.load_file("PATH")'
     known = "--to timm writes it for timm" if method in TIMM_NAMES else "timm has no such model"
     return [
         Exported(
             path=path,
-            load='safetensors.torch.load_file("PATH")',
-            module="safetensors.torch",
+            load=load,
+            code=f"import safetensors.torch\n\n{load}",
             checked=same_features(model, config, again.features, "read back"),
-            library="turbomim",
             note=(
                 f"The encoder of {method} by the names that turbomim's train/models has: {known}. "
                 "`turbomim embed` and `turbomim eval` take the run itself."
@@ -75,13 +75,13 @@ def write_whole(to: str, model: MAE, config: Config, folder: Path) -> list[Expor
     again = FORMATS[to].ours(read_tensors(path)[0])
     if again.keys() != weights.keys() or any(not torch.equal(again[n], t) for n, t in weights.items()):
         raise UserError(f"{path} does not come back as it was written: check the disk, and export again")
+    load = f'torch.load("PATH", weights_only=True)["{wrapper}"]'
     return [
         Exported(
             path=path,
-            load=f'torch.load("PATH", weights_only=True)["{wrapper}"]',
-            module="torch",
+            load=load,
+            code=f"import torch\n\n{load}",
             checked=f"read back: all {len(again)} tensors bit for bit",
-            library="turbomim",
             note=f"Encoder and decoder, by {to}'s names.",
         )
     ]

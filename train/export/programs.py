@@ -33,15 +33,17 @@ class Program(NamedTuple):
     # methods that it has a model of; none: it asks for no model
     methods: tuple[str, ...]
     write: Write
+    # `library_name` of model cards
+    library: str = "turbomim"
 
 
 # encoders that are a plain ViT
 PLAIN = ("mae", "mff")
 PROGRAMS: Final[dict[str, Program]] = {
-    "timm": Program(tuple(TIMM_NAMES), write_timm),
-    "hf": Program(PLAIN, write_hf),
-    "detectron2": Program(PLAIN, write_detectron2),
-    "mmseg": Program(PLAIN, write_mmseg),
+    "timm": Program(tuple(TIMM_NAMES), write_timm, "timm"),
+    "hf": Program(PLAIN, write_hf, "transformers"),
+    "detectron2": Program(PLAIN, write_detectron2, "detectron2"),
+    "mmseg": Program(PLAIN, write_mmseg, "mmseg"),
     "mae": Program(("mae",), partial(write_whole, "mae")),
     "mmselfsup": Program(PLAIN, partial(write_whole, "mmselfsup")),
     "safetensors": Program((), write_own),
@@ -81,6 +83,7 @@ def export(
             dataclasses.replace(
                 exported,
                 step=trained.step,
+                library=PROGRAMS[to].library,
                 repository=repository,
                 below="" if exported.path == temporary else exported.path.name,
             )

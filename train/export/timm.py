@@ -1,9 +1,11 @@
 """The encoder as timm has it: VisionTransformer, Beit, SwinTransformer or SwinTransformerV2."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import timm
+from torch import Tensor
 
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UserError, one_line
@@ -28,7 +30,8 @@ _NOT_THEIRS: Final = dict.fromkeys(
     ("url", "hf_hub_id", "source", "tag", "license", "description", "origin_url", "paper_name", "paper_ids")
 )
 CREATE: Final = 'timm.create_model("local-dir:PATH", pretrained=True)'
-_FEATURE: Final = f"""\
+# before the lines that use PHOTO
+_CODE: Final = f"""\
 import timm
 import torch
 from PIL import Image
@@ -36,9 +39,8 @@ from PIL import Image
 model = {CREATE}.eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 with torch.no_grad():
-    tokens = model.forward_features(transform(Image.open("photo.jpg").convert("RGB"))[None])
-"""
-_MEAN: Final = "feature = tokens[:, model.num_prefix_tokens :].mean(1)"
+    """
+PHOTO: Final = 'transform(Image.open("photo.jpg").convert("RGB"))[None]'
 # absolute positions: tables of relative ones are resized by timm here, too
 _OTHER_SIZE: Final = (
     " At another `img_size` timm itself resizes positions otherwise, with antialiasing; MAE, mmpretrain and "
@@ -104,44 +106,59 @@ def write_timm(model: MAE, config: Config, folder: Path) -> list[Exported]:
 
     Raises UserError if timm does not take every tensor, or gives other features.
     """
-    write_weights(folder / "model.safetensors", encoder_weights(model))
-    write_json(folder / "config.json", folder_config(config))
-    encoder = load_folder(folder)
-    program = f"timm {timm.__version__}"
-    checked = same_features(
-        model, config, lambda images_BHWC: encoder.forward_features(normalised(images_BHWC)), program
-    )
-    swin = config.model.method.startswith("simmim-swin")
-    return [
-        Exported(
-            path=folder,
-            load=CREATE,
-            module="timm",
-            checked=checked,
-            library="timm",
-            note="`model.forward_features(images)` gives the tokens after the final norm. "
-            "Without `pretrained=True` timm draws random weights, and does not say so."
-            + _OTHER_SIZE
-            * hasattr(model, "pos_embed"),
-            feature=_FEATURE + ("feature = tokens.mean((1, 2))" if swin else _MEAN),
+
+    def check(theirs: Any, program: str) -> str:
+        return same_features(
+            model, config, lambda images_BHWC: theirs.forward_features(normalised(images_BHWC)), program
         )
-    ]
+
+    swin = config.model.method.startswith("simmim-swin")
+    mean = ".mean((1, 2))" if swin else "[:, model.num_prefix_tokens :].mean(1)"
+    return write_folder(
+        folder,
+        encoder_weights(model),
+        folder_config(config),
+        check,
+        "`model.forward_features(images)` gives the tokens after the final norm. "
+        "Without `pretrained=True` timm draws random weights, and does not say so."
+        + _OTHER_SIZE
+        * hasattr(model, "pos_embed"),
+        f"tokens = model.forward_features({PHOTO})\nfeature = tokens{mean}",
+    )
 
 
 def timm_model(model: MAE, config: Config) -> Any:
     """Timm's own model with this one's weights, in host memory."""
-    made = unfilled(folder_config(config))
-    made.load_state_dict(encoder_weights(model))
-    return made
+    return filled(encoder_weights(model), folder_config(config))
 
 
-def unfilled(about: dict[str, Any]) -> Any:
-    """Timm's own model of a config.json, with random weights, which claims nobody's."""
-    return timm.create_model(
+def filled(weights: Mapping[str, Tensor], about: dict[str, Any]) -> Any:
+    """Timm's own model of a config.json, with weights by its names."""
+    made = timm.create_model(
         about["architecture"],
         pretrained_cfg_overlay=_NOT_THEIRS | about["pretrained_cfg"],
         **about["model_args"],
     )
+    made.load_state_dict(weights)
+    return made
+
+
+def write_folder(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    about: dict[str, Any],
+    check: Callable[[Any, str], str],
+    note: str,
+    code: str,
+) -> list[Exported]:
+    """Write what timm loads, config.json and model.safetensors, and load it.  Raises UserError.
+
+    check: compares the model that it loaded, and is told whose it is; code: Python that uses PHOTO.
+    """
+    write_weights(folder / "model.safetensors", weights)
+    write_json(folder / "config.json", about)
+    checked = check(load_folder(folder), f"timm {timm.__version__}")
+    return [Exported(path=folder, load=CREATE, checked=checked, note=note, code=_CODE + code)]
 
 
 def load_folder(folder: Path) -> Any:

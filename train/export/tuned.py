@@ -9,45 +9,30 @@ Shapes: B images, K classes.
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import timm
 import torch
 from torch import Tensor
 
-from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.crop import crop_of_test
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export import hf
 from turbomim.train.export.check import IMAGES, random_images, same
-from turbomim.train.export.timm import CREATE, TIMM_NAMES, folder_config, load_folder, unfilled
-from turbomim.train.export.weights import Exported, whole_model, write_weights
+from turbomim.train.export.timm import PHOTO, TIMM_NAMES, filled, folder_config, write_folder
+from turbomim.train.export.weights import Exported, whole_model
 from turbomim.train.foreign.beit import to_beit
 from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.simmim_swin import SimMIMSwin
 from turbomim.train.settings.finetune import FinetuneConfig
 
 _IN_TIMM: Final = f"""\
-import timm
-import torch
-from PIL import Image
-
-model = {CREATE}.eval()
-transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-with torch.no_grad():
-    probabilities = model(transform(Image.open("photo.jpg").convert("RGB"))[None]).softmax(1)[0]
+probabilities = model({PHOTO}).softmax(1)[0]
 print(model.pretrained_cfg["label_names"][int(probabilities.argmax())], float(probabilities.max()))"""
-_IN_HF: Final = """\
-import torch
-from PIL import Image
-from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-model = AutoModelForImageClassification.from_pretrained("PATH").eval()
-processor = AutoImageProcessor.from_pretrained("PATH")
-with torch.no_grad():
-    logits = model(**processor(Image.open("photo.jpg"), return_tensors="pt")).logits
+_IN_HF: Final = f"""\
+logits = {hf.OUTPUT}.logits
 print(model.config.id2label[int(logits.argmax())], float(logits.softmax(1).max()))"""
 
 # a classifier, its settings, its classes' names and a folder
@@ -90,32 +75,22 @@ def timm_weights(model: Classifier) -> dict[str, Tensor]:
 
 def timm_model(model: Classifier, config: FinetuneConfig, classes: tuple[str, ...]) -> Any:
     """Timm's own model with this one's weights and head, in host memory."""
-    made = unfilled(timm_config(config, classes))
-    made.load_state_dict(timm_weights(model))
-    return made
+    return filled(timm_weights(model), timm_config(config, classes))
 
 
 def write_timm(
     model: Classifier, config: FinetuneConfig, classes: tuple[str, ...], folder: Path
 ) -> list[Exported]:
     """Write config.json and model.safetensors, load them with timm, every name matched, compare logits."""
-    write_weights(folder / "model.safetensors", timm_weights(model))
-    write_json(folder / "config.json", timm_config(config, classes))
-    theirs = load_folder(folder)
-    return [
-        Exported(
-            path=folder,
-            load=CREATE,
-            module="timm",
-            checked=same_logits(
-                model, config, lambda images: theirs(normalised(images)), f"timm {timm.__version__}"
-            ),
-            library="timm",
-            note=f"`model(images)` gives the logits of {len(classes):,} classes, whose names are in "
-            "`model.pretrained_cfg['label_names']`; `model.forward_features(images)` the tokens.",
-            feature=_IN_TIMM,
-        )
-    ]
+    return write_folder(
+        folder,
+        timm_weights(model),
+        timm_config(config, classes),
+        partial(same_logits, model, config),
+        f"`model(images)` gives the logits of {len(classes):,} classes, whose names are in "
+        "`model.pretrained_cfg['label_names']`; `model.forward_features(images)` the tokens.",
+        _IN_TIMM,
+    )
 
 
 def hf_config(config: FinetuneConfig, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -150,28 +125,16 @@ def write_hf(
         hf.processor_config(config, crop_of_test(config)),
     )
     return [
-        Exported(
-            path=folder,
-            load='transformers.AutoModelForImageClassification.from_pretrained("PATH")',
-            module="transformers",
-            checked=_checked_hf(folder, model, config),
-            library="transformers",
-            note="It is a BeitForImageClassification: the ViT of transformers has its head on the class "
+        hf.exported_as(
+            "AutoModelForImageClassification",
+            folder,
+            lambda theirs, program: same_logits(model, config, lambda pixels: theirs(pixels).logits, program),
+            "It is a BeitForImageClassification: the ViT of transformers has its head on the class "
             "token, this one reads the mean of the patch tokens. `model.config.id2label` has the names. "
             f"{hf.CROP}",
-            feature=_IN_HF,
+            _IN_HF,
         )
     ]
-
-
-def _checked_hf(folder: Path, model: Classifier, config: FinetuneConfig) -> str:
-    if not hf.installed():
-        return hf.NOT_CHECKED
-    import transformers
-
-    theirs = hf.load(transformers.AutoModelForImageClassification, folder)
-    program = f"transformers {transformers.__version__}"
-    return same_logits(model, config, lambda images: theirs(normalised(images)).logits, program)
 
 
 @torch.no_grad()
@@ -180,11 +143,12 @@ def same_logits(
 ) -> str:
     """Compare a program's logits (B, K) of random images with these; say how far they are apart.
 
-    theirs: of images (B, H, W, C) uint8.  Raises UserError if it is more than rounding.
+    theirs: of pixels (B, C, H, W), normalised.  Raises UserError if it is more than rounding.
     """
-    images_BHWC = random_images(config)
-    ours_BK = model.logits(normalised(images_BHWC))
-    return same(ours_BK, theirs(images_BHWC), f"{program}: logits of {IMAGES} random images")
+    pixels_BCHW = normalised(random_images(config))
+    return same(
+        model.logits(pixels_BCHW), theirs(pixels_BCHW), f"{program}: logits of {IMAGES} random images"
+    )
 
 
 # by program: the methods whose head it has, and what writes it

@@ -50,14 +50,13 @@ class Exported:
     load: str
     # by what it was checked, and what came out
     checked: str
-    # `library_name` of its model card
-    library: str
     # what whoever loads it must know
     note: str = ""
-    # Python that uses it on photo.jpg, with PATH for its place; `feature` is what `turbomim embed` writes
-    feature: str = ""
-    # the module that `load` needs
-    module: str = ""
+    # Python that uses it, on photo.jpg where it can, with PATH for its place; `load` if empty; `feature` is
+    # what `turbomim embed` writes
+    code: str = ""
+    # `library_name` of its model card
+    library: str = ""
     # optimizer steps that the weights are of
     step: int = 0
     # what was written, this and the others with it: names in the folder of the whole export
