@@ -27,7 +27,6 @@ from turbomim.train.encoder.rows import Make, rows_of
 from turbomim.train.encoder.source import read_source
 from turbomim.train.encoder.timm_features import timm_features, timm_size
 from turbomim.train.models.classifier import Classifier
-from turbomim.train.recipes.command_line import by_section
 from turbomim.train.settings.config import Device
 from turbomim.train.settings.dictionary import typed
 from turbomim.train.settings.flags import check_least
@@ -161,7 +160,7 @@ class _Encoder:
 
 
 def _of_run(path: Path, kind: str, size: int | None, settings: dict[str, Any]) -> _Encoder:
-    of = read_source(path, by_section(settings, "settings"))
+    of = read_source(path, settings)
     if kind == CLASS_TOKEN and isinstance(of.model, Classifier):
         raise UsageError(
             f"--pool cls: the head of {path} reads the patch tokens, its class token learned nothing from "

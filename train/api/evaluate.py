@@ -15,8 +15,7 @@ from turbomim.train.evaluate.scoring import LinearScoring, Scoring
 from turbomim.train.finetune.asked import FinetuneAsked
 from turbomim.train.finetune.finetune import finetune
 from turbomim.train.finetune.settings import finetune_settings
-from turbomim.train.recipes.command_line import by_section
-from turbomim.train.settings.dictionary import Values, from_options
+from turbomim.train.settings.dictionary import by_section, from_options
 
 Measure = Literal["knn", "linear", "finetune"]
 UNKNOWN: Final = "unknown option"
@@ -67,7 +66,7 @@ def evaluate(
     raise_limit()
     kept = None if json is None else Path(json)
     check_json(kept)
-    settings = by_section({name: value for name, value in options.items() if "." in name}, "settings")
+    settings = {name: value for name, value in options.items() if "." in name}
     plain = {name: value for name, value in options.items() if "." not in name}
     plain |= {"train": fspath(train), "test": fspath(test)}
     if measure == "finetune":
@@ -86,16 +85,15 @@ def evaluate(
 
 
 def _finetune(
-    run: Path, asked: FinetuneAsked, settings: Values, json: Path | None, console: Any
+    run: Path, asked: FinetuneAsked, settings: dict[str, Any], json: Path | None, console: Any
 ) -> dict[str, Any]:
-    model = {name: values for name, values in settings.items() if name == "model"}
+    model = {name: value for name, value in settings.items() if name.startswith("model.")}
     source = load_source(run, model)
     source.pretrained()
     if asked.random:
         source = source.initial()
-    config = finetune_settings(
-        asked, source, {name: values for name, values in settings.items() if name != "model"}
-    )
+    others = {name: value for name, value in settings.items() if name not in model}
+    config = finetune_settings(asked, source, by_section(others, "settings"))
     kept = json or (None if source.step is None else source.folder / f"{config.run.name}.json")
     outcome = finetune(config, source, console=console, result_copies=[] if kept is None else [kept])
     if outcome.status == "preempted":

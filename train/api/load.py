@@ -15,7 +15,6 @@ from turbomim.train.export.programs import load_tuned
 from turbomim.train.export.timm import TIMM_NAMES, load_folder, timm_model
 from turbomim.train.export.tuned import timm_model as tuned_timm_model
 from turbomim.train.folder import rundir
-from turbomim.train.recipes.command_line import by_section
 from turbomim.train.settings.config import AnyConfig
 
 
@@ -62,7 +61,7 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
         _check_method(path, tuned.config)
         model, crop = tuned_timm_model(tuned.model, tuned.config, tuned.classes), crop_of_test(tuned.config)
     else:
-        found = read_source(path, by_section(settings, "load"))
+        found = read_source(path, settings)
         if found.assumed:
             warnings.warn(found.assumed, stacklevel=2)
         _check_method(path, found.config)

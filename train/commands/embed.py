@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich.console import Console
 
-from turbomim.train.settings.flags import arguments_of, dotted, parse_with_settings
+from turbomim.train.settings.flags import arguments_of, parse_with_settings
 from turbomim.train.settings.options import CropSize, EncoderPath, EncodingBatch, EncodingDevice
 from turbomim.train.terminal.streams import print_plain
 
@@ -46,7 +46,7 @@ def embed_command(argv: list[str]) -> None:
     from turbomim.train.api.embed import embed
 
     console = Console()
-    arguments = arguments_of(options) | dotted(settings)
+    arguments = arguments_of(options) | settings
     embedded = embed(arguments.pop("run"), **arguments, console=console)
     print_plain(console, what_was_written(options.out, embedded))
 

@@ -16,6 +16,7 @@ from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.system.sha256 import file_sha256
+from turbomim.train.settings.dictionary import by_section
 from turbomim.train.settings.flags import parse_with_settings
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ def import_command(argv: list[str]) -> None:
 
     Raises UserError: a file that cannot be read or does not fit, a run folder that is taken.
     """
-    options, flags = parse_with_settings(Import, argv, "turbomim import")
+    options, settings = parse_with_settings(Import, argv, "turbomim import")
     of_hub = options.file.startswith("hf://")
     if not of_hub:
         check_local("file", options.file)
-    if "name" not in flags.get("run", {}):
+    if "run.name" not in settings:
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
     # here, as in the functions below: they import torch, which --help need not wait for
     from turbomim.train.folder import rundir
@@ -77,7 +78,7 @@ def import_command(argv: list[str]) -> None:
     theirs, notes = read_tensors(fetched.path)
     # mae is the first of those that fit, and what a file of no known program is refused as
     form: str = options.from_ or [*formats_of(theirs), "mae"][0]
-    asked = Asked(file=fetched.path, form=form, flags=flags, recipe=options.recipe)
+    asked = Asked(file=fetched.path, form=form, flags=by_section(settings, "flags"), recipe=options.recipe)
     found = model_of(theirs, asked, "give the --recipe or settings it was made by")
     folder = begin_run(found, fetched, form)
     if not options.from_:

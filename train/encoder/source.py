@@ -7,6 +7,7 @@ which tells the heads that no tensor tells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from turbomim.train.foreign.settings import NEED_RECIPE, Asked
 from turbomim.train.models.classifier import Classifier, Encoder, fresh
 from turbomim.train.models.mae import MAE
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import Values
+from turbomim.train.settings.dictionary import Values, by_section
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -91,23 +92,23 @@ def encoder_size(config: Config) -> str:
     return f"{config.data.size} px, patch {model.patch}, {model.width}x{model.depth}, {model.heads} heads"
 
 
-def load_source(path: Path, flags: Values) -> Source:
+def load_source(path: Path, settings: Mapping[str, object]) -> Source:
     """As `read_source`; prints what a file did not tell."""
-    source = read_source(path, flags)
+    source = read_source(path, settings)
     if source.assumed:
         print(source.assumed)
     return source
 
 
-def read_source(path: Path, flags: Values) -> Source:
+def read_source(path: Path, settings: Mapping[str, object]) -> Source:
     """A run folder's newest whole checkpoint, a pre-training's or a fine-tuning's, or a file's encoder.
 
     The folder of an export is the file in it.
 
-    flags: settings of a file's encoder that its shapes do not tell, model.heads for example.
+    settings: of a file's encoder what its shapes do not tell, {"model.heads": 6} for example.
     Raises UserError: no run and no checkpoint, a file that cannot be read or is no plain ViT.
     """
-    path = weights_file(path)
+    path, flags = weights_file(path), by_section(settings, "settings")
     # a pipe is refused as a file
     if path.exists() and not path.is_dir():
         return load_file(path, flags)

@@ -12,8 +12,8 @@ from turbomim.pipeline.system.remedies import explain
 from turbomim.train.models.named_encoder import lay_over
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import Values, to_dict
-from turbomim.train.settings.flags import dotted, take_settings, take_value
+from turbomim.train.settings.dictionary import by_section, unknown_setting
+from turbomim.train.settings.flags import take_settings, take_value
 from turbomim.train.settings.schedule import PARTS, has_shares
 
 BOTH: Final = "both say how long the run is: give one of them"
@@ -110,28 +110,6 @@ def _base(name: str, values: object, path: str | None) -> Config:
     return recipe(names[0]) if names else Config()
 
 
-def by_section(settings: Mapping[str, object], where: str) -> Values:
-    """{"optim.epochs": 10} as {"optim": {"epochs": 10}}; paths become text, and None is left out."""
-    values: Values = {}
-    for name, value in settings.items():
-        section, dot, key = name.replace("-", "_").partition(".")
-        if not dot:
-            raise _unknown_setting(f"{where}: unknown setting", name)
-        if value is not None:
-            values.setdefault(section, {})[key] = fspath(value) if isinstance(value, PathLike) else value
-    return values
-
-
-def _unknown_setting(what: str, name: str, before: str = "") -> UsageError:
-    """The error for a setting without its section: `epochs` is meant to be optim.epochs.
-
-    before: what each name is written with.
-    """
-    known = [f"{before}{section}.{key}" for section, keys in to_dict(Config()).items() for key in keys]
-    plain = name.removeprefix(before).replace("-", "_").partition("=")[0]
-    return unknown_name(what, name, known, [full for full in known if full.endswith(f".{plain}")])
-
-
 def parse_config(argv: list[str]) -> tuple[Config, bool]:
     """[RECIPE] [--config FILE] [--dry-run] [--section.key VALUE …] to (settings, dry run).
 
@@ -144,9 +122,9 @@ def parse_config(argv: list[str]) -> tuple[Config, bool]:
     name = argv.pop(0) if argv and not argv[0].startswith("-") else ""
     others, flags = take_settings(argv)
     if others and others[0].startswith("--"):
-        raise _unknown_setting("unknown flag", others[0], "--")
+        raise unknown_setting("unknown flag", others[0], "--")
     if others:
         raise UsageError(
             f"{others[0]!r} is not a setting: write --section.key VALUE (turbomim pretrain --help lists them)"
         )
-    return config_of(name, dotted(flags), file, "flags"), dry_run
+    return config_of(name, flags, file, "flags"), dry_run

@@ -4,7 +4,7 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypeVar
@@ -61,6 +61,28 @@ def from_dict(values: object, base: AnyConfig, where: str) -> AnyConfig:
             given[key] = typed(f"{where}: {name}.{key}", value, types[key])
         sections[name] = replace(sections[name], **given)
     return type(base)(**sections)
+
+
+def by_section(settings: Mapping[str, object], where: str) -> Values:
+    """{"optim.epochs": 10} as {"optim": {"epochs": 10}}; paths become text, and None is left out."""
+    values: Values = {}
+    for name, value in settings.items():
+        section, dot, key = name.replace("-", "_").partition(".")
+        if not dot:
+            raise unknown_setting(f"{where}: unknown setting", name)
+        if value is not None:
+            values.setdefault(section, {})[key] = fspath(value) if isinstance(value, PathLike) else value
+    return values
+
+
+def unknown_setting(what: str, name: str, before: str = "") -> UsageError:
+    """The error for a setting without its section: `epochs` is meant to be optim.epochs.
+
+    before: what each name is written with.
+    """
+    known = [f"{before}{section}.{key}" for section, keys in to_dict(Config()).items() for key in keys]
+    plain = name.removeprefix(before).replace("-", "_").partition("=")[0]
+    return unknown_name(what, name, known, [full for full in known if full.endswith(f".{plain}")])
 
 
 def from_options(options: Mapping[str, object], kind: type[Made], unknown: str) -> Made:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import Values
 from turbomim.train.settings.known_flags import check_flags, flags_of, settings_of
 
 T = TypeVar("T")
@@ -130,15 +129,15 @@ def no_arguments(argv: list[str], command: str) -> None:
         raise UsageError(f"{command} takes no arguments, not {argv[0]!r}: see turbomim --help")
 
 
-def take_settings(argv: list[str]) -> tuple[list[str], Values]:
-    """The words of a command line that are no settings, and the settings as `from_dict` takes them.
+def take_settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """The words of a command line that are no settings, and the settings as the library takes them.
 
     `RUN --batch 2 --model.heads 3 --data.size=64` gives
-    (["RUN", "--batch", "2"], {"model": {"heads": "3"}, "data": {"size": "64"}}).
+    (["RUN", "--batch", "2"], {"model.heads": "3", "data.size": "64"}).
     Raises UsageError for a setting without a value.
     """
     own: list[str] = []
-    values: Values = {}
+    settings: dict[str, Any] = {}
     words = iter(argv)
     for word in words:
         flag, equals, text = word.partition("=")
@@ -148,24 +147,20 @@ def take_settings(argv: list[str]) -> tuple[list[str], Values]:
         value = text if equals else next(words, None)
         if value is None:
             raise UsageError(f"{flag} needs a value")
-        section, _, key = flag.removeprefix("--").replace("-", "_").partition(".")
-        values.setdefault(section, {})[key] = value
-    return own, values
+        settings[flag.removeprefix("--").replace("-", "_")] = value
+    return own, settings
 
 
-def parse_with_settings(kind: type[T], argv: list[str], prog: str, config: type = Config) -> tuple[T, Values]:
+def parse_with_settings(
+    kind: type[T], argv: list[str], prog: str, config: type = Config
+) -> tuple[T, dict[str, Any]]:
     """A dataclass out of a command's own flags, and the settings among them, which are of `config`.
 
     Raises UsageError.
     """
     check_flags(argv, flags_of(kind) | settings_of(config))
-    own, values = take_settings(argv)
-    return parse(kind, own, prog), values
-
-
-def dotted(values: Values) -> dict[str, Any]:
-    """{"model": {"heads": "3"}} as {"model.heads": "3"}, which functions of the library take."""
-    return {f"{section}.{key}": text for section, keys in values.items() for key, text in keys.items()}
+    own, settings = take_settings(argv)
+    return parse(kind, own, prog), settings
 
 
 def arguments_of(options: Any) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_other_heads_are_other_features(theirs: Any) -> None:
     torch.save(theirs.state_dict(), "vit.pth")
     pixels_BHWC = torch.full((1, 32, 32, 3), 9, dtype=torch.uint8)
     pixels_BHWC[:, :16] = 200
-    one, two = (load_source(Path("vit.pth"), flags) for flags in ({}, {"model": {"heads": "2"}}))
+    one, two = (load_source(Path("vit.pth"), flags) for flags in ({}, {"model.heads": "2"}))
     assert (one.config.model.heads, two.config.model.heads, two.assumed) == (1, 2, "")
     means = [encode(each.model.eval(), pixels_BHWC)["mean of patch tokens"] for each in (one, two)]
     assert not torch.allclose(means[0], means[1], atol=1e-4)
@@ -207,11 +207,11 @@ def test_a_card_that_is_none_is_passed_over(theirs: Any) -> None:
 def test_a_card_tells_heads(theirs: Any, card: str) -> None:
     torch.save(theirs.state_dict(), "vit.pth")
     Path("vit.json").write_text(card)
-    for flags in ({}, {"model": {"heads": "4"}}):
+    for flags in ({}, {"model.heads": "4"}):
         source = load_source(Path("vit.pth"), flags)
         assert (source.config.model.heads, source.assumed) == (4, "")
     with pytest.raises(UserError, match=r"--model\.heads 2: vit\.json says 4: leave it out"):
-        load_source(Path("vit.pth"), {"model": {"heads": "2"}})
+        load_source(Path("vit.pth"), {"model.heads": "2"})
 
 
 def test_a_checkpoint_has_the_heads_of_its_run() -> None:

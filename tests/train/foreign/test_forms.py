@@ -82,7 +82,7 @@ def test_a_wrapped_model_is_the_model(prefix: str, model: MAE, monkeypatch: pyte
     assert import_file(monkeypatch, save({"state_dict": state}), "mae", *HEADS) == 0
     check(model)
     save({prefix + name: tensor for name, tensor in encoder(model).items()}, "encoder.pth")
-    source = load_source(Path("encoder.pth"), {"model": {"heads": "4"}})
+    source = load_source(Path("encoder.pth"), {"model.heads": "4"})
     with torch.no_grad():
         assert torch.equal(source.model.eval().features(images()), model.features(images()))
 
@@ -143,7 +143,7 @@ def test_the_trained_weights_are_taken_and_that_is_said(
     check(model)
     told = f"  taken are the tensors under {trained}; left out are those under {average}\n"
     assert told in capsys.readouterr().out
-    assert f"under {trained}; left out" in load_source(Path("file.pth"), {"model": {"heads": "4"}}).assumed
+    assert f"under {trained}; left out" in load_source(Path("file.pth"), {"model.heads": "4"}).assumed
 
 
 def test_a_backbone_alone_is_an_encoder(model: MAE, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_a_fine_tuned_mae_is_an_encoder(
     assert all(torch.equal(found[name], t) for name, t in state.items() if not name.startswith("fc_norm."))
     sources: list[Encoder] = [load_run(Path("runs/r"))[1]]
     if form == "mae":
-        source = load_source(Path(file), {"model": {"heads": "4"}})
+        source = load_source(Path(file), {"model.heads": "4"})
         assert "fc_norm, which normalised the mean" in source.assumed
         sources.append(source.model)
     with torch.no_grad():

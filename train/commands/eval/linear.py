@@ -8,14 +8,14 @@ from turbomim.pipeline.system.words import counted
 from turbomim.train.api.evaluate import evaluate
 from turbomim.train.commands.eval.options import EvalLinear
 from turbomim.train.evaluate.results import print_table, source_name
-from turbomim.train.settings.flags import arguments_of, dotted, parse_with_settings
+from turbomim.train.settings.flags import arguments_of, parse_with_settings
 from turbomim.train.terminal.streams import print_plain
 
 
 def eval_linear_command(argv: list[str]) -> None:
     """`turbomim eval linear …`.  Raises UserError."""
     options, flags = parse_with_settings(EvalLinear, argv, "turbomim eval linear")
-    result = evaluate(measure="linear", **arguments_of(options), **dotted(flags))
+    result = evaluate(measure="linear", **arguments_of(options), **flags)
     if options.recipe == "solved":
         print_table(result)
     else:

@@ -27,7 +27,7 @@ from turbomim.train.machine.versions import versions
 from turbomim.train.recipes.command_line import config_of
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
-from turbomim.train.settings.flags import check_least, dotted, parse_with_settings
+from turbomim.train.settings.flags import check_least, parse_with_settings
 from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World, choose_device
 
@@ -51,8 +51,7 @@ def tune_step_command(argv: list[str]) -> None:
     check_least(ranks=(options.ranks, 1), images=(1 if options.images is None else options.images, 1))
     if not 0 < options.seconds < math.inf:
         raise UsageError(f"--seconds {options.seconds:g}: must be above 0")
-    settings = {"data.path": options.data, **dotted(flags)}
-    config = config_of(options.recipe, settings, options.config, "flags")
+    config = config_of(options.recipe, {"data.path": options.data, **flags}, options.config, "flags")
     tune_step(config, ranks=options.ranks, images=options.images, seconds=options.seconds)
 
 
