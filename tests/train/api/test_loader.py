@@ -395,6 +395,13 @@ def test_as_a_dataset_of_torch(trees: Path) -> None:
         list(DataLoader(loader.dataset(), batch_size=None, num_workers=1))
 
 
+@pytest.mark.parametrize("settings", [{}, {"batch_size": 4, "drop_last": True}], ids=["default", "four"])
+def test_batches_are_not_collated_again(trees: Path, settings: dict[str, Any]) -> None:
+    """There would be an axis too many.  Planted, and seen to fail: plain dictionaries."""
+    with pytest.raises(UserError, match=r"^batch_size must be None in a DataLoader around a turbomim"):
+        next(iter(DataLoader(turbomim.Loader(trees, **SMALL).dataset(), **settings)))
+
+
 def test_it_brings_no_library_of_the_commands() -> None:
     look = "import sys, turbomim; turbomim.Loader; print(*{'tyro', 'rich', 'timm'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
