@@ -29,7 +29,7 @@ from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.loop.data import filling
+from turbomim.train.loop.shares import filling
 
 Epochs = Iterator[Iterator[Tensor]]
 

@@ -3,8 +3,9 @@
 import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from numbers import Real
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any, Final, Literal, SupportsIndex, cast
 from weakref import finalize
 
@@ -19,13 +20,14 @@ from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Shuffle, epoc
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UsageError, UserError, need, to_warning
 from turbomim.pipeline.system.open_files import raise_limit
-from turbomim.pipeline.tars.split import open_split
+from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Interpolation
 from turbomim.train.api.dataset import BatchDataset
+from turbomim.train.loop.shares import check_groups, filling, with_cache
 from turbomim.train.machine.measurements import machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.settings.config import DataConfig
-from turbomim.train.world.distributed import choose_device, this_rank
+from turbomim.train.world.distributed import World, choose_device, this_rank
 
 
 class Loader(Closing):
@@ -64,19 +66,26 @@ class Loader(Closing):
         shuffle: "full": an epoch is a permutation of all samples; "window": of shards, then of the samples of
             `window` shards at a time, for storage that is slow at random reads.
         window: Shards of a window.
+        groups: Streams that a batch of all ranks takes equal parts of, each over its own share of the shards:
+            of as many machines each reads one share alone.  With endless=True only.
         endless: Whether a `for` goes on for ever, see above.
         rank, world: This process among those that share the epoch.  None: those of torch.distributed when
             the first batch is asked for, else those that torchrun has set, else 0 of 1.
         threads: That decode; 0: as `turbomim tune loader` found, else this machine's cores, shared by its
             ranks.
-        prefetch: Batches decoded ahead; 0: as `turbomim tune loader` found, else 2.
+        readers: Threads that read shards ahead, each by 16 requests at a time in a store of objects; 0: as
+            `turbomim tune loader` found, else 2.
+        prefetch: Batches decoded ahead; 0: likewise.
         decode: Where a GPU's photographs are decoded, "mixed" (by the GPU) or "cpu"; "auto": as tuned, else
             mixed.
+        cache: Folder of a local disk that keeps whole shards of a store of objects, as `data.cache` does: it
+            is filled while a `for` runs, and processes may share it.
+        cache_gb: What it may take, 1e9 bytes.
         max_bad_share: Of the samples, how many may be replaced before `for` raises, 0 to 1; counted from 200
             samples on.  0: none may, from the first.
         max_bad_row: As many replaced ones in a row are too many.
-        notify: Takes one line an event: a sample that was replaced, a read that is waited for.  None: each
-            line is a warning of Python's.
+        notify: Takes one line an event, from any thread: a sample that was replaced, a read that is waited
+            for, what the cache keeps.  None: each line is a warning of Python's.
 
     Raises:
         UserError: In one line: no shards there, or changed ones; an argument that cannot be; a store that
@@ -96,23 +105,27 @@ class Loader(Closing):
         seed: int = 0,
         shuffle: Shuffle = "full",
         window: int = 16,
+        groups: int = 1,
         endless: bool = False,
         rank: int | None = None,
         world: int | None = None,
         threads: int = 0,
+        readers: int = 0,
         prefetch: int = 0,
         decode: Literal["auto", "cpu", "mixed"] = "auto",
+        cache: str | PathLike[str] = "",
+        cache_gb: float = 0.0,
         max_bad_share: float = 0.05,
         max_bad_row: int = 100,
         notify: Callable[[str], None] | None = None,
     ) -> None:
         raise_limit()
         size, batch = _whole("size", size), _whole("batch", batch)
-        seed, window = _whole("seed", seed), _whole("window", window)
-        threads, prefetch = _whole("threads", threads), _whole("prefetch", prefetch)
+        seed, window, groups = _whole("seed", seed), _whole("window", window), _whole("groups", groups)
         max_bad_row = _whole("max_bad_row", max_bad_row)
-        for name, share in (("rrc_scale", rrc_scale), ("max_bad_share", max_bad_share)):
-            need(isinstance(share, Real), name, repr(share), "a number")
+        numbers = {"rrc_scale": rrc_scale, "max_bad_share": max_bad_share, "cache_gb": cache_gb}
+        for name, number in numbers.items():
+            need(isinstance(number, Real), name, repr(number), "a number")
         need(
             notify is None or callable(notify),
             "notify",
@@ -125,7 +138,15 @@ class Loader(Closing):
         self._device = _device_kind(device)
         self._crop = Crop(kind=crop, size=size, scale=rrc_scale, interpolation=interpolation)
         self._limits = BadSampleLimits(max_share=max_bad_share, max_row=max_bad_row)
-        self._speed = _speed_settings(threads, prefetch, decode)
+        need(decode in ("auto", "cpu", "mixed"), "decode", repr(decode), "auto, cpu or mixed")
+        counts = {"threads": threads, "readers": readers, "prefetch": prefetch}
+        for name, count in counts.items():
+            counts[name] = _whole(name, count)
+            need(counts[name] >= 0, name, count, "0 (automatic) or more")
+        self._data = DataConfig(
+            **counts, decode=decode, groups=groups, cache=fspath(cache), cache_gb=float(cache_gb)
+        )
+        need(groups == 1 or endless, "groups", groups, "1 without endless=True: epochs of groups end apart")
         self._seed, self._shuffle, self._window, self._batch = seed, shuffle, window, batch
         self._rank_and_world = None if rank is None or world is None else (rank, world)
         self._notify = notify or to_warning
@@ -135,9 +156,12 @@ class Loader(Closing):
         self._stream()
         self._split = open_split(path)
         check_source(self._split, self._crop, self._device)
-        # the one that runs, if any; also closed where this is dropped
-        self._running: list[OpenLoader] = []
-        finalize(self, _close_all, self._running)
+        check_groups(groups, self._split, "the split")
+        self._with_cache()
+        self._loader: OpenLoader | None = None
+        # what runs: also closed where this is dropped
+        self._running = ExitStack()
+        finalize(self, self._running.close)
 
     def __iter__(self) -> Iterator[Batch]:
         """Go on from `position`: to the end of the epoch, or for ever."""
@@ -175,7 +199,7 @@ class Loader(Closing):
     @property
     def stats(self) -> LoaderStats:
         """Samples, replaced ones, and seconds waited, since the threads were started."""
-        return self._running[0].stats if self._running else LoaderStats()
+        return self._loader.stats if self._loader else LoaderStats()
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next `for` goes on: `position`, one integer, and which stream of samples it counts.
@@ -219,25 +243,25 @@ class Loader(Closing):
 
     def close(self) -> None:
         """End its threads; batches stay valid.  Another `for` would start them again, and go on."""
-        _close_all(self._running)
+        self._loader = None
+        self._running.close()
 
     def _next(self) -> Batch:
-        if not self._running:
-            self._running.append(self._open())
-            self._pid = os.getpid()
+        if self._loader is None:
+            self._open()
+        assert self._loader is not None
         if self._pid != os.getpid():
             # a fork has no threads: to wait for one, or to end it, would take for ever
-            _FORKED.extend(self._running)
-            self._running.clear()
+            _FORKED.append(self._running.pop_all())
+            self._loader = None
             raise UserError(
                 "this process was forked in the middle of a `for` over this Loader, whose threads stayed "
                 "behind: close it before the fork, or make one here"
             )
         try:
-            batch = next(self._running[0])
+            batch = next(self._loader)
         except BaseException:
-            # it has closed itself
-            self._running.clear()
+            self.close()
             raise
         cut, share = self._cut, len(batch.ids_B)
         if self.endless:
@@ -246,19 +270,31 @@ class Loader(Closing):
             self.position = next_position(batch.position, share, cut, self.samples)
         return batch
 
-    def _open(self) -> OpenLoader:
-        stream = self._stream()
+    def _open(self) -> None:
+        stream, split = self._stream(), self._with_cache()
         tuned = TUNED_LOADER.read(machine_name(torch.device(self._device)))
-        self._cut = stream.cut
-        return OpenLoader(
-            self._split,
-            self._crop,
-            stream,
-            rank_speed(self._speed, tuned, this_rank()[2]),
-            self._limits,
-            device=self._device,
-            notify=self._notify,
-        )
+        self._cut, self._pid = stream.cut, os.getpid()
+        with ExitStack() as opened:
+            opened.enter_context(filling(split, self._notify))
+            self._loader = opened.enter_context(
+                OpenLoader(
+                    split,
+                    self._crop,
+                    stream,
+                    rank_speed(self._data, tuned, this_rank()[2]),
+                    self._limits,
+                    device=self._device,
+                    notify=self._notify,
+                )
+            )
+            self._running.push(opened.pop_all())
+
+    def _with_cache(self) -> Split:
+        """The split, with what this machine keeps of it."""
+        rank, size, local_size = this_rank()
+        rank, size = self._rank_and_world or (rank, size)
+        world = World(rank=rank, size=size, local_size=local_size, device=torch.device(self._device))
+        return with_cache(self._data, self._split, world)
 
     def _stream(self) -> SampleStream:
         """What comes from `position` on."""
@@ -274,22 +310,20 @@ class Loader(Closing):
             seed=self._seed,
             shuffle=self._shuffle,
             window=self._window,
+            groups=self._data.groups,
             by_epoch=not self.endless,
             cut=cut,
         )
 
     def _what_is_counted(self) -> dict[str, Any]:
         order = self._shuffle if self._shuffle == "full" else f"windows of {self._window} shards"
+        if self._data.groups > 1:
+            order += f", {self._data.groups} groups"
         return {"split": self._split.manifest.fingerprint, "seed": self._seed, "shuffle": order}
 
 
 # loaders of the process that this one was forked from: never closed here
-_FORKED: Final[list[OpenLoader]] = []
-
-
-def _close_all(running: list[OpenLoader]) -> None:
-    while running:
-        running.pop().close()
+_FORKED: Final[list[ExitStack]] = []
 
 
 def _whole(name: str, number: object) -> int:
@@ -310,10 +344,3 @@ def _device_kind(device: str | torch.device) -> str:
             f"torch.cuda.set_device({found.index}) first"
         )
     return found.type
-
-
-def _speed_settings(threads: int, prefetch: int, decode: Literal["auto", "cpu", "mixed"]) -> DataConfig:
-    need(decode in ("auto", "cpu", "mixed"), "decode", repr(decode), "auto, cpu or mixed")
-    need(threads >= 0, "threads", threads, "0 (automatic) or more")
-    need(prefetch >= 0, "prefetch", prefetch, "0 (automatic) or more")
-    return DataConfig(threads=threads, prefetch=prefetch, decode=decode)

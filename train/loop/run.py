@@ -20,11 +20,12 @@ from turbomim.train.folder import rundir
 from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.log import Record
 from turbomim.train.loop.checkpoints import RunCheckpoints
-from turbomim.train.loop.data import LINES_BETWEEN_HINTS, Batches, filling, open_loader, slow_stage
+from turbomim.train.loop.data import LINES_BETWEEN_HINTS, Batches, open_loader, slow_stage
 from turbomim.train.loop.log_window import LogWindow
 from turbomim.train.loop.out_of_memory import explaining_out_of_memory
 from turbomim.train.loop.profiling import Profile, part
 from turbomim.train.loop.session import RunFolder, Session
+from turbomim.train.loop.shares import filling
 from turbomim.train.loop.step import Step
 from turbomim.train.loop.storage import StorageWindow
 from turbomim.train.loop.task import Task

@@ -25,8 +25,9 @@ from turbomim.train.folder.from_mirror import newer_in_mirror, take_from_mirror
 from turbomim.train.folder.log import RunLog
 from turbomim.train.folder.mirror import Mirror
 from turbomim.train.folder.seen_shards import check_seen
-from turbomim.train.loop.data import about_data, about_groups, check_groups, open_data, with_cache
+from turbomim.train.loop.data import about_data, open_data
 from turbomim.train.loop.resolved import resolve
+from turbomim.train.loop.shares import about_groups, check_groups, with_cache
 from turbomim.train.machine.compiler import check_compiler
 from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed

@@ -10,10 +10,11 @@ from rich.table import Table
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import rundir
 from turbomim.train.folder.checkpoint import step_name
-from turbomim.train.loop.data import about_groups, check_groups, open_data
+from turbomim.train.loop.data import open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.run import Outcome
 from turbomim.train.loop.session import Session, check_folder
+from turbomim.train.loop.shares import about_groups, check_groups
 from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.machine.price import IMAGENET, flops_in_words, price_table
 from turbomim.train.models.methods import flops_per_image

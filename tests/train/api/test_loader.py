@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,14 @@ def test_a_sample_that_does_not_decode_is_replaced_and_told(own_split: Split) ->
         ({"rrc_scale": "0.5"}, "rrc_scale = '0.5': must be a number"),
         ({"max_bad_share": "0"}, "max_bad_share = '0': must be a number"),
         ({"notify": "print"}, "notify = 'print': must be a function"),
+        ({"readers": -1}, "readers = -1: must be 0 .automatic. or more"),
+        ({"groups": 2}, "groups = 2: must be 1 without endless=True"),
+        ({"groups": 0}, "groups = 0: must be at least 1"),
+        ({"groups": 3, "endless": True}, "groups = 3: must be a divisor of the global batch, 8"),
+        ({"groups": 8, "endless": True}, "groups = 8 is more than the 4 shards of the split"),
+        ({"cache": "c"}, "cache = 'c', data.cache_gb = 0: give both"),
+        ({"cache_gb": "1"}, "cache_gb = '1': must be a number"),
+        ({"cache": "c", "cache_gb": 1}, "the shards are in a folder already"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(trees: Path, changes: dict[str, Any], words: str) -> None:
@@ -411,3 +420,39 @@ def test_it_brings_no_library_of_the_commands() -> None:
 def test_from_a_store_of_objects(photo_folder: Path, trees: Path, s3: str) -> None:
     turbomim.shard(photo_folder, f"{s3}/trees", shard_size=9)
     assert ids_of(turbomim.Loader(f"{s3}/trees", **SMALL)) == ids_of(turbomim.Loader(trees, **SMALL))
+
+
+def test_a_cache_keeps_what_comes_from_a_store(
+    photo_folder: Path, trees: Path, s3: str, tmp_path: Path
+) -> None:
+    """Whole shards, beside the same batches; no thread is left.  Planted: a loader without the filler."""
+    turbomim.shard(photo_folder, f"{s3}/trees", shard_size=9)
+    said: list[str] = []
+    settings = SMALL | {"cache": tmp_path / "cache", "cache_gb": 1, "readers": 1, "notify": said.append}
+    loader, local = turbomim.Loader(f"{s3}/trees", **settings), turbomim.Loader(trees, **SMALL)
+    limit = time.monotonic() + 30
+    while not said:
+        assert time.monotonic() < limit and ids_of(loader) == ids_of(local)
+    assert said[0].startswith(f"cache {tmp_path}/cache: 4 of 4 shards, 100.0 % of the samples")
+    assert ours()
+    for each in (loader, local):
+        each.close()
+    assert not ours()
+    for batch, same in zip(loader, local, strict=True):
+        assert batch.images_BHWC.equal(same.images_BHWC)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_groups_share_a_batch(trees: Path, world: int) -> None:
+    """Half of each batch is of each half of the split; on two ranks each has a half.
+
+    Planted: groups that do not reach the stream, and a state without them.
+    """
+    settings = {"groups": 2, "endless": True, "size": 32, "batch": 8 // world}
+    loaders = [turbomim.Loader(trees, rank=rank, world=world, **settings) for rank in range(world)]
+    for _ in range(5):
+        ids = flat([taken(loader, 1)[0] for loader in loaders])
+        assert [sample >= SAMPLES // 2 for sample in ids] == [False] * 4 + [True] * 4
+    assert {loader.position for loader in loaders} == {40}
+    with pytest.raises(UserError, match=r"has shuffle 'full, 2 groups' and this loader .* has 'full'"):
+        turbomim.Loader(trees, **SMALL).load_state_dict(loaders[0].state_dict())

@@ -21,7 +21,7 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.loop.data import with_cache
+from turbomim.train.loop.shares import with_cache
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.world.distributed import World

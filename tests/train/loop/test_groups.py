@@ -28,7 +28,7 @@ from turbomim.pipeline.stream.groups import groups_of, share_of
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.folder import checkpoint
-from turbomim.train.loop.data import about_groups
+from turbomim.train.loop.shares import about_groups
 from turbomim.train.models.mae import MAE
 from turbomim.train.pretrain.dry_run import price
 from turbomim.train.pretrain.pretrain import pretrain
