@@ -13,6 +13,7 @@ from turbomim.pipeline.making.photographs import Photographs
 from turbomim.pipeline.system.errors import need, to_warning
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.store import Interpolation
+from turbomim.train.api.arguments import check_number, whole
 from turbomim.train.encoder.crop import crop_share
 from turbomim.train.machine.processor import cores
 from turbomim.train.world.distributed import choose_device
@@ -59,8 +60,11 @@ def centre_crops(
         UserError: There is no image, an argument cannot be, there is no such device, or the source cannot be
             read.
     """
+    size, batch = whole("size", size), whole("batch", batch)
     need(batch >= 1, "batch", batch, "at least 1")
     need(notify is None or callable(notify), "notify", repr(notify), "a function that takes a line, or None")
+    if share is not None:
+        check_number("share", share)
     need(share is None or 0 < share <= 1, "share", share, "above 0 and at most 1")
     # what no crop of training can have is refused likewise
     Crop(kind="rrc", size=size, interpolation=interpolation)

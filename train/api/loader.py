@@ -1,12 +1,10 @@
 """`turbomim.Loader`: the batches of a split for a training loop of one's own."""
 
-import operator
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from numbers import Real
 from os import PathLike, fspath
-from typing import Any, Final, Literal, SupportsIndex, cast
+from typing import Any, Final, Literal, NoReturn
 from weakref import finalize
 
 import torch
@@ -22,12 +20,13 @@ from turbomim.pipeline.system.errors import UsageError, UserError, need, to_warn
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Interpolation
+from turbomim.train.api.arguments import check_number, count, device_kind, whole
 from turbomim.train.api.dataset import BatchDataset
 from turbomim.train.loop.shares import check_groups, filling, with_cache
 from turbomim.train.machine.measurements import machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.settings.config import DataConfig
-from turbomim.train.world.distributed import World, choose_device, this_rank
+from turbomim.train.world.distributed import World, this_rank
 
 
 class Loader(Closing):
@@ -120,12 +119,12 @@ class Loader(Closing):
         notify: Callable[[str], None] | None = None,
     ) -> None:
         raise_limit()
-        size, batch = _whole("size", size), _whole("batch", batch)
-        seed, window, groups = _whole("seed", seed), _whole("window", window), _whole("groups", groups)
-        max_bad_row = _whole("max_bad_row", max_bad_row)
+        size, batch = whole("size", size), whole("batch", batch)
+        seed, window, groups = whole("seed", seed), whole("window", window), whole("groups", groups)
+        max_bad_row = whole("max_bad_row", max_bad_row)
         numbers = {"rrc_scale": rrc_scale, "max_bad_share": max_bad_share, "cache_gb": cache_gb}
         for name, number in numbers.items():
-            need(isinstance(number, Real), name, repr(number), "a number")
+            check_number(name, number)
         need(
             notify is None or callable(notify),
             "notify",
@@ -135,16 +134,18 @@ class Loader(Closing):
         need(batch >= 1, "batch", batch, "at least 1")
         if (rank is None) != (world is None):
             raise UsageError(f"rank = {rank}, world = {world}: give both or none")
-        self._device = _device_kind(device)
+        self._device = device_kind(device)
         self._crop = Crop(kind=crop, size=size, scale=rrc_scale, interpolation=interpolation)
         self._limits = BadSampleLimits(max_share=max_bad_share, max_row=max_bad_row)
         need(decode in ("auto", "cpu", "mixed"), "decode", repr(decode), "auto, cpu or mixed")
-        counts = {"threads": threads, "readers": readers, "prefetch": prefetch}
-        for name, count in counts.items():
-            counts[name] = _whole(name, count)
-            need(counts[name] >= 0, name, count, "0 (automatic) or more")
         self._data = DataConfig(
-            **counts, decode=decode, groups=groups, cache=fspath(cache), cache_gb=float(cache_gb)
+            groups=groups,
+            cache=fspath(cache),
+            cache_gb=float(cache_gb),
+            threads=count("threads", threads),
+            readers=count("readers", readers),
+            prefetch=count("prefetch", prefetch),
+            decode=decode,
         )
         need(groups == 1 or endless, "groups", groups, "1 without endless=True: epochs of groups end apart")
         self._seed, self._shuffle, self._window, self._batch = seed, shuffle, window, batch
@@ -246,6 +247,12 @@ class Loader(Closing):
         self._loader = None
         self._running.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "a turbomim.Loader has threads and files of this process: make one in each, and give it the "
+            "state_dict; in a DataLoader num_workers must be 0"
+        )
+
     def _next(self) -> Batch:
         if self._loader is None:
             self._open()
@@ -324,23 +331,3 @@ class Loader(Closing):
 
 # loaders of the process that this one was forked from: never closed here
 _FORKED: Final[list[ExitStack]] = []
-
-
-def _whole(name: str, number: object) -> int:
-    """A whole number, which may be numpy's.  Raises UsageError."""
-    found = isinstance(number, SupportsIndex) and not isinstance(number, bool)
-    need(found, name, repr(number), "a whole number")
-    return operator.index(cast(SupportsIndex, number))
-
-
-def _device_kind(device: str | torch.device) -> str:
-    """Give "cpu" or "cuda".  Raises UserError for a GPU that is not torch's current one."""
-    found = choose_device(device)
-    # asked for a number alone: the question opens the GPU, which may be another rank's still
-    here = None if found.type == "cpu" or found.index is None else torch.cuda.current_device()
-    if found.type == "cuda" and found.index != here:
-        raise UserError(
-            f"device {str(found)!r} is not torch's current one, cuda:{here}: call "
-            f"torch.cuda.set_device({found.index}) first"
-        )
-    return found.type

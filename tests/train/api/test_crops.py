@@ -59,6 +59,9 @@ def test_what_cannot_be_used_is_left_out_and_told(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"batch": 0}, "batch = 0: must be at least 1"),
+        ({"batch": 2.5}, "batch = 2.5: must be a whole number"),
+        ({"size": "64"}, "size = '64': must be a whole number"),
+        ({"share": "1"}, "share = '1': must be a number"),
         ({"share": 0}, "share = 0: must be above 0"),
         ({"size": 0}, "size = 0: must be"),
         ({"interpolation": "nearest"}, "interpolation = 'nearest': must be"),

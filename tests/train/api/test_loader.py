@@ -400,8 +400,9 @@ def test_as_a_dataset_of_torch(trees: Path) -> None:
     assert state == loader.state_dict()
     loader.dataset().load_state_dict(state | {"position": 8})
     assert loader.position == 8
-    with pytest.raises(UserError, match="num_workers must be 0"):
-        list(DataLoader(loader.dataset(), batch_size=None, num_workers=1))
+    for start in ("fork", "spawn"):
+        with pytest.raises(UserError, match="num_workers must be 0"):
+            list(DataLoader(loader.dataset(), batch_size=None, num_workers=1, multiprocessing_context=start))
 
 
 @pytest.mark.parametrize("settings", [{}, {"batch_size": 4, "drop_last": True}], ids=["default", "four"])
@@ -448,7 +449,7 @@ def test_groups_share_a_batch(trees: Path, world: int) -> None:
 
     Planted: groups that do not reach the stream, and a state without them.
     """
-    settings = {"groups": 2, "endless": True, "size": 32, "batch": 8 // world}
+    settings: dict[str, Any] = {"groups": 2, "endless": True, "size": 32, "batch": 8 // world}
     loaders = [turbomim.Loader(trees, rank=rank, world=world, **settings) for rank in range(world)]
     for _ in range(5):
         ids = flat([taken(loader, 1)[0] for loader in loaders])
