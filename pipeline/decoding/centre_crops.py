@@ -1,7 +1,7 @@
 """Photographs as evaluation sees them: short side to the crop's, the central square, no flip, nothing drawn.
 
 It follows torchvision's Resize and CenterCrop on PIL images.  Unlike the loader it hands out what is asked
-for, in the order asked for, and replaces nothing: a score over other images would be another score.
+for, in the order asked for, and replaces nothing: what cannot be used is left out and named.
 Shape suffixes: B samples, N ids, H W pixels, S the crop's side, C channels.
 """
 
@@ -19,15 +19,13 @@ from turbomim.pipeline.decoding.resize import resize
 from turbomim.pipeline.decoding.under_way import Journal, begin, known_bad
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.stream.turns import turns_of
-from turbomim.pipeline.system.errors import UserError, to_stderr
+from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.system.threads import serial_pool
 from turbomim.pipeline.tars.split import Split
 from turbomim.pipeline.tars.store import Interpolation, Kind, Store
 
 # batches read while one is decoded
 PREFETCH = 2
-_MEND = "an evaluation leaves no image out; mend it and remake the split with `turbomim shard make`"
-_LABEL = "make the split from a folder with a folder of images a class, or from a list with labels"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +125,11 @@ def split_crops(
             yield crop_in_row(turn.position, images, samples.labels_B, store, crop, pool)
 
 
+def say_left_out(place: int, line: str) -> None:
+    """Say on standard error that an image is left out."""
+    to_stderr(f"{line}: left out")
+
+
 def centre_crops(
     split: Split,
     ids_N: NDArray[np.int64],
@@ -135,23 +138,20 @@ def centre_crops(
     batch: int,
     threads: int,
     labelled: bool = True,
-    left_out: Callable[[str], None] | None = None,
+    left_out: Callable[[int, str], None] = say_left_out,
     journal: Journal | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Yield images (B, S, S, 3) uint8 and labels (B,) int64 of samples, in the order of `ids`.
 
     batch, threads, journal: as in `split_crops`; labelled: or else a sample may have no label, -1; left_out:
-    takes a line for each sample that cannot be decoded or has no label, and is left out.
-    Raises UserError naming the sample: it cannot be read, or without `left_out` be decoded, or has no label.
+    takes the place in `ids` of each sample that cannot be decoded or has no label, and a line on it.
+    Raises UserError naming shard and offset if a shard cannot be read.
     """
     for crops in split_crops(split, ids_N, crop, batch=batch, threads=threads, journal=journal):
         wanted_B = (crops.labels_B >= 0) | (not labelled)
-        faults = [(place, f"cannot be decoded ({reason})", _MEND) for place, reason in crops.faults]
-        faults += [(int(place), "has no label", _LABEL) for place in crops.places_B[~wanted_B]]
-        for place, fault, remedy in faults:
-            where = f"{split.locate(int(ids_N[place]))} in {str(split.place)!r}"
-            if left_out is None:
-                raise UserError(f"{where} {fault}: {remedy}")
-            left_out(f"{where} {fault}")
+        faults = [(place, f"cannot be decoded ({reason})") for place, reason in crops.faults]
+        faults += [(int(place), "has no label") for place in crops.places_B[~wanted_B]]
+        for place, fault in faults:
+            left_out(place, f"{split.locate(int(ids_N[place]))} in {str(split.place)!r} {fault}")
         if wanted_B.any():
             yield crops.images_BHWC[wanted_B], crops.labels_B[wanted_B]

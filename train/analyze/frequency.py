@@ -13,15 +13,18 @@ Suffixes: B batch, T tokens, N patches, D channels, H W the map's sides, F frequ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor, nn
 
-from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops, say_left_out
+from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.options import Frequency
 from turbomim.train.analyze.result import (
@@ -32,12 +35,14 @@ from turbomim.train.analyze.result import (
     settings_of,
     write_analysis,
 )
+from turbomim.train.encoder.features import NONE_LEFT
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.machine.processor import cores
 from turbomim.train.models.classifier import Encoder
 from turbomim.train.pictures.plot import INK, Line, label_axes, new_figure, plot_lines
 from turbomim.train.settings.flags import check_least, parse_with_settings
+from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:
@@ -56,6 +61,12 @@ def analyze_frequency_command(argv: list[str]) -> None:
     ids_N = choose_ids(split, options.images)
     out = prepare_folder(folder, "frequency")
     results: dict[str, Any] = {}
+    left_out: set[int] = set()
+
+    def leave_out(place: int, line: str) -> None:
+        left_out.add(place)
+        say_left_out(place, line)
+
     for run in options.runs:
         source = load_source(run, settings)
         data, model = source.config.data, source.config.model
@@ -66,8 +77,12 @@ def analyze_frequency_command(argv: list[str]) -> None:
             batch=options.batch,
             threads=cores(),
             labelled=False,
+            left_out=leave_out,
         )
-        maps = amplitudes_of_blocks(source.model.to(device), (images for images, _ in crops))
+        with image_bar(Console(), lines=False) as bar:
+            maps = amplitudes_of_blocks(
+                source.model.to(device), (images for images, _ in crops), partial(bar.show, total=len(ids_N))
+            )
         results[str(run)] = {
             "method": model.method,
             "target": model.target,
@@ -81,9 +96,9 @@ def analyze_frequency_command(argv: list[str]) -> None:
                 for map_HW in maps
             ],
         }
-    labels = labels_of(options.runs)
+    labels, images = labels_of(options.runs), len(ids_N) - len(left_out)
     table = TextTable(
-        title=f"{len(ids_N)} images of {options.data}: relative log amplitude at the highest frequency",
+        title=f"{images} images of {options.data}: relative log amplitude at the highest frequency",
         columns=["run", "first block", "middle block", "last block"],
         rows=[
             [label, *(f"{highest(found)[place]:.2f}" for place in (0, len(found["blocks"]) // 2, -1))]
@@ -93,7 +108,7 @@ def analyze_frequency_command(argv: list[str]) -> None:
     analysis = Analysis(
         name="frequency",
         runs=options.runs,
-        settings=settings_of(options, images=len(ids_N), fingerprint=split.manifest.fingerprint),
+        settings=settings_of(options, images=images, fingerprint=split.manifest.fingerprint),
         results=results,
         table=table,
         draw=lambda: draw_amplitudes(labels, list(results.values())),
@@ -156,10 +171,13 @@ def relative(curve_F: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def amplitudes_of_blocks(model: Encoder, batches: Iterable[NDArray[np.uint8]]) -> list[Tensor]:
+def amplitudes_of_blocks(
+    model: Encoder, batches: Iterable[NDArray[np.uint8]], progress: Callable[[int], None] = lambda _: None
+) -> list[Tensor]:
     """For each block of the encoder, in order, the mean log amplitudes of its map, (H, W) float64.
 
-    batches: images (B, S, S, 3) uint8, whole; nothing is masked.
+    batches: images (B, S, S, 3) uint8, whole; nothing is masked; progress: hears images done.  Raises
+    UserError if there are none.
     """
     sums: dict[nn.Module, Tensor] = {}
 
@@ -174,9 +192,12 @@ def amplitudes_of_blocks(model: Encoder, batches: Iterable[NDArray[np.uint8]]) -
         for images in batches:
             model.features(torch.from_numpy(images).to(device))
             count += len(images)
+            progress(count)
     finally:
         for handle in handles:
             handle.remove()
+    if not count:
+        raise UserError(NONE_LEFT)
     return [sum_HW / count for sum_HW in sums.values()]
 
 

@@ -10,12 +10,15 @@ Suffixes: B batch, N train samples, M test samples, D values of a feature, S the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
+from turbomim.pipeline.decoding.centre_crops import say_left_out
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.tars.split import Split
@@ -36,9 +39,10 @@ from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.results import Scores, source_name
 from turbomim.train.evaluate.scores import MEASURES
-from turbomim.train.evaluate.splits import check_samples, choose_ids, open_labelled
+from turbomim.train.evaluate.splits import check_enough, check_samples, choose_ids, open_labelled
 from turbomim.train.pictures.plot import INK, Line, label_axes, new_figure, plot_lines
 from turbomim.train.settings.flags import check_least, parse_with_settings
+from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
 
 if TYPE_CHECKING:
@@ -59,9 +63,16 @@ def analyze_robustness_command(argv: list[str]) -> None:
     train, test = open_labelled(options.train, options.test, MEASURES)
     out = prepare_folder(options.out or analysis_folder(options.run), "robustness")
     ids_N, ids_M = choose_ids(train, options.samples), choose_ids(test, options.test_samples)
-    score = learn_to_score(source, train, ids_N, options)
+    score, learned = learn_to_score(source, train, ids_N, options)
     size = source.config.data.size
-    clean = list(eval_crops(test, ids_M, size=size, batch=options.batch))
+    left_out: list[int] = []
+
+    def leave_out(place: int, line: str) -> None:
+        left_out.append(place)
+        say_left_out(place, line)
+
+    clean = list(eval_crops(test, ids_M, size=size, batch=options.batch, left_out=leave_out))
+    ids_M = np.delete(ids_M, left_out)
     published, table = severities_of_size(size)
     corruptions: dict[str, Any] = {}
     results: dict[str, Any] = {
@@ -76,7 +87,7 @@ def analyze_robustness_command(argv: list[str]) -> None:
     results["mean"] = mean_accuracies(results)
     settings = settings_of(
         options,
-        samples=len(ids_N),
+        samples=learned,
         test_samples=len(ids_M),
         parameters_of=published,
         fingerprint=test.manifest.fingerprint,
@@ -96,8 +107,11 @@ def analyze_robustness_command(argv: list[str]) -> None:
 
 def learn_to_score(
     source: Source, train: Split, ids_N: NDArray[np.int64], options: Robustness
-) -> Callable[[CropBatches], Scores]:
-    """What gives the scores of test images by encoder and measure, which learn from clean train images."""
+) -> tuple[Callable[[CropBatches], Scores], int]:
+    """What gives the scores of test images by encoder and measure, and how many clean images they learn from.
+
+    Raises UserError: too few images.
+    """
     device = choose_device(options.device, 0)
     encoders = {
         name: each.to(device).eval() for name, each in trained_and_random(source.model, source.config).items()
@@ -107,7 +121,9 @@ def learn_to_score(
         return {name: encode(each, images_BHWC)[MEAN] for name, each in encoders.items()}
 
     crops = eval_crops(train, ids_N, size=source.config.data.size, batch=options.batch)
-    learned = extract(crops, means_of, device)
+    with image_bar(Console(), lines=False) as bar:
+        learned = extract(crops, means_of, device, partial(bar.show, total=len(ids_N)))
+    check_enough(train, len(learned.labels_N), MEASURES)
     scorers = {name: scorers_of(train_ND, learned.labels_N) for name, train_ND in learned.by_name.items()}
 
     def score(batches: CropBatches) -> Scores:
@@ -117,7 +133,7 @@ def learn_to_score(
             for name, test_MD in found.by_name.items()
         }
 
-    return score
+    return score, len(learned.labels_N)
 
 
 def corrupted(

@@ -5,6 +5,8 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from rich.console import Console
+
 from turbomim.pipeline.system.errors import need, to_stderr
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.train.encoder.source import load_source
@@ -46,7 +48,7 @@ def evaluate(
         train: Labelled shards that are learned from.
         test: Labelled shards that are scored.
         json: A file for the result; RUN/eval/MEASURE.json if None, and none of a file's encoder.
-        console: Where the lines of a fine-tuning go, a rich.console.Console; standard output if None.
+        console: Where bars and a fine-tuning's lines go, a rich.console.Console; standard output if None.
         **options: Options of `turbomim eval MEASURE` by their names.  knn and linear: samples (train samples,
             0 for all), size (pixels), batch (images), device; linear: recipe ("solved" or "published"),
             epochs, warmup_epochs, base_lr, head_batch, augment, seed; finetune: random, epochs, batch,
@@ -55,7 +57,8 @@ def evaluate(
     Returns:
         The result, as the JSON file has it.  `scores`: shares of the test samples, 0 to 1, by feature and
         measure; random weights and raw pixels are beside the trained encoder.  Of "finetune": top1, top5,
-        test_loss and `folder`, the run of the fine-tuned weights.
+        test_loss and `folder`, the run of the fine-tuned weights.  An image that cannot be decoded is named
+        on standard error and left out: `test_samples` are scored, `test_left_out` are not.
 
     Raises:
         UserError: No run or no checkpoint there, splits without labels or with other classes, an option that
@@ -74,10 +77,10 @@ def evaluate(
     name: str = measure
     if measure == "knn":
         scoring = from_options(plain, Scoring, UNKNOWN)
-        result = score_frozen(load_source(Path(run), settings), "knn", scoring)
+        result = score_frozen(load_source(Path(run), settings), "knn", scoring, console)
     else:
         probe = from_options(plain, LinearScoring, UNKNOWN)
-        result = score_linear(load_source(Path(run), settings), probe)
+        result = score_linear(load_source(Path(run), settings), probe, console or Console())
         name = "linear-published" if probe.recipe == "published" else name
     if replaced := write_result(result, name, kept):
         to_stderr(replaced)

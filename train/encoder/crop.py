@@ -10,7 +10,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops, say_left_out
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.machine.processor import cores
@@ -57,16 +57,9 @@ def eval_crops(
     *,
     size: int,
     batch: int,
-    left_out: Callable[[str], None] | None = None,
+    left_out: Callable[[int, str], None] = say_left_out,
     journal: Journal | None = None,
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
     """Yield crops (B, S, S, 3) uint8 and labels (B,) int64 of a split's samples, as `centre_crops` does."""
-    return centre_crops(
-        split,
-        ids_N,
-        scored_crop(size),
-        batch=batch,
-        threads=cores(),
-        left_out=left_out,
-        journal=journal,
-    )
+    crop = scored_crop(size)
+    return centre_crops(split, ids_N, crop, batch=batch, threads=cores(), left_out=left_out, journal=journal)

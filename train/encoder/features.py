@@ -24,6 +24,7 @@ from turbomim.train.settings.finetune import FinetuneConfig
 # raw pixels are compared at no more than this side: a baseline, not a test of memory
 PIXELS_SIDE = 32
 PIXELS = "raw pixels"
+NONE_LEFT = "every image was left out: look at the shards with `turbomim shard verify SHARDS --images`"
 # what is read of an encoder
 CLASS_TOKEN, MEAN = "class token", "mean of patch tokens"
 # by the words of --pool
@@ -128,18 +129,28 @@ def every_feature(encoders: Mapping[str, Encoder], images_BHWC: Tensor) -> dict[
 
 
 def extract(
-    batches: CropBatches, features_of: Callable[[Tensor], Mapping[str, Tensor]], device: torch.device
+    batches: CropBatches,
+    features_of: Callable[[Tensor], Mapping[str, Tensor]],
+    device: torch.device,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> Features:
     """Features of all crops, each encoded once.
 
-    features_of: features (B, D) by name of images on the device, which is that of the encoders in it.
+    features_of: features (B, D) by name of images on the device, which is that of the encoders in it;
+    progress: hears how many images are encoded.  Raises UserError if there is no crop.
     """
     parts: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
+    progress(0)
+    done = 0
     for images, labels_B in batches:
         for name, features_BD in features_of(torch.from_numpy(images).to(device)).items():
             parts.setdefault(name, []).append(features_BD.cpu())
         labels.append(torch.from_numpy(labels_B))
+        done += len(labels_B)
+        progress(done)
+    if not done:
+        raise UserError(NONE_LEFT)
     return Features(
         by_name={name: torch.cat(some) for name, some in parts.items()}, labels_N=torch.cat(labels)
     )

@@ -7,12 +7,14 @@ Shapes: N samples, D width.
 import dataclasses
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -22,17 +24,26 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import crop_facts, eval_crops
 from turbomim.train.encoder.features import encode, extract
 from turbomim.train.encoder.source import Source
+from turbomim.train.terminal.progress import image_bar
 
 # another one, and features are made anew
 FORMAT = "turbomim-features-3"
 
 
 def cached_features(
-    source: Source, kind: str, split: Split, ids_N: NDArray[np.int64], *, batch: int, device: torch.device
+    source: Source,
+    kind: str,
+    split: Split,
+    ids_N: NDArray[np.int64],
+    *,
+    batch: int,
+    device: torch.device,
+    console: Console,
 ) -> tuple[Tensor, Tensor]:
     """Features (N, D) and labels (N,) of central crops of samples, from their file, or made and kept.
 
-    kind: which of the features; source: its model is on the device.
+    kind: which of the features; source: its model is on the device; console: where a bar is drawn.  Where an
+    image is left out nothing is kept: the split may be mended.
     """
     config, model = source.config, source.model
     facts = {
@@ -50,8 +61,14 @@ def cached_features(
     if cached is not None:
         return cached
     crops = eval_crops(split, ids_N, size=config.data.size, batch=batch)
-    made = extract(crops, lambda images_BHWC: {kind: encode(model, images_BHWC)[kind]}, device)
-    write_features(path, made.by_name[kind], made.labels_N)
+
+    def feature(images_BHWC: Tensor) -> dict[str, Tensor]:
+        return {kind: encode(model, images_BHWC)[kind]}
+
+    with image_bar(console, lines=False) as bar:
+        made = extract(crops, feature, device, partial(bar.show, total=len(ids_N)))
+    if len(made.labels_N) == len(ids_N):
+        write_features(path, made.by_name[kind], made.labels_N)
     return made.by_name[kind], made.labels_N
 
 

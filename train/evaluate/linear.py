@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError
@@ -30,27 +31,28 @@ from turbomim.train.evaluate.published_probe import (
     random_crops,
     train_head,
 )
-from turbomim.train.evaluate.results import Scores
+from turbomim.train.evaluate.results import Scores, sample_counts
 from turbomim.train.evaluate.scores import score_frozen
 from turbomim.train.evaluate.scoring import LinearScoring
 from turbomim.train.evaluate.splits import choose_ids, open_labelled
 from turbomim.train.settings.config import OptimConfig
 from turbomim.train.settings.flags import check_least
+from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
 
 # scores by their names in results
 NAMES = {"top1": "published probe, top-1", "top5": "published probe, top-5"}
 
 
-def score_linear(source: Source, options: LinearScoring) -> dict[str, Any]:
+def score_linear(source: Source, options: LinearScoring, console: Console) -> dict[str, Any]:
     """Score a frozen encoder by a linear layer.  Raises UserError as the two ways do."""
     if options.recipe == "published":
-        return score_published_probe(source, options)
+        return score_published_probe(source, options, console)
     check_solved(options)
-    return score_frozen(source, "linear", options)
+    return score_frozen(source, "linear", options, console)
 
 
-def score_published_probe(source: Source, options: LinearScoring) -> dict[str, Any]:
+def score_published_probe(source: Source, options: LinearScoring, console: Console) -> dict[str, Any]:
     """Train the published head on the train split and score the test split.
 
     Beside the trained encoder the same one with random weights, but for --augment, which encodes every epoch.
@@ -71,10 +73,10 @@ def score_published_probe(source: Source, options: LinearScoring) -> dict[str, A
     if not options.augment:
         sources["random weights"] = source.initial()
     sources = {name: each.at_size(options.size) for name, each in sources.items()}
-    kind = ""
+    kind, learned, scored = "", 0, 0
     scores: Scores = {}
     for name, each in sources.items():
-        kind, shares = train_and_score(each, train, ids_N, test, training, options)
+        kind, shares, learned, scored = train_and_score(each, train, ids_N, test, training, options, console)
         scores[f"{name}: {kind}"] = {NAMES[key]: share for key, share in shares.items()}
     return {
         **source.facts,
@@ -83,9 +85,9 @@ def score_published_probe(source: Source, options: LinearScoring) -> dict[str, A
         "feature": kind,
         "augment": options.augment,
         "train": str(options.train),
-        "train_samples": len(ids_N),
+        **sample_counts("train", len(ids_N), learned),
         "test": str(options.test),
-        "test_samples": test.manifest.samples,
+        **sample_counts("test", test.manifest.samples, scored),
         "epochs": optim.epochs,
         "warmup_epochs": optim.warmup_epochs,
         "lr": optim.lr,
@@ -103,19 +105,31 @@ def train_and_score(
     test: Split,
     training: HeadTraining,
     options: LinearScoring,
-) -> tuple[str, dict[str, float]]:
-    """Which feature of an encoder was read, and the accuracies of a head that was trained on it."""
+    console: Console,
+) -> tuple[str, dict[str, float], int, int]:
+    """Which feature of an encoder was read, and the accuracies of a head that was trained on it.
+
+    And the samples that were learned from and scored.
+    """
     device = choose_device(options.device, 0)
     model, kind = published_encoder(source.model, source.config)
     model.to(device).eval()
-    features = partial(cached_features, source, kind, batch=options.batch, device=device)
+    features = partial(cached_features, source, kind, batch=options.batch, device=device, console=console)
     head = make_head(model_width(model), len(train.manifest.classes), training.seed).to(device)
     if options.augment:
-        with random_crops(source.config, train, training, options.batch, device) as loader:
-            train_head(head, encoded_batches(loader, model, kind, training.optim.global_batch), training)
+        learned = len(ids_N)
+        with (
+            random_crops(source.config, train, training, options.batch, device) as loader,
+            image_bar(console, lines=False) as bar,
+        ):
+            batches = encoded_batches(loader, model, kind, training.optim.global_batch)
+            train_head(head, batches, training, bar.show)
     else:
-        train_head(head, batches_of(*features(train, ids_N), training, device), training)
-    return kind, head_scores(head, *features(test, np.arange(test.manifest.samples)), device)
+        made = features(train, ids_N)
+        learned = len(made[1])
+        train_head(head, batches_of(*made, training, device), training)
+    found = features(test, np.arange(test.manifest.samples))
+    return kind, head_scores(head, *found, device), learned, len(found[1])
 
 
 def check_solved(options: LinearScoring) -> None:

@@ -150,7 +150,7 @@ class OnlineEval:
             size=self._config.data.size,
             batch=BATCH,
             journal=self._journal,
-            left_out=lambda text: self._note(f"eval: {text}: left out of the scores"),
+            left_out=lambda _, line: self._note(f"eval: {line}: left out of the scores"),
         )
         encoders = {"encoder": model.to(self._world.device).eval()}
         return extract(crops, partial(every_feature, encoders), self._world.device)

@@ -152,8 +152,14 @@ def make_lars(head: nn.Module) -> torch.optim.Optimizer:
     return make(groups, momentum=MOMENTUM, weight_decay=0.0, trust_coeff=TRUST)
 
 
-def train_head(head: nn.Module, batches: Batches, training: HeadTraining) -> None:
-    """Take the training's steps of LARS on mean cross-entropy."""
+def train_head(
+    head: nn.Module,
+    batches: Batches,
+    training: HeadTraining,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Take the training's steps of LARS on mean cross-entropy; progress: hears samples done, and all."""
+    progress(0, training.steps * training.optim.global_batch)
     optimizer = make_lars(head)
     head.train()
     for step in range(training.steps):
@@ -164,6 +170,7 @@ def train_head(head: nn.Module, batches: Batches, training: HeadTraining) -> Non
         for group in optimizer.param_groups:
             group["lr"] = lr_of_step(step, training.samples, training.optim)
         optimizer.step()
+        progress((step + 1) * training.optim.global_batch, training.steps * training.optim.global_batch)
     head.eval()
 
 

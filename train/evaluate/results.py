@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
@@ -54,6 +54,17 @@ def replaced_result(result: Mapping[str, Any], path: Path) -> str:
     return changes and f"{path} was of other settings ({changes}) and is replaced: --json FILE keeps both"
 
 
+def sample_counts(split: Literal["train", "test"], asked: int, used: int) -> dict[str, int]:
+    """What a result says of a split: the samples that it is of, and how many of those asked for are not."""
+    return {f"{split}_samples": used, f"{split}_left_out": asked - used}
+
+
+def left_out_words(result: Mapping[str, Any], split: Literal["train", "test"]) -> str:
+    """How many samples of a split a result is not of, after the number that it is of; empty for none."""
+    count = result.get(f"{split}_left_out", 0)
+    return f" ({count:,} left out)" if count else ""
+
+
 def source_name(result: Mapping[str, Any]) -> str:
     """What was evaluated."""
     return f"{result['run']}, step {result['step']}" if "run" in result else str(result["file"])
@@ -66,7 +77,8 @@ def print_table(result: dict[str, Any]) -> None:
     table = Table(
         title=(
             f"{source_name(result)}: {result['train_samples']:,} samples of "
-            f"{result['train']} to learn from, {result['test_samples']:,} of {result['test']} scored, %"
+            f"{result['train']} to learn from{left_out_words(result, 'train')}, "
+            f"{result['test_samples']:,} of {result['test']} scored{left_out_words(result, 'test')}, %"
         ),
         title_justify="left",
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
 from turbomim.pipeline.tars.split import Split
@@ -19,12 +20,13 @@ from turbomim.train.encoder.resize import at_size, resized
 from turbomim.train.encoder.source import Source, encoder_size
 from turbomim.train.evaluate.knn import NEIGHBOURS, knn
 from turbomim.train.evaluate.probe import fit_linear_probe
-from turbomim.train.evaluate.results import Scores
+from turbomim.train.evaluate.results import Scores, sample_counts
 from turbomim.train.evaluate.scoring import Scoring
-from turbomim.train.evaluate.splits import check_samples, choose_ids, open_labelled
+from turbomim.train.evaluate.splits import check_enough, check_samples, choose_ids, open_labelled
 from turbomim.train.models.classifier import Encoder
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import check_least
+from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
 
 # scores of (train features, train labels, test features, test labels) by name, shares from 0 to 1
@@ -49,11 +51,17 @@ MEASURES: dict[str, Measure] = {"knn": knn_scores, "linear": linear_scores}
 
 
 def evaluate_model(
-    model: Encoder, config: Config, measures: Collection[str], on: Scoring, known: Scores | None = None
+    model: Encoder,
+    config: Config,
+    measures: Collection[str],
+    on: Scoring,
+    known: Scores | None = None,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Scores of a model in memory, of the same encoder with random weights, and of raw pixels.
 
-    measures: names in MEASURES; known: scores of features that need not be measured again.
+    measures: names in MEASURES; known: scores of features that need not be measured again; console: where
+    bars are drawn.
     Raises UserError: splits that cannot be compared.
     """
     device = choose_device(on.device, 0)
@@ -66,26 +74,31 @@ def evaluate_model(
 
     def features(split: Split, ids_N: NDArray[np.int64]) -> Features:
         crops = eval_crops(split, ids_N, size=wanted.data.size, batch=on.batch)
-        return extract(crops, partial(every_feature, encoders), device)
+        with image_bar(console or Console(), lines=False) as bar:
+            return extract(
+                crops, partial(every_feature, encoders), device, partial(bar.show, total=len(ids_N))
+            )
 
-    learned = features(train, choose_ids(train, SAMPLES if on.samples is None else on.samples))
+    ids_N = choose_ids(train, SAMPLES if on.samples is None else on.samples)
+    learned = features(train, ids_N)
+    check_enough(train, len(learned.labels_N), measures)
     scored = features(test, np.arange(test.manifest.samples))
     return {
         "train": str(on.train),
-        "train_samples": len(learned.labels_N),
+        **sample_counts("train", len(ids_N), len(learned.labels_N)),
         "test": str(on.test),
-        "test_samples": len(scored.labels_N),
+        **sample_counts("test", test.manifest.samples, len(scored.labels_N)),
         "encoder": encoder_size(config),
         **crop_facts(wanted.data.size),
         "scores": scores_of(learned, scored, measures, known or {}),
     }
 
 
-def score_frozen(source: Source, measure: str, on: Scoring) -> dict[str, Any]:
+def score_frozen(source: Source, measure: str, on: Scoring, console: Console | None) -> dict[str, Any]:
     """Score a frozen encoder by a measure of MEASURES.  Raises UserError: splits that cannot be compared."""
     check_samples(on.samples, [measure])
     check_least(batch=(on.batch, 1))
-    return {**source.facts, **evaluate_model(source.model, source.config, [measure], on)}
+    return {**source.facts, **evaluate_model(source.model, source.config, [measure], on, console=console)}
 
 
 def scores_of(learned: Features, scored: Features, measures: Collection[str], known: Scores) -> Scores:

@@ -49,9 +49,14 @@ def check_labelled(train: Split, test: Split, measures: Collection[str] = ()) ->
             f"{train.place} and {test.place} have other classes ({len(train.manifest.classes)} and "
             f"{len(test.manifest.classes)}, or other names): make both from folders with the same names"
         )
+    check_enough(train, train.manifest.samples, measures)
+
+
+def check_enough(train: Split, samples: int, measures: Collection[str]) -> None:
+    """Raise UserError if so many samples to learn from are too few for one of the measures."""
     least, why = max((LEAST[name] for name in measures), default=(0, ""))
-    if train.manifest.samples < least:
-        raise UserError(f"{train.place} has {train.manifest.samples} samples: {least} are needed for {why}")
+    if samples < least:
+        raise UserError(f"{train.place} has {samples} samples: {least} are needed for {why}")
 
 
 def say_same(train: Split, test: Split) -> None:

@@ -23,10 +23,12 @@ from turbomim.pipeline.batch import Batch
 from turbomim.pipeline.decoding.centre_crops import centre_crops
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.encoder.crop import crop_of_test
-from turbomim.train.encoder.features import normalised
+from turbomim.train.encoder.features import NONE_LEFT, normalised
 from turbomim.train.evaluate.accuracy import count_hits, top_shares
+from turbomim.train.evaluate.results import left_out_words, sample_counts
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.augment_ahead import AugmentAhead, Augmented
 from turbomim.train.finetune.layer_decay import layered_optimizer
@@ -91,53 +93,81 @@ class Finetuning(Task):
         images_BCHW, targets_BK = augmented_batch(batch, self.config.finetune, self.config.run.seed)
         return images_BCHW, targets_BK, batch.epochs_B, batch.ids_B
 
-    @torch.no_grad()
     def evaluate(self) -> Record:
         """Mean loss on the test split, and accuracies as `top_shares` has them.
 
-        Central crops; every rank takes its part of the images.
+        Central crops; every rank takes its part of the images.  Where the split cannot be read a line says so
+        and nothing is returned: the run goes on, and `finish` tests again, of weights that are saved.
         """
-        world, samples = self.world, self.test.manifest.samples
-        # loss, first hits, hits among five
-        sums_3 = torch.zeros(3, dtype=torch.float64, device=world.device)
-        self.model.eval()
-        world.run_on_all(lambda: self._add_scores(np.arange(world.rank, samples, world.size), sums_3))
-        self.model.train()
-        loss, first, five = (sum(each) for each in zip(*world.all_gather(sums_3.tolist()), strict=True))
-        accuracies = top_shares(first, five, samples, self.config.finetune.classes)
-        return {"test_loss": loss / samples, **{f"test_{name}": value for name, value in accuracies.items()}}
+        record, error = self._test()
+        if error is not None:
+            self.folder.log.note(f"not tested at this line: {error}")
+        return record
 
-    def _add_scores(self, ids_N: NDArray[np.int64], sums_3: Tensor) -> None:
-        """Add the losses and the hits of some test images to their sums."""
-        crops = centre_crops(
-            self.test,
-            ids_N,
-            crop_of_test(self.config),
-            batch=self.session.plan.micro_batch,
-            threads=max(1, cores() // self.world.local_size),
-            journal=self.folder.journal,
-        )
-        for images, labels in crops:
-            images_BCHW = normalised(torch.from_numpy(images).to(self.world.device))
-            labels_B = torch.from_numpy(labels).to(self.world.device)
-            with autocast(self.config.step, self.world.device):
-                logits_BK = self.model.logits(images_BCHW).float()
-            loss = functional.cross_entropy(logits_BK, labels_B, reduction="sum")
-            sums_3.add_(torch.stack([loss, *count_hits(logits_BK, labels_B)]))
+    @torch.no_grad()
+    def _test(self) -> tuple[Record, UserError | None]:
+        """What `evaluate` returns; where that is empty, why, on the ranks that know it."""
+        world, samples = self.world, self.test.manifest.samples
+        # loss, first hits, hits among five, images
+        sums_4 = torch.zeros(4, dtype=torch.float64, device=world.device)
+        self.model.eval()
+        error = world.run_on_all(lambda: self._add_scores(np.arange(world.rank, samples, world.size), sums_4))
+        self.model.train()
+        ranks = world.all_gather([*sums_4.tolist(), float(error is not None)])
+        loss, first, five, scored, failed = (sum(each) for each in zip(*ranks, strict=True))
+        if not scored and not failed:
+            error = UserError(f"{self.test.place}: {NONE_LEFT}")
+        if not scored or failed:
+            return {}, error
+        accuracies = top_shares(first, five, int(scored), self.config.finetune.classes)
+        left_out = {"test_left_out": samples - scored} if scored < samples else {}
+        named = {f"test_{name}": value for name, value in accuracies.items()}
+        return {"test_loss": loss / scored, **named, **left_out}, None
+
+    def _add_scores(self, ids_N: NDArray[np.int64], sums_4: Tensor) -> UserError | None:
+        """Add losses, hits and number of some test images to their sums; return what ends it early."""
+        try:
+            crops = centre_crops(
+                self.test,
+                ids_N,
+                crop_of_test(self.config),
+                batch=self.session.plan.micro_batch,
+                threads=max(1, cores() // self.world.local_size),
+                left_out=lambda _, line: self.folder.log.note(f"test: {line}: left out of the scores"),
+                journal=self.folder.journal,
+            )
+            for images, labels in crops:
+                images_BCHW = normalised(torch.from_numpy(images).to(self.world.device))
+                labels_B = torch.from_numpy(labels).to(self.world.device)
+                with autocast(self.config.step, self.world.device):
+                    logits_BK = self.model.logits(images_BCHW).float()
+                loss = functional.cross_entropy(logits_BK, labels_B, reduction="sum")
+                hits = count_hits(logits_BK, labels_B)
+                sums_4.add_(torch.stack([loss, *hits, torch.full_like(loss, len(labels_B))]))
+        except UserError as error:
+            return error
+        return None
 
     def finish(self, step: int) -> None:
-        """Write the result of the last weights; test them again if metrics.jsonl has no test of them."""
+        """Write the result of the last weights; test them again if metrics.jsonl has no test of them.
+
+        Raises UserError if the test split cannot be read: the weights are saved, and the same command tests
+        them.
+        """
         logged = self.world.broadcast_from_rank0(
             lambda: find_test_of_last_weights(
                 read_metrics(self.folder.log.metrics), step, self.config.optim.max_skipped
             )
         )
-        tested = logged or self.evaluate()
+        tested, error = (logged, None) if logged else self._test()
+        self.world.any_rank_stops(error=error)
         if not self.world.main:
             return
         plan, test = self.session.plan, self.test
         # `top_shares` decides whether there is a top 5
         accuracies = {name: tested[f"test_{name}"] for name in ("top1", "top5") if f"test_{name}" in tested}
+        samples, left_out = test.manifest.samples, int(tested.get("test_left_out", 0))
+        counts = sample_counts("test", samples, samples - left_out)
         # by the names that a run's report shows
         scores = {name.replace("top", "top-"): value for name, value in accuracies.items()}
         result = {
@@ -149,7 +179,7 @@ class Finetuning(Task):
             "train": self.config.data.path,
             "train_samples": plan.samples,
             "test": self.config.data.heldout,
-            "test_samples": test.manifest.samples,
+            **counts,
             "steps": plan.steps,
             "epochs": self.config.optim.epochs,
             **accuracies,
@@ -161,7 +191,8 @@ class Finetuning(Task):
         for file in (path, *self.result_copies):
             write_json(file, result)
         in_words = ", ".join(f"{name} {100 * value:.2f} %" for name, value in scores.items())
-        self.folder.log.say(f"{in_words} of {test.manifest.samples:,} test images; {path} has all of it")
+        of = f"{counts['test_samples']:,} test images{left_out_words(counts, 'test')}"
+        self.folder.log.say(f"{in_words} of {of}; {path} has all of it")
 
 
 def find_test_of_last_weights(records: list[Record], step: int, max_skipped: int) -> Record | None:

@@ -164,7 +164,9 @@ def _caption(tree: Tree) -> str:
     if isinstance(epochs, int | float) and isinstance(steps, int):
         parts.append(f"then trained for {epochs:g} epochs, {counted(steps, 'step')}")
     parts += [f"{train:,} samples of {tree.get('train')} to learn from"] if isinstance(train, int) else []
-    parts += [f"{test:,} of {tree.get('test')} scored"] if isinstance(test, int) else []
+    left_out = tree.get("test_left_out")
+    without = f", {left_out:,} left out" if isinstance(left_out, int) and left_out else ""
+    parts += [f"{test:,} of {tree.get('test')} scored{without}"] if isinstance(test, int) else []
     return ", ".join([*parts, "% of samples right"])
 
 

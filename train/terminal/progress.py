@@ -44,18 +44,18 @@ def can_draw(console: Console) -> bool:
 
 
 @contextmanager
-def image_bar(console: Console) -> Iterator[ImageProgress]:
-    """Show how many images are done; where no bar can be drawn, a line every ten seconds says so."""
+def image_bar(console: Console, *, lines: bool = True) -> Iterator[ImageProgress]:
+    """Show how many images are done; where no bar can be drawn, a line every ten seconds, if `lines`."""
     columns = TextColumn("images"), BarColumn(), TextColumn("{task.description}")
     with open_bar(console, *columns) as move:
-        yield ImageProgress(console, move)
+        yield ImageProgress(console, move, lines=lines and not can_draw(console))
 
 
 class ImageProgress:
-    """Counts images for `image_bar`.  move: moves the bar."""
+    """Counts images for `image_bar`.  move: moves the bar; lines: whether lines are printed."""
 
-    def __init__(self, console: Console, move: Callable[..., None]) -> None:
-        self.console, self.move = console, move
+    def __init__(self, console: Console, move: Callable[..., None], *, lines: bool) -> None:
+        self.console, self.move, self.lines = console, move, lines
         self.begun: float | None = None
         self.said, self.before = 0.0, 0
 
@@ -67,7 +67,7 @@ class ImageProgress:
             self.before = done
         text = progress_text(done, total, done - self.before, now - self.begun)
         self.move(completed=done, total=total, description=text)
-        if not can_draw(self.console) and now - self.said >= LINE_INTERVAL:
+        if self.lines and now - self.said >= LINE_INTERVAL:
             print_plain(self.console, text)
             self.said = now
 

@@ -10,7 +10,7 @@ not scaled (`test_severities_are_of_the_nearest_set_and_grow`), or cut short
 that do not sum to one, half its length (`test_a_point_in_motion_is_a_line_of_half_a_gaussian`); the other
 border repeated (`test_motion_repeats_the_border`); ids lost (`test_batches_change_no_image`); test
 features standardised by themselves (`test_the_scorers_are_the_probe_and_the_neighbours`); trained weights for
-random ones, test samples learned from
+random ones, test samples learned from, draws of all ids where an image is left out
 (`test_the_command_scores_every_corruption_beside_random_weights`).
 """
 
@@ -27,6 +27,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.broken_split import with_broken_image
 from tests.calls import call
 from tests.train.analyze.test_frequency import two_runs
 
@@ -247,8 +248,10 @@ def test_the_command_scores_every_corruption_beside_random_weights(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, _ = two_runs(trees, tmp_path)
-    # the same photographs in another order
-    make_shards(photo_folder, tmp_path / "t", ShardSettings(split="test", shard_size=9, seed=5))
+    # the same photographs in another order, the fourth of those chosen damaged
+    make_shards(photo_folder, tmp_path / "whole", ShardSettings(split="test", shard_size=9, seed=5))
+    chosen = choose_ids(open_split(tmp_path / "whole"), 12)
+    with_broken_image(tmp_path / "whole", tmp_path / "t", int(chosen[3]))
     words = [
         "--train",
         str(trees),
@@ -267,7 +270,7 @@ def test_the_command_scores_every_corruption_beside_random_weights(
     found, settings = record["results"], record["settings"]
     assert (settings["samples"], settings["test_samples"], settings["parameters_of"]) == (
         25,
-        12,
+        11,
         "CIFAR-10-C",
     )
     assert found["corruptions"].keys() == CORRUPTIONS.keys()
@@ -286,7 +289,7 @@ def test_the_command_scores_every_corruption_beside_random_weights(
     noisy = np.stack(
         [
             gaussian_noise(i, 0.08, generator(0, n))
-            for i, n in zip(scored, choose_ids(open_split(trees), 12).tolist(), strict=True)
+            for i, n in zip(scored, np.delete(chosen, 3).tolist(), strict=True)
         ]
     )
     for name, model in (("trained", trained.eval()), ("random weights", make_model(config).eval())):

@@ -18,11 +18,12 @@ import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tests.broken_split import with_broken_image
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms import functional as vision
 
 from turbomim.benchmarks.write_split import texture
-from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop, centre_crops
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crop, centre_crops, say_left_out
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
@@ -136,29 +137,33 @@ def test_stores_give_the_crops_of_the_originals(
         assert np.abs(crops[0].astype(float) - crops[1]).mean() <= tolerance
 
 
-def test_an_image_that_cannot_be_decoded_or_has_no_label_ends_it(tiny_split: Split, tmp_path: Path) -> None:
-    place = int(tiny_split.index.image_offset_N[4])
-    for name in tiny_split.folder.iterdir():
-        (tmp_path / name.name).write_bytes(name.read_bytes())
-    shard = tmp_path / tiny_split.manifest.shards[0].name
-    broken = open_split(tmp_path)
-    content = bytearray(shard.read_bytes())
-    content[place : place + 64] = bytes(64)
-    shard.write_bytes(content)
-    with pytest.raises(UserError, match=r"-000000.tar:.* cannot be decoded \(.*leaves no image out"):
-        list(centre_crops(broken, np.arange(9), CROP, batch=4, threads=1))
+def test_an_image_that_cannot_be_decoded_or_has_no_label_is_left_out(
+    tiny_split: Split, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = with_broken_image(tiny_split.folder, tmp_path / "broken", 4)
     index = dataclasses.replace(
         tiny_split.index, label_bytes_N=np.where(np.arange(33) == 5, 0, tiny_split.index.label_bytes_N)
     )
     unlabelled = dataclasses.replace(tiny_split, index=index)
-    with pytest.raises(UserError, match="has no label: make the split from a folder"):
-        list(centre_crops(unlabelled, np.arange(9), CROP, batch=4, threads=1))
     ((images, labels),) = centre_crops(unlabelled, np.arange(9), CROP, batch=9, threads=1, labelled=False)
     assert len(images) == 9 and labels.tolist().index(-1) == 5
     ((_, whole),) = centre_crops(tiny_split, np.arange(9), CROP, batch=9, threads=1)
     for split, left, fault in ((broken, 4, "cannot be decoded ("), (unlabelled, 5, "has no label")):
-        told: list[str] = []
-        crops = centre_crops(split, np.arange(9), CROP, batch=4, threads=1, left_out=told.append)
-        labels = np.concatenate([some for _, some in crops])
-        assert labels.tolist() == np.delete(whole, left).tolist()
-        assert len(told) == 1 and fault in told[0] and "-000000.tar:" in told[0]
+        told: list[tuple[int, str]] = []
+
+        def tell(place: int, line: str, told: list[tuple[int, str]] = told) -> None:
+            told.append((place, line))
+
+        for left_out in (say_left_out, tell):
+            crops = centre_crops(split, np.arange(9), CROP, batch=4, threads=1, left_out=left_out)
+            labels = np.concatenate([some for _, some in crops])
+            assert labels.tolist() == np.delete(whole, left).tolist()
+        ((place, line),) = told
+        assert place == left and fault in line and "-000000.tar:" in line
+        assert capsys.readouterr().err == f"turbomim: {line}: left out\n"
+    with pytest.raises(UserError, match="every image was left out"):
+        extract(
+            centre_crops(broken, np.array([4]), CROP, batch=1, threads=1),
+            lambda images: {"pixels": pixels(images)},
+            torch.device("cpu"),
+        )

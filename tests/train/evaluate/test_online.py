@@ -25,6 +25,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from tests.broken_split import with_broken_image
 from tests.runs import attempt, config_for, finish, launch, outcome, quiet, records, run, wait_for
 
 from turbomim.pipeline.making.pack import make_shards
@@ -171,17 +172,8 @@ def test_two_ranks_and_shards_give_the_scores_of_one(trees_path: Path, tmp_path:
 
 def test_an_image_that_cannot_be_decoded_is_left_out_and_named(trees_path: Path, tmp_path: Path) -> None:
     """Training goes on without it, and so do the scores."""
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in trees_path.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes())
-    split = open_split(broken)
-    place = int(split.index.image_offset_N[4])
-    shard = split.shard_path(0)
-    content = bytearray(shard.read_bytes())
-    content[place : place + 64] = bytes(64)
-    shard.write_bytes(content)
-    config = scored_config(trees_path, tmp_path, eval={"train": str(broken), "probe": False})
+    split = with_broken_image(trees_path, tmp_path / "broken", 4)
+    config = scored_config(trees_path, tmp_path, eval={"train": str(split.folder), "probe": False})
     world = World(device=torch.device("cpu"))
     notes: list[str] = []
     online = OnlineEval(config, (split, open_split(trees_path)), world, [], notes.append)

@@ -6,7 +6,9 @@ scored (`test_it_learns_what_can_be_told_apart`); the result of the log's last t
 (`test_it_learns_what_can_be_told_apart`, `test_a_test_before_a_roll_back_is_of_other_weights`); RandAugment
 drawn from generators that go on (`test_stopped_or_killed_it_is_the_same_run`); seeds of the rank
 (`test_two_ranks_are_one`); the weights' digest left out of the settings
-(`test_other_weights_are_another_run`).
+(`test_other_weights_are_another_run`); shares of all test images where one is left out
+(`test_a_test_image_that_cannot_be_decoded_is_left_out`); the error of a test raised at its log line, before
+the last checkpoint (`test_a_test_that_fails_loses_no_step`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.broken_split import with_broken_image
 from tests.calls import assert_one_line, call
 from tests.runs import (
     as_rank,
@@ -325,6 +329,58 @@ def test_other_weights_are_another_run(
     assert call(monkeypatch, "eval", "finetune", str(other), *words) == 1
     said = capsys.readouterr().err
     assert "finetune.weights: " in said and "another --run.name" in said and said.count("\n") == 1
+
+
+def test_a_test_image_that_cannot_be_decoded_is_left_out(
+    pretrained: Path, shards: dict[str, Path], tmp_path: Path
+) -> None:
+    """It is named once, and the result says so."""
+    broken = with_broken_image(shards["test"], tmp_path / "broken", 4)
+    config = settings(pretrained, {**shards, "test": broken.folder}, tmp_path, 1, run={"eval_every": 1})
+    folder = finetune(config, load_source(pretrained, {}), console=quiet()).folder
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["test_samples"], result["test_left_out"]) == (14, 1)
+    assert result["top1"] * 14 == pytest.approx(round(result["top1"] * 14))
+    log = (folder / "train.log").read_text()
+    assert log.count("left out of the scores") == 1 and f"test: {broken.locate(4)}" in log
+    assert "of 14 test images (1 left out); " in log
+    # of the others: what the split without it gives
+    kept = Classifier(make_model(with_classes(config, 3)), with_classes(config, 3)).eval()
+    checkpoint.load(folder / "ckpt" / "step-00000003", kept)
+    ids = np.delete(np.arange(15), 4)
+    ((pixels, labels),) = centre_crops(
+        open_split(shards["test"]), ids, CentreCrop(size=32), batch=15, threads=1
+    )
+    with torch.no_grad():
+        logits_BK = kept.logits(normalised(torch.from_numpy(pixels)))
+    loss = torch.nn.functional.cross_entropy(logits_BK, torch.from_numpy(labels))
+    assert result["test_loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_a_test_that_fails_loses_no_step(
+    pretrained: Path, shards: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are saved, and the same command tests them."""
+    source = partial(load_source, pretrained, {})
+    whole = finetune(settings(pretrained, shards, tmp_path / "whole", 1), source(), console=quiet()).folder
+    config = settings(pretrained, shards, tmp_path / "own", 1, run={"save_every": 50})
+
+    def gone(*args: Any, **more: Any) -> Any:
+        raise UserError("the disk is gone")
+
+    monkeypatch.setattr("turbomim.train.finetune.task.centre_crops", gone)
+    with pytest.raises(UserError, match="the disk is gone"):
+        finetune(config, source(), console=quiet())
+    folder = tmp_path / "own" / "finetune"
+    assert (folder / "ckpt" / "step-00000003" / "COMPLETE").exists() and status(folder)["status"] == "failed"
+    assert not (folder / "result.json").exists() and len(records(folder)) == 3
+    assert "not tested at this line: the disk is gone" in (folder / "train.log").read_text()
+    monkeypatch.undo()
+    taken = status(folder)["step"]
+    found = finetune(config, source(), console=quiet())
+    assert (found.status, found.step, taken, len(records(folder))) == ("done", 3, 3, 3)
+    ours, theirs = (json.loads((each / "result.json").read_text()) for each in (folder, whole))
+    assert {**ours, "settings": 0} == {**theirs, "settings": 0}
 
 
 def test_more_than_five_outputs_have_a_top_5(

@@ -7,7 +7,7 @@ from rich.console import Console
 from turbomim.pipeline.system.words import counted
 from turbomim.train.api.evaluate import evaluate
 from turbomim.train.commands.eval.options import EvalLinear
-from turbomim.train.evaluate.results import print_table, source_name
+from turbomim.train.evaluate.results import left_out_words, print_table, source_name
 from turbomim.train.settings.flags import arguments_of, parse_with_settings
 from turbomim.train.terminal.streams import print_plain
 
@@ -27,7 +27,7 @@ def published_in_words(result: dict[str, Any]) -> str:
     crops = f"{'random' if result['augment'] else 'central'} crops"
     lines = [
         f"{source_name(result)}: {counted(result['steps'], 'step')} of {result['head_batch']:,} {crops}, "
-        f"{counted(result['test_samples'], 'test image')}"
+        f"{counted(result['test_samples'], 'test image')}{left_out_words(result, 'test')}"
     ]
     for name, scores in result["scores"].items():
         shares = [f"{what.split(', ')[1]} {100 * share:.2f} %" for what, share in scores.items()]

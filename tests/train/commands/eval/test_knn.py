@@ -3,13 +3,16 @@
 Planted, each seen to fail `test_scores_are_of_the_checkpoint_and_of_both_baselines`: the trained model scored
 before its checkpoint was loaded, train and test splits exchanged, both measures under one name;
 `test_train_samples_are_drawn_over_all_classes`: the first ids instead of drawn ones; and
-`test_one_class_or_none_is_not_scored`: 100 % of one class, a flat folder that is a class.
+`test_one_class_or_none_is_not_scored`: 100 % of one class, a flat folder that is a class;
+`test_an_image_that_cannot_be_decoded_is_left_out`: all images of the split as scored, features kept for the
+mended split; `test_images_under_way_are_shown_on_a_terminal_alone`: no bar, a line in a pipe.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file
+from tests.broken_split import with_broken_image
 from tests.calls import assert_one_line, call
 
+import turbomim
 from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
@@ -34,6 +39,7 @@ from turbomim.train.models.mae import MAE
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.terminal import progress
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +121,81 @@ def test_scores_are_of_the_checkpoint_and_of_both_baselines(
             assert linear == {"linear probe": accuracy}
     of = found["linear"]["scores"]
     assert len({of[name]["linear probe"] for name in of}) > 1, "encoders that score alike show nothing"
+
+
+PUBLISHED = ["linear", "--recipe", "published", "--epochs", "1", "--head-batch", "32"]
+
+
+@pytest.mark.parametrize("verb", [["knn"], ["linear"], PUBLISHED])
+def test_an_image_that_cannot_be_decoded_is_left_out(
+    verb: list[str],
+    run: Path,
+    tiny_split: Split,
+    other: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The score is of the others, and says so; once the split is mended it is of all."""
+    train, test = (
+        with_broken_image(split.folder, tmp_path / name, 4)
+        for name, split in (("train", tiny_split), ("test", other))
+    )
+    file = tmp_path / "s.json"
+    words = [*verb, str(run), "--train", str(train.folder), "--test", str(test.folder), "--json", str(file)]
+    assert call(monkeypatch, "eval", *words) == 0
+    counts = ("train_samples", "train_left_out", "test_samples", "test_left_out")
+    assert [result(file)[name] for name in counts] == [32, 1, 14, 1]
+    found = capsys.readouterr()
+    assert "1 left out" in found.out
+    for split in (train, test):
+        named = f"turbomim: {split.locate(4)} in {str(split.folder)!r} cannot be decoded ("
+        assert any(line.startswith(named) and line.endswith("): left out") for line in found.err.splitlines())
+    for damaged, whole in ((train, tiny_split), (test, other)):
+        for name in sorted(path.name for path in whole.folder.iterdir()):
+            (damaged.folder / name).write_bytes((whole.folder / name).read_bytes())
+    assert call(monkeypatch, "eval", *words) == 0
+    assert [result(file)[name] for name in counts] == [33, 0, 15, 0]
+    found = capsys.readouterr()
+    assert "left out" not in found.out + found.err and "damaged" not in found.out
+
+
+@pytest.mark.parametrize(
+    "verb", [["knn"], PUBLISHED, [*PUBLISHED, "--augment"]], ids=["knn", "published", "augment"]
+)
+def test_images_under_way_are_shown_on_a_terminal_alone(
+    verb: list[str],
+    run: Path,
+    tiny_split: Split,
+    other: Split,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
+    options: dict[str, Any] = (
+        {"recipe": "published", "epochs": 1, "head_batch": 32} if verb != ["knn"] else {}
+    )
+    options |= {"augment": True} if "--augment" in verb else {}
+    shown = {}
+    shutil.copytree(run, tmp_path / "run")
+    for terminal in (True, False):
+        # features that are kept
+        shutil.rmtree(tmp_path / "run" / "eval", ignore_errors=True)
+        out = io.StringIO()
+        console = Console(file=out, force_terminal=terminal, width=100)
+        turbomim.evaluate(
+            tmp_path / "run",
+            "knn" if verb == ["knn"] else "linear",
+            train=tiny_split.folder,
+            test=other.folder,
+            console=console,
+            **options,
+        )
+        shown[terminal] = out.getvalue()
+    total = 64 if "--augment" in verb else 33
+    assert f"{total} of {total} images" in shown[True] and "15 of 15 images" in shown[True]
+    assert shown[False] == ""
 
 
 @pytest.mark.parametrize("verb", [["knn"], ["linear"], ["linear", "--recipe", "published", "--epochs", "1"]])

@@ -125,7 +125,7 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds(monkeypatch: pytest.M
     out, clock = io.StringIO(), iter([100.0, 104.0, 111.0, 112.0, 122.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     console = Console(file=out)
-    pace = ImageProgress(console, lambda **_: None)
+    pace = ImageProgress(console, lambda **_: None, lines=True)
     # a resumed run: 500 images were there
     for done in (500, 900, 1600, 1700, 2700):
         pace.show(done, 4900)
