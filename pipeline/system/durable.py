@@ -59,7 +59,16 @@ def write_durably(path: Path, content: bytes, *, unique: bool = False) -> None:
 def write_json(path: Path, tree: object) -> None:
     """Write `tree` as JSON, whole or not at all; the file's folder is made.  Raises UserError."""
     make_folder(path.parent)
-    write_durably(path, (json.dumps(tree, indent=1) + "\n").encode())
+    write_durably(path, json_bytes(tree, indent=1))
+
+
+def json_bytes(tree: object, *, indent: int | None = None, allow_nan: bool = True) -> bytes:
+    """`tree` as JSON and the end of a line, in UTF-8; names are as people wrote them.
+
+    What is no UTF-8 in the name of a file is escaped.
+    """
+    text = json.dumps(tree, indent=indent, allow_nan=allow_nan, ensure_ascii=False) + "\n"
+    return text.encode(errors="backslashreplace")
 
 
 def make_folder(folder: Path) -> Path:

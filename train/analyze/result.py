@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.system.durable import json_bytes, make_folder_of, write_durably
 from turbomim.train.pictures.plot import new_figure, write_figure
 from turbomim.train.terminal.streams import table_console
 
@@ -66,8 +65,7 @@ def write_analysis(out: Path, analysis: Analysis) -> None:
         "settings": analysis.settings,
         "results": analysis.results,
     }
-    content = (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
-    write_durably(out / f"{analysis.name}.json", content)
+    write_durably(out / f"{analysis.name}.json", json_bytes(record, indent=1, allow_nan=False))
     print(out / f"{analysis.name}.json")
     write_figure(analysis.draw(), out / f"{analysis.name}.png")
     print(out / f"{analysis.name}.png")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from turbomim.pipeline.system.durable import durable_file, make_folder_of, write_durably
+from turbomim.pipeline.system.durable import durable_file, json_bytes, make_folder_of, write_durably
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.safetensors_file import write_safetensors
 from turbomim.pipeline.system.words import counted
@@ -77,8 +77,8 @@ def write_left_out(out: Path, left_out: list[BadImage]) -> None:
     """Write the list of images without a row; remove that of an earlier file where each has one."""
     if left_out:
         make_folder_of(out)
-        lines = [json.dumps({"key": image.path, "reason": image.reason}) + "\n" for image in left_out]
-        write_durably(left_out_path(out), "".join(lines).encode())
+        lines = [json_bytes({"key": image.path, "reason": image.reason}) for image in left_out]
+        write_durably(left_out_path(out), b"".join(lines))
     else:
         left_out_path(out).unlink(missing_ok=True)
 

@@ -7,7 +7,6 @@ Shapes: B images, N patches, K kept, M masked, H W pixels, C channels, P values 
 """
 
 import importlib.util
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from turbomim.pipeline.decoding.centre_crops import CentreCrop
+from turbomim.pipeline.system.durable import json_bytes
 from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.train.encoder.crop import crop_share, scored_crop
 from turbomim.train.encoder.features import normalised
@@ -173,7 +173,7 @@ def write_folder(
     folder.mkdir(exist_ok=True)
     write_weights(folder / "model.safetensors", weights)
     for name, content in (("config.json", about), ("preprocessor_config.json", processor)):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / name).write_bytes(json_bytes(content, indent=2))
 
 
 def _note_of_mae(config: Config) -> str:

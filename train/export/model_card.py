@@ -72,7 +72,7 @@ def model_card(
     if results := hub_results(run, trained.step):
         head["model-index"] = [{"name": config.run.name, "results": results}]
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n",
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n",
         f"# {config.run.name}\n",
         "A vision encoder pre-trained by masked image modelling: no labels, most of each image hidden, the "
         f"hidden part predicted. {what}{title}; exported by turbomim {__version__}.\n",

@@ -119,7 +119,8 @@ def with_weights(folder: Path, config: Config) -> str:
 
 def write_settings(folder: Path, config: Config, device: torch.device, world: int) -> None:
     """Write config.yaml and env.json."""
-    write_durably(folder / "config.yaml", yaml.safe_dump(to_dict(config), sort_keys=False).encode())
+    settings = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
+    write_durably(folder / "config.yaml", settings.encode())
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     env = {
         "versions": versions(),

@@ -40,7 +40,7 @@ def print_dry_run(session: Session[Config], *others: Split, begins_from: Path | 
     if session.world.main:
         lines = "\n".join(session.about)
         text = (
-            f"{yaml.safe_dump(to_dict(config), sort_keys=False)}{plan.equation(config)}\n"
+            f"{yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)}{plan.equation(config)}\n"
             f"{lines}\n{count:,} parameters, {flops_in_words(flops_per_image(config))}, "
             f"device {session.world.device}\n{begins}; dry run: nothing was trained"
         )

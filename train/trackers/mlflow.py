@@ -67,7 +67,7 @@ class MLflow:
 
         if not note.is_file():
             return ""
-        run = str(json.loads(note.read_text())["run_id"])
+        run = str(json.loads(note.read_text(encoding="utf-8"))["run_id"])
         try:
             stage = self._client.get_run(run).info.lifecycle_stage
         except MlflowException as error:

@@ -1,12 +1,13 @@
 """Files that are whole or as they were."""
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
 from tests.pipeline.making.test_pack import contents
 
-from turbomim.pipeline.system.durable import durable_file, write_durably
+from turbomim.pipeline.system.durable import durable_file, write_durably, write_json
 from turbomim.pipeline.system.errors import UserError
 
 
@@ -30,3 +31,11 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
             assert path.read_bytes() == b"old"
             raise cause
         assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_names_stand_in_json_as_they_were_written(tmp_path: Path) -> None:
+    """Planted, and seen to fail: escapes for all that is not ASCII; none for what is no UTF-8."""
+    names = ["Björk", "桜", "half of \udce4"]
+    write_json(tmp_path / "a.json", names)
+    assert (tmp_path / "a.json").read_bytes().decode() == '[\n "Björk",\n "桜",\n "half of \\udce4"\n]\n'
+    assert json.loads((tmp_path / "a.json").read_bytes()) == names

@@ -113,6 +113,7 @@ def test_what_needs_a_pre_training_says_so(
 def test_class_names_are_kept(tiny_split: Split) -> None:
     run, config, _ = make_finetuning("mae", Path("runs/r/eval"))
     assert read_class_names(run, config) == NAMES
+    assert "Björk" in (run / "classes.json").read_text(encoding="utf-8")
     write_class_names(run, NAMES[:2])
     assert read_class_names(run, config) == (*NAMES[:2], "2")
     write_class_names(run, (*NAMES, "dogwood"))

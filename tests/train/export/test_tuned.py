@@ -69,6 +69,7 @@ def test_logits_are_those_of_theirs(
             assert processor.size["shortest_edge"] == 64 and processor.crop_size["height"] == 48
     torch.testing.assert_close(found_BK, expected_BK, rtol=0, atol=1e-5)
     assert float(expected_BK.std()) > 1e-2, "something to compare"
+    assert "Björk" in Path("out/config.json").read_text(encoding="utf-8")
     card = Path("out/README.md").read_text(encoding="utf-8")
     head = yaml.safe_load(card.split("---")[1])
     assert head["pipeline_tag"] == "image-classification"

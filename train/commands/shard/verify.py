@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from turbomim.pipeline.checking.verify import VerifyReport, verify_split
-from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.durable import json_bytes, write_durably
 from turbomim.pipeline.system.words import counted, sized
 from turbomim.train.machine.processor import cores
 from turbomim.train.settings.flags import parse
@@ -40,8 +39,8 @@ def shard_verify_command(argv: list[str]) -> None:
     with byte_bar() as progress:
         report = verify_split(options.path, images=options.images, workers=options.workers, progress=progress)
     if options.report is not None:
-        lines = "".join(json.dumps(asdict(problem)) + "\n" for problem in report.problems)
-        write_durably(options.report, lines.encode())
+        lines = b"".join(json_bytes(asdict(problem)) for problem in report.problems)
+        write_durably(options.report, lines)
     sys.stdout.write(describe_verify(report, time.perf_counter() - begun) + "\n")
     if report.problems:
         raise SystemExit(1)
