@@ -12,6 +12,7 @@ import io
 import json
 import multiprocessing
 import os
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -114,11 +115,12 @@ def outcome(folder: Path) -> tuple[dict[str, bytes], list[tuple[int, str]]]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listens on, and below those that Linux gives to clients: nobody has it meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(1024, 10_000)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("", port))
+            return port
 
 
 def as_rank(rank: int, world: int, port: int) -> None:

@@ -93,9 +93,9 @@ def exit_after(seconds: float, text: str) -> Iterator[None]:
 class Peers:
     """This rank's sign of life, and its watch over the others', in threads.  A context manager.
 
-    One thread asks the store.  It may wait for ever if the store's process is stopped, whatever the timeout:
-    TCPStore takes back a request that is late, and waits for the answer to that.  So another thread watches,
-    and asks nobody.
+    Who asks the store may wait for ever if the store's process is stopped, whatever the timeout: TCPStore
+    takes back a request that is late, and waits for the answer to that.  So the main thread has others ask,
+    and the thread that watches asks nobody.
 
     store: of the launcher; timeout_s: silence after which a rank is held for lost though nothing has failed.
     """
@@ -254,7 +254,13 @@ class Peers:
         return "; ".join(self._lost.values()) + ": the same command goes on from the last checkpoint"
 
     def _publish_sign(self) -> None:
-        # not for ever: the store may be that of a rank that hangs
+        """Write this rank's sign; a store that gives no answer holds up the main thread for BEAT seconds."""
+        writing = threading.Thread(target=self._write_sign, name="sign", daemon=True)
+        writing.start()
+        writing.join(BEAT)
+
+    def _write_sign(self) -> None:
+        # not for ever: another thread may wait for the answer of a store that hangs
         if self._store_lock.acquire(timeout=BEAT):
             try:
                 with contextlib.suppress(RuntimeError):
@@ -266,7 +272,7 @@ class Peers:
         """Renew this rank's sign and read those of the others, for as long as the store answers."""
         while not self._ended.wait(BEAT) and not self._lost:
             self._update_sign(beats=1)
-            self._publish_sign()
+            self._write_sign()
             self._keep_lost(self._read_signs())
 
     def _watch(self) -> None:

@@ -196,7 +196,7 @@ def test_an_interrupt_while_the_store_is_down(
         with pytest.raises(KeyboardInterrupt):
             make_shards(source, MEMORY, ONE, progress=interrupt)
         # a request is tried for five minutes
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 60
     report = make_shards(source, MEMORY, ONE)
     assert report.kept == 4 - 1 and objects(MEMORY) == local
 

@@ -117,13 +117,13 @@ def test_an_end_does_not_wait_for_a_silent_place(
 ) -> None:
     """The request ends later, without a word."""
     monkeypatch.setattr(executors, "LOOK", 0.1)
-    place.pause, place.fault = 1.0, PlaceError("no answer in time", passing=True)
+    place.pause, place.fault = 8.0, PlaceError("no answer in time", passing=True)
     cache, said = cache_of(tmp_path / "c", place, manifest), list[str]()
     filler = CacheFiller(cache, notify=said.append)
     wait_for(lambda: (cache.folder / LOCK).exists() and not is_free(cache.folder / LOCK))
     begun = time.monotonic()
     filler.close()
-    assert time.monotonic() - begun < 0.6
+    assert time.monotonic() - begun < 6
     assert is_free(cache.folder / LOCK) and said == []
 
 

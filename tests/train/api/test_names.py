@@ -1,9 +1,8 @@
-"""`import turbomim`: quick, and every public name is there and documented."""
+"""`import turbomim` brings nothing, and every public name is there and documented."""
 
 import inspect
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -12,23 +11,17 @@ from turbomim.pipeline.system.errors import UserError
 
 # of a fresh process; what takes long to import comes with the first name that needs it
 LOOK = """
-import sys, time
-begun = time.perf_counter()
+import sys
 import turbomim
-print(time.perf_counter() - begun, *(set("torch numpy rich tyro yaml timm".split()) & set(sys.modules)))
+print(*(set("torch numpy rich tyro yaml timm".split()) & set(sys.modules)))
 """
 
 
-def test_the_import_is_quick_and_brings_nothing() -> None:
-    seconds, *brought = subprocess.run(
-        [sys.executable, "-c", LOOK], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert not brought
-    assert float(seconds) < 0.2
+def test_the_import_brings_nothing() -> None:
+    assert subprocess.check_output([sys.executable, "-c", LOOK], text=True) == "\n"
 
 
 def test_every_public_name_is_there_and_documented() -> None:
-    begun = time.perf_counter()
     for name in turbomim.__all__:
         found = getattr(turbomim, name)
         if name == "__version__":
@@ -38,7 +31,6 @@ def test_every_public_name_is_there_and_documented() -> None:
         if inspect.isfunction(found):
             hints = inspect.get_annotations(found)
             assert {*inspect.signature(found).parameters, "return"} <= hints.keys(), f"{name} lacks types"
-    assert time.perf_counter() - begun < 60
 
 
 def test_the_table_and_the_list_of_names_agree() -> None:

@@ -76,7 +76,7 @@ def offered(shell: str, script: Path, words: list[str]) -> list[str]:
     """What a shell offers for the last word."""
     program = {"bash": ["bash", "--norc", "-c", IN_BASH], "zsh": ["zsh", "-f", "-c", IN_ZSH]}[shell]
     done = subprocess.run(
-        [*program, shell, str(script), *words], capture_output=True, text=True, timeout=20, check=True
+        [*program, shell, str(script), *words], capture_output=True, text=True, timeout=120, check=True
     )
     assert (done.stderr == "complete -o default -F _turbomim turbomim\n") == (shell == "bash"), done.stderr
     return done.stdout.split()

@@ -192,7 +192,7 @@ def test_batches_are_changed_while_one_is_used(tiny_split: Split, monkeypatch: p
     batches = [batch_at(6 * i, [0, 1, 2, 3, 4, 5]) for i in range(9)]
     with ahead_of(Given(*batches), tiny_split, ahead=2) as ahead:
         next(ahead)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while len(by) < 3 * 6 and time.monotonic() < until:
             time.sleep(0.01)
         # the one in hand and two more, and not a fourth

@@ -27,13 +27,12 @@ STEPS = 21
 HURRIED: tuple[tuple[ModuleType, str, Any], ...] = (
     (pretrain, "about_device", lambda *_: []),
     (mirror, "PERIOD", 0.1),
-    (mirror, "PATIENCE", 1.0),
+    (mirror, "PATIENCE", 5.0),
     (mirror, "AGAIN", 0.5),
     (lease, "BEAT", 0.1),
-    (lease, "SILENCE", 1.0),
+    (lease, "SILENCE", 3.0),
     (lease, "LOOK", 0.1),
     (lease, "SETTLE", 0.05),
-    (lease, "CLOSING", 0.5),
 )
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.runs import finish, killed_at_the_end, launch_ranks, outcome, ranked, status, wait_for
+from tests.runs import attempt, finish, killed_at_the_end, launch_ranks, outcome, ranked, status, wait_for
 from tests.train.folder.mirroring import (
     STEPS,
     bare,
@@ -313,7 +313,9 @@ def stuck(config: Config) -> None:
         return put(self, name, *args, **options)
 
     setattr(Folder, "put", hang)  # noqa: B010
-    hurried(config)
+    hurry()
+    vars(module)["PATIENCE"] = 1.0
+    attempt(config)
 
 
 def test_down_from_the_start(trees: Path, tmp_path: Path, whole: Path) -> None:
@@ -448,7 +450,7 @@ def test_a_mirror_that_is_down_holds_up_no_end(tmp_path: Path, monkeypatch: pyte
             while tries < 2:
                 time.sleep(0.01)
             begun = time.monotonic()
-        assert time.monotonic() - begun < 2 * module.AGAIN + 1
+        assert time.monotonic() - begun < 30
         back.set()
     assert "no answer in time; " in lines[0] and "step-00000004 is not there (no answer in" in lines[1]
 
@@ -602,8 +604,11 @@ def taken_in_between(config: Config) -> None:
         nonlocal count
         count += 1
         if count == 8:
-            taken(there(config), 1)
+            number = 0
+            # again and again: a beat of this one that was on its way is put over the first
             while "was taken over" not in log(config):
+                number += 1
+                taken(there(config), number)
                 time.sleep(0.01)
         return step(self, *args)
 

@@ -118,10 +118,8 @@ def test_damaged_photographs_are_replaced_counted_and_named(own_split: Split, tm
 
 def test_a_third_of_bad_photographs_ends_the_run(own_split: Split, tmp_path: Path) -> None:
     spoil(own_split, range(0, own_split.manifest.samples, 3), "cut")
-    begun = time.monotonic()
     with pytest.raises(UserError) as error:
         pretrain(config_for(own_split.folder, tmp_path), console=quiet())
-    assert time.monotonic() - begun < 10
     text = str(error.value)
     assert re.search(r"of 20\d samples \(3\d\.\d%\), the limit is max_bad_share 5.0%, cannot", text), text
     assert ".tar:" in text and "max_bad_share" in text and "remake the split" in text and "\n" not in text
@@ -130,10 +128,9 @@ def test_a_third_of_bad_photographs_ends_the_run(own_split: Split, tmp_path: Pat
 
 def test_no_usable_photograph_ends_the_run(own_split: Split, tmp_path: Path) -> None:
     spoil(own_split, range(own_split.manifest.samples), "zeros")
-    begun = time.monotonic()
     with pytest.raises(UserError, match="all 33 samples of the split cannot be decoded") as error:
         pretrain(config_for(own_split.folder, tmp_path), console=quiet())
-    assert time.monotonic() - begun < 10 and "\n" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def failing(config: Config, rank: int, port: int, where: str) -> None:

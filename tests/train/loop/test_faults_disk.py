@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import resource
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from tests.runs import attempt, config_for, finish, launch, outcome, records, run, status
 
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import checkpoint
 from turbomim.train.loop.step import Step
 from turbomim.train.settings.config import Config
@@ -24,7 +26,15 @@ from turbomim.train.settings.config import Config
 def limited(config: Config, most: int) -> None:
     """An attempt that from its fifth step on makes no file longer than `most` bytes; 0: than its metrics."""
     real, calls = Step.__call__, 0
+    write, failed = checkpoint.write, threading.Event()
     folder = Path(config.run.folder, "r")
+
+    def watched(*args: Any) -> Path:
+        try:
+            return write(*args)
+        except UserError:
+            failed.set()
+            raise
 
     def step(self: Step, *args: Any) -> Any:
         nonlocal calls
@@ -34,11 +44,11 @@ def limited(config: Config, most: int) -> None:
                 time.sleep(0.01)
             allowed = most or os.path.getsize(folder / "metrics.jsonl") + 10
             resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, resource.RLIM_INFINITY))
-        if calls >= 8:
-            # time for a write beside the steps to fail
-            time.sleep(0.1)
+        # of a write beside the steps
+        assert calls < 9 or failed.wait(60)
         return real(self, *args)
 
+    setattr(checkpoint, "write", watched)  # noqa: B010
     setattr(Step, "__call__", step)  # noqa: B010
     attempt(config)
 

@@ -99,7 +99,7 @@ def test_the_slow_part_is_named(
     assert f"largest: {largest}, " in text.splitlines()[-1], text
     # the whole of the slowness is in this part
     (row,) = [line for line in text.splitlines() if line.strip().startswith(f"{largest} ")]
-    assert 100 <= float(row.split(" ms")[0].split()[-1]) < 250
+    assert float(row.split(" ms")[0].split()[-1]) >= 100
     assert "kernel" in text, "eager on a CPU the kernels are ops of their own"
     assert text.splitlines()[0] in (tmp_path / "r" / "train.log").read_text()
 

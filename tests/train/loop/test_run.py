@@ -113,7 +113,7 @@ def test_what_rank_0_refuses_ends_every_rank(trees: Path, tmp_path: Path) -> Non
     port = free_port()
     begun = time.monotonic()
     assert [finish(p) for p in [launch(ranked, changed, rank, 2, port) for rank in (0, 1)]] == [1, 1]
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
 
 
 def test_every_rank_trains_with_the_settings_of_rank_0(trees: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from turbomim.train.loop.step import Step
 from turbomim.train.settings.config import Config
 
 # seconds without a byte after which a request fails, in place of stores.SILENCE
-SILENCE = 3.0
+SILENCE = 6.0
 
 
 def slowly(keys: dict[str, str], config: Config, rank: int, world: int, port: int) -> None:
@@ -101,7 +101,7 @@ def test_it_is_heard_saved_and_goes_on(
             else:
                 os.killpg(own_store.pid, signal.SIGCONT)
     # a request on its way ends with the server's silence, after all is saved; those that wait are not made
-    assert saved_s < 2.5 and ended_s < 3 + (SILENCE if outage == "is silent" else 0)
+    assert saved_s < 5 and ended_s < 5 + (SILENCE if outage == "is silent" else 0)
     assert reached < 30 and f"stopped by SIGTERM at step {reached};" in (folder / "train.log").read_text()
     assert status(folder)["status"] == "preempted" and (folder / "ckpt" / f"step-{reached:08}").is_dir()
     resumed = launch_ranks(slowly, world, keys, config)

@@ -46,15 +46,15 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_rate_is_that_of_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a product that takes 10 ms, 256 x 256 matrices come to 2 x 256^3 / 0.01 FLOP/s."""
+    """With a product that takes 50 ms, 256 x 256 matrices come to 2 x 256^3 / 0.05 FLOP/s."""
 
     def slow(*matrices: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.01)
+        time.sleep(0.05)
         return linear(*matrices)
 
     monkeypatch.setattr("turbomim.train.machine.matmul_rate.linear", slow)
     rate = measure_rate(CPU, bfloat16=False, side=256)
-    assert 0.5 < rate / (2 * 256**3 / 0.01) <= 1
+    assert 0.5 < rate / (2 * 256**3 / 0.05) <= 1
 
 
 def test_a_rate_is_kept_for_the_device_and_its_type(cache: Path) -> None:

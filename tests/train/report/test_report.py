@@ -348,7 +348,7 @@ def test_a_store_that_is_down_is_not_waited_for(
     begun = time.monotonic()
     ((problem,),) = (facts.problems for facts in read_runs([bare]))
     assert problem.startswith("cannot read 's3://a/b/manifest.json': nobody listens there")
-    assert time.monotonic() - begun < 4 and capsys.readouterr().err == ""
+    assert time.monotonic() - begun < 9 and capsys.readouterr().err == ""
 
 
 def test_the_recipe_is_that_of_the_settings_and_before_these_had_it_of_the_command(bare: Path) -> None:

@@ -45,7 +45,7 @@ TIMEOUT = 4.0
 
 
 def lively(config: Config, slow_s: float, rank: int, world: int, port: int) -> None:
-    """A rank whose steps take at least `slow_s` seconds, and whose fourth one raises if a file says so."""
+    """A rank whose steps take at least `slow_s` seconds, and whose fourth says so, or raises if told to."""
     real, calls = Step.__call__, 0
 
     def slow(self: Step, *args: Any) -> Any:
@@ -53,6 +53,8 @@ def lively(config: Config, slow_s: float, rank: int, world: int, port: int) -> N
         calls += 1
         if calls == 4 and Path(config.run.folder, f"raise-{rank}").exists():
             raise ZeroDivisionError("a bug on one rank")
+        if calls == 4:
+            Path(config.run.folder, f"fourth-{rank}").touch()
         time.sleep(slow_s)
         return real(self, *args)
 
@@ -67,16 +69,16 @@ def pid_of(process: BaseProcess) -> int:
 
 
 FATES = {
-    "dies": (signal.SIGKILL, "has given no sign of life", 15),
-    "hangs": (signal.SIGSTOP, "has given no sign of life", TIMEOUT + 15),
-    "raises": (None, "ended: a bug on one rank", 15),
+    "dies": (signal.SIGKILL, "has given no sign of life"),
+    "hangs": (signal.SIGSTOP, "has given no sign of life"),
+    "raises": (None, "ended: a bug on one rank"),
 }
 
 
 @pytest.mark.parametrize("fate", FATES)
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_lost_rank_is_named(trees: Path, tmp_path: Path, fate: str, lost: int) -> None:
-    number, words, within_s = FATES[fate]
+    number, words = FATES[fate]
     config = config_for(trees, tmp_path, step={"rank_timeout": TIMEOUT}, optim={"epochs": 400})
     folder = tmp_path / "r"
     if number is None:
@@ -88,8 +90,7 @@ def test_a_lost_rank_is_named(trees: Path, tmp_path: Path, fate: str, lost: int)
             os.kill(pid_of(processes[lost]), number)
         begun = time.monotonic()
         assert finish(processes[1 - lost]) == 1
-        took_s = time.monotonic() - begun
-        assert took_s < within_s
+        assert time.monotonic() - begun < 60
     said = (tmp_path / f"said-{1 - lost}").read_text()
     if (lost, fate) == (0, "dies"):
         # the store of the ranks dies with it
@@ -135,18 +136,18 @@ def test_one_rank_asked_to_stop_stops_all(
     """At most the step under way is finished; log lines are rare, and the checkpoint is the stop's own."""
     run_settings = {"log_every": 1000, "save_every": 1000}
     config = config_for(trees, tmp_path, run=run_settings, optim={"epochs": 60})
-    slow_s, folder = 0.25, tmp_path / "r"
-    processes = launch_ranks(lively, 2, config, slow_s)
-    wait_for(lambda: (folder / "status.json").exists(), processes[0])
-    time.sleep(4 * slow_s)
+    folder = tmp_path / "r"
+    processes = launch_ranks(lively, 2, config, 0.25)
+    for rank, process in enumerate(processes):
+        wait_for((tmp_path / f"fourth-{rank}").exists, process)
     begun = time.monotonic()
     for rank in asked:
         os.kill(pid_of(processes[rank]), number)
     assert [finish(process) for process in processes] == [0, 0]
-    # of the step, the save, and the end of two processes
-    assert time.monotonic() - begun < 2 * slow_s + 8
+    # all steps take a minute
+    assert time.monotonic() - begun < 30
     ended = status(folder)
-    assert ended["status"] == "preempted" and ended["step"] >= 1
+    assert ended["status"] == "preempted" and ended["step"] >= 4
     found, _ = checkpoint.newest(folder / "ckpt")
     assert found is not None and checkpoint.read_state(found).step == ended["step"]
     assert [r["step"] for r in records(folder)] == [ended["step"]]
@@ -159,6 +160,7 @@ def test_a_stop_while_saving_waits_for_the_disk(trees: Path, tmp_path: Path) -> 
     process = launch(slow_disk, config)
     wait_for(lambda: (folder / "ckpt" / ".tmp-step-00000003").exists(), process)
     os.kill(pid_of(process), signal.SIGTERM)
+    (tmp_path / "broken" / "asked").touch()
     assert finish(process) == 0
     ended = status(folder)
     assert ended["status"] == "preempted"
@@ -171,11 +173,13 @@ def test_a_stop_while_saving_waits_for_the_disk(trees: Path, tmp_path: Path) -> 
 
 
 def slow_disk(config: Config) -> None:
-    """An attempt whose first syncs of a checkpoint take a while."""
+    """An attempt whose syncs of its first checkpoint take until the signal, and longer."""
     real = os.fsync
 
     def slow(handle: int) -> None:
         if ".tmp-step-00000003" in os.readlink(f"/proc/self/fd/{handle}"):
+            while not Path(config.run.folder, "asked").exists():
+                time.sleep(0.01)
             time.sleep(0.2)
         real(handle)
 

@@ -6,7 +6,8 @@ Planted, each seen to fail the test named: exchanges that do not wait for rank 0
 (`test_two_threads_change_one_sign`); a watch that forgets what the main thread found
 (`test_the_watch_keeps_what_was_found`); a watch that itself waits for the store
 (`test_a_stopped_store_ends_a_rank_that_waits_for_ever`); a rank that waits for it before it has a watch
-(`test_a_stopped_store_ends_a_rank_that_starts`).
+(`test_a_stopped_store_ends_a_rank_that_starts`); a main thread that itself writes the sign
+(`test_the_main_thread_asks_the_store_for_nothing`).
 """
 
 from __future__ import annotations
@@ -55,13 +56,15 @@ def at_work(out: Path, fate: str, who: int, kinds: Sequence[Any], rank: int, wor
     def work() -> None:
         (out / f"pid-{rank}").write_text(str(os.getpid()))
         if fate == "silent":
-            setattr(Peers, "_publish_sign", lambda self: None)  # noqa: B010
+            setattr(Peers, "_write_sign", lambda self: None)  # noqa: B010
         if fate == "stopped":
             os.kill(os.getpid(), signal.SIGSTOP)
-        time.sleep(WORK if fate == "works" else 60)
+        time.sleep(WORK if fate == "works" else 600)
 
     try:
         with join_ranks("cpu", TIMEOUT) as ranks:
+            # a rank that still joins would be ended by its watch
+            ranks.barrier()
             for kind in kinds:
                 if who == 0:
                     kind(ranks, work)
@@ -95,7 +98,7 @@ def test_a_rank_0_without_a_sign_of_life_is_named(tmp_path: Path, fate: str, who
     took_s = time.monotonic() - begun
     said = (tmp_path / f"said-{1 - who}").read_text()
     assert f"rank {who} " in said and words in said and "\n" not in said, said
-    assert took_s < TIMEOUT + 20
+    assert took_s < 60
 
 
 def waiting_for_ever(out: Path, rank: int, world: int, port: int) -> None:
@@ -172,6 +175,21 @@ def peers_alone(monkeypatch: pytest.MonkeyPatch) -> Peers:
     monkeypatch.setattr(peers, "PrefixStore", Prefixed)
     monkeypatch.setattr(peers, "BEAT", 0.001)
     return Peers(Store(), 0, 1, 60.0)  # type: ignore[arg-type]
+
+
+def test_the_main_thread_asks_the_store_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is stopped would hold it for ever, and it is the main thread that says who is lost."""
+    alone, by = peers_alone(monkeypatch), list[threading.Thread]()
+    write = alone._store.set
+
+    def noted(key: str, value: str) -> None:
+        by.append(threading.current_thread())
+        write(key, value)
+
+    monkeypatch.setattr(alone._store, "set", noted)
+    with alone:
+        pass
+    assert by and threading.main_thread() not in by
 
 
 def test_two_threads_change_one_sign(monkeypatch: pytest.MonkeyPatch) -> None:
