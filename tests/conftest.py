@@ -83,7 +83,7 @@ def tiny_split(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return open_split(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def trees(tiny_split: Split) -> Path:
     """The folder of `tiny_split`."""
     return tiny_split.folder

@@ -151,6 +151,11 @@ def records(folder: Path) -> list[Record]:
     return read_metrics(folder / "metrics.jsonl")
 
 
+def losses(folder: Path) -> list[float]:
+    """The loss of each of them."""
+    return [record["loss"] for record in records(folder)]
+
+
 def status(folder: Path) -> dict[str, Any]:
     """The status.json of a run folder."""
     found: dict[str, Any] = json.loads((folder / "status.json").read_text())

@@ -15,6 +15,7 @@ import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 from obstore.store import S3Store
 from tests.stores.clients import client
+from tests.waiting import wait_until
 
 from turbomim.benchmarks.stores.fault_proxy import OTHER_ETAG, FaultProxy, fault_proxy
 from turbomim.benchmarks.stores.faults import Fault, Request, first, none, seeded
@@ -133,10 +134,11 @@ def test_a_stall_ends_with_the_proxy(store: Weed, place: str) -> None:
             time.sleep(0.01)
     asking.join(60)
     assert len(errors) == 1
-    limit = time.monotonic() + 60
-    while [thread for thread in {*threading.enumerate()} - before if "process_request" in thread.name]:
-        assert time.monotonic() < limit, "a connection is still served"
-        time.sleep(0.01)
+    wait_until(
+        lambda: (
+            not [thread for thread in {*threading.enumerate()} - before if "process_request" in thread.name]
+        )
+    )
 
 
 def request(number: int, attempt: int = 0) -> Request:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import obstore
@@ -13,6 +12,7 @@ import pytest
 from obstore.exceptions import AlreadyExistsError, GenericError, PermissionDeniedError, PreconditionError
 from tests import ROOT
 from tests.stores.clients import client
+from tests.waiting import wait_until
 
 from turbomim.benchmarks.stores.weed import BAD, FULL, READ_ONLY, Keys, Weed
 
@@ -98,10 +98,7 @@ def test_goes_with_all_it_has_when_its_owner_is_killed(tmp_path: Path) -> None:
     owner = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert owner.returncode == -signal.SIGKILL, owner.stderr
     left = owner.stdout.split()
-    limit = time.monotonic() + 60
-    while (still := [path for path in left if Path(path).exists()]) and time.monotonic() < limit:
-        time.sleep(0.02)
-    assert not still
+    wait_until(lambda: not [path for path in left if Path(path).exists()])
 
 
 def test_a_folder_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

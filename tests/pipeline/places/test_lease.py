@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from obstore.store import MemoryStore
+from tests.waiting import wait_until
 
 from turbomim.pipeline.places import bucket, lease
 from turbomim.pipeline.places.bucket import Bucket
@@ -38,13 +39,6 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     store = MemoryStore()
     monkeypatch.setattr(bucket, "make_store", lambda *_: store)
     return open_place(tmp_path if request.param == "folder" else "s3://memory/split")
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    limit = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < limit, "it did not come so far"
-        time.sleep(0.01)
 
 
 def lease_of(place: Place, tell: Callable[[str], None] = print) -> Lease:
@@ -123,7 +117,9 @@ def test_who_lost_it_stops_and_leaves_the_others(place: Place) -> None:
     with lease_of(place) as held:
         held.take()
         # again and again: a beat on its way in a folder is put over the first
-        wait_until(lambda: foreign(place) or not held.held)
+        while held.held:
+            foreign(place)
+            time.sleep(0.01)
         with pytest.raises(UserError, match=r"^it was taken over by process 7 on far: this one stops"):
             held.check()
     assert read_lease(place, NAME) == "theirs"
@@ -133,7 +129,9 @@ def test_one_that_is_gone_is_lost(place: Place) -> None:
     """Another process may have had it, and come to its end."""
     with lease_of(place) as held:
         held.take()
-        wait_until(lambda: place.delete(NAME) or not held.held)
+        while held.held:
+            place.delete(NAME)
+            time.sleep(0.01)
         with pytest.raises(UserError, match="another process was there, or removed it: this one stops"):
             held.check()
     assert NAME not in place.files()

@@ -5,7 +5,6 @@ bytes of a file that was changed.
 """
 
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.pipeline.tars.counted_place import CountedPlace
+from tests.waiting import wait_until
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
@@ -56,10 +56,7 @@ def with_cache(split: Split, folder: Path, shards: int) -> Iterator[tuple[Split,
     cache = ShardCache(folder, space, place=split.tars, manifest=split.manifest, versions=split.versions)
     said = list[str]()
     with CacheFiller(cache, notify=said.append):
-        limit = time.monotonic() + 30
-        while not said and shards:
-            assert time.monotonic() < limit
-            time.sleep(0.005)
+        wait_until(lambda: said or not shards)
     with cache:
         yield replace(split, cache=cache), cache
 

@@ -18,19 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from tests.pipeline.tars.caches import BYTES, SHARDS, cache_of, content_of, fill, kept, read, write_shards
 from tests.pipeline.tars.counted_place import CountedPlace
-from tests.pipeline.tars.test_shard_cache import (
-    BYTES,
-    SHARDS,
-    cache_of,
-    content_of,
-    fill,
-    kept,
-    read,
-    remove,
-    wait_for,
-    write_shards,
-)
+from tests.waiting import wait_until
 
 from turbomim.pipeline.places import download
 from turbomim.pipeline.system import executors
@@ -41,12 +31,7 @@ from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.manifest import Manifest
 from turbomim.pipeline.tars.shard_cache import ShardCache
 
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that fit the small shards, and looks that come soon."""
-    monkeypatch.setattr(download, "PART", 1 << 16)
-    monkeypatch.setattr(fill_cache, "PAUSE", 0.02)
+pytestmark = pytest.mark.usefixtures("small")
 
 
 @pytest.fixture
@@ -78,12 +63,12 @@ def test_a_refused_shard_ends_nothing(place: CountedPlace, manifest: Manifest, t
     cache, said = cache_of(tmp_path / "c", place, manifest), list[str]()
     for damaged in (5, 6):
         with CacheFiller(cache, notify=said.append):
-            wait_for(lambda: all(cache.path(shard) for shard in range(SHARDS) if shard != 1))
-            wait_for(lambda: is_free(cache.folder / LOCK))
-            remove(cache.file(damaged))
-            wait_for(partial(comes_back, cache, damaged))
+            wait_until(lambda: all(cache.path(shard) for shard in range(SHARDS) if shard != 1))
+            wait_until(lambda: is_free(cache.folder / LOCK))
+            cache.file(damaged).unlink()
+            wait_until(partial(comes_back, cache, damaged))
             # the line comes last
-            wait_for(lambda: is_free(cache.folder / LOCK))
+            wait_until(lambda: is_free(cache.folder / LOCK))
     words = f"cache {tmp_path}/c: 7 of 8 shards, 87.5 % of the samples; 1.4 MB of 1.6 MB used"
     assert said and {*said} == {words}
     assert place.bytes["x-000001.tar"] == BYTES, "once"
@@ -106,7 +91,7 @@ def test_the_space_is_counted_once(
 
     monkeypatch.setattr(ShardCache, "used", counting)
     with CacheFiller(cache, notify=hear):
-        wait_for(lambda: walked)
+        wait_until(lambda: walked)
     assert kept(cache) == [*range(7)]
     # to see whether there is something to do, to tidy up, to fill, and for the line
     assert walked == 4
@@ -120,7 +105,7 @@ def test_an_end_does_not_wait_for_a_silent_place(
     place.pause, place.fault = 8.0, PlaceError("no answer in time", passing=True)
     cache, said = cache_of(tmp_path / "c", place, manifest), list[str]()
     filler = CacheFiller(cache, notify=said.append)
-    wait_for(lambda: (cache.folder / LOCK).exists() and not is_free(cache.folder / LOCK))
+    wait_until(lambda: (cache.folder / LOCK).exists() and not is_free(cache.folder / LOCK))
     begun = time.monotonic()
     filler.close()
     assert time.monotonic() - begun < 6
@@ -172,6 +157,6 @@ def test_what_would_help(
     cache = cache_of(tmp_path / "c", place, manifest, SHARDS)
     fill(cache, SHARDS)
     assert cache.remedy() == ""
-    remove(cache.file(7))
+    cache.file(7).unlink()
     cache = cache_of(tmp_path / "c", place, manifest, SHARDS - 0.1)
     assert cache.remedy() == "a larger --data.cache_gb keeps more shards on a local disk"

@@ -9,106 +9,43 @@ and ends the thread without a word, or is tried by each process (`test_a_full_di
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import os
 import random
 import resource
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tests.pipeline.tars.caches import (
+    BYTES,
+    PARTS,
+    SHARDS,
+    cache_of,
+    content_of,
+    fill,
+    kept,
+    read,
+    write_shards,
+)
 from tests.pipeline.tars.counted_place import CountedPlace
 from tests.runs import finish, killed_at_the_end, launch
+from tests.waiting import wait_until
 
 from turbomim.pipeline.places import download
 from turbomim.pipeline.places.folder import Folder
-from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import PlaceError
 from turbomim.pipeline.tars import fill_cache
 from turbomim.pipeline.tars.fill_cache import CacheFiller
-from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of
+from turbomim.pipeline.tars.manifest import Manifest
 from turbomim.pipeline.tars.shard_cache import ShardCache
 
-SHARDS, BYTES = 8, 200_000
-PARTS = 1 << 16
 KILLS = 10
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that fit the small shards, and looks that come soon."""
-    monkeypatch.setattr(download, "PART", PARTS)
-    monkeypatch.setattr(fill_cache, "PAUSE", 0.02)
-
-
-def content_of(number: int, seed: int = 0) -> bytes:
-    return np.random.default_rng((seed, number)).bytes(BYTES)
-
-
-def manifest_of(contents: list[bytes]) -> Manifest:
-    shards = tuple(
-        Shard(name=f"x-{n:06d}.tar", samples=10, bytes=len(c), sha256=hashlib.sha256(c).hexdigest())
-        for n, c in enumerate(contents)
-    )
-    return Manifest(
-        name="x", split="train", shards=shards, classes=(), fingerprint=fingerprint_of(shards), made={}
-    )
-
-
-def write_shards(folder: Path, seed: int = 0) -> Manifest:
-    folder.mkdir(parents=True, exist_ok=True)
-    contents = [content_of(number, seed) for number in range(SHARDS)]
-    manifest = manifest_of(contents)
-    for shard, content in zip(manifest.shards, contents, strict=True):
-        (folder / shard.name).write_bytes(content)
-    return manifest
-
-
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    return write_shards(tmp_path_factory.getbasetemp() / "far")
-
-
-@pytest.fixture
-def place(manifest: Manifest, tmp_path_factory: pytest.TempPathFactory) -> CountedPlace:
-    return CountedPlace(tmp_path_factory.getbasetemp() / "far")
-
-
-def cache_of(folder: Path, place: Place, manifest: Manifest, shards: float = SHARDS) -> ShardCache:
-    """A cache with space for so many shards."""
-    versions = [""] * len(manifest.shards)
-    return ShardCache(folder, int(shards * BYTES), place=place, manifest=manifest, versions=versions)
-
-
-def kept(cache: ShardCache) -> list[int]:
-    return [shard for shard in range(len(cache.manifest.shards)) if cache.path(shard) is not None]
-
-
-def wait_for(happened: Callable[[], object], seconds: float = 60) -> None:
-    limit = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < limit, "it does not happen"
-        time.sleep(0.005)
-
-
-def fill(cache: ShardCache, shards: int, said: list[str] | None = None) -> None:
-    """Fill a cache until it has so many shards."""
-    notes = [] if said is None else said
-    with CacheFiller(cache, notify=notes.append):
-        wait_for(lambda: len(kept(cache)) == shards)
-        wait_for(lambda: any("samples" in note for note in notes))
-
-
-def read(cache: ShardCache, shard: int, offset: int = 0, size: int = BYTES) -> bytes | None:
-    buffer = bytearray(size)
-    return bytes(buffer) if cache.read_into(shard, memoryview(buffer), offset) else None
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def test_fills_in_order_and_removes_nothing(place: CountedPlace, manifest: Manifest, tmp_path: Path) -> None:
@@ -175,7 +112,7 @@ def test_one_process_fills(place: CountedPlace, manifest: Manifest, tmp_path: Pa
     with contextlib.ExitStack() as fillers:
         for cache in caches:
             fillers.enter_context(CacheFiller(cache, notify=lambda _: None))
-        wait_for(lambda: all(len(kept(cache)) == SHARDS for cache in caches))
+        wait_until(lambda: all(len(kept(cache)) == SHARDS for cache in caches))
     # a lock of a file is held by one opening of it, of whatever process
     assert sum(place.bytes.values()) == SHARDS * BYTES
     assert sum(cache.stats.filled_bytes for cache in caches) == SHARDS * BYTES
@@ -186,7 +123,7 @@ def fill_slowly(folder: Path, far: Path, manifest: Manifest, pause: float, parts
     download.PART, fill_cache.PAUSE = parts, 0.02  # type: ignore[misc]
     cache = cache_of(folder, CountedPlace(far, pause=pause), manifest)
     with CacheFiller(cache, notify=lambda _: None):
-        wait_for(lambda: len(kept(cache)) == SHARDS, 100)
+        wait_until(lambda: len(kept(cache)) == SHARDS, 100)
 
 
 def test_killed_again_and_again(place: CountedPlace, manifest: Manifest, tmp_path: Path) -> None:
@@ -227,98 +164,6 @@ def test_killed_again_and_again(place: CountedPlace, manifest: Manifest, tmp_pat
     assert not [*folder.rglob("*.part")]
 
 
-def cut(path: Path) -> None:
-    os.truncate(path, BYTES // 2)
-
-
-def change(path: Path) -> None:
-    with open(path, "r+b") as file:
-        file.seek(1000)
-        file.write(b"other")
-
-
-def exchange(path: Path) -> None:
-    other = path.with_name("other")
-    other.write_bytes(b"\7" * BYTES)
-    os.replace(other, path)
-
-
-def remove(path: Path) -> None:
-    path.unlink()
-
-
-def touch(path: Path) -> None:
-    os.utime(path, ns=(1, 1))
-
-
-def lose_note(path: Path) -> None:
-    path.with_suffix(".ok").unlink()
-
-
-def other_note(path: Path) -> None:
-    path.with_suffix(".ok").write_text("{}")
-
-
-DAMAGES: dict[Callable[[Path], None], bool] = {
-    cut: True,
-    change: True,
-    exchange: True,
-    remove: True,
-    touch: False,
-    lose_note: False,
-    other_note: False,
-}
-
-
-@pytest.mark.parametrize("running", [True, False], ids=["while it is read", "between two runs"])
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_damage_behind_its_back(
-    damage: Callable[[Path], None], running: bool, place: CountedPlace, manifest: Manifest, tmp_path: Path
-) -> None:
-    cache, said = cache_of(tmp_path, place, manifest), list[str]()
-    fill(cache, SHARDS)
-    assert read(cache, 5) == content_of(5)
-    path = cache.file(5)
-    damage(path)
-    if not running:
-        cache = cache_of(tmp_path, place, manifest)
-        assert 5 not in kept(cache)
-    # a note that is lost is of no use to who knows it, and needed by the next
-    known = running and damage in (lose_note, other_note)
-    assert read(cache, 5) == (content_of(5) if known else None)
-    with CacheFiller(cache, notify=said.append):
-        wait_for(lambda: read(cache, 5) == content_of(5))
-        wait_for(lambda: damage not in (cut, change, exchange) or said)
-    fetched = DAMAGES[damage]
-    assert sum(place.bytes.values()) == (SHARDS + fetched) * BYTES
-    if damage in (cut, change, exchange):
-        assert said[0] == f"cache: {path} is not as it was fetched: removed, to be fetched again"
-    assert kept(cache_of(tmp_path, place, manifest)) == [n for n in range(SHARDS) if n != 5 or not known]
-
-
-def test_shards_that_nobody_hashed(place: CountedPlace, manifest: Manifest, tmp_path: Path) -> None:
-    """Their ETag is the check; what is half there is fetched from the beginning."""
-    shards = tuple(replace(shard, sha256="", index_sha256=shard.sha256) for shard in manifest.shards)
-    bare = replace(manifest, shards=shards)
-    versions = [f"etag-{number}" for number in range(SHARDS)]
-    place.versions = dict(zip((shard.name for shard in shards), versions, strict=True))
-
-    def opened() -> ShardCache:
-        return ShardCache(tmp_path, SHARDS * 2 * BYTES, place=place, manifest=bare, versions=versions)
-
-    cache = opened()
-    download.part_path(cache.file(0)).write_bytes(b"\7" * PARTS)
-    fill(cache, SHARDS)
-    assert read(cache, 0) == content_of(0)
-    touch(cache.file(3))
-    versions[5] = place.versions[shards[5].name] = "etag-new"
-    again, said = opened(), list[str]()
-    assert kept(again) == [0, 1, 2, 4, 6, 7]
-    with CacheFiller(again, notify=said.append):
-        wait_for(lambda: len(kept(again)) == SHARDS)
-    assert place.bytes[shards[3].name] == BYTES and place.bytes[shards[5].name] == 2 * BYTES
-
-
 @pytest.mark.parametrize("left", [b"\7" * PARTS, b""], ids=["wrong", "right"])
 def test_a_fetch_goes_on_behind_its_last_part(
     left: bytes, place: CountedPlace, manifest: Manifest, tmp_path: Path
@@ -333,44 +178,15 @@ def test_a_fetch_goes_on_behind_its_last_part(
     assert not part.exists()
 
 
-def test_another_object_than_the_manifest_s(manifest: Manifest, tmp_path: Path) -> None:
-    """It is not kept, and whoever wants a sample of it is told."""
-    place = CountedPlace(tmp_path / "far")
-    write_shards(tmp_path / "far")
-    (tmp_path / "far" / "x-000001.tar").write_bytes(content_of(1, seed=9))
-    cache = cache_of(tmp_path / "c", place, manifest)
-    with CacheFiller(cache, notify=lambda _: None):
-        wait_for(lambda: cache.path(0) and cache.path(2) and cache.path(7))
-        with pytest.raises(UserError, match=r"far://far/x-000001.tar: its sha256 is .*, not "):
-            cache.path(1)
-        time.sleep(0.1)
-    assert place.bytes["x-000001.tar"] == BYTES, "once"
-    assert not [*cache.own.glob(".*")]
-
-
-def test_an_object_that_changes_or_goes(manifest: Manifest, tmp_path: Path) -> None:
-    place = CountedPlace(tmp_path / "far")
-    write_shards(tmp_path / "far")
-    place.versions["x-000002.tar"] = "new"
-    (tmp_path / "far" / "x-000003.tar").unlink()
-    cache = cache_of(tmp_path / "c", place, manifest)
-    with CacheFiller(cache, notify=lambda _: None):
-        wait_for(lambda: cache.path(7))
-    with pytest.raises(UserError, match=r"x-000002.tar: .*was changed since it was opened"):
-        cache.path(2)
-    with pytest.raises(UserError, match=r"x-000003.tar: No such file"):
-        cache.path(3)
-
-
 def test_a_place_that_is_down(place: CountedPlace, manifest: Manifest, tmp_path: Path) -> None:
     cache, said = cache_of(tmp_path, place, manifest), list[str]()
     place.fault = PlaceError("nobody listens there", passing=True)
     with CacheFiller(cache, notify=said.append):
-        wait_for(lambda: said)
+        wait_until(lambda: said)
         time.sleep(0.2)
         assert said == ["cache: nothing comes from far://far for now: nobody listens there"]
         place.fault = None
-        wait_for(lambda: len(kept(cache)) == SHARDS)
+        wait_until(lambda: len(kept(cache)) == SHARDS)
 
 
 def fill_with_a_limit(folder: Path, far: Path, manifest: Manifest) -> None:
@@ -380,7 +196,7 @@ def fill_with_a_limit(folder: Path, far: Path, manifest: Manifest) -> None:
     cache, said = cache_of(folder, CountedPlace(far), manifest), list[str]()
     # two in one process: the second does not try what the first was refused
     with CacheFiller(cache, notify=said.append), CacheFiller(cache, notify=said.append):
-        wait_for(lambda: said)
+        wait_until(lambda: said)
         time.sleep(0.3)
         assert read(cache, 0) is None
     (folder / "said").write_text("\n".join(said))
@@ -399,7 +215,7 @@ def test_ended_while_it_fetches(place: CountedPlace, manifest: Manifest, tmp_pat
     place.pause = 0.05
     cache = cache_of(tmp_path, place, manifest, 1)
     with CacheFiller(cache, notify=lambda _: None):
-        wait_for(lambda: place.bytes["x-000000.tar"] >= PARTS)
+        wait_until(lambda: place.bytes["x-000000.tar"] >= PARTS)
     assert not [thread for thread in threading.enumerate() if thread.name == "turbomim-cache"]
     fill(cache, 1)
     assert read(cache, 0) == content_of(0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.calls import assert_one_line, call
-from tests.train.report.test_report import bare  # noqa: F401
+from tests.train.report.conftest import bare  # noqa: F401
 
 
 @pytest.mark.parametrize(

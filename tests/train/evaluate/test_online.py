@@ -31,7 +31,7 @@ from tests.runs import attempt, config_for, finish, launch, outcome, quiet, reco
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.system.errors import UserError
-from turbomim.pipeline.tars.split import Split, open_split
+from turbomim.pipeline.tars.split import open_split
 from turbomim.train.encoder.features import load_run
 from turbomim.train.evaluate.online import KNN, PROBE, RANDOM, RAW, OnlineEval
 from turbomim.train.evaluate.scores import MEASURES, evaluate_model
@@ -66,20 +66,15 @@ def upside_down(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def plain(trees_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(trees: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without scores, in a process of its own."""
     runs = tmp_path_factory.mktemp("plain")
-    run(config_for(trees_path, runs))
+    run(config_for(trees, runs))
     return runs / "r"
 
 
-@pytest.fixture(scope="module")
-def trees_path(tiny_split: Split) -> Path:
-    return tiny_split.folder
-
-
-def test_training_is_bit_for_bit_the_same_with_scores(trees_path: Path, plain: Path, tmp_path: Path) -> None:
-    run(scored_config(trees_path, tmp_path))
+def test_training_is_bit_for_bit_the_same_with_scores(trees: Path, plain: Path, tmp_path: Path) -> None:
+    run(scored_config(trees, tmp_path))
     assert outcome(tmp_path / "r") == outcome(plain)
     found = [record for record in records(tmp_path / "r") if KNN in record]
     # of 42 steps those that first reach 2, 4, 6, 8 and 10 epochs; the last one is the end, too
@@ -92,11 +87,11 @@ def test_training_is_bit_for_bit_the_same_with_scores(trees_path: Path, plain: P
     assert len({record[PROBE] for record in found}) > 1, "scores of a model that trains"
 
 
-def test_scores_are_those_of_eval(trees_path: Path, upside_down: Path, tmp_path: Path) -> None:
+def test_scores_are_those_of_eval(trees: Path, upside_down: Path, tmp_path: Path) -> None:
     sections: dict[str, dict[str, Any]] = {"optim": {"epochs": 2}, "eval": {"test": str(upside_down)}}
-    folder = pretrain(scored_config(trees_path, tmp_path, **sections), console=quiet()).folder
+    folder = pretrain(scored_config(trees, tmp_path, **sections), console=quiet()).folder
     config, model, _ = load_run(folder)
-    on = Scoring(train=str(trees_path), test=str(upside_down), samples=0, device="cpu")
+    on = Scoring(train=str(trees), test=str(upside_down), samples=0, device="cpu")
     scores = evaluate_model(model, config, MEASURES, on)["scores"]
     last = records(folder)[-1]
     for feature, ending in (("trained: ", ""), ("random weights: ", RANDOM), ("raw pixels", RAW)):
@@ -109,10 +104,10 @@ def test_scores_are_those_of_eval(trees_path: Path, upside_down: Path, tmp_path:
 
 
 def test_baselines_are_said_once_and_scored_once(
-    trees_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped and gone on, a run takes them from its log; the scores that are due come after that."""
-    config = scored_config(trees_path, tmp_path, run={"save_every": 10_000})
+    config = scored_config(trees, tmp_path, run={"save_every": 10_000})
     process = launch(attempt, config)
     wait_for(lambda: any(KNN in r for r in records(tmp_path / "r")), process)
     assert process.pid is not None
@@ -140,12 +135,12 @@ def test_baselines_are_said_once_and_scored_once(
 
 
 def test_what_a_stop_passed_over_comes_afterwards(
-    trees_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stop waits for no scores: its record has none, and the first log line of the next process does."""
-    config = scored_config(trees_path, tmp_path, eval={"probe": False, "every_epochs": 1.0})
+    config = scored_config(trees, tmp_path, eval={"probe": False, "every_epochs": 1.0})
     world = World(device=torch.device("cpu"))
-    split = open_split(trees_path)
+    split = open_split(trees)
 
     def due(kept: list[dict[str, Any]], epoch: float, end: bool = False) -> bool:
         online = OnlineEval(config, (split, split), world, kept, print)
@@ -159,24 +154,24 @@ def test_what_a_stop_passed_over_comes_afterwards(
     assert due(at, 2.3) and due(at, 2.0)
 
 
-def test_two_ranks_and_shards_give_the_scores_of_one(trees_path: Path, tmp_path: Path) -> None:
+def test_two_ranks_and_shards_give_the_scores_of_one(trees: Path, tmp_path: Path) -> None:
     """Rank 0 scores the whole model, while the other waits; sharded weights are put together first."""
-    one = pretrain(scored_config(trees_path, tmp_path / "one", optim={"epochs": 2}), console=quiet()).folder
+    one = pretrain(scored_config(trees, tmp_path / "one", optim={"epochs": 2}), console=quiet()).folder
     (tmp_path / "two").mkdir()
-    run(scored_config(trees_path, tmp_path / "two", optim={"epochs": 2}, step={"shard": True}), 2)
+    run(scored_config(trees, tmp_path / "two", optim={"epochs": 2}, step={"shard": True}), 2)
     mine, theirs = (records(folder)[-1] for folder in (one, tmp_path / "two" / "r"))
     for name in SCORES:
         assert theirs[name] == pytest.approx(mine[name], abs=0.1), name
     assert theirs[KNN + RAW] == mine[KNN + RAW]
 
 
-def test_an_image_that_cannot_be_decoded_is_left_out_and_named(trees_path: Path, tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_left_out_and_named(trees: Path, tmp_path: Path) -> None:
     """Training goes on without it, and so do the scores."""
-    split = with_broken_image(trees_path, tmp_path / "broken", 4)
-    config = scored_config(trees_path, tmp_path, eval={"train": str(split.folder), "probe": False})
+    split = with_broken_image(trees, tmp_path / "broken", 4)
+    config = scored_config(trees, tmp_path, eval={"train": str(split.folder), "probe": False})
     world = World(device=torch.device("cpu"))
     notes: list[str] = []
-    online = OnlineEval(config, (split, open_split(trees_path)), world, [], notes.append)
+    online = OnlineEval(config, (split, open_split(trees)), world, [], notes.append)
     assert online.begin()
     assert len(notes) == 1 and "-000000.tar:" in notes[0] and "left out of the scores" in notes[0]
     features = online._features(split, load_model(config))
@@ -189,9 +184,9 @@ def load_model(config: Config) -> Any:
     return MAE(config)
 
 
-def test_scores_leave_generator_and_model_as_they_were(trees_path: Path, tmp_path: Path) -> None:
-    config = scored_config(trees_path, tmp_path, eval={"probe": False})
-    split = open_split(trees_path)
+def test_scores_leave_generator_and_model_as_they_were(trees: Path, tmp_path: Path) -> None:
+    config = scored_config(trees, tmp_path, eval={"probe": False})
+    split = open_split(trees)
     online = OnlineEval(config, (split, split), World(device=torch.device("cpu")), [], print)
     before = torch.get_rng_state()
     assert "20 neighbours" in online.begin()
@@ -214,7 +209,7 @@ def test_scores_leave_generator_and_model_as_they_were(trees_path: Path, tmp_pat
     ids=["no test", "nowhere", "no classes", "other classes", "samples", "every"],
 )
 def test_what_cannot_be_scored_is_one_line_before_anything_trains(
-    trees_path: Path, photo_folder: Path, tmp_path: Path, wanted: dict[str, Any], message: str
+    trees: Path, photo_folder: Path, tmp_path: Path, wanted: dict[str, Any], message: str
 ) -> None:
     if wanted.get("test") == "FLAT":
         make_shards(photo_folder / "ash", tmp_path / "flat")
@@ -227,12 +222,12 @@ def test_what_cannot_be_scored_is_one_line_before_anything_trains(
     places = {"FLAT": str(tmp_path / "flat"), "TWO": str(tmp_path / "two")}
     wanted = {key: places.get(value, value) for key, value in wanted.items()}
     with pytest.raises(UserError, match=message) as error:
-        pretrain(scored_config(trees_path, tmp_path, eval=wanted), console=quiet())
+        pretrain(scored_config(trees, tmp_path, eval=wanted), console=quiet())
     assert "\n" not in str(error.value)
     assert not (tmp_path / "r").exists()
 
 
-def test_settings_of_scores_may_change_on_resume(trees_path: Path, tmp_path: Path) -> None:
-    pretrain(config_for(trees_path, tmp_path, optim={"epochs": 1}), console=quiet())
-    found = pretrain(scored_config(trees_path, tmp_path, optim={"epochs": 1}), console=quiet())
+def test_settings_of_scores_may_change_on_resume(trees: Path, tmp_path: Path) -> None:
+    pretrain(config_for(trees, tmp_path, optim={"epochs": 1}), console=quiet())
+    found = pretrain(scored_config(trees, tmp_path, optim={"epochs": 1}), console=quiet())
     assert (found.status, np.isfinite(records(found.folder)[-1]["loss"])) == ("done", True)

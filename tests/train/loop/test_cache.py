@@ -7,7 +7,6 @@ cache, settings that are not checked.
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from tests.pipeline.tars.counted_place import CountedPlace
 from tests.runs import attempt, config_for, finish, launch, outcome, quiet, records
+from tests.waiting import wait_until
 
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.system.errors import UsageError, UserError
@@ -55,10 +55,7 @@ def fill(far: str, folder: Path, shards: int) -> float:
     cache = ShardCache(folder, space, place=split.tars, manifest=split.manifest, versions=split.versions)
     said = list[str]()
     with CacheFiller(cache, notify=said.append):
-        limit = time.monotonic() + 30
-        while not said:
-            assert time.monotonic() < limit
-            time.sleep(0.01)
+        wait_until(lambda: said)
     return space / 1e9
 
 

@@ -1,8 +1,6 @@
-"""The loop and its data: damaged photographs, slow data, stores, and errors that one rank meets.
+"""The loop and its data: damaged photographs, stores, and errors that one rank meets.
 
-Processes and settings are those of tests/runs.py.  Planted, each seen to fail the test named: the host's
-longest wait taken for the steps', a GPU's own part named reading (`test_the_slow_stage_of_a_gpu`); the cores
-of the machine taken for a rank's (`test_the_slow_stage_has_a_remedy`); every rank hashing what changed
+Processes and settings are those of tests/runs.py.  Planted, and seen to fail: every rank hashing what changed
 (`test_one_rank_hashes_for_all`).
 """
 
@@ -14,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,53 +21,42 @@ import pytest
 import torch
 import yaml
 from tests.pipeline.test_bad_samples import damage
-from tests.runs import attempt, config_for, finish, free_port, launch, launch_ranks, outcome, quiet, ranked
+from tests.runs import (
+    attempt,
+    config_for,
+    finish,
+    free_port,
+    launch,
+    launch_ranks,
+    outcome,
+    quiet,
+    ranked,
+    records,
+)
 
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import BadSampleLimits, LoaderSpeed
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
-from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.stream.order import sample_ids
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream
-from turbomim.pipeline.system.errors import UsageError, UserError, never
+from turbomim.pipeline.system.errors import UserError, never
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.tars import manifest
 from turbomim.pipeline.tars.manifest import MANIFEST
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.folder import rundir
-from turbomim.train.folder.log import Record, RunLog, line_of, read_metrics
 from turbomim.train.loop import data
-from turbomim.train.loop.data import (
-    LINES_BETWEEN_HINTS,
-    check_store,
-    open_loader,
-    slow_stage,
-    store_in_words,
-)
+from turbomim.train.loop.data import check_store, open_loader, store_in_words
 from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, default_speed
-from turbomim.train.pictures.reconstruction import draw_reconstructions
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig
-from turbomim.train.world.distributed import World
 
-ALONE = World(device=torch.device("cpu"))
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BAD = (4, 12)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine torch's threads wait for each other longer than they compute."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def records_of(runs: Path) -> list[Record]:
-    return read_metrics(runs / "r" / "metrics.jsonl")
 
 
 def spoil(split: Split, samples: Iterable[int], how: str) -> None:
@@ -90,7 +77,7 @@ def test_damaged_photographs_are_replaced_counted_and_named(own_split: Split, tm
     two = config_for(own_split.folder, tmp_path / "two", **sections)
     assert [finish(p) for p in [launch(ranked, two, rank, 2, port) for rank in (0, 1)]] == [0, 0]
 
-    whole, one, both = (records_of(tmp_path / name) for name in ("whole", "one", "two"))
+    whole, one, both = (records(tmp_path / name / "r") for name in ("whole", "one", "two"))
     assert [r["step"] for r in one] == [r["step"] for r in whole]
     assert [r["loss"] for r in both] == pytest.approx([r["loss"] for r in one], abs=1e-6)
     assert both[-1]["heldout_loss"] == pytest.approx(one[-1]["heldout_loss"], abs=1e-6)
@@ -181,7 +168,7 @@ def test_what_one_rank_meets_ends_every_rank_with_one_message(
     assert json.loads((tmp_path / "r" / "status.json").read_text())["status"] == "failed"
     assert json.loads((tmp_path / "left-1").read_text())["status"] == "failed", "it left before rank 0"
     assert "rank 1: shard x.tar: gone" in (tmp_path / "r" / "train.log").read_text().splitlines()[-1]
-    assert len(records_of(tmp_path)) == (3 if where == "reading" else 0)
+    assert len(records(tmp_path / "r")) == (3 if where == "reading" else 0)
 
 
 def counting(config: Config, rank: int, world: int, port: int) -> None:
@@ -252,26 +239,6 @@ def test_a_run_of_a_version_before_resumes(tiny_split: Split, tmp_path: Path) ->
         pretrain(other, console=quiet())
 
 
-def test_slow_data_is_explained_now_and_then(
-    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A loader slowed by sleep."""
-    real = ReadAhead.__next__
-
-    def slow(self: ReadAhead) -> Any:
-        time.sleep(0.02)
-        return real(self)
-
-    monkeypatch.setattr(ReadAhead, "__next__", slow)
-    result = pretrain(config_for(tiny_split.folder, tmp_path, optim={"epochs": 6}), console=quiet())
-    lines = (tmp_path / "r" / "train.log").read_text().splitlines()
-    said = [line for line in lines if "spent waiting for data" in line]
-    assert all(
-        f"most for reading: `turbomim tune loader --data {tiny_split.folder}`" in line for line in said
-    )
-    assert LINES_BETWEEN_HINTS < result.steps <= 2 * LINES_BETWEEN_HINTS and 1 <= len(said) <= 2
-
-
 def stored(split: Split, kind: str = "resized") -> Split:
     """The split as if its store were of another kind."""
     made = {"kind": kind, "short_side": 64, "resampling": "bicubic"}
@@ -279,56 +246,6 @@ def stored(split: Split, kind: str = "resized") -> Split:
         made |= {"quality": 95, "subsampling": "4:4:4"}
     manifest = dataclasses.replace(split.manifest, made={**split.manifest.made, "store": made})
     return dataclasses.replace(split, manifest=manifest)
-
-
-def test_the_slow_stage_has_a_remedy(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "cores", lambda: 8)
-
-    def words(
-        wait: float,
-        read: float,
-        decode: float,
-        split: Split,
-        threads: int = 8,
-        augment: float = 0,
-        world: World = ALONE,
-    ) -> str | None:
-        waits = {"read_wait_pct": read, "decode_wait_pct": decode, "augment_wait_pct": augment}
-        record = {"data_wait_pct": wait, **waits}
-        return slow_stage(record, split, LoaderSpeed(threads=threads), world)
-
-    assert words(4.9, 4.9, 0, tiny_split) is None
-    assert re.match(r"6 % .* most for reading: `turbomim tune loader", words(6, 4, 1, tiny_split) or "")
-    assert "most for decoding: more threads may help, --data.threads 8" in (
-        words(6, 1, 4, tiny_split, threads=2) or ""
-    )
-    assert "most for decoding: `turbomim shard make --store resized`" in (words(6, 1, 4, tiny_split) or "")
-    assert "most for decoding: `turbomim tune loader" in (words(6, 1, 4, stored(tiny_split)) or "")
-    # pixels are not decoded: what waits for them waits for reads
-    raw = stored(tiny_split, "raw")
-    assert "most for reading: `turbomim tune loader" in (words(6, 1, 4, raw) or "")
-    few = words(6, 1, 4, raw, threads=2) or ""
-    assert "most for reading: more threads may help, --data.threads 8" in few
-    assert "most for RandAugment: this rank has 8 cores" in (words(6, 1, 2, tiny_split, augment=3) or "")
-    # four ranks share the cores
-    shared = dataclasses.replace(ALONE, local_size=4)
-    assert "this rank has 2 cores" in (words(6, 1, 2, tiny_split, augment=3, world=shared) or "")
-
-
-def test_the_slow_stage_of_a_gpu(tiny_split: Split) -> None:
-    """The host's waits may be longer than the device's, or shorter: the GPU has work of its own."""
-
-    def words(wait: float, read: float, decode: float) -> str | None:
-        record = {"data_wait_pct": wait, "read_wait_pct": read, "decode_wait_pct": decode}
-        world = World(device=torch.device("cuda"))
-        return slow_stage(record | {"augment_wait_pct": 0}, tiny_split, LoaderSpeed(threads=99), world)
-
-    # the host is blocked, the GPU is not
-    assert words(2, 70, 5) is None
-    assert re.match(r"8 % .* most for reading: ", words(8, 70, 5) or "")
-    assert re.match(r"30 % .* most for decoding: ", words(30, 2, 25) or "")
-    own = words(30, 2, 3) or ""
-    assert "most for the GPU's own decoding and copies: `turbomim tune loader" in own
 
 
 @pytest.mark.parametrize(
@@ -416,46 +333,3 @@ def test_a_run_says_where_its_settings_come_from(
         "loader of a rank: threads 1, readers 3, prefetch 4; automatic ones were tuned on this machine on "
         f"2026-01-02, see {path}"
     ) in second
-
-
-def test_a_log_forgets_its_files_when_a_run_fails(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, quiet(), config=Config())
-    with pytest.raises(KeyError), log.open(0):
-        raise KeyError
-    # a closed file would raise
-    log.say("after")
-    assert "after" not in (tmp_path / "train.log").read_text()
-
-
-def test_notes_of_every_rank_come_into_the_log_once(tmp_path: Path) -> None:
-    first, second = (RunLog(tmp_path, quiet(), config=Config(), rank=rank, world=2) for rank in (0, 1))
-    with first.open(0), second.open(0):
-        for log in (first, second, second):
-            log.note("x.tar:7 cannot be decoded")
-    lines = (tmp_path / "train.log").read_text().splitlines()
-    assert [line.split("  ", 1)[1] for line in lines] == [
-        "rank 0: x.tar:7 cannot be decoded", "rank 1: x.tar:7 cannot be decoded",
-    ]  # fmt: skip
-    # on another machine the folder may not be there
-    RunLog(tmp_path / "nowhere", quiet(), config=Config(), rank=1, world=2).note("said on the terminal alone")
-
-
-def test_a_log_line_counts_what_was_replaced() -> None:
-    record: Record = {
-        "step": 1, "steps": 2, "epoch": 0.5, "loss": 1.0, "lr": 1e-3, "grad_norm": 1.0, "img_per_s": 9.0,
-        "img_per_s_per_gpu": 9.0, "data_wait_pct": 0.0, "memory_gib": 1.0, "skipped": 0, "replaced": 1,
-        "replaced_total": 3, "eta_s": 1.0,
-    }  # fmt: skip
-    assert "  replaced 3  " in line_of(record), "of the whole run"
-
-
-def test_pictures_that_cannot_be_drawn_are_refused(tiny_split: Split, tmp_path: Path) -> None:
-    pretrain(config_for(tiny_split.folder, tmp_path, optim={"epochs": 1}), console=quiet())
-    run = tmp_path / "r"
-    for images, message in ((0, "must be 1 to 64"), (65, "must be 1 to 64"), (34, "has only 33 samples")):
-        with pytest.raises(UsageError, match=f"--images {images}: .*{message}"):
-            draw_reconstructions(run, images=images)
-    for out in (tmp_path / "x.txt", tmp_path):
-        with pytest.raises(UsageError, match=r"--out .*: must be a file whose name ends in .png"):
-            draw_reconstructions(run, out=out)
-    assert draw_reconstructions(run, images=2, out=tmp_path / "x.PNG").exists()

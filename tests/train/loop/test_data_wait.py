@@ -1,28 +1,42 @@
-"""The wait for data by a GPU's clock, played without one: the host runs ahead, events pass in order.
+"""The wait for data by a GPU's clock, played without one, and what a run says of a long one.
 
 Planted, each seen to fail the test named: the host's clock on a GPU (`test_a_busy_gpu_waits_for_nothing`);
 the first event at the end of the step (`test_only_the_loader_s_time_counts`); the second event before the
 batch is on the stream (`test_what_the_gpu_does_to_a_batch_counts`); waits read at each step
 (`test_the_host_never_waits_between_log_lines`); pairs kept until the log line (`test_few_events_are_kept`);
 the last wait not waited for (`test_what_the_gpu_does_to_a_batch_counts`); milliseconds taken for seconds
-(`test_a_gpu_that_starves`); one sum for all windows (`test_a_window_reports_its_own_device_s_wait`).
+(`test_a_gpu_that_starves`); one sum for all windows (`test_a_window_reports_its_own_device_s_wait`); the
+host's longest wait taken for the steps', a GPU's own part named reading (`test_the_slow_stage_of_a_gpu`); the
+cores of the machine taken for a rank's (`test_the_slow_stage_has_a_remedy`).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.runs import config_for, quiet
+from tests.train.loop.test_data import stored
 
-from turbomim.train.loop import log_window
+from turbomim.pipeline.loader_settings import LoaderSpeed
+from turbomim.pipeline.reading.read_ahead import ReadAhead
+from turbomim.pipeline.tars.split import Split
+from turbomim.train.loop import data, log_window
+from turbomim.train.loop.data import LINES_BETWEEN_HINTS, slow_stage
 from turbomim.train.loop.data_wait import DataWait
 from turbomim.train.loop.log_window import LogWindow
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import Plan
 from turbomim.train.world.distributed import World
 
 GPU = torch.device("cuda")
+ALONE = World(device=torch.device("cpu"))
 
 
 class Clock:
@@ -193,3 +207,74 @@ def test_a_window_reports_its_own_device_s_wait(
         assert shares == pytest.approx([100 * 0.05 / 0.13, 100 * 0.1 / 0.18])
     else:
         assert shares == pytest.approx([100 * 0.05 / 1.65, 100 * (0.1 + 19 * 0.02) / 2.08])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_slow_data_is_explained_now_and_then(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loader slowed by sleep."""
+    real = ReadAhead.__next__
+
+    def slow(self: ReadAhead) -> Any:
+        time.sleep(0.02)
+        return real(self)
+
+    monkeypatch.setattr(ReadAhead, "__next__", slow)
+    result = pretrain(config_for(tiny_split.folder, tmp_path, optim={"epochs": 6}), console=quiet())
+    lines = (tmp_path / "r" / "train.log").read_text().splitlines()
+    said = [line for line in lines if "spent waiting for data" in line]
+    assert all(
+        f"most for reading: `turbomim tune loader --data {tiny_split.folder}`" in line for line in said
+    )
+    assert LINES_BETWEEN_HINTS < result.steps <= 2 * LINES_BETWEEN_HINTS and 1 <= len(said) <= 2
+
+
+def test_the_slow_stage_has_a_remedy(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "cores", lambda: 8)
+
+    def words(
+        wait: float,
+        read: float,
+        decode: float,
+        split: Split,
+        threads: int = 8,
+        augment: float = 0,
+        world: World = ALONE,
+    ) -> str | None:
+        waits = {"read_wait_pct": read, "decode_wait_pct": decode, "augment_wait_pct": augment}
+        record = {"data_wait_pct": wait, **waits}
+        return slow_stage(record, split, LoaderSpeed(threads=threads), world)
+
+    assert words(4.9, 4.9, 0, tiny_split) is None
+    assert re.match(r"6 % .* most for reading: `turbomim tune loader", words(6, 4, 1, tiny_split) or "")
+    assert "most for decoding: more threads may help, --data.threads 8" in (
+        words(6, 1, 4, tiny_split, threads=2) or ""
+    )
+    assert "most for decoding: `turbomim shard make --store resized`" in (words(6, 1, 4, tiny_split) or "")
+    assert "most for decoding: `turbomim tune loader" in (words(6, 1, 4, stored(tiny_split)) or "")
+    # pixels are not decoded: what waits for them waits for reads
+    raw = stored(tiny_split, "raw")
+    assert "most for reading: `turbomim tune loader" in (words(6, 1, 4, raw) or "")
+    few = words(6, 1, 4, raw, threads=2) or ""
+    assert "most for reading: more threads may help, --data.threads 8" in few
+    assert "most for RandAugment: this rank has 8 cores" in (words(6, 1, 2, tiny_split, augment=3) or "")
+    # four ranks share the cores
+    shared = dataclasses.replace(ALONE, local_size=4)
+    assert "this rank has 2 cores" in (words(6, 1, 2, tiny_split, augment=3, world=shared) or "")
+
+
+def test_the_slow_stage_of_a_gpu(tiny_split: Split) -> None:
+    """The host's waits may be longer than the device's, or shorter: the GPU has work of its own."""
+
+    def words(wait: float, read: float, decode: float) -> str | None:
+        record = {"data_wait_pct": wait, "read_wait_pct": read, "decode_wait_pct": decode}
+        world = World(device=torch.device("cuda"))
+        return slow_stage(record | {"augment_wait_pct": 0}, tiny_split, LoaderSpeed(threads=99), world)
+
+    # the host is blocked, the GPU is not
+    assert words(2, 70, 5) is None
+    assert re.match(r"8 % .* most for reading: ", words(8, 70, 5) or "")
+    assert re.match(r"30 % .* most for decoding: ", words(30, 2, 25) or "")
+    own = words(30, 2, 3) or ""
+    assert "most for the GPU's own decoding and copies: `turbomim tune loader" in own

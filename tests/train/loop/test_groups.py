@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import SAMPLES_PER_SHARD
-from tests.runs import as_rank, attempt, config_for, finish, launch, launch_ranks, quiet, records, run
+from tests.runs import as_rank, attempt, config_for, finish, launch, launch_ranks, losses, quiet, run
 
 from turbomim.benchmarks.stores.fault_proxy import fault_proxy
 from turbomim.benchmarks.stores.weed import Weed
@@ -102,10 +102,6 @@ def launch_recorded(tiny_split: Split, tmp_path_factory: pytest.TempPathFactory)
     return folder_of
 
 
-def losses(runs: Path) -> list[float]:
-    return [record["loss"] for record in records(runs / "r")]
-
-
 def of_ranks(runs: Path, world: int, name: str) -> np.ndarray[Any, Any]:
     """What the ranks wrote, row by row as one rank has it: (steps, samples of a step, ...)."""
     ranks = [np.load(runs / f"rank-{rank}.npz")[name] for rank in range(world)]
@@ -119,8 +115,8 @@ def test_ranks_see_the_same_and_their_own_shards(
     one, several = launch_recorded(groups, 1), launch_recorded(groups, world)
     for name in ("ids", "epochs", "images", "kept"):
         assert np.array_equal(of_ranks(several, world, name), of_ranks(one, 1, name)), name
-    assert len(losses(one)) == STEPS
-    assert losses(several) == pytest.approx(losses(one), abs=1e-6, rel=0)
+    assert len(losses(one / "r")) == STEPS
+    assert losses(several / "r") == pytest.approx(losses(one / "r"), abs=1e-6, rel=0)
     names = [shard.name for shard in tiny_split.manifest.shards]
     for rank in range(world):
         met = groups_of(rank, world, groups)
@@ -148,7 +144,7 @@ def test_a_rank_asks_a_store_for_its_shards_alone(
     from_disk = launch_recorded(4, world)
     for name in ("ids", "epochs", "images", "kept"):
         assert np.array_equal(of_ranks(tmp_path, world, name), of_ranks(from_disk, world, name)), name
-    assert losses(tmp_path) == losses(from_disk)
+    assert losses(tmp_path / "r") == losses(from_disk / "r")
     for rank, proxy in enumerate(proxies):
         asked = {Path(path).name for path in proxy.sent if path.endswith(".tar")}
         assert asked == set(np.load(from_disk / f"rank-{rank}.npz")["shards"].tolist())
@@ -172,7 +168,7 @@ def test_a_run_goes_on_on_other_ranks(launch_recorded: Launch, trees: Path, tmp_
             shutil.rmtree(path)
     run(config_for(trees, tmp_path, **settings(4, save_every=3, keep=9)), 4)
     assert "resumed from" in (tmp_path / "r" / "train.log").read_text()
-    assert losses(tmp_path) == pytest.approx(losses(whole), abs=1e-6, rel=0)
+    assert losses(tmp_path / "r") == pytest.approx(losses(whole / "r"), abs=1e-6, rel=0)
 
 
 def test_other_groups_do_not_resume(trees: Path, tmp_path: Path) -> None:

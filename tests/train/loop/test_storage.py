@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.pipeline.tars.counted_place import CountedPlace
-from tests.pipeline.tars.test_shard_cache import wait_for
 from tests.runs import config_for, quiet, records
+from tests.waiting import wait_until
 
 from turbomim.benchmarks.stores.fault_proxy import fault_proxy
 from turbomim.benchmarks.stores.faults import Fault, first
@@ -116,7 +116,7 @@ def test_what_helps_where_there_is_a_cache(tiny_split: Split, tmp_path: Path) ->
     silent = down | {"storage_retries": 0}
     assert (slow_stage(silent, split, speed, world) or "").startswith(own)
     with CacheFiller(cache, notify=lambda _: None):
-        wait_for(lambda: next(cache.missing(), None) is None)
+        wait_until(lambda: next(cache.missing(), None) is None)
     assert (slow_stage(WAITED, split, speed, world) or "").startswith(own)
 
 

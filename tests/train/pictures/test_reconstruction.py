@@ -10,18 +10,22 @@ moment (`test_what_visible_patches_tell_is_near_the_truth`); a caption of patche
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.runs import config_for, quiet
 from torch import Tensor
 
 from turbomim.pipeline.batch import Batch
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.models.methods import make_model
-from turbomim.train.pictures.reconstruction import explain_pictures, reconstruct
+from turbomim.train.pictures.reconstruction import draw_reconstructions, explain_pictures, reconstruct
+from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.title import method_text
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.settings.model import ModelConfig
@@ -125,3 +129,15 @@ def test_the_caption_says_what_was_borrowed(
     assert normalised in text and f"the {borrowed} mean and variance" in text
     assert "though they are behind the mask" in text and "nothing is borrowed" in text
     assert "Predictions are pixels" in explain_pictures(of_kind("pixels"), tiny_split.manifest, "")
+
+
+def test_pictures_that_cannot_be_drawn_are_refused(tiny_split: Split, tmp_path: Path) -> None:
+    pretrain(config_for(tiny_split.folder, tmp_path, optim={"epochs": 1}), console=quiet())
+    run = tmp_path / "r"
+    for images, message in ((0, "must be 1 to 64"), (65, "must be 1 to 64"), (34, "has only 33 samples")):
+        with pytest.raises(UsageError, match=f"--images {images}: .*{message}"):
+            draw_reconstructions(run, images=images)
+    for out in (tmp_path / "x.txt", tmp_path):
+        with pytest.raises(UsageError, match=r"--out .*: must be a file whose name ends in .png"):
+            draw_reconstructions(run, out=out)
+    assert draw_reconstructions(run, images=2, out=tmp_path / "x.PNG").exists()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from pathlib import Path
+
+from turbomim.train.report.report import report_page
+from turbomim.train.report.run import read_runs
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
@@ -59,3 +63,22 @@ class Page(HTMLParser):
         """Add text to every open element."""
         for element in self._open:
             element.text += data
+
+
+def page_of(*runs: Path, benchmarks: Path | None = None) -> Page:
+    return Page(report_page(read_runs(runs), benchmarks))
+
+
+def part(page: Page, name: str) -> Element:
+    found = page.root.id(name)
+    assert found is not None, name
+    return found
+
+
+def end_of(path: Path) -> str:
+    """An absolute path as a page shows it."""
+    return f"…/{path.parent.name}/{path.name}"
+
+
+def cells(element: Element) -> list[list[str]]:
+    return [[cell.text for cell in row.children] for row in element.all("tr")]

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.train.report.html_page import Element, Page
-from tests.train.report.test_report import bare, page_of, part  # noqa: F401
+from tests.train.report.html_page import Element, Page, page_of, part
 
 from turbomim.train.pictures.plot import Line
 from turbomim.train.report.chart import line_chart, short_number, ticks
@@ -66,7 +65,7 @@ def test_axes_have_a_few_round_numbers() -> None:
     ]  # fmt: skip
 
 
-def test_many_large_pictures_stay_a_small_page(bare: Path) -> None:  # noqa: F811
+def test_many_large_pictures_stay_a_small_page(bare: Path) -> None:
     (bare / "images").mkdir()
     random = np.random.default_rng(0)
     noise = Image.fromarray(random.integers(0, 256, (700, 700, 3), dtype=np.uint8))

@@ -25,8 +25,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.calls import call
-from tests.train.report.html_page import Page
-from tests.train.report.test_report import RECORDS, SECTIONS, bare, cells, end_of, full, page_of, part  # noqa: F401
+from tests.train.report.conftest import RECORDS
+from tests.train.report.html_page import Page, cells, end_of, page_of, part
+from tests.train.report.test_report import SECTIONS
 
 from turbomim.benchmarks.faults.image_kinds import png
 from turbomim.pipeline.making.pack import make_shards
@@ -41,7 +42,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\x00\x1b[31m
 
 
 def test_names_from_files_are_text_and_never_markup(
-    bare: Path,  # noqa: F811
+    bare: Path,
     tiny_split: Split,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -131,7 +132,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_a_damaged_file_is_one_line_in_the_report(name: str, full: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_damaged_file_is_one_line_in_the_report(name: str, full: Path, tmp_path: Path) -> None:
     run = tmp_path / "r"
     shutil.copytree(full, run)
     for path in sorted((run / "images").iterdir())[1:]:
@@ -153,7 +154,7 @@ def test_a_damaged_file_is_one_line_in_the_report(name: str, full: Path, tmp_pat
     assert lost <= allowed.get(name.split()[0], set())
 
 
-def test_damaged_data_are_named_too(full: Path, tiny_split: Split, tmp_path: Path) -> None:  # noqa: F811
+def test_damaged_data_are_named_too(full: Path, tiny_split: Split, tmp_path: Path) -> None:
     run = tmp_path / "r"
     shutil.copytree(full, run)
     split = tmp_path / "split"
@@ -187,7 +188,7 @@ def test_damaged_data_are_named_too(full: Path, tiny_split: Split, tmp_path: Pat
 def test_what_training_sees_otherwise_is_among_the_data(
     altered: object,
     shown: str,
-    bare: Path,  # noqa: F811
+    bare: Path,
     tiny_split: Split,
     tmp_path: Path,
 ) -> None:
@@ -212,7 +213,7 @@ def test_pictures_of_16_bits_are_scaled_as_for_training(tmp_path: Path) -> None:
         assert abs(np.asarray(shown).astype(int) - 39).max() <= 1
 
 
-def test_data_of_another_fingerprint_are_said_to_be(full: Path, photo_folder: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_data_of_another_fingerprint_are_said_to_be(full: Path, photo_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "r"
     shutil.copytree(full, run)
     make_shards(photo_folder, tmp_path / "other", ShardSettings(shard_size=20))
@@ -224,7 +225,7 @@ def test_data_of_another_fingerprint_are_said_to_be(full: Path, photo_folder: Pa
 
 
 def test_data_are_found_from_another_folder(
-    bare: Path,  # noqa: F811
+    bare: Path,
     tiny_split: Split,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -242,7 +243,7 @@ def test_data_are_found_from_another_folder(
     assert facts["folder"] == "…/began/shards" and facts["samples"] == "33"
 
 
-def test_no_page_says_where_its_author_keeps_things(bare: Path, full: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_no_page_says_where_its_author_keeps_things(bare: Path, full: Path, tmp_path: Path) -> None:
     home = "/srv/annika/deep/my runs"
     env = json.loads((bare / "env.json").read_text())
     words = [
