@@ -11,6 +11,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,12 +38,13 @@ class Repository:
 
 
 class ModelHub(FileServer):
-    """The hub.  commits: how many there were."""
+    """The hub.  commits: how many there were; silent: part of a path that it does not answer, "" for none."""
 
     def __init__(self, folder: Path) -> None:
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
         self.commits = 0
+        self.silent, self.closing = "", threading.Event()
         super().__init__(folder, handler=Asked)
 
 
@@ -57,6 +59,9 @@ class Asked(Files):
 
     def do_GET(self) -> None:
         """Answer."""
+        if self.server.silent and self.server.silent in self.path:
+            self.server.closing.wait(60)
+            return
         try:
             self._answer(unquote(urlsplit(self.path).path).strip("/"), self._body())
         except Refused as refused:
@@ -189,4 +194,7 @@ def model_hub(folder: Path) -> Iterator[ModelHub]:
     """A running hub without models.  folder: any."""
     hub = ModelHub(folder)
     with serving(hub):
-        yield hub
+        try:
+            yield hub
+        finally:
+            hub.closing.set()

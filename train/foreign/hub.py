@@ -5,10 +5,11 @@ huggingface_hub finds the token by itself (`hf auth login`, HF_TOKEN); it goes t
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from turbomim.pipeline.places.endpoints import check_endpoints
 from turbomim.pipeline.system.errors import UserError, one_line, without_password
@@ -24,6 +25,8 @@ _WEIGHTS: Final = (EXPORTED, "pytorch_model.bin")
 _ENDINGS: Final = (".safetensors", ".pth", ".pt", ".bin")
 # seconds for one answer about a model: of itself huggingface_hub waits for ever
 TIMEOUT: Final = 20.0
+# seconds without a byte that end an upload: a hub may think for some of them about a commit
+SILENCE: Final = 60.0
 _LOG_IN: Final = "run `hf auth login`, or set HF_TOKEN"
 
 
@@ -70,10 +73,53 @@ def client() -> "HfApi":
     return HfApi(library_name="turbomim")
 
 
+@contextmanager
+def ending_silence(what: str, name: str) -> Iterator[None]:
+    """Within it `SILENCE` seconds without a byte end a request, as `hub_error` says; it is not repeated.
+
+    Of itself huggingface_hub waits for ever, and its calls that upload take no timeout.
+    """
+    from huggingface_hub.utils import _http
+
+    http: Any = _http
+    # since version 1 it asks by httpx, before by requests
+    if hasattr(http, "set_client_factory"):
+        change, before = http.set_client_factory, http._GLOBAL_CLIENT_FACTORY
+    else:
+        change, before = http.configure_http_backend, http._GLOBAL_BACKEND_FACTORY
+
+    def limited() -> Any:
+        session = before()
+        send = session.send
+
+        def send_limited(request: object, **options: Any) -> Any:
+            # requests has it here, httpx in the client
+            if options.get("timeout", 0) is None:
+                options["timeout"] = SILENCE
+            try:
+                return send(request, **options)
+            except Exception as error:
+                if "Timeout" in type(error).__name__:
+                    raise hub_error(error, what, name) from error
+                raise
+
+        session.timeout, session.send = SILENCE, send_limited
+        return session
+
+    change(limited)
+    try:
+        yield
+    finally:
+        change(before)
+
+
 def hub_error(error: Exception, what: str, name: str) -> UserError:
     """An error of huggingface_hub as a line: what failed, why, and what helps."""
     from huggingface_hub import constants, errors
 
+    if type(error) is RuntimeError and isinstance(error.__cause__, Exception):
+        # what befell the upload of a large file
+        error = error.__cause__
     status = getattr(getattr(error, "response", None), "status_code", 0)
     server = without_password(constants.ENDPOINT)
     if isinstance(error, UserError):
@@ -99,6 +145,8 @@ def hub_error(error: Exception, what: str, name: str) -> UserError:
     elif isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
         where = error.filename or constants.HF_HUB_CACHE
         why = f"{where}: {explain(error, 'set HF_HOME to a folder that can be written')}"
+    elif "Timeout" in type(error).__name__:
+        why = f"{server} does not answer, {type(error).__name__}: check the network, and try again"
     else:
         why = f"{server} cannot be asked, {type(error).__name__}: check the network and HF_ENDPOINT"
     return UserError(f"{what}: {why}")

@@ -5,13 +5,15 @@ Planted, each seen to fail the test named: always public, everything in the fold
 a private one for everybody, the network blamed for the cache (`test_what_the_hub_refuses_is_one_line`);
 what another export wrote pushed (`test_what_another_export_wrote_beside_it_stays_here`); no timeout, the
 password of HF_ENDPOINT said (`test_a_hub_that_takes_connections_and_says_nothing`); the main branch
-whatever the revision (`test_an_import_is_of_a_revision`), and the file's bare name for what a run began with.
+whatever the revision (`test_an_import_is_of_a_revision`), no limit of an upload
+(`test_a_hub_that_goes_silent_ends_the_push`), and the file's bare name for what a run began with.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,4 +217,22 @@ def test_a_hub_that_takes_connections_and_says_nothing(
             ("export", "runs/r", "--to", "timm", "--push", NAME),
         ):
             said = refusal(monkeypatch, capsys, *words)
-            assert f"http://{server} cannot be asked, ReadTimeout: check the network" in said
+            assert f"http://{server} does not answer, ReadTimeout: check the network" in said
+
+
+@pytest.mark.parametrize("asked", ["repos/create", "preupload", "objects/batch", "large", "commit"])
+def test_a_hub_that_goes_silent_ends_the_push(
+    asked: str, hub: ModelHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After its first answers, in one line and one limit; the next push is whole."""
+    make_run("mae")
+    words = "export", "runs/r", "--to", "timm", "--push", NAME
+    hub.silent = asked
+    with monkeypatch.context() as patch:
+        patch.setattr(foreign_hub, "SILENCE", 0.4)
+        begun = time.monotonic()
+        said = refusal(monkeypatch, capsys, *words)
+        assert time.monotonic() - begun < 10
+    assert f"is not pushed to {NAME}: {hub.endpoint} does not answer, ReadTimeout: check the net" in said
+    hub.silent = ""
+    assert call(monkeypatch, *words) == 0 and hub.commits == 1
