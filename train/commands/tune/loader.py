@@ -17,6 +17,7 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError, to_stderr
+from turbomim.pipeline.system.words import counted
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune.paired import ROUNDS, is_faster, paired, wins
 from turbomim.train.loop.data import open_data, open_loader, store_in_words
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 PASSES = 2
 # parts of a measurement; the median of their rates counts
 PARTS = 3
+# seconds of a point, and samples of the split, below which the best point is chance and is not kept: a point
+# shorter than its threads take to start, or a split that the memory holds, and so nothing was read
+LEAST_SECONDS, LEAST_SAMPLES = 0.5, 1_000
 # samples a batch where neither recipe nor flag says less
 MOST_BATCH = 256
 
@@ -57,7 +61,7 @@ def tune_loader_command(argv: list[str]) -> None:
 
 
 def tune_loader(options: TuneLoader) -> Tuned[LoaderSpeed]:
-    """Search, say every point, and keep the best for this machine.  Raises UserError."""
+    """Search, say every point, and keep the best for this machine if it means anything.  Raises UserError."""
     if not options.seconds > 0:
         raise UsageError(f"--seconds {options.seconds:g}: must be above 0")
     config = recipe_with_options(options)
@@ -70,8 +74,7 @@ def tune_loader(options: TuneLoader) -> Tuned[LoaderSpeed]:
         f"{config.data.interpolation}, batches of {batch}"
     )
     space = search_space(world.device.type, cores())
-    # with as many comparisons as there are settings; more of them take longer
-    points = 2 + PASSES * sum(len(values) - 1 for values in space.values()) + 2 * ROUNDS * len(space)
+    points = count_points(space)
     positions = itertools.count(0, POINT_POSITIONS)
 
     def measure(speed: LoaderSpeed) -> float:
@@ -95,12 +98,30 @@ def tune_loader(options: TuneLoader) -> Tuned[LoaderSpeed]:
         "batch": batch,
         "versions": versions(),
     }
-    path = TUNED_LOADER.write(machine, tuned, facts)
     print(
         f"best: {best.in_words(world.device.type)}: {rates[best]:,.0f} img/s, "
-        f"{rates[best] / rates[base]:.2f} times the defaults' {rates[base]:,.0f}\nwritten to {path}"
+        f"{rates[best] / rates[base]:.2f} times the defaults' {rates[base]:,.0f}"
     )
+    if doubt := why_not_kept(split.manifest.samples, options.seconds, points):
+        print(f"not kept for later runs: {doubt}")
+    else:
+        print(f"written to {TUNED_LOADER.write(machine, tuned, facts)}")
     return tuned
+
+
+def why_not_kept(samples: int, seconds: float, points: int) -> str:
+    """Why a measurement says nothing of later runs, with a remedy; "" for one that does."""
+    if samples < LEAST_SAMPLES:
+        return (
+            f"{counted(samples, 'image')} stay in memory, so reading was hardly measured; give --data with "
+            f"{LEAST_SAMPLES:,} or more"
+        )
+    if seconds < LEAST_SECONDS * points:
+        return (
+            f"{seconds / points:.2g} s for each of {points} points is too short, its threads are still "
+            f"starting; give --seconds {LEAST_SECONDS * points:.0f} or more"
+        )
+    return ""
 
 
 def recipe_with_options(options: TuneLoader) -> Config:
@@ -145,6 +166,11 @@ def descend(measure: Measure, start: LoaderSpeed, space: Space) -> LoaderSpeed:
         if best == before:
             break
     return best
+
+
+def count_points(space: Space) -> int:
+    """Points of a search, with as many comparisons as there are settings; more of them take longer."""
+    return 2 + PASSES * sum(len(values) - 1 for values in space.values()) + 2 * ROUNDS * len(space)
 
 
 def neighbours(speed: LoaderSpeed, name: str, space: Space) -> Iterator[LoaderSpeed]:

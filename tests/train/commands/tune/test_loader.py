@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands.tune import loader as tune_loader
 from turbomim.train.commands.tune.loader import (
     Space,
+    count_points,
     descend,
     faster_of_two,
     search_space,
     tune_loader_command,
+    why_not_kept,
 )
+from turbomim.train.commands.tune.options import TuneLoader
 from turbomim.train.commands.tune.paired import paired, wins
 from turbomim.train.machine.checks import loader_check
 from turbomim.train.machine.measurements import Tuned
@@ -196,6 +200,8 @@ def test_the_command_measures_and_the_machine_remembers(
     tiny_split: Split, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "not tuned" in printed([loader_check()])
+    monkeypatch.setattr(tune_loader, "LEAST_SECONDS", 0)
+    monkeypatch.setattr(tune_loader, "LEAST_SAMPLES", 33)
     monkeypatch.setattr(tune_loader, "search_space", small_space)
     words = ["--data", str(tiny_split.folder), "--size", "32", "--micro-batch", "4", "--seconds", "0.2"]
     tune_loader_command([*words, "--device", "cpu", "--crop", "rrc"])
@@ -215,6 +221,29 @@ def test_the_command_measures_and_the_machine_remembers(
     assert tuned is not None and tuned.settings.in_words("cpu") in out[-2]
     said = loader_check().value
     assert tuned.settings.in_words("cpu") in said and tuned.date in said
+
+
+def test_what_means_nothing_is_not_kept(
+    tiny_split: Split, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Too few images, or too short.  Planted, and seen to fail: all is kept."""
+    monkeypatch.setattr(tune_loader, "search_space", lambda device, cores: {"threads": (1, 2)})
+    words = ["--data", str(tiny_split.folder), "--size", "32", "--micro-batch", "4", "--device", "cpu"]
+    tune_loader_command([*words, "--seconds", "0.2"])
+    said = "not kept for later runs: 33 images stay in memory, .*; give --data with 1,000 or more"
+    assert re.fullmatch(said, capsys.readouterr().out.splitlines()[-1])
+    monkeypatch.setattr(tune_loader, "LEAST_SAMPLES", 33)
+    tune_loader_command([*words, "--seconds", "0.2"])
+    said = "not kept for later runs: 0.014 s for each of 14 points is too short, .*; give --seconds 7 or more"
+    assert re.fullmatch(said, capsys.readouterr().out.splitlines()[-1])
+    assert not cache.exists()
+
+
+def test_the_usual_time_is_enough_on_any_machine() -> None:
+    for device in ("cpu", "cuda"):
+        for count in (1, 2, 16, 64):
+            space = search_space(device, count)
+            assert why_not_kept(1_000, TuneLoader.seconds, count_points(space)) == ""
 
 
 @pytest.mark.parametrize(
