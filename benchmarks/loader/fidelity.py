@@ -28,7 +28,7 @@ from turbomim.pipeline.tars.split import open_split
 from turbomim.pipeline.tars.store import SUBSAMPLINGS
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD
 
-SIZE, PATCH, PATCHES, RADIUS, BATCH = 224, 16, 196, 40.0, 50
+SIZE, PATCH, RADIUS, BATCH = 224, 16, 40.0, 50
 IMAGENET_SAMPLES = 1_281_167
 TARGETS: tuple[TargetKind, ...] = ("raw", "gaussian", "ideal")
 

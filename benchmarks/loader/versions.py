@@ -20,8 +20,6 @@ from typing import Final
 
 from turbomim.benchmarks.timing import machine
 
-BATCH: Final = 64
-
 # runs in either tree: older ones have open_split elsewhere, and a loader of flat arguments
 CODE: Final = """
 import json, resource, sys, time

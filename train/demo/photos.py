@@ -79,6 +79,8 @@ _DISTRIBUTIONS = {
 }
 # groups of more photographs than this are always trained on
 _SMALL_GROUP = 4
+# one of so many small groups is held out
+HOLDOUT_EVERY = 3
 # part of the images that is held out: 64 of 480
 _HELDOUT_SHARE = 2 / 15
 # longest and shortest side of a result, pixels
@@ -123,16 +125,16 @@ def sources() -> tuple[Source, ...]:
     )
 
 
-def heldout_groups(holdout_every: int) -> frozenset[str]:
-    """Every `holdout_every`-th of the groups of at most four photographs, in table order."""
+def heldout_groups() -> frozenset[str]:
+    """Every `HOLDOUT_EVERY`-th of the groups of at most four photographs, in table order."""
     small = [group for group, _, files in GROUPS if len(files) <= _SMALL_GROUP]
-    return frozenset(small[holdout_every - 1 :: holdout_every])
+    return frozenset(small[HOLDOUT_EVERY - 1 :: HOLDOUT_EVERY])
 
 
-def cut_photos(dst: Path, *, images: int = 480, seed: int = 0, holdout_every: int = 3) -> PhotosReport:
+def cut_photos(dst: Path, *, images: int = 480, seed: int = 0) -> PhotosReport:
     """Cut `images` JPEGs into dst/train/SOURCE/SOURCE_0001.jpg and dst/heldout/…, one folder a photograph.
 
-    2 of 15 images are held out, from every `holdout_every`-th small group, so that no held-out photograph
+    2 of 15 images are held out, from every `HOLDOUT_EVERY`-th small group, so that no held-out photograph
     has a near-twin in training.  Sides are at most 500 and 375 pixels; nothing is enlarged.
     The same arguments, packages and Pillow give the same bytes.  The folder appears complete or not at all; a
     complete one made with the same arguments is returned at once.
@@ -140,22 +142,21 @@ def cut_photos(dst: Path, *, images: int = 480, seed: int = 0, holdout_every: in
     argument is out of range.
     """
     need(images >= 16, "images", images, "at least 16, so that some can be held out")
-    need(2 <= holdout_every <= 26, "holdout_every", holdout_every, "2 to 26, so that a group is held out")
     check_seed("seed", seed)
-    wanted = {"images": images, "seed": seed, "holdout_every": holdout_every, "table": _table_digest()}
+    wanted = {"images": images, "seed": seed, "holdout_every": HOLDOUT_EVERY, "table": _table_digest()}
     made = _already_made(dst, wanted)
     if made is not None:
         return made
 
     paths = locate(sources())
-    plan = _plan(paths, images, heldout_groups(holdout_every))
+    plan = _plan(paths, images, heldout_groups())
     part = dst.parent / f".{dst.name}.part-{os.getpid()}"
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         size = _cut_all(part, plan, paths, seed)
         report = PhotosReport(
-            images=images, seed=seed, holdout_every=holdout_every, table=_table_digest(), bytes=size,
+            images=images, seed=seed, holdout_every=HOLDOUT_EVERY, table=_table_digest(), bytes=size,
             train_images=sum(n for split, _, n in plan if split == "train"),
             heldout_images=sum(n for split, _, n in plan if split == "heldout"),
             train_sources=tuple(s.name for split, s, _ in plan if split == "train"),

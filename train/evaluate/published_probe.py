@@ -26,7 +26,7 @@ from turbomim.train.evaluate.accuracy import count_hits, top_shares
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.models.classifier import Classifier, Encoder
-from turbomim.train.models.initial import constant, initialise, normal
+from turbomim.train.models.initial import ZEROS, initialise, normal
 from turbomim.train.settings.config import Config, OptimConfig
 from turbomim.train.settings.plan import largest_divisor
 from turbomim.train.settings.schedule import lr_of_step, total_steps
@@ -138,7 +138,7 @@ def encoded_batches(loader: Loader, model: Encoder, kind: str, batch: int) -> Ba
 def make_head(width: int, classes: int, seed: int) -> nn.Sequential:
     """Batch norm (eps 1e-6) and a linear layer, weights normal with deviation 0.01."""
     linear = nn.Linear(width, classes)
-    initialise(linear, {"weight": normal(0.01), "bias": constant(0)}, seed)
+    initialise(linear, {"weight": normal(0.01), "bias": ZEROS}, seed)
     return nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), linear)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from turbomim.train.models.drop_path import add_drop_path, draw_paths, forget_paths
-from turbomim.train.models.initial import constant, initialise, normal
+from turbomim.train.models.initial import ZEROS, initialise, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
@@ -58,7 +58,7 @@ class Classifier(nn.Module):
         use_linear(self)
         # the head's values are cut beyond this: one deviation for SimMIM's ViT; for others 2.0, never reached
         cut = settings.head_std if config.model.method == "simmim" else 2.0
-        head_draws = {"head.weight": normal(settings.head_std, cut), "head.bias": constant(0)}
+        head_draws = {"head.weight": normal(settings.head_std, cut), "head.bias": ZEROS}
         initialise(self, head_draws, config.run.seed)
 
     @property

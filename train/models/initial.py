@@ -20,14 +20,10 @@ from turbomim.pipeline.stream.philox import WEIGHT, draw_u32
 Numbers = NDArray[np.float64]
 # numbers in (0, 1), one for each weight -> the weights, of the same shape
 Draw = Callable[[Numbers], Numbers]
+ZEROS: Final[Draw] = np.zeros_like
 
 # weights drawn at once: what is computed on the way stays in a processor's caches
 _CHUNK: Final = 2**15
-
-
-def constant(value: float) -> Draw:
-    """All weights are `value`."""
-    return lambda share: np.full_like(share, value)
 
 
 def uniform(bound: float) -> Draw:
@@ -96,7 +92,7 @@ def linear_draws(
         if isinstance(child, nn.Linear):
             draws[f"{name}.weight"] = draw_of(child.weight)
             if child.bias is not None:
-                draws[f"{name}.bias"] = constant(0)
+                draws[f"{name}.bias"] = ZEROS
     return draws
 
 

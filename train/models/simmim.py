@@ -24,7 +24,7 @@ from turbomim.kernels.linear import linear
 from turbomim.kernels.masked_loss import masked_l1
 from turbomim.kernels.masked_patches import targets_of_whole_images
 from turbomim.train.models.drop_path import DropPath, add_drop_path, draw_paths, forget_paths
-from turbomim.train.models.initial import Draw, constant, convolution_draws, linear_draws, normal
+from turbomim.train.models.initial import ZEROS, Draw, convolution_draws, linear_draws, normal
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.vit import LAYER_NORM, block_flops
 from turbomim.train.models.window_target import window_normalised
@@ -69,7 +69,7 @@ class SimMIM(MAE):
         draws = {
             **linear_draws(self.blocks, lambda _: cut_off, prefix="blocks"),
             **dict.fromkeys(("cls_token", "mask_token", "patch_embed.proj.weight"), cut_off),
-            "patch_embed.proj.bias": constant(0),
+            "patch_embed.proj.bias": ZEROS,
         }
         for number in range(len(self.blocks)):
             std = 0.02 / math.sqrt(2 * (number + 1))

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating[Any]]
 
+# added to variances, as where targets are normalised
+EPS = 1e-6
+
 
 def unpatchify(patches_NP: FloatArray, patch: int) -> FloatArray:
     """Picture (H, W, 3) of a square grid of patches (N, patch·patch·3), dtype unchanged.
@@ -25,14 +28,14 @@ def unpatchify(patches_NP: FloatArray, patch: int) -> FloatArray:
     return grid.transpose(0, 2, 1, 3, 4).reshape(side * patch, side * patch, 3)
 
 
-def denormalise(pred_NP: FloatArray, mean: FloatArray, var: FloatArray, *, eps: float = 1e-6) -> FloatArray:
-    """Pixels of normalised predictions: pred · sqrt(var + eps) + mean.
+def denormalise(pred_NP: FloatArray, mean: FloatArray, var: FloatArray) -> FloatArray:
+    """Pixels of normalised predictions: pred · sqrt(var + EPS) + mean.
 
     pred (N, P); mean and var (N, 1) of patches or (N, P) of windows, in the unit wanted.
-    Use the variance (biased or not) and the eps that normalised the target.  True statistics show what the
+    Use the variance (biased or not) that normalised the target.  True statistics show what the
     model never saw: say so beside the picture.
     """
-    pixels_NP: FloatArray = pred_NP * np.sqrt(var + eps) + mean
+    pixels_NP: FloatArray = pred_NP * np.sqrt(var + EPS) + mean
     return pixels_NP
 
 

@@ -123,12 +123,6 @@ def check_least(**least: tuple[int, int]) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least {lowest}")
 
 
-def no_arguments(argv: list[str], command: str) -> None:
-    """Refuse arguments of a command that has none."""
-    if argv:
-        raise UsageError(f"{command} takes no arguments, not {argv[0]!r}: see turbomim --help")
-
-
 def take_settings(argv: list[str]) -> tuple[list[str], dict[str, Any]]:
     """The words of a command line that are no settings, and the settings as the library takes them.
 

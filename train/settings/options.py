@@ -10,7 +10,6 @@ from tyro.conf import Positional, arg
 
 from turbomim.train.settings.config import Device
 
-RunPath = Annotated[Positional[Path], arg(metavar="RUN", help="Run folder, runs/NAME.")]
 _FILE = "or an export's folder, or a\nFILE with a plain ViT, timm's or MAE's."
 PretrainedPath = Annotated[
     Positional[Path],

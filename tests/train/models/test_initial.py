@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from turbomim.pipeline.stream.philox import WEIGHT, draw_u32
 from turbomim.train.models import initial
-from turbomim.train.models.initial import Draw, constant, fill, initialise, normal, uniform
+from turbomim.train.models.initial import Draw, fill, initialise, normal, uniform
 
 # float32 weights that these functions gave once
 UNIFORM = ["-0x1.15cfa60000000p-4", "-0x1.b453460000000p-8", "-0x1.4b9ae60000000p-5", "-0x1.1b08980000000p-7"]
@@ -53,10 +53,10 @@ def test_weights_are_their_words() -> None:
 def test_what_else_a_model_has_changes_nothing() -> None:
     small, large = nn.Sequential(nn.Linear(3, 4)), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 5))
     initialise(small, {"0.weight": normal(1)}, 7)
-    initialise(large, {"1.weight": normal(1), "0.bias": constant(2), "0.weight": normal(1)}, 7)
+    initialise(large, {"1.weight": normal(1), "0.bias": np.ones_like, "0.weight": normal(1)}, 7)
     weights = large.state_dict()
     assert torch.equal(small.state_dict()["0.weight"], weights["0.weight"])
-    assert torch.equal(weights["0.bias"], torch.full((4,), 2.0))
+    assert torch.equal(weights["0.bias"], torch.ones(4))
     with pytest.raises(KeyError, match=r"2\.weight"):
         initialise(small, {"2.weight": normal(1)}, 7)
 

@@ -31,12 +31,11 @@ def test_unpatchify_refuses_other_shapes(shape: tuple[int, int]) -> None:
         unpatchify(np.zeros(shape), 4)
 
 
-@pytest.mark.parametrize("eps", [1e-6, 0.5])
-def test_denormalise_undoes_patch_normalisation(eps: float) -> None:
+def test_denormalise_undoes_patch_normalisation() -> None:
     patches = np.random.default_rng(1).random((9, 48))
     mean, var = patches.mean(1, keepdims=True), patches.var(1, ddof=1, keepdims=True)
-    normal = (patches - mean) / np.sqrt(var + eps)
-    np.testing.assert_allclose(denormalise(normal, mean, var, eps=eps), patches, atol=1e-12)
+    normal = (patches - mean) / np.sqrt(var + 1e-6)
+    np.testing.assert_allclose(denormalise(normal, mean, var), patches, atol=1e-12)
 
 
 def test_what_is_no_picture_is_refused() -> None:
