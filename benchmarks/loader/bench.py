@@ -22,7 +22,7 @@ from turbomim.benchmarks.loader.job import PEERS, REFERENCE, Job
 from turbomim.benchmarks.loader.process import ask
 from turbomim.benchmarks.loader.sets import Encoding, Sets, read_all
 from turbomim.benchmarks.loader.table import Measurement, Row, plot, table
-from turbomim.benchmarks.options import BenchLoader
+from turbomim.benchmarks.options import BenchLoader, BenchStore
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.decoding.dali_package import WHEELS
 from turbomim.pipeline.system.errors import UserError
@@ -61,7 +61,7 @@ def measure_all(entrants: Sequence[Entrant], options: BenchLoader, lines: Path) 
     # at least one prefetch depth of any of them: two processes a core, four batches each
     discard = 8 * options.cores + 2
     stretch = {"discard": discard, "seconds": options.seconds, "images": options.min_images}
-    facts = facts_of_machine(options)
+    facts = facts_of_machine(options, PACKAGES)
     for number in range(options.rounds):
         for entrant in (entrant for entrant in entrants if not entrant.row.failure):
             request = {"peer": entrant.module, "job": entrant.job.to_json(), "stretch": stretch}
@@ -80,13 +80,13 @@ def measure_all(entrants: Sequence[Entrant], options: BenchLoader, lines: Path) 
             say(f"round {number + 1}: {entrant.row.store}: {entrant.row.name}: {speed}")
 
 
-def facts_of_machine(options: BenchLoader) -> dict[str, Any]:
-    """What the numbers depend on: machine, versions, options."""
+def facts_of_machine(options: BenchLoader | BenchStore, packages: Sequence[str]) -> dict[str, Any]:
+    """What the numbers depend on: machine, versions of packages, options."""
     # of a path its last part alone: where it was is nobody else's
     asked = {
         name: value.name if isinstance(value, Path) else str(value) for name, value in asdict(options).items()
     }
-    return machine() | {"cores": options.cores, "packages": installed(PACKAGES), "options": asked}
+    return machine() | {"cores": options.cores, "packages": installed(packages), "options": asked}
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def bench_loader_command(argv: list[str]) -> None:
     with pinned(options.cores):
         rows = compare(options)
     print((options.out or options.work).joinpath("table.md").read_text(encoding="utf-8"))
-    print(json.dumps(facts_of_machine(options)))
+    print(json.dumps(facts_of_machine(options, PACKAGES)))
     if options.plot:
         plot(rows, options.plot, options.cores)
 

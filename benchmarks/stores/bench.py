@@ -14,11 +14,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from turbomim.benchmarks.loader.bench import pinned
+from turbomim.benchmarks.loader.bench import facts_of_machine, pinned
 from turbomim.benchmarks.loader.entrants import INSTALL, chosen, say
 from turbomim.benchmarks.loader.process import ask
 from turbomim.benchmarks.loader.sets import Encoding, Sets
@@ -26,7 +26,6 @@ from turbomim.benchmarks.options import BenchStore
 from turbomim.benchmarks.stores.job import ReadJob
 from turbomim.benchmarks.stores.table import EPOCHS, EXACT, TRAINED, Row, tables
 from turbomim.benchmarks.stores.weed import BUCKET, Weed, weed_server
-from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.packages import installed
@@ -168,7 +167,7 @@ def measure_all(
     runs: list[tuple[Entrant, ReadJob]], rows: dict[str, Row], options: BenchStore, lines: Path
 ) -> None:
     """What epochs of ours cost exactly; then all, round by round.  Each answer is a JSON line."""
-    facts = facts_of_machine(options)
+    facts = facts_of_machine(options, PACKAGES)
 
     def measure(entrant: Entrant, what: str, number: int, module: str, request: dict[str, Any]) -> None:
         row = rows[entrant.name]
@@ -230,15 +229,6 @@ def missing(entrant: Entrant) -> str:
     return "" if importlib.util.find_spec(entrant.package) else f"not installed: {INSTALL}"
 
 
-def facts_of_machine(options: BenchStore) -> dict[str, Any]:
-    """What the numbers depend on: machine, versions, options."""
-    # of a path its last part alone: where it was is nobody else's
-    asked = {
-        name: value.name if isinstance(value, Path) else str(value) for name, value in asdict(options).items()
-    }
-    return machine() | {"cores": options.cores, "packages": installed(PACKAGES), "options": asked}
-
-
 def caption(options: BenchStore) -> str:
     """What the numbers of the tables were measured on."""
     return (
@@ -260,7 +250,7 @@ def bench_store_command(argv: list[str]) -> None:
     with pinned(options.cores):
         compare(options)
     print((options.out or options.work).joinpath("store.md").read_text(encoding="utf-8"))
-    print(json.dumps(facts_of_machine(options)))
+    print(json.dumps(facts_of_machine(options, PACKAGES)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.pipeline.system.remedies import FULL, UNSUPPORTED, explain, number_of, reason, remedy
@@ -69,6 +69,15 @@ def json_bytes(tree: object, *, indent: int | None = None, allow_nan: bool = Tru
     """
     text = json.dumps(tree, indent=indent, allow_nan=allow_nan, ensure_ascii=False) + "\n"
     return text.encode(errors="backslashreplace")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; empty if there is none, or it cannot be read."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def make_folder(folder: Path) -> Path:

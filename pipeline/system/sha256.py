@@ -1,11 +1,11 @@
 """The digest of a file."""
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-CHUNK = 1 << 22
+# bytes read at once, of a store in one request
+PART = 8 * 2**20
 
 
 def file_sha256(path: Path) -> str:
@@ -14,10 +14,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_of(descriptor: int, advance: Callable[[int], object] = lambda _: None) -> str:
-    """Hash an open file in steps; `advance` hears the bytes of each."""
+def sha256_of(read_at: Callable[[int, int], bytes], advance: Callable[[int], object]) -> str:
+    """Hash what `read_at` gives of a size at a place, in parts; `advance` hears the bytes of each."""
     digest, place = hashlib.sha256(), 0
-    while chunk := os.pread(descriptor, CHUNK, place):
+    while chunk := read_at(PART, place):
         digest.update(chunk)
         place += len(chunk)
         advance(len(chunk))

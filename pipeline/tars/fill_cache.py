@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 from turbomim.pipeline.places.download import WrongContentError, download, part_path
 from turbomim.pipeline.system.closing import Closing
@@ -108,7 +109,7 @@ class CacheFiller(Closing):
             with open(path, "rb") as file:
                 status = os.fstat(file.fileno())
                 fits = expected and status.st_size == wanted.bytes
-                if fits and sha256_of(file.fileno(), self._go_on) == expected:
+                if fits and sha256_of(partial(os.pread, file.fileno()), self._go_on) == expected:
                     cache.note(shard, Checked.now(status, expected, version))
                     return True
         except FileNotFoundError:

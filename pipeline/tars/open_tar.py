@@ -1,6 +1,5 @@
 """An open tar, in a folder or in a store of objects: its size, and bytes of it."""
 
-import hashlib
 import os
 import stat
 import tempfile
@@ -16,14 +15,13 @@ from turbomim.pipeline.places.download import read_parts
 from turbomim.pipeline.places.place import Place, Status
 from turbomim.pipeline.system.durable import write_error
 from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.sha256 import sha256_of
 
 # bytes of a request for less: a label's header, its block and the image's header come in one
 AT_ONCE: Final = 2048
 # bytes between two requests that cost less than a request does, and the most of one that is near the last
 NEAR: Final = 64 * 2**10
 MOST: Final = 2**19
-# bytes of a request while a tar is hashed
-PART: Final = 8 * 2**20
 
 
 class BadTar(ValueError):
@@ -43,12 +41,7 @@ class OpenTar:
 
     def sha256(self, advance: Callable[[int], object] = lambda _: None) -> str:
         """Hash it in parts; `advance` hears the bytes of each."""
-        digest, place = hashlib.sha256(), 0
-        while chunk := self.read_at(PART, place):
-            digest.update(chunk)
-            place += len(chunk)
-            advance(len(chunk))
-        return digest.hexdigest()
+        return sha256_of(self.read_at, advance)
 
 
 @contextmanager

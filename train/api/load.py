@@ -1,12 +1,12 @@
 """`turbomim.load`: the encoder of a run, of an export or of a file, as timm's model."""
 
-import json
 import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.decoding.centre_crops import CentreCrop
+from turbomim.pipeline.system.durable import read_json
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.encoder.crop import crop_of_test, scored_crop
 from turbomim.train.encoder.source import read_source
@@ -80,18 +80,9 @@ def _check_method(path: Path, config: AnyConfig) -> None:
 
 def _is_of_timm(folder: Path) -> bool:
     """Whether a folder's config.json names a model of timm's."""
-    return "architecture" in _about(folder)
+    return "architecture" in read_json(folder / "config.json")
 
 
 def has_head(folder: Path) -> bool:
     """Whether a folder has a classifier for timm, as a fine-tuning's export is."""
-    return _is_of_timm(folder) and bool(_about(folder).get("num_classes"))
-
-
-def _about(folder: Path) -> dict[str, Any]:
-    """A folder's config.json; nothing without one."""
-    try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return about if isinstance(about, dict) else {}
+    return _is_of_timm(folder) and bool(read_json(folder / "config.json").get("num_classes"))

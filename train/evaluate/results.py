@@ -1,13 +1,12 @@
 """Results of evaluations: kept beside the run, or in a file, and printed."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.table import Table
 
-from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.durable import read_json, write_json
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.terminal.streams import table_console
 from turbomim.train.trackers.tensorboard import tensorboard_scores
@@ -45,12 +44,9 @@ def write_result(result: Mapping[str, Any], name: str, wanted: Path | None) -> s
 
 def replaced_result(result: Mapping[str, Any], path: Path) -> str:
     """Which result of other settings, in the file, gives way to this one; empty if none does."""
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-        other = [key for key in SETTINGS if key in before and before[key] != result.get(key)]
-        changes = "; ".join(f"{key} {before[key]}, now {result.get(key)}" for key in other)
-    except (OSError, ValueError, TypeError):
-        return ""
+    before = read_json(path)
+    other = [key for key in SETTINGS if key in before and before[key] != result.get(key)]
+    changes = "; ".join(f"{key} {before[key]}, now {result.get(key)}" for key in other)
     return changes and f"{path} was of other settings ({changes}) and is replaced: --json FILE keeps both"
 
 

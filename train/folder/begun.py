@@ -3,10 +3,10 @@
 `turbomim import` writes it of a file, `turbomim pretrain --from` of another run.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
+from turbomim.pipeline.system.durable import read_json
 from turbomim.pipeline.system.errors import UserError
 
 RECORD: Final = "import.json"
@@ -16,11 +16,7 @@ OURS: Final = "turbomim"
 
 def read_begun(folder: Path) -> dict[str, Any]:
     """The record of a run; empty where there is none, or it cannot be read."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return read_json(folder / RECORD)
 
 
 def begun_in_words(record: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import yaml
 
-from turbomim.pipeline.system.durable import write_durably, write_error, write_json
+from turbomim.pipeline.system.durable import read_json, write_durably, write_error, write_json
 from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.system.folder_lock import check_lock, folder_lock
 from turbomim.pipeline.system.processes import is_alive
@@ -144,7 +144,7 @@ def set_status(folder: Path, status: str, step: int, position: int) -> None:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """What status.json says; nothing if it cannot be read."""
-    return _read_json(folder / "status.json")
+    return read_json(folder / "status.json")
 
 
 def recipe_of(folder: Path) -> str:
@@ -156,15 +156,7 @@ def recipe_of(folder: Path) -> str:
         named = read_config(folder).run.recipe
     except (UserError, ValueError, RecursionError):
         named = ""
-    return named if named in RECIPES else recipe_in_command(_read_json(folder / "env.json").get("command"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return named if named in RECIPES else recipe_in_command(read_json(folder / "env.json").get("command"))
 
 
 def has_died(status: dict[str, Any]) -> bool:

@@ -4,12 +4,11 @@ Of a shard in a store only the size is compared when it is opened, and one under
 when the run goes on.  So one whose version is another then is hashed: it may have been put there again.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from turbomim.pipeline.system.durable import write_json
+from turbomim.pipeline.system.durable import read_json, write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.system.remedies import explain
 from turbomim.pipeline.tars.open_tar import open_tar
@@ -64,8 +63,4 @@ def _check(split: Split, number: int) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, str]]:
     """What is noted; nothing of a run that began before there was such a file, or whose file is damaged."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(place): dict(versions) for place, versions in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    return {place: held for place, held in read_json(path).items() if isinstance(held, dict)}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from turbomim.pipeline.decoding.header import ALTERED
 from turbomim.pipeline.places.opening import is_remote
-from turbomim.pipeline.system.errors import UserError
+from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.tars.manifest import BAD, Manifest
 from turbomim.pipeline.tars.store import Store
-from turbomim.train.report.files import json_lines, one_line
+from turbomim.train.report.files import json_lines
 from turbomim.train.report.page import Html, html_table, short_path, tag
 from turbomim.train.report.results import value_text
 from turbomim.train.report.run import RunFacts
@@ -73,7 +73,7 @@ def _split_facts(path: str, manifest: Manifest | None, problems: list[str]) -> d
     try:
         store = ", ".join(value_text(value) for value in Store.of(manifest.made).to_json().values())
     except (UserError, TypeError) as error:
-        problems.append(f"{path}: {one_line(error)}")
+        problems.append(f"{path}: {one_line(error, 300)}")
         store = NOT_SAID
     made = manifest.made.get("class_samples")
     counts = [n for n in made if isinstance(n, int)] if isinstance(made, list) else []

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from turbomim.pipeline.system.errors import one_line
 from turbomim.pipeline.system.remedies import explain
 
 Numbers = dict[str, float]
@@ -54,7 +55,7 @@ def json_object(path: Path, problems: list[str]) -> Tree:
             return tree
         problems.append(f"{path} is not a JSON object")
     except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{path} cannot be read: {one_line(error)}")
+        problems.append(f"{path} cannot be read: {one_line(error, 300)}")
     return {}
 
 
@@ -67,8 +68,3 @@ def json_objects(folder: Path, problems: list[str]) -> dict[str, Tree]:
 def numbers(tree: Mapping[str, Any]) -> Numbers:
     """What of a record is a finite number."""
     return {k: v for k, v in tree.items() if isinstance(v, int | float) and -MOST < v < MOST}
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks and not too long."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from turbomim.train.report.files import one_line
+from turbomim.pipeline.system.errors import one_line
 from turbomim.train.report.page import Html, html_picture, tag
 from turbomim.train.report.run import RunFacts
 
@@ -58,7 +58,7 @@ def captioned_picture(path: Path, caption: str, problems: list[str], class_: str
         shown = html_picture(path, f"{caption} ({path.name})")
     # a parser given damaged bytes may raise anything, and one picture must not spoil the report
     except Exception as error:
-        problems.append(f"{path} cannot be shown: {one_line(error)}")
+        problems.append(f"{path} cannot be shown: {one_line(error, 300)}")
         return Html()
     return tag(
         "figure",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from turbomim.pipeline.places.opening import is_remote, open_place
 from turbomim.pipeline.places.retries import impatient
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError, one_line
 from turbomim.pipeline.tars.manifest import Manifest, load_manifest
 from turbomim.train.folder.checkpoint import read_state
 from turbomim.train.folder.rundir import FineTuning, read_config, recipe_of
@@ -21,7 +21,6 @@ from turbomim.train.report.files import (
     json_object,
     json_objects,
     numbers,
-    one_line,
     text_lines,
 )
 from turbomim.train.settings.config import Config
@@ -128,7 +127,7 @@ def _config(path: Path, problems: list[str]) -> Config | None:
     except FineTuning:
         raise
     except (UserError, ValueError, RecursionError) as error:
-        problems.append(one_line(error))
+        problems.append(one_line(error, 300))
         return None
 
 
@@ -148,7 +147,7 @@ def _trained_on(ckpt: Path, problems: list[str]) -> str:
     try:
         return read_state(ckpt / latest).fingerprint
     except UserError as error:
-        problems.append(one_line(error))
+        problems.append(one_line(error, 300))
         return ""
 
 
@@ -170,7 +169,7 @@ def _split(path: str, name: str, problems: list[str]) -> tuple[str, Manifest | N
         with impatient(PATIENCE):
             return path, load_manifest(open_place(path))
     except UserError as error:
-        problems.append(one_line(error))
+        problems.append(one_line(error, 300))
         return path, None
 
 
