@@ -33,6 +33,9 @@ MODELS = {
     "ViT-H/14": ModelConfig(width=1280, depth=32, heads=16, patch=14),
 }
 SIZE = 224
+# settings of a model that change nothing of its memory, or make it a little smaller: its name, what it
+# predicts, and where the removed patches lie
+OF_NO_WEIGHT = ("encoder", "target", "radius", "norm_pix", "mask", "mask_unit")
 
 PRESETS = {
     "a100-40g": Gpu(
@@ -100,9 +103,9 @@ def preset_batch(config: Config, name: str) -> int:
 
 
 def model_name(config: Config) -> str | None:
-    """Which of MODELS this is, whatever it predicts; None if it is another."""
+    """Which of MODELS this is, whatever it is called and predicts; None if it is another."""
     if config.data.size != SIZE:
         return None
-    model, plain = config.model, ModelConfig()
-    shape = replace(model, target=plain.target, radius=plain.radius, norm_pix=plain.norm_pix)
+    plain = ModelConfig()
+    shape = replace(config.model, **{name: getattr(plain, name) for name in OF_NO_WEIGHT})
     return next((name for name, known in MODELS.items() if known == shape), None)

@@ -24,6 +24,7 @@ from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.machine.presets import MODELS, MOST, PRESETS, SHARE, apply_preset, model_name
 from turbomim.train.machine.price import IMAGENET, checkpoint_bytes, flops_in_words, price_table, recipe_price
 from turbomim.train.pretrain.pretrain import pretrain
+from turbomim.train.recipes.command_line import parse_config
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.settings.model import ModelConfig
@@ -55,6 +56,22 @@ def test_a_preset_cuts_the_step_and_nothing_else() -> None:
     assert model_name(config) == "ViT-B/16"
     assert model_name(dataclasses.replace(config, data=DataConfig(size=448))) is None
     assert model_name(dataclasses.replace(config, model=ModelConfig(decoder_depth=4))) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--model.encoder vit_large_patch16_224", "--model.mask block", "--model.mask_unit 2",
+     "--model.target ideal --model.radius 50 --model.norm_pix false"],
+)  # fmt: skip
+def test_a_preset_knows_a_model_by_its_memory_alone(words: str) -> None:
+    """Planted, and seen to fail: a name of timm's beside its sizes, a mask of blocks or units, left in."""
+    config, _ = parse_config(["mae-vit-l16-800e", "--data.path", "x", *words.split()])
+    assert model_name(config) == "ViT-L/16"
+    found, known = (
+        predicted_bytes(each, 256, bfloat16=True, recompute=False).total
+        for each in (config, Config(model=MODELS["ViT-L/16"]))
+    )
+    assert 0.95 * known < found <= known
 
 
 @pytest.mark.parametrize(
