@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-from tyro.conf import arg
+from tyro.conf import FlagConversionOff, arg
 
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
+from turbomim.train.settings.flags import show_help
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,5 @@ class Pretrain(Config):
 def print_help(argv: list[str]) -> None:
     """Print the help, with the values of the recipe that argv begins with, the defaults without one."""
     base = recipe(argv[0]) if argv and argv[0] in RECIPES else Config()
-    shown = tyro.conf.configure(tyro.conf.FlagConversionOff)(Pretrain)
     default = Pretrain(**{field.name: getattr(base, field.name) for field in fields(Config)})
-    tyro.cli(shown, args=["--help"], default=default, prog="turbomim pretrain [RECIPE]")
+    show_help(Pretrain, "turbomim pretrain [RECIPE]", FlagConversionOff, default=default)

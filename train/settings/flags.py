@@ -6,7 +6,7 @@ import io
 import math
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.system.errors import UsageError
@@ -30,7 +30,7 @@ def parse(kind: type[T], argv: list[str], prog: str) -> T:
     import tyro
 
     if any(word in ("-h", "--help") for word in argv):
-        return tyro.cli(kind, args=argv, prog=prog)
+        show_help(kind, prog)
     # before what tyro finds, which may be the flag that is missing for it
     check_flags(argv, flags_of(kind))
     said = io.StringIO()
@@ -41,6 +41,24 @@ def parse(kind: type[T], argv: list[str], prog: str) -> T:
         raise UsageError(f"{_one_line(said.getvalue())}; see {prog} --help") from error
     _check_paths(options, argv)
     return options
+
+
+def show_help(kind: type[T], prog: str, *config: Any, default: T | None = None) -> NoReturn:
+    """Print the help of a dataclass's flags, and end.
+
+    config: marks of tyro's; default: whose values are shown, those of the class if None.
+    """
+    import tyro
+
+    # nothing is parsed: None may be typed, and a help that says so of every flag hides what else may be
+    tyro.cli(
+        kind,
+        args=["--help"],
+        prog=prog,
+        config=(tyro.conf.DisallowNone, *config),
+        default=tyro.MISSING_NONPROP if default is None else default,
+    )
+    raise SystemExit(0)
 
 
 def _check_paths(options: object, argv: list[str]) -> None:

@@ -2,7 +2,8 @@
 
 Planted bugs: `find_command` in train/commands/cli.py that imports the files of all verbs before it knows the
 word, and options of a command in a file that imports torch, fail
-`test_what_needs_no_torch_does_not_wait_for_it`.
+`test_what_needs_no_torch_does_not_wait_for_it`; help as tyro has it of itself, and its mark on what is parsed
+too, fail `test_help_shows_what_an_optional_flag_takes`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from tests.calls import assert_one_line, call
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
 from turbomim.train.commands import cli
+from turbomim.train.commands.eval.options import Eval
 from turbomim.train.commands.pretrain import OWN
 from turbomim.train.commands.recipes import published
 from turbomim.train.commands.table import COMMANDS, GROUPS, verbs
+from turbomim.train.settings.flags import parse
 
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -207,6 +210,18 @@ def test_help_is_a_command_too(
         assert call(monkeypatch, *argv) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != ""
+
+
+def test_help_shows_what_an_optional_flag_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--samples INT` and not `--samples {None}|INT`; None may be typed all the same."""
+    for name in COMMANDS:
+        assert call(monkeypatch, *name.split(), "--help") == 0
+        said = capsys.readouterr().out
+        assert "usage: turbomim" in said and "{None" not in said and "None}" not in said, name
+    words = ["a", "--train", "b", "--test", "c", "--samples"]
+    assert [parse(Eval, [*words, text], "x").samples for text in ("None", "9")] == [None, 9]
 
 
 @pytest.mark.parametrize("group", GROUPS)
