@@ -101,5 +101,7 @@ def _finetune(
     outcome = finetune(config, source, console=console, result_copies=[] if kept is None else [kept])
     if outcome.status == "preempted":
         raise KeyboardInterrupt(f"stopped at step {outcome.step} of {outcome.steps}; the same call goes on")
-    result: dict[str, Any] = json_format.loads((outcome.folder / "result.json").read_text(encoding="utf-8"))
-    return {**result, "folder": str(outcome.folder)}
+    result = outcome.folder / "result.json"
+    # a rank on a machine that does not see the folder has nothing to read
+    found = json_format.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
+    return {**found, "folder": str(outcome.folder)}

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from os import PathLike, fspath
 from typing import Any, Final, Literal, NoReturn
 from weakref import finalize
@@ -14,6 +15,7 @@ from turbomim.pipeline.decoding.crop import Crop, CropKind
 from turbomim.pipeline.loader import Loader as OpenLoader
 from turbomim.pipeline.loader import LoaderStats, check_source
 from turbomim.pipeline.loader_settings import BadSampleLimits
+from turbomim.pipeline.places.opening import meant_url
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Shuffle, epoch_batches, next_position
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UsageError, UserError, need, to_warning
@@ -155,10 +157,14 @@ class Loader(Closing):
         self.position = 0
         # what cannot be is refused now, not at the first batch
         self._stream()
-        self._split = open_split(path)
+        # shards and cache are opened when they are needed: the current folder may be another then
+        place = fspath(path)
+        self._split = open_split(place if meant_url(place) else os.path.abspath(place))
         check_source(self._split, self._crop, self._device)
         check_groups(groups, self._split, "the split")
         self._with_cache()
+        if self._data.cache:
+            self._data = replace(self._data, cache=os.path.abspath(self._data.cache))
         self._loader: OpenLoader | None = None
         # what runs: also closed where this is dropped
         self._running = ExitStack()

@@ -4,6 +4,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.train.api.run import Run
 from turbomim.train.machine.home import ensure_home
@@ -40,7 +41,8 @@ def pretrain(
             give is data.heldout, shards whose loss is measured on the way.
 
     Returns:
-        The run: `metrics`, `report()`, `show()`.
+        The run: `metrics`, `report()`, `show()`.  On a machine that does not see its folder there is nothing
+        to read of it.
 
     Raises:
         UserError: A setting does not exist or cannot be, the data cannot be read, the folder holds a run with
@@ -48,6 +50,11 @@ def pretrain(
         KeyboardInterrupt: It was asked to stop (Ctrl-C, SIGTERM, SIGUSR2).  A checkpoint is saved: the same
             call goes on.
     """
+    for setting, argument in (("data.path", "data"), ("run.name", "name")):
+        if setting in settings:
+            raise UsageError(
+                f"{setting} is a setting and the argument {argument}: leave it out of the settings"
+            )
     ensure_home()
     raise_limit()
     config = config_of(recipe, {"data.path": fspath(data), "run.name": name, **settings})
@@ -55,4 +62,4 @@ def pretrain(
     outcome = run_pretraining(config, console=console, begins_from=run)
     if outcome.status == "preempted":
         raise KeyboardInterrupt(f"stopped at step {outcome.step} of {outcome.steps}; the same call goes on")
-    return Run(outcome.folder)
+    return Run.of_this_call(outcome.folder)

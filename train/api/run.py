@@ -34,8 +34,23 @@ class Run(PathLike[str]):
     """
 
     def __init__(self, folder: str | PathLike[str]) -> None:
-        self.folder = Path(folder)
+        self._take(folder)
         _config(self.folder)
+
+    @classmethod
+    def of_this_call(cls, folder: Path) -> "Run":
+        """The run that a call just made; of a rank on another machine there may be no folder to look into."""
+        run = cls.__new__(cls)
+        run._take(folder)
+        return run
+
+    def _take(self, folder: str | PathLike[str]) -> None:
+        self._given, self._whole = Path(folder), Path(folder).absolute()
+
+    @property
+    def folder(self) -> Path:
+        """Where it is: as it was given, or the whole path once the current folder is another."""
+        return self._given if self._given.absolute() == self._whole else self._whole
 
     def __fspath__(self) -> str:
         return str(self.folder)

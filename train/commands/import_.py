@@ -56,6 +56,11 @@ def import_command(argv: list[str]) -> None:
         check_local("file", options.file)
     if "run.name" not in settings:
         raise UsageError("import needs --run.name NAME, a name for the run that it begins")
+    if settings.get("optim.steps") not in (None, "0"):
+        raise UsageError(
+            "--optim.steps are steps over shards, and an import has none: leave it out, then "
+            "`turbomim pretrain --from runs/NAME --run.name OTHER --optim.steps N` trains that long"
+        )
     # here, as in the functions below: they import torch, which --help need not wait for
     from turbomim.train.folder import rundir
     from turbomim.train.foreign.file import read_tensors, weights_file

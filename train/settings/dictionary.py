@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from turbomim.pipeline.system.errors import UsageError, need, unknown_name
 from turbomim.train.settings.config import AnyConfig, Config
+from turbomim.train.settings.schedule import Kept
 
 # settings by section and key, of any type where nothing has checked them yet
 Values = dict[str, dict[str, Any]]
@@ -115,8 +116,8 @@ def typed(name: str, value: object, kind: Any) -> Any:
         return str(value).lower() == "true"
     if kind in (int, float):
         try:
-            # `true` is no number
-            number = value if kind is float and isinstance(value, float) else kind(str(value))
+            # `true` is no number; of numpy's kinds of float it makes a plain one, which YAML can hold
+            number = value if isinstance(value, Kept) else kind(str(value))
         except ValueError:
             number = math.nan
         need(math.isfinite(number), name, value, "a whole number" if kind is int else "a number")

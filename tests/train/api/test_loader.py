@@ -48,6 +48,16 @@ def ours() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("turbomim")]
 
 
+def test_shards_are_found_from_another_folder(
+    trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted, and seen to fail: the relative path, for which the first `for` blamed a shard."""
+    monkeypatch.chdir(trees.parent)
+    with turbomim.Loader(trees.name, **SMALL) as loader:
+        monkeypatch.chdir(tmp_path)
+        assert len(flat(ids_of(loader))) == SAMPLES
+
+
 def test_a_for_is_an_epoch(trees: Path) -> None:
     """Each sample once, `len` batches, the last one shorter; the next `for` is the next epoch."""
     with turbomim.Loader(trees, **SMALL) as loader:
@@ -420,7 +430,8 @@ def test_it_brings_no_library_of_the_commands() -> None:
 
 def test_from_a_store_of_objects(photo_folder: Path, trees: Path, s3: str) -> None:
     turbomim.shard(photo_folder, f"{s3}/trees", shard_size=9)
-    assert ids_of(turbomim.Loader(f"{s3}/trees", **SMALL)) == ids_of(turbomim.Loader(trees, **SMALL))
+    with turbomim.Loader(f"{s3}/trees", **SMALL) as far, turbomim.Loader(trees, **SMALL) as near:
+        assert ids_of(far) == ids_of(near)
 
 
 def test_a_cache_keeps_what_comes_from_a_store(

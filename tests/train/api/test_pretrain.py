@@ -1,5 +1,6 @@
 """`turbomim.pretrain` and `turbomim.Run`: the command's run, from Python."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -14,6 +16,7 @@ from tests.runs import config_for, outcome, quiet
 
 import turbomim
 from turbomim.train.folder.rundir import write_settings
+from turbomim.train.loop.run import Outcome
 from turbomim.train.pretrain.pretrain import pretrain as run_pretraining
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
@@ -108,3 +111,42 @@ def test_files_that_were_damaged_are_no_tracebacks(trees: Path, tmp_path: Path) 
     (run.folder / "eval" / "knn.json").write_text('{"scores": ')
     with pytest.raises(turbomim.UserError, match=r"knn.json cannot be read: .*: evaluate again, or remove"):
         print(run.evaluations)
+
+
+def test_numpy_numbers_are_numbers(trees: Path, small: dict[str, Any]) -> None:
+    """A sweep hands them over: the files of a run hold plain ones.
+
+    Planted, and seen to fail: a float of numpy left as it is, which YAML cannot write.
+    """
+    swept = {"optim.base_lr": np.logspace(-4, -3, 2)[1], "run.seed": np.int64(3), "step.compile": np.False_}
+    run = turbomim.pretrain("demo", data=trees, name="mine", console=quiet(), **{**small, **swept})
+    kept = [run.settings[section][key] for section, key in (name.split(".") for name in swept)]
+    assert kept == [1e-3, 3, False] and [type(value) for value in kept] == [float, int, bool]
+
+
+@pytest.mark.parametrize(("setting", "argument"), [("data.path", "data"), ("run.name", "name")])
+def test_what_an_argument_says_is_no_setting_too(trees: Path, setting: str, argument: str) -> None:
+    with pytest.raises(turbomim.UserError, match=f"{setting} is a setting and the argument {argument}"):
+        turbomim.pretrain("demo", data=trees, name="mine", **{setting: "other"})
+
+
+def test_a_run_is_the_same_in_another_folder(trees: Path, small: dict[str, Any]) -> None:
+    """Planted, and seen to fail: the relative path, whose run had no status and no steps elsewhere."""
+    run = turbomim.pretrain("demo", data=trees, name="mine", console=quiet(), **small)
+    assert run.folder == Path("runs/mine")
+    Path("elsewhere").mkdir()
+    with contextlib.chdir("elsewhere"):
+        assert run.status == "done" and len(run.metrics) == 5
+        assert run.folder.is_absolute() and run == turbomim.Run("../runs/mine")
+
+
+def test_a_rank_that_sees_no_folder_ends_well(
+    trees: Path, small: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank on another machine, where nothing of the run was written.
+
+    Planted, and seen to fail: the settings read where the call returns.
+    """
+    ended = Outcome(folder=Path("runs/there"), status="done", step=5, steps=5)
+    monkeypatch.setattr("turbomim.train.api.pretrain.run_pretraining", lambda *_, **__: ended)
+    assert turbomim.pretrain("demo", data=trees, name="there", **small).folder == ended.folder

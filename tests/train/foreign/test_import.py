@@ -248,6 +248,17 @@ def test_a_run_goes_on_from_the_imported_weights(trees: Path, monkeypatch: pytes
     assert outcome(Path("other/r"))[1] != outcome(Path("fresh/r"))[1]
 
 
+def test_steps_are_of_what_trains(
+    trees: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """How many epochs they are follows from shards: a run that is told them here cannot be gone on with."""
+    config = config_for(trees, Path("runs"), optim={"epochs": 1.5})
+    file = save({"model": make_model(config).state_dict()})
+    assert call(monkeypatch, "import", file, *flags_of(config), "--optim.steps", "4") == 2
+    assert_one_line(capsys, "--optim.steps are steps over shards", "turbomim pretrain --from runs/NAME")
+    assert not Path("runs").exists()
+
+
 def begin(monkeypatch: pytest.MonkeyPatch, trees: Path, seed: int = 7) -> Config:
     """A run of `config_for` begun with the initial weights of another seed."""
     config = config_for(trees, Path("runs"), optim={"epochs": 1.5})
