@@ -20,8 +20,8 @@ from turbomim.pipeline.making.photographs import describe_others
 from turbomim.pipeline.making.plan import (
     Plan,
     default_name,
+    describe_making,
     find_source,
-    make_plan,
     plan_jobs,
     source_times,
 )
@@ -150,7 +150,8 @@ def make_shards(
     destination.check(source)
     if found.refused and settings.on_bad == "fail":
         raise bad_image_error(found.refused[0])
-    plan = make_plan(source, name, settings, found)
+    made = describe_making(source, settings, found)
+    plan = Plan(name=name, settings=settings, found=found, made=made)
     if destination.is_finished():
         return _finished(destination, plan)
     with destination.held(lock=lock):

@@ -88,13 +88,8 @@ def default_name(source: str | os.PathLike[str]) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_")[:100] or "images"
 
 
-def make_plan(source: str, name: str, settings: ShardSettings, found: Photographs) -> Plan:
-    """The plan for the photographs of a source; the digest of their list takes seconds for a million."""
-    return Plan(name=name, settings=settings, found=found, made=_describe_making(source, settings, found))
-
-
-def _describe_making(source: str, settings: ShardSettings, found: Photographs) -> dict[str, Any]:
-    """Say, for the manifest, how the shards are made.
+def describe_making(source: str, settings: ShardSettings, found: Photographs) -> dict[str, Any]:
+    """Say, for the manifest, how the shards are made; the digest takes seconds for a million photographs.
 
     source_images_sha256: over path, label and size of each image, the classes, and what was refused.
     """

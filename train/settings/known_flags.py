@@ -71,9 +71,9 @@ def _of_dataclass(options: type) -> Flags:
     found: Flags = {}
     hints = typing.get_type_hints(options, include_extras=True)
     for field in dataclasses.fields(options):
-        kind, *marks = (
-            typing.get_args(hints[field.name]) if _annotated(hints[field.name]) else (hints[field.name],)
-        )
+        hint = hints[field.name]
+        marks = getattr(hint, "__metadata__", ())
+        kind = hint.__origin__ if marks else hint
         if Positional in marks:
             continue
         named = (mark.name for mark in marks if getattr(mark, "name", None))
@@ -102,10 +102,6 @@ def _of_parser(parser: argparse.ArgumentParser) -> Flags:
         for name in action.option_strings
         if name.startswith("--") and name != "--help"
     }
-
-
-def _annotated(hint: Any) -> bool:
-    return hasattr(hint, "__metadata__")
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
