@@ -16,7 +16,7 @@ import random
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -177,10 +177,13 @@ def main() -> None:
             tally = kill_runs(source, Path(folder), workers, options.shard_size, share, options.seed)
         tallies.append(tally)
         print(json.dumps({"name": "kill_shard_make", **asdict(tally), **machine()}), flush=True)
-    kills, runs, different = (
-        sum(getattr(tally, field) for tally in tallies) for field in ("kills", "runs", "different")
-    )
-    print(f"{kills} kills over {runs} runs: {different} of {runs} runs differ from the undisturbed one")
+    conclude(tallies, "the undisturbed one")
+
+
+def conclude(tallies: Iterable[Tally], other: str) -> None:
+    """Print how many runs differ from another one; end with 1 if any does."""
+    kills, runs, different = map(sum, zip(*((t.kills, t.runs, t.different) for t in tallies), strict=True))
+    print(f"{kills} kills over {runs} runs: {different} of {runs} runs differ from {other}")
     if different:
         raise SystemExit(1)
 

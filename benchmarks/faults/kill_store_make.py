@@ -20,7 +20,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from turbomim.benchmarks.faults.kill_shard_make import MAX_KILLS, Tally, digest, draw_photographs
+from turbomim.benchmarks.faults.kill_shard_make import MAX_KILLS, Tally, conclude, digest, draw_photographs
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.making.store_destination import RESULTS
@@ -105,12 +105,7 @@ def main() -> None:
             tally = kill_runs(source, f"{options.where}/{workers}", expected, workers, share, options.seed)
             tallies.append(tally)
             print(json.dumps({"name": "kill_store_make", **asdict(tally)}), flush=True)
-    kills, runs, different = (
-        sum(getattr(tally, field) for tally in tallies) for field in ("kills", "runs", "different")
-    )
-    print(f"{kills} kills over {runs} runs: {different} of {runs} runs differ from the local one")
-    if different:
-        raise SystemExit(1)
+    conclude(tallies, "the local one")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import torch
 
 from turbomim.benchmarks.step.forms import FORMS, OneStep, Task
+from turbomim.pipeline.system.closing import Closing
 
 # steps whose losses are compared, and the seconds that they may take: imports and compilation are in them
 CHECKED: Final = 3
@@ -34,7 +34,7 @@ class Turn:
     peak_bytes: int
 
 
-class FormProcess:
+class FormProcess(Closing):
     """A form that waits for its turns.  Use as a context manager: it ends the process."""
 
     def __init__(self, name: str, task: Task) -> None:
@@ -44,12 +44,8 @@ class FormProcess:
         self._process.start()
         theirs.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the process."""
         # it ends by itself when nobody listens, unless it hangs
         self._pipe.close()
         self._process.join(5)
