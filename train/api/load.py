@@ -8,7 +8,7 @@ from typing import Any
 from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.system.durable import read_json
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.train.encoder.crop import crop_of_test, scored_crop
+from turbomim.train.encoder.crop import own_crop
 from turbomim.train.encoder.source import read_source
 from turbomim.train.encoder.transform import Transform
 from turbomim.train.export.programs import load_tuned
@@ -59,13 +59,13 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
             raise UsageError(f"{next(iter(settings))}: a fine-tuning has its own model: leave it out")
         tuned = load_tuned(path)
         _check_method(path, tuned.config)
-        model, crop = tuned_timm_model(tuned.model, tuned.config, tuned.classes), crop_of_test(tuned.config)
+        model, crop = tuned_timm_model(tuned.model, tuned.config, tuned.classes), own_crop(tuned.config)
     else:
         found = read_source(path, settings)
         if found.assumed:
             warnings.warn(found.assumed, stacklevel=2)
         _check_method(path, found.config)
-        model, crop = timm_model(found.pretrained(), found.config), scored_crop(found.config.data.size)
+        model, crop = timm_model(found.pretrained(), found.config), own_crop(found.config)
     model.transform = Transform(crop, **statistics)
     return model.eval()
 

@@ -23,7 +23,7 @@ from turbomim.pipeline.image_source import open_source
 from turbomim.pipeline.system.durable import write_durably
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.train.encoder.crop import crop_of_test
+from turbomim.train.encoder.crop import own_crop
 from turbomim.train.encoder.features import load_finetuned, normalised
 from turbomim.train.encoder.row_files import file_to_write, write_arrays
 from turbomim.train.encoder.rows import rows_of
@@ -122,7 +122,7 @@ def predict(
         found = shares_BC.topk(min(top, len(classes)), dim=1)
         return found.indices, found.values
 
-    crop = crop_of_test(config)
+    crop = own_crop(config)
     rows = rows_of(images, likeliest, crop, batch=batch, device=target, out=place, console=console)
     predictions = Predictions(
         keys=rows.keys,

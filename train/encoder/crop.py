@@ -33,16 +33,13 @@ def scored_crop(size: int) -> CentreCrop:
     return CentreCrop(size=size, interpolation=INTERPOLATION, share=crop_share(size))
 
 
-def crop_of_test(config: FinetuneConfig) -> CentreCrop:
-    """The crop that a fine-tuning is tested on."""
+def own_crop(config: Config) -> CentreCrop:
+    """The crop that a fine-tuning is tested on; of a pre-training the scored one."""
+    if not isinstance(config, FinetuneConfig):
+        return scored_crop(config.data.size)
     return CentreCrop(
         size=config.data.size, interpolation=config.data.interpolation, share=config.finetune.test_crop
     )
-
-
-def own_crop(config: Config) -> CentreCrop:
-    """The crop that a fine-tuning is tested on; of a pre-training the scored one."""
-    return crop_of_test(config) if isinstance(config, FinetuneConfig) else scored_crop(config.data.size)
 
 
 def crop_facts(crop: CentreCrop | int) -> dict[str, object]:

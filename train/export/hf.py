@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.system.durable import json_bytes
 from turbomim.pipeline.system.errors import UserError, one_line
-from turbomim.train.encoder.crop import crop_share, scored_crop
+from turbomim.train.encoder.crop import crop_share, own_crop
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export.check import IMAGES, random_images, same, same_features
 from turbomim.train.export.weights import Exported, encoder_weights, whole_model, write_weights
@@ -57,9 +56,7 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
     width = config.model.width
     # ViTModel has a pooler; without these it draws a random one, and warns
     pooler = {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}
-    write_folder(
-        folder, to_vit(encoder_weights(model)) | pooler, vit_config(config), processor_config(config)
-    )
+    write_folder(folder, to_vit(encoder_weights(model)) | pooler, vit_config(config), config)
     exported = [
         exported_as(
             "AutoModel",
@@ -72,7 +69,7 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
     ]
     if config.model.method == "mae":
         mae = folder / "mae"
-        write_folder(mae, to_vit_mae(whole_model(model)), vit_mae_config(config), processor_config(config))
+        write_folder(mae, to_vit_mae(whole_model(model)), vit_mae_config(config), config)
         exported.append(
             exported_as(
                 "ViTMAEForPreTraining",
@@ -143,12 +140,12 @@ def vit_mae_config(config: Config) -> dict[str, Any]:
     }
 
 
-def processor_config(config: Config, crop: CentreCrop | None = None) -> dict[str, Any]:
-    """The preprocessor_config.json: a crop, short side resized and the centre taken; None: of evaluation.
+def processor_config(config: Config) -> dict[str, Any]:
+    """The preprocessor_config.json: the encoder's own crop, short side resized and the centre taken.
 
     transformers has it under the name of its first model that took such a crop.
     """
-    crop = crop or scored_crop(config.data.size)
+    crop = own_crop(config)
     size = crop.size
     return {
         "image_processor_type": "BitImageProcessor",
@@ -167,12 +164,12 @@ def processor_config(config: Config, crop: CentreCrop | None = None) -> dict[str
 
 
 def write_folder(
-    folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], processor: Mapping[str, Any]
+    folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any], config: Config
 ) -> None:
     """Write what `from_pretrained` reads: weights, config.json and preprocessor_config.json."""
     folder.mkdir(exist_ok=True)
     write_weights(folder / "model.safetensors", weights)
-    for name, content in (("config.json", about), ("preprocessor_config.json", processor)):
+    for name, content in (("config.json", about), ("preprocessor_config.json", processor_config(config))):
         (folder / name).write_bytes(json_bytes(content, indent=2))
 
 

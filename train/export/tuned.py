@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from turbomim.pipeline.system.errors import UserError
-from turbomim.train.encoder.crop import crop_of_test
 from turbomim.train.encoder.features import normalised
 from turbomim.train.export import hf
 from turbomim.train.export.check import IMAGES, random_images, same
@@ -118,12 +117,7 @@ def write_hf(
     model: Classifier, config: FinetuneConfig, classes: tuple[str, ...], folder: Path
 ) -> list[Exported]:
     """Write a folder for transformers, and compare logits where it is installed."""
-    hf.write_folder(
-        folder,
-        to_beit(classifier_weights(model)),
-        hf_config(config, classes),
-        hf.processor_config(config, crop_of_test(config)),
-    )
+    hf.write_folder(folder, to_beit(classifier_weights(model)), hf_config(config, classes), config)
     return [
         hf.exported_as(
             "AutoModelForImageClassification",

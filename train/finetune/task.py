@@ -25,7 +25,7 @@ from turbomim.pipeline.loader import Loader
 from turbomim.pipeline.system.durable import write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.encoder.crop import crop_of_test
+from turbomim.train.encoder.crop import own_crop
 from turbomim.train.encoder.features import NONE_LEFT, normalised
 from turbomim.train.evaluate.accuracy import count_hits, top_shares
 from turbomim.train.evaluate.results import left_out_words, sample_counts
@@ -130,7 +130,7 @@ class Finetuning(Task):
             crops = centre_crops(
                 self.test,
                 ids_N,
-                crop_of_test(self.config),
+                own_crop(self.config),
                 batch=self.session.plan.micro_batch,
                 threads=max(1, cores() // self.world.local_size),
                 left_out=lambda _, line: self.folder.log.note(f"test: {line}: left out of the scores"),

@@ -23,7 +23,7 @@ from tests.finetuned import NAMES, make_finetuning
 import turbomim
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.decoding.centre_crops import centre_crop
-from turbomim.train.encoder.crop import crop_of_test, scored_crop
+from turbomim.train.encoder.crop import own_crop, scored_crop
 from turbomim.train.encoder.features import normalised
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -62,7 +62,7 @@ def test_a_fine_tuning_comes_with_its_head(kind: str) -> None:
         for way in (folder, exported.path):
             model = turbomim.load(way)
             torch.testing.assert_close(model(pixels(images())), expected, rtol=1e-5, atol=1e-5)
-            assert model.transform.crop == crop_of_test(config)
+            assert model.transform.crop == own_crop(config)
             assert tuple(model.pretrained_cfg["label_names"]) == NAMES
             claims_nothing(model.pretrained_cfg, len(NAMES))
     with pytest.raises(turbomim.UserError, match="a fine-tuning has its own model"):
