@@ -1,6 +1,7 @@
 """`turbomim.centre_crops`: every image of a source once, as tests see it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from os import PathLike, fspath
 
 import torch
@@ -30,8 +31,10 @@ def centre_crops(
     columns: str | None = None,
     skip: str | None = None,
     notify: Callable[[str], None] | None = None,
-) -> Iterator[Batch]:
+) -> Iterable[Batch]:
     """Give every image of a source once, in its order: the central square, not flipped, nothing drawn.
+
+    Each `for` over what it returns begins again.
 
     For the validation of a training of your own, and for images that are in no shards.
 
@@ -71,7 +74,17 @@ def centre_crops(
     raise_limit()
     crop = CentreCrop(size=size, interpolation=interpolation, share=share or crop_share(size))
     images = open_source(fspath(source), columns, skip)
-    return _batches(images, crop, batch, choose_device(device), notify or to_warning)
+    return _EachTime(partial(_batches, images, crop, batch, choose_device(device), notify or to_warning))
+
+
+class _EachTime(Iterable[Batch]):
+    """What begins again with each `for`: an iterator would give nothing in the second epoch."""
+
+    def __init__(self, begin: Callable[[], Iterator[Batch]]) -> None:
+        self._begin = begin
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._begin()
 
 
 def _batches(

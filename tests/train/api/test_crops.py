@@ -28,8 +28,17 @@ def test_crops_are_those_of_the_evaluation(tiny_split: Split) -> None:
         assert batch.labels_B.tolist() == labels.tolist() and batch.labels_B.dtype == torch.int64
         assert batch.epochs_B.tolist() == [0] * len(labels)
     assert torch.cat([batch.ids_B for batch in batches]).tolist() == ids.tolist()
-    whole = next(turbomim.centre_crops(tiny_split.folder, size=64, batch=8, share=1.0))
+    whole = next(iter(turbomim.centre_crops(tiny_split.folder, size=64, batch=8, share=1.0)))
     assert not torch.equal(whole.images_BHWC, batches[0].images_BHWC)
+
+
+def test_each_for_begins_again(trees: Path) -> None:
+    """A validation after each epoch, one of which was broken off.  Planted, and seen to fail: a generator."""
+    crops = turbomim.centre_crops(trees, size=32, batch=8)
+    for _ in crops:
+        break
+    for _ in range(2):
+        assert [batch.ids_B.tolist() for batch in crops][4] == [32]
 
 
 def test_a_folder_gives_its_classes_and_a_flat_one_none(photo_folder: Path) -> None:
