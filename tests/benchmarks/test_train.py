@@ -34,7 +34,7 @@ SMALL = Config(
     ),
     step=StepConfig(device="cpu", compile=False),
 )
-WAIT = 0.05
+WAIT = 0.2
 
 
 def test_waits_are_those_of_the_counted_steps(tiny_split: Split, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,7 +217,7 @@ def test_slow_data_is_explained_now_and_then(
     real = ReadAhead.__next__
 
     def slow(self: ReadAhead) -> Any:
-        time.sleep(0.02)
+        time.sleep(0.05)
         return real(self)
 
     monkeypatch.setattr(ReadAhead, "__next__", slow)
