@@ -29,6 +29,11 @@ with contextlib.suppress(ModuleNotFoundError):
     settings.register_profile("steady", deadline=None, derandomize=True)
     settings.load_profile("steady")
 
+    import hypothesis.internal.conjecture.providers as of_cases
+
+    # nor do cases depend on the constants of what happens to be imported
+    setattr(of_cases, "is_local_module_file", lambda path: False)  # noqa: B010
+
 CLASSES = ("ash", "birch", "cedar")
 PER_CLASS = 11
 SAMPLES_PER_SHARD = 9

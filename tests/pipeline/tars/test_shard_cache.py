@@ -210,9 +210,13 @@ def test_a_full_disk(place: CountedPlace, manifest: Manifest, tmp_path: Path) ->
     assert [*(tmp_path / manifest.fingerprint[:16]).iterdir()] == [], "it takes no space"
 
 
-def test_ended_while_it_fetches(place: CountedPlace, manifest: Manifest, tmp_path: Path) -> None:
+def test_ended_while_it_fetches(
+    place: CountedPlace, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is wrong or lost, no thread is left, and the next one goes on."""
     place.pause = 0.05
+    # of those on their way all are lost
+    monkeypatch.setattr(download, "PARTS_AT_ONCE", 1)
     cache = cache_of(tmp_path, place, manifest, 1)
     with CacheFiller(cache, notify=lambda _: None):
         wait_until(lambda: place.bytes["x-000000.tar"] >= PARTS)
