@@ -19,7 +19,7 @@ from turbomim.kernels.masking import block_masking, random_masking
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.analyze.options import AvgDist, Mask, check_unit, kept_units
-from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
+from turbomim.train.analyze.result import TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.pictures.plot import INK, Line, label_axes, new_figure, plot_lines
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.flags import check_least, parse
@@ -70,14 +70,14 @@ def analyze_avgdist_command(argv: list[str]) -> None:
         ],
     )
     title = f"{mask} masks, {size} x {size} pixels"
-    analysis = Analysis(
-        name="avgdist",
+    write_analysis(
+        out,
+        "avgdist",
         settings=settings_of(options, mask=mask, size=size, units=units, ratios=ratios),
         results=results,
         table=table,
         draw=lambda: draw_distances(by_unit, marked, title, options.recipe),
     )
-    write_analysis(out, analysis)
 
 
 def read_numbers(flag: str, text: str, kind: type[int] | type[float]) -> list[Any]:

@@ -30,7 +30,7 @@ from turbomim.pipeline.tars.store import Interpolation, Store
 from turbomim.train.analyze.annotations import Annotations, photographs_of, read_annotations
 from turbomim.train.analyze.objects import Objects, area, cell_areas
 from turbomim.train.analyze.options import Coverage, check_unit, kept_units
-from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
+from turbomim.train.analyze.result import TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.pictures.plot import COLOURS, label_axes, new_figure
 from turbomim.train.settings.flags import check_least, parse
@@ -91,14 +91,14 @@ def analyze_coverage_command(argv: list[str]) -> None:
         left_out=left_out,
         fingerprint=split.manifest.fingerprint,
     )
-    analysis = Analysis(
-        name="coverage",
+    write_analysis(
+        out,
+        "coverage",
         settings=settings,
         results=results,
         table=table_of_means(results, f"{title}: mean share kept, %"),
         draw=lambda: draw_shares(shares, options),
     )
-    write_analysis(out, analysis)
 
 
 def crop_of(word: str, size: int, interpolation: Interpolation) -> Crop:

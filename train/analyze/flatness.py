@@ -24,14 +24,7 @@ from turbomim.pipeline.system.errors import UsageError, UserError, to_stderr
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.analyze.lanczos import Ritz, lanczos
 from turbomim.train.analyze.options import Flatness, need_run
-from turbomim.train.analyze.result import (
-    Analysis,
-    TextTable,
-    labels_of,
-    prepare_folder,
-    settings_of,
-    write_analysis,
-)
+from turbomim.train.analyze.result import TextTable, labels_of, prepare_folder, settings_of, write_analysis
 from turbomim.train.encoder.features import load_run
 from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.processor import cores
@@ -92,15 +85,15 @@ def analyze_flatness_command(argv: list[str]) -> None:
             for label, run in zip(labels, results.values(), strict=True)
         ],
     )
-    analysis = Analysis(
-        name="flatness",
+    write_analysis(
+        out,
+        "flatness",
         runs=options.runs,
         settings=settings_of(options, fingerprint=split.manifest.fingerprint),
         results=results,
         table=table,
         draw=lambda: draw_spectra(labels, list(results.values()), shown),
     )
-    write_analysis(out, analysis)
 
 
 def _cells(run: dict[str, Any], shown: int) -> list[str]:

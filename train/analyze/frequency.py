@@ -27,14 +27,7 @@ from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops, sa
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.options import Frequency
-from turbomim.train.analyze.result import (
-    Analysis,
-    TextTable,
-    labels_of,
-    prepare_folder,
-    settings_of,
-    write_analysis,
-)
+from turbomim.train.analyze.result import TextTable, labels_of, prepare_folder, settings_of, write_analysis
 from turbomim.train.encoder.features import NONE_LEFT
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.splits import choose_ids
@@ -105,15 +98,15 @@ def analyze_frequency_command(argv: list[str]) -> None:
             for label, found in zip(labels, results.values(), strict=True)
         ],
     )
-    analysis = Analysis(
-        name="frequency",
+    write_analysis(
+        out,
+        "frequency",
         runs=options.runs,
         settings=settings_of(options, images=images, fingerprint=split.manifest.fingerprint),
         results=results,
         table=table,
         draw=lambda: draw_amplitudes(labels, list(results.values())),
     )
-    write_analysis(out, analysis)
 
 
 def frequencies(side: int) -> NDArray[np.float64]:

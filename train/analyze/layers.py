@@ -11,7 +11,7 @@ import numpy as np
 
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.analyze.options import Layers, need_run
-from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
+from turbomim.train.analyze.result import TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.folder import rundir
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.pictures.pixels import FloatArray
@@ -54,15 +54,15 @@ def analyze_layers_command(argv: list[str]) -> None:
         "steps": steps_S.astype(int).tolist(),
         "shares": dict(zip(blocks, shares_SL.T.tolist(), strict=True)),
     }
-    analysis = Analysis(
-        name="layers",
+    write_analysis(
+        out,
+        "layers",
         runs=[options.run],
         settings=settings_of(options),
         results=results,
         table=table,
         draw=lambda: draw_fusion_shares(steps_S, shares_SL, model.levels),
     )
-    write_analysis(out, analysis)
 
 
 def fusion_shares(records: list[Record], levels: int) -> tuple[FloatArray, FloatArray]:

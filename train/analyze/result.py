@@ -26,22 +26,6 @@ class TextTable:
     rows: Sequence[Sequence[str]]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Analysis:
-    """What an analysis found.
-
-    name: of its files; runs: what it is of, none if it is of no run; settings, results: for JSON; table: what
-    is printed; draw: makes the picture.
-    """
-
-    name: str
-    runs: Sequence[Path] = ()
-    settings: dict[str, Any]
-    results: Any
-    table: TextTable
-    draw: Callable[[], Figure]
-
-
 def prepare_folder(out: Path, name: str) -> Path:
     """Make the folder of the results, before the work whose results would be lost.
 
@@ -53,22 +37,27 @@ def prepare_folder(out: Path, name: str) -> Path:
     return out
 
 
-def write_analysis(out: Path, analysis: Analysis) -> None:
+def write_analysis(
+    out: Path,
+    name: str,
+    *,
+    runs: Sequence[Path] = (),
+    settings: dict[str, Any],
+    results: Any,
+    table: TextTable,
+    draw: Callable[[], Figure],
+) -> None:
     """Print the table, write NAME.json, then draw and write NAME.png: no picture costs the numbers.
 
     The JSON has `analysis`, `run` (None if it is of no run), `settings` and `results`.
     """
-    print_table(analysis.table)
-    record = {
-        "analysis": analysis.name,
-        "run": ", ".join(map(str, analysis.runs)) or None,
-        "settings": analysis.settings,
-        "results": analysis.results,
-    }
-    write_durably(out / f"{analysis.name}.json", json_bytes(record, indent=1, allow_nan=False))
-    print(out / f"{analysis.name}.json")
-    write_figure(analysis.draw(), out / f"{analysis.name}.png")
-    print(out / f"{analysis.name}.png")
+    print_table(table)
+    run = ", ".join(map(str, runs)) or None
+    record = {"analysis": name, "run": run, "settings": settings, "results": results}
+    write_durably(out / f"{name}.json", json_bytes(record, indent=1, allow_nan=False))
+    print(out / f"{name}.json")
+    write_figure(draw(), out / f"{name}.png")
+    print(out / f"{name}.png")
 
 
 def settings_of(options: Any, **more: Any) -> dict[str, Any]:

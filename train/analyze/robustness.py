@@ -31,7 +31,7 @@ from turbomim.train.analyze.corruptions import (
     severities_of_size,
 )
 from turbomim.train.analyze.options import Robustness, analysis_folder
-from turbomim.train.analyze.result import Analysis, TextTable, prepare_folder, settings_of, write_analysis
+from turbomim.train.analyze.result import TextTable, prepare_folder, settings_of, write_analysis
 from turbomim.train.encoder.crop import eval_crops
 from turbomim.train.encoder.features import MEAN, CropBatches, encode, extract, trained_and_random
 from turbomim.train.encoder.source import Source, load_source
@@ -94,15 +94,15 @@ def analyze_robustness_command(argv: list[str]) -> None:
         train_fingerprint=train.manifest.fingerprint,
     )
     title = f"{source_name(source.facts)}: {len(ids_M)} images of {options.test}, accuracy in %"
-    analysis = Analysis(
-        name="robustness",
+    write_analysis(
+        out,
+        "robustness",
         runs=[options.run],
         settings=settings,
         results=results,
         table=table_of_accuracies(results, title),
         draw=lambda: draw_accuracies(results, published),
     )
-    write_analysis(out, analysis)
 
 
 def learn_to_score(

@@ -26,7 +26,7 @@ from tests.runs import config_for, quiet
 from turbomim.pipeline.system.durable import make_folder, write_error
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.analyze.result import Analysis, TextTable, write_analysis
+from turbomim.train.analyze.result import TextTable, write_analysis
 from turbomim.train.pretrain.pretrain import pretrain
 
 # what a command is given beside --out, and the file or folder it is to write
@@ -135,9 +135,8 @@ def test_a_picture_that_fails_costs_no_numbers(tmp_path: Path) -> None:
         raise ValueError("no picture")
 
     table = TextTable(title="odd", columns=["one"], rows=[["1"]])
-    analysis = Analysis(name="odd", settings={}, results={"one": 1}, table=table, draw=draw)
     with pytest.raises(ValueError, match="no picture"):
-        write_analysis(tmp_path, analysis)
+        write_analysis(tmp_path, "odd", settings={}, results={"one": 1}, table=table, draw=draw)
     assert json.loads((tmp_path / "odd.json").read_text())["results"] == {"one": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["odd.json"]
 
