@@ -31,6 +31,7 @@ def timm_size(model: nn.Module) -> int:
 def timm_features(model: nn.Module, kind: str) -> Callable[[Tensor], Tensor]:
     """What gives one feature (B, D) float32 of images (B, S, S, 3) uint8 on the model's device.
 
+    The model computes in the type of its own weights.
     kind: CLASS_TOKEN or MEAN, of which a model with a head over the mean (`fc_norm`) has the normalised one.
     Of a convolutional network the mean is over the places of its last map.
     Raises UsageError for a class token that the model has not, or that its head does not read; the function
@@ -41,19 +42,20 @@ def timm_features(model: nn.Module, kind: str) -> Callable[[Tensor], Tensor]:
     prefix: int = getattr(model, "num_prefix_tokens", 0)
     head_norm: nn.Module | None = getattr(model, "fc_norm", None)
     pools_patches = isinstance(head_norm, nn.LayerNorm)
+    dtype = next(model.parameters()).dtype
     if kind == CLASS_TOKEN and (not prefix or pools_patches):
         why = "its head reads the patch tokens" if prefix else "it has no class token"
         raise UsageError(f'pool "cls" of {type(model).__name__}: {why}; give "mean"')
 
     @no_grad()
     def features(images_BHWC: Tensor) -> Tensor:
-        tokens: Tensor = timm_model.forward_features(normalised(images_BHWC, data["mean"], data["std"]))
+        images_BCHW = normalised(images_BHWC, data["mean"], data["std"]).to(dtype)
+        tokens: Tensor = timm_model.forward_features(images_BCHW)
         tokens_BTD = _channels_last(tokens, model).flatten(1, -2).float()
         if kind == CLASS_TOKEN:
             return tokens_BTD[:, 0]
         mean_BD = tokens_BTD[:, prefix:].mean(1)
-        read_BD: Tensor = mean_BD if head_norm is None else head_norm(mean_BD)
-        return read_BD
+        return mean_BD if head_norm is None else cast(Tensor, head_norm(mean_BD.to(dtype))).float()
 
     return features
 

@@ -1,7 +1,8 @@
 """`turbomim.embed`: what the command writes, in memory, and the same of a timm model.
 
 Planted, each seen to fail the test named: the mean of all tokens, a deviation of 0.5, a fine-tuned model
-without its head's norm (`test_a_timm_model_has_the_features_of_its_run`).
+without its head's norm (`test_a_timm_model_has_the_features_of_its_run`); images in float32 for a model in
+another type, and its mean for the head's norm (`test_a_model_of_any_floating_type_is_embedded`).
 """
 
 from __future__ import annotations
@@ -62,6 +63,17 @@ def test_a_timm_model_has_the_features_of_its_run(kind: str, pool: str, photo_fo
     assert found.features_ND.dtype == np.float32
     np.testing.assert_allclose(found.features_ND, ours.features_ND, rtol=0, atol=1e-5)
     assert np.array_equal(found.labels_N, ours.labels_N)
+
+
+@pytest.mark.parametrize("kind", ["mae", TUNED])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.1), (torch.half, 0.02), (torch.double, 1e-5)])
+def test_a_model_of_any_floating_type_is_embedded(
+    kind: str, dtype: torch.dtype, near: float, photo_folder: Path
+) -> None:
+    folder, theirs = in_timm(kind)
+    found = turbomim.embed(theirs.to(dtype), photo_folder).features_ND
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, turbomim.embed(folder, photo_folder).features_ND, rtol=0, atol=near)
 
 
 def test_it_returns_what_it_writes(tiny_split: Split, capsys: pytest.CaptureFixture[str]) -> None:
