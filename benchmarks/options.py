@@ -99,13 +99,13 @@ class BenchKernels:
 class BenchStep:
     """Time the training step alone, beside a textbook MAE and Hugging Face's."""
 
+    # Names, with commas between them: vit-tiny, vit-small, vit-base, vit-large, vit-huge, vit-t4; if not
+    # given, base to huge on a GPU and the first two on a CPU.
     models: str = ""
-    """Names, with commas between them: vit-tiny, vit-small, vit-base, vit-large, vit-huge, vit-t4; if not
-    given, base to huge on a GPU and the first two on a CPU."""
+    # Names, with commas between them: textbook, textbook compiled, Hugging Face, turbomim; all four if not
+    # given.  Others: turbomim with PixMIM, turbomim with max-autotune, turbomim with CUDA graphs.  The
+    # textbook is always there.
     forms: str = ""
-    """Names, with commas between them: textbook, textbook compiled, Hugging Face, turbomim; all four if not
-    given.  Others: turbomim with PixMIM, turbomim with max-autotune, turbomim with CUDA graphs.  The textbook
-    is always there."""
     batch: int = 0
     """Images a step; 256 on a GPU and 16 on a CPU if not given."""
     size: int = 224

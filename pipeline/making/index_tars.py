@@ -59,8 +59,7 @@ class IndexSettings:
     label: str | None = None
     """Extension of the label, a decimal number as text, or none; if not given, cls if every sample has it."""
     keys: Keys | None = None
-    """At which dot of a file's name the sample's key ends; WebDataset's rule is the first.  The names tell if
-    not given."""
+    """Dot of a file's name at which its key ends, WebDataset's is the first; if not given, the names tell."""
     workers: int = 1
     """Threads, a tar each; 64 in a store."""
     into: str | None = None

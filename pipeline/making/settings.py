@@ -41,11 +41,9 @@ class ShardSettings:
     root: Path | None = None
     """What the paths of a list start from; the list's folder if not given."""
     columns: str | None = None
-    """What a list's columns are called, path=NAME,label=NAME; label= for no labels.  By their usual names if
-    not given."""
+    """What a list's columns are called, path=NAME,label=NAME (label= for none); usual names if not given."""
     skip: str | None = None
-    """Names of files and folders in SRC to pass over, PATTERN[,PATTERN], beside hidden ones, @eaDir, __MACOSX
-    and their like."""
+    """Names in SRC to pass over, PATTERN[,PATTERN], beside hidden ones, @eaDir, __MACOSX and their like."""
     shard_size: int | None = None
     """Images a shard; 1000 if neither this nor --shard-count is given."""
     shard_count: int | None = None

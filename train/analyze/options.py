@@ -11,7 +11,7 @@ import tyro
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.settings.config import Device
-from turbomim.train.settings.options import EncodingBatch, EncodingDevice
+from turbomim.train.settings.options import EncodingBatch, EncodingDevice, RunPaths
 
 Mask = Literal["random", "block"]
 
@@ -20,8 +20,7 @@ Mask = Literal["random", "block"]
 class SideBySide:
     """Options of an analysis that sets several encoders side by side on the same images."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, runs/NAME, of each the newest whole checkpoint; frequency takes FILEs too, as eval."""
+    runs: RunPaths
     data: Annotated[str, tyro.conf.arg(metavar="SHARDS")]
     """Split whose images are looked at."""
     batch: int = 32
@@ -43,6 +42,14 @@ class SideBySide:
 class Frequency(SideBySide):
     """Draw the relative log amplitudes of the features after each block, of one encoder or of several."""
 
+    runs: Annotated[
+        RunPaths,
+        tyro.conf.arg(
+            metavar="RUN|FILE …",
+            help="Run folders, runs/NAME, of each the newest whole checkpoint; or FILEs, as of `eval`.",
+            help_behavior_hint="",
+        ),
+    ]
     images: int = 256
     """Images, drawn once and for all, the same ones for all; encoded whole and unmasked."""
 
@@ -88,8 +95,7 @@ class Flatness(SideBySide):
     """Find the leading eigenvalues of the Hessian of a run's pre-training loss, or of several runs'."""
 
     images: int = 128
-    """Images whose mean loss is looked at: the first of the split's stream, cropped, flipped and masked as
-    the run itself would."""
+    """Images whose mean loss is looked at, the stream's first: cropped, flipped, masked as in the run."""
     steps: int = 30
     """Lanczos steps; as many vectors of all weights are kept, 4 bytes a weight."""
     top: int = 5

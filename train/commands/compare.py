@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -15,7 +16,9 @@ from turbomim.train.terminal.streams import print_plain
 class Compare:
     """Print runs side by side, say where their losses cannot be compared, and draw the losses."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …", help_behavior_hint="")
+    ]
     """Run folders, runs/NAME, two or more."""
     out: Path = Path("compare.png")
     """Plot to write: losses over images seen."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-import tyro
 from rich.console import Console
 
 from turbomim.train.settings.flags import arguments_of, parse_with_settings
-from turbomim.train.settings.options import CropSize, EncoderPath, EncodingBatch, EncodingDevice
+from turbomim.train.settings.options import CropSize, EncoderPath, EncodingBatch, EncodingDevice, ImageSource
 from turbomim.train.terminal.streams import print_plain
 
 if TYPE_CHECKING:
@@ -22,9 +21,7 @@ class Embed:
     """Write the features of whole images, nothing masked, in the order of their source."""
 
     run: EncoderPath
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """Folder of images, or of a folder of images a class, or a list as `shard make` takes, or a folder of
-    shards."""
+    source: ImageSource
     out: Path
     """File to write, .npz or .safetensors."""
     columns: str | None = None
@@ -32,8 +29,7 @@ class Embed:
     skip: str | None = None
     """Names in a folder to pass over, PATTERN[,PATTERN], beside hidden ones, @eaDir, __MACOSX and such."""
     pool: Literal["mean", "cls"] = "mean"
-    """Mean of the patch tokens (of a fine-tuning as its head reads it), or the class token, both after the
-    final norm."""
+    """Mean of patch tokens (a fine-tuning's as its head reads it), or class token; after the last norm."""
     size: CropSize = None
     batch: EncodingBatch = 128
     device: EncodingDevice = "auto"

@@ -16,18 +16,27 @@ class Export:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run folder, runs/NAME, or a fine-tuning's, RUN/eval/finetune, which is exported with its head."""
-    to: Literal["timm", "hf", "detectron2", "mmseg", "mae", "mmselfsup", "safetensors"]
-    """timm, hf (transformers), detectron2 (ViTDet), mmseg: the encoder, and hf an MAE's decoder, too; mae,
-    mmselfsup: encoder and decoder; safetensors: the encoder of any method, by its own names."""
+    to: Annotated[
+        Literal["timm", "hf", "detectron2", "mmseg", "mae", "mmselfsup", "safetensors"],
+        tyro.conf.arg(
+            help="timm, hf (transformers), detectron2 (ViTDet), mmseg: the encoder, and hf an MAE's decoder, "
+            "too; mae, mmselfsup: encoder and decoder; safetensors: the encoder of any method, its own names."
+        ),
+    ]
     out: Path | None = None
     """Folder; RUN/export for timm, else RUN/export-PROGRAM, if not given."""
     size: int = 0
     """Pixels a side of mmseg's crops: positions are resized to it; the run's if not given."""
     license: str = "other"
     """Licence of the weights, for the model card, as the Hugging Face Hub names it: apache-2.0, mit."""
-    push: str = ""
-    """Repository of the Hugging Face Hub, USER/NAME, to put the export for timm or hf into; made if it is not
-    there. The token is that of `hf auth login`, or HF_TOKEN."""
+    push: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar="USER/NAME",
+            help="Repository of the Hugging Face Hub to put the export for timm or hf into; made if it is "
+            "not there. The token is that of `hf auth login`, or HF_TOKEN.",
+        ),
+    ] = ""
     public: bool = False
     """Let everybody see what is pushed; else the repository is private."""
 

@@ -31,18 +31,26 @@ class Import:
     Settings follow as in pretrain, --section.field VALUE; --run.name is needed.
     """
 
-    file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")]
-    """Checkpoint: .pth or .pt as torch.save writes it, .safetensors, or the folder of an export; or a model
-    of the Hugging Face Hub, hf://USER/NAME[@REVISION][/FILE]."""
+    file: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(
+            metavar="FILE",
+            help="Checkpoint: .pth or .pt as torch.save writes it, .safetensors, or the folder of an export; "
+            "or a model of the Hugging Face Hub, hf://USER/NAME[@REVISION][/FILE].",
+        ),
+    ]
     from_: Annotated[
         Literal["mae", "mmselfsup", "mff", "simmim", "convmae", "lsmae", "hf"] | None,
-        tyro.conf.arg(name="from", metavar="PROGRAM"),
+        tyro.conf.arg(
+            name="from",
+            metavar="PROGRAM",
+            help="Program that wrote it: mae, mmselfsup, mff, simmim, convmae, lsmae, hf; told by the "
+            "names of its tensors if not given. mff is mmpretrain's, hf is transformers (a ViTMAE or a ViT), "
+            "mae has timm's names, too.",
+        ),
     ] = None
-    """Program that wrote it: mae, mmselfsup, mff, simmim, convmae, lsmae, hf; by the names of its tensors if
-    not given. mff is mmpretrain's, hf is transformers (a ViTMAE or a ViT), mae has timm's names, too."""
     recipe: Annotated[str, tyro.conf.arg(metavar="RECIPE")] = ""
-    """Recipe that it fits; without one the sizes are those of the tensors, and heads those of the export's
-    .json, or guessed."""
+    """Recipe that it fits; without one sizes are the tensors', heads those of the .json, or guessed."""
 
 
 def import_command(argv: list[str]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from turbomim.pipeline.system.words import counted
 from turbomim.train.settings.flags import arguments_of, parse
-from turbomim.train.settings.options import EncodingBatch, EncodingDevice
+from turbomim.train.settings.options import EncodingBatch, EncodingDevice, ImageSource
 from turbomim.train.terminal.streams import print_plain
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ class Predict:
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FINETUNING")]
     """Folder of a fine-tuning, RUN/eval/finetune, whose newest whole checkpoint counts."""
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """Folder of images, or of a folder of images a class, or a list as `shard make` takes, or a folder of
-    shards."""
+    source: ImageSource
     out: Path
     """File to write, .csv, .jsonl or .npz."""
     top: int = 5

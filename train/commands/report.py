@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,7 +15,9 @@ from turbomim.train.settings.flags import parse
 class Report:
     """Write everything that is known about runs into one HTML page that needs no network and no script."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …", help_behavior_hint="")
+    ]
     """Run folders, runs/NAME; several are shown side by side."""
     out: Path | None = None
     """Page to write; if not given, RUN/report.html, and of several runs report-A-B.html in this folder."""

@@ -24,8 +24,7 @@ class Show:
     images: int | None = None
     """Photographs, one row each; 6 if not given."""
     out: Path | None = None
-    """Picture to write; if not given, RUN/images/reconstruction-STEP.png, or the image's name with
-    -targets.png, in this folder."""
+    """Picture to write; RUN/images/reconstruction-STEP.png, or IMAGE-targets.png here, if not given."""
 
 
 def show_command(argv: list[str]) -> None:

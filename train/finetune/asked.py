@@ -12,8 +12,7 @@ class FinetuneAsked:
     test: str
     """Labelled split that is scored, all of it."""
     random: bool = False
-    """Begin with the encoder's random initial weights instead: what its training must be better than.  The
-    run's name is finetune-random then, if no other is given."""
+    """Begin with initial weights, as run finetune-random: what a pre-training must be better than."""
     epochs: float | None = None
     """Passes over the train split, --optim.epochs; without --optim.warmup_epochs warm-up keeps its share."""
     batch: int | None = None

@@ -10,7 +10,7 @@ from tyro.conf import Positional, arg
 
 from turbomim.train.settings.config import Device
 
-_FILE = "or an export's folder, or a\nFILE with a plain ViT, timm's or MAE's."
+_FILE = "or an export's folder, or a FILE with a plain ViT, timm's or MAE's."
 PretrainedPath = Annotated[
     Positional[Path],
     arg(metavar="RUN|FILE", help=f"Run folder, runs/NAME, whose newest whole checkpoint counts; {_FILE}"),
@@ -21,6 +21,22 @@ EncoderPath = Annotated[
         metavar="RUN|FILE",
         help="Run folder, runs/NAME, or a fine-tuning's, RUN/eval/finetune, whose newest whole checkpoint "
         f"counts; {_FILE}",
+    ),
+]
+ImageSource = Annotated[
+    Positional[str],
+    arg(
+        metavar="SOURCE",
+        help="Folder of images, or of a folder of images a class; a list as `shard make` takes; or shards.",
+    ),
+]
+# of one run or more
+RunPaths = Annotated[
+    Positional[tuple[Path, ...]],
+    arg(
+        metavar="RUN …",
+        help="Run folders, runs/NAME; of each the newest whole checkpoint.",
+        help_behavior_hint="",
     ),
 ]
 ShardsPath = Annotated[

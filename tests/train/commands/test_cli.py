@@ -3,14 +3,18 @@
 Planted bugs: `find_command` in train/commands/cli.py that imports the files of all verbs before it knows the
 word, and options of a command in a file that imports torch, fail
 `test_what_needs_no_torch_does_not_wait_for_it`; help as tyro has it of itself, and its mark on what is parsed
-too, fail `test_help_shows_what_an_optional_flag_takes`.
+too, fail `test_help_shows_what_an_optional_flag_takes`; a docstring of two lines fails
+`test_no_line_of_help_is_broken_in_its_middle`.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +27,7 @@ from turbomim.train.commands import cli
 from turbomim.train.commands.eval.options import Eval
 from turbomim.train.commands.pretrain import OWN
 from turbomim.train.commands.recipes import published
-from turbomim.train.commands.table import COMMANDS, GROUPS, verbs
+from turbomim.train.commands.table import COMMANDS, GROUPS, options_of, verbs
 from turbomim.train.settings.flags import parse
 
 
@@ -222,6 +226,21 @@ def test_help_shows_what_an_optional_flag_takes(
         assert "usage: turbomim" in said and "{None" not in said and "None}" not in said, name
     words = ["a", "--train", "b", "--test", "c", "--samples"]
     assert [parse(Eval, [*words, text], "x").samples for text in ("None", "9")] == [None, 9]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_line_of_help_is_broken_in_its_middle(name: str) -> None:
+    """tyro keeps the line breaks of a field's docstring: a long text is an `arg(help=…)` or a comment."""
+    options = options_of(name)
+    for each in options.__mro__[:-1] if isinstance(options, type) else ():
+        (found,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        assert isinstance(found, ast.ClassDef)
+        texts = [
+            node.value.value
+            for node in found.body[1:]
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ]
+        assert not [text for text in texts if "\n" in str(text)]
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -21,9 +21,14 @@ from turbomim.train.terminal.progress import byte_bar
 class ShardIndex(IndexSettings):
     """Make a folder of WebDataset tars from elsewhere readable: write an .idx beside each, and a manifest."""
 
-    path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
-    """Folder with the *.tar of one split; links to tars will do.  Or one of a store, s3://BUCKET/FOLDER, gs://,
-    az:// or hf://: headers and labels are read alone.  No tar is changed."""
+    path: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(
+            metavar="FOLDER",
+            help="Folder with the *.tar of one split; links to tars will do.  Or one of a store, "
+            "s3://BUCKET/FOLDER, gs://, az:// or hf://: headers and labels alone are read.  No tar changes.",
+        ),
+    ]
     workers: int = cores()
     """Threads, a tar each; 64 in a store."""
 

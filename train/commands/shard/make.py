@@ -28,17 +28,21 @@ class ShardMake(ShardSettings):
     The same command resumes a run that was killed or failed, and does nothing after one that is done.
     """
 
-    src: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
-    """Folder with a folder of images a class, or of images alone (no labels), or a .csv, .tsv or .txt list of
-    paths and labels; a folder may be one of a store: s3://BUCKET/FOLDER, gs://, az:// or hf://."""
+    src: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(
+            metavar="SRC",
+            help="Folder with a folder of images a class, or of images alone (no labels), or a .csv, .tsv or "
+            ".txt list of paths and labels; a folder may be one of a store: s3://BUCKET/FOLDER, gs://, az:// "
+            "or hf://.",
+        ),
+    ]
     dst: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DST")]
-    """Folder for the shards of one split, or s3://BUCKET/FOLDER, gs:// or az://: new, empty, or of an
-    unfinished run."""
+    """Folder for one split, or s3://BUCKET/FOLDER, gs:// or az://: new, empty, or of an unfinished run."""
     workers: int = cores()
     """Processes; the output is the same for any number."""
     executor: str = "local"
-    """Where the work is done: local, or dask:ADDRESS of a Dask scheduler whose workers see SRC and DST, and
-    have the keys of stores in their environment."""
+    """local, or dask:ADDRESS of a Dask scheduler, whose workers see SRC and DST and have a store's keys."""
     lock: Annotated[bool, tyro.conf.FlagConversionOff] = True
     """Keep a second process out of DST; false where its file system has no locks (a store always does)."""
 
