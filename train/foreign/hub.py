@@ -77,7 +77,8 @@ def client() -> "HfApi":
 def ending_silence(what: str, name: str) -> Iterator[None]:
     """Within it `SILENCE` seconds without a byte end a request, as `hub_error` says; it is not repeated.
 
-    Of itself huggingface_hub waits for ever, and its calls that upload take no timeout.
+    Of itself huggingface_hub waits for ever, and its calls that upload take no timeout.  hf_xet, which may
+    carry the large files, has limits of its own: HF_XET_CLIENT_READ_TIMEOUT and HF_XET_CLIENT_RETRY_MAX_….
     """
     from huggingface_hub.utils import _http
 
