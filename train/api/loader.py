@@ -151,7 +151,8 @@ class Loader(Closing):
         )
         need(groups == 1 or endless, "groups", groups, "1 without endless=True: epochs of groups end apart")
         self._seed, self._shuffle, self._window, self._batch = seed, shuffle, window, batch
-        self._rank_and_world = None if rank is None or world is None else (rank, world)
+        given = None if rank is None or world is None else (whole("rank", rank), whole("world", world))
+        self._rank_and_world = given
         self._notify = notify or to_warning
         self.endless = endless
         self.position = 0
@@ -162,8 +163,8 @@ class Loader(Closing):
         self._split = open_split(place if meant_url(place) else os.path.abspath(place))
         check_source(self._split, self._crop, self._device)
         check_groups(groups, self._split, "the split")
-        self._with_cache()
-        if self._data.cache:
+        if kept := self._with_cache().cache:
+            self._notify(kept.in_words())
             self._data = replace(self._data, cache=os.path.abspath(self._data.cache))
         self._loader: OpenLoader | None = None
         # what runs: also closed where this is dropped

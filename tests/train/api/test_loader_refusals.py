@@ -82,6 +82,7 @@ def test_an_error_leaves_it_where_it_was(own_trees: Path) -> None:
         ({"seed": -1}, "seed"),
         ({"rank": 0}, "give both or none"),
         ({"rank": 2, "world": 2}, "rank = 2: must be"),
+        ({"rank": 0, "world": 2.0}, "world = 2.0: must be a whole number"),
         ({"threads": -1}, "threads = -1: must be"),
         ({"prefetch": -1}, "prefetch = -1: must be"),
         ({"decode": "gpu"}, "decode = 'gpu': must be"),
