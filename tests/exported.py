@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from turbomim.train.export.weights import Trained
 from turbomim.train.folder import checkpoint, rundir
@@ -18,6 +18,8 @@ from turbomim.train.models.methods import make_model
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.model import ModelConfig
+
+Model = TypeVar("Model", bound=nn.Module)
 
 STEP, POSITION, FINGERPRINT = 3, 24, "ab12" * 16
 
@@ -44,14 +46,18 @@ CONFIGS = {
 }  # fmt: skip
 
 
-def stirred(config: Config) -> MAE:
-    """A model none of whose tensors is at its initial value: without that a swapped norm goes unnoticed."""
-    model = make_model(config)
+def stir(model: Model) -> Model:
+    """Leave no tensor at its initial value: without that a swapped norm goes unnoticed."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return model
+
+
+def stirred(config: Config) -> MAE:
+    """A model of these settings, stirred."""
+    return stir(make_model(config))
 
 
 def make_run(kind: str, name: str = "r") -> Trained:

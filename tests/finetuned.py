@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from tests.exported import CONFIGS, FINGERPRINT, POSITION, STEP
+from tests.exported import CONFIGS, FINGERPRINT, POSITION, STEP, stir
 from turbomim.train.finetune.layer_decay import layered_optimizer
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.class_names import write_class_names
@@ -35,12 +35,7 @@ def tuned_config(kind: str, folder: Path, classes: int = len(NAMES)) -> Finetune
 
 def stirred_classifier(config: FinetuneConfig) -> Classifier:
     """A classifier none of whose tensors is at its initial value."""
-    model = Classifier(make_model(config), config)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
+    return stir(Classifier(make_model(config), config)).eval()
 
 
 def make_finetuning(kind: str, folder: Path) -> tuple[Path, FinetuneConfig, Classifier]:

@@ -108,33 +108,30 @@ def test_finished_shards_are_not_written_again(
     assert contents(folder) == contents(tiny_split.folder)
 
 
-def test_a_shard_that_was_cut_is_written_again(photo_folder: Path, tmp_path: Path, tiny_split: Split) -> None:
-    folder = tmp_path / "trees"
-    interrupted(photo_folder, folder, 27, shard_size=9)
-    first, second, third = sorted((folder / MAKING).glob("*.tar"))
+def cut_shards(making: Path) -> None:
+    first, second, third = sorted(making.glob("*.tar"))
     os.truncate(first, 1000)
     second.unlink()
     third.with_suffix(".idx").unlink()
-    assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == 0
-    assert contents(folder) == contents(tiny_split.folder)
 
 
-def test_a_journal_line_cut_by_a_kill(photo_folder: Path, tmp_path: Path, tiny_split: Split) -> None:
-    folder = tmp_path / "trees"
-    interrupted(photo_folder, folder, 18, shard_size=9)
-    with open(folder / MAKING / "journal.jsonl", "ab") as journal:
-        journal.write(b'{"number": 2, "sha')
-    assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == 2
-    assert contents(folder) == contents(tiny_split.folder)
+def cut_journal(making: Path) -> None:
+    with open(making / "journal.jsonl", "ab") as journal:
+        journal.write(b'{"number": 3, "sha')
 
 
-def test_a_journal_without_its_plan_counts_for_nothing(
-    photo_folder: Path, tmp_path: Path, tiny_split: Split
+def lose_plan(making: Path) -> None:
+    (making / "plan.json").unlink()
+
+
+@pytest.mark.parametrize(("damage", "kept"), [(cut_shards, 0), (cut_journal, 3), (lose_plan, 0)])
+def test_what_a_kill_damaged_is_made_again(
+    damage: Callable[[Path], None], kept: int, photo_folder: Path, tmp_path: Path, tiny_split: Split
 ) -> None:
     folder = tmp_path / "trees"
-    interrupted(photo_folder, folder, 9, shard_size=9)
-    (folder / MAKING / "plan.json").unlink()
-    assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == 0
+    interrupted(photo_folder, folder, 27, shard_size=9)
+    damage(folder / MAKING)
+    assert make_shards(photo_folder, folder, ShardSettings(shard_size=9)).kept == kept
     assert contents(folder) == contents(tiny_split.folder)
 
 

@@ -5,15 +5,12 @@ read without a range (`test_a_whole_object_that_is_cut`); a version that is not 
 earlier attempt of its own broke; a client that is not made anew.
 """
 
-from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from turbomim.benchmarks.stores.fault_proxy import FaultProxy, fault_proxy
+from turbomim.benchmarks.stores.fault_proxy import FaultProxy
 from turbomim.benchmarks.stores.faults import Fault, first
-from turbomim.benchmarks.stores.weed import Weed
 from turbomim.pipeline.places import bucket as bucket_file
 from turbomim.pipeline.places import stores
 from turbomim.pipeline.places.folder import Folder
@@ -23,15 +20,6 @@ from turbomim.pipeline.places.retries import TRAFFIC
 from turbomim.pipeline.system.remedies import Changed, Exists, PlaceError
 
 CONTENT = bytes(range(256)) * 40
-
-
-@pytest.fixture
-def proxy(store: Weed, s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """A proxy that this test's places are asked through; a stalled request costs half a second."""
-    monkeypatch.setattr(stores, "SILENCE", timedelta(seconds=0.5))
-    with fault_proxy(store.endpoint, stall_s=30) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        yield proxy
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -14,15 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.pipeline.tars.caches import filled
 from tests.pipeline.tars.counted_place import CountedPlace
-from tests.waiting import wait_until
 
 from turbomim.pipeline.making.pack import make_shards
 from turbomim.pipeline.making.settings import ShardSettings
 from turbomim.pipeline.reading.read_ahead import ReadAhead
 from turbomim.pipeline.reading.shard_files import ShardFiles, read_samples
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream, turns
-from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split, open_split
 
@@ -52,12 +51,7 @@ def far(local: Split) -> Split:
 @contextmanager
 def with_cache(split: Split, folder: Path, shards: int) -> Iterator[tuple[Split, ShardCache]]:
     """A split with a cache that has its first so many shards."""
-    space = sum(shard.bytes for shard in split.manifest.shards[:shards])
-    cache = ShardCache(folder, space, place=split.tars, manifest=split.manifest, versions=split.versions)
-    said = list[str]()
-    with CacheFiller(cache, notify=said.append):
-        wait_until(lambda: said or not shards)
-    with cache:
+    with filled(split, folder, shards) as cache:
         yield replace(split, cache=cache), cache
 
 

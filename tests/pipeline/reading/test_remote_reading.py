@@ -6,17 +6,14 @@ close that waits for what is tried again; groups that grow without a limit.
 
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from turbomim.benchmarks.stores.fault_proxy import FaultProxy, fault_proxy
+from turbomim.benchmarks.stores.fault_proxy import FaultProxy
 from turbomim.benchmarks.stores.faults import Fault
-from turbomim.benchmarks.stores.weed import Weed
-from turbomim.pipeline.places import stores
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.reading import read_ahead
 from turbomim.pipeline.reading.read_ahead import ReadAhead
@@ -26,15 +23,6 @@ from turbomim.pipeline.tars.split import Split, open_split
 
 TURNS = 21
 Taken = list[tuple[int, list[int], list[bytes], list[int]]]
-
-
-@pytest.fixture
-def proxy(store: Weed, monkeypatch: pytest.MonkeyPatch, s3: str) -> Iterator[FaultProxy]:
-    """A proxy before the store; the environment names it."""
-    monkeypatch.setattr(stores, "SILENCE", timedelta(seconds=0.5))
-    with fault_proxy(store.endpoint, stall_s=30) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        yield proxy
 
 
 @pytest.fixture

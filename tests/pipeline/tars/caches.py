@@ -13,6 +13,7 @@ from turbomim.pipeline.places.place import Place
 from turbomim.pipeline.tars.fill_cache import CacheFiller
 from turbomim.pipeline.tars.manifest import Manifest, Shard, fingerprint_of
 from turbomim.pipeline.tars.shard_cache import ShardCache
+from turbomim.pipeline.tars.split import Split
 
 SHARDS, BYTES = 8, 200_000
 
@@ -51,6 +52,16 @@ def cache_of(folder: Path, place: Place, manifest: Manifest, shards: float = SHA
 
 def kept(cache: ShardCache) -> list[int]:
     return [shard for shard in range(len(cache.manifest.shards)) if cache.path(shard) is not None]
+
+
+def filled(split: Split, folder: Path, shards: int) -> ShardCache:
+    """A cache that has a split's first so many shards, and no space for more."""
+    space = sum(shard.bytes for shard in split.manifest.shards[:shards])
+    cache = ShardCache(folder, space, place=split.tars, manifest=split.manifest, versions=split.versions)
+    said = list[str]()
+    with CacheFiller(cache, notify=said.append):
+        wait_until(lambda: said or not shards)
+    return cache
 
 
 def fill(cache: ShardCache, shards: int, said: list[str] | None = None) -> None:

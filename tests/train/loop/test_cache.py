@@ -12,14 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.pipeline.tars.caches import filled
 from tests.pipeline.tars.counted_place import CountedPlace
 from tests.runs import attempt, config_for, finish, launch, outcome, quiet, records
-from tests.waiting import wait_until
 
 from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.system.errors import UsageError, UserError
-from turbomim.pipeline.tars.fill_cache import CacheFiller
-from turbomim.pipeline.tars.shard_cache import ShardCache
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.train.loop.shares import with_cache
 from turbomim.train.pretrain.pretrain import pretrain
@@ -48,17 +46,6 @@ def run(config: Config) -> None:
     assert finish(launch(attempt_with, environment, config)) == 0
 
 
-def fill(far: str, folder: Path, shards: int) -> float:
-    """Keep the first so many shards; return their GB."""
-    split = open_split(far)
-    space = sum(shard.bytes for shard in split.manifest.shards[:shards])
-    cache = ShardCache(folder, space, place=split.tars, manifest=split.manifest, versions=split.versions)
-    said = list[str]()
-    with CacheFiller(cache, notify=said.append):
-        wait_until(lambda: said)
-    return space / 1e9
-
-
 def test_the_same_losses_whatever_is_kept(far: str, trees: Path, tmp_path: Path) -> None:
     steps = {"epochs": 20 * 8 / 33}
     run(config_for(trees, tmp_path / "disk", optim=steps))
@@ -66,7 +53,7 @@ def test_the_same_losses_whatever_is_kept(far: str, trees: Path, tmp_path: Path)
     for kept, share in {0: "0.0 %", 2: "54.5 %", 4: "100.0 %"}.items():
         runs, folder = tmp_path / f"{kept} kept", tmp_path / f"cache {kept}"
         # a cold one is filled beside the run
-        space = fill(far, folder, kept) if kept else 1.0
+        space = filled(open_split(far), folder, kept).space / 1e9 if kept else 1.0
         run(
             config_for(Path(), runs, data={"path": far, "cache": str(folder), "cache_gb": space}, optim=steps)
         )

@@ -14,6 +14,7 @@ import dataclasses
 import pytest
 import timm
 import torch
+from tests.exported import stir
 from tests.train.models import test_mae
 from tests.train.models.test_mae import inputs, with_model
 from timm.models.beit import Beit
@@ -41,12 +42,8 @@ SMALL = Config(
 
 def stirred(config: Config) -> SimMIM:
     """A model none of whose weights is at its initial value, zero for some."""
-    net = make_model(config)
+    net = stir(make_model(config))
     assert isinstance(net, SimMIM)
-    g = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for param in net.parameters():
-            param.add_(0.05 * torch.randn(param.shape, generator=g))
     return net
 
 
