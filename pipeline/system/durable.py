@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -103,6 +104,18 @@ def make_folder_of(path: Path) -> Path:
         raise UserError(f"cannot write {str(path)!r}: it is a folder; give the name of a file")
     make_folder(path.parent)
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError if nothing can be written into a folder, or into the one that it would be made in."""
+    try:
+        # without a name; permissions alone are no answer for root
+        with tempfile.TemporaryFile(
+            dir=next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
+        ):
+            pass
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def sync(handle: int) -> None:

@@ -11,7 +11,7 @@ from turbomim.pipeline.system.errors import need, to_stderr
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.linear import score_linear
-from turbomim.train.evaluate.results import check_json, write_result
+from turbomim.train.evaluate.results import result_file, write_result
 from turbomim.train.evaluate.scores import score_frozen
 from turbomim.train.evaluate.scoring import LinearScoring, Scoring
 from turbomim.train.finetune.asked import FinetuneAsked
@@ -68,21 +68,20 @@ def evaluate(
     need(measure in get_args(Measure), "measure", repr(measure), ", ".join(get_args(Measure)))
     raise_limit()
     kept = None if json is None else Path(json)
-    check_json(kept)
     settings = {name: value for name, value in options.items() if "." in name}
     plain = {name: value for name, value in options.items() if "." not in name}
     plain |= {"train": fspath(train), "test": fspath(test)}
     if measure == "finetune":
         return _finetune(Path(run), from_options(plain, FinetuneAsked, UNKNOWN), settings, kept, console)
-    name: str = measure
-    if measure == "knn":
-        scoring = from_options(plain, Scoring, UNKNOWN)
-        result = score_frozen(load_source(Path(run), settings), "knn", scoring, console)
+    scoring = from_options(plain, Scoring if measure == "knn" else LinearScoring, UNKNOWN)
+    published = isinstance(scoring, LinearScoring) and scoring.recipe == "published"
+    source = load_source(Path(run), settings)
+    file = result_file(kept, source, f"{measure}-published" if published else measure)
+    if isinstance(scoring, LinearScoring):
+        result = score_linear(source, scoring, console or Console())
     else:
-        probe = from_options(plain, LinearScoring, UNKNOWN)
-        result = score_linear(load_source(Path(run), settings), probe, console or Console())
-        name = "linear-published" if probe.recipe == "published" else name
-    if replaced := write_result(result, name, kept):
+        result = score_frozen(source, "knn", scoring, console)
+    if replaced := write_result(result, file, beside_run=kept is None):
         to_stderr(replaced)
     return result
 
@@ -97,7 +96,7 @@ def _finetune(
         source = source.initial()
     others = {name: value for name, value in settings.items() if name not in model}
     config = finetune_settings(asked, source, by_section(others, "settings"))
-    kept = json or (None if source.step is None else source.folder / f"{config.run.name}.json")
+    kept = result_file(json, source, config.run.name)
     outcome = finetune(config, source, console=console, result_copies=[] if kept is None else [kept])
     if outcome.status == "preempted":
         raise KeyboardInterrupt(f"stopped at step {outcome.step} of {outcome.steps}; the same call goes on")

@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.export import programs
-from turbomim.train.export.model_card import UNKNOWN_LICENSE
+from turbomim.train.export.model_card import NAME, UNKNOWN_LICENSE, model_card
 from turbomim.train.export.push import check_push, push_folder
 from turbomim.train.export.weights import Exported
 
@@ -68,8 +68,16 @@ def export(
     if push:
         check_push(push, to)
     trained = programs.load_trained(place)
-    written = programs.export(trained, to, folder, license=license, size=size, repository=push or "")
+    written = programs.export(trained, to, folder, license=license, size=size)
     if not push:
         return written
-    url = push_folder(folder, written[0].files, push, public=public)
-    return [replace(exported, url=url) for exported in written]
+    pushed = [replace(exported, repository=push) for exported in written]
+    # the cards in the folder go on to tell how the folder is loaded
+    cards = {
+        f"{exported.below}/{NAME}".removeprefix("/"): model_card(exported, trained, license).encode(
+            errors="backslashreplace"
+        )
+        for exported in pushed
+    }
+    url = push_folder(folder, written[0].files, cards, push, public=public)
+    return [replace(exported, url=url) for exported in pushed]

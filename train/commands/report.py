@@ -31,12 +31,9 @@ def report_command(argv: list[str]) -> None:
     if not options.runs:
         raise UsageError("report needs one or more run folders, runs/NAME: see turbomim report --help")
     # here: it imports torch, which --help need not wait for
-    from turbomim.train.report.report import report_path, write_report
+    from turbomim.train.report.report import write_report
 
-    out = options.out or report_path(options.runs)
-    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
-        raise UsageError(f"--out {out}: must be a file whose name ends in .html")
-    written = write_report(options.runs, out, options.benchmarks)
+    written = write_report(options.runs, options.out, options.benchmarks)
     count = counted(len(written.problems), "file")
     noted = f"; at its top: {count} with problems" if written.problems else ""
-    print(f"{out}: {sized(written.bytes)}{noted}")
+    print(f"{written.path}: {sized(written.bytes)}{noted}")

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from turbomim.pipeline.system.durable import read_json, write_json
-from turbomim.pipeline.system.errors import UsageError
+from turbomim.pipeline.system.durable import check_writable, read_json, write_json
+from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.train.encoder.source import Source
 from turbomim.train.terminal.streams import table_console
 from turbomim.train.trackers.tensorboard import tensorboard_scores
 
@@ -18,23 +19,29 @@ SETTINGS = (
 )  # fmt: skip
 
 
-def check_json(path: Path | None) -> None:
-    """Raise UsageError if results cannot go there."""
-    if path is not None and path.is_dir():
-        raise UsageError(f"--json {path} is a folder: give a file")
+def result_file(wanted: Path | None, source: Source, name: str) -> Path | None:
+    """Where a result goes: the file that is wanted, else RUN/eval/NAME.json; of a FILE's encoder nowhere.
+
+    Raises UserError, before the work, if it cannot be written.
+    """
+    if wanted is not None and wanted.is_dir():
+        raise UsageError(f"--json {wanted} is a folder: give a file")
+    path = source.folder / f"{name}.json" if wanted is None and source.step is not None else wanted
+    if path is not None:
+        try:
+            check_writable(path.parent)
+        except UserError as error:
+            raise UserError(f"{error}; --json FILE puts the result elsewhere") from error
+    return path
 
 
-def write_result(result: Mapping[str, Any], name: str, wanted: Path | None) -> str:
-    """Write a result to the file that is wanted, else to RUN/eval/NAME.json; of a FILE to none.
+def write_result(result: Mapping[str, Any], path: Path | None, *, beside_run: bool) -> str:
+    """Write a result to its file, if it has one; beside_run: that of its run.
 
     `turbomim report`, `compare` and the model card of an export read what is there; TensorBoard gets it too.
     Returns which result of other settings gave way to it; empty if none did.
     """
-    line = ""
-    path = wanted
-    if path is None and "run" in result:
-        path = Path(result["run"]) / "eval" / f"{name}.json"
-        line = replaced_result(result, path)
+    line = replaced_result(result, path) if path is not None and beside_run else ""
     if path is not None:
         write_json(path, result)
     if "run" in result:

@@ -36,6 +36,8 @@ model = MODEL.from_pretrained("PATH").eval()
 processor = AutoImageProcessor.from_pretrained("PATH")
 with torch.no_grad():
     """
+# the folder below an export of an MAE that has the decoder, too
+WHOLE: Final = "mae"
 OUTPUT: Final = 'model(**processor(Image.open("photo.jpg"), return_tensors="pt"))'
 CROP: Final = (
     "The processor takes the crop of evaluation. Where a resized side is 3, 7, 11, … pixels longer than the "
@@ -68,7 +70,7 @@ def write_hf(model: MAE, config: Config, folder: Path) -> list[Exported]:
         )
     ]
     if config.model.method == "mae":
-        mae = folder / "mae"
+        mae = folder / WHOLE
         write_folder(mae, to_vit_mae(whole_model(model)), vit_mae_config(config), config)
         exported.append(
             exported_as(

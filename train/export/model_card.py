@@ -61,8 +61,9 @@ def model_card(
     state = checkpoint.read_state(run / "ckpt" / f"step-{trained.step:08d}")
     # a fine-tuning's settings do not tell which recipe pre-trained it
     title = f"Method: {method_text(config)}" if tuned else f"Recipe: {run_title(config, recipe_of(run))}"
-    # a recipe's name begins with its method's, pixmim for one
-    methods = dict.fromkeys(filter(None, [config.model.method, recipe_of(run).partition("-")[0]]))
+    # what two papers are of is a setting here
+    lsmae = recipe_of(run).startswith("lsmae-")
+    methods = [config.model.method, *["pixmim"] * (config.model.target != "raw"), *["lsmae"] * lsmae]
     head: dict[str, Any] = {
         "library_name": exported.library,
         "license": license,
@@ -218,7 +219,8 @@ def results_of(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def hub_results(run: Path, step: int) -> list[dict[str, Any]]:
     """The evaluations of a run's weights of a step as the Hugging Face Hub has them: accuracies, shares of 1.
 
-    Not those of initial weights or of another step.  A fine-tuning's own result tells where it began.
+    Not those of initial weights, of another step, or of weights that were fine-tuned since.  A fine-tuning's
+    own result tells where it began.
     """
     tuned = (run / RESULT).exists()
     return [
@@ -230,9 +232,14 @@ def hub_results(run: Path, step: int) -> list[dict[str, Any]]:
             ],
         }
         for name, found in results_of(run)
-        if (name == OWN and tuned) or (found.get("weights") != "initial" and found.get("step", step) == step)
+        if (name == OWN and tuned) or ("settings" not in found and _is_of(found, step))
         if (metrics := list(_accuracies(found)))
     ]
+
+
+def _is_of(found: dict[str, Any], step: int) -> bool:
+    """Whether a result is of the weights that training had after a step."""
+    return found.get("weights") != "initial" and found.get("step", step) == step
 
 
 def _accuracies(found: dict[str, Any]) -> Iterator[tuple[str, float]]:

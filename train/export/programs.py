@@ -13,7 +13,7 @@ from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.encoder.features import load_finetuned, load_run
 from turbomim.train.export import model_card
 from turbomim.train.export.dense import write_detectron2, write_mmseg
-from turbomim.train.export.hf import write_hf
+from turbomim.train.export.hf import WHOLE, write_hf
 from turbomim.train.export.own import write_own, write_whole
 from turbomim.train.export.timm import TIMM_NAMES, write_timm
 from turbomim.train.export.tuned import tuned_writer
@@ -57,13 +57,11 @@ def export(
     *,
     license: str = model_card.UNKNOWN_LICENSE,
     size: int = 0,
-    repository: str = "",
 ) -> list[Exported]:
     """Write weights for a program, have it load them, and put them with their model cards into a folder.
 
     Nothing is changed there before everything is written and checked.  license: as the Hugging Face Hub names
-    it; size: pixels a side that positions are resized to, for mmseg, 0 = the run's; repository: of the Hub,
-    USER/NAME, that the cards are written for.
+    it; size: pixels a side that positions are resized to, for mmseg, 0 = the run's.
     Raises UserError: a method that the program has not, weights that it does not take or that give other
     outputs, a README.md of somebody else's.
     """
@@ -72,7 +70,7 @@ def export(
     if size and to != "mmseg":
         raise UsageError(f"--size {size} is for --to mmseg alone: leave it out for --to {to}")
     write = _writer(trained, to, size)
-    _check_cards(folder)
+    _check_cards(folder, to)
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     temporary = folder / ".tmp-export"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -84,7 +82,6 @@ def export(
                 exported,
                 step=trained.step,
                 library=PROGRAMS[to].library,
-                repository=repository,
                 below="" if exported.path == temporary else exported.path.name,
             )
             for exported in write(temporary)
@@ -92,7 +89,7 @@ def export(
         for exported in written:
             beside = exported.path if exported.path.is_dir() else exported.path.parent
             card = model_card.model_card(exported, trained, license)
-            (beside / model_card.NAME).write_text(card, encoding="utf-8")
+            (beside / model_card.NAME).write_text(card, encoding="utf-8", errors="backslashreplace")
         paths = [path for path in temporary.rglob("*") if path.is_file()]
         files = tuple(path.relative_to(temporary).as_posix() for path in paths)
         for file in files:
@@ -176,8 +173,8 @@ def check_method(config: Config, to: str) -> None:
         raise UserError(f"{to} has no model of method {method}: give --to {'|'.join(fitting)}")
 
 
-def _check_cards(folder: Path) -> None:
-    """Raise UserError if a README.md in the folder, or in one below, is no card of ours."""
-    for path in (folder / model_card.NAME, *folder.glob(f"*/{model_card.NAME}")):
+def _check_cards(folder: Path, to: str) -> None:
+    """Raise UserError if a README.md that would be written is there, and is no card of ours."""
+    for path in (folder / model_card.NAME, *[folder / WHOLE / model_card.NAME] * (to == "hf")):
         if path.exists() and not model_card.is_ours(path):
             raise UserError(f"{path} is no model card of ours and would be overwritten: give another --out")

@@ -1,7 +1,7 @@
 """Exports to the Hugging Face Hub: a folder's files into a repository, private unless said otherwise."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -35,13 +35,16 @@ def check_push(repository: str, to: str) -> None:
         raise UserError(f"--push {repository}: no token is stored here: run `hf auth login`, or set HF_TOKEN")
 
 
-def push_folder(folder: Path, files: Collection[str], repository: str, *, public: bool) -> str:
-    """Put files of a folder into a repository, which is made if it is not there; its URL.
+def push_folder(
+    folder: Path, files: Collection[str], cards: Mapping[str, bytes], repository: str, *, public: bool
+) -> str:
+    """Put files of a folder into a repository, which is made if it is not there, in one commit; its URL.
 
-    repository: USER/NAME.  Raises UserError, a line: no permission, a repository that is there and is public
-    without `public`, or private with it, somebody else's README.md in it, no network, a hub that no longer
-    answers.
+    cards: what takes the place of some of the files there; repository: USER/NAME.  Raises UserError, a line:
+    no permission, a repository that is there and is public without `public`, or private with it, somebody
+    else's README.md in it, no network, a hub that no longer answers.
     """
+    from huggingface_hub import CommitOperationAdd
     from huggingface_hub.errors import RepositoryNotFoundError
 
     api = client()
@@ -65,10 +68,9 @@ def push_folder(folder: Path, files: Collection[str], repository: str, *, public
                 card = Path(api.hf_hub_download(repository, "README.md", revision=about.sha))
                 if not model_card.is_ours(card):
                     raise UserError(f"{what}: its README.md is no model card of ours: give another name")
-            api.upload_folder(
-                repo_id=repository,
-                folder_path=folder,
-                allow_patterns=list(files),
+            api.create_commit(
+                repository,
+                [CommitOperationAdd(name, cards.get(name, folder / name)) for name in files],
                 commit_message=f"Export by turbomim {__version__}",
             )
     except Exception as error:

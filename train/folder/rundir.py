@@ -11,7 +11,6 @@ import platform
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 import yaml
 
-from turbomim.pipeline.system.durable import read_json, write_durably, write_error, write_json
+from turbomim.pipeline.system.durable import check_writable, read_json, write_durably, write_json
 from turbomim.pipeline.system.errors import UserError, one_line
 from turbomim.pipeline.system.folder_lock import check_lock, folder_lock
 from turbomim.pipeline.system.processes import is_alive
@@ -186,14 +185,7 @@ def check_unlocked(config: Config) -> None:
     folder = run_folder(config)
     if config.run.lock:
         check_lock(folder, what=folder, other=OTHER_NAME)
-    # the nearest folder that is there; below it all is made
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    try:
-        # without a name; permissions alone are no answer for root
-        with tempfile.TemporaryFile(dir=there):
-            pass
-    except OSError as error:
-        raise write_error(folder, error) from error
+    check_writable(folder)
 
 
 def lock_run(config: Config) -> AbstractContextManager[None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from turbomim import __version__
 from turbomim.pipeline.system.durable import make_folder_of, write_durably
+from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.recipes.title import run_title
 from turbomim.train.report.data import bad_part, data_part
 from turbomim.train.report.page import Html, html_page, html_section, tag
@@ -40,8 +41,10 @@ def write_report(
 
     Raises UserError as `read_runs` and `report_page`, and where it cannot be written.
     """
-    runs = read_runs(paths)
     out = out or report_path(paths)
+    if out.suffix.lower() not in (".html", ".htm") or out.is_dir():
+        raise UsageError(f"--out {out}: must be a file whose name ends in .html")
+    runs = read_runs(paths)
     make_folder_of(out)
     text = report_page(runs, benchmarks).encode()
     write_durably(out, text)

@@ -1,6 +1,7 @@
 """`turbomim.evaluate`: the results of `turbomim eval`, from Python."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ def test_neighbours_are_the_commands(run: turbomim.Run, trees: Path, tmp_path: P
     assert json.loads((tmp_path / "knn.json").read_text(encoding="utf-8")) == result
     assert run.evaluations["knn"] == result
     assert 0 < result["scores"]["trained: mean of patch tokens"]["20 neighbours"] <= 1
+
+
+@pytest.mark.parametrize("measure", ["knn", "linear", "finetune"])
+def test_where_the_result_goes_is_tried_first(
+    measure: Any, run: turbomim.Run, trees: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted, and seen to fail: a result that is written to a file after all the work."""
+    shutil.copytree(run.folder, "closed", ignore=shutil.ignore_patterns("eval"))
+    Path("closed/eval").write_text("a file")
+    for work in ("score_frozen", "score_linear", "finetune"):
+        monkeypatch.setattr(f"turbomim.train.api.evaluate.{work}", None)
+    with pytest.raises(
+        turbomim.UserError, match=r"cannot write 'closed/eval': .*; --json FILE puts the result"
+    ):
+        turbomim.evaluate("closed", measure, train=trees, test=trees)
 
 
 def test_a_fine_tuning_is_a_run(run: turbomim.Run, trees: Path) -> None:

@@ -87,6 +87,7 @@ def test_what_a_bare_run_tells() -> None:
     assert (
         "No evaluation of this run is recorded" in text and "licence of these weights was not stated" in text
     )
+    assert "pixmim" not in head["tags"]
     # no log, no recipe, no import
     assert found["recipe"] == "none recorded"
     assert not any(
@@ -112,8 +113,8 @@ def test_what_a_log_an_import_and_evaluations_add() -> None:
     (run / "eval").mkdir()
     (run / "eval" / "knn.json").write_text(json.dumps({**SCORES, "test": "/data/shards/trees/val"}))
     (run / "eval" / "finetune.json").write_text(json.dumps({"top1": 0.8125, "epochs": 5, "lr": 6.25e-05}))
-    # of other weights than those that are exported
-    for other in ({"weights": "initial"}, {"step": 2}):
+    # of other weights than those that are exported; settings are of a fine-tuning, which made others of them
+    for other in ({"weights": "initial"}, {"step": 2}, {"settings": {}}):
         path = run / "eval" / f"finetune-{next(iter(other))}.json"
         path.write_text(json.dumps({"top1": 0.25, "step": 3, **other}))
     text = card_of(trained, license="cc-by-nc-4.0")

@@ -153,8 +153,12 @@ def test_somebody_elses_readme_stays(place: str) -> None:
         export(trained, "hf", Path("mine"))
     assert [path for path in Path("mine").rglob("*") if path.is_file()] == [Path("mine", place)]
     export(trained, "hf", Path("out"))
-    # one of ours is replaced
+    # one of ours is replaced, and what lies in other folders is nobody's business
+    Path("out/notes").mkdir()
+    Path("out/notes/README.md").write_text("mine")
     export(trained, "hf", Path("out"))
+    if place != "README.md":
+        export(trained, "timm", Path("mine"))
 
 
 def test_what_fails_leaves_no_folder(

@@ -71,6 +71,8 @@ def test_what_was_pushed_loads_from_the_hub(
     assert found.private and sorted(found.files) == ["README.md", "config.json", "model.safetensors"]
     card = found.files["README.md"].decode()
     assert "license: apache-2.0" in card and f'"hf-hub:{NAME}"' in card and "local-dir" not in card
+    # who has the folder is told how the folder is loaded
+    assert '"local-dir:.", pretrained=True' in Path("runs/r/export/README.md").read_text()
     with torch.no_grad():
         expected = trained.model.features(images())
         model: Any = timm.create_model(f"hf-hub:{NAME}", pretrained=True).eval()

@@ -8,6 +8,7 @@ names in the order of the alphabet (`test_from_photographs_to_predictions`).
 from __future__ import annotations
 
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def test_logits_are_those_of_theirs(
     head = yaml.safe_load(card.split("---")[1])
     assert head["pipeline_tag"] == "image-classification"
     assert "it tells 3 classes, ash, Björk, white, cedar" in card and "short side to 64 (bicubic)" in card
+
+
+@pytest.mark.parametrize("to", ["timm", "hf"])
+def test_a_class_whose_name_is_no_utf_8(to: Any) -> None:
+    """The name of a folder is bytes.  Planted, and seen to fail: a card in strict UTF-8."""
+    run, _, _ = make_finetuning("mae", Path("runs/r/eval"))
+    (run / "classes.json").write_text(json.dumps(["ash", os.fsdecode(b"caf\xe9"), "cedar"]))
+    turbomim.export(run, to, out="out")
+    assert r"ash, caf\udce9, cedar" in Path("out/README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
