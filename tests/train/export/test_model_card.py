@@ -114,7 +114,8 @@ def test_what_a_log_an_import_and_evaluations_add() -> None:
     (run / "eval" / "knn.json").write_text(json.dumps({**SCORES, "test": "/data/shards/trees/val"}))
     (run / "eval" / "finetune.json").write_text(json.dumps({"top1": 0.8125, "epochs": 5, "lr": 6.25e-05}))
     # of other weights than those that are exported; settings are of a fine-tuning, which made others of them
-    for other in ({"weights": "initial"}, {"step": 2}, {"settings": {}}):
+    others: tuple[dict[str, Any], ...] = ({"weights": "initial"}, {"step": 2}, {"settings": {}})
+    for other in others:
         path = run / "eval" / f"finetune-{next(iter(other))}.json"
         path.write_text(json.dumps({"top1": 0.25, "step": 3, **other}))
     text = card_of(trained, license="cc-by-nc-4.0")
