@@ -5,8 +5,10 @@ Each rule of tests/floors.py is also shown to fail on a planted violation.
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
+import re
 import shutil
 import subprocess
 import sys
@@ -189,6 +191,15 @@ def test_the_picture_names_the_nearest_folders(tmp_path: Path) -> None:
     assert floors.nearest(below, table) == {"top": ["middle"], "middle": ["low"], "low": []}
     drawn = floors.draw(found, table)
     assert [drawn.count(f">{text}<") for text in ("the roof", "→ middle", "→ low")] == [1, 1, 1]
+
+
+def test_a_docstring_names_tests_of_its_file() -> None:
+    """Where it says which test a planted bug makes fail."""
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("test_*.py"))}
+    docs = {path: ast.get_docstring(ast.parse(text)) or "" for path, text in texts.items()}
+    named = [(path, name) for path, doc in docs.items() for name in re.findall(r"`(test_\w+)`", doc)]
+    assert len(named) > 100
+    check(f"{path}: there is no {name}" for path, name in named if f"def {name}(" not in texts[path])
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,9 +1,9 @@
-"""The cache of shards: what is kept, what is refused, and what befalls the files.
+"""The cache of shards: what is kept, what is refused, and who fills it.
 
-Planted bugs and the test that fails on each: a file that is believed by its name alone, or is
-written under it (`test_damage_behind_its_back`, `test_killed_again_and_again`); a shard that makes room for
-another (`test_fills_in_order_and_removes_nothing`); no lock (`test_one_process_fills`); a disk that is full
-and ends the thread without a word, or is tried by each process (`test_a_full_disk`).
+Planted bugs and the test that fails on each: a file that is written under its name
+(`test_killed_again_and_again`); a shard that makes room for another
+(`test_fills_in_order_and_removes_nothing`); no lock (`test_one_process_fills`); a disk that is full and ends
+the thread without a word, or is tried by each process (`test_a_full_disk`).
 """
 
 from __future__ import annotations

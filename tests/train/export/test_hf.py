@@ -3,10 +3,9 @@
 Planted, each seen to fail the test named: queries and keys exchanged, another mean, 2 heads
 (`test_the_encoder_is_a_vit_model`); `norm_pix_loss` always false, a place for the decoder's class token
 (`test_the_whole_mae_gives_our_loss`); an eps of 1e-12, version 5's own names
-(`test_names_on_disk_are_the_published_ones`); bilinear
-whatever the run's (`test_images_of_other_sizes_are_resized_with_the_runs_filter`); missing names, or
-outputs, not looked at (`test_a_tensor_too_few_or_wrong_is_refused`); transformers asked though it is not
-there (`test_without_transformers_it_is_written_and_says_so`).
+(`test_names_on_disk_are_the_published_ones`); missing names, or outputs, not looked at
+(`test_a_tensor_too_few_or_wrong_is_refused`); transformers asked though it is not there
+(`test_without_transformers_it_is_written_and_says_so`).
 """
 
 from __future__ import annotations
