@@ -1,13 +1,14 @@
 """`turbomim.evaluate`: what an encoder is worth, as `turbomim eval` measures it."""
 
 import json as json_format
+from collections.abc import Callable
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from rich.console import Console
 
-from turbomim.pipeline.system.errors import need, to_stderr
+from turbomim.pipeline.system.errors import need, to_warning
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.linear import score_linear
@@ -29,9 +30,10 @@ def evaluate(
     *,
     train: str | PathLike[str],
     test: str | PathLike[str],
-    # a path, and a Console: a type checker would want every value of `**{"optim.epochs": 10}` to be one
+    # a path, a Console, a function: a type checker wants every value of `**{"optim.epochs": 10}` to be one
     json: Any = None,
     console: Any = None,
+    notify: Any = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Score an encoder on labelled shards, as `turbomim eval` does.
@@ -49,6 +51,8 @@ def evaluate(
         test: Labelled shards that are scored.
         json: A file for the result; RUN/eval/MEASURE.json if None, and none of a file's encoder.
         console: Where bars and a fine-tuning's lines go, a rich.console.Console; standard output if None.
+        notify: Takes a line on what a file does not tell of its encoder, on splits that hold the same
+            samples, and on a result of other settings that is replaced.  None: each is a warning of Python's.
         **options: Options of `turbomim eval MEASURE` by their names.  knn and linear: samples (train samples,
             0 for all), size (pixels), batch (images), device; linear: recipe ("solved" or "published"),
             epochs, warmup_epochs, base_lr, head_batch, augment, seed; finetune: random, epochs, batch,
@@ -68,29 +72,35 @@ def evaluate(
     need(measure in get_args(Measure), "measure", repr(measure), ", ".join(get_args(Measure)))
     raise_limit()
     kept = None if json is None else Path(json)
+    say: Callable[[str], None] = notify or to_warning
     settings = {name: value for name, value in options.items() if "." in name}
     plain = {name: value for name, value in options.items() if "." not in name}
     plain |= {"train": fspath(train), "test": fspath(test)}
     if measure == "finetune":
-        return _finetune(Path(run), from_options(plain, FinetuneAsked, UNKNOWN), settings, kept, console)
+        return _finetune(Path(run), from_options(plain, FinetuneAsked, UNKNOWN), settings, kept, console, say)
     scoring = from_options(plain, Scoring if measure == "knn" else LinearScoring, UNKNOWN)
     published = isinstance(scoring, LinearScoring) and scoring.recipe == "published"
-    source = load_source(Path(run), settings)
+    source = load_source(Path(run), settings, say)
     file = result_file(kept, source, f"{measure}-published" if published else measure)
     if isinstance(scoring, LinearScoring):
-        result = score_linear(source, scoring, console or Console())
+        result = score_linear(source, scoring, console or Console(), say)
     else:
-        result = score_frozen(source, "knn", scoring, console)
+        result = score_frozen(source, "knn", scoring, console, say)
     if replaced := write_result(result, file, beside_run=kept is None):
-        to_stderr(replaced)
+        say(replaced)
     return result
 
 
 def _finetune(
-    run: Path, asked: FinetuneAsked, settings: dict[str, Any], json: Path | None, console: Any
+    run: Path,
+    asked: FinetuneAsked,
+    settings: dict[str, Any],
+    json: Path | None,
+    console: Any,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
     model = {name: value for name, value in settings.items() if name.startswith("model.")}
-    source = load_source(run, model)
+    source = load_source(run, model, say)
     source.pretrained()
     if asked.random:
         source = source.initial()

@@ -1,13 +1,12 @@
 """`turbomim.load`: the encoder of a run, of an export or of a file, as timm's model."""
 
-import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.system.durable import read_json
-from turbomim.pipeline.system.errors import UsageError, UserError
+from turbomim.pipeline.system.errors import UsageError, UserError, to_warning
 from turbomim.train.encoder.crop import own_crop
 from turbomim.train.encoder.source import read_source
 from turbomim.train.encoder.transform import Transform
@@ -63,7 +62,7 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
     else:
         found = read_source(path, settings)
         if found.assumed:
-            warnings.warn(found.assumed, stacklevel=2)
+            to_warning(found.assumed)
         _check_method(path, found.config)
         model, crop = timm_model(found.pretrained(), found.config), own_crop(found.config)
     model.transform = Transform(crop, **statistics)

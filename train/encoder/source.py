@@ -7,7 +7,7 @@ which tells the heads that no tensor tells.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,11 +92,11 @@ def encoder_size(config: Config) -> str:
     return f"{config.data.size} px, patch {model.patch}, {model.width}x{model.depth}, {model.heads} heads"
 
 
-def load_source(path: Path, settings: Mapping[str, object]) -> Source:
-    """As `read_source`; prints what a file did not tell."""
+def load_source(path: Path, settings: Mapping[str, object], say: Callable[[str], None] = print) -> Source:
+    """As `read_source`; says what a file did not tell."""
     source = read_source(path, settings)
     if source.assumed:
-        print(source.assumed)
+        say(source.assumed)
     return source
 
 

@@ -5,6 +5,7 @@ are made once, of central crops, and kept in a file, unless --augment asks for t
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -44,22 +45,26 @@ from turbomim.train.world.distributed import choose_device
 NAMES = {"top1": "published probe, top-1", "top5": "published probe, top-5"}
 
 
-def score_linear(source: Source, options: LinearScoring, console: Console) -> dict[str, Any]:
+def score_linear(
+    source: Source, options: LinearScoring, console: Console, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Score a frozen encoder by a linear layer.  Raises UserError as the two ways do."""
     if options.recipe == "published":
-        return score_published_probe(source, options, console)
+        return score_published_probe(source, options, console, say)
     check_solved(options)
-    return score_frozen(source, "linear", options, console)
+    return score_frozen(source, "linear", options, console, say)
 
 
-def score_published_probe(source: Source, options: LinearScoring, console: Console) -> dict[str, Any]:
+def score_published_probe(
+    source: Source, options: LinearScoring, console: Console, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Train the published head on the train split and score the test split.
 
     Beside the trained encoder the same one with random weights, but for --augment, which encodes every epoch.
     Raises UserError: no run, no labels, settings that cannot be.
     """
     optim = head_optim(options)
-    train, test = open_labelled(options.train, options.test)
+    train, test = open_labelled(options.train, options.test, say=say)
     if options.augment and options.samples:
         raise UsageError("--augment takes all train samples: leave --samples out")
     ids_N = choose_ids(train, options.samples or 0)

@@ -57,15 +57,16 @@ def evaluate_model(
     on: Scoring,
     known: Scores | None = None,
     console: Console | None = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Scores of a model in memory, of the same encoder with random weights, and of raw pixels.
 
     measures: names in MEASURES; known: scores of features that need not be measured again; console: where
-    bars are drawn.
+    bars are drawn; say: takes a line where both splits are the same.
     Raises UserError: splits that cannot be compared.
     """
     device = choose_device(on.device, 0)
-    train, test = open_labelled(on.train, on.test, measures)
+    train, test = open_labelled(on.train, on.test, measures, say)
     wanted = at_size(config, on.size)
     encoders = {
         name: resized(each, config, wanted).to(device).eval()
@@ -94,11 +95,14 @@ def evaluate_model(
     }
 
 
-def score_frozen(source: Source, measure: str, on: Scoring, console: Console | None) -> dict[str, Any]:
+def score_frozen(
+    source: Source, measure: str, on: Scoring, console: Console | None, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Score a frozen encoder by a measure of MEASURES.  Raises UserError: splits that cannot be compared."""
     check_samples(on.samples, [measure])
     check_least(batch=(on.batch, 1))
-    return {**source.facts, **evaluate_model(source.model, source.config, [measure], on, console=console)}
+    scored = evaluate_model(source.model, source.config, [measure], on, console=console, say=say)
+    return {**source.facts, **scored}
 
 
 def scores_of(learned: Features, scored: Features, measures: Collection[str], known: Scores) -> Scores:

@@ -1,6 +1,6 @@
 """The labelled splits of an evaluation: checked before anything is computed, and which samples are taken."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,16 @@ from turbomim.train.evaluate.probe import CHOOSING
 LEAST = {"knn": (NEIGHBOURS, "the neighbours"), "linear": (CHOOSING, "the choice of the penalty")}
 
 
-def open_labelled(train: str, test: str, measures: Collection[str] = ()) -> tuple[Split, Split]:
-    """Open the split to learn from and the one to score; print if they hold the same samples.
+def open_labelled(
+    train: str, test: str, measures: Collection[str] = (), say: Callable[[str], None] = print
+) -> tuple[Split, Split]:
+    """Open the split to learn from and the one to score; say if they hold the same samples.
 
     Raises UserError as `check_labelled`.
     """
     splits = open_split(train), open_split(test)
     check_labelled(*splits, measures)
-    say_same(*splits)
+    say_same(*splits, say)
     return splits
 
 
@@ -59,10 +61,10 @@ def check_enough(train: Split, samples: int, measures: Collection[str]) -> None:
         raise UserError(f"{train.place} has {samples} samples: {least} are needed for {why}")
 
 
-def say_same(train: Split, test: Split) -> None:
-    """Print that a split is scored on the samples that are learned from, where it is."""
+def say_same(train: Split, test: Split, say: Callable[[str], None] = print) -> None:
+    """Say that a split is scored on the samples that are learned from, where it is."""
     if train.manifest.fingerprint == test.manifest.fingerprint:
-        print(
+        say(
             f"note: --train {train.place} and --test {test.place} hold the same samples: "
             "scores are of what was learned from, and say nothing of other images"
         )

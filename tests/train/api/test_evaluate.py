@@ -55,6 +55,33 @@ def test_where_the_result_goes_is_tried_first(
         turbomim.evaluate("closed", measure, train=trees, test=trees)
 
 
+def test_what_a_file_does_not_tell_is_a_warning_at_the_callers_line(
+    run: turbomim.Run, trees: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (exported,) = turbomim.export(run, "timm", out=tmp_path / "export")
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((exported.path / "model.safetensors").read_bytes())
+    with pytest.warns(UserWarning, match="does not tell its heads: 1 are assumed") as said:
+        turbomim.evaluate(alone, "knn", train=trees, test=trees, console=quiet())
+    assert {warning.filename for warning in said} == {__file__}
+    assert capsys.readouterr() == ("", "")
+    lines: list[str] = []
+    turbomim.evaluate(alone, "knn", train=trees, test=trees, console=quiet(), notify=lines.append)
+    assert lines == [str(warning.message) for warning in said] and "hold the same samples" in lines[1]
+    eval_knn_command([str(alone), "--train", str(trees), "--test", str(trees)])
+    assert capsys.readouterr().out.startswith("\n".join(lines) + "\n")
+
+
+def test_a_result_of_other_settings_that_is_replaced_is_a_warning(
+    run: turbomim.Run, trees: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turbomim.evaluate(run, "linear", train=trees, test=trees, console=quiet(), notify=print)
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="linear.json was of other settings .size 32, now 48. and is repl"):
+        turbomim.evaluate(run, "linear", train=trees, test=trees, size=48, console=quiet())
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_fine_tuning_is_a_run(run: turbomim.Run, trees: Path) -> None:
     result = turbomim.evaluate(
         run, "finetune", train=trees, test=trees, console=quiet(), epochs=1, batch=8, **SMALL

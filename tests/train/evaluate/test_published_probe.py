@@ -281,14 +281,14 @@ def test_warm_up_keeps_its_share_and_a_replaced_result_is_said(
     found = json.loads((run / "eval" / "linear-published.json").read_text())
     assert (found["warmup_epochs"], found["steps"]) == (pytest.approx(0.1), 1)
     assert (found["encoder"], found["crop"]) == ("32 px, patch 8, 32x2, 2 heads", 1.0)
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     assert ": 1 step of 33 central crops, 33 test images" in out
     # of three classes
-    assert "top-1" in out and "top-5" not in out and "replaced" not in err
+    assert "top-1" in out and "top-5" not in out and "replaced" not in out
     assert call(monkeypatch, *plain, "--epochs", "0.9", "--head-batch", "33") == 0
-    assert "replaced" not in capsys.readouterr().err
+    assert "replaced" not in capsys.readouterr().out
     assert call(monkeypatch, *plain, "--epochs", "0.9", "--head-batch", "16") == 0
-    out = capsys.readouterr().err
+    out = capsys.readouterr().out
     assert "linear-published.json was of other settings (lr " in out
     assert "; head_batch 33, now 16) and is replaced" in out
 

@@ -9,4 +9,4 @@ from turbomim.train.settings.flags import arguments_of, parse_with_settings
 def eval_finetune_command(argv: list[str]) -> None:
     """`turbomim eval finetune …`.  Raises UserError."""
     options, flags = parse_with_settings(Finetune, argv, "turbomim eval finetune", FinetuneConfig)
-    evaluate(measure="finetune", **arguments_of(options), **flags)
+    evaluate(measure="finetune", notify=print, **arguments_of(options), **flags)

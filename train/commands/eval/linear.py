@@ -15,7 +15,7 @@ from turbomim.train.terminal.streams import print_plain
 def eval_linear_command(argv: list[str]) -> None:
     """`turbomim eval linear …`.  Raises UserError."""
     options, flags = parse_with_settings(EvalLinear, argv, "turbomim eval linear")
-    result = evaluate(measure="linear", **arguments_of(options), **flags)
+    result = evaluate(measure="linear", notify=print, **arguments_of(options), **flags)
     if options.recipe == "solved":
         print_table(result)
     else:

@@ -249,10 +249,10 @@ def test_a_result_of_other_settings_is_replaced_and_named(
     plain = ["eval", "knn", str(run), "--train", path, "--test", path]
     assert call(monkeypatch, *plain, "--samples", "20") == 0
     assert call(monkeypatch, *plain, "--samples", "20") == 0
-    assert "replaced" not in capsys.readouterr().err
+    assert "replaced" not in capsys.readouterr().out
     assert call(monkeypatch, *plain, "--samples", "25") == 0
     said = "knn.json was of other settings (train_samples 20, now 25) and is replaced: --json FILE keeps both"
-    assert said in capsys.readouterr().err
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
