@@ -8,8 +8,6 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-
 from turbomim.pipeline.decoding.under_way import Journal
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
@@ -111,10 +109,7 @@ class OnlineEval:
 
     def _begin(self) -> str:
         if not self._baselines:
-            # while it is built a model draws from the global generator, which is the training's
-            with torch.random.fork_rng(devices=[]):
-                model = make_model(self._config)
-            self._baselines = self._score(model, {ENCODER: RANDOM, PIXELS: RAW})
+            self._baselines = self._score(make_model(self._config), {ENCODER: RANDOM, PIXELS: RAW})
         shown = {name: f"{100 * value:.1f} %" for name, value in self._baselines.items()}
         lines = [
             f"{what} {shown[name + RAW]} of raw pixels and {shown[name + RANDOM]} of random weights"

@@ -8,7 +8,7 @@ from typing import Final
 from turbomim import __version__
 from turbomim.pipeline.system.errors import UsageError, UserError, without_password
 from turbomim.train.export import model_card
-from turbomim.train.foreign.hub import TIMEOUT, client, ending_silence, hub_error
+from turbomim.train.foreign.hub import TIMEOUT, bars_on_terminals, client, ending_silence, hub_error
 
 # the programs that load from the Hub
 PROGRAMS: Final = ("timm", "hf")
@@ -35,6 +35,7 @@ def check_push(repository: str, to: str) -> None:
         raise UserError(f"--push {repository}: no token is stored here: run `hf auth login`, or set HF_TOKEN")
 
 
+@bars_on_terminals()
 def push_folder(
     folder: Path, files: Collection[str], cards: Mapping[str, bytes], repository: str, *, public: bool
 ) -> str:

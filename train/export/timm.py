@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import timm
+import torch
 from torch import Tensor
 
 from turbomim.pipeline.system.durable import write_json
@@ -132,6 +133,7 @@ def timm_model(model: MAE, config: Config) -> Any:
     return filled(encoder_weights(model), folder_config(config))
 
 
+@torch.random.fork_rng(devices=[])
 def filled(weights: Mapping[str, Tensor], about: dict[str, Any]) -> Any:
     """Timm's own model of a config.json, with weights by its names."""
     made = timm.create_model(
@@ -161,6 +163,7 @@ def write_folder(
     return [Exported(path=folder, load=CREATE, checked=checked, note=note, code=_CODE + code)]
 
 
+@torch.random.fork_rng(devices=[])
 def load_folder(folder: Path) -> Any:
     """Timm's own model of an export's folder, every name matched.  Raises UserError."""
     try:

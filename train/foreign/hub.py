@@ -38,6 +38,26 @@ class Fetched:
     url: str
 
 
+@contextmanager
+def bars_on_terminals() -> Iterator[None]:
+    """Within it the Hub's client draws its bars on a terminal alone."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    off = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if off:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if off:
+            enable_progress_bars()
+
+
+@bars_on_terminals()
 def fetch(where: str) -> Fetched:
     """Fetch a model's weights and the config.json beside them into the cache of huggingface_hub.
 
@@ -63,13 +83,10 @@ def fetch(where: str) -> Fetched:
 
 
 def client() -> "HfApi":
-    """The Hub's client.  Its bars are for terminals alone.  Raises UserError if HF_ENDPOINT is no URL."""
+    """The Hub's client.  Raises UserError if HF_ENDPOINT is no URL."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     check_endpoints("hf")
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     return HfApi(library_name="turbomim")
 
 

@@ -33,6 +33,7 @@ def patches_of(images_BCHW: Tensor, patch: int) -> Tensor:
 class Classifier(nn.Module):
     """Normalised images and targets in, loss out.  The given encoder is changed: do not use it afterwards."""
 
+    @torch.random.fork_rng(devices=[])
     def __init__(self, encoder: MAE, config: FinetuneConfig) -> None:
         super().__init__()
         settings = config.finetune

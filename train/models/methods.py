@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import torch
+
 from turbomim.pipeline.system.errors import unknown_name
 from turbomim.train.models.convmae import ConvMAE
 from turbomim.train.models.mae import MAE
@@ -28,6 +30,8 @@ def method_of(config: Config) -> type[MAE]:
     return METHODS[name]
 
 
+# layers are made with random weights, which are thrown away: the caller's generator stays as it is
+@torch.random.fork_rng(devices=[])
 def make_model(config: Config, *, initial: bool = True) -> MAE:
     """A model of these settings, on the default device; initial: with its initial weights, else with any."""
     return method_of(config)(config, initial=initial)

@@ -24,6 +24,7 @@ import timm
 import torch
 import transformers
 from huggingface_hub import constants, file_download
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 from tests.calls import call
 from tests.exported import images, make_run, pixels
 from tests.stores.model_hub import OTHER, TOKEN, USER, ModelHub, Repository, model_hub
@@ -53,6 +54,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelHub]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
+
+
+def test_bars_of_the_caller_stay_as_they_were(hub: ModelHub) -> None:
+    """Planted, and seen to fail: bars switched off for the whole process."""
+    assert not are_progress_bars_disabled()
+    turbomim.export(make_run("mae").run, "timm", push=NAME)
+    assert not are_progress_bars_disabled()
+    foreign_hub.fetch(f"hf://{NAME}")
+    assert not are_progress_bars_disabled()
 
 
 def test_what_was_pushed_loads_from_the_hub(
