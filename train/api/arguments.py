@@ -1,13 +1,33 @@
 """Arguments of the library's calls, checked as what Python callers give: numpy's numbers, torch's devices."""
 
+import inspect
 import operator
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import SupportsIndex, cast
 
 import torch
 
-from turbomim.pipeline.system.errors import UserError, need
+from turbomim.pipeline.system.errors import UserError, need, unknown_name
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.world.distributed import choose_device
+
+
+def check_names(settings: Iterable[str], function: Callable[..., object], sections: str = "") -> None:
+    """Raise UsageError for a setting without a section: mostly an option of the function, misspelt.
+
+    sections: what the settings begin with that the function takes, "model." for example; all if empty.
+    """
+    options = [
+        name for name, each in inspect.signature(function).parameters.items() if each.kind != each.VAR_KEYWORD
+    ]
+    every = [f"{section}.{key}" for section, keys in to_dict(Config()).items() for key in keys]
+    known = [name for name in every if name.startswith(sections)]
+    for name in settings:
+        if "." not in name:
+            meant = [each for each in known if each.endswith(f".{name}")]
+            raise unknown_name("unknown option", name, [*options, *known], meant)
 
 
 def whole(name: str, number: object) -> int:

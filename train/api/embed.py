@@ -19,10 +19,11 @@ from turbomim.pipeline.image_source import open_source
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.listings import BadImage
+from turbomim.train.api.arguments import check_names
 from turbomim.train.api.load import has_head, load
 from turbomim.train.encoder.crop import crop_facts, own_crop, scored_crop
 from turbomim.train.encoder.features import CLASS_TOKEN, POOLS, encode
-from turbomim.train.encoder.row_files import file_to_write, write_arrays
+from turbomim.train.encoder.row_files import file_to_write, write_arrays, write_left_out
 from turbomim.train.encoder.rows import Make, rows_of
 from turbomim.train.encoder.source import read_source
 from turbomim.train.encoder.timm_features import timm_features, timm_size
@@ -101,6 +102,7 @@ def embed(
         UserError: There is no run, no checkpoint, no image, the model has no such feature, an image file
             changed while it was read, or the disk is full.
     """
+    check_names(settings, embed, "model.")
     if pool not in POOLS:
         raise UsageError(f"pool {pool!r}: must be one of {', '.join(POOLS)}")
     place = file_to_write(out, ENDINGS)
@@ -144,6 +146,7 @@ def embed(
     if place is not None:
         facts = {**made_by.facts, "source": fspath(source), **crop_facts(made_by.crop)}
         _write(place, embedded, facts)
+        write_left_out(place, embedded.left_out)
     return embedded
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.system.durable import read_json
 from turbomim.pipeline.system.errors import UsageError, UserError, to_warning
+from turbomim.train.api.arguments import check_names
 from turbomim.train.encoder.crop import own_crop
 from turbomim.train.encoder.source import read_source
 from turbomim.train.encoder.transform import Transform
@@ -42,6 +43,7 @@ def load(source: str | PathLike[str], **settings: Any) -> Any:
         UserError: There is no run, no checkpoint, a file that cannot be read or is no plain ViT, or a method
             that timm has not.
     """
+    check_names(settings, load, "model.")
     path = Path(source)
     statistics: dict[str, tuple[float, ...]] = {}
     if _is_of_timm(path):

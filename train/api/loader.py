@@ -202,7 +202,10 @@ class Loader(Closing):
     @property
     def epoch(self) -> int:
         """Epochs that are over: the number, from 0, of the one that the next sample is of."""
-        return self.position // self.samples
+        if self.endless:
+            return self.position // self.samples
+        # of a state of fewer ranks too few samples may be left for all of these
+        return next_position(self.position, 0, self._stream().cut, self.samples) // self.samples
 
     @property
     def stats(self) -> LoaderStats:

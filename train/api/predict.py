@@ -25,7 +25,7 @@ from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.listings import BadImage
 from turbomim.train.encoder.crop import own_crop
 from turbomim.train.encoder.features import load_finetuned, normalised
-from turbomim.train.encoder.row_files import file_to_write, write_arrays
+from turbomim.train.encoder.row_files import file_to_write, write_arrays, write_left_out
 from turbomim.train.encoder.rows import rows_of
 from turbomim.train.folder.class_names import read_class_names
 from turbomim.train.settings.config import Device
@@ -137,6 +137,7 @@ def predict(
     if place is not None:
         facts = {"run": str(folder), "source": fspath(source), "turbomim": __version__}
         _write(place, predictions, facts)
+        write_left_out(place, predictions.left_out)
     return predictions
 
 

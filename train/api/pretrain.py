@@ -6,6 +6,7 @@ from typing import Any
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.open_files import raise_limit
+from turbomim.train.api.arguments import check_names
 from turbomim.train.api.run import Run
 from turbomim.train.machine.home import ensure_home
 from turbomim.train.pretrain.pretrain import pretrain as run_pretraining
@@ -50,6 +51,7 @@ def pretrain(
         KeyboardInterrupt: It was asked to stop (Ctrl-C, SIGTERM, SIGUSR2).  A checkpoint is saved: the same
             call goes on.
     """
+    check_names(settings, pretrain)
     for setting, argument in (("data.path", "data"), ("run.name", "name")):
         if setting in settings:
             raise UsageError(

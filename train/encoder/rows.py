@@ -21,7 +21,7 @@ from turbomim.pipeline.making.photographs import Photographs, describe_others
 from turbomim.pipeline.system.durable import check_space, make_folder_of
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.listings import BadImage
-from turbomim.train.encoder.row_files import check_header, write_left_out
+from turbomim.train.encoder.row_files import check_header
 from turbomim.train.machine.processor import cores
 from turbomim.train.terminal.progress import image_bar
 
@@ -56,10 +56,10 @@ def rows_of(
 ) -> Rows:
     """Make a row of every image of a source.
 
-    batch: images made at once; out: the file that the rows are for, whose folder is made, and which gets the
-    list of the images left out beside it; None: there is none.  console: where the bar is drawn, standard
-    output if None.  Raises UserError if no image can be used, the source cannot be read, or the rows do not
-    fit into the file or on its disk.
+    batch: images made at once; out: the file that the rows are for, whose folder is made; None: there is
+    none.  console: where the bar is drawn, standard output if None.
+    Raises UserError if no image can be used, the source cannot be read, or the rows do not fit into the file
+    or on its disk.
     """
     keys = source_keys(source)
     if out is not None:
@@ -92,8 +92,6 @@ def rows_of(
         first = f": the first is {left_out[0].path!r}, {left_out[0].reason}" if left_out else ""
         where = source.root if isinstance(source, Photographs) else source.place
         raise UserError(f"{where} has no image that can be encoded{first}")
-    if out is not None:
-        write_left_out(out, left_out)
     return Rows(
         keys=[keys[place] for place in kept],
         labels_N=labels_N[: len(kept)],

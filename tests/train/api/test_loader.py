@@ -157,6 +157,17 @@ def test_another_number_of_ranks_goes_on(trees: Path) -> None:
     assert sorted(flat(begun[0] + begun[1]) + rest) == list(range(SAMPLES))
 
 
+def test_an_epoch_with_fewer_samples_left_than_ranks_is_over(trees: Path) -> None:
+    """Planted, and seen to fail: the epoch of the position, whose `for` gave the next one."""
+    state = turbomim.Loader(trees, **SMALL).state_dict()
+    for left, epoch in ((1, 1), (2, 0)):
+        loader = turbomim.Loader(trees, rank=0, world=2, **SMALL)
+        loader.load_state_dict(state | {"position": SAMPLES - left})
+        assert loader.epoch == epoch
+        assert {int(number) for batch in loader for number in batch.epochs_B} == {epoch}
+        assert loader.epoch == epoch + 1
+
+
 def test_the_rank_is_that_of_the_program(trees: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for when the first batch is, as torch.distributed may be set up after the loader."""
     loader = turbomim.Loader(trees, **SMALL)

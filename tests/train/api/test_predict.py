@@ -8,6 +8,7 @@ with a label (the same).
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -24,6 +25,7 @@ from torchvision.transforms import functional as vision
 
 import turbomim
 from turbomim.pipeline.tars.split import Split
+from turbomim.train.encoder import row_files
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -86,6 +88,27 @@ def test_labels_are_compared_by_name(photo_folder: Path, tiny_split: Split) -> N
         for label in (0, 2):
             found.top_NK[np.flatnonzero(found.labels_N == label)[0]] = label
         assert found.top1 == pytest.approx(2 / 22)
+
+
+@pytest.mark.parametrize("made_by", ["embed", "predict"])
+def test_a_file_that_cannot_be_written_keeps_its_list(
+    made_by: str, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted, and seen to fail: the list of images left out written before the file."""
+    run, _, _ = make_finetuning("mae", Path("runs/r/eval"))
+    shutil.copytree(photo_folder, "photos")
+    Path("photos/ash/tree_00.jpg").write_bytes(b"")
+    getattr(turbomim, made_by)(run, "photos", "f.npz")
+    before = Path("f.npz.left-out.jsonl").read_bytes()
+    Path("photos/ash/tree_01.jpg").write_bytes(b"")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(row_files, "save_npz", full)
+    with pytest.raises(turbomim.UserError, match="No space left"):
+        getattr(turbomim, made_by)(run, "photos", "f.npz")
+    assert Path("f.npz.left-out.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "npz"])
