@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.api.arguments import whole
 from turbomim.train.export import programs
 from turbomim.train.export.model_card import NAME, UNKNOWN_LICENSE, model_card
 from turbomim.train.export.push import check_push, push_folder
@@ -57,7 +58,7 @@ def export(
     """
     if to not in _PROGRAMS:
         raise UsageError(f"to {to!r}: must be one of {', '.join(_PROGRAMS)}")
-    place = Path(run)
+    size, place = whole("size", size), Path(run)
     folder = programs.usual_folder(place, to) if out is None else Path(out)
     if folder.suffix in (".safetensors", ".pth", ".pt") or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"--out {folder}: must be a folder, files in it have names of their own")

@@ -222,6 +222,7 @@ class Loader(Closing):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on where another loader was.  Raises UserError if that one's samples or order are not ours."""
+        need(isinstance(state_dict, Mapping), "state_dict", repr(state_dict), "what state_dict() gives")
         ours = self._what_is_counted()
         position: Any = state_dict.get("position")
         if not {"position", *ours} <= state_dict.keys():

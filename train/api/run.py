@@ -132,12 +132,13 @@ class Run(PathLike[str]):
         Raises:
             UserError: The run has no whole checkpoint, or its data is not there.
         """
+        from turbomim.train.api.arguments import whole
         from turbomim.train.pictures.reconstruction import draw_reconstructions
 
         path = draw_reconstructions(
             self.folder,
             data=None if data is None else str(data),
-            images=images,
+            images=whole("images", images),
             out=None if out is None else Path(out),
         )
         with Image.open(path) as picture:

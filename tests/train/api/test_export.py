@@ -35,6 +35,8 @@ def test_what_cannot_be_is_one_line() -> None:
     run = make_run("convmae").run
     for arguments, words in (
         ({"to": "onnx"}, "to 'onnx': must be one of timm, hf"),
+        ({"to": "mmseg", "size": "96"}, "size = '96': must be a whole number"),
+        ({"to": "mmseg", "size": 96.5}, "size = 96.5: must be a whole number"),
         ({"to": "hf"}, "hf has no model of method convmae: give --to safetensors"),
         ({"to": "safetensors", "out": "a.pth"}, "out a.pth: must be a folder"),
         ({"to": "safetensors", "license": "My own"}, "--license 'My own': must be as the Hub has it"),

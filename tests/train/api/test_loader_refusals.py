@@ -40,6 +40,8 @@ def test_the_state_of_other_samples_is_refused(trees: Path, changes: dict[str, A
     for no_state in ({}, {"model": 1}):
         with pytest.raises(UserError, match="no state of a Loader"):
             loader.load_state_dict(no_state)
+    with pytest.raises(UserError, match=r"^state_dict = None: must be what state_dict\(\) gives$"):
+        loader.load_state_dict(None)  # type: ignore[arg-type]
 
 
 def test_the_state_of_another_split_is_refused(trees: Path, own_trees: Path, photo_folder: Path) -> None:

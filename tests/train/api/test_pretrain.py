@@ -101,6 +101,13 @@ def test_what_cannot_be_is_one_line(trees: Path) -> None:
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("images", ["3", 2.5, True])
+def test_photographs_that_are_no_number_are_one_line(images: Any, trees: Path, tmp_path: Path) -> None:
+    write_settings(tmp_path, config_for(trees, tmp_path), torch.device("cpu"), 1)
+    with pytest.raises(turbomim.UserError, match=f"^images = {images!r}: must be a whole number$"):
+        turbomim.Run(tmp_path).show(images=images)
+
+
 def test_files_that_were_damaged_are_no_tracebacks(trees: Path, tmp_path: Path) -> None:
     """Planted, and seen to fail: the step as int() has it, and results as json.loads does."""
     write_settings(tmp_path, config_for(trees, tmp_path), torch.device("cpu"), 1)
