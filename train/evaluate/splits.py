@@ -61,7 +61,7 @@ def check_enough(train: Split, samples: int, measures: Collection[str]) -> None:
         raise UserError(f"{train.place} has {samples} samples: {least} are needed for {why}")
 
 
-def say_same(train: Split, test: Split, say: Callable[[str], None] = print) -> None:
+def say_same(train: Split, test: Split, say: Callable[[str], None]) -> None:
     """Say that a split is scored on the samples that are learned from, where it is."""
     if train.manifest.fingerprint == test.manifest.fingerprint:
         say(

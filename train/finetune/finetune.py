@@ -5,6 +5,8 @@ with a new head.  So it resumes, stops and rolls back as a pre-training.
 """
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +25,7 @@ from turbomim.train.loop.run import Outcome, Run
 from turbomim.train.loop.session import RunFolder, Session, open_session, take_folder
 from turbomim.train.models.classifier import Classifier
 from turbomim.train.settings.finetune import FinetuneConfig, check_micro_batch
+from turbomim.train.terminal.streams import print_plain
 
 
 def finetune(
@@ -40,7 +43,7 @@ def finetune(
     with open_session(config, console, flags=("--train", "--test")) as session:
         world, train, test = session.world, session.split, session.heldout
         # rank 0 alone prints; settings come out the same on every rank
-        world.broadcast_from_rank0(lambda: check_labels(train, test))
+        world.broadcast_from_rank0(lambda: check_labels(train, test, partial(print_plain, session.console)))
         config = world.run_replicated(lambda: complete_settings(session))
         session = dataclasses.replace(session, config=config)
         # a trial on every rank: a policy that its timm does not know ends it here, before there is a run
@@ -54,8 +57,8 @@ def finetune(
             return Run(session, folder, Finetuning(session, folder, source.facts, result_copies or [])).go()
 
 
-def check_labels(train: Split, test: Split | None) -> None:
-    """Raise UserError for fewer than two classes or splits of other classes; print if both are one split."""
+def check_labels(train: Split, test: Split | None, say: Callable[[str], None]) -> None:
+    """Raise UserError for fewer than two classes or splits of other classes; say if both are one split."""
     if test is None:
         raise UserError("data.heldout is empty: give the split that is scored, --test FOLDER")
     check_labelled(train, test)
@@ -64,7 +67,7 @@ def check_labels(train: Split, test: Split | None) -> None:
             f"{train.folder} has {len(train.manifest.classes)} classes: make the split from a folder with a "
             "folder of images a class, or from a list with labels"
         )
-    say_same(train, test)
+    say_same(train, test, say)
 
 
 def complete_settings(session: Session[FinetuneConfig]) -> FinetuneConfig:

@@ -82,10 +82,11 @@ def test_a_result_of_other_settings_that_is_replaced_is_a_warning(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_fine_tuning_is_a_run(run: turbomim.Run, trees: Path) -> None:
+def test_a_fine_tuning_is_a_run(run: turbomim.Run, trees: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = turbomim.evaluate(
         run, "finetune", train=trees, test=trees, console=quiet(), epochs=1, batch=8, **SMALL
     )
+    assert capsys.readouterr().out == "", "all lines go to its console"
     tuned = turbomim.Run(result["folder"])
     assert tuned.folder == run.folder / "eval" / "finetune" and tuned.status == "done"
     assert tuned.settings["finetune"]["rand_augment"] == ""
