@@ -130,6 +130,12 @@ def say_left_out(place: int, line: str) -> None:
     to_stderr(f"{line}: left out")
 
 
+def note_left_out(places: set[int], place: int, line: str) -> None:
+    """Say on standard error that an image is left out, and keep its place."""
+    places.add(place)
+    say_left_out(place, line)
+
+
 def centre_crops(
     split: Split,
     ids_N: NDArray[np.int64],

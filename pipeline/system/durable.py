@@ -108,11 +108,10 @@ def make_folder_of(path: Path) -> Path:
 
 def check_writable(folder: Path) -> None:
     """Raise UserError if nothing can be written into a folder, or into the one that it would be made in."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     try:
         # without a name; permissions alone are no answer for root
-        with tempfile.TemporaryFile(
-            dir=next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
-        ):
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise write_error(folder, error) from error

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops, say_left_out
+from turbomim.pipeline.decoding.centre_crops import CentreCrop, centre_crops, note_left_out
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import open_split
 from turbomim.train.analyze.options import Frequency
@@ -55,11 +55,6 @@ def analyze_frequency_command(argv: list[str]) -> None:
     out = prepare_folder(folder, "frequency")
     results: dict[str, Any] = {}
     left_out: set[int] = set()
-
-    def leave_out(place: int, line: str) -> None:
-        left_out.add(place)
-        say_left_out(place, line)
-
     for run in options.runs:
         source = load_source(run, settings)
         data, model = source.config.data, source.config.model
@@ -70,7 +65,7 @@ def analyze_frequency_command(argv: list[str]) -> None:
             batch=options.batch,
             threads=cores(),
             labelled=False,
-            left_out=leave_out,
+            left_out=partial(note_left_out, left_out),
         )
         with image_bar(Console(), lines=False) as bar:
             maps = amplitudes_of_blocks(

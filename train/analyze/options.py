@@ -21,6 +21,7 @@ class SideBySide:
     """Options of an analysis that sets several encoders side by side on the same images."""
 
     runs: RunPaths
+    """Run folders, runs/NAME; of each the newest whole checkpoint."""
     data: Annotated[str, tyro.conf.arg(metavar="SHARDS")]
     """Split whose images are looked at."""
     batch: int = 32

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from turbomim.pipeline.decoding.centre_crops import say_left_out
+from turbomim.pipeline.decoding.centre_crops import note_left_out
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import to_stderr
 from turbomim.pipeline.tars.split import Split
@@ -65,14 +65,10 @@ def analyze_robustness_command(argv: list[str]) -> None:
     ids_N, ids_M = choose_ids(train, options.samples), choose_ids(test, options.test_samples)
     score, learned = learn_to_score(source, train, ids_N, options)
     size = source.config.data.size
-    left_out: list[int] = []
-
-    def leave_out(place: int, line: str) -> None:
-        left_out.append(place)
-        say_left_out(place, line)
-
+    left_out: set[int] = set()
+    leave_out = partial(note_left_out, left_out)
     clean = list(eval_crops(test, ids_M, size=size, batch=options.batch, left_out=leave_out))
-    ids_M = np.delete(ids_M, left_out)
+    ids_M = np.delete(ids_M, sorted(left_out))
     published, table = severities_of_size(size)
     corruptions: dict[str, Any] = {}
     results: dict[str, Any] = {

@@ -8,9 +8,8 @@ from typing import SupportsIndex, cast
 
 import torch
 
-from turbomim.pipeline.system.errors import UserError, need, unknown_name
-from turbomim.train.settings.config import Config
-from turbomim.train.settings.dictionary import to_dict
+from turbomim.pipeline.system.errors import UserError, need, to_warning, unknown_name
+from turbomim.train.settings.dictionary import setting_names
 from turbomim.train.world.distributed import choose_device
 
 
@@ -22,8 +21,7 @@ def check_names(settings: Iterable[str], function: Callable[..., object], sectio
     options = [
         name for name, each in inspect.signature(function).parameters.items() if each.kind != each.VAR_KEYWORD
     ]
-    every = [f"{section}.{key}" for section, keys in to_dict(Config()).items() for key in keys]
-    known = [name for name in every if name.startswith(sections)]
+    known = [name for name in setting_names() if name.startswith(sections)]
     for name in settings:
         if "." not in name:
             meant = [each for each in known if each.endswith(f".{name}")]
@@ -47,6 +45,12 @@ def count(name: str, number: object) -> int:
     found = whole(name, number)
     need(found >= 0, name, found, "0 (automatic) or more")
     return found
+
+
+def line_taker(notify: Callable[[str], None] | None) -> Callable[[str], None]:
+    """What takes a call's lines; of None each is a warning.  Raises UsageError for no function."""
+    need(notify is None or callable(notify), "notify", repr(notify), "a function that takes a line, or None")
+    return notify or to_warning
 
 
 def device_kind(device: str | torch.device) -> str:

@@ -11,10 +11,10 @@ from turbomim.pipeline.decoding.centre_crops import CentreCrop
 from turbomim.pipeline.decoding.crop import Crop
 from turbomim.pipeline.image_source import Source, open_source, source_crops, source_keys
 from turbomim.pipeline.making.photographs import Photographs
-from turbomim.pipeline.system.errors import need, to_warning
+from turbomim.pipeline.system.errors import need
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.store import Interpolation
-from turbomim.train.api.arguments import check_number, whole
+from turbomim.train.api.arguments import check_number, line_taker, whole
 from turbomim.train.encoder.crop import crop_share
 from turbomim.train.machine.processor import cores
 from turbomim.train.world.distributed import choose_device
@@ -65,7 +65,7 @@ def centre_crops(
     """
     size, batch = whole("size", size), whole("batch", batch)
     need(batch >= 1, "batch", batch, "at least 1")
-    need(notify is None or callable(notify), "notify", repr(notify), "a function that takes a line, or None")
+    notify = line_taker(notify)
     if share is not None:
         check_number("share", share)
     need(share is None or 0 < share <= 1, "share", share, "above 0 and at most 1")
@@ -74,7 +74,7 @@ def centre_crops(
     raise_limit()
     crop = CentreCrop(size=size, interpolation=interpolation, share=share or crop_share(size))
     images = open_source(fspath(source), columns, skip)
-    return _EachTime(partial(_batches, images, crop, batch, choose_device(device), notify or to_warning))
+    return _EachTime(partial(_batches, images, crop, batch, choose_device(device), notify))
 
 
 class _EachTime(Iterable[Batch]):

@@ -8,8 +8,9 @@ from typing import Any, Final, Literal, get_args
 
 from rich.console import Console
 
-from turbomim.pipeline.system.errors import need, to_warning
+from turbomim.pipeline.system.errors import need
 from turbomim.pipeline.system.open_files import raise_limit
+from turbomim.train.api.arguments import line_taker
 from turbomim.train.encoder.source import load_source
 from turbomim.train.evaluate.linear import score_linear
 from turbomim.train.evaluate.results import result_file, write_result
@@ -72,7 +73,7 @@ def evaluate(
     need(measure in get_args(Measure), "measure", repr(measure), ", ".join(get_args(Measure)))
     raise_limit()
     kept = None if json is None else Path(json)
-    say: Callable[[str], None] = notify or to_warning
+    say = line_taker(notify)
     settings = {name: value for name, value in options.items() if "." in name}
     plain = {name: value for name, value in options.items() if "." not in name}
     plain |= {"train": fspath(train), "test": fspath(test)}

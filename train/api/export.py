@@ -1,5 +1,6 @@
 """`turbomim.export`: a run's newest weights for other programs."""
 
+import posixpath
 import re
 from dataclasses import replace
 from os import PathLike
@@ -9,7 +10,7 @@ from typing import Final, Literal, get_args
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.api.arguments import whole
 from turbomim.train.export import programs
-from turbomim.train.export.model_card import NAME, UNKNOWN_LICENSE, model_card
+from turbomim.train.export.model_card import NAME, UNKNOWN_LICENSE, card_content
 from turbomim.train.export.push import check_push, push_folder
 from turbomim.train.export.weights import Exported
 
@@ -75,10 +76,7 @@ def export(
     pushed = [replace(exported, repository=push) for exported in written]
     # the cards in the folder go on to tell how the folder is loaded
     cards = {
-        f"{exported.below}/{NAME}".removeprefix("/"): model_card(exported, trained, license).encode(
-            errors="backslashreplace"
-        )
-        for exported in pushed
+        posixpath.join(exported.below, NAME): card_content(exported, trained, license) for exported in pushed
     }
     url = push_folder(folder, written[0].files, cards, push, public=public)
     return [replace(exported, url=url) for exported in pushed]

@@ -18,11 +18,11 @@ from turbomim.pipeline.loader_settings import BadSampleLimits
 from turbomim.pipeline.places.opening import meant_url
 from turbomim.pipeline.stream.turns import BatchCut, SampleStream, Shuffle, epoch_batches, next_position
 from turbomim.pipeline.system.closing import Closing
-from turbomim.pipeline.system.errors import UsageError, UserError, need, to_warning
+from turbomim.pipeline.system.errors import UsageError, UserError, need
 from turbomim.pipeline.system.open_files import raise_limit
 from turbomim.pipeline.tars.split import Split, open_split
 from turbomim.pipeline.tars.store import Interpolation
-from turbomim.train.api.arguments import check_number, count, device_kind, whole
+from turbomim.train.api.arguments import check_number, count, device_kind, line_taker, whole
 from turbomim.train.api.dataset import BatchDataset
 from turbomim.train.loop.shares import check_groups, filling, with_cache
 from turbomim.train.machine.measurements import machine_name
@@ -127,12 +127,7 @@ class Loader(Closing):
         numbers = {"rrc_scale": rrc_scale, "max_bad_share": max_bad_share, "cache_gb": cache_gb}
         for name, number in numbers.items():
             check_number(name, number)
-        need(
-            notify is None or callable(notify),
-            "notify",
-            repr(notify),
-            "a function that takes a line, or None",
-        )
+        self._notify = line_taker(notify)
         need(batch >= 1, "batch", batch, "at least 1")
         if (rank is None) != (world is None):
             raise UsageError(f"rank = {rank}, world = {world}: give both or none")
@@ -153,7 +148,6 @@ class Loader(Closing):
         self._seed, self._shuffle, self._window, self._batch = seed, shuffle, window, batch
         given = None if rank is None or world is None else (whole("rank", rank), whole("world", world))
         self._rank_and_world = given
-        self._notify = notify or to_warning
         self.endless = endless
         self.position = 0
         # what cannot be is refused now, not at the first batch

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.settings.flags import parse
+from turbomim.train.settings.options import RunPaths
 from turbomim.train.terminal.streams import print_plain
 
 
@@ -16,9 +15,7 @@ from turbomim.train.terminal.streams import print_plain
 class Compare:
     """Print runs side by side, say where their losses cannot be compared, and draw the losses."""
 
-    runs: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …", help_behavior_hint="")
-    ]
+    runs: RunPaths
     """Run folders, runs/NAME, two or more."""
     out: Path = Path("compare.png")
     """Plot to write: losses over images seen."""

@@ -2,22 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.pipeline.system.words import counted, sized
 from turbomim.train.settings.flags import parse
+from turbomim.train.settings.options import RunPaths
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """Write everything that is known about runs into one HTML page that needs no network and no script."""
 
-    runs: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …", help_behavior_hint="")
-    ]
+    runs: RunPaths
     """Run folders, runs/NAME; several are shown side by side."""
     out: Path | None = None
     """Page to write; if not given, RUN/report.html, and of several runs report-A-B.html in this folder."""

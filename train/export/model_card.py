@@ -98,6 +98,11 @@ def model_card(
     return "\n".join(parts)
 
 
+def card_content(exported: Exported, trained: Trained | Tuned, license: str) -> bytes:
+    """The card as its file has it: UTF-8, and what is none in the name of a file is escaped."""
+    return model_card(exported, trained, license).encode(errors="backslashreplace")
+
+
 def _classes(tuned: Tuned) -> str:
     """Its classes in words, the first of them by name."""
     names = ", ".join(tuned.classes[:MOST_CLASSES])

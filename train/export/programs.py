@@ -88,8 +88,7 @@ def export(
         ]
         for exported in written:
             beside = exported.path if exported.path.is_dir() else exported.path.parent
-            card = model_card.model_card(exported, trained, license)
-            (beside / model_card.NAME).write_text(card, encoding="utf-8", errors="backslashreplace")
+            (beside / model_card.NAME).write_bytes(model_card.card_content(exported, trained, license))
         paths = [path for path in temporary.rglob("*") if path.is_file()]
         files = tuple(path.relative_to(temporary).as_posix() for path in paths)
         for file in files:

@@ -76,12 +76,17 @@ def by_section(settings: Mapping[str, object], where: str) -> Values:
     return values
 
 
+def setting_names() -> list[str]:
+    """Every setting of a run, section.key."""
+    return [f"{section}.{key}" for section, keys in to_dict(Config()).items() for key in keys]
+
+
 def unknown_setting(what: str, name: str, before: str = "") -> UsageError:
     """The error for a setting without its section: `epochs` is meant to be optim.epochs.
 
     before: what each name is written with.
     """
-    known = [f"{before}{section}.{key}" for section, keys in to_dict(Config()).items() for key in keys]
+    known = [f"{before}{full}" for full in setting_names()]
     plain = name.removeprefix(before).replace("-", "_").partition("=")[0]
     return unknown_name(what, name, known, [full for full in known if full.endswith(f".{plain}")])
 

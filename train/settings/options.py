@@ -30,15 +30,8 @@ ImageSource = Annotated[
         help="Folder of images, or of a folder of images a class; a list as `shard make` takes; or shards.",
     ),
 ]
-# of one run or more
-RunPaths = Annotated[
-    Positional[tuple[Path, ...]],
-    arg(
-        metavar="RUN …",
-        help="Run folders, runs/NAME; of each the newest whole checkpoint.",
-        help_behavior_hint="",
-    ),
-]
+# one run or more; what is done with them each command says
+RunPaths = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN …", help_behavior_hint="")]
 ShardsPath = Annotated[
     Positional[str],
     arg(
