@@ -77,8 +77,9 @@ def test_it_trains_on_shards(
         "cpu",
         "--steps",
         "2",
+        # the median of many: a busy machine may hold up a few of these short steps
         "--rounds",
-        "2",
+        "15",
         "--batch",
         "3",
     ]
