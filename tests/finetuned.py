@@ -13,9 +13,10 @@ from turbomim.train.folder.class_names import write_class_names
 from turbomim.train.machine.versions import versions
 from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.methods import make_model
-from turbomim.train.settings.config import OptimConfig, RunConfig
+from turbomim.train.settings.config import RunConfig
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings
+from turbomim.train.settings.optim import OptimConfig
 
 # one is no ASCII, and one needs quotes in a CSV file
 NAMES = ("ash", "Björk, white", "cedar")

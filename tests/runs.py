@@ -30,8 +30,9 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import Record, read_metrics
 from turbomim.train.pretrain.pretrain import pretrain
-from turbomim.train.settings.config import Config, DataConfig, EvalConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.settings.config import Config, DataConfig, EvalConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 SERVER = multiprocessing.get_context("forkserver")
 # turbomim imports DALI where it first needs it: a second for each process if not here

@@ -40,8 +40,9 @@ from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.loop.step import Step
 from turbomim.train.pretrain.pretrain import pretrain
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.settings.config import Config, DataConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 # what an attempt is killed inside of: where the function is, and its calls in one attempt, roughly
 PLACES: dict[str, tuple[Any, str, int]] = {

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, OptimConfig
+from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from turbomim.train.settings.optim import OptimConfig
 
 
 class Attention(nn.Module):

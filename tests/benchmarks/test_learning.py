@@ -35,8 +35,9 @@ from turbomim.train.evaluate.results import Scores
 from turbomim.train.evaluate.scores import MEASURES, evaluate_model
 from turbomim.train.evaluate.scoring import Scoring
 from turbomim.train.models.mae import MAE
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig
+from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 
 def small(split: Split, target: str = "raw") -> Config:

@@ -18,8 +18,9 @@ from turbomim.benchmarks.write_split import write_raw_split
 from turbomim.train.folder.log import read_metrics
 from turbomim.train.loop import run as run_module
 from turbomim.train.pretrain.pretrain import pretrain
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.settings.config import Config, DataConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.world.signals import StopFlag
 
 STEPS = 12

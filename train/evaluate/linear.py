@@ -36,8 +36,8 @@ from turbomim.train.evaluate.results import Scores, sample_counts
 from turbomim.train.evaluate.scores import score_frozen
 from turbomim.train.evaluate.scoring import LinearScoring
 from turbomim.train.evaluate.splits import choose_ids, open_labelled
-from turbomim.train.settings.config import OptimConfig
 from turbomim.train.settings.flags import check_least
+from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.terminal.progress import image_bar
 from turbomim.train.world.distributed import choose_device
 

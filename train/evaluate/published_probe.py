@@ -27,7 +27,8 @@ from turbomim.train.loop.data import check_store, open_loader
 from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.models.classifier import Classifier, Encoder
 from turbomim.train.models.initial import ZEROS, initialise, normal
-from turbomim.train.settings.config import Config, OptimConfig
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.settings.plan import largest_divisor
 from turbomim.train.settings.schedule import lr_of_step, total_steps
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from turbomim.train.models.simmim_swin import POSITIONS
-from turbomim.train.settings.config import OptimConfig
+from turbomim.train.settings.optim import OptimConfig
 
 
 def decayed(name: str, param: torch.Tensor, decay_tokens: bool, by_mistake: tuple[str, ...] = ()) -> bool:

@@ -6,8 +6,9 @@ All have one encoder, a ViT of 192x6 with patches of 4 pixels.  Command and resu
 from collections.abc import Callable
 from dataclasses import replace
 
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.settings.config import Config, DataConfig, RunConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 # the low-pass's 40 cycles at 224 pixels are 5.7 at 32: the same blur in pixels
 _VIT_T4 = ModelConfig(

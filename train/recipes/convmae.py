@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from turbomim.train.recipes.published import published_run
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig
+from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 
 def convmae_b_1600e() -> Config:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from turbomim.train.recipes.published import VIT_H14, VIT_L16, VIT_S16, pixmim
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.settings.config import Config, DataConfig, RunConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 
 def demo() -> Config:

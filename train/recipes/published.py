@@ -1,7 +1,8 @@
 """What recipes of several families share: published schedules, and sizes of encoders."""
 
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.settings.config import Config, DataConfig, RunConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 # with the decoder that PixMIM's author gave it
 VIT_S16 = ModelConfig(width=384, depth=12, heads=6, decoder_width=384, decoder_depth=8, decoder_heads=12)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from turbomim.train.recipes.published import published_run
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig
+from turbomim.train.settings.config import Config, DataConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 _SWIN_B = ModelConfig(
     method="simmim-swin",

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field, replace
 
 from turbomim.pipeline.system.errors import UsageError, need
-from turbomim.train.settings.config import Config, OptimConfig
+from turbomim.train.settings.config import Config
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from turbomim.pipeline.system.errors import need
-from turbomim.train.settings.config import AnyConfig, OptimConfig
+from turbomim.train.settings.config import AnyConfig
+from turbomim.train.settings.optim import OptimConfig
 
 
 def total_steps(epochs: float, samples: int, global_batch: int) -> int:

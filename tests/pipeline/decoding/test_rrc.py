@@ -34,8 +34,9 @@ from turbomim.train.loop import data
 from turbomim.train.loop.session import open_session, take_folder
 from turbomim.train.pictures import reconstruction
 from turbomim.train.pretrain import heldout, pretrain
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.settings.config import Config, DataConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 SIZE = 48
 SEED = 2**40 + 5

@@ -25,7 +25,7 @@ from turbomim.train.loop.step import Step
 from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, StepConfig
+from turbomim.train.settings.config import Config, DataConfig, StepConfig
 from turbomim.train.settings.dictionary import from_dict
 from turbomim.train.settings.finetune import (
     FinetuneConfig,
@@ -35,6 +35,7 @@ from turbomim.train.settings.finetune import (
     published_finetune,
 )
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.settings.schedule import lr_at, lr_of_step
 
 MAE = Config(

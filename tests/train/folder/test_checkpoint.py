@@ -33,7 +33,7 @@ from turbomim.train.folder import checkpoint
 from turbomim.train.folder.checkpoint import Snapshot, State
 from turbomim.train.loop.checkpoints import Saver
 from turbomim.train.loop.optim import make_optimizer
-from turbomim.train.settings.config import OptimConfig
+from turbomim.train.settings.optim import OptimConfig
 
 
 def trained(seed: int = 0, steps: int = 2) -> tuple[nn.Module, torch.optim.AdamW]:

@@ -24,7 +24,8 @@ from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
-from turbomim.train.settings.config import Config, OptimConfig
+from turbomim.train.settings.config import Config
+from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.world.distributed import World
 
 ALONE = World(device=torch.device("cpu"))

@@ -10,9 +10,10 @@ import pytest
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.train.recipes.command_line import config_of, parse_config
 from turbomim.train.recipes.table import RECIPES, recipe
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig
+from turbomim.train.settings.config import Config, DataConfig, RunConfig
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 
 @pytest.mark.parametrize("name", RECIPES)

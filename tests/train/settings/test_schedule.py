@@ -22,10 +22,11 @@ import yaml
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.recipes.command_line import config_of, parse_config
 from turbomim.train.recipes.table import RECIPES, recipe
-from turbomim.train.settings.config import Config, OptimConfig
+from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
 from turbomim.train.settings.finetune import published_finetune
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.settings.plan import make_plan
 from turbomim.train.settings.schedule import lr_at, lr_of_step, total_steps, with_steps
 

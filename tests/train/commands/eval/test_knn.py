@@ -37,8 +37,9 @@ from turbomim.train.evaluate.probe import fit_linear_probe
 from turbomim.train.evaluate.splits import choose_ids
 from turbomim.train.models.mae import MAE
 from turbomim.train.pretrain.pretrain import pretrain
-from turbomim.train.settings.config import Config, DataConfig, OptimConfig, RunConfig, StepConfig
+from turbomim.train.settings.config import Config, DataConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.terminal import progress
 
 
