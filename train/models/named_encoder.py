@@ -12,7 +12,7 @@ def lay_over(base: AnyConfig, values: object, where: str) -> AnyConfig:
 
     model.encoder brings the sizes of that timm encoder, over which sizes in the settings win:
     {"model": {"encoder": "vit_tiny_patch16_224", "depth": 6}} gives width 192, 3 heads and depth 6.
-    Fewer epochs shorten warm-up and drop, where these are not named, as `with_shares` says.
+    Fewer epochs shorten warm-up, drop and decay, where these are not named, as `with_shares` says.
     Raises UsageError: an unknown key, a value that cannot be, an encoder that timm has not or that is no
     plain ViT.
     """

@@ -74,7 +74,7 @@ def config_of(
             if optim.get("epochs") and optim.get("steps") and not of_run:
                 raise UsageError(f"{path}: optim.epochs and optim.steps {BOTH}")
             if lengths and (not optim.keys() & set(PARTS) or (of_run and has_shares(optim, base.optim))):
-                # warm-up and drop keep their share of the recipe's epochs, not of what the file made of them
+                # the parts keep their share of the recipe's epochs, not of what the file made of them
                 fixed = ("epochs", *PARTS)
                 values["optim"] = {key: value for key, value in optim.items() if key not in fixed}
     if path is not None:

@@ -38,6 +38,7 @@ def _why_idle(config: Config, steps: int, device: str, ranks: int) -> dict[str, 
         "data.hw_decoder_load": "data.decode is cpu" if data.decode == "cpu" else no_gpu,
         "model.radius": "model.target is raw" if model.target == "raw" else "",
         "optim.lr_drop_epochs": _why_no_drop(config),
+        "optim.decay_epochs": f"optim.schedule is {optim.schedule}" if optim.schedule != "wsd" else "",
         "optim.min_lr": "optim.schedule is step" if optim.schedule == "step" else "",
         "optim.warmup_start": "optim.warmup_epochs is 0" if not optim.warmup_epochs else "",
         "step.compile_mode": "step.compile is false" if not config.step.compile else "",
@@ -54,7 +55,7 @@ def _why_idle(config: Config, steps: int, device: str, ranks: int) -> dict[str, 
 
 def _why_no_drop(config: Config) -> str:
     optim = config.optim
-    if optim.schedule == "cosine":
-        return "optim.schedule is cosine"
+    if optim.schedule != "step":
+        return f"optim.schedule is {optim.schedule}"
     late = optim.lr_drop_epochs >= optim.epochs
     return f"the run ends before, after {optim.epochs:g} epochs" if late else ""

@@ -1,5 +1,6 @@
 """Settings of the optimizer and of its schedule."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,12 +22,15 @@ class OptimConfig:
     base_lr: float = 1.5e-4
     # samples of the step that base_lr is for (MAE 256, SimMIM 512)
     lr_batch: int = 256
-    # cosine: falls to min_lr; step: a tenth from lr_drop_epochs on (SimMIM's 800 epochs)
-    schedule: Literal["cosine", "step"] = "cosine"
-    # lr at the end of the cosine
+    # cosine: falls to min_lr; step: a tenth from lr_drop_epochs on (SimMIM's 800 epochs); wsd: falls to
+    # min_lr over decay_epochs at the end, and a run can be prolonged
+    schedule: Literal["cosine", "step", "wsd"] = "cosine"
+    # lr at the end of cosine and wsd
     min_lr: float = 0.0
     # passes before the step schedule's drop, warm-up counted (SimMIM 700)
     lr_drop_epochs: float = 0.0
+    # passes at the end over which the rate of wsd falls; 0 = a fifth of the run (arXiv:2405.18392)
+    decay_epochs: float = 0.0
     # share of the full rate at which warm-up starts (MAE 0, PixMIM 1e-4 or 1e-9)
     warmup_start: float = 0.0
     # mae: by fractions of epochs, the full rate follows warm-up; mmengine (PixMIM, MFF): by whole steps, the
@@ -67,8 +71,11 @@ class OptimConfig:
         need(self.base_lr > 0, "optim.base_lr", self.base_lr, "above 0")
         need(0 <= self.warmup_start <= 1, "optim.warmup_start", self.warmup_start, "0 to 1")
         plain = self.schedule == "cosine" and not self.published_slips
-        legal = "mae, with optim.schedule step or optim.published_slips"
+        legal = "mae, with optim.schedule step or wsd, or optim.published_slips"
         need(self.warmup == "mae" or plain, "optim.warmup", self.warmup, legal)
+        wsd = self.schedule == "wsd"
+        legal = "false with optim.schedule wsd, which nobody published with them"
+        need(not (wsd and self.published_slips), "optim.published_slips", "true", legal)
         need(self.global_batch >= 1, "optim.global_batch", self.global_batch, "at least 1")
         need(self.lr_batch >= 1, "optim.lr_batch", self.lr_batch, "at least 1 sample")
         remedy = "a small batch has a small one; give --optim.min_lr, or a larger --optim.base_lr"
@@ -76,7 +83,10 @@ class OptimConfig:
         need(0 <= self.min_lr <= self.lr, "optim.min_lr", self.min_lr, legal)
         drop = self.lr_drop_epochs
         legal = f"above optim.warmup_epochs ({self.warmup_epochs:g}) with optim.schedule step"
-        need(self.schedule == "cosine" or drop > self.warmup_epochs, "optim.lr_drop_epochs", drop, legal)
+        need(self.schedule != "step" or drop > self.warmup_epochs, "optim.lr_drop_epochs", drop, legal)
+        room = self.epochs - self.warmup_epochs if wsd else math.inf
+        legal = f"0 (a fifth of the run) to {room:g}, the epochs after warm-up"
+        need(0 <= self.decay_epochs <= room, "optim.decay_epochs", self.decay_epochs, legal)
         need(self.clip_grad >= 0, "optim.clip_grad", self.clip_grad, "0 (off) or more")
         need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         need(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "0 to below 1")
@@ -89,3 +99,8 @@ class OptimConfig:
     def lr(self) -> float:
         """Rate after warm-up."""
         return self.base_lr * self.global_batch / self.lr_batch
+
+    @property
+    def decay(self) -> float:
+        """Passes over which the rate of wsd falls."""
+        return self.decay_epochs or min(self.epochs / 5, self.epochs - self.warmup_epochs)

@@ -19,7 +19,7 @@ def total_steps(epochs: float, samples: int, global_batch: int) -> int:
 
 
 # parts of a schedule, in epochs
-PARTS = ("warmup_epochs", "lr_drop_epochs")
+PARTS = ("warmup_epochs", "lr_drop_epochs", "decay_epochs")
 
 
 class Kept(float):
@@ -29,10 +29,10 @@ class Kept(float):
 def with_shares(optim: Mapping[str, Any], base: OptimConfig) -> dict[str, Any]:
     """Settings of section `optim`, with what follows from a new length of the run.
 
-    Of fewer epochs alone warm-up and drop keep their share: over 40 of 800, {"epochs": 80} becomes {"epochs":
-    80, "warmup_epochs": 4.0, …}.  More epochs leave them as they are, and what is named is as it is named.
-    Epochs take the place of steps.  How many epochs steps are is known with the data: `with_steps` keeps the
-    shares of `epochs` then; a part that is named beside steps is `Kept`.
+    Of fewer epochs alone its parts keep their share: over a warm-up of 40 of 800, {"epochs": 80} becomes
+    {"epochs": 80, "warmup_epochs": 4.0, …}.  More epochs leave them as they are, and what is named is as it
+    is named.  Epochs take the place of steps.  How many epochs steps are is known with the data: `with_steps`
+    keeps the shares of `epochs` then; a part that is named beside steps is `Kept`.
     """
     given = dict(optim)
     try:
@@ -48,15 +48,17 @@ def with_shares(optim: Mapping[str, Any], base: OptimConfig) -> dict[str, Any]:
         return given
     # other steps: what was kept is a share of them
     shares = {name: float(getattr(base, name)) for name in PARTS} if "steps" in given else {}
-    # no warm-up is longer than the epochs
-    room = max(base.epochs, named.get("warmup_epochs", 0.0))
+    # no warm-up is longer than the epochs, nor with a decay behind it
+    room = max(base.epochs, named.get("warmup_epochs", 0.0) + named.get("decay_epochs", 0.0))
     return {**shares, **given, **named, "epochs": float(room)}
 
 
 def has_shares(optim: Mapping[str, Any], base: OptimConfig) -> bool:
-    """Whether warm-up and drop of a run's settings are what `base` has, or its shares of fewer epochs."""
+    """Whether the parts of a run's schedule are what `base` has, or its shares of fewer epochs."""
     try:
-        epochs, *parts = (float(str(optim[name])) for name in ("epochs", *PARTS))
+        epochs = float(str(optim["epochs"]))
+        # settings of earlier versions have no decay
+        parts = [float(str(optim.get(name, getattr(base, name)))) for name in PARTS]
     except (KeyError, ValueError):
         return False
     share = min(1.0, epochs / base.epochs)
@@ -68,8 +70,8 @@ def has_shares(optim: Mapping[str, Any], base: OptimConfig) -> bool:
 def with_steps(config: AnyConfig, samples: int) -> AnyConfig:
     """The settings of a run of `optim.steps` steps with the epochs that these are; as they are without steps.
 
-    Warm-up and drop keep their share of the epochs of the settings, if that makes them shorter and they are
-    not `Kept`.  Raises UsageError where warm-up has more epochs than the run, as it cannot if nobody gave its
+    The parts keep their share of the epochs of the settings, if that makes them shorter and they are not
+    `Kept`.  Raises UsageError where warm-up has more epochs than the run, as it cannot if nobody gave its
     epochs.
     """
     optim = config.optim
@@ -91,6 +93,11 @@ def run_steps(optim: OptimConfig, samples: int) -> int:
     return optim.steps or total_steps(optim.epochs, samples, optim.global_batch)
 
 
+def stable_steps(optim: OptimConfig, samples: int) -> int:
+    """Optimizer steps before the decay of wsd: those of warm-up, and those at the full rate."""
+    return total_steps(optim.epochs - optim.decay, samples, optim.global_batch)
+
+
 def lr_of_step(step: int, samples: int, optim: OptimConfig) -> float:
     """Rate of an optimizer step, the first being 0, of a split of `samples` samples.
 
@@ -98,12 +105,16 @@ def lr_of_step(step: int, samples: int, optim: OptimConfig) -> float:
     """
     if optim.warmup == "mmengine":
         return _lr_of_mmengine(step, samples, optim)
+    if optim.schedule == "wsd" and step >= stable_steps(optim, samples):
+        return _lr_of_decay(step, samples, optim)
     shown = max(step - 1, 0) if optim.published_slips else step
     return lr_at(shown * optim.global_batch / samples, optim)
 
 
 def lr_at(epoch: float, optim: OptimConfig) -> float:
     """Rate at a fractional epoch: linear warm-up from warmup_start * lr, then cosine to min_lr, or one drop.
+
+    Of wsd the full rate follows warm-up: its decay is by whole steps, in `lr_of_step`.
 
     Source: the published MAE schedule; the drop, a warm-up that starts above zero and, with published_slips,
     the cosine of all epochs that warm-up covers the start of are SimMIM's.
@@ -113,6 +124,8 @@ def lr_at(epoch: float, optim: OptimConfig) -> float:
         return optim.lr * (start + (1 - start) * epoch / optim.warmup_epochs)
     if optim.schedule == "step":
         return optim.lr * (0.1 if epoch >= optim.lr_drop_epochs else 1.0)
+    if optim.schedule == "wsd":
+        return optim.lr
     first = 0.0 if optim.published_slips else optim.warmup_epochs
     span = max(optim.epochs - first, 1e-12)
     return _cosine((epoch - first) / span, optim)
@@ -130,6 +143,17 @@ def _lr_of_mmengine(step: int, samples: int, optim: OptimConfig) -> float:
         start = optim.warmup_start
         return optim.lr * (start + (1 - start) * step / max(warm - 1, 1))
     return _cosine((step - warm) / max(steps - warm, 1), optim)
+
+
+def _lr_of_decay(step: int, samples: int, optim: OptimConfig) -> float:
+    """Rate of a step of wsd's decay, by whole steps: lr - (lr - min_lr) * sqrt(share of it that is done).
+
+    Source: arXiv:2405.18392, whose best shape this is, best over a fifth of the run; the schedule is that of
+    MiniCPM, arXiv:2404.06395.
+    """
+    first, steps = stable_steps(optim, samples), run_steps(optim, samples)
+    done = min((step - first) / max(steps - first, 1), 1.0)
+    return optim.lr - (optim.lr - optim.min_lr) * math.sqrt(done)
 
 
 def _cosine(done: float, optim: OptimConfig) -> float:

@@ -4,7 +4,8 @@ Planted, each seen to fail the test named: a batch of 256 for every base rate, o
 warm-up with the slips (`test_simmims_cosine`); the rate of this step with the slips
 (`test_the_published_loop_sets_the_rate_after_the_step`); a drop one step late (`test_simmims_drop`); a
 warm-up that ends one step later, MAE's, and a cosine that ends one step earlier
-(`test_pixmims_and_mffs_rates_are_mmengines`).
+(`test_pixmims_and_mffs_rates_are_mmengines`); a decay one step late, and a straight one
+(`test_wsd_by_hand`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from turbomim.train.settings.finetune import published_finetune
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.settings.plan import make_plan
-from turbomim.train.settings.schedule import lr_at, lr_of_step, total_steps, with_steps
+from turbomim.train.settings.schedule import lr_at, lr_of_step, stable_steps, total_steps, with_steps
 
 MAE = OptimConfig(epochs=300, warmup_epochs=40)
 
@@ -162,6 +163,79 @@ def test_simmims_drop(slips: bool) -> None:
         assert lr_at(epoch, optim) == pytest.approx(lr)
     with pytest.raises(UserError, match=r"optim\.lr_drop_epochs = 10"):
         dataclasses.replace(optim, lr_drop_epochs=10)
+
+
+def test_wsd_by_hand() -> None:
+    """10 passes over 40 samples by 8: 5 steps of warm-up, 35 at the full rate, 10 that fall."""
+    optim = OptimConfig(
+        epochs=10, warmup_epochs=1, schedule="wsd", base_lr=1.0, lr_batch=8, global_batch=8, min_lr=0.1
+    )
+    rates = [lr_of_step(step, 40, optim) for step in range(50)]
+    assert rates[:5] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8]) and rates[5:40] == [1.0] * 35
+    falling = [1, 0.715395, 0.597508, 0.507050, 0.430790, 0.363604, 0.302863, 0.247005, 0.195016, 0.146185]
+    assert rates[40:] == pytest.approx(falling, abs=1e-6)
+    assert lr_of_step(50, 40, optim) == lr_of_step(99, 40, optim) == pytest.approx(0.1)
+    assert stable_steps(optim, 40) == 40
+    # named, and of passes that are no whole steps
+    short = replace(optim, decay_epochs=0.5)
+    assert stable_steps(short, 40) == 48 and lr_of_step(47, 40, short) == 1.0 > lr_of_step(49, 40, short)
+    whole = replace(optim, decay_epochs=9.0)
+    assert stable_steps(whole, 40) == 5 and lr_of_step(6, 40, whole) == pytest.approx(1 - 0.9 / math.sqrt(45))
+    # no room for a fifth behind warm-up
+    assert replace(optim, warmup_epochs=9).decay == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"optim.published_slips": True},
+            r"optim\.published_slips = true: must be false with optim\.schedule wsd",
+        ),
+        (
+            {"optim.warmup": "mmengine"},
+            r"optim\.warmup = mmengine: must be mae, with optim\.schedule step or wsd",
+        ),
+        (
+            {"optim.decay_epochs": 761},
+            r"optim\.decay_epochs = 761\.0: must be 0 \(a fifth of the run\) to 760, the",
+        ),
+        ({"optim.decay_epochs": -1}, r"optim\.decay_epochs = -1\.0: must be"),
+    ],
+)
+def test_what_wsd_does_not_go_with_is_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        config_of("mae-vit-b16-800e", {"optim.schedule": "wsd", **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "decay"),
+    [
+        # nothing named: a fifth of any length
+        ({"optim.epochs": 80}, 16),
+        ({"optim.epochs": 80, "optim.decay_epochs": 30}, 30),
+        ({"optim.steps": 100, "optim.decay_epochs": 3}, 3),
+        ({"optim.steps": 100, "optim.decay_epochs": 11}, None),
+    ],
+)
+def test_the_decay_is_a_share_or_what_is_named(given: dict[str, object], decay: float | None) -> None:
+    """100 steps are 10 passes."""
+    config = config_of("mae-vit-b16-800e", {"optim.schedule": "wsd", "optim.warmup_epochs": 0, **given})
+    if decay is None:
+        with pytest.raises(UserError, match=r"optim\.decay_epochs = 11\.0: must be 0 .* to 10, the epochs"):
+            with_steps(config, 40960)
+    else:
+        assert with_steps(config, 40960).optim.decay == pytest.approx(decay)
+
+
+def test_a_named_decay_keeps_its_share_of_a_shorter_run(tmp_path: Path) -> None:
+    file = tmp_path / "f.yaml"
+    file.write_text(
+        "recipe: mae-vit-b16-800e\noptim: {schedule: wsd, decay_epochs: 100, warmup_epochs: 40}\n"
+    )
+    assert config_of("", {"optim.epochs": 80}, file).optim.decay == pytest.approx(10)
+    assert config_of("", {"optim.epochs": 1600}, file).optim.decay == 100
+    assert with_steps(config_of("", {"optim.steps": 100}, file), 40960).optim.decay == pytest.approx(1.25)
 
 
 def test_the_published_loop_sets_the_rate_after_the_step() -> None:
