@@ -60,20 +60,21 @@ def settings(name: str, seed: int, options: argparse.Namespace) -> tuple[list[st
     return words, parse_config(words)[0]
 
 
-def pretrain(
-    words: list[str], config: Config, folder: Path, epochs: float, *, timed: bool = True
-) -> tuple[float, list[Record]]:
+def lasting(config: Config, epochs: float) -> list[str]:
+    """Words that make a run as long as so many epochs; warm-up keeps its share of the run."""
+    warmup_epochs = epochs * config.optim.warmup_epochs / config.optim.epochs
+    return ["--optim.epochs", str(epochs), "--optim.warmup_epochs", str(warmup_epochs)]
+
+
+def pretrain(words: list[str], folder: Path, *, timed: bool = True) -> tuple[float, list[Record]]:
     """Run `turbomim pretrain` in a process of its own; seconds by the clock, and its metrics.
 
-    Warm-up keeps its share of the run.  If it is timed, nothing that was compiled before is used again.
-    A run that was cut short begins anew: one that resumes cannot be timed.  Raises UserError if it does not
-    reach its end.
+    If it is timed, nothing that was compiled before is used again.  A run that was cut short begins anew: one
+    that resumes cannot be timed.  Raises UserError if it does not reach its end.
     """
-    warmup_epochs = epochs * config.optim.warmup_epochs / config.optim.epochs
     command = [
         *(sys.executable, "-m", "turbomim", "pretrain", *words),
         *("--run.folder", str(folder.parent), "--run.name", folder.name),
-        *("--optim.epochs", str(epochs), "--optim.warmup_epochs", str(warmup_epochs)),
         *("--run.log_every", str(LOG_EVERY), "--run.save_every", "1000000"),
     ]
     print(" ".join(command[1:]), file=sys.stderr, flush=True)
@@ -96,7 +97,7 @@ def pretrain(
 def trial(words: list[str], config: Config, folder: Path, samples: int) -> Speed:
     """How long a run takes to start and to end, and its rate once it runs."""
     batch = config.optim.global_batch
-    seconds, records = pretrain(words, config, folder, TRIAL_IMAGES / samples)
+    seconds, records = pretrain([*words, *lasting(config, TRIAL_IMAGES / samples)], folder)
     timed = after_start(records)
     rate = sum(r["window"] for r in timed) * batch / sum(seconds_of(r) for r in timed)
     return Speed(around_s=seconds - records[-1]["position"] / rate, img_per_s=rate)
@@ -129,7 +130,18 @@ def learn(name: str, seed: int, options: argparse.Namespace, known: Scores) -> L
         beside = folder.with_name(f"{folder.name}-trial")
         epochs, speed = epochs_in_time(words, config, beside, options.minutes, samples)
         timing["start_and_end_s"] = round(speed.around_s, 1)
-    seconds, records = pretrain(words, config, folder, epochs, timed=options.images is None)
+    seconds, records = pretrain([*words, *lasting(config, epochs)], folder, timed=options.images is None)
+    return {
+        **about_run(name, seed, options, seconds, records),
+        **timing,
+        **scored(load_run(folder)[1], config, options, known),
+    }
+
+
+def about_run(
+    name: str, seed: int, options: argparse.Namespace, seconds: float, records: list[Record]
+) -> Line:
+    """What a line says of a run that is over, but for its scores."""
     last = records[-1]
     timed = after_start(records)
     losses = [[r["position"], round(r["loss"], 4)] for r in records if r["loss"] is not None]
@@ -138,7 +150,6 @@ def learn(name: str, seed: int, options: argparse.Namespace, known: Scores) -> L
         "seed": seed,
         "settings": options.set,
         "minutes": round(seconds / 60, 2),
-        **timing,
         "steps": last["step"],
         "images": last["position"],
         "img_per_s": round(last["position"] / seconds, 1),
@@ -146,7 +157,6 @@ def learn(name: str, seed: int, options: argparse.Namespace, known: Scores) -> L
         "data_wait_pct": round(statistics.median(r["data_wait_pct"] for r in timed), 2),
         "loss": losses[-1][1],
         "losses": losses,
-        **scored(load_run(folder)[1], config, options, known),
     }
 
 

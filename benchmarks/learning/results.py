@@ -1,5 +1,7 @@
 """Results of bench.py: kept a line a run, so that a second call goes on, as a table and as a plot.
 
+speedrun.py keeps its lines the same way, and has a table of its own.
+
 A line is one recipe with one seed.  Shares are shown in %, mean ± sample standard deviation over the seeds.
 """
 
@@ -23,15 +25,16 @@ MEASURED = ("20 neighbours", "weighted", "linear probe")
 Line = dict[str, Any]
 
 
-def begin(out: Path, asked: dict[str, Any]) -> list[Line]:
+def begin(out: Path, asked: dict[str, Any], kind: str = "learning") -> list[Line]:
     """Lines that an earlier call with the same settings kept in `out`; a new folder notes the settings.
 
-    Raises UserError if the folder holds something else, or results of other settings.
+    kind: of results, which names the files.  Raises UserError if the folder holds something else, or results
+    of other settings.
     """
-    note = out / "learning.json"
+    note = out / f"{kind}.json"
     if not note.exists():
         if out.exists() and any(out.iterdir()):
-            raise UserError(f"--out {out} is not empty and holds no learning.json: choose a new folder")
+            raise UserError(f"--out {out} is not empty and holds no {note.name}: choose a new folder")
         write_json(note, asked)
         return []
     try:
@@ -45,12 +48,12 @@ def begin(out: Path, asked: dict[str, Any]) -> list[Line]:
         raise UserError(
             f"--out {out} holds results of other settings ({', '.join(changed)}): choose a new one"
         )
-    return read_metrics(out / "learning.jsonl")
+    return read_metrics(out / f"{kind}.jsonl")
 
 
-def keep(lines: list[Line], out: Path) -> None:
-    """Write every line of results to learning.jsonl, whole or not at all."""
-    write_durably(out / "learning.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+def keep(lines: list[Line], out: Path, kind: str = "learning") -> None:
+    """Write every line of results to the file of this kind, whole or not at all."""
+    write_durably(out / f"{kind}.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def by_recipe(lines: list[Line]) -> dict[str, list[Line]]:
