@@ -14,6 +14,8 @@ import argparse
 import dataclasses
 import json
 import os
+import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -22,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from turbomim.benchmarks.learning.effects import effects_table
 from turbomim.benchmarks.learning.results import Line, begin, keep, plot, table
 from turbomim.benchmarks.learning.textbook import train_textbook
 from turbomim.benchmarks.timing import machine
@@ -39,6 +42,14 @@ from turbomim.train.settings.config import Config
 # images of the trial: enough for a rate, few enough not to matter
 TRIAL_IMAGES = 15_360
 LOG_EVERY = 10
+# steps between checkpoints of a run that may resume
+SAVE_EVERY = 200
+# docs/learning.md has why: few passes have no use for what is made for a hundred
+FINETUNE = (
+    *("--batch", "128", "--base-lr", "2e-3", "--data.rrc_scale", "0.4", "--finetune.layer_decay", "0.8"),
+    *("--finetune.mixup", "0", "--finetune.cutmix", "0", "--finetune.erase", "0"),
+    *("--finetune.rand_augment", ""),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +64,13 @@ class Speed:
         return (seconds - self.around_s) * self.img_per_s / samples
 
 
-def settings(name: str, seed: int, options: argparse.Namespace) -> tuple[list[str], Config]:
-    """A recipe with the flags that all runs get, as words for `turbomim pretrain` and as a Config."""
-    given = (f"--{setting}" for setting in options.set)
+def settings(arm: str, seed: int, options: argparse.Namespace) -> tuple[list[str], Config]:
+    """An arm with the flags that all runs get, as words for `turbomim pretrain` and as a Config.
+
+    An arm is a recipe, with settings of its own behind colons: NAME:model.target=ideal:model.radius=6.
+    """
+    name, *own = arm.split(":")
+    given = (f"--{setting}" for setting in (*options.set, *own))
     words = [name, "--data.path", str(options.train), *given, "--run.seed", str(seed)]
     return words, parse_config(words)[0]
 
@@ -66,32 +81,58 @@ def lasting(config: Config, epochs: float) -> list[str]:
     return ["--optim.epochs", str(epochs), "--optim.warmup_epochs", str(warmup_epochs)]
 
 
+def run_folder(arm: str, seed: int, options: argparse.Namespace) -> Path:
+    """Of the run of an arm with a seed, in --out: its name is what a run may be called."""
+    return Path(options.out, "runs", f"{re.sub('[^A-Za-z0-9._-]', '-', arm)}-seed{seed}")
+
+
 def pretrain(words: list[str], folder: Path, *, timed: bool = True) -> tuple[float, list[Record]]:
     """Run `turbomim pretrain` in a process of its own; seconds by the clock, and its metrics.
 
-    If it is timed, nothing that was compiled before is used again.  A run that was cut short begins anew: one
-    that resumes cannot be timed.  Raises UserError if it does not reach its end.
+    If it is timed, nothing that was compiled before is used again, and a run that was cut short begins anew;
+    else such a run resumes.  Raises UserError if it does not reach its end.
     """
     command = [
-        *(sys.executable, "-m", "turbomim", "pretrain", *words),
-        *("--run.folder", str(folder.parent), "--run.name", folder.name),
-        *("--run.log_every", str(LOG_EVERY), "--run.save_every", "1000000"),
+        *("pretrain", *words, "--run.folder", str(folder.parent), "--run.name", folder.name),
+        *("--run.log_every", str(LOG_EVERY), "--run.save_every", "1000000" if timed else str(SAVE_EVERY)),
     ]
-    print(" ".join(command[1:]), file=sys.stderr, flush=True)
-    if folder.exists():
+    if folder.exists() and timed:
         print(f"{folder} was cut short: it begins anew", file=sys.stderr, flush=True)
         shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    compiled = (folder if timed else folder.parent) / "compiled"
-    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(compiled)}
+    folder.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
-    code = subprocess.run(command, check=False, env=env, stdout=sys.stderr).returncode
+    code = run(command, compiled=(folder if timed else folder.parent) / "compiled")
     seconds = time.perf_counter() - begun
     records = read_metrics(folder / "metrics.jsonl")
     # a run that was asked to stop ends well, too
     if code or not records or records[-1]["step"] < records[-1]["steps"]:
         raise UserError(f"{folder} did not reach its end (exit code {code}): see above, then run this again")
     return seconds, records
+
+
+def finetune(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Fine-tune a run by `turbomim eval finetune`, or go on with it: epochs, and shares of test images.
+
+    The step's settings are the run's.  Raises UserError if it does not reach its end.
+    """
+    splits = ("--train", str(options.train), "--test", str(options.test))
+    length = ("--epochs", str(options.finetune), "--run.seed", str(seed), "--run.save_every", str(SAVE_EVERY))
+    command = ["eval", "finetune", str(folder), *splits, *length, *FINETUNE]
+    code = run(command, compiled=folder.parent / "compiled")
+    result = folder / "eval" / "finetune" / "result.json"
+    # a fine-tuning that was asked to stop ends well, too, and has no result
+    if code or not result.exists():
+        raise UserError(f"{result.parent} did not reach its end (exit code {code}): run this again")
+    found = json.loads(result.read_text(encoding="utf-8"))
+    return {"epochs": options.finetune, "top1": found["top1"], "top5": found.get("top5")}
+
+
+def run(command: list[str], *, compiled: Path) -> int:
+    """Run a command of `turbomim`, with a cache of what is compiled; its exit code."""
+    print(shlex.join(("turbomim", *command)), file=sys.stderr, flush=True)
+    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(compiled)}
+    words = (sys.executable, "-m", "turbomim", *command)
+    return subprocess.run(words, check=False, env=env, stdout=sys.stderr).returncode
 
 
 def trial(words: list[str], config: Config, folder: Path, samples: int) -> Speed:
@@ -121,8 +162,8 @@ def learn(name: str, seed: int, options: argparse.Namespace, known: Scores) -> L
     """Pre-train a recipe with a seed, for the images or the minutes, and score it: one line of results."""
     words, config = settings(name, seed, options)
     samples = open_split(options.train).manifest.samples
-    folder = options.out / f"{name}-seed{seed}"
-    timing: dict[str, Any] = {}
+    folder = run_folder(name, seed, options)
+    resumed, timing = folder.exists() and options.images is not None, dict[str, Any]()
     if options.images is not None:
         # half an image less: rounding must not add a step
         epochs = (options.images - 0.5) / samples
@@ -131,11 +172,16 @@ def learn(name: str, seed: int, options: argparse.Namespace, known: Scores) -> L
         epochs, speed = epochs_in_time(words, config, beside, options.minutes, samples)
         timing["start_and_end_s"] = round(speed.around_s, 1)
     seconds, records = pretrain([*words, *lasting(config, epochs)], folder, timed=options.images is None)
-    return {
+    line = {
         **about_run(name, seed, options, seconds, records),
         **timing,
         **scored(load_run(folder)[1], config, options, known),
+        **({"finetune": finetune(folder, seed, options)} if options.finetune else {}),
     }
+    if resumed:
+        # of the whole run nobody knows them
+        del line["minutes"], line["img_per_s"]
+    return line
 
 
 def about_run(
@@ -199,6 +245,8 @@ def run_all(options: argparse.Namespace) -> list[Line]:
     """
     asked = {key: getattr(options, key) for key in ("images", "minutes", "samples", "set")}
     asked |= {"train": str(options.train), "test": str(options.test)}
+    if options.finetune:
+        asked["finetune"] = options.finetune
     lines = begin(options.out, asked)
     for seed in options.seeds:
         wanted = [(name, learn, name) for name in options.recipes]
@@ -232,11 +280,21 @@ def main() -> None:
     length.add_argument("--minutes", type=float, default=15.0, help="of pre-training, each run")
     length.add_argument("--images", type=int, help="of pre-training, each run, in place of minutes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each recipe runs once with each")
-    parser.add_argument("--recipes", nargs="+", default=["cifar10-vit-t4", "cifar10-pixmim-vit-t4"])
+    parser.add_argument(
+        "--recipes",
+        nargs="+",
+        default=["cifar10-vit-t4", "cifar10-pixmim-vit-t4"],
+        metavar="NAME[:KEY=VALUE…]",
+        help="with settings of its own behind colons, cifar10-pixmim-vit-t4:model.target=ideal; "
+        "the others are compared with the first",
+    )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of every run, step.precision=…"
     )
     parser.add_argument("--samples", type=int, default=10_000, help="train images of both measures; 0 = all")
+    parser.add_argument(
+        "--finetune", type=int, default=0, metavar="EPOCHS", help="fine-tune each run, too, for so many"
+    )
     parser.add_argument(
         "--textbook", action="store_true", help="a plain eager MAE with the first recipe, too"
     )
@@ -252,12 +310,16 @@ def main() -> None:
         options.minutes = None
     if min(options.seeds) < 0:
         parser.error(f"--seeds {min(options.seeds)}: must be 0 or more")
+    if options.finetune < 0:
+        parser.error(f"--finetune {options.finetune}: must be 0 (none) or more epochs")
     try:
         lines = run_all(options)
     except UserError as error:
         parser.error(str(error))
     plot(lines, options.out / "learning.png")
     print(table(lines))
+    if differences := effects_table(lines):
+        print(f"\n{differences}")
 
 
 if __name__ == "__main__":

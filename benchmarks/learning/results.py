@@ -20,8 +20,11 @@ from turbomim.train.folder.log import read_metrics
 # what the plot and the table show
 TRAINED, RANDOM = f"trained: {MEAN}", f"random weights: {MEAN}"
 MEASURED = ("20 neighbours", "weighted", "linear probe")
+# what the table shows besides, where it is there
+FINETUNED = "fine-tuned"
 
-# name, seed, images, minutes, losses [[images, loss], …], scores {features: {measure: share}}, and more
+# name, seed, images, losses [[images, loss], …], scores {features: {measure: share}}, and more; minutes where
+# they are known, finetune {epochs, top1, top5} where it was asked for
 Line = dict[str, Any]
 
 
@@ -78,6 +81,16 @@ def shown(lines: list[Line]) -> list[tuple[str, list[dict[str, float]], list[Lin
     ]
 
 
+def measured(lines: list[Line]) -> tuple[str, ...]:
+    """Measures that every line has."""
+    return (*MEASURED, FINETUNED) if all("finetune" in line for line in lines) else MEASURED
+
+
+def share(line: Line, measure: str) -> float:
+    """What a trained encoder scored, as a share of the test images."""
+    return float(line["finetune"]["top1"] if measure == FINETUNED else line["scores"][TRAINED][measure])
+
+
 def spread(shares: list[float]) -> float:
     """Sample standard deviation in %; 0 of a single share."""
     return 100 * statistics.stdev(shares) if len(shares) > 1 else 0.0
@@ -85,17 +98,22 @@ def spread(shares: list[float]) -> float:
 
 def table(lines: list[Line]) -> str:
     """Markdown: seeds, images seen, minutes, and scores in %."""
+    measures = measured(lines)
     text = [
-        f"| features ({MEAN}) | seeds | images seen | minutes | {' | '.join(MEASURED)} |",
-        f"|---|{'---:|' * (3 + len(MEASURED))}",
+        f"| features ({MEAN}) | seeds | images seen | minutes | {' | '.join(measures)} |",
+        f"|---|{'---:|' * (3 + len(measures))}",
     ]
     for name, scores, runs in shown(lines):
         images = f"{statistics.fmean(line['images'] for line in runs):,.0f}" if runs else ""
-        minutes = f"{statistics.fmean(line['minutes'] for line in runs):.1f}" if runs else ""
+        known = [line["minutes"] for line in runs if "minutes" in line]
+        minutes = f"{statistics.fmean(known):.1f}" if known else ""
         seeds = "" if name == PIXELS else len(scores)
         cells = []
-        for measure in MEASURED:
-            shares = [score[measure] for score in scores]
+        for measure in measures:
+            if measure == FINETUNED and not runs:
+                cells.append("")
+                continue
+            shares = [share(line, measure) for line in runs] or [score[measure] for score in scores]
             about = f" ± {spread(shares):.1f}" if len(shares) > 1 else ""
             cells.append(f"{100 * statistics.fmean(shares):.1f}{about}")
         text.append(f"| {name} | {seeds} | {images} | {minutes} | {' | '.join(cells)} |")

@@ -7,7 +7,9 @@ one's row (`test_table_and_plot_show_every_score`); a line that is there run aga
 one (`test_what_has_results_is_not_run_again`); the deviation of a whole population, or random weights of one
 seed alone (`test_seeds_are_shown_by_mean_and_sample_deviation`); the seed not passed on, or random weights
 scored as the trained ones (`test_a_recipe_is_trained_on_so_many_images_and_scored`); settings not compared,
-or a folder of somebody else's taken (`test_results_of_other_settings_are_not_mixed`).  Of the speed-run:
+or a folder of somebody else's taken (`test_results_of_other_settings_are_not_mixed`); a run of --images begun
+anew, or the minutes of a part taken for the whole (`test_a_run_that_was_cut_short_goes_on`); differences from
+another seed's score, or a deviation over n (`test_differences_are_of_the_same_seed`).  Of the speed-run:
 --set not passed on, the run's length changed, or a line that is there run again
 (`test_a_speed_run_is_one_process_by_the_clock`); the best seed in place of the mean
 (`test_a_record_is_the_mean_over_the_seeds`); labels or held-out images allowed
@@ -18,10 +20,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -29,6 +33,7 @@ from PIL import Image
 from turbomim.benchmarks.learning import bench, speedrun
 from turbomim.benchmarks.learning import textbook as learning_textbook
 from turbomim.benchmarks.learning.bench import Speed
+from turbomim.benchmarks.learning.effects import effects_table, mean_and_reach
 from turbomim.benchmarks.learning.results import MEASURED, RANDOM, TRAINED, plot, table
 from turbomim.benchmarks.learning.textbook import train_textbook
 from turbomim.benchmarks.step.textbook_mae import TextbookMAE, normalised
@@ -39,7 +44,7 @@ from turbomim.train.evaluate.results import Scores
 from turbomim.train.evaluate.scores import MEASURES, evaluate_model
 from turbomim.train.evaluate.scoring import Scoring
 from turbomim.train.models.mae import MAE
-from turbomim.train.settings.config import Config, DataConfig
+from turbomim.train.settings.config import Config, DataConfig, RunConfig
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.settings.optim import OptimConfig
 
@@ -107,6 +112,13 @@ def line(name: str, seed: int, images: int, more: int = 0) -> dict[str, Any]:
     }
 
 
+def tuned(line: dict[str, Any], top1: float) -> dict[str, Any]:
+    """The line with a fine-tuning's score, and without minutes: the run was resumed."""
+    return {key: value for key, value in line.items() if key != "minutes"} | {
+        "finetune": {"epochs": 3, "top1": top1}
+    }
+
+
 def test_table_and_plot_show_every_score(tmp_path: Path) -> None:
     lines = [line("one", 0, 1000), line("two", 0, 2000, 5)]
     text = table(lines)
@@ -130,10 +142,44 @@ def test_seeds_are_shown_by_mean_and_sample_deviation(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "learning.png").width > 1000
 
 
+def test_a_fine_tuning_is_a_column_of_the_trained() -> None:
+    text = table([tuned(line("one", seed, 1000), 0.7 + seed / 100) for seed in range(3)])
+    assert "| linear probe | fine-tuned |" in text
+    assert "| raw pixels |  |  |  | 10.0 | 11.0 | 12.0 |  |" in text
+    assert "| one | 3 | 1,000 |  | 30.0 ± 0.0 | 31.0 ± 0.0 | 32.0 ± 0.0 | 71.0 ± 1.0 |" in text
+
+
+def test_an_interval_is_students() -> None:
+    """Of 3.1, 3.6 and 3.4: mean 3.367, deviation 0.2517, times 4.303 over the root of 3: 0.625."""
+    assert mean_and_reach([3.1, 3.6, 3.4]) == pytest.approx((3.36667, 0.6252), abs=1e-4)
+    assert math.isnan(mean_and_reach([1.0])[1])
+    stats = pytest.importorskip("scipy.stats")
+    for n in range(2, 13):
+        given = [0.1 * k * k for k in range(n)]
+        low, high = stats.t.interval(0.95, min(n - 1, 10), np.mean(given), stats.sem(given))
+        mean, reach = mean_and_reach(given)
+        assert (mean - reach, mean + reach) == pytest.approx((low, high), abs=1e-3)
+
+
+def test_differences_are_of_the_same_seed() -> None:
+    """Seeds are worth 0, 1 and 5 points to both; the second recipe is 2, 3 and 4 above the first."""
+    seeds = ((0, 0), (1, 1), (2, 5))
+    base = [tuned(line("one", seed, 1000, more), 0.5) for seed, more in seeds]
+    others = [tuned(line("two", seed, 1000, more + 2 + seed), 0.5 + seed / 100) for seed, more in seeds]
+    assert effects_table([*base, *others]).splitlines() == [
+        "| points above one (95 % interval) | n | 20 neighbours | weighted | linear probe | fine-tuned |",
+        "| --- | --: | --: | --: | --: | --: |",
+        f"| two | 3 |{' +3.0 (+0.5 to +5.5) |' * 3} +1.0 (-1.5 to +3.5) |",
+    ]
+    assert effects_table(base) == ""
+    assert "| two | 1 | +2.0 | +2.0 | +2.0 | +0.0 |" in effects_table([base[0], others[0]])
+
+
 def options_of(out: Path, **changes: Any) -> argparse.Namespace:
     asked = {
         "out": out, "train": Path("train"), "test": Path("test"), "images": 512, "minutes": None,
         "samples": 100, "set": [], "seeds": [0, 1], "recipes": ["one", "two"], "textbook": False,
+        "finetune": 0,
     }  # fmt: skip
     return argparse.Namespace(**{**asked, **changes})
 
@@ -177,6 +223,8 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, monkeypatch: py
     bench.run_all(options_of(tmp_path / "out"))
     with pytest.raises(UserError, match=r"holds results of other settings \(images 512 -> 256\)"):
         bench.run_all(options_of(tmp_path / "out", images=256))
+    with pytest.raises(UserError, match=r"holds results of other settings \(finetune None -> 3\)"):
+        bench.run_all(options_of(tmp_path / "out", finetune=3))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match=r"is not empty and holds no learning\.json"):
@@ -184,20 +232,73 @@ def test_results_of_other_settings_are_not_mixed(tmp_path: Path, monkeypatch: py
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_a_recipe_is_trained_on_so_many_images_and_scored(tiny_split: Split, tmp_path: Path) -> None:
-    """The real way, small: 64 images of 33 in batches of 16, a seed of its own, scores of all three."""
+def test_an_arm_has_settings_of_its_own(tiny_split: Split, tmp_path: Path) -> None:
+    options = options_of(tmp_path, train=tiny_split.folder, set=["optim.global_batch=16", "model.radius=5"])
+    arm = "cifar10-pixmim-vit-t4:model.target=ideal:model.radius=6.5"
+    words, config = bench.settings(arm, 2, options)
+    assert (config.model.target, config.model.radius, config.optim.global_batch) == ("ideal", 6.5, 16)
+    assert words[0] == "cifar10-pixmim-vit-t4" and config.run.seed == 2
+    folder = bench.run_folder(arm, 2, options)
+    assert folder == tmp_path / "runs" / "cifar10-pixmim-vit-t4-model.target-ideal-model.radius-6.5-seed2"
+    # a name that a run may have
+    RunConfig(name=folder.name)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_a_run_that_was_cut_short_goes_on(
+    timed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of --images keeps its folder and says no minutes; one by the clock begins anew."""
+    steps = iter((3, 5))
+    commands: list[list[str]] = []
+
+    def run(command: list[str], *, compiled: Path) -> int:
+        commands.append(command)
+        folder = Path(command[command.index("--run.folder") + 1], command[command.index("--run.name") + 1])
+        step = next(steps)
+        with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "steps": 5}) + "\n")
+        return 0
+
+    monkeypatch.setattr(bench, "run", run)
+    folder = tmp_path / "runs" / "r"
+    with pytest.raises(UserError, match=r"did not reach its end \(exit code 0\)"):
+        bench.pretrain(["cifar10-vit-t4"], folder, timed=timed)
+    _, records = bench.pretrain(["cifar10-vit-t4"], folder, timed=timed)
+    assert [record["step"] for record in records] == ([5] if timed else [3, 5])
+    assert commands[0] == commands[1]
+    assert commands[0][commands[0].index("--run.save_every") + 1] == ("1000000" if timed else "200")
+
+
+def test_a_recipe_is_trained_on_so_many_images_and_scored(
+    tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real way, small: 64 images of 33 in batches of 16, a seed of its own, scores of all three.
+
+    After the pre-training the power fails: the same command trains no further, scores and fine-tunes.
+    """
     small_model = (
         "model.width=48", "model.depth=1", "model.fuse=0", "model.decoder_width=24", "model.decoder_depth=1",
         "optim.global_batch=16", "optim.base_lr=0.5", "step.compile=false",
     )  # fmt: skip
     options = options_of(
         tmp_path / "out", train=tiny_split.folder, test=tiny_split.folder, images=64, seeds=[3],
-        recipes=["cifar10-pixmim-mff-vit-t4"], set=list(small_model), samples=0,
+        recipes=["cifar10-pixmim-mff-vit-t4"], set=list(small_model), samples=0, finetune=1,
     )  # fmt: skip
     (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(bench, "scored", lambda *given: 1 / 0)
+        bench.run_all(options)
+    metrics = tmp_path / "out" / "runs" / "cifar10-pixmim-mff-vit-t4-seed3" / "metrics.jsonl"
+    before = metrics.read_text(encoding="utf-8")
     (got,) = bench.run_all(options)
+    assert metrics.read_text(encoding="utf-8") == before
+    assert "minutes" not in got and "img_per_s" not in got
+    tuned_to = json.loads((metrics.parent / "eval" / "finetune" / "result.json").read_text(encoding="utf-8"))
+    assert got["finetune"] == {"epochs": 1, "top1": tuned_to["top1"], "top5": None}
+    assert tuned_to["settings"]["run"]["seed"] == 3 and tuned_to["epochs"] == 1
     assert (got["images"], got["steps"], got["seed"], got["train_samples"]) == (64, 4, 3, 33)
-    config, model, step = load_run(tmp_path / "out" / "cifar10-pixmim-mff-vit-t4-seed3")
+    config, model, step = load_run(metrics.parent)
     assert (config.run.seed, step) == (3, 4)
     assert config.optim.warmup_epochs == pytest.approx(0.1 * 63.5 / 33)
     on = Scoring(train=str(tiny_split.folder), test=str(tiny_split.folder), samples=0)
