@@ -38,6 +38,7 @@ from turbomim.train.settings.config import Config
 from turbomim.train.settings.schedule import lr_of_step
 from turbomim.train.world.distributed import World
 
+KIND: Final = "compiled"
 COMPILED: Final = "compiled"
 EAGER: Final = "eager"
 AGAIN: Final = "eager again"
@@ -189,7 +190,7 @@ def run_all(options: argparse.Namespace) -> list[Line]:
 
     Raises UserError if --out is of other settings.
     """
-    lines = begin(options.out, {"data": str(options.data), "steps": options.steps})
+    lines = begin(options.out, {"data": str(options.data), "steps": options.steps}, KIND)
     split = open_split(options.data)
     for seed, name in itertools.product(options.seeds, (COMPILED, EAGER, AGAIN)):
         if (name, seed) in by_run(lines):
@@ -204,7 +205,7 @@ def run_all(options: argparse.Namespace) -> list[Line]:
         points = [float(f"{value:.8g}") for value in curve(losses)]
         facts |= {"seconds": seconds, "digest": digest(losses, model), "losses": points}
         lines.append({**facts, **machine()})
-        keep(lines, options.out)
+        keep(lines, options.out, KIND)
         print(json.dumps(lines[-1]), flush=True)
     return lines
 
