@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from turbomim.train.export.weights import Trained
 from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.machine.versions import versions
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.model import ModelConfig

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from turbomim.benchmarks.gpu.stage import Place, Row
 from turbomim.pipeline.batch import Batch
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import Config, DataConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
 from turbomim.train.world.distributed import World

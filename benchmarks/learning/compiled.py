@@ -29,10 +29,10 @@ from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import machine
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split, open_split
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.schedule import lr_of_step

@@ -20,9 +20,9 @@ from turbomim.kernels.masking import random_masking
 from turbomim.pipeline.batch import Batch
 from turbomim.train.export.hf import vit_mae_config
 from turbomim.train.foreign.hf import to_vit_mae
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step, autocast
 from turbomim.train.models.mae import MAE
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import Config
 from turbomim.train.world.distributed import World
 

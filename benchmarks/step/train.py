@@ -25,11 +25,11 @@ from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.loop.data import open_data, open_loader, store_in_words
 from turbomim.train.loop.data_wait import DataWait
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
 from turbomim.train.machine.measurements import machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.flags import parse

@@ -17,9 +17,9 @@ from turbomim.benchmarks.stores.job import ReadJob, Served
 from turbomim.pipeline.loader_settings import LoaderSpeed
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.train.loop.data import open_data, open_loader
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.world.distributed import join_ranks
 
 # some 15 ms an image on 2 cores: not free, and not so long that no loader is seen; not compiled, which takes

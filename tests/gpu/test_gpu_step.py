@@ -21,10 +21,10 @@ from torch._C._distributed_c10d import HashStore
 
 from turbomim.pipeline.batch import Batch
 from turbomim.train.folder import checkpoint
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
 from turbomim.train.models import sharding
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import Config, StepConfig
 from turbomim.train.world.distributed import World
 

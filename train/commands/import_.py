@@ -105,7 +105,7 @@ def begin_run(found: ForeignModel, fetched: Fetched, form: str) -> Path:
 
     from turbomim.train.folder import checkpoint, rundir
     from turbomim.train.loop.checkpoints import write_first_checkpoint
-    from turbomim.train.loop.optim import make_optimizer
+    from turbomim.train.optim.make import make_optimizer
 
     config, placed = found.settled.config, found.placed
     folder = rundir.run_folder(config)

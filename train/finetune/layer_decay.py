@@ -10,7 +10,8 @@ from collections import defaultdict
 import torch
 from torch import nn
 
-from turbomim.train.loop.optim import decayed, fused_adamw
+from turbomim.train.optim.groups import decayed
+from turbomim.train.optim.make import optimizer_of
 from turbomim.train.settings.finetune import FinetuneConfig
 
 EMBEDDINGS = ("cls_token", "mask_token", "pos_embed", "patch_embed", "blocks1.", "blocks2.")
@@ -45,20 +46,23 @@ def layer_scale(layer: int, depths: list[int], decay: float) -> float:
     return float(decay ** (sum(depths) + 1 - layer))
 
 
-def layered_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.AdamW:
-    """Fused AdamW in groups of a layer each, those with weight decay apart, the full rate first.
+def layered_optimizer(
+    model: nn.Module, config: FinetuneConfig, *, bfloat16: bool = False
+) -> torch.optim.Optimizer:
+    """The optimizer in groups of a layer each, those with weight decay apart, the full rate first.
 
     No decay of vectors, biases, tokens and positions.  The step multiplies a group's rate by its `lr_scale`.
+    bfloat16: whether the matrix products of a step are.
     """
     optim, depths = config.optim, depths_of(config)
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
+    groups: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
     for name, param in model.named_parameters():
         if not param.requires_grad:
             continue
         inside = name.removeprefix("encoder.")
         layer = layer_of(inside, depths) if name.startswith("encoder.") else sum(depths) + 1
         decays = decayed(inside, param, decay_tokens=False) and not inside.endswith("pos_embed")
-        groups[layer, decays].append(param)
+        groups[layer, decays].append((inside, param))
     in_order = [
         {
             "params": groups[key],
@@ -67,4 +71,4 @@ def layered_optimizer(model: nn.Module, config: FinetuneConfig) -> torch.optim.A
         }
         for key in sorted(groups, reverse=True)
     ]
-    return fused_adamw(in_order, optim)
+    return optimizer_of(in_order, optim, bfloat16=bfloat16)

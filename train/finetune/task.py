@@ -41,6 +41,7 @@ from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.methods import make_model
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.finetune import FinetuneConfig
+from turbomim.train.settings.precision import uses_bfloat16
 
 # label of the scores in the result, by the weights that fine-tuning began with
 SCORE_LABELS = {"trained": "fine-tuned", "initial": "the same from random weights"}
@@ -67,7 +68,8 @@ class Finetuning(Task):
         self.config, self.world = session.config, session.world
         # weights of the seed: `Run` loads those of the folder's checkpoint, which a new run has too
         self.model = Classifier(make_model(self.config), self.config).to(self.world.device)
-        self.optimizer = layered_optimizer(self.model, self.config)
+        bfloat16 = uses_bfloat16(self.config.step, self.world.device)
+        self.optimizer = layered_optimizer(self.model, self.config, bfloat16=bfloat16)
 
     @property
     def test(self) -> Split:

@@ -29,6 +29,7 @@ from turbomim.pipeline.system.safetensors_file import save_tensors
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.system.words import sized
 from turbomim.train.models.sharding import host_copies, own_rows, placed_rows
+from turbomim.train.optim.state import STEP, kept_names
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 # bytes; a whole one has some kilobytes
@@ -88,8 +89,8 @@ def restore_optimizer(
 
     Raises UserError where it is not this model's.
     """
-    params = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    expected = {f"{name}/{key}" for name in params for key in ("exp_avg", "exp_avg_sq", "step")}
+    params, keys = {n: p for n, p in model.named_parameters() if p.requires_grad}, kept_names(optimizer)
+    expected = {f"{name}/{key}" for name, param in params.items() for key in keys[param]}
     if other := sorted(expected ^ set(tensors)):
         raise UserError(
             f"checkpoint's optimizer belongs to another model: {len(other)} tensors do not match, "
@@ -98,7 +99,7 @@ def restore_optimizer(
     for full, value in tensors.items():
         name, key = full.rsplit("/", 1)
         param = params[name]
-        shape = () if key == "step" else tuple(param.shape)
+        shape = () if key == STEP else tuple(param.shape)
         if tuple(value.shape) != shape or value.dtype != torch.float32:
             raise UserError(
                 f"checkpoint's optimizer belongs to another model: {full} is {tuple(value.shape)} "
@@ -265,10 +266,12 @@ def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
         first = one_line(error, 300)
         raise UserError(f"{checkpoint} does not fit this model: {first}") from error
     if optimizer is not None:
+        keys = kept_names(optimizer)
         moments = {
             f"{name}/{key}": param
             for name, param in model.named_parameters()
-            for key in ("exp_avg", "exp_avg_sq")
+            for key in keys.get(param, ())
+            if key != STEP
         }
         restore_optimizer(model, optimizer, _read_tensors(checkpoint / FILES[1], moments))
 

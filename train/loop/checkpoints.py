@@ -32,11 +32,11 @@ from turbomim.train.folder.checkpoint import Snapshot, State, optimizer_tensors
 from turbomim.train.folder.from_mirror import bring_checkpoint
 from turbomim.train.folder.mirror import Mirror
 from turbomim.train.loop.log_window import LogWindow
-from turbomim.train.loop.optim import zero_moments
 from turbomim.train.loop.session import Session
 from turbomim.train.machine.versions import versions
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.sharding import placed_like
+from turbomim.train.optim.state import zero_moments
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 

@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from turbomim.train.machine.memory import GIB
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
+from turbomim.train.optim.state import STEP, kept_names
 from turbomim.train.settings.config import Config
 
 # batches between which memory is a straight line; with one image some copies are not made
@@ -23,10 +25,12 @@ FEW, MANY = 2, 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameters:
-    """Numbers of a model: what the optimizer changes, and the fixed position embeddings."""
+    """Numbers of a model: what the optimizer changes and keeps, and the fixed position embeddings."""
 
     trained: int
     fixed: int
+    # numbers that the optimizer keeps, besides counts of steps
+    kept: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +76,12 @@ def count_parameters(config: Config) -> Parameters:
     model, _ = _model_without_storage(config)
     params = list(model.parameters())
     trained = sum(param.numel() for param in params if param.requires_grad)
-    return Parameters(trained=trained, fixed=sum(param.numel() for param in params) - trained)
+    keys = kept_names(make_optimizer(model, config.optim))
+    return Parameters(
+        trained=trained,
+        fixed=sum(param.numel() for param in params) - trained,
+        kept=sum(param.numel() * len(set(names) - {STEP}) for param, names in keys.items()),
+    )
 
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -92,8 +101,9 @@ def predicted_bytes(
 ) -> MemoryParts:
     """Memory of a step over micro-batches of this size on one rank.
 
-    Float32 weights, gradients and AdamW moments; activations as torch's autograd keeps them, much the same
-    compiled and not, with matrix products in bfloat16 or float32; the uint8 images of one micro-batch.
+    Float32 weights, gradients and the optimizer's moments; activations as torch's autograd keeps them, much
+    the same compiled and not, with matrix products in bfloat16 or float32; the uint8 images of one
+    micro-batch.
     recompute: blocks keep their input alone, and one at a time is computed again: the one that keeps most.
     shards: ranks that share weights, gradients and moments out between them; gradients of several micro-steps
     alone stay whole.
@@ -108,7 +118,7 @@ def predicted_bytes(
     return MemoryParts(
         weights=4 * (parameters.trained + parameters.fixed) // shards,
         gradients=4 * parameters.trained // (shards if micro_steps == 1 else 1),
-        moments=8 * parameters.trained // shards,
+        moments=4 * parameters.kept // shards,
         activations=activations,
         batch=micro_batch * 3 * config.data.size**2,
     )

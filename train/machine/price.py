@@ -96,7 +96,7 @@ def recipe_price(config: Config) -> str:
 def checkpoint_bytes(config: Config) -> int:
     """Disk that one checkpoint fills: weights and moments in float32; small files left out."""
     count = count_parameters(config)
-    return 4 * (count.trained + count.fixed) + 8 * count.trained
+    return 4 * (count.trained + count.fixed + count.kept)
 
 
 def step_memory(config: Config, plan: Plan, *, bfloat16: bool) -> MemoryParts:

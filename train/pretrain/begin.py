@@ -12,10 +12,10 @@ from turbomim.pipeline.system.words import counted
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.folder.begun import OURS, RECORD, read_begun
 from turbomim.train.loop.checkpoints import write_first_checkpoint
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.session import Session
 from turbomim.train.machine.predicted_memory import shapes
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import Config
 
 

@@ -7,7 +7,6 @@ from turbomim.train.evaluate.online import OnlineEval, Splits
 from turbomim.train.export.programs import export_at_end
 from turbomim.train.export.weights import Trained
 from turbomim.train.folder.log import Record
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.session import RunFolder, Session
 from turbomim.train.loop.step import masked_inputs
 from turbomim.train.loop.task import Task
@@ -15,6 +14,7 @@ from turbomim.train.machine.matmul_rate import rank_peak
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.sharding import shard, whole_weights
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.pictures.reconstruction import FixedPictures
 from turbomim.train.pretrain.heldout import heldout_loss
 from turbomim.train.settings.config import Config
@@ -42,7 +42,7 @@ class Pretraining(Task):
             # a CPU's layer norm takes no bfloat16 weights with float32 values
             on_gpu = self.world.device.type == "cuda"
             shard(self.model, self.world, self.config.step, bfloat16=bfloat16 and on_gpu)
-        self.optimizer = make_optimizer(self.model, self.config.optim)
+        self.optimizer = make_optimizer(self.model, self.config.optim, bfloat16=bfloat16)
         self.peak_flops = rank_peak(self.world, bfloat16=bfloat16)
 
     def before_steps(self, logged: list[Record]) -> None:

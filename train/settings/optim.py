@@ -9,8 +9,10 @@ from turbomim.pipeline.system.errors import need
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
-    """AdamW with the paper's groups and its schedule."""
+    """The optimizer, its groups and its schedule."""
 
+    # muon: the matrices inside the network by Muon, the rest by AdamW
+    name: Literal["adamw", "muon"] = "adamw"
     # passes over the data
     epochs: float = 800
     # optimizer steps of the run, in place of epochs; 0 = as many as epochs take.  Warm-up and drop keep their
@@ -44,6 +46,8 @@ class OptimConfig:
     beta2: float = 0.95
     # AdamW's addition to the denominator
     eps: float = 1e-8
+    # Muon's decay of the mean of gradients
+    momentum: float = 0.95
     # decay cls_token and mask_token too (MAE does, mmselfsup does not)
     decay_tokens: bool = True
     # gradients of a greater norm are scaled down to it (SimMIM 5); 0 = none are
@@ -91,6 +95,7 @@ class OptimConfig:
         need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         need(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "0 to below 1")
         need(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 to below 1")
+        need(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 to below 1")
         need(self.eps > 0, "optim.eps", self.eps, "above 0")
         need(self.micro_batch >= 0, "optim.micro_batch", self.micro_batch, "0 (automatic) or more")
         need(self.max_skipped >= 1, "optim.max_skipped", self.max_skipped, "at least 1 step")

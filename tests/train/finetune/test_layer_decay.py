@@ -13,11 +13,11 @@ import dataclasses
 
 import pytest
 import torch
-from tests.train.loop.test_optim import ALONE, batch_of
 from tests.train.models.test_convmae import SMALL as CONVMAE
 from tests.train.models.test_simmim import SMALL as SIMMIM
 from tests.train.models.test_simmim_swin import SMALL as SWIN
 from tests.train.models.test_simmim_swin import SMALL_V2
+from tests.train.optim.test_groups import ALONE, batch_of
 
 from turbomim.pipeline.system.errors import UsageError
 from turbomim.train.finetune.layer_decay import depths_of, layer_of, layer_scale, layered_optimizer

@@ -32,11 +32,11 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.checkpoint import Snapshot, State
 from turbomim.train.loop.checkpoints import Saver
-from turbomim.train.loop.optim import make_optimizer
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.optim import OptimConfig
 
 
-def trained(seed: int = 0, steps: int = 2) -> tuple[nn.Module, torch.optim.AdamW]:
+def trained(seed: int = 0, steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
     optimizer = make_optimizer(model, OptimConfig(base_lr=1e-2))
@@ -51,7 +51,7 @@ def state(step: int) -> State:
     return State(step=step, position=step * 8, fingerprint="f" * 64, config={}, versions={})
 
 
-def save(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, at: State, keep: int) -> Path:
+def save(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, at: State, keep: int) -> Path:
     return checkpoint.write(folder, checkpoint.capture(model, optimizer, at), keep)
 
 

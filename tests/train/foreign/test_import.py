@@ -41,9 +41,9 @@ from turbomim.train.encoder.features import load_run
 from turbomim.train.export.programs import export
 from turbomim.train.folder import checkpoint
 from turbomim.train.loop.checkpoints import load_good_weights
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.session import newest_checkpoint
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict

@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -45,10 +45,12 @@ from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.plot import series
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
+from turbomim.train.settings.optim import OptimConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROW = 4
+NAMES = get_args(get_type_hints(OptimConfig)["name"])
 
 
 def rolling(data: Path, runs: Path, /, **sections: dict[str, Any]) -> Config:
@@ -90,8 +92,9 @@ def tensors(folder: Path, step: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_step_that_is_not_finite_changes_nothing(
-    trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, value: float
+    trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str, value: float
 ) -> None:
     """Step 5: weights, moments and counts keep their bits, and the step after it changes them again."""
     real_step, real_loss = Step.__call__, MAE.forward_loss
@@ -111,7 +114,7 @@ def test_a_step_that_is_not_finite_changes_nothing(
         return result
 
     monkeypatch.setattr(Step, "__call__", step)
-    pretrain(config_for(trees, tmp_path, optim={"epochs": 2}), console=quiet())
+    pretrain(config_for(trees, tmp_path, optim={"epochs": 2, "name": name}), console=quiet())
     assert [r["step"] for r in records(tmp_path / "r") if r["skipped"]] == [5]
     assert all(map(torch.equal, kept[3], kept[4]))
     assert not any(map(torch.equal, kept[4], kept[5])), "no tensor stands still in a step that counts"

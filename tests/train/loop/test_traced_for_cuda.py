@@ -29,11 +29,11 @@ from turbomim.pipeline.batch import Batch
 from turbomim.train.finetune.augment import augmented_batch
 from turbomim.train.finetune.augment_ahead import Augmented
 from turbomim.train.finetune.layer_decay import layered_optimizer
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Inputs, Step, masked_inputs
 from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.recipes.table import RECIPES, recipe
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.finetune import FinetuneConfig, FinetuneSettings

@@ -17,10 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.machine.predicted_memory import count_parameters, kept_of_forward, predicted_bytes
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import METHODS, make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import Config, DataConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import gaussian_blur
 
 from turbomim.benchmarks.step.textbook_mae import TextbookMAE, noise_of, normalised
-from turbomim.train.loop.optim import decayed
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image
 from turbomim.train.models.vit import sincos_positions
+from turbomim.train.optim.groups import decayed
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config, DataConfig, RunConfig
 from turbomim.train.settings.model import ModelConfig
 

@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from turbomim.benchmarks.step.textbook_mae import TextbookMAE
 from turbomim.pipeline.system.errors import UserError
 from turbomim.pipeline.tars.split import Split
-from turbomim.train.loop.optim import decayed
 from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import flops_per_image, make_model
 from turbomim.train.models.mff import MFF
+from turbomim.train.optim.groups import decayed
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.recipes.table import recipe
 from turbomim.train.settings.config import Config, StepConfig

@@ -24,6 +24,7 @@ IDLE: list[tuple[dict[str, object], dict[str, object], str]] = [
         "optim.schedule is step",
     ),
     ({"optim.decay_epochs": 1.0}, {"optim.schedule": "wsd"}, "optim.schedule is cosine"),
+    ({"optim.momentum": 0.9}, {"optim.name": "muon"}, "optim.name is adamw"),
     (
         {"optim.warmup_start": 0.5, "optim.warmup_epochs": 0},
         {"optim.warmup_epochs": 1},

@@ -18,13 +18,14 @@ from turbomim.pipeline.decoding.failures import out_of_memory
 from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.train.loop.data import open_data, open_loader
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
 from turbomim.train.machine.memory import peak_bytes
 from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import from_dict
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World, choose_device
 
 # exit code of a process that ran out of memory
@@ -56,7 +57,8 @@ def step_rate(config: Config, seconds: float) -> StepRate:
     world = World(device=choose_device(config.step.device, 0))
     batches = first_batches(config, world)
     model = make_model(config).to(world.device)
-    optimizer, clip = make_optimizer(model, config.optim), config.optim.clip_grad
+    bfloat16 = uses_bfloat16(config.step, world.device)
+    optimizer, clip = make_optimizer(model, config.optim, bfloat16=bfloat16), config.optim.clip_grad
     step = Step(model, optimizer, config.step, world, len(batches), clip)
     loss, _, _ = step(batches, config.optim.lr)
     gradient = projections(model)

@@ -20,10 +20,10 @@ from tests.train.models.test_simmim_swin import SMALL_V2
 
 from turbomim.pipeline.batch import Batch
 from turbomim.train.folder import checkpoint
-from turbomim.train.loop.optim import make_optimizer
 from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
+from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.world.distributed import World
