@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,8 @@ class State:
     versions: dict[str, str]
     # step of the checkpoint to roll back to; 0 = the weights at the start
     good: int = 0
+    # step of the last good one before the decay of the schedule wsd, which a prolonged run goes on from
+    stable: int = 0
     # times that the run has rolled back
     rollbacks: int = 0
     # since the last log line: steps, sum of the losses that counted, steps skipped, samples replaced
@@ -121,8 +123,9 @@ def capture(
 
 
 def write(folder: Path, snapshot: Snapshot, keep: int, spare: Collection[str] = ()) -> Path:
-    """Write folder/step-XXXXXXXX, point `latest` at it, keep the newest `keep` and the one to roll back to.
+    """Write folder/step-XXXXXXXX, point `latest` at it, and remove older ones.
 
+    The newest `keep` stay, the one to roll back to, and the one that a longer run would go on from.
     spare: names of others that stay, for a reader.  Raises UserError if the disk is full; the checkpoints
     before it stay as they are.
     """
@@ -165,9 +168,14 @@ def write(folder: Path, snapshot: Snapshot, keep: int, spare: Collection[str] = 
     older = [path for path in complete(folder) if path.name < final.name]
     newer = [path for path in complete(folder) if path.name > final.name]
     for path in (*older[keep - 1 :], *newer):
-        if path.name not in (step_name(snapshot.state.good), *spare):
+        if path.name not in (*needed(snapshot.state), *spare):
             remove(path)
     return final
+
+
+def needed(state: State) -> list[str]:
+    """Names of the checkpoints that one may need, to roll back to and to be prolonged from."""
+    return [step_name(step) for step in (state.good, state.stable or state.good)]
 
 
 def step_name(step: int) -> str:
@@ -201,16 +209,17 @@ def is_whole(checkpoint: Path) -> bool:
         return False
 
 
-def newest(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The newest whole checkpoint, or None where there is none, and the damaged ones passed over.
+def newest(folder: Path, wanted: Callable[[Path], bool] = lambda _: True) -> tuple[Path | None, list[Path]]:
+    """The newest whole checkpoint that is wanted, or None without one, and the damaged ones passed over.
 
-    Raises UserError if there are checkpoints and none of them is whole.
+    Raises UserError if there are damaged ones, and none that is whole and wanted.
     """
     damaged: list[Path] = []
     for checkpoint in complete(folder):
-        if is_whole(checkpoint):
+        if not is_whole(checkpoint):
+            damaged.append(checkpoint)
+        elif wanted(checkpoint):
             return checkpoint, damaged
-        damaged.append(checkpoint)
     if damaged:
         names = ", ".join(path.name for path in damaged)
         raise UserError(

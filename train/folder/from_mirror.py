@@ -82,11 +82,11 @@ def _take(place: Place, files: Mapping[str, Status], folder: Path, tell: Callabl
         if (found := _fetch(place, files, name, ckpt)) is None:
             notes.append(f"{place.at(f'ckpt/{name}')} is damaged and was passed over")
             continue
-        good = checkpoint.step_name(checkpoint.read_state(found).good)
-        wanted = good != name and good in theirs and not checkpoint.is_whole(ckpt / good)
-        # a roll-back may need it, and asks then whether it is there
-        if wanted and (other := _fetch(place, files, good, ckpt)) is not None:
-            _settle(other)
+        for other in dict.fromkeys(checkpoint.needed(checkpoint.read_state(found))):
+            wanted = other != name and other in theirs and not checkpoint.is_whole(ckpt / other)
+            # who needs it asks then whether it is there
+            if wanted and (fetched := _fetch(place, files, other, ckpt)) is not None:
+                _settle(fetched)
         _fetch_files(place, files, folder)
         final = _settle(found)
         write_durably(ckpt / "latest", f"{final.name}\n".encode())

@@ -7,7 +7,7 @@ stops nothing: one line says so, another that it works again.  What a new start 
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -179,18 +179,19 @@ class Mirror(Closing):
         return True
 
     def _copy_newest(self, found: Path) -> None:
-        """Copy a checkpoint and the one that it rolls back to, and put in order what is there."""
-        good = found.parent / checkpoint.step_name(checkpoint.read_state(found).good)
+        """Copy a checkpoint and those that it may need, and put in order what is there."""
+        needed = checkpoint.needed(checkpoint.read_state(found))
         try:
-            self.copying = frozenset({good.name, found.name})
+            self.copying = frozenset({*needed, found.name})
             # what a roll-back needs is there before what would roll back
-            if (good / "COMPLETE").exists():
-                self._copy_checkpoint(good)
+            for name in needed:
+                if (found.parent / name / "COMPLETE").exists():
+                    self._copy_checkpoint(found.parent / name)
             self._copy_checkpoint(found)
         finally:
             self.copying = frozenset()
         self._put("ckpt/latest", f"{found.name}\n".encode())
-        self._remove_old(found.name, good.name)
+        self._remove_old(found.name, needed)
         self._settled = found.name
 
     def _connect_late(self) -> None:
@@ -252,12 +253,12 @@ class Mirror(Closing):
                 self._put(name, content)
                 self._sent[name] = now
 
-    def _remove_old(self, newest: str, good: str) -> None:
-        """Keep the newest `run.keep` and the one to roll back to, as on the disk."""
+    def _remove_old(self, newest: str, needed: Sequence[str]) -> None:
+        """Keep the newest `run.keep` and those that the newest may need, as on the disk."""
         with impatient(self._allow(0)):
             files = [name for name in self.place.files("ckpt") if name.startswith("ckpt/step-")]
         older = [name for name in whole_in(files) if name < newest]
-        kept = {newest, good, *older[: self._keep - 1]}
+        kept = {newest, *needed, *older[: self._keep - 1]}
         # COMPLETE first: what is half removed must not count
         for name in sorted(files, key=lambda name: not name.endswith("/COMPLETE")):
             if name.split("/")[1] not in kept:

@@ -29,6 +29,7 @@ from turbomim.train.machine.versions import versions
 from turbomim.train.recipes.table import RECIPES, recipe_in_command
 from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.dictionary import differences, from_dict, to_dict
+from turbomim.train.settings.schedule import as_long
 
 # what helps where another process has a run's folder
 OTHER_NAME = "give another --run.name"
@@ -102,9 +103,10 @@ def check_same(folder: Path, config: Config) -> None:
 def refuse_other(folder: str, held: Config, config: Config, weights: str = "") -> None:
     """Raise UserError if what a folder holds was run with settings that give other numbers.
 
+    A longer run of the schedule wsd gives the same up to its decay: prolonged.py.
     weights: how a new run begins with the weights of this one, for people.
     """
-    if changed := differences(held, config):
+    if changed := differences(as_long(held, config), config):
         raise UserError(
             f"{folder} holds a run with other settings ({'; '.join(changed)}): "
             f"give the old ones to resume it, or another --run.name to start a new one{weights}"

@@ -7,8 +7,9 @@ bad.  So there are roll-backs:
    to the last good checkpoint.
 2. Step and position in the stream go on: the data between is passed over, no sample is seen twice, and
    schedule and length of the run stay.
-3. Good are the checkpoints of the schedule (`run.save_every`, and the end), and before the first the weights
-   at the start.  One that a stop wrote is not: a run that was stopped rolls back as one that was not.
+3. Good are the checkpoints of the schedule (`run.save_every`, the last step before the decay of wsd, and the
+   end), and before the first the weights at the start.  One that a stop wrote is not: a run that was stopped
+   rolls back as one that was not.
 4. Within a row no checkpoint is written but that of the end.
 
 So a run that is killed and resumed rolls back at the same steps to the same weights.
@@ -39,6 +40,7 @@ from turbomim.train.models.sharding import placed_like
 from turbomim.train.optim.state import zero_moments
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
+from turbomim.train.settings.schedule import stable_steps
 
 # roll-backs of one run; after them the data is not the cause, and the run stops
 MAX_ROLLBACKS = 3
@@ -111,6 +113,10 @@ class RunCheckpoints:
         self.saver = Saver(self._folder, keep=run.keep, background=run.save_in_background, mirror=mirror)
         # steps to roll back to and to resume from, 0 for the start; how often the run rolled back
         self.good_step = self.saved_step = self.rollbacks = 0
+        # steps before the decay of wsd, and the last good one of them
+        optim, samples = session.config.optim, session.plan.samples
+        self._before_decay = stable_steps(optim, samples) if optim.schedule == "wsd" else 0
+        self.stable_step = 0
 
     def bring_to_all_machines(self, path: Path) -> None:
         """Have a checkpoint on every machine's disk: through the mirror, where one lacks the folder.
@@ -135,7 +141,13 @@ class RunCheckpoints:
         checkpoint.load(found, self._model, self._optimizer)
         state = checkpoint.read_state(found)
         self.good_step, self.saved_step, self.rollbacks = state.good, state.step, state.rollbacks
+        self.stable_step = state.stable
         return state
+
+    def due(self, step: int) -> bool:
+        """Whether the schedule has a checkpoint after a step."""
+        every, end = self._session.config.run.save_every, self._session.plan.steps
+        return step % every == 0 or step in (self._before_decay, end)
 
     def save(self, step: int, window: LogWindow, stats: LoaderStats) -> None:
         """Copy everything to the host and hand it to the saver, unless a row of skipped steps is under way.
@@ -149,9 +161,11 @@ class RunCheckpoints:
         if in_bad_row and not end:
             return
         self.saved_step = step
-        if end or step % config.run.save_every == 0:
+        if self.due(step):
             # it may be under way to the disk: a roll-back waits for it, and the one before stays till then
             self.good_step = step
+            if step <= self._before_decay:
+                self.stable_step = step
         state = State(
             step=step,
             position=step * plan.global_batch,
@@ -159,6 +173,7 @@ class RunCheckpoints:
             config=to_dict(config),
             versions=versions(),
             good=self.good_step,
+            stable=self.stable_step,
             rollbacks=self.rollbacks,
             **window.checkpoint_fields(stats),
         )

@@ -19,6 +19,7 @@ from turbomim.pipeline.system.errors import Stopped, UserError
 from turbomim.train.folder import rundir
 from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.log import Record
+from turbomim.train.folder.prolonged import remove_decay
 from turbomim.train.loop.checkpoints import RunCheckpoints
 from turbomim.train.loop.data import LINES_BETWEEN_HINTS, Batches, open_loader, slow_stage
 from turbomim.train.loop.log_window import LogWindow
@@ -91,6 +92,8 @@ class Run:
                 self.checkpoints.bring_to_all_machines(found)
                 self.resumed_from = self.world.run_on_all(lambda: self.checkpoints.resume(found))
                 self.step, unlogged = self.resumed_from.step, self.resumed_from.window_steps
+                if self.world.main and self.folder.decayed:
+                    remove_decay(found, self.folder.decayed, self.step)
             with (
                 self.log.open(self.step, unlogged) as logged,
                 TRAFFIC.telling(self.log.note, self.world.size),
@@ -104,9 +107,12 @@ class Run:
                 if not self.at_end:
                     return self._run_noting_errors(flag, logged)
                 path, weights = self.folder.path, rundir.with_weights(self.folder.path, self.config)
+                longer = f"another --run.name{weights}"
+                if self.config.optim.schedule == "wsd":
+                    longer = "more --optim.epochs, and this run is prolonged"
                 self.log.say(
                     f"{path} is done: {self.step} of {self.plan.steps} steps; nothing to do; to train longer "
-                    f"give another --run.name{weights}"
+                    f"give {longer}"
                 )
                 # an error in here leaves the run as it was: done
                 return self._finish()
@@ -211,8 +217,8 @@ class Run:
         3. the step (step.py): loss and gradient norm stay on the device, in the window (log_window.py);
         4. every `run.log_every` steps the window ends: a log line, with measurements where they are due, and
            a roll-back where too many steps were not finite;
-        5. every `run.save_every` steps a checkpoint is copied to the host, and written beside the next steps
-           if `run.save_in_background`;
+        5. every `run.save_every` steps, and before the decay of wsd, a checkpoint is copied to the host, and
+           written beside the next steps if `run.save_in_background`;
         6. every `run.picture_every` steps a picture is drawn.
 
         4 to 6 come after the last step, too.
@@ -243,7 +249,7 @@ class Run:
             if self.step % run.log_every == 0 or self.at_end:
                 # the next window: it knows of a row of skipped steps, in which nothing is saved
                 window = self._end_window(window, batches.stats)
-            if self.step % run.save_every == 0 or self.at_end:
+            if self.checkpoints.due(self.step):
                 self.checkpoints.save(self.step, window, batches.stats)
             if run.picture_every and (self.step % run.picture_every == 0 or self.at_end):
                 self.task.draw(self.step)

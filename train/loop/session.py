@@ -7,7 +7,7 @@ in it.  After both the task makes its model, and `Run` trains it.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic
@@ -24,6 +24,7 @@ from turbomim.train.folder.crashes import explain_last_death, read_deadly_sample
 from turbomim.train.folder.from_mirror import newer_in_mirror, take_from_mirror
 from turbomim.train.folder.log import RunLog
 from turbomim.train.folder.mirror import Mirror
+from turbomim.train.folder.prolonged import had_these_rates, held_optim, made_in_decay, with_held_warmup
 from turbomim.train.folder.seen_shards import check_seen
 from turbomim.train.loop.data import about_data, open_data
 from turbomim.train.loop.resolved import resolve
@@ -32,9 +33,9 @@ from turbomim.train.machine.compiler import check_compiler
 from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.machine.tuned_step import StepSettings, about_step
-from turbomim.train.settings.config import AnyConfig
+from turbomim.train.settings.config import AnyConfig, Config
 from turbomim.train.settings.plan import Plan, make_plan
-from turbomim.train.settings.schedule import with_steps
+from turbomim.train.settings.schedule import stable_steps, with_steps
 from turbomim.train.terminal.streams import print_plain
 from turbomim.train.trackers.opening import check_trackers
 from turbomim.train.world.distributed import World, join_ranks
@@ -75,6 +76,8 @@ class RunFolder:
     log: RunLog
     # notes the samples being decoded, to name one that ended the process
     journal: Journal
+    # checkpoints of a shorter run's decay, which this one replaces
+    decayed: list[Path] = field(default_factory=list)
     # copies it to another place, on rank 0, where the settings ask for that
     mirror: Mirror | None = None
 
@@ -106,8 +109,8 @@ def open_session(
             check_compiler(world.device.type)
         world.broadcast_from_rank0(lambda: check_trackers(config.run))
         # every rank trains with what rank 0 was given
-        config, preset, tuned_step = world.broadcast_from_rank0(
-            lambda: (config, preset, read_tuned_step(config, world))
+        config, preset, tuned_step, held = world.broadcast_from_rank0(
+            lambda: (config, preset, read_tuned_step(config, world), held_optim(config))
         )
         data = config.data
         split = open_data(data.path, flags[0], data, world)
@@ -116,9 +119,12 @@ def open_session(
         heldout = open_data(data.heldout, flags[1], data, world) if data.heldout else None
         tuned_loader = world.run_on_all(lambda: TUNED_LOADER.read(machine_name(world.device)))
         # it refuses on every rank or on none, so no exchange is needed
+        config, longer = world.run_replicated(
+            lambda: with_held_warmup(with_steps(config, split.manifest.samples), held)
+        )
         resolved, used = world.run_replicated(
             lambda: resolve(
-                with_steps(config, split.manifest.samples),
+                config,
                 ranks=world.size,
                 preset=preset,
                 tuned_step=tuned_step,
@@ -138,6 +144,7 @@ def open_session(
                 *about_groups(data.groups, split, world.size),
                 *([split.cache.in_words()] if split.cache else []),
                 *about_step(resolved, used),
+                *longer,
             ],
         )
 
@@ -166,7 +173,7 @@ def take_folder(
 
     with contextlib.ExitStack() as held:
 
-        def look() -> tuple[Path | None, list[str]]:
+        def look() -> tuple[Path | None, list[str], list[Path]]:
             nonlocal mirror
             held.enter_context(rundir.lock_run(config))
             rundir.check_same(path, config)
@@ -175,9 +182,12 @@ def take_folder(
                 mirror = held.enter_context(Mirror(config, tell))
                 taken = take_from_mirror(mirror, path, tell)
             found, notes = _look_into(session, splits, begins_from, note=True)
-            return found, taken + notes + explain_last_death(path, splits, on_gpu=on_gpu)
+            decayed = made_in_decay(found, config, session.plan.samples) if found else []
+            if decayed:
+                notes.append(f"what came behind {found}, in the decay of the shorter run, is replaced")
+            return found, taken + notes + explain_last_death(path, splits, on_gpu=on_gpu), decayed
 
-        found, notes = world.broadcast_from_rank0(look)
+        found, notes, decayed = world.broadcast_from_rank0(look)
         bad = world.broadcast_from_rank0(lambda: read_deadly_samples(path))
         yield RunFolder(
             path=path,
@@ -185,6 +195,7 @@ def take_folder(
             notes=notes,
             log=RunLog(path, session.console, config=config, rank=world.rank, world=world.size, told=told),
             journal=Journal(folder=path, rank=world.rank, bad=bad),
+            decayed=decayed,
             mirror=mirror,
         )
 
@@ -219,19 +230,28 @@ def _look_into(
     """
     path = rundir.run_folder(session.config)
     again = rundir.with_weights(path, session.config)
-    found, damaged = newest_checkpoint(path, session.split, again)
+    found, damaged = newest_checkpoint(path, session.split, again, session.config)
     check_begun(path, found, begins_from)
     notes = [f"{each} is damaged and was passed over" for each in damaged]
     return found, notes + check_seen(path, splits, resumed=found is not None, note=note)
 
 
-def newest_checkpoint(folder: Path, split: Split, again: str = "") -> tuple[Path | None, list[Path]]:
+def newest_checkpoint(
+    folder: Path, split: Split, again: str = "", config: Config | None = None
+) -> tuple[Path | None, list[Path]]:
     """The checkpoint that a run of a split goes on from, if any, and damaged ones that were passed over.
 
-    again: how a new run begins with its weights, for people.  Raises UserError: none of them is whole, or the
-    newest has seen other samples.
+    again: how a new run begins with its weights, for people; config: the run's, which may prolong another.
+    Raises UserError: none of them is whole, or from before the decay; the newest has seen other samples.
     """
-    found, damaged = checkpoint.newest(folder / "ckpt")
+    config, samples = config or Config(), split.manifest.samples
+    found, damaged = checkpoint.newest(folder / "ckpt", lambda path: had_these_rates(path, config, samples))
+    if found is None and checkpoint.complete(folder / "ckpt"):
+        raise UserError(
+            f"{folder} cannot be prolonged: it has no checkpoint from before its decay and that of these "
+            f"settings, which begins at step {stable_steps(config.optim, samples)}: give another "
+            f"--run.name{again}"
+        )
     if found is not None:
         state, ours = checkpoint.read_state(found), split.manifest.fingerprint
         theirs = state.fingerprint

@@ -93,6 +93,23 @@ def run_steps(optim: OptimConfig, samples: int) -> int:
     return optim.steps or total_steps(optim.epochs, samples, optim.global_batch)
 
 
+# what may be another in a longer run of the schedule wsd, up to its decay
+OF_LENGTH = ("epochs", "steps", "decay_epochs")
+
+
+def prolongs(one: OptimConfig, other: OptimConfig) -> bool:
+    """Whether both are of the schedule wsd, and the other is longer; both know their epochs."""
+    return one.schedule == other.schedule == "wsd" and other.epochs > one.epochs
+
+
+def as_long(one: AnyConfig, other: AnyConfig) -> AnyConfig:
+    """The first settings with the length of the other ones, where these prolong them; else as they are."""
+    if not prolongs(one.optim, other.optim):
+        return one
+    length = {name: getattr(other.optim, name) for name in OF_LENGTH}
+    return replace(one, optim=replace(one.optim, **length))
+
+
 def stable_steps(optim: OptimConfig, samples: int) -> int:
     """Optimizer steps before the decay of wsd: those of warm-up, and those at the full rate."""
     return total_steps(optim.epochs - optim.decay, samples, optim.global_batch)
