@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from turbomim.train.optim.groups import decayed
-from turbomim.train.optim.make import optimizer_of
+from turbomim.train.optim.make import ALONE, optimizer_of
 from turbomim.train.settings.finetune import FinetuneConfig
+from turbomim.train.world.distributed import World
 
 EMBEDDINGS = ("cls_token", "mask_token", "pos_embed", "patch_embed", "blocks1.", "blocks2.")
 
@@ -47,12 +48,12 @@ def layer_scale(layer: int, depths: list[int], decay: float) -> float:
 
 
 def layered_optimizer(
-    model: nn.Module, config: FinetuneConfig, *, bfloat16: bool = False
+    model: nn.Module, config: FinetuneConfig, *, bfloat16: bool = False, world: World = ALONE
 ) -> torch.optim.Optimizer:
     """The optimizer in groups of a layer each, those with weight decay apart, the full rate first.
 
     No decay of vectors, biases, tokens and positions.  The step multiplies a group's rate by its `lr_scale`.
-    bfloat16: whether the matrix products of a step are.
+    bfloat16, world: as those of `make_optimizer`.
     """
     optim, depths = config.optim, depths_of(config)
     groups: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = defaultdict(list)
@@ -71,4 +72,4 @@ def layered_optimizer(
         }
         for key in sorted(groups, reverse=True)
     ]
-    return optimizer_of(in_order, optim, bfloat16=bfloat16)
+    return optimizer_of(in_order, optim, bfloat16=bfloat16, world=world)

@@ -69,7 +69,7 @@ class Finetuning(Task):
         # weights of the seed: `Run` loads those of the folder's checkpoint, which a new run has too
         self.model = Classifier(make_model(self.config), self.config).to(self.world.device)
         bfloat16 = uses_bfloat16(self.config.step, self.world.device)
-        self.optimizer = layered_optimizer(self.model, self.config, bfloat16=bfloat16)
+        self.optimizer = layered_optimizer(self.model, self.config, bfloat16=bfloat16, world=self.world)
 
     @property
     def test(self) -> Split:

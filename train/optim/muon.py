@@ -12,7 +12,9 @@ so that AdamW's rates and weight decay carry over.  Sources: K. Jordan, kellerjo
 factor: Moonshot, arXiv:2502.16982 sec. 2.2, torch.optim.Muon's match_rms_adamw.  Torch's own class steps one
 matrix at a time, in bfloat16 alone, and knows no shards, no scaler and no qkv.
 
-Shapes: N matrices of one shape, A rows, B columns.
+Of several ranks each orthogonalises its share (shared.py).
+
+Shapes: N weights of one shape, A rows, B columns, C rows of this rank, S weights of its share.
 """
 
 import math
@@ -21,12 +23,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from turbomim.train.optim.adamw import fused_adamw
 from turbomim.train.optim.groups import Named, chosen, is_hidden_matrix, matrices_in, plain
 from turbomim.train.optim.orthogonal import orthogonalised
+from turbomim.train.optim.shared import on_split, on_whole
 from turbomim.train.optim.state import KEEPS, MOMENTUM
 from turbomim.train.settings.optim import OptimConfig
+from turbomim.train.world.distributed import World
 
 # root mean square of an AdamW step at rate 1, about
 ADAMW_RMS = 0.2
@@ -36,7 +41,7 @@ class Muon(torch.optim.Optimizer):
     """Hidden matrices and the rest, as one optimizer.
 
     groups: of (name, parameter), the first at the full rate; bfloat16: of the products of the
-    orthogonalisation.
+    orthogonalisation; world: its ranks share these, and have the same gradients or parts of them.
 
     found_inf and grad_scale are set before a step, as torch's scaler sets them for a fused AdamW: a step with
     found_inf = 1 leaves weights and state as they are, and gradients are divided by grad_scale.  Both are
@@ -46,9 +51,9 @@ class Muon(torch.optim.Optimizer):
     found_inf: Tensor | None = None
     grad_scale: Tensor | None = None
 
-    def __init__(self, groups: list[Named], optim: OptimConfig, *, bfloat16: bool) -> None:
+    def __init__(self, groups: list[Named], optim: OptimConfig, *, bfloat16: bool, world: World) -> None:
         super().__init__(plain(chosen(groups, is_hidden_matrix)), {"lr": optim.lr, KEEPS: MOMENTUM})
-        self._momentum, self._bfloat16 = optim.momentum, bfloat16
+        self._momentum, self._bfloat16, self._world = optim.momentum, bfloat16, world
         # the weights that are stepped together: of one shape, with so many matrices in each
         self._alike = defaultdict[tuple[Any, ...], list[tuple[Tensor, dict[str, Any]]]](list)
         names = {param: name for group in groups for name, param in group["params"]}
@@ -71,28 +76,42 @@ class Muon(torch.optim.Optimizer):
             self._step_alike(members, matrices)
 
     def _step_alike(self, members: list[tuple[Tensor, dict[str, Any]]], matrices: int) -> None:
-        """Step weights of one shape, with their groups."""
-        weights, groups = [param for param, _ in members], [group for _, group in members]
-        momenta = [self.state[param][MOMENTUM[0]] for param in weights]
-        gradients_NAB = torch.stack([param.grad for param in weights if param.grad is not None])
+        """Step weights of one shape, with their groups; of weights that are split, this rank's rows."""
+        (first, _), *_ = members
+        weights = [_own(param) for param, _ in members]
+        momenta = [_own(self.state[param][MOMENTUM[0]]) for param, _ in members]
+        gradients_NCB = torch.stack([_own(param.grad) for param, _ in members if param.grad is not None])
         if self.grad_scale is not None:
-            gradients_NAB = gradients_NAB / self.grad_scale
-        momenta_NAB = torch.stack(momenta).lerp(gradients_NAB, 1 - self._momentum)
-        moves_NAB = self._directions(gradients_NAB.lerp(momenta_NAB, self._momentum), matrices)
-        weights_NAB = torch.stack(weights)
-        for weight, move, group in zip(weights_NAB, moves_NAB, groups, strict=True):
-            scale = ADAMW_RMS * math.sqrt(max(len(weight) // matrices, weight.shape[1]))
+            gradients_NCB = gradients_NCB / self.grad_scale
+        momenta_NCB = torch.stack(momenta).lerp(gradients_NCB, 1 - self._momentum)
+        moves_NCB = self._directions(gradients_NCB.lerp(momenta_NCB, self._momentum), first, matrices)
+        weights_NCB = torch.stack(weights)
+        scale = ADAMW_RMS * math.sqrt(max(len(first) // matrices, first.shape[1]))
+        for weight, move, (_, group) in zip(weights_NCB, moves_NCB, members, strict=True):
             weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(move, alpha=group["lr"] * scale)
-        self._put(momenta, momenta_NAB)
-        self._put(weights, weights_NAB)
+        self._put(momenta, momenta_NCB)
+        self._put(weights, weights_NCB)
 
-    def _directions(self, wanted_NAB: Tensor, matrices: int) -> Tensor:
-        """The orthogonalised matrices of each weight."""
-        apart_NAB = wanted_NAB.view(len(wanted_NAB) * matrices, -1, wanted_NAB.shape[-1])
-        return orthogonalised(apart_NAB, bfloat16=self._bfloat16).reshape(wanted_NAB.shape)
+    def _directions(self, wanted_NCB: Tensor, like: Tensor, matrices: int) -> Tensor:
+        """The orthogonalised matrices of each weight; like: one of the weights."""
 
-    def _put(self, old: list[Tensor], new_NAB: Tensor) -> None:
+        def act(wanted_SAB: Tensor) -> Tensor:
+            apart = wanted_SAB.reshape(len(wanted_SAB) * matrices, -1, wanted_SAB.shape[-1])
+            return orthogonalised(apart).reshape(wanted_SAB.shape)
+
+        # what is sent is as wide as what is computed
+        wanted_NCB = wanted_NCB.to(torch.bfloat16 if self._bfloat16 else torch.float32)
+        if isinstance(like, DTensor):
+            return on_split(wanted_NCB, act, like)
+        return on_whole(wanted_NCB, act, self._world.rank, self._world.size)
+
+    def _put(self, old: list[Tensor], new_NCB: Tensor) -> None:
         """Put the new values in place, unless the step is not finite: then the old ones stay, bit for bit."""
         if self.found_inf is not None:
-            new_NAB = torch.where(self.found_inf.bool(), torch.stack(old), new_NAB)
-        torch._foreach_copy_(old, list(new_NAB.unbind()))
+            new_NCB = torch.where(self.found_inf.bool(), torch.stack(old), new_NCB)
+        torch._foreach_copy_(old, list(new_NCB.unbind()))
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that may be split; a change of it is a change of the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

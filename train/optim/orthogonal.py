@@ -3,7 +3,6 @@
 Shapes: N matrices, A rows, B columns.
 """
 
-import torch
 from timm.optim.muon import zeropower_via_newtonschulz
 from torch import Tensor
 
@@ -13,12 +12,11 @@ COEFFICIENTS = [(3.4445, -4.7750, 2.0315)]
 STEPS = 5
 
 
-def orthogonalised(matrices_NAB: Tensor, *, bfloat16: bool) -> Tensor:
+def orthogonalised(matrices_NAB: Tensor) -> Tensor:
     """U V' of each matrix U S V', about: five Newton-Schulz steps over all matrices in one batch.
 
-    (N, A, B) float32 in and out; a matrix of zeros stays zero.  bfloat16: in which the products are computed,
-    enough for a direction, and twice as fast or more where a step's products are bfloat16, too.
+    (N, A, B) float32 or bfloat16 in, the same out, and the products are computed in it: bfloat16 is enough
+    for a direction.  A matrix of zeros stays zero.
     """
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
-    found: Tensor = zeropower_via_newtonschulz(matrices_NAB, STEPS, COEFFICIENTS, dtype=dtype)
-    return found.float()
+    found: Tensor = zeropower_via_newtonschulz(matrices_NAB, STEPS, COEFFICIENTS, dtype=matrices_NAB.dtype)
+    return found

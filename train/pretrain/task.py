@@ -42,7 +42,7 @@ class Pretraining(Task):
             # a CPU's layer norm takes no bfloat16 weights with float32 values
             on_gpu = self.world.device.type == "cuda"
             shard(self.model, self.world, self.config.step, bfloat16=bfloat16 and on_gpu)
-        self.optimizer = make_optimizer(self.model, self.config.optim, bfloat16=bfloat16)
+        self.optimizer = make_optimizer(self.model, self.config.optim, bfloat16=bfloat16, world=self.world)
         self.peak_flops = rank_peak(self.world, bfloat16=bfloat16)
 
     def before_steps(self, logged: list[Record]) -> None:
