@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from turbomim.kernels import linear as module
 from turbomim.kernels.linear import linear, product_op
-from turbomim.train.models.vit import Linear, make_blocks, use_linear
+from turbomim.train.models.vit import Linear, make_blocks, use_kernels
 
 
 def tensors(rows: tuple[int, ...], inside: int, outside: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -102,7 +102,7 @@ def test_every_linear_layer_of_a_block_is_replaced_and_keeps_its_name() -> None:
     blocks = make_blocks(2, 32, 4)
     names = list(blocks.state_dict())
     weights = [weight.clone() for weight in blocks.parameters()]
-    use_linear(blocks)
+    use_kernels(blocks)
     layers = [each for each in blocks.modules() if isinstance(each, nn.Linear)]
     assert len(layers) == 8 and all(type(each) is Linear for each in layers)
     assert list(blocks.state_dict()) == names

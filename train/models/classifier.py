@@ -18,7 +18,7 @@ from turbomim.train.models.mae import MAE
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.simmim import SimMIM
 from turbomim.train.models.simmim_swin import SimMIMSwin
-from turbomim.train.models.vit import use_linear
+from turbomim.train.models.vit import use_kernels
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.finetune import FinetuneConfig
 
@@ -56,7 +56,7 @@ class Classifier(nn.Module):
         blocks = [module for module in encoder.modules() if hasattr(module, "drop_path1")]
         self.drop_paths = add_drop_path(blocks, settings.drop_path)
         # all linear layers, timm's too: faster products, the same weights
-        use_linear(self)
+        use_kernels(self)
         # the head's values are cut beyond this: one deviation for SimMIM's ViT; for others 2.0, never reached
         cut = settings.head_std if config.model.method == "simmim" else 2.0
         head_draws = {"head.weight": normal(settings.head_std, cut), "head.bias": ZEROS}

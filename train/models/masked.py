@@ -19,7 +19,7 @@ from turbomim.kernels.masking import block_masking, complementary_masks, patches
 from turbomim.kernels.patch_target import PatchTarget
 from turbomim.train.models.drop_path import Again
 from turbomim.train.models.initial import Draw, drawn_by_torch, initialise
-from turbomim.train.models.vit import use_linear
+from turbomim.train.models.vit import use_kernels
 from turbomim.train.settings.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from turbomim.train.settings.model import ModelConfig
 
@@ -61,7 +61,7 @@ class Masked(nn.Module):
         self.seed, self.recompute = config.run.seed, config.step.recompute
         self.make_encoder(config)
         self.make_decoder(config)
-        use_linear(self)
+        use_kernels(self)
         draws = self.initial_weights()
         left_out = [name for name in drawn_by_torch(self) if name not in draws]
         assert not left_out, f"torch's generator drew {left_out}: initial_weights must name them"

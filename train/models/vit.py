@@ -3,9 +3,11 @@
 import functools
 
 import torch
+from timm.layers.attention import Attention as TimmAttention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from turbomim.kernels.attention import attention
 from turbomim.kernels.linear import linear
 
 LAYER_NORM = functools.partial(nn.LayerNorm, eps=1e-6)
@@ -36,11 +38,25 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
-def use_linear(module: nn.Module) -> None:
-    """Let the linear layers inside be `Linear`, timm's too.  Weights and names stay."""
+class Attention(TimmAttention):
+    """timm's attention, of which a block here has no more than the two linear layers."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Tokens (B, T, D) to tokens (B, T, D), each of which sees all."""
+        assert attn_mask is None and not is_causal
+        q_BHTD, k_BHTD, v_BHTD = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        out: Tensor = self.proj(attention(q_BHTD, k_BHTD, v_BHTD).transpose(1, 2).flatten(2))
+        return out
+
+
+def use_kernels(module: nn.Module) -> None:
+    """Let the linear layers and the attention inside be those of the kernels, timm's too.
+
+    Weights and names stay.
+    """
+    ours = {nn.Linear: Linear, TimmAttention: Attention}
     for child in module.modules():
-        if type(child) is nn.Linear:
-            child.__class__ = Linear
+        child.__class__ = ours.get(type(child), type(child))
 
 
 def sincos_positions(width: int, grid: int) -> Tensor:
