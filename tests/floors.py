@@ -50,7 +50,7 @@ FLOORS: Floors = (
         "train/recipes": "published settings by name, and flags over them",
         "train/trackers": "TensorBoard, W&B, MLflow, Trackio",
     },
-    {"train/optim": "AdamW and Muon, and which parameter is in which group"},
+    {"train/optim": "AdamW, Muon, LAMB and LARS; which parameter is in which group"},
     {"train/models": "the methods (MAE, MFF, ConvMAE, SimMIM), initial weights, sharding"},
     {
         "train/settings": "one tree of settings, plan, schedule",

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -37,6 +37,9 @@ from turbomim.train.settings.optim import OptimConfig
 SERVER = multiprocessing.get_context("forkserver")
 # turbomim imports DALI where it first needs it: a second for each process if not here
 SERVER.set_forkserver_preload(["tests.runs", "nvidia.dali"])
+
+# every optim.name
+OPTIMIZERS = get_args(get_type_hints(OptimConfig)["name"])
 
 
 def config_for(data: Path, runs: Path, /, **sections: dict[str, Any]) -> Config:

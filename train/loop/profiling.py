@@ -60,7 +60,7 @@ ABOUT = {
     "kernel": "masks, patches and targets",
     "forward": "model and loss",
     "backward": "gradients, and their exchange between ranks",
-    "optimizer": "finite check and AdamW",
+    "optimizer": "finite check and update",
     "other": "waiting for other ranks, and the loop itself",
 }
 REMEDIES = {

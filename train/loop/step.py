@@ -1,6 +1,6 @@
-"""The training step: compiled forward and backward over micro-batches, finite check, one fused AdamW update.
+"""The training step: compiled forward and backward over micro-batches, finite check, the optimizer's update.
 
-No host synchronisation: the metrics it returns are device tensors.
+No host synchronisation, but LAMB's and LARS's own: the metrics it returns are device tensors.
 """
 
 from __future__ import annotations

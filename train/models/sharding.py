@@ -38,6 +38,11 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that may be split: a change of it is a change of the tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def own_rows(split: DTensor) -> slice:
     """The rows of a split tensor that are this rank's; none where there are fewer rows than ranks."""
     # as torch.chunk cuts

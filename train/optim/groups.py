@@ -59,6 +59,7 @@ def matrices_in(name: str) -> int:
     """How many matrices a hidden weight holds, one below the other: three in a fused qkv.
 
     Query, key and value are orthogonalised apart: one polar factor of all three would tie their scales
-    together.  Source: K. Jordan's Muon, which found it better; github.com/microsoft/dion does so, too.
+    together.  Source: found better at modded-nanogpt, nanochat (karpathy/nanochat#27) and Moonlight
+    (NVIDIA/Megatron-LM#1428).
     """
     return 3 if name.endswith("qkv.weight") else 1

@@ -5,6 +5,7 @@ from torch import nn
 
 from turbomim.train.optim.adamw import fused_adamw
 from turbomim.train.optim.groups import Named, decayed, plain
+from turbomim.train.optim.large_batch import Lamb, Lars
 from turbomim.train.optim.muon import Muon
 from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.world.distributed import World
@@ -38,4 +39,8 @@ def optimizer_of(
     """The optimizer of `optim.name` over groups of (name, parameter), the first at the full rate."""
     if optim.name == "muon":
         return Muon(groups, optim, bfloat16=bfloat16, world=world)
+    if optim.name == "lamb":
+        return Lamb(groups, optim)
+    if optim.name == "lars":
+        return Lars(groups, optim)
     return fused_adamw(plain(groups), optim)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from turbomim.train.models.sharding import own_part
 from turbomim.train.optim.adamw import fused_adamw
 from turbomim.train.optim.groups import Named, chosen, is_hidden_matrix, matrices_in, plain
 from turbomim.train.optim.orthogonal import orthogonalised
@@ -78,9 +79,9 @@ class Muon(torch.optim.Optimizer):
     def _step_alike(self, members: list[tuple[Tensor, dict[str, Any]]], matrices: int) -> None:
         """Step weights of one shape, with their groups; of weights that are split, this rank's rows."""
         (first, _), *_ = members
-        weights = [_own(param) for param, _ in members]
-        momenta = [_own(self.state[param][MOMENTUM[0]]) for param, _ in members]
-        gradients_NCB = torch.stack([_own(param.grad) for param, _ in members if param.grad is not None])
+        weights = [own_part(param) for param, _ in members]
+        momenta = [own_part(self.state[param][MOMENTUM[0]]) for param, _ in members]
+        gradients_NCB = torch.stack([own_part(param.grad) for param, _ in members if param.grad is not None])
         if self.grad_scale is not None:
             gradients_NCB = gradients_NCB / self.grad_scale
         momenta_NCB = torch.stack(momenta).lerp(gradients_NCB, 1 - self._momentum)
@@ -110,8 +111,3 @@ class Muon(torch.optim.Optimizer):
         if self.found_inf is not None:
             new_NCB = torch.where(self.found_inf.bool(), torch.stack(old), new_NCB)
         torch._foreach_copy_(old, list(new_NCB.unbind()))
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that may be split; a change of it is a change of the tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

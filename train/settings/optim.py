@@ -11,8 +11,8 @@ from turbomim.pipeline.system.errors import need
 class OptimConfig:
     """The optimizer, its groups and its schedule."""
 
-    # muon: the matrices inside the network by Muon, the rest by AdamW
-    name: Literal["adamw", "muon"] = "adamw"
+    # muon: the matrices inside the network by Muon, the rest by AdamW; lamb, lars: for batches above 8192
+    name: Literal["adamw", "muon", "lamb", "lars"] = "adamw"
     # passes over the data
     epochs: float = 800
     # optimizer steps of the run, in place of epochs; 0 = as many as epochs take.  Warm-up and drop keep their
@@ -40,13 +40,13 @@ class OptimConfig:
     warmup: Literal["mae", "mmengine"] = "mae"
     # not applied to vectors and biases
     weight_decay: float = 0.05
-    # AdamW's decay of the mean of gradients
+    # AdamW's and LAMB's decay of the mean of gradients
     beta1: float = 0.9
-    # AdamW's decay of the mean of squared gradients
+    # AdamW's and LAMB's decay of the mean of squared gradients
     beta2: float = 0.95
-    # AdamW's addition to the denominator
+    # AdamW's and LAMB's addition to the denominator
     eps: float = 1e-8
-    # Muon's decay of the mean of gradients
+    # decay of Muon's and LARS's momentum (as published 0.95 and 0.9)
     momentum: float = 0.95
     # decay cls_token and mask_token too (MAE does, mmselfsup does not)
     decay_tokens: bool = True
@@ -93,6 +93,9 @@ class OptimConfig:
         need(0 <= self.decay_epochs <= room, "optim.decay_epochs", self.decay_epochs, legal)
         need(self.clip_grad >= 0, "optim.clip_grad", self.clip_grad, "0 (off) or more")
         need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
+        adapts = self.name not in ("lamb", "lars") or self.weight_decay > 0
+        legal = f"above 0 with optim.name {self.name}, which scales the steps of decayed weights alone"
+        need(adapts, "optim.weight_decay", self.weight_decay, legal)
         need(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "0 to below 1")
         need(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 to below 1")
         need(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 to below 1")

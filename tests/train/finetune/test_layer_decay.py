@@ -10,9 +10,11 @@ decayed (`test_groups_hold_every_trained_parameter_once`); the scale forgotten i
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
+from tests.runs import OPTIMIZERS
 from tests.train.models.test_convmae import SMALL as CONVMAE
 from tests.train.models.test_simmim import SMALL as SIMMIM
 from tests.train.models.test_simmim_swin import SMALL as SWIN
@@ -57,6 +59,10 @@ def finetuning(base: Config, **settings: float) -> FinetuneConfig:
         run=base.run,
         finetune=FinetuneSettings(classes=5, **settings),  # type: ignore[arg-type]
     )
+
+
+def stepped_by(config: FinetuneConfig, name: Any) -> FinetuneConfig:
+    return dataclasses.replace(config, optim=dataclasses.replace(config.optim, name=name))
 
 
 def classifier(config: FinetuneConfig) -> Classifier:
@@ -112,8 +118,9 @@ def test_layers_of_every_method() -> None:
 
 
 @pytest.mark.parametrize("base", [MAE, CONVMAE, SIMMIM, SWIN, SMALL_V2], ids=lambda c: c.model.method)
-def test_groups_hold_every_trained_parameter_once(base: Config) -> None:
-    config = finetuning(base, layer_decay=0.5)
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_groups_hold_every_trained_parameter_once(base: Config, optim: str) -> None:
+    config = stepped_by(finetuning(base, layer_decay=0.5), optim)
     model = classifier(config)
     names = {id(p): name for name, p in model.named_parameters()}
     optimizer = layered_optimizer(model, config)
@@ -135,9 +142,8 @@ def test_groups_hold_every_trained_parameter_once(base: Config) -> None:
     assert least == 0.5 ** (sum(depths_of(config)) + 1)
 
 
-def test_a_step_sets_each_group_s_own_rate() -> None:
-    # gradients far above AdamW's eps
-    config = finetuning(MAE, layer_decay=0.5, head_std=1.0)
+def changes(config: FinetuneConfig) -> dict[str, torch.Tensor]:
+    """What a step at rate 0.01 adds to each parameter; its groups' rates are checked."""
     model = classifier(config)
     optimizer = layered_optimizer(model, config)
     step = Step(
@@ -148,15 +154,25 @@ def test_a_step_sets_each_group_s_own_rate() -> None:
         1,
         inputs=lambda batch: (torch.ones(4, 3, 32, 32), torch.eye(5)[:4], batch.epochs_B, batch.ids_B),
     )
-    before = {name: p.clone() for name, p in model.named_parameters()}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
     step([batch_of(MAE, 4)], 0.01)
-    assert sorted({group["lr"] for group in optimizer.param_groups}) == [
-        0.01 * 0.5**n for n in (4, 3, 2, 1, 0)
-    ]
-    # AdamW's first step is the rate, whatever the gradient
-    for name, scale in (("head.bias", 1.0), ("encoder.blocks.2.mlp.fc2.bias", 0.5)):
-        moved = (dict(model.named_parameters())[name] - before[name]).detach().abs().max()
-        assert float(moved) == pytest.approx(0.01 * scale, rel=1e-3), name
+    rates = [0.01 * config.finetune.layer_decay**n for n in (4, 3, 2, 1, 0)]
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == sorted(set(rates))
+    return {name: p.detach() - before[name] for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("optim", OPTIMIZERS)
+def test_a_step_sets_each_group_s_own_rate(optim: str) -> None:
+    """The first step of any optimizer is as its rate; AdamW's is the rate, whatever the gradient."""
+    # gradients far above AdamW's eps
+    plain, layered = (
+        changes(stepped_by(finetuning(MAE, layer_decay=d, head_std=1.0), optim)) for d in (1.0, 0.5)
+    )
+    for key, change in layered.items():
+        layer = layer_of(key.removeprefix("encoder."), [3]) if key.startswith("encoder.") else 4
+        torch.testing.assert_close(change, plain[key] * 0.5 ** (4 - layer), atol=1e-7, rtol=1e-3, msg=key)
+    if optim == "adamw":
+        assert float(layered["encoder.blocks.2.mlp.fc2.bias"].abs().max()) == pytest.approx(0.005, rel=1e-3)
 
 
 def test_published_recipes_and_rates() -> None:

@@ -16,12 +16,13 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tests.runs import (
+    OPTIMIZERS,
     attempt,
     config_for,
     finish,
@@ -45,12 +46,10 @@ from turbomim.train.models.mae import MAE
 from turbomim.train.pictures.plot import series
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
-from turbomim.train.settings.optim import OptimConfig
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROW = 4
-NAMES = get_args(get_type_hints(OptimConfig)["name"])
 
 
 def rolling(data: Path, runs: Path, /, **sections: dict[str, Any]) -> Config:
@@ -92,7 +91,7 @@ def tensors(folder: Path, step: int) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_that_is_not_finite_changes_nothing(
     trees: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, where: str, value: float
 ) -> None:

@@ -136,6 +136,22 @@ def test_a_recipe_s_step(name: str, recompute: bool) -> None:
     assert counts["_fused_adamw_"] == 2
 
 
+def test_muon_waits_for_nothing() -> None:
+    """Five steps of three products in bfloat16 for each shape of matrices, and AdamW for the rest."""
+    config = few_blocks("mae-vit-b16-800e", recompute=False)
+    optim = dataclasses.replace(config.optim, name="muon", clip_grad=1.0)
+    config = dataclasses.replace(config, optim=optim)
+    counts = traced(
+        make_model(config, initial=False),
+        lambda model: make_optimizer(model, optim, bfloat16=True),
+        lambda: batch_of(config.data.size),
+        config,
+    )
+    # qkv, proj, fc1 and fc2 of the encoder and of the decoder, and what lies between
+    assert counts["baddbmm"] == 5 * 3 * 9
+    assert counts["_fused_adamw_"] == 2
+
+
 def test_every_family_is_traced() -> None:
     """Every way through the model, and every target, is some traced recipe's."""
 
