@@ -30,6 +30,9 @@ def at_size(config: AnyConfig, size: object) -> AnyConfig:
 
     Raises UsageError for a side that patches, merging or windows do not divide.
     """
+    if config.data.sizes:
+        # which images came first in pre-training is of no matter any more
+        config = replace(config, data=replace(config.data, sizes=""))
     if size is None:
         return config
     # no mask is drawn of whole images and nothing is predicted: none of these settings may refuse a size

@@ -15,7 +15,7 @@ from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.log import Record
 from turbomim.train.loop.data_wait import DataWait
 from turbomim.train.machine.memory import peak_bytes
-from turbomim.train.models.methods import flops_per_image
+from turbomim.train.models.methods import mean_flops
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import Plan
 from turbomim.train.world.distributed import World
@@ -33,7 +33,8 @@ class LogWindow:
     world: World
     # FLOP/s of a rank that MFU is a share of, where it is known
     peak_flops: float | None
-    # whether it holds this process's first step, and so the compilation
+    # whether it holds this process's first step, and so the compilation; one more comes with every size of
+    # data.sizes
     holds_compile: bool = False
     # the loader's when the window began
     stats_at_begin: LoaderStats = field(default_factory=LoaderStats)
@@ -87,6 +88,7 @@ class LogWindow:
         rate = self.own_steps * self.plan.global_batch / elapsed
         rank_rate = rate / self.world.size
         position = step * self.plan.global_batch
+        own = range(step - self.own_steps, step)
         return {
             "step": step,
             "steps": self.plan.steps,
@@ -104,14 +106,29 @@ class LogWindow:
             "augment_wait_pct": 100 * augment_s / elapsed,
             "replaced": self.earlier_replaced + int(sum(replaced)),
             "step_ms": 1000 * elapsed / self.own_steps,
-            "mfu": rank_rate * flops_per_image(self.config) / self.peak_flops if self.peak_flops else None,
+            "mfu": rank_rate * self._flops(own) / self.peak_flops if self.peak_flops else None,
             "memory_gib": max(memory) / 2**30,
             "skipped": int(skipped),
             "skipped_in_a_row": int(row),
             "window": self.steps,
-            "first": self.holds_compile,
-            "eta_s": (self.plan.steps - step) * elapsed / self.own_steps,
+            "first": self.holds_compile or self._begins_size(own),
+            "eta_s": (self.plan.steps - step) * self._longer(own) * elapsed / self.own_steps,
         }
+
+    def _flops(self, some: range) -> float:
+        """Of an image in the mean over some steps, forward and backward."""
+        return mean_flops(self.config, self.plan.steps, some)
+
+    def _longer(self, own: range) -> float:
+        """The time of a step to come in steps of this window: larger images take longer."""
+        if not self.config.data.sizes:
+            return 1.0
+        return self._flops(range(own.stop, self.plan.steps)) / self._flops(own)
+
+    def _begins_size(self, own: range) -> bool:
+        """Whether images of another size came in the window's steps, and with them a compilation."""
+        stages = self.config.data.stages(self.plan.steps)
+        return self.config.step.compile and any(stage.steps.start in own for stage in stages[1:])
 
     def resume(self, state: State) -> None:
         """Go on with the window of an earlier process."""

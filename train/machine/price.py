@@ -4,7 +4,7 @@ from turbomim.train.machine.matmul_rate import BF16_FLOPS, about_peak, flops_tex
 from turbomim.train.machine.memory import GIB, device_bytes
 from turbomim.train.machine.predicted_memory import MemoryParts, count_parameters, predicted_bytes
 from turbomim.train.machine.presets import find_gpu
-from turbomim.train.models.methods import flops_per_image
+from turbomim.train.models.methods import mean_flops
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.plan import Plan
 from turbomim.train.settings.precision import uses_bfloat16
@@ -28,7 +28,7 @@ def price_table(
 ) -> list[tuple[str, str]]:
     """(what, how much) of a run in bfloat16 on GPUs, as people read it."""
     gpu, optim = find_gpu(preset or ASSUMED), config.optim
-    datasheet, flops = BF16_FLOPS[gpu.name], flops_per_image(config)
+    datasheet, flops = BF16_FLOPS[gpu.name], mean_flops(config, plan.steps)
     rate = img_per_s or MFU * datasheet / flops
     basis = (
         "given"
@@ -80,7 +80,8 @@ def flops_in_words(flops: float) -> str:
 
 def recipe_price(config: Config) -> str:
     """A recipe's FLOPs, and the time that ImageNet-1k takes if the datasheet's rate is used to MFU of it."""
-    flops = flops_per_image(config)
+    # how many steps the run has is known with the data; the shares are the same of any
+    flops = mean_flops(config, 1000)
     text = flops_in_words(flops)
     if config.data.size < SMALLEST_PRICED:
         # not meant for ImageNet

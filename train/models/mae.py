@@ -31,6 +31,7 @@ class MAE(Masked):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, model.width))
         positions = sincos_positions(model.width, self.grid)
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
+        self.add_smaller_positions("smaller_pos_embed", model.width)
         self.patch_embed = PatchEmbed(config.data.size, model.patch, 3, model.width)
         self.blocks = make_blocks(model.depth, model.width, model.heads)
         self.norm = LAYER_NORM(model.width)
@@ -41,10 +42,25 @@ class MAE(Masked):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, model.decoder_width))
         positions = sincos_positions(model.decoder_width, self.grid)[:, 1 - self.prefix :]
         self.decoder_pos_embed = nn.Parameter(positions, requires_grad=False)
+        self.add_smaller_positions("smaller_decoder_pos_embed", model.decoder_width)
         self.decoder_embed = nn.Linear(model.width, model.decoder_width)
         self.decoder_blocks = make_blocks(model.decoder_depth, model.decoder_width, model.decoder_heads)
         self.decoder_norm = LAYER_NORM(model.decoder_width)
         self.decoder_pred = nn.Linear(model.decoder_width, 3 * model.patch**2)
+
+    def add_smaller_positions(self, name: str, width: int) -> None:
+        """Add the positions (R, width) of the patches of smaller images, size by size, if there are any.
+
+        No checkpoint has them, as a formula gives them.
+        """
+        if self.smaller:
+            tables = [sincos_positions(width, grid, of=self.grid)[0, 1:] for grid in self.smaller]
+            self.register_buffer(name, torch.cat(tables), persistent=False)
+
+    def positions(self, name: str, prefix: int) -> Tensor:
+        """Rows of a table of positions for patches of full size, then for those of smaller images."""
+        own_ND: Tensor = getattr(self, name)[0, prefix:]
+        return torch.cat([own_ND, getattr(self, f"smaller_{name}")]) if self.smaller else own_ND
 
     def initial_weights(self) -> dict[str, Draw]:
         """The published ones."""
@@ -66,7 +82,7 @@ class MAE(Masked):
 
     def embed(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
         """Tokens (B, 1 + K, D) as the first block gets them, class token first."""
-        tokens_BKD = self.embed_patches(visible_BKP) + self.pos_embed[0, 1:][ids_keep_BK]
+        tokens_BKD = self.embed_patches(visible_BKP) + self.positions("pos_embed", 1)[ids_keep_BK]
         cls_B1D = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens_BKD), -1, -1)
         return torch.cat([cls_B1D.to(tokens_BKD.dtype), tokens_BKD], dim=1)
 
@@ -91,7 +107,7 @@ class MAE(Masked):
         places_BN = torch.cat([ids_keep_BK, ids_mask_BM], dim=1)
         masked_BME = self.mask_token.to(seen_BTE.dtype).expand(len(seen_BTE), ids_mask_BM.shape[1], -1)
         tokens_BTE = torch.cat([seen_BTE, masked_BME], dim=1)
-        positions_BNE = self.decoder_pos_embed[0, self.prefix :][places_BN]
+        positions_BNE = self.positions("decoder_pos_embed", self.prefix)[places_BN]
         # the class token's position row is zero
         tokens_BTE = tokens_BTE + functional.pad(positions_BNE, (0, 0, self.prefix, 0))
         for block in list(self.decoder_blocks)[:-1]:

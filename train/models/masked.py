@@ -7,7 +7,7 @@ Shapes: B batch, N patches, K kept, M masked, D encoder width, P values of a pat
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,32 @@ def patch_target(model: ModelConfig) -> PatchTarget:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Smaller:
+    """Images of fewer patches than those of full size: `data.sizes`.
+
+    grid: patches a side; keep: patches that stay; target: what is predicted; first_row: of the positions of
+    its patches, which follow those of the full grid and of smaller images.
+    """
+
+    grid: int
+    keep: int
+    target: PatchTarget
+    first_row: int
+
+
+def smaller_images(config: Config) -> dict[int, Smaller]:
+    """What `data.sizes` has of smaller images, by patches a side."""
+    found: dict[int, Smaller] = {}
+    row = config.patches
+    for each in config.smaller():
+        found[each.grid] = Smaller(
+            grid=each.grid, keep=each.keep, target=patch_target(each.model), first_row=row
+        )
+        row += each.patches
+    return found
+
+
 class Masked(nn.Module):
     """Images in, masked-patch loss out.
 
@@ -56,6 +82,7 @@ class Masked(nn.Module):
         self.complementary = model.complementary
         # what is predicted; and of whole images, their pixels before and after its filter
         self.target = patch_target(model)
+        self.smaller = smaller_images(config)
         self.target_pixels = replace(self.target, norm_pix=False)
         self.raw_pixels = replace(self.target_pixels, kind="raw")
         self.seed, self.recompute = config.run.seed, config.step.recompute
@@ -80,15 +107,21 @@ class Masked(nn.Module):
         """What draws each parameter, by name; left out are those that are made with constants."""
         raise NotImplementedError
 
-    def random_masking(self, epochs_B: Tensor, ids_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch numbers to keep (B, K) and to remove (B, M), int64, drawn from (seed, epoch, sample id)."""
+    def random_masking(
+        self, epochs_B: Tensor, ids_B: Tensor, small: Smaller | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Patch numbers to keep (B, K) and to remove (B, M), int64, drawn from (seed, epoch, sample id).
+
+        small: of images of fewer patches; None: of those of full size.
+        """
+        grid, keep = (small.grid, small.keep) if small else (self.grid, self.keep)
         if self.mask == "block":
-            return block_masking(self.seed, epochs_B, ids_B, self.grid, self.keep)
+            return block_masking(self.seed, epochs_B, ids_B, grid, keep)
         unit = self.mask_unit
         if unit == 1:
-            return random_masking(self.seed, epochs_B, ids_B, self.patches, self.keep)
-        units = random_masking(self.seed, epochs_B, ids_B, self.patches // unit**2, self.keep // unit**2)
-        ids_keep_BK, ids_mask_BM = (patches_of_units(ids, self.grid, unit) for ids in units)
+            return random_masking(self.seed, epochs_B, ids_B, grid**2, keep)
+        units = random_masking(self.seed, epochs_B, ids_B, grid**2 // unit**2, keep // unit**2)
+        ids_keep_BK, ids_mask_BM = (patches_of_units(ids, grid, unit) for ids in units)
         return ids_keep_BK, ids_mask_BM
 
     def patchify(
@@ -99,9 +132,9 @@ class Masked(nn.Module):
         Both float32, or autocast's type on a GPU.
         """
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
-        return masked_patches(
-            images_BHWC, ids_keep_BK, ids_mask_BM, self.target, dtype=dtype, target_dtype=dtype
-        )
+        small = self._smaller(images_BHWC)
+        target = small.target if small else self.target
+        return masked_patches(images_BHWC, ids_keep_BK, ids_mask_BM, target, dtype=dtype, target_dtype=dtype)
 
     def forward_encoder(self, visible_BKP: Tensor, ids_keep_BK: Tensor) -> Tensor:
         """Latent tokens (B, prefix + K, D), after the final norm."""
@@ -134,6 +167,10 @@ class Masked(nn.Module):
         """Numbers of the method's own for the log, () each, read at log lines alone; every rank calls it."""
         return {}
 
+    def _smaller(self, images_BHWC: Tensor) -> Smaller | None:
+        """What these images are if they have fewer patches than those of full size."""
+        return self.smaller.get(images_BHWC.shape[1] // self.patch) if self.smaller else None
+
     def _through(self, block: Callable[..., Tensor], *inputs: Tensor | int) -> Tensor:
         """The block's output; with `recompute` only its inputs are kept for the backward pass."""
         if not self.recompute:
@@ -154,11 +191,17 @@ class Masked(nn.Module):
         ids_mask_BM: Tensor | None = None,
     ) -> Tensor:
         """Loss of a batch.  A mask given as ids_keep and ids_mask replaces the drawn one."""
+        small = self._smaller(images_BHWC)
         if ids_keep_BK is None or ids_mask_BM is None:
-            ids_keep_BK, ids_mask_BM = self.random_masking(epochs_B, ids_B)
+            # a method may have masks of its own, of full size alone
+            sized = (small,) if small else ()
+            ids_keep_BK, ids_mask_BM = self.random_masking(epochs_B, ids_B, *sized)
         if self.complementary:
             ids_keep_BK, ids_mask_BM = complementary_masks(ids_keep_BK, ids_mask_BM)
             images_BHWC = images_BHWC.repeat(4, 1, 1, 1)
         visible_BKP, target_BMP = self.patchify(images_BHWC, ids_keep_BK, ids_mask_BM)
+        if small:
+            # from here on they tell positions
+            ids_keep_BK, ids_mask_BM = ids_keep_BK + small.first_row, ids_mask_BM + small.first_row
         latent_BTD = self.forward_encoder(visible_BKP, ids_keep_BK)
         return self.forward_loss(self.forward_decoder(latent_BTD, ids_keep_BK, ids_mask_BM), target_BMP)

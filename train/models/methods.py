@@ -38,5 +38,26 @@ def make_model(config: Config, *, initial: bool = True) -> MAE:
 
 
 def flops_per_image(config: Config) -> float:
-    """Floating-point operations of one forward and backward, multiply-add = 2, matrix products only."""
+    """Floating-point operations of one forward and backward, multiply-add = 2, matrix products only.
+
+    Of an image of full size.
+    """
     return method_of(config).flops_per_image(config)
+
+
+def mean_flops(config: Config, steps: int, some: range | None = None) -> float:
+    """The same of an image in the mean over the steps of a run, or over some of them, from 0.
+
+    `data.sizes` gives some of them smaller images.
+    """
+    some = range(steps) if some is None else some
+    by_size = {each.data.size: flops_per_image(each) for each in (*config.smaller(), config)}
+    if len(by_size) == 1 or not some:
+        return by_size[config.data.size]
+    shared = ((stage, _common(stage.steps, some)) for stage in config.data.stages(steps))
+    return sum(by_size[stage.size] * count for stage, count in shared) / len(some)
+
+
+def _common(one: range, other: range) -> int:
+    """How many numbers two ranges of step 1 share."""
+    return max(0, min(one.stop, other.stop) - max(one.start, other.start))

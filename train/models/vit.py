@@ -59,16 +59,21 @@ def use_kernels(module: nn.Module) -> None:
         child.__class__ = ours.get(type(child), type(child))
 
 
-def sincos_positions(width: int, grid: int) -> Tensor:
+def sincos_positions(width: int, grid: int, of: int | None = None) -> Tensor:
     """Fixed 2-D sin-cos position embedding with a zero row for the class token.
 
+    of: patches a side of the image that coordinates are measured in, `grid` if not given.  The patches of
+    another grid have their centres' coordinates in it: (i + 1/2) * of / grid - 1/2, i the row or column.
     Returns (1, 1 + grid*grid, width) float32, computed in float64.  Layout [sin x, cos x, sin y, cos y],
     width/4 each, x the column and y the row, frequencies 10000^(-k / (width/4)).  Source: the layout of the
     published MAE weights.
     """
     quarter = width // 4
     frequency_Q = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    row_N, column_N = torch.meshgrid(*[torch.arange(grid, dtype=torch.float64)] * 2, indexing="ij")
+    side_G = torch.arange(grid, dtype=torch.float64)
+    if of is not None:
+        side_G = (side_G + 0.5) * of / grid - 0.5
+    row_N, column_N = torch.meshgrid(*[side_G] * 2, indexing="ij")
     x_NQ = column_N.reshape(-1, 1) * frequency_Q
     y_NQ = row_N.reshape(-1, 1) * frequency_Q
     positions_ND = torch.cat([x_NQ.sin(), x_NQ.cos(), y_NQ.sin(), y_NQ.cos()], dim=1)

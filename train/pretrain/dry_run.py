@@ -17,7 +17,7 @@ from turbomim.train.loop.session import Session, check_folder
 from turbomim.train.loop.shares import about_groups, check_groups
 from turbomim.train.machine.predicted_memory import count_parameters
 from turbomim.train.machine.price import IMAGENET, flops_in_words, price_table
-from turbomim.train.models.methods import flops_per_image
+from turbomim.train.models.methods import mean_flops
 from turbomim.train.pretrain.begin import check_beginning
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
@@ -41,7 +41,7 @@ def print_dry_run(session: Session[Config], *others: Split, begins_from: Path | 
         lines = "\n".join(session.about)
         text = (
             f"{yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)}{plan.equation(config)}\n"
-            f"{lines}\n{count:,} parameters, {flops_in_words(flops_per_image(config))}, "
+            f"{lines}\n{count:,} parameters, {flops_in_words(mean_flops(config, plan.steps))}, "
             f"device {session.world.device}\n{begins}; dry run: nothing was trained"
         )
         print_plain(session.console, text)

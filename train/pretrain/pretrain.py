@@ -16,6 +16,7 @@ from turbomim.train.pretrain.dry_run import print_dry_run
 from turbomim.train.pretrain.task import Pretraining
 from turbomim.train.recipes.idle import idle_settings
 from turbomim.train.settings.config import Config
+from turbomim.train.settings.sizes import in_words
 
 
 def pretrain(
@@ -43,7 +44,9 @@ def pretrain(
         # rank 0 alone writes it, and tracing a step takes a second
         on_device = world.broadcast_from_rank0(lambda: about_device(session.config, session.plan, world))
         idle = idle_settings(session.config, session.plan.steps, world.device.type, world.size)
-        session = dataclasses.replace(session, about=[*session.about, *on_device, *idle])
+        stages = session.config.data.stages(session.plan.steps)
+        sizes = [in_words(stages)] if session.config.data.sizes else []
+        session = dataclasses.replace(session, about=[*session.about, *sizes, *on_device, *idle])
         if dry_run:
             return print_dry_run(session, *(labelled or ()), begins_from=begins_from)
         if begins_from is not None:

@@ -17,8 +17,10 @@ from turbomim.train.models.sharding import shard, whole_weights
 from turbomim.train.optim.make import make_optimizer
 from turbomim.train.pictures.reconstruction import FixedPictures
 from turbomim.train.pretrain.heldout import heldout_loss
+from turbomim.train.pretrain.smaller import shrunk
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.precision import uses_bfloat16
+from turbomim.train.settings.sizes import stage_of
 
 
 class Pretraining(Task):
@@ -34,6 +36,7 @@ class Pretraining(Task):
     def __init__(self, session: Session[Config], folder: RunFolder, labelled: Splits | None) -> None:
         self.session, self.folder, self.labelled = session, folder, labelled
         self.config, self.world = session.config, session.world
+        self.stages = self.config.data.stages(session.plan.steps)
         # whether each rank has a part of the weights
         self.sharded = self.config.step.shard and self.world.size > 1
         bfloat16 = uses_bfloat16(self.config.step, self.world.device)
@@ -55,8 +58,13 @@ class Pretraining(Task):
             self.pictures = self.world.run_on_all(self._choose_pictures)
 
     def inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Images, and what their masks are drawn from."""
-        return masked_inputs(batch)
+        """Images, shrunk while smaller ones come first, and what their masks are drawn from."""
+        images_BHWC, *of_masks = masked_inputs(batch)
+        data = self.config.data
+        size = stage_of(batch.position // self.session.plan.global_batch, self.stages).size
+        if size < data.size:
+            images_BHWC = shrunk(images_BHWC, size, data.interpolation)
+        return images_BHWC, *of_masks
 
     def evaluate(self) -> Record:
         """The held-out loss, None without a split for it."""

@@ -7,7 +7,7 @@ value and what would be legal.
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from turbomim.kernels.patch_target import highest_frequency
@@ -17,8 +17,9 @@ from turbomim.pipeline.places.opening import check_local
 from turbomim.pipeline.stream.seeds import check_seed
 from turbomim.pipeline.system.errors import UsageError, need
 from turbomim.pipeline.tars.store import Interpolation
-from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.model import SIZED, ModelConfig
 from turbomim.train.settings.optim import OptimConfig
+from turbomim.train.settings.sizes import Stage, smaller_sizes, stages
 
 # as a user names it; auto: cuda where there is one
 Device = Literal["auto", "cpu", "cuda"]
@@ -37,6 +38,9 @@ class DataConfig:
     heldout: str = ""
     # side of the square training image, pixels
     size: int = 224
+    # smaller images first: sides and their shares of the run's steps, like 16:0.4,24:0.3; data.size is of the
+    # rest (mae and mff); empty = all steps
+    sizes: str = ""
     # src: simple resized crop (PixMIM, MFF); rrc: random resized crop (MAE)
     crop: CropKind = "src"
     # bicubic: DeiT-III, MAE; bilinear: PixMIM's and MFF's released configurations
@@ -74,6 +78,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         need(self.size >= 16, "data.size", self.size, "at least 16 pixels")
+        smaller_sizes(self.sizes, self.size)
         need(self.window >= 1, "data.window", self.window, "at least 1 shard")
         need(self.groups >= 1, "data.groups", self.groups, "at least 1")
         need(self.cache_gb >= 0, "data.cache_gb", self.cache_gb, "0 (no cache) or more")
@@ -97,6 +102,10 @@ class DataConfig:
     def crop_settings(self) -> Crop:
         """The crop of each sample."""
         return Crop(kind=self.crop, size=self.size, scale=self.rrc_scale, interpolation=self.interpolation)
+
+    def stages(self, steps: int) -> list[Stage]:
+        """Which steps of a run of so many have images of which side."""
+        return stages(self.sizes, self.size, steps)
 
     def bad_sample_limits(self) -> BadSampleLimits:
         """How many samples may be replaced."""
@@ -244,6 +253,27 @@ class Config:
             "filtered: that is model.target raw"
         )
         need(target == "raw" or radius < highest, "model.radius", radius, legal)
+        legal = (
+            f"empty with method {self.model.method}: {' and '.join(SIZED)} alone see images of several sizes"
+        )
+        need(self.model.method in SIZED or not self.data.sizes, "data.sizes", repr(self.data.sizes), legal)
+        try:
+            self.smaller()
+        except UsageError as error:
+            raise UsageError(f"data.sizes = {self.data.sizes!r}: {error}") from None
+
+    def smaller(self) -> list["Config"]:
+        """The settings of the steps before those of full size, a Config a side of `data.sizes`.
+
+        The low-pass keeps the same cycles of the whole picture, so that one filters nothing which keeps all
+        that a small image has.
+        """
+        made = []
+        for size, _ in smaller_sizes(self.data.sizes, self.data.size):
+            small = self.model.radius >= highest_frequency(size, self.model.target)
+            model = replace(self.model, target="raw") if small else self.model
+            made.append(replace(self, data=replace(self.data, size=size, sizes=""), model=model))
+        return made
 
     @property
     def grid(self) -> int:

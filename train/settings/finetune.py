@@ -63,6 +63,8 @@ class FinetuneConfig(Config):
         need(not step.shard, "step.shard", "true", "false: fine-tuning keeps all weights on every rank")
         need(run.picture_every == 0, "run.picture_every", run.picture_every, "0: nothing is reconstructed")
         every = self.eval.every_epochs
+        sizes = self.data.sizes
+        need(not sizes, "data.sizes", repr(sizes), "empty: a fine-tuning has images of data.size alone")
         need(every == 0, "eval.every_epochs", every, "0: a fine-tuning is tested, every run.eval_every steps")
 
 

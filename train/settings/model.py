@@ -8,6 +8,8 @@ from turbomim.pipeline.system.errors import UsageError, need
 
 _MAES, _SWINS = ("mae", "mff", "convmae"), ("simmim-swin", "simmim-swinv2")
 METHOD_NAMES = (*_MAES, "simmim", *_SWINS)
+# those that can be trained on images of several sizes in turn: their positions are tables of fixed formulas
+SIZED = ("mae", "mff")
 # the methods that read a setting of the model which not all of them read: the others take its default alone
 READ_BY = {
     "encoder": (*_MAES, "simmim"),

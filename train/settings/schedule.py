@@ -103,8 +103,11 @@ def prolongs(one: OptimConfig, other: OptimConfig) -> bool:
 
 
 def as_long(one: AnyConfig, other: AnyConfig) -> AnyConfig:
-    """The first settings with the length of the other ones, where these prolong them; else as they are."""
-    if not prolongs(one.optim, other.optim):
+    """The first settings with the length of the other ones, where these prolong them; else as they are.
+
+    Of smaller images first, shares of a longer run would be other steps: nothing prolongs such a run.
+    """
+    if not prolongs(one.optim, other.optim) or other.data.sizes:
         return one
     length = {name: getattr(other.optim, name) for name in OF_LENGTH}
     return replace(one, optim=replace(one.optim, **length))

@@ -1,0 +1,18 @@
+"""Smaller images first: the batches of `data.sizes`, made of crops of full size on the training device."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from turbomim.pipeline.tars.store import Interpolation
+
+
+@torch.no_grad()
+def shrunk(images_BHWC: Tensor, size: int, interpolation: Interpolation) -> Tensor:
+    """Crops (B, S, S, C) uint8 as (B, size, size, C), by the filter of the crop's own resize.
+
+    The filter grows with the shrinking, so that nothing is aliased; computed in float32 and rounded.
+    """
+    pixels_BCHW = images_BHWC.permute(0, 3, 1, 2).float()
+    small_BCHW = functional.interpolate(pixels_BCHW, (size, size), mode=interpolation, antialias=True)
+    return small_BCHW.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
