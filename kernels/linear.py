@@ -1,7 +1,8 @@
-"""Linear layers.  On a CPU, in float32, their products are oneDNN's instead of those of torch's BLAS.
+"""Linear layers.  On a CPU, in float32, their products are oneDNN's or those of torch's BLAS.
 
-That is MKL, which keeps to AVX2 on processors that are not Intel's.  oneDNN compiles a kernel for the
-processor it meets: on AMD's Zen 5 it takes half the time (docs/kernels.md).  Elsewhere: torch's own.
+That is MKL, which keeps to AVX2 on some processors that are not Intel's.  oneDNN compiles a kernel for the
+processor it meets: on AMD's Zen 5 it takes half the time, on Zen 4 nearly the same (docs/kernels.md).  A run
+measures which is faster (train/machine/cpu_products.py).  Elsewhere: torch's own.
 Shape suffixes: I values in, O values out, T rows, which is all leading dimensions.
 """
 
@@ -30,9 +31,18 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
     return functional.linear(x, weight_OI, bias_O)
 
 
+def use_onednn(wanted: bool) -> None:
+    """Whether float32 products on a CPU are oneDNN's, in this process, from now on; at the start: yes."""
+    _Chosen.onednn = wanted and ONEDNN
+
+
+class _Chosen:
+    onednn = ONEDNN
+
+
 def _is_onednn(x: Tensor) -> bool:
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return ONEDNN and plain and x.numel() > 0
+    return _Chosen.onednn and plain and x.numel() > 0
 
 
 @torch.library.custom_op("turbomim::product", mutates_args=(), device_types="cpu")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.runs import keep_float32
 from turbomim.benchmarks.stores import weed
 from turbomim.benchmarks.write_split import texture
 from turbomim.pipeline.making.pack import make_shards
@@ -62,8 +63,9 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test sees, or changes, what was tuned on this machine."""
+    """No test sees, or changes, what was tuned on this machine; runs are float32, on every processor."""
     os.environ["TURBOMIM_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    keep_float32()
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,11 @@ import torch
 from rich.console import Console
 
 from tests import ROOT
+from turbomim.kernels.linear import ONEDNN
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import checkpoint
 from turbomim.train.folder.log import Record, read_metrics
+from turbomim.train.machine.cpu_products import CpuProducts, keep_products
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, DataConfig, EvalConfig, RunConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
@@ -40,6 +42,11 @@ SERVER.set_forkserver_preload(["tests.runs", "nvidia.dali"])
 
 # every optim.name
 OPTIMIZERS = get_args(get_type_hints(OptimConfig)["name"])
+
+
+def keep_float32() -> None:
+    """Note in the cache folder that runs on this CPU take oneDNN and float32, whatever the processor."""
+    keep_products(CpuProducts(blas=100.0, onednn=200.0 * ONEDNN, bfloat16=0.0))
 
 
 def config_for(data: Path, runs: Path, /, **sections: dict[str, Any]) -> Config:

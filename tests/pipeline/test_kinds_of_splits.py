@@ -15,7 +15,7 @@ from tests.calls import call
 from tests.pipeline.making.test_index_tars import read_all
 from tests.pipeline.making.test_pack import save_image
 from tests.pipeline.tars.tar_bytes import END, write_tar
-from tests.runs import config_for, quiet
+from tests.runs import config_for, keep_float32, quiet
 
 from turbomim.pipeline.making.index_tars import index_tars
 from turbomim.pipeline.making.pack import make_shards
@@ -149,6 +149,7 @@ def test_commands(
 ) -> None:
     split, copy = splits[kind], tmp_path / "copy"
     monkeypatch.setenv("TURBOMIM_CACHE_DIR", str(tmp_path / "cache"))
+    keep_float32()
     copy.mkdir()
     for tar in split.glob("*.tar"):
         shutil.copy(tar, copy)

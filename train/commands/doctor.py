@@ -113,13 +113,12 @@ def measure_and_keep_rate() -> None:
     """
     import torch
 
+    from turbomim.train.machine.cpu_products import auto_is_bfloat16
     from turbomim.train.machine.matmul_rate import about_peak, measure_rate, write_rate
-    from turbomim.train.settings.config import StepConfig
-    from turbomim.train.settings.precision import uses_bfloat16
     from turbomim.train.world.distributed import choose_device
 
     device = choose_device("auto", 0)
-    bfloat16 = uses_bfloat16(StepConfig(), device)
+    bfloat16 = auto_is_bfloat16(device)
     path = write_rate(device, measure_rate(device, bfloat16=bfloat16), bfloat16=bfloat16)
     threads = f" with {counted(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     line = f"{about_peak(device, bfloat16=bfloat16)}{threads}; written to {path}"

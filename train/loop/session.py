@@ -30,6 +30,7 @@ from turbomim.train.loop.data import about_data, open_data
 from turbomim.train.loop.resolved import resolve
 from turbomim.train.loop.shares import about_groups, check_groups, with_cache
 from turbomim.train.machine.compiler import check_compiler
+from turbomim.train.machine.cpu_products import settle_products
 from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.machine.tuned_step import StepSettings, about_step
@@ -99,7 +100,7 @@ def open_session(
 
     1. ranks that do not come;
     2. a compiler that is missing, or a tracker that is not installed;
-    3. a damaged file of measured steps;
+    3. a damaged file of measured products or steps;
     4. splits that cannot be read or do not fit the settings;
     5. a damaged file of measured loaders;
     6. settings that do not go together with ranks and data.
@@ -112,6 +113,7 @@ def open_session(
         config, preset, tuned_step, held = world.broadcast_from_rank0(
             lambda: (config, preset, read_tuned_step(config, world), held_optim(config))
         )
+        config, about_products = world.run_on_all(partial(settle_products, config, world))
         data = config.data
         split = open_data(data.path, flags[0], data, world)
         world.run_replicated(lambda: check_groups(data.groups, split, flags[0]))
@@ -143,6 +145,7 @@ def open_session(
                 about_data(data, split, loader_speed, tuned_loader, world),
                 *about_groups(data.groups, split, world.size),
                 *([split.cache.in_words()] if split.cache else []),
+                *about_products,
                 *about_step(resolved, used),
                 *longer,
             ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import resource
 import shutil
-import time
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from turbomim.pipeline.system.words import counted
 from turbomim.train.machine.processor import cores, cpu_model, read_text
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 _GIB = 2**30
 # data-centre and Orin chips with JPEG engines; other compute capabilities decode on CUDA cores and the CPU
@@ -110,34 +109,17 @@ def gpu_checks(gpus: list[Gpu], driver: str | None, cuda: str, cores: int) -> li
 
 
 def matrix_products_check() -> Check:
-    """About the rates of matrix products on the CPU, tried for well under a second; not what MFU is of."""
+    """About the rates of matrix products on the CPU, kept or tried for a second; not what MFU is of."""
     import torch
 
-    single, half = _gflops(torch.float32), _gflops(torch.bfloat16)
-    value = (
-        f"CPU, {counted(torch.get_num_threads(), 'thread')}, a short try: float32 {single:.3g}, "
-        f"bfloat16 {half:.3g} GFLOP/s"
+    from turbomim.train.machine.cpu_products import kept_products, measure_products
+
+    products = kept_products() or measure_products()
+    return Check(
+        name="matrix products",
+        value=f"{products.in_words()}, with {counted(torch.get_num_threads(), 'thread')}: a run on the CPU "
+        f"takes {products.float32_name}'s, and --step.precision auto is {products.precision}",
     )
-    if single > 4 * half:
-        value += (
-            f"; bfloat16 is {single / half:.0f} times slower, so the CPU uses float32 (--step.precision auto)"
-        )
-    return Check(name="matrix products", value=value)
-
-
-def _gflops(dtype: torch.dtype) -> float:
-    """Rate of a 512 x 512 matrix product."""
-    import torch
-
-    side = 512
-    a = torch.ones(side, side, dtype=dtype)
-    seconds: list[float] = []
-    # the first product also starts threads and picks code, so the quickest counts; a slow one is not repeated
-    while len(seconds) < 4 and sum(seconds) < 0.2:
-        start = time.perf_counter()
-        torch.mm(a, a)
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds) / 1e9
 
 
 def cpu_check(cpuinfo: str, cores: int) -> Check:
@@ -231,10 +213,9 @@ def loader_check() -> Check:
 
 def matmul_rate_check() -> Check:
     """What MFU will be a share of."""
+    from turbomim.train.machine.cpu_products import auto_is_bfloat16
     from turbomim.train.machine.matmul_rate import about_peak
-    from turbomim.train.settings.config import StepConfig
-    from turbomim.train.settings.precision import uses_bfloat16
     from turbomim.train.world.distributed import choose_device
 
     device = choose_device("auto", 0)
-    return Check(name="matmul rate", value=about_peak(device, bfloat16=uses_bfloat16(StepConfig(), device)))
+    return Check(name="matmul rate", value=about_peak(device, bfloat16=auto_is_bfloat16(device)))

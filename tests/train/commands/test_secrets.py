@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from tests.calls import call
-from tests.runs import config_for
+from tests.runs import config_for, keep_float32
 
 from turbomim.benchmarks.stores import weed
 from turbomim.benchmarks.stores.fault_proxy import fault_proxy
@@ -32,6 +32,7 @@ def test_no_secret_is_written_or_said(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("TURBOMIM_CACHE_DIR", str(tmp_path / "home"))
+    keep_float32()
     monkeypatch.setattr(retries, "LIMIT_NEW", 0.4)
     place = open_place(f"{s3}/shards")
     for path in sorted(tiny_split.folder.iterdir()):

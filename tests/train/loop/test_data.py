@@ -26,6 +26,7 @@ from tests.runs import (
     config_for,
     finish,
     free_port,
+    keep_float32,
     launch,
     launch_ranks,
     outcome,
@@ -321,6 +322,7 @@ def test_a_run_says_where_its_settings_come_from(
     tiny_split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBOMIM_CACHE_DIR", str(tmp_path / "cache"))
+    keep_float32()
     config = config_for(tiny_split.folder, tmp_path, optim={"epochs": 1}, data={"threads": 0, "readers": 0})
     pretrain(config, console=quiet())
     found = LoaderSpeed(threads=1, readers=3, prefetch=4)

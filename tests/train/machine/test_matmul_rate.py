@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.calls import call
-from tests.runs import config_for, quiet
+from tests.runs import config_for, keep_float32, quiet
 
 from turbomim.kernels.linear import linear
 from turbomim.pipeline.system.errors import UserError
@@ -42,6 +42,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TURBOMIM_CACHE_DIR", str(tmp_path / "cache"))
+    keep_float32()
     return tmp_path / "cache" / "matmul.json"
 
 

@@ -19,6 +19,7 @@ from turbomim.train.commands.tune.options import TuneStep
 from turbomim.train.commands.tune.paired import is_faster
 from turbomim.train.commands.tune.step_rate import NO_MEMORY
 from turbomim.train.loop.data import open_data
+from turbomim.train.machine.cpu_products import settle_products
 from turbomim.train.machine.measurements import Tuned
 from turbomim.train.machine.memory import GIB, device_bytes
 from turbomim.train.machine.predicted_memory import predicted_bytes
@@ -58,6 +59,7 @@ def tune_step_command(argv: list[str]) -> None:
 def tune_step(config: Config, *, ranks: int, images: int | None, seconds: float) -> Tuned[StepSettings]:
     """Search, say every point, and keep the best for this machine and model.  Raises UserError."""
     world = World(device=choose_device(config.step.device, 0))
+    config, _ = settle_products(config, world)
     open_data(config.data.path, "--data", config.data, world)
     images = images or config.optim.global_batch // ranks
     if images < 1:

@@ -19,6 +19,7 @@ from turbomim.pipeline.stream.turns import BatchCut
 from turbomim.pipeline.system.errors import UserError, to_stderr
 from turbomim.train.loop.data import open_data, open_loader
 from turbomim.train.loop.step import Step
+from turbomim.train.machine.cpu_products import settle_products
 from turbomim.train.machine.memory import peak_bytes
 from turbomim.train.machine.tuned_loader import default_speed
 from turbomim.train.models.methods import make_model
@@ -55,6 +56,7 @@ def step_rate(config: Config, seconds: float) -> StepRate:
     The first batch of data.path is used again and again, so that nothing waits for data.
     """
     world = World(device=choose_device(config.step.device, 0))
+    config, _ = settle_products(config, world)
     batches = first_batches(config, world)
     model = make_model(config).to(world.device)
     bfloat16 = uses_bfloat16(config.step, world.device)

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.runs import config_for, quiet
+from tests.runs import config_for, keep_float32, quiet
 
 from turbomim.pipeline.system.errors import UsageError, UserError
 from turbomim.pipeline.tars.split import Split
@@ -50,6 +50,7 @@ FITS = [StepSettings(micro_batch=n, recompute=r) for r in (False, True) for n in
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TURBOMIM_CACHE_DIR", str(tmp_path / "cache"))
+    keep_float32()
     return tmp_path / "cache" / "step.json"
 
 
@@ -167,7 +168,7 @@ def test_a_key_is_read_by_people() -> None:
     "entry", [{}, {"micro_batch": 0, "compile_mode": "default", "recompute": False}, {"micro_batch": "8"}, []]
 )
 def test_a_damaged_file_is_named(cache: Path, entry: object) -> None:
-    cache.parent.mkdir()
+    cache.parent.mkdir(exist_ok=True)
     cache.write_text(json.dumps({"format": "turbomim-step-1", "machines": {"k": entry}}))
     with pytest.raises(UserError, match=r"step.json' is damaged .*: remove it; `turbomim tune step` makes"):
         TUNED_STEP.read("k")
