@@ -77,15 +77,15 @@ class Tally:
     curves: list[Curve] = field(default_factory=list)
 
 
-def settings(data: Path, folder: Path) -> Config:
-    """The run: batch 16, a log line a step, a checkpoint every 7."""
+def settings(data: Path, folder: Path, ema: float = 0.0) -> Config:
+    """The run: batch 16, a log line a step, a checkpoint every 7; ema: decay of an average of its weights."""
     return Config(
         data=DataConfig(path=str(data), size=32, threads=1, readers=1),
         model=ModelConfig(
             patch=8, width=64, depth=2, heads=4, decoder_width=32, decoder_depth=1, decoder_heads=2,
             target="gaussian", radius=6.0,
         ),
-        optim=OptimConfig(epochs=1.1, warmup_epochs=0.1, base_lr=0.02, global_batch=16),
+        optim=OptimConfig(epochs=1.1, warmup_epochs=0.1, base_lr=0.02, global_batch=16, ema=ema),
         step=StepConfig(device="cpu", compile=False),
         run=RunConfig(folder=str(folder), name="run", log_every=1, save_every=7),
     )  # fmt: skip
@@ -144,16 +144,16 @@ def killed_once(config: Config, folder: Path, rng: random.Random, duration_s: fl
     return True
 
 
-def kill_runs(data: Path, work: Path, kills: int, seed: int) -> tuple[Tally, Curve]:
+def kill_runs(data: Path, work: Path, kills: int, seed: int, ema: float = 0.0) -> tuple[Tally, Curve]:
     """Kill runs until `kills` kills have hit; the tally, and the curve of the undisturbed run."""
     rng = random.Random(seed)
     begun = time.monotonic()
-    ended_within(fork(lambda: attempt(settings(data, work / "undisturbed"))), None)
+    ended_within(fork(lambda: attempt(settings(data, work / "undisturbed", ema))), None)
     duration_s = time.monotonic() - begun
     expected = result(work / "undisturbed" / "run")
     tally = Tally()
     while tally.kills < kills:
-        config = settings(data, work / f"{tally.runs}")
+        config = settings(data, work / f"{tally.runs}", ema)
         folder = work / f"{tally.runs}" / "run"
         for _ in range(min(rng.choice(KILLS), kills - tally.kills)):
             if not killed_once(config, folder, rng, duration_s, tally):
@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--images", type=int, default=800, help="photographs to draw")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ema", type=float, default=0.0, help="decay of an average of the weights")
     parser.add_argument("--plot", type=Path, help="picture to write")
     options = parser.parse_args()
     # threads of this process would not live on in the forked ones
@@ -215,7 +216,7 @@ def main() -> None:
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         data = make_data(Path(folder), options.images)
-        tally, undisturbed = kill_runs(data, Path(folder), options.kills, options.seed)
+        tally, undisturbed = kill_runs(data, Path(folder), options.kills, options.seed, options.ema)
     facts = {
         "kills": tally.kills,
         "runs": tally.runs,

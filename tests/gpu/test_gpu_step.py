@@ -25,6 +25,7 @@ from turbomim.train.loop.step import Step
 from turbomim.train.models import sharding
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim.make import make_optimizer
+from turbomim.train.optim.state import optimizer_tensors
 from turbomim.train.settings.config import Config, StepConfig
 from turbomim.train.world.distributed import World
 
@@ -171,9 +172,7 @@ def test_a_snapshot_is_a_copy(device: torch.device) -> None:
     state = checkpoint.State(step=1, position=IMAGES, fingerprint="f" * 64, config={}, versions={})
     snapshot = checkpoint.capture(step.loss_fn, step.optimizer, state)
     before = {name: value.clone() for name, value in step.loss_fn.state_dict().items()}
-    moments = {
-        name: t.clone() for name, t in checkpoint.optimizer_tensors(step.loss_fn, step.optimizer).items()
-    }
+    moments = {name: t.clone() for name, t in optimizer_tensors(step.loss_fn, step.optimizer).items()}
     step(held, 1e-3)
     for kept, right in ((snapshot.weights, before), (snapshot.moments, moments)):
         assert kept.keys() == right.keys()

@@ -184,7 +184,11 @@ def _of_run(path: Path, kind: str, size: int | None, settings: dict[str, Any]) -
         crop=own_crop(sized.config),
         feature=f"{kind}, as the head reads it" if tuned else kind,
         facts=of.facts,
-        notes=[of.assumed] if of.assumed else [],
+        notes=[
+            line
+            for line in (of.assumed, of.config.optim.averaged and f"by {of.config.optim.averaged}")
+            if line
+        ],
     )
 
 

@@ -132,7 +132,7 @@ def predict(
         labels_N=_numbers_in(classes, rows.classes, rows.labels_N),
         left_out=rows.left_out,
         step=step,
-        notes=rows.notes,
+        notes=[*rows.notes, *([f"by {config.optim.averaged}"] if config.optim.ema else [])],
     )
     if place is not None:
         facts = {"run": str(folder), "source": fspath(source), "turbomim": __version__}

@@ -59,8 +59,10 @@ class Source:
         about = {"encoder": encoder_size(self.config), "weights": "initial" if self.untrained else trained}
         if self.step is None:
             return {"file": str(self.path), **({} if self.untrained else {"sha256": self.weights}), **about}
-        seen = self.step * self.config.optim.global_batch
-        return {"run": str(self.path), "step": self.step, "images_seen": seen, **about}
+        optim = self.config.optim
+        average = {"ema": optim.ema} if optim.ema and not self.untrained else {}
+        seen = self.step * optim.global_batch
+        return {"run": str(self.path), "step": self.step, "images_seen": seen, **about, **average}
 
     def initial(self) -> Source:
         """The same encoder with the weights that its training began with, those of its seed."""

@@ -70,7 +70,10 @@ def left_out_words(result: Mapping[str, Any], split: Literal["train", "test"]) -
 
 def source_name(result: Mapping[str, Any]) -> str:
     """What was evaluated."""
-    return f"{result['run']}, step {result['step']}" if "run" in result else str(result["file"])
+    if "run" not in result:
+        return str(result["file"])
+    average = f", moving average of the weights (optim.ema {result['ema']:g})" if "ema" in result else ""
+    return f"{result['run']}, step {result['step']}{average}"
 
 
 def print_table(result: dict[str, Any]) -> None:

@@ -71,6 +71,7 @@ def export(
         raise UsageError(f"--size {size} is for --to mmseg alone: leave it out for --to {to}")
     write = _writer(trained, to, size)
     _check_cards(folder, to)
+    averaged = trained.config.optim.averaged
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     temporary = folder / ".tmp-export"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -81,6 +82,7 @@ def export(
             dataclasses.replace(
                 exported,
                 step=trained.step,
+                note="; ".join(filter(None, (exported.note, averaged and f"these are {averaged}"))),
                 library=PROGRAMS[to].library,
                 below="" if exported.path == temporary else exported.path.name,
             )

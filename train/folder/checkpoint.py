@@ -4,6 +4,8 @@ Built under a temporary name, fsynced, renamed, then `latest` replaced.
 
 ckpt/step-00012500/{model.safetensors, optimizer.safetensors, state.json, SHA256SUMS, COMPLETE} and
 ckpt/latest (text).  Whole tensors whatever the number of ranks, so any other number can go on from them.
+With `optim.ema` model.safetensors has the average, which is what a run is for, and optimizer.safetensors the
+weights that training goes on with, as NAME/trained.
 Nothing here is pickled, and loading runs no code.
 """
 
@@ -29,8 +31,11 @@ from turbomim.pipeline.system.safetensors_file import save_tensors
 from turbomim.pipeline.system.sha256 import file_sha256
 from turbomim.pipeline.system.words import sized
 from turbomim.train.models.sharding import host_copies, own_rows, placed_rows
-from turbomim.train.optim.state import STEP, kept_names
+from turbomim.train.optim.average import Average
+from turbomim.train.optim.state import STEP, kept_names, optimizer_tensors, restore_optimizer
 
+# the end of the names of weights that training goes on with, where the run's are their average
+TRAINED = "trained"
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 # bytes; a whole one has some kilobytes
 MOST_STATE = 2**20
@@ -75,50 +80,21 @@ class Snapshot:
         return sum(t.numel() * t.element_size() for t in (*self.weights.values(), *self.moments.values()))
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as {'PARAMETER/KEY': tensor}, named by the model's parameters."""
-    tensors: dict[str, Tensor] = {}
-    for name, param in model.named_parameters():
-        for key, value in optimizer.state.get(param, {}).items():
-            tensors[f"{name}/{key}"] = value
-    return tensors
-
-
-def restore_optimizer(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
-) -> None:
-    """Put back what `optimizer_tensors` gave, or this rank's part of it.
-
-    Raises UserError where it is not this model's.
-    """
-    params, keys = {n: p for n, p in model.named_parameters() if p.requires_grad}, kept_names(optimizer)
-    expected = {f"{name}/{key}" for name, param in params.items() for key in keys[param]}
-    if other := sorted(expected ^ set(tensors)):
-        raise UserError(
-            f"checkpoint's optimizer belongs to another model: {len(other)} tensors do not match, "
-            f"{other[0]!r} first"
-        )
-    for full, value in tensors.items():
-        name, key = full.rsplit("/", 1)
-        param = params[name]
-        shape = () if key == STEP else tuple(param.shape)
-        if tuple(value.shape) != shape or value.dtype != torch.float32:
-            raise UserError(
-                f"checkpoint's optimizer belongs to another model: {full} is {tuple(value.shape)} "
-                f"{value.dtype}, must be {shape} torch.float32"
-            )
-        # the step count of a fused optimizer lives on the parameter's device, as float32
-        optimizer.state[param][key] = value.to(param.device)
-
-
 def capture(
-    model: nn.Module, optimizer: torch.optim.Optimizer, state: State, *, keep: bool = True
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: State,
+    *,
+    keep: bool = True,
+    average: Average | None = None,
 ) -> Snapshot:
     """Copy everything to host memory.  Every rank calls it; those without `keep` get no tensors."""
+    averages = average.tensors if average else {}
+    trained = {f"{name}/{TRAINED}": tensor for name, tensor in average.trained.items()} if average else {}
     return Snapshot(
         state=state,
-        weights=host_copies(model.state_dict(), keep=keep),
-        moments=host_copies(optimizer_tensors(model, optimizer), keep=keep),
+        weights=host_copies(model.state_dict() | averages, keep=keep),
+        moments=host_copies(optimizer_tensors(model, optimizer) | trained, keep=keep),
     )
 
 
@@ -262,9 +238,16 @@ def read_state(checkpoint: Path) -> State:
     return state
 
 
-def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+def load(
+    checkpoint: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    average: Average | None = None,
+) -> None:
     """Fill model and optimizer from a checkpoint, whatever ranks they are split over.
 
+    A model alone gets the weights that the run is for; with its optimizer, and the average if the run has
+    one, those that training goes on with.  An average that the checkpoint has not begins with them.
     Of what is split, each rank reads its own rows alone.
     Raises UserError if a file is damaged, the parameters do not match, or a number read is not finite.
     """
@@ -275,14 +258,21 @@ def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer | 
         first = one_line(error, 300)
         raise UserError(f"{checkpoint} does not fit this model: {first}") from error
     if optimizer is not None:
-        keys = kept_names(optimizer)
+        keys, trained = kept_names(optimizer), average.trained if average else {}
         moments = {
             f"{name}/{key}": param
             for name, param in model.named_parameters()
             for key in keys.get(param, ())
             if key != STEP
         }
-        restore_optimizer(model, optimizer, _read_tensors(checkpoint / FILES[1], moments))
+        own = {f"{name}/{TRAINED}": tensor for name, tensor in trained.items()}
+        tensors = _read_tensors(checkpoint / FILES[1], moments | own)
+        ours = {name: tensors.pop(f"{name}/{TRAINED}") for name in trained if f"{name}/{TRAINED}" in tensors}
+        restore_optimizer(model, optimizer, tensors)
+        if average:
+            # what the model has now
+            average.begin()
+            average.go_on_with(ours)
 
 
 def shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:

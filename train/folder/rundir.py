@@ -118,6 +118,14 @@ def with_weights(folder: Path, config: Config) -> str:
     return f" (--from {folder} gives it these weights)" if type(config) is Config else ""
 
 
+def about_done(folder: Path, config: Config, steps: str) -> str:
+    """That a run is done, after so many steps, and what to give for more."""
+    more = f"another --run.name{with_weights(folder, config)}"
+    if config.optim.schedule == "wsd":
+        more = "more --optim.epochs, and this run is prolonged"
+    return f"{folder} is done: {steps}; nothing to do; to train longer give {more}"
+
+
 def write_settings(folder: Path, config: Config, device: torch.device, world: int) -> None:
     """Write config.yaml and env.json."""
     settings = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)

@@ -3,8 +3,8 @@
 A step that is not finite changes nothing (step.py), but the weights before a row of such steps may already be
 bad.  So there are roll-backs:
 
-1. At a log line, if the last `optim.max_skipped` steps or more were not finite, weights and moments go back
-   to the last good checkpoint.
+1. At a log line, if the last `optim.max_skipped` steps or more were not finite, weights, moments and average
+   go back to the last good checkpoint.
 2. Step and position in the stream go on: the data between is passed over, no sample is seen twice, and
    schedule and length of the run stay.
 3. Good are the checkpoints of the schedule (`run.save_every`, the last step before the decay of wsd, and the
@@ -17,6 +17,7 @@ So a run that is killed and resumed rolls back at the same steps to the same wei
 The format on the disk is train/folder/checkpoint.py's.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,17 @@ from turbomim.pipeline.places.opening import open_place
 from turbomim.pipeline.system.closing import Closing
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import checkpoint, rundir
-from turbomim.train.folder.checkpoint import Snapshot, State, optimizer_tensors
+from turbomim.train.folder.checkpoint import Snapshot, State
 from turbomim.train.folder.from_mirror import bring_checkpoint
 from turbomim.train.folder.mirror import Mirror
+from turbomim.train.folder.prolonged import remove_decay
 from turbomim.train.loop.log_window import LogWindow
 from turbomim.train.loop.session import Session
 from turbomim.train.machine.versions import versions
 from turbomim.train.models.methods import make_model
 from turbomim.train.models.sharding import placed_like
-from turbomim.train.optim.state import zero_moments
+from turbomim.train.optim.average import Average
+from turbomim.train.optim.state import optimizer_tensors, zero_moments
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.schedule import stable_steps
@@ -104,10 +107,11 @@ class RunCheckpoints:
         session: Session[Any],
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        average: Average,
         mirror: Mirror | None = None,
     ) -> None:
         self._session, self._world, self._mirror = session, session.world, mirror
-        self._model, self._optimizer = model, optimizer
+        self._model, self._optimizer, self._average = model, optimizer, average
         self._folder = rundir.run_folder(session.config) / "ckpt"
         run = session.config.run
         self.saver = Saver(self._folder, keep=run.keep, background=run.save_in_background, mirror=mirror)
@@ -136,12 +140,17 @@ class RunCheckpoints:
         place = open_place(mirrored).below(self._session.config.run.name)
         world.run_on_all(lambda: bring_checkpoint(place, path) if fetches else None)
 
-    def resume(self, found: Path) -> State:
-        """Take everything from a checkpoint; what else it knows.  Raises UserError."""
-        checkpoint.load(found, self._model, self._optimizer)
+    def resume(self, found: Path, decayed: Sequence[Path]) -> State:
+        """Take everything from a checkpoint; what else it knows.  Raises UserError.
+
+        decayed: later ones that it replaces.
+        """
+        checkpoint.load(found, self._model, self._optimizer, self._average)
         state = checkpoint.read_state(found)
         self.good_step, self.saved_step, self.rollbacks = state.good, state.step, state.rollbacks
         self.stable_step = state.stable
+        if self._world.main and decayed:
+            remove_decay(found, decayed, state.step)
         return state
 
     def due(self, step: int) -> bool:
@@ -177,7 +186,9 @@ class RunCheckpoints:
             rollbacks=self.rollbacks,
             **window.checkpoint_fields(stats),
         )
-        snapshot = checkpoint.capture(self._model, self._optimizer, state, keep=self._world.main)
+        snapshot = checkpoint.capture(
+            self._model, self._optimizer, state, keep=self._world.main, average=self._average
+        )
         self._world.run_on_all(lambda: self.saver.save(snapshot) if self._world.main else None)
 
     def roll_back(self, step: int) -> str:
@@ -193,7 +204,9 @@ class RunCheckpoints:
         if self._world.broadcast_from_rank0(good.exists):
             self.bring_to_all_machines(good)
         to = self._world.run_on_all(
-            lambda: load_good_weights(self._folder, self.good_step, config, self._model, self._optimizer)
+            lambda: load_good_weights(
+                self._folder, self.good_step, config, self._model, self._optimizer, self._average
+            )
         )
         self.rollbacks += 1
         return (
@@ -223,16 +236,21 @@ def check_rollbacks(rollbacks: int, step: int, config: Config) -> None:
 
 
 def load_good_weights(
-    folder: Path, good_step: int, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
+    folder: Path,
+    good_step: int,
+    config: Config,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
 ) -> str:
-    """Put weights and moments back to the checkpoint of a step, 0 for the start; says which it took.
+    """Put weights, moments and average back to the checkpoint of a step, 0 for the start; says which it took.
 
     Every rank calls it.  Raises UserError if the checkpoint is not whole.
     """
     # weights of an import or a fine-tuning are the start of their run, and a checkpoint
     if good_step or (folder / "step-00000000").exists():
         path = checkpoint.at_step(folder, good_step)
-        checkpoint.load(path, model, optimizer)
+        checkpoint.load(path, model, optimizer, average)
         return str(path)
     # the same numbers again: they are drawn from settings and names
     start, ours = make_model(config).state_dict(), model.state_dict()
@@ -240,6 +258,7 @@ def load_good_weights(
     # a moment of zero after zero steps is what a new optimizer has
     for moment in optimizer_tensors(model, optimizer).values():
         moment.zero_()
+    average.begin()
     return "the weights at the start"
 
 

@@ -19,7 +19,6 @@ from turbomim.pipeline.system.errors import Stopped, UserError
 from turbomim.train.folder import rundir
 from turbomim.train.folder.checkpoint import State
 from turbomim.train.folder.log import Record
-from turbomim.train.folder.prolonged import remove_decay
 from turbomim.train.loop.checkpoints import RunCheckpoints
 from turbomim.train.loop.data import LINES_BETWEEN_HINTS, Batches, open_loader, slow_stage
 from turbomim.train.loop.log_window import LogWindow
@@ -30,6 +29,7 @@ from turbomim.train.loop.shares import filling
 from turbomim.train.loop.step import Step
 from turbomim.train.loop.storage import StorageWindow
 from turbomim.train.loop.task import Task
+from turbomim.train.optim.average import Average
 from turbomim.train.settings.dictionary import to_dict
 from turbomim.train.settings.schedule import lr_of_step
 from turbomim.train.trackers.scalars import OF_MODEL
@@ -64,7 +64,8 @@ class Run:
         self.session, self.folder, self.task, self.profile = session, folder, task, profile
         self.config, self.plan, self.world = session.config, session.plan, session.world
         self.log = folder.log
-        self.checkpoints = RunCheckpoints(session, task.model, task.optimizer, folder.mirror)
+        self.average = Average(task.model, self.config.optim.ema)
+        self.checkpoints = RunCheckpoints(session, task.model, task.optimizer, self.average, folder.mirror)
         self.step = 0
         # what the checkpoint knows that the run goes on from, if there is one
         self.resumed_from: State | None = None
@@ -90,10 +91,9 @@ class Run:
             unlogged, found = 0, self.folder.checkpoint
             if found is not None:
                 self.checkpoints.bring_to_all_machines(found)
-                self.resumed_from = self.world.run_on_all(lambda: self.checkpoints.resume(found))
+                decayed = self.folder.decayed
+                self.resumed_from = self.world.run_on_all(lambda: self.checkpoints.resume(found, decayed))
                 self.step, unlogged = self.resumed_from.step, self.resumed_from.window_steps
-                if self.world.main and self.folder.decayed:
-                    remove_decay(found, self.folder.decayed, self.step)
             with (
                 self.log.open(self.step, unlogged) as logged,
                 TRAFFIC.telling(self.log.note, self.world.size),
@@ -106,14 +106,8 @@ class Run:
                     self.log.say(line)
                 if not self.at_end:
                     return self._run_noting_errors(flag, logged)
-                path, weights = self.folder.path, rundir.with_weights(self.folder.path, self.config)
-                longer = f"another --run.name{weights}"
-                if self.config.optim.schedule == "wsd":
-                    longer = "more --optim.epochs, and this run is prolonged"
-                self.log.say(
-                    f"{path} is done: {self.step} of {self.plan.steps} steps; nothing to do; to train longer "
-                    f"give {longer}"
-                )
+                done = f"{self.step} of {self.plan.steps} steps"
+                self.log.say(rundir.about_done(self.folder.path, self.config, done))
                 # an error in here leaves the run as it was: done
                 return self._finish()
 
@@ -252,7 +246,8 @@ class Run:
             if self.checkpoints.due(self.step):
                 self.checkpoints.save(self.step, window, batches.stats)
             if run.picture_every and (self.step % run.picture_every == 0 or self.at_end):
-                self.task.draw(self.step)
+                with self.average.in_place():
+                    self.task.draw(self.step)
         return False
 
     def _next_batches(self, batches: Batches) -> tuple[list[Batch], UserError | None]:
@@ -272,7 +267,9 @@ class Run:
         assert micro_batches[0].position == self.position + self.world.rank * self.plan.local_batch
         lr = lr_of_step(self.step, self.plan.samples, self.config.optim)
         with explaining_out_of_memory(self.session):
-            return train_step(micro_batches, lr)
+            metrics = train_step(micro_batches, lr)
+            self.average.update(self.step, skipped=metrics[-1])
+        return metrics
 
     def _stop(self, window: LogWindow, stats: LoaderStats) -> None:
         """Log and save what there is.  There may be only seconds for it, so nothing is evaluated.
@@ -292,9 +289,10 @@ class Run:
         """
         run, end = self.config.run, self.at_end
         record = window.to_record(self.step, self._lr, stats)
-        if end or (run.eval_every and self.step % run.eval_every == 0):
-            record |= self.task.evaluate()
-        record |= self.task.score_features(record["epoch"], end=end)
+        with self.average.in_place():
+            if end or (run.eval_every and self.step % run.eval_every == 0):
+                record |= self.task.evaluate()
+            record |= self.task.score_features(record["epoch"], end=end)
         self._write_log_line(record)
         in_a_row = record["skipped_in_a_row"]
         # the same on every rank, as loss and gradient are; still rank 0 decides
@@ -331,7 +329,8 @@ class Run:
         return float(self.task.optimizer.param_groups[0]["lr"])
 
     def _finish(self) -> Outcome:
-        self.task.finish(self.step)
+        with self.average.in_place():
+            self.task.finish(self.step)
         if self.replaced:
             self.log.say(
                 f"{self.replaced} of {self.position} samples could not be decoded and were replaced; "

@@ -148,6 +148,11 @@ def open_session(
                 *about_products,
                 *about_step(resolved, used),
                 *longer,
+                *(
+                    [f"losses in training apart, all is of {resolved.optim.averaged}"]
+                    if resolved.optim.ema
+                    else []
+                ),
             ],
         )
 

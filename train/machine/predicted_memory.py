@@ -29,7 +29,7 @@ class Parameters:
 
     trained: int
     fixed: int
-    # numbers that the optimizer keeps, besides counts of steps
+    # numbers that are kept of the trained ones: by the optimizer, without counts of steps, and the average
     kept: int
 
 
@@ -77,10 +77,11 @@ def count_parameters(config: Config) -> Parameters:
     params = list(model.parameters())
     trained = sum(param.numel() for param in params if param.requires_grad)
     keys = kept_names(make_optimizer(model, config.optim))
+    averages = trained if config.optim.ema else 0
     return Parameters(
         trained=trained,
         fixed=sum(param.numel() for param in params) - trained,
-        kept=sum(param.numel() * len(set(names) - {STEP}) for param, names in keys.items()),
+        kept=averages + sum(param.numel() * len(set(names) - {STEP}) for param, names in keys.items()),
     )
 
 
@@ -101,9 +102,9 @@ def predicted_bytes(
 ) -> MemoryParts:
     """Memory of a step over micro-batches of this size on one rank.
 
-    Float32 weights, gradients and the optimizer's moments; activations as torch's autograd keeps them, much
-    the same compiled and not, with matrix products in bfloat16 or float32; the uint8 images of one
-    micro-batch.
+    Float32 weights, gradients and moments, and with these the average of `optim.ema`; activations as torch's
+    autograd keeps them, much the same compiled and not, with matrix products in bfloat16 or float32; the
+    uint8 images of one micro-batch.
     recompute: blocks keep their input alone, and one at a time is computed again: the one that keeps most.
     shards: ranks that share weights, gradients and moments out between them; gradients of several micro-steps
     alone stay whole.

@@ -52,6 +52,9 @@ class OptimConfig:
     decay_tokens: bool = True
     # gradients of a greater norm are scaled down to it (SimMIM 5); 0 = none are
     clip_grad: float = 0.0
+    # decay a step of the weights' exponential moving average (0.999: over 1,000 steps or so); it is scored,
+    # drawn and exported in their place, and training goes on with the weights; 0 = none
+    ema: float = 0.0
     # do as SimMIM's code does where it means otherwise: the cosine counts from the first step, warm-up too, a
     # step has the rate of the one before, and position tables (a ViT's mask token too) decay
     published_slips: bool = False
@@ -91,6 +94,7 @@ class OptimConfig:
         room = self.epochs - self.warmup_epochs if wsd else math.inf
         legal = f"0 (a fifth of the run) to {room:g}, the epochs after warm-up"
         need(0 <= self.decay_epochs <= room, "optim.decay_epochs", self.decay_epochs, legal)
+        need(0 <= self.ema < 1, "optim.ema", self.ema, "0 (no average) to below 1")
         need(self.clip_grad >= 0, "optim.clip_grad", self.clip_grad, "0 (off) or more")
         need(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
         adapts = self.name not in ("lamb", "lars") or self.weight_decay > 0
@@ -107,6 +111,11 @@ class OptimConfig:
     def lr(self) -> float:
         """Rate after warm-up."""
         return self.base_lr * self.global_batch / self.lr_batch
+
+    @property
+    def averaged(self) -> str:
+        """What the weights of a run are, in words, where they are an average; empty where they are not."""
+        return f"the moving average of the weights (optim.ema {self.ema:g})" if self.ema else ""
 
     @property
     def decay(self) -> float:

@@ -43,6 +43,7 @@ from turbomim.train.folder import checkpoint
 from turbomim.train.loop.checkpoints import load_good_weights
 from turbomim.train.loop.session import newest_checkpoint
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.average import Average
 from turbomim.train.optim.make import make_optimizer
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config
@@ -301,7 +302,8 @@ def test_a_roll_back_to_the_start_is_to_the_imported_weights(
     config = begin(monkeypatch, trees)
     model = make_model(config)
     optimizer = make_optimizer(model, config.optim)
-    assert "step-00000000" in load_good_weights(Path("runs/r/ckpt"), 0, config, model, optimizer)
+    good = load_good_weights(Path("runs/r/ckpt"), 0, config, model, optimizer, Average(model, 0))
+    assert "step-00000000" in good
     same(dict(model.state_dict()), imported())
     assert {value["step"].item() for value in optimizer.state.values()} == {0}
     assert not any(value["exp_avg_sq"].any() for value in optimizer.state.values())
