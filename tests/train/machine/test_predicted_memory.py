@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.runs import OPTIMIZERS
 from torch import Tensor
 
 from turbomim.train.machine.predicted_memory import count_parameters, kept_of_forward, predicted_bytes
@@ -23,6 +24,7 @@ from turbomim.train.models.methods import METHODS, make_model
 from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import Config, DataConfig, StepConfig
 from turbomim.train.settings.model import ModelConfig
+from turbomim.train.settings.optim import OptimConfig
 
 TINY = ModelConfig(width=192, depth=12, heads=3, decoder_width=128, decoder_depth=2, decoder_heads=4)
 SMALL = ModelConfig(width=384, depth=12, heads=6, decoder_width=256, decoder_depth=4, decoder_heads=8)
@@ -158,8 +160,9 @@ def test_fusion_keeps_the_sum_before_the_norm_and_the_scaled_matrices() -> None:
 
 
 @pytest.mark.parametrize("model", [TINY, LITTLE, FUSED])
-def test_parameters_gradients_and_moments(model: ModelConfig) -> None:
-    config = Config(model=model, data=DataConfig(size=32))
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameters_gradients_and_moments(model: ModelConfig, name: Any) -> None:
+    config = Config(model=model, data=DataConfig(size=32), optim=OptimConfig(name=name))
     net = make_model(config)
     count = count_parameters(config)
     assert count.trained == sum(p.numel() for p in net.parameters() if p.requires_grad)
@@ -169,9 +172,8 @@ def test_parameters_gradients_and_moments(model: ModelConfig) -> None:
         if param.requires_grad:
             param.grad = torch.zeros_like(param)
     optimizer.step()
-    moments = sum(
-        state[key].nbytes for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")
-    )
+    kept = [pair for state in optimizer.state.values() for pair in state.items()]
+    moments = sum(value.nbytes for key, value in kept if key != "step")
     parts = predicted_bytes(config, 4, bfloat16=False, recompute=False)
     assert (parts.weights, parts.moments) == (sum(p.nbytes for p in net.parameters()), moments)
     assert parts.gradients == sum(p.grad.nbytes for p in net.parameters() if p.grad is not None)
