@@ -2,7 +2,8 @@
 
 AdamW's runs are those of all other tests of the loop.
 
-Planted, each seen to fail: rows orthogonalised by the rank that has them, a momentum that a checkpoint lacks.
+Planted, each seen to fail: rows orthogonalised by the rank that has them, a momentum that a checkpoint lacks;
+LAMB's count of steps kept in its groups alone (`test_a_roll_back_takes_weights_and_state`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ import torch
 from safetensors.torch import load_file
 from tests.runs import OPTIMIZERS, config_for, finish, launch_ranks, losses, outcome, run
 from tests.train.loop.test_faults_numbers import bad_data
+from tests.train.optim.test_groups import batch_of
 
 from turbomim.train.folder import checkpoint
+from turbomim.train.loop.checkpoints import load_good_weights
+from turbomim.train.loop.step import Step
+from turbomim.train.models.methods import make_model
+from turbomim.train.optim.make import ALONE, make_optimizer
 
 
 def settings(name: str) -> dict[str, dict[str, Any]]:
@@ -66,3 +72,30 @@ def test_killed_and_resumed(trees: Path, whole: Path, tmp_path: Path, world: int
     assert ours.keys() == theirs.keys()
     for key, tensor in theirs.items():
         torch.testing.assert_close(ours[key], tensor, atol=1e-4, rtol=1e-2, msg=key)
+
+
+@pytest.mark.parametrize("good", [0, 2], ids=["to the start", "to a checkpoint"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_roll_back_takes_weights_and_state(trees: Path, tmp_path: Path, name: str, good: int) -> None:
+    """Steps 3 and 4, taken once more after a roll-back, have the same bits: of a new optimizer 1 and 2."""
+    config = config_for(trees, tmp_path, **settings(name))
+    model = make_model(config)
+    optimizer = make_optimizer(model, config.optim)
+    step = Step(model, optimizer, config.step, ALONE, 1, config.optim.clip_grad)
+
+    def two_steps() -> dict[str, torch.Tensor]:
+        for seed in (1, 2):
+            step([batch_of(config, 8, seed)], 0.01)
+        after = {**model.state_dict(), **checkpoint.optimizer_tensors(model, optimizer)}
+        return {key: tensor.clone() for key, tensor in after.items()}
+
+    before = two_steps()
+    if good:
+        state = checkpoint.State(step=good, position=16, fingerprint="", config={}, versions={})
+        checkpoint.write(tmp_path, checkpoint.capture(model, optimizer, state), 2)
+        before = two_steps()
+    two_steps()
+    load_good_weights(tmp_path, good, config, model, optimizer)
+    after = two_steps()
+    assert after.keys() == before.keys()
+    assert [key for key, tensor in before.items() if not torch.equal(after[key], tensor)] == []

@@ -32,8 +32,8 @@ ALONE = World(device=torch.device("cpu"))
 EAGER = dataclasses.replace(SMALL.step, compile=False)
 
 
-def batch_of(config: Config, images: int) -> Batch:
-    g = torch.Generator().manual_seed(0)
+def batch_of(config: Config, images: int, seed: int = 0) -> Batch:
+    g = torch.Generator().manual_seed(seed)
     size = config.data.size
     pixels = torch.randint(0, 256, (images, size, size, 3), generator=g, dtype=torch.uint8)
     ids = torch.arange(images)
