@@ -25,7 +25,7 @@ def on_whole(matrices_NAB: Tensor, act: Act, rank: int, ranks: int) -> Tensor:
     mine_SAB = matrices_NAB[rank * share : (rank + 1) * share]
     mine_SAB = act(pad(mine_SAB, (0, 0, 0, 0, 0, share - len(mine_SAB))))
     every_NAB = mine_SAB.new_empty(ranks * share, *mine_SAB.shape[1:])
-    dist.all_gather_into_tensor(every_NAB, mine_SAB.contiguous())
+    dist.all_gather_into_tensor(_bytes(every_NAB), _bytes(mine_SAB.contiguous()))
     return every_NAB[:number]
 
 
@@ -37,15 +37,20 @@ def on_split(rows_NCB: Tensor, act: Act, like: DTensor) -> Tensor:
     ranks, group = like.device_mesh.size(), like.device_mesh.get_group()
     number, rows, columns = rows_NCB.shape
     share, first = -(-number // ranks), -(-len(like) // ranks)
-    padded = pad(rows_NCB, (0, 0, 0, first - rows, 0, ranks * share - number))
+    padded = pad(rows_NCB, (0, 0, 0, first - rows, 0, ranks * share - number)).contiguous()
     # by the rank that has the rows, of the matrices of this rank's share
     given_RSFB = torch.empty_like(padded)
-    dist.all_to_all_single(given_RSFB, padded, group=group)
+    dist.all_to_all_single(_bytes(given_RSFB), _bytes(padded), group=group)
     given_SRFB = given_RSFB.view(ranks, share, first, columns).transpose(0, 1)
     done_SAB = act(given_SRFB.reshape(share, ranks * first, columns)[:, : len(like)])
     # torch cuts rows as torch.chunk does: the last ranks have fewer, or none
     done = pad(done_SAB, (0, 0, 0, ranks * first - len(like))).view(share, ranks, first, columns)
     taken = done.transpose(0, 1).contiguous()
     back = torch.empty_like(taken)
-    dist.all_to_all_single(back, taken, group=group)
+    dist.all_to_all_single(_bytes(back), _bytes(taken), group=group)
     return back.view(ranks * share, first, columns)[:number, :rows]
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The same memory as bytes, which every backend sends: Gloo refuses bfloat16 in some versions."""
+    return tensor.view(torch.uint8)

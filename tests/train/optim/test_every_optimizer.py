@@ -23,7 +23,9 @@ from turbomim.train.folder import checkpoint
 from turbomim.train.loop.checkpoints import load_good_weights
 from turbomim.train.loop.step import Step
 from turbomim.train.models.methods import make_model
+from turbomim.train.optim.average import Average
 from turbomim.train.optim.make import ALONE, make_optimizer
+from turbomim.train.optim.state import optimizer_tensors
 
 
 def settings(name: str) -> dict[str, dict[str, Any]]:
@@ -86,7 +88,7 @@ def test_a_roll_back_takes_weights_and_state(trees: Path, tmp_path: Path, name: 
     def two_steps() -> dict[str, torch.Tensor]:
         for seed in (1, 2):
             step([batch_of(config, 8, seed)], 0.01)
-        after = {**model.state_dict(), **checkpoint.optimizer_tensors(model, optimizer)}
+        after = {**model.state_dict(), **optimizer_tensors(model, optimizer)}
         return {key: tensor.clone() for key, tensor in after.items()}
 
     before = two_steps()
@@ -95,7 +97,7 @@ def test_a_roll_back_takes_weights_and_state(trees: Path, tmp_path: Path, name: 
         checkpoint.write(tmp_path, checkpoint.capture(model, optimizer, state), 2)
         before = two_steps()
     two_steps()
-    load_good_weights(tmp_path, good, config, model, optimizer)
+    load_good_weights(tmp_path, good, config, model, optimizer, Average(model, config.optim.ema))
     after = two_steps()
     assert after.keys() == before.keys()
     assert [key for key, tensor in before.items() if not torch.equal(after[key], tensor)] == []

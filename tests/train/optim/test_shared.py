@@ -6,6 +6,7 @@ of the last ranks that are not cut off.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def work(folder: Path, rank: int, world: int, port: int) -> None:
     torch.set_num_threads(1)
     with join_ranks("cpu"):
         mesh = init_device_mesh("cpu", (world,))
-        for size in SIZES:
-            matrices = torch.randn(size, generator=torch.Generator().manual_seed(0))
+        for size, dtype in itertools.product(SIZES, (torch.float32, torch.bfloat16)):
+            matrices = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(dtype)
             split = [distribute_tensor(matrix, mesh, [Shard(0)]) for matrix in matrices]
             rows = on_split(torch.stack([each.to_local() for each in split]), mixed, split[0])
             for own, matrix, other in zip(rows, mixed(matrices), split, strict=True):
