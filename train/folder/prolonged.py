@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from turbomim.pipeline.system.durable import write_durably
+from turbomim.pipeline.system.durable import read_json, write_durably, write_json
 from turbomim.pipeline.system.errors import UserError
 from turbomim.train.folder import checkpoint, rundir
 from turbomim.train.settings.config import AnyConfig, Config
@@ -18,30 +19,51 @@ from turbomim.train.settings.dictionary import from_dict
 from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.settings.schedule import OF_LENGTH, prolongs, stable_steps
 
+# of a run that was prolonged: the share of warm-up before
+RECORD: Final = "prolonged.json"
 
-def held_optim(config: Config) -> OptimConfig | None:
-    """The optimizer's settings of the run that the settings' folder holds, None where it holds none."""
+
+def held_optim(config: Config) -> tuple[OptimConfig, float] | None:
+    """The optimizer's settings of the run in the folder, and the share of warm-up that it began with.
+
+    None where it holds no run.
+    """
+    folder = rundir.run_folder(config)
     try:
-        return rundir.read_config(rundir.run_folder(config), type(config)).optim
+        held = rundir.read_config(folder, type(config)).optim
     except UserError:
         return None
+    share = read_json(folder / RECORD).get("warmup_share")
+    return held, share if isinstance(share, float) else held.warmup_epochs / held.epochs
 
 
-def with_held_warmup(config: AnyConfig, held: OptimConfig | None) -> tuple[AnyConfig, list[str]]:
-    """The settings with the warm-up of the run that they prolong, if they do, and a line on it.
+def note_share(config: Config) -> None:
+    """Write down the share of warm-up of a run that these settings prolong, before they take its place."""
+    held = held_optim(config)
+    if held and prolongs(held[0], config.optim):
+        write_json(rundir.run_folder(config) / RECORD, {"warmup_share": held[1]})
+
+
+def with_held_warmup(
+    config: AnyConfig, held: tuple[OptimConfig, float] | None
+) -> tuple[AnyConfig, list[str]]:
+    """The settings with the warm-up of the run that they prolong, or go on with once it is, and lines on it.
 
     A warm-up that is the same share of the longer run was not asked for: it followed from the epochs.
     """
-    optim = config.optim
-    if held is None or not prolongs(held, optim):
+    if held is None:
         return config, []
-    line = f"prolonged from {held.epochs:g} to {optim.epochs:g} epochs"
-    share, shorter = optim.warmup_epochs / optim.epochs, held.warmup_epochs / held.epochs
-    if optim.warmup_epochs == held.warmup_epochs or not math.isclose(share, shorter):
-        return config, [line]
-    warmup = held.warmup_epochs
-    line = f"{line}; warm-up stays at {warmup:g} epoch{'s' * (warmup != 1)}"
-    return replace(config, optim=replace(optim, warmup_epochs=warmup)), [line]
+    optim, (before, share) = config.optim, held
+    lines = []
+    if prolongs(before, optim):
+        lines.append(f"prolonged from {before.epochs:g} to {optim.epochs:g} epochs")
+    elif (before.schedule, before.epochs) != ("wsd", optim.epochs):
+        return config, []
+    warmup = before.warmup_epochs
+    if optim.warmup_epochs == warmup or not math.isclose(optim.warmup_epochs / optim.epochs, share):
+        return config, lines
+    lines.append(f"warm-up stays at {warmup:g} epoch{'s' * (warmup != 1)}")
+    return replace(config, optim=replace(optim, warmup_epochs=warmup)), ["; ".join(lines)]
 
 
 def had_these_rates(path: Path, config: Config, samples: int) -> bool:

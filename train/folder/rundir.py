@@ -2,7 +2,8 @@
 
 runs/NAME/{config.yaml, env.json, status.json, metrics.jsonl, train.log, ckpt/, images/, export/}; where a
 photograph ended a process, deadly.jsonl too (crashes.py); where shards come from a store, shards.json
-(seen_shards.py); where MLflow draws the run, mlflow.json (trackers/mlflow.py).
+(seen_shards.py); where MLflow draws the run, mlflow.json (trackers/mlflow.py); where it was prolonged,
+prolonged.json.
 """
 
 import json

@@ -24,7 +24,13 @@ from turbomim.train.folder.crashes import explain_last_death, read_deadly_sample
 from turbomim.train.folder.from_mirror import newer_in_mirror, take_from_mirror
 from turbomim.train.folder.log import RunLog
 from turbomim.train.folder.mirror import Mirror
-from turbomim.train.folder.prolonged import had_these_rates, held_optim, made_in_decay, with_held_warmup
+from turbomim.train.folder.prolonged import (
+    had_these_rates,
+    held_optim,
+    made_in_decay,
+    note_share,
+    with_held_warmup,
+)
 from turbomim.train.folder.seen_shards import check_seen
 from turbomim.train.loop.data import about_data, open_data
 from turbomim.train.loop.resolved import resolve
@@ -148,11 +154,7 @@ def open_session(
                 *about_products,
                 *about_step(resolved, used),
                 *longer,
-                *(
-                    [f"losses in training apart, all is of {resolved.optim.averaged}"]
-                    if resolved.optim.ema
-                    else []
-                ),
+                *([f"scored, drawn and exported is {resolved.optim.averaged}"] if resolved.optim.ema else []),
             ],
         )
 
@@ -190,6 +192,7 @@ def take_folder(
                 mirror = held.enter_context(Mirror(config, tell))
                 taken = take_from_mirror(mirror, path, tell)
             found, notes = _look_into(session, splits, begins_from, note=True)
+            note_share(config)
             decayed = made_in_decay(found, config, session.plan.samples) if found else []
             if decayed:
                 notes.append(f"what came behind {found}, in the decay of the shorter run, is replaced")

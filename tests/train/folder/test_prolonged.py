@@ -99,10 +99,14 @@ def test_warm_up_stays(tiny_split: Any, tmp_path: Path) -> None:
     assert "prolonged from 5 to 10 epochs; warm-up stays at 1 epoch" in said.file.getvalue()  # type: ignore[attr-defined]
     pretrain(wsd(data, tmp_path / "whole", 10), console=quiet())
     assert outcome(tmp_path / "r") == outcome(tmp_path / "whole/r")
+    # and a third time; the same command, whose warm-up is a share, finds it done
+    pretrain(wsd(data, tmp_path, 15, optim={"warmup_epochs": 3}), console=quiet())
     again = Console(file=io.StringIO(), width=300)
-    # the same command finds it done
-    pretrain(wsd(data, tmp_path, 10), console=again)
-    assert "is done: 42 of 42 steps" in again.file.getvalue() and "is prolonged" in again.file.getvalue()  # type: ignore[attr-defined]
+    pretrain(wsd(data, tmp_path, 15, optim={"warmup_epochs": 3}), console=again)
+    text = again.file.getvalue()  # type: ignore[attr-defined]
+    assert "is done: 62 of 62 steps" in text and "this run is prolonged" in text
+    with pytest.raises(UserError, match=r"other settings \(optim\.warmup_epochs: 1\.0 -> 2\)"):
+        pretrain(wsd(data, tmp_path, 15, optim={"warmup_epochs": 2}), console=quiet())
 
 
 def test_all_else_is_refused(tiny_split: Any, tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def test_training_is_what_it_is_without(tiny_split: Any, tmp_path: Path) -> None
         said = Console(file=io.StringIO(), width=300)
         pretrain(config, console=said)
         text = said.file.getvalue()  # type: ignore[attr-defined]
-        assert ("all is of the moving average of the weights (optim.ema 0.9)" in text) == bool(ema)
+        assert (
+            "scored, drawn and exported is the moving average of the weights (optim.ema 0.9)" in text
+        ) == bool(ema)
     one, other = (newest(tmp_path / name / "r") for name in ("with", "without"))
     assert losses(tmp_path / "with" / "r") == losses(tmp_path / "without" / "r")
     kept, plain = load_file(one / "optimizer.safetensors"), load_file(other / "optimizer.safetensors")
