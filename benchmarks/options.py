@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from turbomim.train.settings.config import Device
+from turbomim.train.settings.config import Device, Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +102,10 @@ class BenchStep:
     # Names, with commas between them: vit-tiny, vit-small, vit-base, vit-large, vit-huge, vit-t4; if not
     # given, base to huge on a GPU and the first two on a CPU.
     models: str = ""
-    # Names, with commas between them: textbook, textbook compiled, Hugging Face, turbomim; all four if not
-    # given.  Others: turbomim with PixMIM, turbomim with max-autotune, turbomim with CUDA graphs.  The
-    # textbook is always there.
+    # Names, with commas between them: textbook, textbook compiled, Hugging Face, Hugging Face compiled,
+    # turbomim; all five if not given, and turbomim in float32 where a CPU computes in bfloat16.  Others:
+    # turbomim with PixMIM, turbomim with max-autotune, turbomim with CUDA graphs.  The textbook is always
+    # there.
     forms: str = ""
     batch: int = 0
     """Images a step; 256 on a GPU and 16 on a CPU if not given."""
@@ -122,8 +123,8 @@ class BenchStep:
     """About the length of a measurement."""
     device: Device = "auto"
     """Where the steps run."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products; auto: bfloat16 on a GPU that has it."""
+    precision: Precision = "auto"
+    """Of the matrix products; auto: as a run has it, bfloat16 where that is much faster."""
     out: Path | None = None
     """File for the JSON lines too; it is added to."""
 

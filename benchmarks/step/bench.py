@@ -22,6 +22,7 @@ from turbomim.benchmarks.step.process import FormProcess, Turn
 from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import emit, report
 from turbomim.pipeline.system.errors import UsageError
+from turbomim.train.machine.cpu_products import auto_is_bfloat16
 from turbomim.train.machine.matmul_rate import peak_flops
 from turbomim.train.machine.predicted_memory import predicted_bytes
 from turbomim.train.models.methods import flops_per_image
@@ -83,6 +84,10 @@ def bench_step_command(argv: list[str]) -> None:
     models = _chosen("--models", options.models or usual, list(MODELS))
     names = _chosen("--forms", options.forms or ",".join(USUAL), list(FORMS))
     batch = options.batch or (256 if on_gpu else 16)
+    if options.precision == "auto" and auto_is_bfloat16(device):
+        options = dataclasses.replace(options, precision="bfloat16")
+    if options.precision == "bfloat16" and not on_gpu and not options.forms:
+        names.append("turbomim in float32")
     lines: list[tuple[str, ...]] = [HEADER]
     for model in models:
         task = Task(config=configure(model, options), batch=batch, device=device.type)

@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from turbomim.pipeline.batch import Batch
 from turbomim.train.export.hf import vit_mae_config
 from turbomim.train.foreign.hf import to_vit_mae
 from turbomim.train.loop.step import Step, autocast
+from turbomim.train.machine.cpu_products import settle_products
 from turbomim.train.models.mae import MAE
 from turbomim.train.optim.make import make_optimizer
 from turbomim.train.settings.config import Config
@@ -54,6 +55,8 @@ def turbomim(task: Task) -> OneStep:
     """The step of training, masks drawn and patches cut in it."""
     model = MAE(task.config).to(task.device)
     world = World(device=torch.device(task.device))
+    # the products that a run takes
+    settle_products(task.config, world)
     optimizer = make_optimizer(model, task.config.optim)
     step = Step(model, optimizer, task.config.step, world, micro_steps=1)
     batch = task.make_batch()
@@ -69,6 +72,12 @@ def other_mode(mode: str) -> Callable[[Task], OneStep]:
         return turbomim(dataclasses.replace(task, config=dataclasses.replace(task.config, step=step)))
 
     return form
+
+
+def in_float32(task: Task) -> OneStep:
+    """The step of training in float32, beside others that are not."""
+    step = dataclasses.replace(task.config.step, precision="float32")
+    return turbomim(dataclasses.replace(task, config=dataclasses.replace(task.config, step=step)))
 
 
 def pixmim(task: Task) -> OneStep:
@@ -93,6 +102,19 @@ def textbook_compiled(task: Task) -> OneStep:
 
 def hugging_face(task: Task) -> OneStep:
     """transformers' ViTMAEForPreTraining, with the attention it chooses itself."""
+    theirs = vit_mae_of_hugging_face(task)
+    return plain_step(theirs, lambda images, noise: theirs(pixel_values=images, noise=noise).loss, task)
+
+
+def hugging_face_compiled(task: Task) -> OneStep:
+    """The same through torch.compile."""
+    theirs = vit_mae_of_hugging_face(task)
+    compiled: Any = torch.compile(theirs)
+    return plain_step(theirs, lambda images, noise: compiled(pixel_values=images, noise=noise).loss, task)
+
+
+def vit_mae_of_hugging_face(task: Task) -> Any:
+    """Their model with our initial weights."""
     transformers = importlib.import_module("transformers")
     kind = transformers.ViTMAEForPreTraining
     about = transformers.ViTMAEConfig.from_dict(vit_mae_config(task.config))
@@ -102,12 +124,7 @@ def hugging_face(task: Task) -> OneStep:
     # in version 5 what it gives would train the fixed positions
     theirs = kind(about)
     theirs.load_state_dict(loaded.state_dict())
-
-    def loss_fn(images_BCHW: Tensor, noise_BN: Tensor) -> Tensor:
-        loss: Tensor = theirs(pixel_values=images_BCHW, noise=noise_BN).loss
-        return loss
-
-    return plain_step(theirs, loss_fn, task)
+    return theirs
 
 
 def plain_step(model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], task: Task) -> OneStep:
@@ -136,11 +153,13 @@ FORMS: Final[dict[str, Callable[[Task], OneStep]]] = {
     "textbook": textbook,
     "textbook compiled": textbook_compiled,
     "Hugging Face": hugging_face,
+    "Hugging Face compiled": hugging_face_compiled,
     "turbomim": turbomim,
+    "turbomim in float32": in_float32,
     "turbomim with PixMIM": pixmim,
     "turbomim with max-autotune": other_mode("max-autotune-no-cudagraphs"),
     "turbomim with CUDA graphs": other_mode("reduce-overhead"),
 }
 # those that are compared where nothing else is asked for, and those whose loss is another one
-USUAL: Final = ("textbook", "textbook compiled", "Hugging Face", "turbomim")
+USUAL: Final = ("textbook", "textbook compiled", "Hugging Face", "Hugging Face compiled", "turbomim")
 OTHER_LOSS: Final = ("turbomim with PixMIM",)

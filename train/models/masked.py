@@ -129,9 +129,10 @@ class Masked(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Normalised visible patches (B, K, P) and the targets of the masked patches (B, M, P).
 
-        Both float32, or autocast's type on a GPU.
+        Both in autocast's type, float32 without.
         """
-        dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
+        kind = images_BHWC.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         small = self._smaller(images_BHWC)
         target = small.target if small else self.target
         return masked_patches(images_BHWC, ids_keep_BK, ids_mask_BM, target, dtype=dtype, target_dtype=dtype)

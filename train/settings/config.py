@@ -21,7 +21,8 @@ from turbomim.train.settings.model import SIZED, ModelConfig
 from turbomim.train.settings.optim import OptimConfig
 from turbomim.train.settings.sizes import Stage, smaller_sizes, stages
 
-# as a user names it; auto: cuda where there is one
+# as a user names them; auto: cuda where there is one, bfloat16 where that is much faster
+Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -120,7 +121,7 @@ class StepConfig:
     device: Device = "auto"
     # of matrix products; auto: bfloat16 on a GPU that has it and on a CPU where it was measured to be much
     # faster, else float32.  Weights, moments and loss stay float32
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     # torch.compile the forward and backward; needs a C++ compiler on a CPU
     compile: bool = True
     # reduce-overhead: the compiled step as CUDA graphs, which helps small steps on a GPU; one micro-step
