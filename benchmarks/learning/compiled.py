@@ -156,15 +156,10 @@ def plot(lines: list[Line], seeds: list[int], path: Path) -> None:
     at = [steps * (point + 0.5) / POINTS for point in range(POINTS)]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for place, seed in enumerate(seeds):
-        color = f"C{place}"
-        left.plot(at, found[EAGER, seed]["losses"], color=color, lw=1, label=f"seed {seed}, eager")
-        dotted = {"color": "black", "ls": ":", "lw": 1.2}
-        left.plot(
-            at,
-            found[COMPILED, seed]["losses"],
-            label="compiled, the same seeds" if not place else None,
-            **dotted,
-        )
+        left.plot(at, found[EAGER, seed]["losses"], color=f"C{place}", lw=1, label=f"seed {seed}, eager")
+    for seed in seeds:
+        label = "the same seeds, compiled" if seed == seeds[-1] else None
+        left.plot(at, found[COMPILED, seed]["losses"], color="black", ls=":", lw=1.2, label=label)
     left.set(xlabel="steps", ylabel="masked-patch loss", title=f"a mean of {steps // POINTS} steps a point")
     forms, pairs = of_pairs(lines, seeds)
     same = all(found[EAGER, seed]["digest"] == found[AGAIN, seed]["digest"] for seed in seeds)
@@ -173,9 +168,10 @@ def plot(lines: list[Line], seeds: list[int], path: Path) -> None:
         (forms, "C0", "compiled and eager, one seed"),
     ):
         for number, each in enumerate(some):
-            right.semilogy(at, each, color=color, lw=1, label=None if number else label)
+            right.plot(at, each, color=color, lw=1, label=None if number else label)
     if same:
         right.plot([], [], " ", label="eager and eager again, one seed: 0")
+    right.set_yscale("log", nonpositive="mask")
     right.set(xlabel="steps", ylabel="difference of the losses", title="how far two runs are apart")
     for axes in (left, right):
         axes.grid(alpha=0.3)
