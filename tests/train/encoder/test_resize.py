@@ -78,8 +78,11 @@ def test_positions_are_resampled_in_one_place() -> None:
                 name = getattr(node, "attr", getattr(node, "id", ""))
                 if name in ("interpolate", "resample_abs_pos_embed", "grid_sample", "upsample", "zoom"):
                     places.add((path.parent.name, path.name, name))
-    # the other one resizes photographs
-    assert places == {("encoder", "resize.py", "interpolate"), ("decoding", "resize.py", "interpolate")}
+    # the others resize photographs, and crops on the training device
+    assert places == {
+        (folder, name, "interpolate")
+        for folder, name in (("encoder", "resize.py"), ("decoding", "resize.py"), ("pretrain", "smaller.py"))
+    }
 
 
 @pytest.mark.parametrize("size", SIZES)
