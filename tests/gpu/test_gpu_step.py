@@ -27,6 +27,7 @@ from turbomim.train.models.methods import make_model
 from turbomim.train.optim.make import make_optimizer
 from turbomim.train.optim.state import optimizer_tensors
 from turbomim.train.settings.config import Config, StepConfig
+from turbomim.train.settings.precision import uses_bfloat16
 from turbomim.train.world.distributed import World
 
 # one of each family whose graph is another
@@ -59,7 +60,9 @@ def step_of(config: Config, device: torch.device, micro_steps: int = 1) -> Step:
     world = World(device=device)
     if config.step.shard:
         sharding.shard(model, world, config.step, bfloat16=device.type == "cuda")
-    return Step(model, make_optimizer(model, config.optim), config.step, world, micro_steps)
+    bfloat16 = uses_bfloat16(config.step, device)
+    optimizer = make_optimizer(model, config.optim, bfloat16=bfloat16, world=world)
+    return Step(model, optimizer, config.step, world, micro_steps)
 
 
 def batches(config: Config, device: torch.device, micro_steps: int = 1, images: int = IMAGES) -> list[Batch]:
@@ -161,6 +164,28 @@ def test_a_step_makes_nobody_wait(name: str, compiled: bool, micro_steps: int, d
     with nobody_waits(device):
         results = step(held, 1e-3)
     assert all(bool(result.isfinite()) for result in results)
+
+
+def test_muon_makes_nobody_wait(device: torch.device) -> None:
+    """Clipped, too; and a step that is not finite leaves all as it is."""
+    config = config_of("mae-vit-b16-800e")
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, name="muon"))
+    step = step_of(config, device)
+    step.clip_grad = 0.1
+    held = batches(config, device)
+    for _ in range(CALLS):
+        step(held, 1e-3)
+    with nobody_waits(device):
+        results = step(held, 1e-3)
+    assert all(bool(result.isfinite()) for result in results)
+    model, optimizer = step.loss_fn, step.optimizer
+    before = {
+        n: t.clone() for n, t in (*model.state_dict().items(), *optimizer_tensors(model, optimizer).items())
+    }
+    step.params[0].register_hook(lambda gradient: gradient * torch.inf)  # type: ignore[no-untyped-call]
+    assert bool(step(held, 1e-3)[2])
+    after = {**model.state_dict(), **optimizer_tensors(model, optimizer)}
+    assert [name for name, tensor in before.items() if not torch.equal(after[name], tensor)] == []
 
 
 def test_a_snapshot_is_a_copy(device: torch.device) -> None:

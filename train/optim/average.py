@@ -14,9 +14,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from turbomim.pipeline.system.errors import UserError
+from turbomim.train.models.sharding import own_part
 
 
 class Average:
@@ -33,7 +33,7 @@ class Average:
         self.trained = {name: param.detach() for name, param in named if decay}
         self.tensors = {name: param.clone() for name, param in self.trained.items()}
         self._weights, self._averages = (
-            [_own(tensor) for tensor in tensors.values()] for tensors in (self.trained, self.tensors)
+            [own_part(tensor) for tensor in tensors.values()] for tensors in (self.trained, self.tensors)
         )
 
     @torch.no_grad()
@@ -85,8 +85,3 @@ class Average:
             for module in self._model.modules():
                 if isinstance(module, FSDPModule):
                     module.reshard()
-
-
-def _own(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor, in the same memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
