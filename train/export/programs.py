@@ -82,7 +82,7 @@ def export(
             dataclasses.replace(
                 exported,
                 step=trained.step,
-                note="; ".join(filter(None, (exported.note, averaged and f"these are {averaged}"))),
+                note=" ".join(filter(None, (exported.note, averaged and f"The weights are {averaged}."))),
                 library=PROGRAMS[to].library,
                 below="" if exported.path == temporary else exported.path.name,
             )

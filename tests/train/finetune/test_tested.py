@@ -33,8 +33,13 @@ from turbomim.train.models.classifier import Classifier
 from turbomim.train.models.methods import make_model
 
 
-def test_it_learns_what_can_be_told_apart(pretrained: Path, shards: dict[str, Path], tmp_path: Path) -> None:
-    config = settings(pretrained, shards, tmp_path, 16, run={"eval_every": 24, "save_every": 50})
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_it_learns_what_can_be_told_apart(
+    pretrained: Path, shards: dict[str, Path], tmp_path: Path, ema: float
+) -> None:
+    """Tested are the weights that a checkpoint gives to all: their average, where there is one."""
+    optim, run = {"base_lr": 0.05, "ema": ema}, {"eval_every": 24, "save_every": 50}
+    config = settings(pretrained, shards, tmp_path, 16, optim=optim, run=run)
     result = finetune(config, load_source(pretrained, {}), console=quiet())
     assert (result.status, result.step) == ("done", 48)
     found = records(result.folder)
