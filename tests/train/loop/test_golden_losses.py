@@ -66,7 +66,7 @@ def small(name: str, data: Path, runs: Path) -> Config:
             global_batch=8,
             micro_batch=0,
         ),
-        step=StepConfig(device="cpu", compile=False),
+        step=StepConfig(device="cpu", compile=False, precision="float32"),
         run=RunConfig(folder=str(runs), name="r", seed=config.run.seed, log_every=1, save_every=1000),
     )
 
