@@ -110,15 +110,13 @@ def gpu_checks(gpus: list[Gpu], driver: str | None, cuda: str, cores: int) -> li
 
 def matrix_products_check() -> Check:
     """About the rates of matrix products on the CPU, kept or tried for a second; not what MFU is of."""
-    import torch
-
     from turbomim.train.machine.cpu_products import kept_products, measure_products
 
     products = kept_products() or measure_products()
     return Check(
         name="matrix products",
-        value=f"{products.in_words()}, with {counted(torch.get_num_threads(), 'thread')}: a run on the CPU "
-        f"takes {products.float32_name}'s, and --step.precision auto is {products.precision}",
+        value=f"{products.in_words()}: a run on the CPU takes {products.float32_name}'s in float32, and "
+        f"--step.precision auto is {products.precision}",
     )
 
 

@@ -30,7 +30,7 @@ CPU: Final = torch.device("cpu")
 CPU_FILE: Final = MeasurementFile(name="cpu.json", format="turbomim-cpu-1", made_by="the next run")
 # rows, values in and values out of the products that are timed: an encoder's MLP at a small batch
 SHAPE: Final = (784, 512, 2048)
-# rounds, of which the quickest counts: other programs make products slower, never faster
+# rounds, of which the quickest counts
 ROUNDS: Final = 7
 # BLAS is taken where it is this much faster: two equal ones must not be chosen between by chance
 CLEARLY: Final = 1.15
@@ -40,7 +40,7 @@ WORTH: Final = 1.4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CpuProducts:
-    """Rates of matrix products in GFLOP/s; onednn and bfloat16 are 0 where torch has no oneDNN."""
+    """Rates of matrix products of one core, GFLOP/s; onednn and bfloat16 are 0 where torch has no oneDNN."""
 
     blas: float
     onednn: float
@@ -65,13 +65,16 @@ class CpuProducts:
     def in_words(self) -> str:
         """As people read it."""
         return (
-            f"matrix products on this CPU, GFLOP/s: float32 {self.blas:.0f} by BLAS, {self.onednn:.0f} by "
-            f"oneDNN, bfloat16 {self.bfloat16:.0f}"
+            f"matrix products on a core of this CPU, GFLOP/s: float32 {self.blas:.0f} by BLAS, "
+            f"{self.onednn:.0f} by oneDNN, bfloat16 {self.bfloat16:.0f}"
         )
 
 
 def measure_products() -> CpuProducts:
-    """Time a product in each form, in turn, for less than a second."""
+    """Time a product in each form, in turn, for a second or two.
+
+    By the CPU time of one thread, which other programs on the machine hardly change.
+    """
     rows, inside, outside = SHAPE
     x, weight, bias = torch.randn(rows, inside), torch.randn(outside, inside), torch.zeros(outside)
     half = [each.bfloat16() for each in (x, weight, bias)]
@@ -80,11 +83,16 @@ def measure_products() -> CpuProducts:
         forms["onednn"] = lambda: product_op(x, weight, bias, SOURCE)
         forms["bfloat16"] = lambda: functional.linear(*half)
     seconds = dict.fromkeys(("blas", "onednn", "bfloat16"), float("inf"))
-    for _ in range(ROUNDS):
-        for name, form in forms.items():
-            begun = time.perf_counter()
-            form()
-            seconds[name] = min(seconds[name], time.perf_counter() - begun)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for _ in range(ROUNDS):
+            for name, form in forms.items():
+                begun = time.thread_time()
+                form()
+                seconds[name] = min(seconds[name], time.thread_time() - begun)
+    finally:
+        torch.set_num_threads(threads)
     work = 2e-9 * rows * inside * outside
     return CpuProducts(**{name: round(work / least, 1) for name, least in seconds.items()})
 
