@@ -17,7 +17,7 @@ from typing import Final
 import torch
 
 from turbomim.benchmarks.options import BenchStep
-from turbomim.benchmarks.step.forms import FORMS, OTHER_LOSS, USUAL, Task
+from turbomim.benchmarks.step.forms import FORMS, IN_FLOAT32, OTHER_LOSS, USUAL, Task
 from turbomim.benchmarks.step.process import FormProcess, Turn
 from turbomim.benchmarks.tables import markdown_table
 from turbomim.benchmarks.timing import emit, report
@@ -87,7 +87,7 @@ def bench_step_command(argv: list[str]) -> None:
     if options.precision == "auto" and auto_is_bfloat16(device):
         options = dataclasses.replace(options, precision="bfloat16")
     if options.precision == "bfloat16" and not on_gpu and not options.forms:
-        names.append("turbomim in float32")
+        names.append(IN_FLOAT32)
     lines: list[tuple[str, ...]] = [HEADER]
     for model in models:
         task = Task(config=configure(model, options), batch=batch, device=device.type)
@@ -181,10 +181,14 @@ def ratio(mine: list[float], other: list[float]) -> float | None:
     return statistics.median(ratios) if ratios else None
 
 
+def in_bfloat16(task: Task, row: Row) -> bool:
+    """Whether the matrix products of a form are in bfloat16."""
+    return row.name != IN_FLOAT32 and uses_bfloat16(task.config.step, torch.device(task.device))
+
+
 def utilisation(task: Task, row: Row) -> float | None:
     """Share of the device's rate of matrix products, where that is known."""
-    device = torch.device(task.device)
-    peak = peak_flops(device, bfloat16=uses_bfloat16(task.config.step, device))
+    peak = peak_flops(torch.device(task.device), bfloat16=in_bfloat16(task, row))
     return speed(task, row) * flops_per_image(task.config) / peak if peak else None
 
 
@@ -217,7 +221,7 @@ def json_lines(model: str, task: Task, rows: list[Row]) -> list[str]:
             peak_gb=round(max(turn.peak_bytes for turn in row.turns) / 1e9, 2),
             predicted_gb=predicted_gb(task) if row.name.startswith("turbomim") else None,
             batch=task.batch,
-            precision=precision_name(bfloat16=uses_bfloat16(task.config.step, torch.device(task.device))),
+            precision=precision_name(bfloat16=in_bfloat16(task, row)),
             losses=row.losses,
             model=settings,
         )

@@ -149,13 +149,14 @@ def plain_step(model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], ta
     return step
 
 
+IN_FLOAT32: Final = "turbomim in float32"
 FORMS: Final[dict[str, Callable[[Task], OneStep]]] = {
     "textbook": textbook,
     "textbook compiled": textbook_compiled,
     "Hugging Face": hugging_face,
     "Hugging Face compiled": hugging_face_compiled,
     "turbomim": turbomim,
-    "turbomim in float32": in_float32,
+    IN_FLOAT32: in_float32,
     "turbomim with PixMIM": pixmim,
     "turbomim with max-autotune": other_mode("max-autotune-no-cudagraphs"),
     "turbomim with CUDA graphs": other_mode("reduce-overhead"),
