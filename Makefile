@@ -30,13 +30,14 @@ test: lint type  ## everything that decides whether a change is good
 	TRITON_INTERPRET=1 $(PYTEST) tests/interpret
 
 # what differs between versions of torch, Triton, DALI and transformers
-SHORT := tests/benchmarks/test_static.py tests/benchmarks/test_step.py tests/kernels/test_ideal.py tests/kernels/test_linear.py \
+SHORT := tests/benchmarks/test_static.py tests/benchmarks/test_step.py \
+	tests/kernels/test_attention.py tests/kernels/test_ideal.py tests/kernels/test_linear.py \
 	tests/kernels/test_masked_patches.py tests/kernels/test_masking.py \
 	tests/pipeline/decoding/test_without_dali.py tests/pipeline/test_loader.py \
 	tests/train/commands/test_cli.py tests/train/commands/test_doctor.py tests/train/demo/test_demo.py \
 	tests/train/export/test_hf.py \
-	tests/train/loop/test_golden_losses.py tests/train/loop/test_optim.py tests/train/loop/test_run.py \
-	tests/train/models/test_initial.py
+	tests/train/loop/test_bfloat16.py tests/train/loop/test_golden_losses.py tests/train/loop/test_run.py \
+	tests/train/machine/test_cpu_products.py tests/train/models/test_initial.py tests/train/optim
 
 short: $(VENV)/dev.done  ## kernels, losses, step, loader and commands, in minutes: for other versions
 	$(PYTEST) $(SHORT)

@@ -37,6 +37,11 @@ def test_links_lead_to_files(page: str) -> None:
     assert not [link for link in links if not ((ROOT / page).parent / link).exists()]
 
 
+def test_what_the_makefile_names_is_there() -> None:
+    named = re.findall(r"tests/[\w/.]*\w", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert len(named) > 10 and not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_every_folder_has_a_paragraph() -> None:
     assert set(ROOMS) == {folder for row in FLOORS for folder in row} | {"benchmarks", "tests"}
 
