@@ -116,10 +116,10 @@ def open_session(
             check_compiler(world.device.type)
         world.broadcast_from_rank0(lambda: check_trackers(config.run))
         # every rank trains with what rank 0 was given
-        config, preset, tuned_step, held = world.broadcast_from_rank0(
-            lambda: (config, preset, read_tuned_step(config, world), held_optim(config))
-        )
+        config, preset, held = world.broadcast_from_rank0(lambda: (config, preset, held_optim(config)))
         config, about_products = world.run_on_all(partial(settle_products, config, world))
+        # what was measured holds for a precision, which is settled now
+        tuned_step = world.broadcast_from_rank0(partial(read_tuned_step, config, world))
         data = config.data
         split = open_data(data.path, flags[0], data, world)
         world.run_replicated(lambda: check_groups(data.groups, split, flags[0]))

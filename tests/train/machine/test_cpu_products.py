@@ -27,6 +27,8 @@ from turbomim.train.machine.cpu_products import (
     measure_products,
     settle_products,
 )
+from turbomim.train.machine.measurements import Tuned
+from turbomim.train.machine.tuned_step import TUNED_STEP, StepSettings, step_key
 from turbomim.train.pretrain.pretrain import pretrain
 from turbomim.train.settings.config import Config, StepConfig
 from turbomim.train.world.distributed import World
@@ -102,6 +104,20 @@ def test_a_run_says_and_takes_it(own_file: Path, tiny_split: Split, tmp_path: Pa
     assert ("step.precision auto is bfloat16" in said) == (asked == "auto")
     written = (tmp_path / "r" / "config.yaml").read_text()
     assert f"precision: {'bfloat16' if asked == 'auto' else 'float32'}" in written
+
+
+def test_a_run_takes_the_step_that_was_tuned_for_its_precision(
+    own_file: Path, tiny_split: Split, tmp_path: Path
+) -> None:
+    """`turbomim tune step` keeps it under bfloat16, which `auto` is here."""
+    keep_products(BFLOAT16)
+    step = {"device": "cpu", "compile": False}
+    config = config_for(tiny_split.folder, tmp_path, optim={"steps": 1}, step=step)
+    settled, _ = settle_products(config, World(device=CPU))
+    tuned = Tuned(settings=StepSettings(micro_batch=4), img_per_s=1.0, date="2026-01-01")
+    TUNED_STEP.write(step_key(settled, World(device=CPU)), tuned, {})
+    pretrain(config, console=quiet())
+    assert "step: micro-batch 4, tuned on this machine" in (tmp_path / "r" / "train.log").read_text()
 
 
 def test_blas_where_it_is_chosen(own_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
