@@ -30,24 +30,27 @@ def mean_and_reach(differences: list[float]) -> tuple[float, float]:
 
 
 def differences(some: list[Line], base: list[Line], measure: str) -> list[float]:
-    """Of a recipe's scores from those of another with the same seeds, in points of %."""
+    """Of a recipe's scores from those of another, for each seed that both have, in points of %."""
     of_seed = {line["seed"]: share(line, measure) for line in base}
-    return [100 * (share(line, measure) - of_seed[line["seed"]]) for line in some]
+    return [100 * (share(line, measure) - of_seed[line["seed"]]) for line in some if line["seed"] in of_seed]
 
 
 def effects_table(lines: list[Line]) -> str:
     """Markdown: differences of every recipe from the first, with 95 % intervals; empty for one recipe.
 
-    Raises KeyError for a recipe with a seed that the first has not.
+    A recipe that shares no seed with the first is left out.
     """
     (first, base), *others = by_recipe(lines).items()
     measures = measured(lines)
     rows: list[tuple[str, ...]] = [(f"points above {first} (95 % interval)", "n", *measures)]
     for name, some in others:
+        shared = differences(some, base, measures[0])
+        if not shared:
+            continue
         cells = []
         for measure in measures:
             mean, reach = mean_and_reach(differences(some, base, measure))
             interval = "" if math.isnan(reach) else f" ({mean - reach:+.1f} to {mean + reach:+.1f})"
             cells.append(f"{mean:+.1f}{interval}")
-        rows.append((name, str(len(some)), *cells))
+        rows.append((name, str(len(shared)), *cells))
     return markdown_table(rows, words=1) if len(rows) > 1 else ""

@@ -173,6 +173,9 @@ def test_differences_are_of_the_same_seed() -> None:
     ]
     assert effects_table(base) == ""
     assert "| two | 1 | +2.0 | +2.0 | +2.0 | +0.0 |" in effects_table([base[0], others[0]])
+    # seeds that only one of them has are no pairs
+    assert "| two | 1 | +2.0 | +2.0 | +2.0 | +0.0 |" in effects_table([base[0], *others])
+    assert effects_table([base[0], others[1]]) == ""
 
 
 def options_of(out: Path, **changes: Any) -> argparse.Namespace:

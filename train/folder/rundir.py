@@ -122,7 +122,7 @@ def with_weights(folder: Path, config: Config) -> str:
 def about_done(folder: Path, config: Config, steps: str) -> str:
     """That a run is done, after so many steps, and what to give for more."""
     more = f"another --run.name{with_weights(folder, config)}"
-    if config.optim.schedule == "wsd":
+    if config.optim.schedule == "wsd" and not config.data.sizes:
         more = "more --optim.epochs, and this run is prolonged"
     return f"{folder} is done: {steps}; nothing to do; to train longer give {more}"
 

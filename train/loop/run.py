@@ -5,7 +5,7 @@ It resumes by itself, stops on a signal with a checkpoint, rolls back when steps
 
 import contextlib
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,9 @@ class Run:
 
     def _run_noting_errors(self, flag: StopFlag, logged: list[Record]) -> Outcome:
         if self.world.main:
-            rundir.write_settings(self.folder.path, self.config, self.world.device, self.world.size)
+            step = replace(self.config.step, precision=self.session.asked_precision)
+            asked = replace(self.config, step=step)
+            rundir.write_settings(self.folder.path, asked, self.world.device, self.world.size)
         self._say_what()
         self._status("running")
         if self.world.peers is not None:

@@ -40,7 +40,7 @@ from turbomim.train.machine.cpu_products import settle_products
 from turbomim.train.machine.measurements import Tuned, machine_name
 from turbomim.train.machine.tuned_loader import TUNED_LOADER, rank_speed
 from turbomim.train.machine.tuned_step import StepSettings, about_step
-from turbomim.train.settings.config import AnyConfig, Config
+from turbomim.train.settings.config import AnyConfig, Config, Precision
 from turbomim.train.settings.plan import Plan, make_plan
 from turbomim.train.settings.schedule import stable_steps, with_steps
 from turbomim.train.terminal.streams import print_plain
@@ -59,6 +59,8 @@ class Session(Generic[AnyConfig]):
     """
 
     config: AnyConfig
+    # step.precision as it was asked for: what config.yaml has, which other machines read, too
+    asked_precision: Precision
     plan: Plan
     loader_speed: LoaderSpeed
     world: World
@@ -117,7 +119,8 @@ def open_session(
         world.broadcast_from_rank0(lambda: check_trackers(config.run))
         # every rank trains with what rank 0 was given
         config, preset, held = world.broadcast_from_rank0(lambda: (config, preset, held_optim(config)))
-        config, about_products = world.run_on_all(partial(settle_products, config, world))
+        asked_precision = config.step.precision
+        config, about_products = settle_products(config, world)
         # what was measured holds for a precision, which is settled now
         tuned_step = world.broadcast_from_rank0(partial(read_tuned_step, config, world))
         data = config.data
@@ -141,6 +144,7 @@ def open_session(
         loader_speed = rank_speed(data, tuned_loader, world.local_size)
         yield Session(
             config=resolved,
+            asked_precision=asked_precision,
             plan=world.run_replicated(lambda: make_plan(resolved, split.manifest.samples, world.size)),
             loader_speed=loader_speed,
             world=world,

@@ -9,13 +9,10 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from turbomim.pipeline.system.words import counted
 from turbomim.train.machine.processor import cores, cpu_model, read_text
-
-if TYPE_CHECKING:
-    pass
 
 _GIB = 2**30
 # data-centre and Orin chips with JPEG engines; other compute capabilities decode on CUDA cores and the CPU

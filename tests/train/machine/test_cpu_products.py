@@ -103,7 +103,8 @@ def test_a_run_says_and_takes_it(own_file: Path, tiny_split: Split, tmp_path: Pa
     assert "float32 190 by BLAS, 205 by oneDNN, bfloat16 420; kept in" in said and str(own_file) in said
     assert ("step.precision auto is bfloat16" in said) == (asked == "auto")
     written = (tmp_path / "r" / "config.yaml").read_text()
-    assert f"precision: {'bfloat16' if asked == 'auto' else 'float32'}" in written
+    # another machine that reads the settings chooses for itself
+    assert f"precision: {asked}" in written
 
 
 def test_a_run_takes_the_step_that_was_tuned_for_its_precision(
