@@ -131,7 +131,7 @@ class Masked(nn.Module):
 
         Both in autocast's type, float32 without.
         """
-        kind = images_BHWC.device.type
+        kind = "cuda" if images_BHWC.is_cuda else "cpu"
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
         small = self._smaller(images_BHWC)
         target = small.target if small else self.target

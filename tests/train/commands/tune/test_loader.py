@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runs import keep_float32
 from tests.train.commands.test_doctor import printed
 
 from turbomim.pipeline.loader_settings import LoaderSpeed
@@ -46,7 +45,6 @@ FOUND = LoaderSpeed(threads=6, readers=4, prefetch=3, decode="cpu", hw_decoder_l
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TURBOMIM_CACHE_DIR", str(tmp_path / "cache"))
-    keep_float32()
     return tmp_path / "cache" / "loader.json"
 
 
