@@ -44,13 +44,14 @@ def effects_table(lines: list[Line]) -> str:
     measures = measured(lines)
     rows: list[tuple[str, ...]] = [(f"points above {first} (95 % interval)", "n", *measures)]
     for name, some in others:
-        shared = differences(some, base, measures[0])
-        if not shared:
+        found = [differences(some, base, measure) for measure in measures]
+        pairs = len(found[0])
+        if not pairs:
             continue
         cells = []
-        for measure in measures:
-            mean, reach = mean_and_reach(differences(some, base, measure))
+        for each in found:
+            mean, reach = mean_and_reach(each)
             interval = "" if math.isnan(reach) else f" ({mean - reach:+.1f} to {mean + reach:+.1f})"
             cells.append(f"{mean:+.1f}{interval}")
-        rows.append((name, str(len(shared)), *cells))
+        rows.append((name, str(pairs), *cells))
     return markdown_table(rows, words=1) if len(rows) > 1 else ""

@@ -107,9 +107,9 @@ def gpu_checks(gpus: list[Gpu], driver: str | None, cuda: str, cores: int) -> li
 
 def matrix_products_check() -> Check:
     """About the rates of matrix products on the CPU, kept or tried for a second; not what MFU is of."""
-    from turbomim.train.machine.cpu_products import kept_products, measure_products
+    from turbomim.train.machine.cpu_products import products_here
 
-    products = kept_products() or measure_products()
+    products = products_here()
     return Check(
         name="matrix products",
         value=f"{products.in_words()}: a run on the CPU takes {products.float32_name}'s in float32, and "

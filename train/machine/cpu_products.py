@@ -9,6 +9,7 @@ kept in cpu.json for this processor and torch, and later runs take the same.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,8 +72,9 @@ class CpuProducts:
         )
 
 
+@functools.cache
 def measure_products() -> CpuProducts:
-    """Time a product in each form, in turn, for a second or two.
+    """Time a product in each form, in turn, for a second or two; once in a process.
 
     By the CPU time of one thread, which other programs on the machine hardly change.
     """
@@ -109,6 +111,14 @@ def kept_products() -> CpuProducts | None:
         return CpuProducts(**{f.name: float(entry[f.name]) for f in dataclasses.fields(CpuProducts)})
     except (KeyError, TypeError, ValueError) as error:
         raise CPU_FILE.damaged(error) from error
+
+
+def products_here() -> CpuProducts:
+    """What was measured on this machine before, or now, and is not kept.
+
+    Raises UserError: a damaged file.
+    """
+    return kept_products() or measure_products()
 
 
 def keep_products(products: CpuProducts) -> None:
@@ -151,7 +161,7 @@ def settle_products(config: AnyConfig, world: World) -> tuple[AnyConfig, list[st
 def auto_is_bfloat16(device: torch.device) -> bool:
     """What `step.precision auto` is on a device.  Raises UserError: a damaged file."""
     if device.type == "cpu":
-        return (kept_products() or measure_products()).precision == "bfloat16"
+        return products_here().precision == "bfloat16"
     return uses_bfloat16(StepConfig(), device)
 
 
