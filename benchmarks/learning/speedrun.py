@@ -26,15 +26,18 @@ from turbomim.pipeline.system.errors import UserError
 from turbomim.train.encoder.features import CLASS_TOKEN, PIXELS, load_run
 from turbomim.train.evaluate.results import Scores
 from turbomim.train.folder.log import seconds_of
+from turbomim.train.machine.cpu_products import auto_is_bfloat16
 from turbomim.train.machine.processor import cores
-from turbomim.train.settings.config import Config
+from turbomim.train.settings.config import Config, StepConfig
+from turbomim.train.settings.precision import precision_name
+from turbomim.train.world.distributed import choose_device
 
 KIND = "speedrun"
 PROBE, NEIGHBOURS = "linear probe", "20 neighbours"
 TRAINED_TOKEN = f"trained: {CLASS_TOKEN}"
 # of the table, but for the one that names the target
 HEADERS = (
-    *("recipe and settings", "commit", "seeds", "minutes", "CPU minutes", "images", "img/s"),
+    *("recipe and settings", "commit", "precision", "seeds", "minutes", "CPU minutes", "images", "img/s"),
     *("probe, each seed", "probe", "class token", NEIGHBOURS),
 )
 
@@ -47,6 +50,13 @@ def check_rules(config: Config) -> None:
             raise UserError(
                 f"{setting} {value}: a speed-run reads train images alone, no label: leave it out"
             )
+
+
+def precision_of(step: StepConfig) -> str:
+    """The type of a run's matrix products: what is asked for, or what `auto` is on this machine."""
+    if step.precision != "auto":
+        return step.precision
+    return precision_name(bfloat16=auto_is_bfloat16(choose_device(step.device, 0)))
 
 
 def run(seed: int, options: argparse.Namespace, folder: Path, known: Scores) -> Line:
@@ -69,6 +79,7 @@ def run(seed: int, options: argparse.Namespace, folder: Path, known: Scores) -> 
         "first_steps_s": round(sum(seconds_of(r) for r in records if r["first"]), 1),
         "load_before": load,
         "cores": cores(),
+        "precision": precision_of(config.step),
         **scored(load_run(folder)[1], config, options, known),
     }
 
@@ -110,18 +121,18 @@ def scores(runs: list[Line], features: str, measure: str) -> list[float]:
 
 
 def table(lines: list[Line], target: float) -> str:
-    """Markdown: a row for each recipe, settings and commit; scores in %, each seed's, and means over them."""
-    groups: dict[tuple[str, str], list[Line]] = {}
+    """Markdown: a row for each recipe, settings, commit and precision; scores in %, each seed's, and means over them."""
+    groups: dict[tuple[str, str, str], list[Line]] = {}
     for line in lines:
-        groups.setdefault((label(line["name"], line["settings"]), line["commit"]), []).append(line)
+        key = label(line["name"], line["settings"]), line["commit"], line["precision"]
+        groups.setdefault(key, []).append(line)
     rows: list[tuple[str, ...]] = [(*HEADERS[:-2], f"at least {target:g}", *HEADERS[-2:])]
-    for (name, commit), runs in groups.items():
+    for group, runs in groups.items():
         probes = scores(runs, TRAINED, PROBE)
         probe = statistics.fmean(probes)
         rows.append(
             (
-                name,
-                commit,
+                *group,
                 ", ".join(str(run["seed"]) for run in runs),
                 *(f"{mean(runs, key):.2f}" for key in ("minutes", "cpu_minutes")),
                 *(f"{mean(runs, key):,.0f}" for key in ("images", "img_per_s")),
@@ -132,7 +143,7 @@ def table(lines: list[Line], target: float) -> str:
                 f"{statistics.fmean(scores(runs, TRAINED, NEIGHBOURS)):.2f}",
             )
         )
-    return markdown_table(rows, words=2)
+    return markdown_table(rows, words=3)
 
 
 def main() -> None:

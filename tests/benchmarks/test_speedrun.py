@@ -48,6 +48,7 @@ def test_a_speed_run_is_one_process_by_the_clock(tiny_split: Split, tmp_path: Pa
     # the process starts and ends within the clock, and its time on the cores is its own
     assert 0 < got["start_and_end_s"] + got["first_steps_s"] <= 60 * got["minutes"] + 0.5
     assert got["first_steps"] == 4 and got["cpu_minutes"] > 0
+    assert got["precision"] == "float32"
     assert {"load_before", "cores", "commit", "versions", "cpu"} <= set(got)
     assert [json.loads(text) for text in (out / "speedrun.jsonl").read_text().splitlines()] == [got]
     assert speedrun.run_all(speed_options(tiny_split, out)) == [got]
@@ -57,7 +58,7 @@ def test_a_speed_run_is_one_process_by_the_clock(tiny_split: Split, tmp_path: Pa
 def test_a_record_is_the_mean_over_the_seeds() -> None:
     """56, 59 and 68 % are 61 in the mean; 55, 58 and 64 % are 59, though one seed has more than 60."""
     about = {"name": "one", "settings": ["optim.epochs=5"], "images": 1000, "commit": "abc"}
-    rates = {"cpu_minutes": 2.5, "img_per_s": 1234.4}
+    rates = {"cpu_minutes": 2.5, "img_per_s": 1234.4, "precision": "float32"}
 
     def lines(*per_cent: int) -> list[dict[str, Any]]:
         scores = [{TRAINED: {PROBE: each / 100, NEIGHBOURS: 0.4}} for each in per_cent]
@@ -66,12 +67,13 @@ def test_a_record_is_the_mean_over_the_seeds() -> None:
             for seed, of_seed in enumerate(scores)
         ]
 
-    row = "| one optim.epochs=5 | abc | 0, 1, 2 | 2.00 | 2.50 | 1,000 | 1,234 |"
+    row = "| one optim.epochs=5 | abc | float32 | 0, 1, 2 | 2.00 | 2.50 | 1,000 | 1,234 |"
     assert f"{row} 56.00, 59.00, 68.00 | 61.00 | yes | nan |" in speedrun.table(lines(56, 59, 68), 60.0)
     assert f"{row} 55.00, 58.00, 64.00 | 59.00 | no | nan |" in speedrun.table(lines(55, 58, 64), 60.0)
-    # another commit is another row
-    both = speedrun.table([*lines(56), *(each | {"commit": "def"} for each in lines(58))], 60.0)
-    assert len(both.splitlines()) == 4
+    # another commit, or precision, is another row
+    for change in ({"commit": "def"}, {"precision": "bfloat16"}):
+        both = speedrun.table([*lines(56), *(each | change for each in lines(58))], 60.0)
+        assert len(both.splitlines()) == 4
 
 
 @pytest.mark.parametrize("setting", ["data.heldout=shards/test", "eval.every_epochs=1.0"])
