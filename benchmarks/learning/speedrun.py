@@ -121,7 +121,10 @@ def scores(runs: list[Line], features: str, measure: str) -> list[float]:
 
 
 def table(lines: list[Line], target: float) -> str:
-    """Markdown: a row for each recipe, settings, commit and precision; scores in %, each seed's, and means over them."""
+    """Markdown: a row for each recipe with settings, commit and precision.
+
+    Scores are in %, each seed's and means over them.
+    """
     groups: dict[tuple[str, str, str], list[Line]] = {}
     for line in lines:
         key = label(line["name"], line["settings"]), line["commit"], line["precision"]
