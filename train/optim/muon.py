@@ -7,10 +7,11 @@ momentum m:
     D ← m M + (1 - m) G                   (Nesterov)
     W ← (1 - r d) W - 0.2 √max(A, B) r O(D)
 
-O is the orthogonalisation of orthogonal.py.  The factor gives the step the root mean square of an AdamW step,
-so that AdamW's rates and weight decay carry over.  Sources: K. Jordan, kellerjordan.github.io/posts/muon; the
-factor: Moonshot, arXiv:2502.16982 sec. 2.2, torch.optim.Muon's match_rms_adamw.  Torch's own class steps one
-matrix at a time, in bfloat16 alone, and knows no shards, no scaler and no qkv.
+O is the orthogonalisation of orthogonal.py, in ns_steps steps.  The factor gives the step the root mean
+square of an AdamW step, so that AdamW's rates and weight decay carry over.  Sources: K. Jordan,
+kellerjordan.github.io/posts/muon; the factor: Moonshot, arXiv:2502.16982 sec. 2.2, torch.optim.Muon's
+match_rms_adamw.  Torch's own class steps one matrix at a time, in bfloat16 alone, and knows no shards, no
+scaler and no qkv.
 
 Of several ranks each orthogonalises its share (shared.py).
 
@@ -54,7 +55,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, groups: list[Named], optim: OptimConfig, *, bfloat16: bool, world: World) -> None:
         super().__init__(plain(chosen(groups, is_hidden_matrix)), {"lr": optim.lr, KEEPS: MOMENTUM})
-        self._momentum, self._bfloat16, self._world = optim.momentum, bfloat16, world
+        self._momentum, self._steps = optim.momentum, optim.ns_steps
+        self._bfloat16, self._world = bfloat16, world
         # the weights that are stepped together: of one shape, with so many matrices in each
         self._alike = defaultdict[tuple[Any, ...], list[tuple[Tensor, dict[str, Any]]]](list)
         names = {param: name for group in groups for name, param in group["params"]}
@@ -98,7 +100,7 @@ class Muon(torch.optim.Optimizer):
 
         def act(wanted_SAB: Tensor) -> Tensor:
             apart = wanted_SAB.reshape(len(wanted_SAB) * matrices, -1, wanted_SAB.shape[-1])
-            return orthogonalised(apart).reshape(wanted_SAB.shape)
+            return orthogonalised(apart, self._steps).reshape(wanted_SAB.shape)
 
         # what is sent is as wide as what is computed
         wanted_NCB = wanted_NCB.to(torch.bfloat16 if self._bfloat16 else torch.float32)

@@ -30,7 +30,7 @@ def _why_idle(config: Config, steps: int, device: str, ranks: int) -> dict[str, 
         return f"the run has {steps:,} steps, and its end comes first" if every > steps else ""
 
     no_gpu = "the run is on a CPU" if device == "cpu" else ""
-    lars = optim.name == "lars"
+    lars, muon = optim.name == "lars", optim.name == "muon"
     unscored = "eval.every_epochs is 0" if not scores.every_epochs else ""
     return {
         "data.rrc_scale": "data.crop is src" if data.crop == "src" else "",
@@ -42,7 +42,8 @@ def _why_idle(config: Config, steps: int, device: str, ranks: int) -> dict[str, 
         "optim.decay_epochs": f"optim.schedule is {optim.schedule}" if optim.schedule != "wsd" else "",
         "optim.min_lr": "optim.schedule is step" if optim.schedule == "step" else "",
         **dict.fromkeys(("optim.beta1", "optim.beta2", "optim.eps"), "optim.name is lars" if lars else ""),
-        "optim.momentum": "" if lars or optim.name == "muon" else f"optim.name is {optim.name}",
+        "optim.momentum": "" if lars or muon else f"optim.name is {optim.name}",
+        "optim.ns_steps": "" if muon else f"optim.name is {optim.name}",
         "optim.warmup_start": "optim.warmup_epochs is 0" if not optim.warmup_epochs else "",
         "step.compile_mode": "step.compile is false" if not config.step.compile else "",
         "step.shard": "the run has one rank" if ranks == 1 else "",

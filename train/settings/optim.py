@@ -6,6 +6,9 @@ from typing import Literal
 
 from turbomim.pipeline.system.errors import need
 
+# as many as orthogonal.py has coefficients for; after these nothing changes
+NS_STEPS = 7
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
@@ -48,6 +51,8 @@ class OptimConfig:
     eps: float = 1e-8
     # decay of Muon's and LARS's momentum (as published 0.95 and 0.9)
     momentum: float = 0.95
+    # Newton-Schulz steps of Muon's directions: fewer take less time, and bring singular values less near to 1
+    ns_steps: int = 5
     # decay cls_token and mask_token too (MAE does, mmselfsup does not)
     decay_tokens: bool = True
     # gradients of a greater norm are scaled down to it (SimMIM 5); 0 = none are
@@ -103,6 +108,7 @@ class OptimConfig:
         need(0 <= self.beta1 < 1, "optim.beta1", self.beta1, "0 to below 1")
         need(0 <= self.beta2 < 1, "optim.beta2", self.beta2, "0 to below 1")
         need(0 <= self.momentum < 1, "optim.momentum", self.momentum, "0 to below 1")
+        need(1 <= self.ns_steps <= NS_STEPS, "optim.ns_steps", self.ns_steps, f"1 to {NS_STEPS} steps")
         need(self.eps > 0, "optim.eps", self.eps, "above 0")
         need(self.micro_batch >= 0, "optim.micro_batch", self.micro_batch, "0 (automatic) or more")
         need(self.max_skipped >= 1, "optim.max_skipped", self.max_skipped, "at least 1 step")

@@ -18,11 +18,12 @@ from tests.train.models.test_simmim_swin import SMALL as SWIN
 from tests.train.models.test_simmim_swin import SMALL_V2
 from torch import Tensor, nn
 
+from turbomim.pipeline.system.errors import UserError
 from turbomim.train.models.methods import make_model
 from turbomim.train.optim.groups import matrices_in
 from turbomim.train.optim.make import make_optimizer
 from turbomim.train.optim.muon import Muon
-from turbomim.train.optim.orthogonal import orthogonalised
+from turbomim.train.optim.orthogonal import COEFFICIENTS, orthogonalised
 from turbomim.train.optim.state import ADAM, MOMENTUM, kept_names
 from turbomim.train.settings.config import Config
 from turbomim.train.settings.model import ModelConfig
@@ -33,33 +34,41 @@ TINY = Config(model=ModelConfig(depth=2, decoder_depth=1, **SIZES))
 LEVELS = Config(model=ModelConfig(method="mff", depth=4, decoder_depth=1, fuse="0,3", **SIZES))
 
 
-def newton_schulz(matrix_AB: Tensor) -> Tensor:
-    """The five steps as they are written down, in float64."""
+def newton_schulz(matrix_AB: Tensor, steps: int = 5) -> Tensor:
+    """The steps as they are written down, in float64."""
     matrix_AB = matrix_AB.double()
     x: Tensor = matrix_AB / matrix_AB.norm()
-    for _ in range(5):
+    for a, b, c in COEFFICIENTS[:steps]:
         gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = a * x + (b * gram + c * gram @ gram) @ x
     return x
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)], ids=str)
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
-def test_orthogonalised(shape: tuple[int, int], bfloat16: bool) -> None:
-    """The polynomial's value, and near the polar factor U V' of U S V'; a matrix of zeros stays."""
+@pytest.mark.parametrize(("steps", "least", "most"), [(3, 0.15, 1.87), (5, 0.85, 1.15), (7, 0.98, 1.02)])
+def test_orthogonalised(
+    shape: tuple[int, int], bfloat16: bool, steps: int, least: float, most: float
+) -> None:
+    """The polynomials' value, and so near the polar factor U V' of U S V'; a matrix of zeros stays."""
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     matrices[2] = 0.0
-    found = orthogonalised(matrices.bfloat16() if bfloat16 else matrices)
+    found = orthogonalised(matrices.bfloat16() if bfloat16 else matrices, steps)
     assert not found[2].any()
+    error = 0.06 if bfloat16 else 1e-5
     for matrix, made in zip(matrices[:2], found, strict=False):
-        torch.testing.assert_close(
-            made.double(), newton_schulz(matrix), atol=0.03 if bfloat16 else 1e-5, rtol=0
-        )
+        torch.testing.assert_close(made.double(), newton_schulz(matrix, steps), atol=error, rtol=0)
         u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
         # small singular values come near 1 last
         large = s > 0.05 * s.norm()
         along = torch.diagonal(u.T @ made.double() @ v.T)[large]
-        assert float(along.min()) > 0.6 and float(along.max()) < 1.25
+        assert float(along.min()) > least - error and float(along.max()) < most + error
+
+
+def test_the_coefficients_are_as_many_as_the_setting_allows() -> None:
+    OptimConfig(name="muon", ns_steps=len(COEFFICIENTS))
+    with pytest.raises(UserError, match=f"optim.ns_steps .*1 to {len(COEFFICIENTS)} steps"):
+        OptimConfig(name="muon", ns_steps=len(COEFFICIENTS) + 1)
 
 
 class Attention(nn.Module):
@@ -71,8 +80,9 @@ class Attention(nn.Module):
         self.fc = nn.Linear(24, 8)
 
 
-def test_two_steps_are_the_textbooks() -> None:
-    optim = OptimConfig(name="muon", weight_decay=0.3, momentum=0.9, base_lr=1.0)
+@pytest.mark.parametrize("steps", [3, 5])
+def test_two_steps_are_the_textbooks(steps: int) -> None:
+    optim = OptimConfig(name="muon", weight_decay=0.3, momentum=0.9, base_lr=1.0, ns_steps=steps)
     model, generator = Attention(), torch.Generator().manual_seed(1)
     optimizer = make_optimizer(model, optim)
     weights = {name: param.detach().double().clone() for name, param in model.named_parameters()}
@@ -89,7 +99,7 @@ def test_two_steps_are_the_textbooks() -> None:
             parts = matrices_in(name)
             for part, step in zip(weight.chunk(parts), wanted.chunk(parts), strict=True):
                 if part.ndim == 2:
-                    part.sub_(0.2 * math.sqrt(max(part.shape)) * rate * newton_schulz(step))
+                    part.sub_(0.2 * math.sqrt(max(part.shape)) * rate * newton_schulz(step, steps))
         optimizer.step()
     for name in ("qkv.weight", "fc.weight"):
         param = model.get_parameter(name)

@@ -25,6 +25,7 @@ IDLE: list[tuple[dict[str, object], dict[str, object], str]] = [
     ),
     ({"optim.decay_epochs": 1.0}, {"optim.schedule": "wsd"}, "optim.schedule is cosine"),
     ({"optim.momentum": 0.9}, {"optim.name": "muon"}, "optim.name is adamw"),
+    ({"optim.ns_steps": 3}, {"optim.name": "muon"}, "optim.name is adamw"),
     ({"optim.beta1": 0.8, "optim.name": "lars"}, {"optim.name": "lamb"}, "optim.name is lars"),
     ({"optim.beta2": 0.8, "optim.name": "lars"}, {"optim.name": "muon"}, "optim.name is lars"),
     ({"optim.eps": 1e-6, "optim.name": "lars"}, {"optim.name": "adamw"}, "optim.name is lars"),
