@@ -69,7 +69,12 @@ def test_matrices_that_are_spared_from_decay(config: Config, spared: set[str], s
 @pytest.mark.parametrize("factor", [0.3, 3.0], ids=["clipped", "not"])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_step_is_that_of_torchs_clipping(name: str, factor: float) -> None:
-    """Twice, as the moments remember what was clipped; the norm that is returned is the one before."""
+    """Twice, as the moments remember what was clipped; the norm that is returned is the one before.
+
+    The rate is small: most singular values of these gradients are rounding, which Muon's directions enlarge a
+    thousand times, and AdamW's first steps take the sign of what the second forward pass makes of it.
+    """
+    rate = 1e-3
     optim = OptimConfig(name=name, decay_tokens=False, base_lr=1.0)  # type: ignore[arg-type]
     nets = [make_model(SMALL) for _ in range(2)]
     batch = batch_of(SMALL, 4)
@@ -79,12 +84,12 @@ def test_a_step_is_that_of_torchs_clipping(name: str, factor: float) -> None:
     step = Step(nets[0], make_optimizer(nets[0], optim), EAGER, ALONE, 1, clip_grad=limit)
     other = make_optimizer(nets[1], optim)
     for _ in range(2):
-        _, norm, skipped = step([batch], 1e-2)
+        _, norm, skipped = step([batch], rate)
         other.zero_grad()
         nets[1](batch.images_BHWC, batch.epochs_B, batch.ids_B).backward()
         expected = torch.nn.utils.clip_grad_norm_(nets[1].parameters(), limit)
         for group in other.param_groups:
-            group["lr"] = 1e-2
+            group["lr"] = rate
         other.step()
         torch.testing.assert_close(norm, expected)
         assert not float(skipped)

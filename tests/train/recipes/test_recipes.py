@@ -88,8 +88,8 @@ def test_cifar_recipes_differ_in_target_and_fusion_alone() -> None:
     assert sizes(tuned.model) == sizes(recipe("cifar10-vit-t4").model)
     assert tuned.optim.lr == recipe("cifar10-vit-t4").optim.lr == 1e-3
     assert differences(tuned, recipe("cifar10-fast")) == [
-        "optim.name: adamw -> muon", "optim.epochs: 8 -> 3.2",
-        "optim.warmup_epochs: 0.8 -> 0.32", "optim.base_lr: 0.004 -> 0.016",
+        "optim.name: adamw -> muon", "optim.epochs: 8 -> 3.6", "optim.warmup_epochs: 0.8 -> 0.32",
+        "optim.base_lr: 0.004 -> 0.016", "optim.ns_steps: 5 -> 3",
     ]  # fmt: skip
 
 
